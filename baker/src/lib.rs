@@ -1,0 +1,1 @@
+//! Turn OCI images into snapshots that supermachine starts in milliseconds.

@@ -1,0 +1,1 @@
+//! The bytes of supermachine: snapshots, device state and the agent's wire.

@@ -1,0 +1,2 @@
+//! The agent: PID 1 of a supermachine guest.
+fn main() {}

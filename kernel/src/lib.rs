@@ -1,0 +1,1 @@
+//! The guest kernel and agent of supermachine, as bytes with their digests.

@@ -1,0 +1,1 @@
+//! Run OCI images as microVMs that start from snapshots in milliseconds.

@@ -1,0 +1,2 @@
+//! Development tasks: assets, hosts, test images, tests, benchmarks.
+fn main() {}
