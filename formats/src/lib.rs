@@ -1,1 +1,16 @@
 //! The bytes of supermachine: snapshots, device state and the agent's wire.
+//!
+//! This crate owns every layout that reaches a disk or a socket, as written down in
+//! `SPEC.md`. It holds no I/O and no policy: encoders append to a `Vec<u8>`, decoders read
+//! from a slice through one bounded [`codec::Reader`] and validate every field. It works
+//! without the standard library, so that the guest's agent speaks the same types.
+#![no_std]
+#![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
+extern crate alloc;
+
+pub mod codec;
+pub mod digest;
+
+pub use digest::{Digest, Hasher};
