@@ -12,5 +12,6 @@ extern crate alloc;
 
 pub mod codec;
 pub mod digest;
+pub mod wire;
 
 pub use digest::{Digest, Hasher};

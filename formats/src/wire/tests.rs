@@ -1,0 +1,125 @@
+use super::*;
+use alloc::vec;
+use core::fmt::Debug;
+
+fn assert_round_trip<M: Message + PartialEq + Debug>(message: &M) {
+    let frame = message.to_frame();
+    let header = Header::decode(frame[..HEADER_SIZE].try_into().unwrap()).unwrap();
+    assert_eq!(header.length, frame.len() - HEADER_SIZE);
+    assert_eq!(header.kind, message.kind());
+    assert_eq!(M::decode(header.kind, &frame[HEADER_SIZE..]).as_ref(), Ok(message));
+    for cut in HEADER_SIZE..frame.len() {
+        let decoded = M::decode(header.kind, &frame[HEADER_SIZE..cut]);
+        assert_ne!(decoded.as_ref(), Ok(message), "cut at {cut} goes unnoticed");
+    }
+}
+
+fn failure() -> Failure {
+    Failure { operation: "mount".into(), subject: "/dev/pmem0".into(), errno: 22 }
+}
+
+fn command() -> Command {
+    Command {
+        argv: vec![b"/bin/echo".to_vec(), b"\xff".to_vec()],
+        env: vec![b"A=1".to_vec()],
+        env_clear: true,
+        cwd: Some(b"/tmp".to_vec()),
+        user: Some("nobody:nogroup".into()),
+        timeout_ms: 30_000,
+        stdin: true,
+    }
+}
+
+#[test]
+fn control_and_events_round_trip() {
+    let resume =
+        Resume { realtime_ns: 1, entropy: [7; ENTROPY_SIZE], hostname: Some("web".into()) };
+    assert_round_trip(&Control::Resume(resume));
+    assert_round_trip(&Event::Hello { version: VERSION });
+    assert_round_trip(&Event::Resumed);
+    assert_round_trip(&Event::ResumeFailed(failure()));
+}
+
+#[test]
+fn requests_round_trip() {
+    let entrypoint = Process {
+        argv: vec![b"nginx".to_vec()],
+        env: vec![b"PATH=/bin".to_vec()],
+        cwd: b"/".to_vec(),
+        user: "101:101".into(),
+    };
+    assert_round_trip(&Request::Attach(Container {
+        slots: vec![2, 3],
+        root_device: "pmem0".into(),
+        dax: true,
+        hostname: "web".into(),
+        entrypoint,
+    }));
+    assert_round_trip(&Request::Exec(command()));
+    assert_round_trip(&Request::Logs { follow: true });
+    assert_round_trip(&Request::SignalEntrypoint { signal: 15 });
+    for request in [Request::Start, Request::Listening, Request::Settle] {
+        assert_round_trip(&request);
+    }
+}
+
+#[test]
+fn inputs_and_replies_round_trip() {
+    assert_round_trip(&Input::StdinEnd);
+    assert_round_trip(&Input::Signal(9));
+    assert_round_trip(&Input::Stdin(vec![0, 1, 2]));
+    assert_round_trip(&Reply::Done);
+    assert_round_trip(&Reply::Failed(failure()));
+    assert_round_trip(&Reply::Started { pid: 42 });
+    assert_round_trip(&Reply::Stdout(b"out".to_vec()));
+    assert_round_trip(&Reply::Stderr(b"err".to_vec()));
+    assert_round_trip(&Reply::Ports(vec![80, 443]));
+    for status in [ExitStatus::Code(3), ExitStatus::Signal(9)] {
+        let exit = Exit { status, timed_out: true, duration_us: 5, peak_rss_kib: 6 };
+        assert_round_trip(&Reply::Exited(exit));
+    }
+}
+
+#[test]
+fn a_frame_over_the_limit_is_refused() {
+    let mut bytes = [0; HEADER_SIZE];
+    bytes[..4].copy_from_slice(&(1_u32 << 20).to_le_bytes());
+    assert!(Header::decode(bytes).is_ok());
+    bytes[0] = 1;
+    assert!(matches!(Header::decode(bytes), Err(DecodeError::TooLarge { .. })));
+}
+
+#[test]
+fn reserved_header_bytes_are_refused() {
+    assert!(matches!(
+        Header::decode([0, 0, 0, 0, 1, 0, 1, 0]),
+        Err(DecodeError::Illegal { field: "frame reserved", .. })
+    ));
+}
+
+#[test]
+fn an_unknown_kind_is_refused() {
+    assert!(matches!(Reply::decode(0x99, &[]), Err(DecodeError::Illegal { value: 0x99, .. })));
+}
+
+#[test]
+fn a_zero_byte_in_an_argument_is_refused() {
+    let mut bad = command();
+    bad.argv = vec![b"a\0b".to_vec()];
+    let frame = Request::Exec(bad).to_frame();
+    let decoded = Request::decode(0x23, &frame[HEADER_SIZE..]);
+    assert!(matches!(decoded, Err(DecodeError::Illegal { field: "argv", .. })));
+}
+
+#[test]
+fn signal_zero_is_refused() {
+    assert!(matches!(Input::decode(0x33, &[0]), Err(DecodeError::Illegal { field: "signal", .. })));
+}
+
+#[test]
+fn entropy_stays_out_of_debug_output() {
+    use alloc::format;
+    let resume = Resume { realtime_ns: 1, entropy: [0xAB; ENTROPY_SIZE], hostname: None };
+    let shown = format!("{resume:?}");
+    assert!(!shown.contains("171") && !shown.contains("entropy:"), "{shown}");
+}
