@@ -12,6 +12,8 @@ extern crate alloc;
 
 pub mod codec;
 pub mod digest;
+mod record;
+pub mod snapshot;
 pub mod wire;
 
 pub use digest::{Digest, Hasher};

@@ -1,0 +1,222 @@
+//! The state file's frame: header, section table, sections.
+//!
+//! Every byte of the file is covered by a digest: sections by the one in their table entry,
+//! header and table by the one that ends the table. Sections lie one after the other, in
+//! table order, without gaps.
+
+use alloc::vec::Vec;
+
+use super::{Architecture, HypervisorFamily, Section};
+use crate::Digest;
+use crate::codec::{DecodeError, Put, Reader};
+use crate::record::Field;
+
+/// The first bytes of a state file.
+pub const MAGIC: [u8; 8] = *b"SUPERMSN";
+/// The version of the format that this build writes and reads.
+pub const FORMAT_VERSION: u16 = 1;
+/// Bytes of the header.
+pub const HEADER_SIZE: usize = 32;
+/// Bytes of an entry of the section table.
+pub const TABLE_ENTRY_SIZE: usize = 48;
+/// The most sections that a file may have.
+pub const MAX_SECTIONS: usize = 64;
+
+const DIGEST_SIZE: usize = 32;
+
+/// Why a state file was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// The file does not begin like a state file.
+    #[error("not a snapshot state file")]
+    NotASnapshot,
+    /// Another version of the format.
+    #[error("snapshot has format version {found}, this build reads {supported}")]
+    Version {
+        /// The file's version.
+        found: u16,
+        /// The version that this build reads.
+        supported: u16,
+    },
+    /// The file needs something that this build does not know.
+    #[error("snapshot needs unknown features {unknown:#x}")]
+    Features {
+        /// The feature bits that are not known.
+        unknown: u64,
+    },
+    /// Header or section table are damaged.
+    #[error("snapshot header is damaged")]
+    Header {
+        /// What is wrong with it.
+        source: DecodeError,
+    },
+    /// A digest does not fit the bytes.
+    #[error("snapshot section {section} does not match its digest")]
+    Digest {
+        /// The section at fault.
+        section: &'static str,
+    },
+    /// A section is missing.
+    #[error("snapshot section {section} is missing")]
+    Missing {
+        /// The section that is not there.
+        section: &'static str,
+    },
+    /// A section is not of its form.
+    #[error("snapshot section {section} is malformed")]
+    Section {
+        /// The section at fault.
+        section: &'static str,
+        /// What is wrong with it.
+        source: DecodeError,
+    },
+    /// Two sections contradict each other.
+    #[error("snapshot section {section} has {what}")]
+    Inconsistent {
+        /// The section at fault.
+        section: &'static str,
+        /// What it has.
+        what: &'static str,
+    },
+}
+
+/// Collects sections into a file.
+pub(super) struct Builder {
+    architecture: Architecture,
+    hypervisor: HypervisorFamily,
+    sections: Vec<(Section, Vec<u8>)>,
+}
+
+impl Builder {
+    pub(super) fn new(architecture: Architecture, hypervisor: HypervisorFamily) -> Self {
+        Self { architecture, hypervisor, sections: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, section: Section, content: &impl Field) {
+        let mut bytes = Vec::new();
+        content.put(&mut bytes);
+        self.sections.push((section, bytes));
+    }
+
+    pub(super) fn finish(self) -> Vec<u8> {
+        let mut out = Vec::new();
+        Put::put(&mut out, &MAGIC);
+        out.put_u16(FORMAT_VERSION);
+        self.architecture.put(&mut out);
+        self.hypervisor.put(&mut out);
+        out.put_u64(0);
+        out.put_u64(0);
+        out.put_count(self.sections.len());
+        let mut offset = HEADER_SIZE + self.sections.len() * TABLE_ENTRY_SIZE + DIGEST_SIZE;
+        for (section, bytes) in &self.sections {
+            out.put_u16(*section as u16);
+            out.put_u16(0);
+            out.put_u32(u32::try_from(offset).unwrap_or(u32::MAX));
+            out.put_u64(bytes.len() as u64);
+            Digest::of(bytes).put(&mut out);
+            offset += bytes.len();
+        }
+        Digest::of(&out).put(&mut out);
+        for (_, bytes) in &self.sections {
+            Put::put(&mut out, bytes);
+        }
+        out
+    }
+}
+
+/// A file taken apart, its sections not yet read.
+pub(super) struct Container<'a> {
+    pub(super) architecture: Architecture,
+    pub(super) hypervisor: HypervisorFamily,
+    head: &'a [u8],
+    head_digest: Digest,
+    sections: Vec<Entry<'a>>,
+}
+
+struct Entry<'a> {
+    tag: u16,
+    digest: Digest,
+    bytes: &'a [u8],
+}
+
+impl<'a> Container<'a> {
+    pub(super) fn decode(file: &'a [u8]) -> Result<Self, SnapshotError> {
+        let header = |source| SnapshotError::Header { source };
+        let mut reader = Reader::new(file);
+        if reader.array("magic") != Ok(MAGIC) {
+            return Err(SnapshotError::NotASnapshot);
+        }
+        let found = reader.u16("version").map_err(header)?;
+        if found != FORMAT_VERSION {
+            return Err(SnapshotError::Version { found, supported: FORMAT_VERSION });
+        }
+        let architecture = Field::read("architecture", &mut reader).map_err(header)?;
+        let hypervisor = Field::read("hypervisor", &mut reader).map_err(header)?;
+        let unknown = reader.u64("incompatible features").map_err(header)?;
+        if unknown != 0 {
+            return Err(SnapshotError::Features { unknown });
+        }
+        // Features that an older reader may pass over.
+        reader.u64("compatible features").map_err(header)?;
+        let table = reader
+            .list("section table", MAX_SECTIONS, TABLE_ENTRY_SIZE, read_table_entry)
+            .map_err(header)?;
+        let head = file.get(..reader.offset()).unwrap_or_default();
+        let head_digest = Field::read("header digest", &mut reader).map_err(header)?;
+        let mut sections = Vec::with_capacity(table.len());
+        for (tag, offset, length, digest) in table {
+            if offset != reader.offset() {
+                return Err(header(reader.illegal("section offset", offset as u64)));
+            }
+            let bytes = reader.bytes("section", length).map_err(header)?;
+            sections.push(Entry { tag, digest, bytes });
+        }
+        reader.finish().map_err(header)?;
+        Ok(Self { architecture, hypervisor, head, head_digest, sections })
+    }
+
+    pub(super) fn verify(&self) -> Result<(), SnapshotError> {
+        if Digest::of(self.head) != self.head_digest {
+            return Err(SnapshotError::Digest { section: "header" });
+        }
+        for entry in &self.sections {
+            if Digest::of(entry.bytes) != entry.digest {
+                return Err(SnapshotError::Digest { section: name_of(entry.tag) });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn section<T: Field>(&self, section: Section) -> Result<T, SnapshotError> {
+        let name = section.name();
+        let mut found = self.sections.iter().filter(|entry| entry.tag == section as u16);
+        let entry = found.next().ok_or(SnapshotError::Missing { section: name })?;
+        if found.next().is_some() {
+            return Err(SnapshotError::Inconsistent { section: name, what: "a second copy" });
+        }
+        let malformed = |source| SnapshotError::Section { section: name, source };
+        let mut reader = Reader::new(entry.bytes);
+        let content = T::read(name, &mut reader).map_err(malformed)?;
+        reader.finish().map_err(malformed)?;
+        Ok(content)
+    }
+}
+
+fn read_table_entry(reader: &mut Reader<'_>) -> Result<(u16, usize, usize, Digest), DecodeError> {
+    let tag = reader.u16("section tag")?;
+    let reserved = reader.u16("section reserved")?;
+    if reserved != 0 {
+        return Err(reader.illegal("section reserved", reserved.into()));
+    }
+    let offset = reader.u32("section offset")?;
+    let length = reader.u64("section length")?;
+    let digest = Field::read("section digest", reader)?;
+    let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    Ok((tag, offset, length, digest))
+}
+
+fn name_of(tag: u16) -> &'static str {
+    Section::ALL.into_iter().find(|section| *section as u16 == tag).map_or("unknown", Section::name)
+}

@@ -1,0 +1,172 @@
+//! The state of a machine's devices: what stands in each slot, and the serial port.
+//!
+//! Addresses and indices in here came from the guest. They are checked against the machine
+//! by the device that is made from them, not here.
+
+use alloc::vec::Vec;
+
+use crate::codec::{DecodeError, Put, Reader};
+use crate::record::{Field, record};
+
+/// What stands in a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Slot {
+    /// Nothing: the slot answers device id 0.
+    Empty,
+    /// A socket device.
+    Vsock(Virtio, Vsock),
+    /// A source of random bytes.
+    Rng(Virtio),
+    /// A disk mapped into guest memory.
+    Pmem(Virtio, Pmem),
+    /// A disk behind a request queue.
+    Block(Virtio, Block),
+}
+
+record! {
+    /// The transport's registers and the queues of one virtio device.
+    pub struct Virtio {
+        /// Features that the driver accepted.
+        driver_features: u64,
+        /// Which half of the device's features is shown.
+        device_features_select: u32,
+        /// Which half of the driver's features is written.
+        driver_features_select: u32,
+        /// The queue whose registers are shown.
+        queue_select: u32,
+        /// The device status register.
+        status: u32,
+        /// Causes of interrupts that the driver has not acknowledged.
+        interrupt_status: u32,
+        /// The configuration space's generation.
+        config_generation: u32,
+        /// The queues, in their order.
+        queues: Vec<Queue>,
+    }
+
+    /// One split virtqueue.
+    pub struct Queue {
+        /// The most entries it can have.
+        max_size: u16,
+        /// The entries it has.
+        size: u16,
+        /// Whether the driver has made it ready.
+        ready: bool,
+        /// Guest address of the descriptor table.
+        descriptors: u64,
+        /// Guest address of the driver's ring.
+        available: u64,
+        /// Guest address of the device's ring.
+        used: u64,
+        /// Index of the next entry to take from the driver's ring.
+        next_available: u16,
+        /// Index of the next entry to put into the device's ring.
+        next_used: u16,
+        /// Whether notification thresholds are in use.
+        event_index: bool,
+    }
+
+    /// A socket device's connections.
+    pub struct Vsock {
+        /// The guest's context id.
+        guest_cid: u64,
+        /// Its connections.
+        connections: Vec<VsockConnection>,
+    }
+
+    /// One connection of a socket device.
+    pub struct VsockConnection {
+        /// The host's port.
+        host_port: u32,
+        /// The guest's port.
+        guest_port: u32,
+        /// The guest's buffer space, as it last said.
+        peer_buffer: u32,
+        /// Bytes that the guest has consumed, as it last said.
+        peer_consumed: u32,
+        /// Bytes sent to the guest.
+        sent: u32,
+        /// Bytes received from the guest and passed on.
+        consumed: u32,
+    }
+
+    /// A disk mapped into guest memory.
+    pub struct Pmem {
+        /// Index of the disk in the snapshot's list.
+        disk: u8,
+        /// Guest address of its first byte.
+        address: u64,
+        /// Bytes that the window takes.
+        size: u64,
+    }
+
+    /// A disk behind a request queue.
+    pub struct Block {
+        /// Index of the disk in the snapshot's list.
+        disk: u8,
+    }
+
+    /// The serial port's registers.
+    pub struct Serial {
+        /// Divisor latch, low and high byte.
+        divisor: [u8; 2],
+        /// Interrupt enable.
+        interrupt_enable: u8,
+        /// Interrupt identification.
+        interrupt_identification: u8,
+        /// Line control.
+        line_control: u8,
+        /// Line status.
+        line_status: u8,
+        /// Modem control.
+        modem_control: u8,
+        /// Modem status.
+        modem_status: u8,
+        /// Scratch.
+        scratch: u8,
+        /// Bytes received and not yet read by the guest.
+        input: Vec<u8>,
+    }
+}
+
+impl Field for Slot {
+    const MIN_SIZE: usize = 1;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Empty => out.put_u8(0),
+            Self::Vsock(virtio, vsock) => {
+                out.put_u8(19);
+                virtio.put(out);
+                vsock.put(out);
+            }
+            Self::Rng(virtio) => {
+                out.put_u8(4);
+                virtio.put(out);
+            }
+            Self::Pmem(virtio, pmem) => {
+                out.put_u8(27);
+                virtio.put(out);
+                pmem.put(out);
+            }
+            Self::Block(virtio, block) => {
+                out.put_u8(2);
+                virtio.put(out);
+                block.put(out);
+            }
+        }
+    }
+
+    /// The first byte is the virtio device id.
+    fn read(name: &'static str, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        match reader.u8(name)? {
+            0 => Ok(Self::Empty),
+            19 => Ok(Self::Vsock(Field::read("virtio", reader)?, Field::read("vsock", reader)?)),
+            4 => Ok(Self::Rng(Field::read("virtio", reader)?)),
+            27 => Ok(Self::Pmem(Field::read("virtio", reader)?, Field::read("pmem", reader)?)),
+            2 => Ok(Self::Block(Field::read("virtio", reader)?, Field::read("block", reader)?)),
+            value => Err(reader.illegal(name, value.into())),
+        }
+    }
+}

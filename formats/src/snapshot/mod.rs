@@ -1,0 +1,283 @@
+//! A snapshot's state file: everything of a machine but the bytes of its memory and disks.
+//!
+//! The file is a header, a table of tagged sections with their digests, and the sections.
+//! The header alone tells the format's version, the architecture and the hypervisor family.
+//! [`Snapshot::decode`] checks every digest; [`Snapshot::decode_trusted`] is for files whose
+//! digest was checked before and which are known to be unchanged since.
+
+mod container;
+pub mod device;
+pub mod memory;
+#[cfg(test)]
+mod tests;
+pub mod x86_64;
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+pub use container::{
+    FORMAT_VERSION, HEADER_SIZE, MAGIC, MAX_SECTIONS, SnapshotError, TABLE_ENTRY_SIZE,
+};
+
+use crate::Digest;
+use crate::record::{byte_enum, record};
+use container::Container;
+use memory::{Memory, Run};
+
+byte_enum! {
+    /// The processor architecture of a snapshot.
+    pub enum Architecture {
+        /// AMD64 and Intel 64.
+        X86_64 = 1,
+        /// 64-bit Arm.
+        Aarch64 = 2,
+    }
+
+    /// The hypervisors that a snapshot can be restored on.
+    pub enum HypervisorFamily {
+        /// Any: it was never run.
+        Any = 0,
+        /// Linux KVM.
+        Kvm = 1,
+        /// Apple's Hypervisor.framework.
+        Hvf = 2,
+        /// Windows Hypervisor Platform.
+        Whp = 3,
+    }
+
+    /// Where a snapshot stands in the chain.
+    pub enum Stage {
+        /// Laid out, never run.
+        Boot = 0,
+        /// Kernel and agent are up and idle.
+        Base = 1,
+        /// An image's entrypoint is ready.
+        Image = 2,
+    }
+}
+
+record! {
+    /// What a machine is.
+    pub struct Machine {
+        /// Where the snapshot stands in the chain.
+        stage: Stage,
+        /// The state file of the snapshot that this one builds on.
+        parent: Option<Digest>,
+        /// Bytes of guest RAM.
+        memory_size: u64,
+        /// Virtual processors.
+        vcpus: u16,
+    }
+
+    /// What runs in a machine, for people and tools. A restore does not need it.
+    pub struct Workload {
+        /// The image as it was asked for.
+        reference: String,
+        /// The image's manifest.
+        manifest: Digest,
+        /// The entrypoint and its arguments.
+        argv: Vec<String>,
+        /// The readiness that was waited for.
+        ready: String,
+        /// TCP ports that the image says it listens on.
+        exposed_ports: Vec<u16>,
+    }
+
+    /// A disk image that the machine has.
+    pub struct Disk {
+        /// The blob that holds it.
+        blob: Digest,
+        /// Its size in bytes.
+        size: u64,
+    }
+}
+
+/// The whole state of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The processor architecture.
+    pub architecture: Architecture,
+    /// The hypervisors it can be restored on.
+    pub hypervisor: HypervisorFamily,
+    /// What the machine is.
+    pub machine: Machine,
+    /// What runs in it.
+    pub workload: Option<Workload>,
+    /// Its virtual processors.
+    pub vcpus: Vec<x86_64::Vcpu>,
+    /// Its interrupt controller.
+    pub ioapic: x86_64::Ioapic,
+    /// Its clock.
+    pub clock: x86_64::Clock,
+    /// Its slots.
+    pub slots: Vec<device::Slot>,
+    /// Its serial port.
+    pub serial: device::Serial,
+    /// Its disks.
+    pub disks: Vec<Disk>,
+    /// Its own pages.
+    pub memory: Memory,
+    /// Pages that are used between restore and the first exec's end; written ones first.
+    pub working_set: WorkingSet,
+}
+
+record! {
+    /// Pages that are worth putting in place before the guest runs.
+    #[derive(Default)]
+    pub struct WorkingSet {
+        /// Pages that are written.
+        written: Vec<Run>,
+        /// Pages that are only read.
+        read: Vec<Run>,
+    }
+}
+
+/// The sections' tags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Section {
+    /// [`Machine`].
+    Machine = 1,
+    /// [`Workload`].
+    Workload = 2,
+    /// The list of [`x86_64::Vcpu`].
+    Vcpus = 3,
+    /// [`x86_64::Ioapic`].
+    Ioapic = 4,
+    /// [`x86_64::Clock`].
+    Clock = 5,
+    /// The list of [`device::Slot`].
+    Slots = 6,
+    /// [`device::Serial`].
+    Serial = 7,
+    /// The list of [`Disk`].
+    Disks = 8,
+    /// [`Memory`].
+    Memory = 9,
+    /// [`WorkingSet`].
+    WorkingSet = 10,
+}
+
+impl Section {
+    /// Every section, in the order in which they are written.
+    pub const ALL: [Self; 10] = [
+        Self::Machine,
+        Self::Workload,
+        Self::Vcpus,
+        Self::Ioapic,
+        Self::Clock,
+        Self::Slots,
+        Self::Serial,
+        Self::Disks,
+        Self::Memory,
+        Self::WorkingSet,
+    ];
+
+    /// The section's name, as errors tell it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Machine => "machine",
+            Self::Workload => "workload",
+            Self::Vcpus => "vcpus",
+            Self::Ioapic => "ioapic",
+            Self::Clock => "clock",
+            Self::Slots => "slots",
+            Self::Serial => "serial",
+            Self::Disks => "disks",
+            Self::Memory => "memory",
+            Self::WorkingSet => "working set",
+        }
+    }
+}
+
+impl Snapshot {
+    /// The state file's bytes. The same snapshot gives the same bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut container = container::Builder::new(self.architecture, self.hypervisor);
+        container.add(Section::Machine, &self.machine);
+        container.add(Section::Workload, &self.workload);
+        container.add(Section::Vcpus, &self.vcpus);
+        container.add(Section::Ioapic, &self.ioapic);
+        container.add(Section::Clock, &self.clock);
+        container.add(Section::Slots, &self.slots);
+        container.add(Section::Serial, &self.serial);
+        container.add(Section::Disks, &self.disks);
+        container.add(Section::Memory, &self.memory);
+        container.add(Section::WorkingSet, &self.working_set);
+        container.finish()
+    }
+
+    /// Reads a state file and checks all of it.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] names the section that is at fault.
+    pub fn decode(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        let container = Container::decode(bytes)?;
+        container.verify()?;
+        Self::from_container(&container)
+    }
+
+    /// Reads a state file whose digest was checked before: form is checked, digests are not.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] names the section that is at fault.
+    pub fn decode_trusted(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        Self::from_container(&Container::decode(bytes)?)
+    }
+
+    fn from_container(container: &Container<'_>) -> Result<Self, SnapshotError> {
+        let snapshot = Self {
+            architecture: container.architecture,
+            hypervisor: container.hypervisor,
+            machine: container.section(Section::Machine)?,
+            workload: container.section(Section::Workload)?,
+            vcpus: container.section(Section::Vcpus)?,
+            ioapic: container.section(Section::Ioapic)?,
+            clock: container.section(Section::Clock)?,
+            slots: container.section(Section::Slots)?,
+            serial: container.section(Section::Serial)?,
+            disks: container.section(Section::Disks)?,
+            memory: container.section(Section::Memory)?,
+            working_set: container.section(Section::WorkingSet)?,
+        };
+        snapshot.validate()?;
+        Ok(snapshot)
+    }
+
+    /// Checks what one section says against another.
+    fn validate(&self) -> Result<(), SnapshotError> {
+        let inconsistent =
+            |section: Section, what| SnapshotError::Inconsistent { section: section.name(), what };
+        let size = self.machine.memory_size;
+        if size == 0 || !size.is_multiple_of(1 << 20) || size > 1 << 40 {
+            return Err(inconsistent(Section::Machine, "a memory size that is not 1 MiB to 1 TiB"));
+        }
+        let vcpus = usize::from(self.machine.vcpus);
+        if vcpus == 0 || vcpus > 64 || self.vcpus.len() != vcpus {
+            return Err(inconsistent(Section::Vcpus, "another number of processors than told"));
+        }
+        let pages = size / memory::PAGE_SIZE;
+        let in_memory = |section: Section| {
+            move |source| SnapshotError::Section { section: section.name(), source }
+        };
+        self.memory.validate(pages).map_err(in_memory(Section::Memory))?;
+        for (name, runs) in
+            [("written", &self.working_set.written), ("read", &self.working_set.read)]
+        {
+            memory::validate_runs(name, runs, pages).map_err(in_memory(Section::WorkingSet))?;
+        }
+        for slot in &self.slots {
+            let disk = match slot {
+                device::Slot::Pmem(_, pmem) => pmem.disk,
+                device::Slot::Block(_, block) => block.disk,
+                _ => continue,
+            };
+            if usize::from(disk) >= self.disks.len() {
+                return Err(inconsistent(Section::Slots, "a disk that the snapshot does not have"));
+            }
+        }
+        Ok(())
+    }
+}

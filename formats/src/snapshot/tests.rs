@@ -1,0 +1,239 @@
+use super::device::{Block, Pmem, Queue, Serial, Slot, Virtio, Vsock, VsockConnection};
+use super::x86_64::*;
+use super::*;
+use alloc::vec;
+
+/// A snapshot in which every field has a value that its neighbours have not.
+fn sample() -> Snapshot {
+    Snapshot {
+        architecture: Architecture::X86_64,
+        hypervisor: HypervisorFamily::Kvm,
+        machine: Machine {
+            stage: Stage::Image,
+            parent: Some(Digest::of(b"parent")),
+            memory_size: 128 << 20,
+            vcpus: 1,
+        },
+        workload: Some(Workload {
+            reference: "nginx".into(),
+            manifest: Digest::of(b"manifest"),
+            argv: vec!["nginx".into()],
+            ready: "tcp:80".into(),
+            exposed_ports: vec![80],
+        }),
+        vcpus: vec![vcpu()],
+        ioapic: Ioapic { id: 1, selected: 2, pins: core::array::from_fn(|pin| pin as u64) },
+        clock: Clock { monotonic_ns: 1, realtime_ns: 2, tsc_khz: 3 },
+        slots: slots(),
+        serial: Serial {
+            divisor: [1, 2],
+            interrupt_enable: 3,
+            interrupt_identification: 4,
+            line_control: 5,
+            line_status: 6,
+            modem_control: 7,
+            modem_status: 8,
+            scratch: 9,
+            input: vec![10],
+        },
+        disks: vec![Disk { blob: Digest::of(b"disk"), size: 2 << 20 }],
+        memory: Memory {
+            blob: Digest::of(b"pages"),
+            own: vec![Run { first: 1, count: 2 }, Run { first: 9, count: 1 }],
+            zeroed: vec![Run { first: 5, count: 1 }],
+        },
+        working_set: WorkingSet {
+            written: vec![Run { first: 1, count: 1 }],
+            read: vec![Run { first: 2, count: 1 }],
+        },
+    }
+}
+
+fn slots() -> Vec<Slot> {
+    let virtio = Virtio {
+        driver_features: 1,
+        device_features_select: 2,
+        driver_features_select: 3,
+        queue_select: 4,
+        status: 5,
+        interrupt_status: 6,
+        config_generation: 7,
+        queues: vec![Queue {
+            max_size: 256,
+            size: 128,
+            ready: true,
+            descriptors: 0x1000,
+            available: 0x2000,
+            used: 0x3000,
+            next_available: 8,
+            next_used: 9,
+            event_index: false,
+        }],
+    };
+    let connection = VsockConnection {
+        host_port: 1,
+        guest_port: 1024,
+        peer_buffer: 2,
+        peer_consumed: 3,
+        sent: 4,
+        consumed: 5,
+    };
+    vec![
+        Slot::Empty,
+        Slot::Vsock(virtio.clone(), Vsock { guest_cid: 3, connections: vec![connection] }),
+        Slot::Rng(virtio.clone()),
+        Slot::Pmem(virtio.clone(), Pmem { disk: 0, address: 1 << 37, size: 2 << 20 }),
+        Slot::Block(virtio, Block { disk: 0 }),
+    ]
+}
+
+fn vcpu() -> Vcpu {
+    let segment = |n| Segment { base: n, limit: 1, selector: 2, access: 3 };
+    Vcpu {
+        cpuid: vec![CpuidLeaf {
+            function: 1,
+            index: 2,
+            indexed: true,
+            eax: 3,
+            ebx: 4,
+            ecx: 5,
+            edx: 6,
+        }],
+        registers: Registers {
+            abcd: [1, 2, 3, 4],
+            rsi: 5,
+            rdi: 6,
+            rsp: 7,
+            rbp: 8,
+            r8_r15: [9, 10, 11, 12, 13, 14, 15, 16],
+            rip: 17,
+            rflags: 18,
+        },
+        special: SpecialRegisters {
+            segments: core::array::from_fn(|n| segment(n as u64)),
+            tr: segment(7),
+            ldt: segment(8),
+            gdt: Table { base: 1, limit: 2 },
+            idt: Table { base: 3, limit: 4 },
+            cr0: 1,
+            cr2: 2,
+            cr3: 3,
+            cr4: 4,
+            cr8: 5,
+            efer: 6,
+            apic_base: 7,
+        },
+        run_state: RunState::Halted,
+        lapic: Some([0xAA; LAPIC_SIZE]),
+        xsave: Some([0xBB; XSAVE_SIZE]),
+        xcr0: Some(7),
+        debug: None,
+        events: None,
+        msrs: vec![Msr { index: 0x10, value: 99 }],
+    }
+}
+
+#[test]
+fn a_snapshot_round_trips() {
+    let snapshot = sample();
+    assert_eq!(Snapshot::decode(&snapshot.encode()), Ok(snapshot));
+}
+
+#[test]
+fn every_flipped_byte_is_found() {
+    let file = sample().encode();
+    for at in 0..file.len() {
+        let mut damaged = file.clone();
+        damaged[at] ^= 0x40;
+        assert!(Snapshot::decode(&damaged).is_err(), "byte {at} flipped goes unnoticed");
+    }
+}
+
+#[test]
+fn every_truncation_is_found() {
+    let file = sample().encode();
+    for length in 0..file.len() {
+        assert!(Snapshot::decode(&file[..length]).is_err(), "cut to {length} goes unnoticed");
+    }
+}
+
+#[test]
+fn a_flipped_byte_in_a_section_names_the_section() {
+    let mut file = sample().encode();
+    let last = file.len() - 1;
+    file[last] ^= 1;
+    assert_eq!(Snapshot::decode(&file), Err(SnapshotError::Digest { section: "working set" }));
+}
+
+#[test]
+fn another_version_is_refused_by_number() {
+    let mut file = sample().encode();
+    file[8] = 2;
+    let expected = SnapshotError::Version { found: 2, supported: 1 };
+    assert_eq!(Snapshot::decode(&file), Err(expected));
+}
+
+#[test]
+fn unknown_incompatible_features_are_refused() {
+    let mut file = sample().encode();
+    file[12] = 4;
+    assert_eq!(Snapshot::decode(&file), Err(SnapshotError::Features { unknown: 4 }));
+}
+
+#[test]
+fn runs_out_of_order_are_refused() {
+    let mut snapshot = sample();
+    snapshot.memory.own.swap(0, 1);
+    assert!(matches!(
+        Snapshot::decode(&snapshot.encode()),
+        Err(SnapshotError::Section { section: "memory", .. })
+    ));
+}
+
+#[test]
+fn a_run_past_the_memory_is_refused() {
+    let mut snapshot = sample();
+    snapshot.working_set.read = vec![Run { first: u64::MAX - 1, count: u32::MAX }];
+    assert!(matches!(
+        Snapshot::decode(&snapshot.encode()),
+        Err(SnapshotError::Section { section: "working set", .. })
+    ));
+}
+
+#[test]
+fn a_slot_with_a_missing_disk_is_refused() {
+    let mut snapshot = sample();
+    snapshot.disks.clear();
+    assert!(matches!(
+        Snapshot::decode(&snapshot.encode()),
+        Err(SnapshotError::Inconsistent { section: "slots", .. })
+    ));
+}
+
+#[test]
+fn another_number_of_processors_is_refused() {
+    for vcpus in [0, 2, 65] {
+        let mut snapshot = sample();
+        snapshot.machine.vcpus = vcpus;
+        assert!(matches!(
+            Snapshot::decode(&snapshot.encode()),
+            Err(SnapshotError::Inconsistent { section: "vcpus", .. })
+        ));
+    }
+}
+
+#[test]
+fn page_numbers_gather_into_runs() {
+    let runs = memory::runs_of([1, 2, 3, 7, 9, 10]);
+    let expected = [(1, 3), (7, 1), (9, 2)].map(|(first, count)| Run { first, count });
+    assert_eq!(runs, expected);
+}
+
+/// The layout is fixed by the format's version. A change here is a new version, not a new
+/// number in this test.
+#[test]
+fn the_layout_of_version_one_is_locked() {
+    assert_eq!((FORMAT_VERSION, HEADER_SIZE, TABLE_ENTRY_SIZE), (1, 32, 48));
+    let digest = Digest::of(&sample().encode());
+    assert_eq!(digest.hex(), include_str!("layout-v1.sha256").trim());
+}

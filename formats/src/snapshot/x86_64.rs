@@ -1,0 +1,221 @@
+//! The state of an x86_64 machine's processors, interrupt controller and clock.
+//!
+//! Registers have the widths and meanings of the processor's manuals; nothing here is a
+//! hypervisor's own structure. A value that a processor would refuse is refused by the
+//! hypervisor on restore, not here: this module checks form and counts only.
+
+use alloc::vec::Vec;
+
+use crate::record::{byte_enum, record};
+
+/// Input pins of the I/O interrupt controller.
+pub const IOAPIC_PINS: usize = 24;
+/// Bytes of a local interrupt controller's register page.
+pub const LAPIC_SIZE: usize = 1024;
+/// Bytes of the saved extended processor state.
+pub const XSAVE_SIZE: usize = 4096;
+
+record! {
+    /// One virtual processor. Parts that are absent keep the state of a processor after reset.
+    pub struct Vcpu {
+        /// What CPUID answers; empty means: what the host supports.
+        cpuid: Vec<CpuidLeaf>,
+        /// General registers.
+        registers: Registers,
+        /// Segment and control registers.
+        special: SpecialRegisters,
+        /// Whether it runs, waits for an interrupt, or waits to be started.
+        run_state: RunState,
+        /// The local interrupt controller's register page.
+        lapic: Option<[u8; LAPIC_SIZE]>,
+        /// Floating-point and vector state in the processor's XSAVE layout.
+        xsave: Option<[u8; XSAVE_SIZE]>,
+        /// XCR0: which parts of `xsave` are enabled.
+        xcr0: Option<u64>,
+        /// Debug registers.
+        debug: Option<DebugRegisters>,
+        /// Exceptions and interrupts that are under way.
+        events: Option<Events>,
+        /// Model-specific registers, in the order in which they are to be written.
+        msrs: Vec<Msr>,
+    }
+
+    /// One answer of the CPUID instruction.
+    pub struct CpuidLeaf {
+        /// EAX of the question.
+        function: u32,
+        /// ECX of the question, where `indexed`.
+        index: u32,
+        /// Whether the answer depends on ECX.
+        indexed: bool,
+        /// EAX of the answer.
+        eax: u32,
+        /// EBX of the answer.
+        ebx: u32,
+        /// ECX of the answer.
+        ecx: u32,
+        /// EDX of the answer.
+        edx: u32,
+    }
+
+    /// General registers.
+    pub struct Registers {
+        /// RAX, RBX, RCX, RDX.
+        abcd: [u64; 4],
+        /// RSI.
+        rsi: u64,
+        /// RDI.
+        rdi: u64,
+        /// RSP.
+        rsp: u64,
+        /// RBP.
+        rbp: u64,
+        /// R8 to R15.
+        r8_r15: [u64; 8],
+        /// RIP.
+        rip: u64,
+        /// RFLAGS.
+        rflags: u64,
+    }
+
+    /// Segment and control registers.
+    pub struct SpecialRegisters {
+        /// CS, DS, ES, FS, GS, SS.
+        segments: [Segment; 6],
+        /// The task register.
+        tr: Segment,
+        /// The local descriptor table register.
+        ldt: Segment,
+        /// The global descriptor table.
+        gdt: Table,
+        /// The interrupt descriptor table.
+        idt: Table,
+        /// CR0.
+        cr0: u64,
+        /// CR2.
+        cr2: u64,
+        /// CR3.
+        cr3: u64,
+        /// CR4.
+        cr4: u64,
+        /// CR8.
+        cr8: u64,
+        /// EFER.
+        efer: u64,
+        /// Base address and flags of the local interrupt controller.
+        apic_base: u64,
+    }
+
+    /// Debug registers.
+    pub struct DebugRegisters {
+        /// DR0 to DR3.
+        addresses: [u64; 4],
+        /// DR6.
+        dr6: u64,
+        /// DR7.
+        dr7: u64,
+    }
+
+    /// Exceptions and interrupts that are under way.
+    pub struct Events {
+        /// An exception is being delivered.
+        exception_injected: bool,
+        /// An exception waits to be delivered.
+        exception_pending: bool,
+        /// The exception's vector.
+        exception_vector: u8,
+        /// The exception has an error code.
+        exception_has_error_code: bool,
+        /// The exception's error code.
+        exception_error_code: u32,
+        /// The exception has a payload.
+        exception_has_payload: bool,
+        /// The exception's payload.
+        exception_payload: u64,
+        /// An interrupt is being delivered.
+        interrupt_injected: bool,
+        /// The interrupt's vector.
+        interrupt_vector: u8,
+        /// The interrupt came from an INT instruction.
+        interrupt_soft: bool,
+        /// Interrupts are held back by the instruction before (STI, MOV SS).
+        interrupt_shadow: u8,
+        /// A non-maskable interrupt is being delivered.
+        nmi_injected: bool,
+        /// Non-maskable interrupts that wait.
+        nmi_pending: u8,
+        /// Non-maskable interrupts are held back until IRET.
+        nmi_masked: bool,
+        /// The vector of the start-up message received.
+        sipi_vector: u32,
+        /// A triple fault waits to be reported.
+        triple_fault: bool,
+    }
+
+    /// A model-specific register.
+    pub struct Msr {
+        /// Which register.
+        index: u32,
+        /// Its value.
+        value: u64,
+    }
+
+    /// The I/O interrupt controller.
+    pub struct Ioapic {
+        /// Its identification register.
+        id: u32,
+        /// The register that the window shows.
+        selected: u8,
+        /// The redirection table.
+        pins: [u64; IOAPIC_PINS],
+    }
+
+    /// The machine's clock.
+    pub struct Clock {
+        /// The paravirtual clock, in nanoseconds since boot.
+        monotonic_ns: u64,
+        /// The host's wall clock at capture, in nanoseconds since 1970-01-01 UTC.
+        realtime_ns: u64,
+        /// The time-stamp counter's rate in kHz; 0 means the host's own.
+        tsc_khz: u32,
+    }
+}
+
+record! {
+    /// A segment register with its hidden part.
+    #[derive(Copy, Default)]
+    pub struct Segment {
+        /// Base address.
+        base: u64,
+        /// Limit in bytes.
+        limit: u32,
+        /// Selector.
+        selector: u16,
+        /// Access rights as in a descriptor's bytes 5 and 6: type, S, DPL, P, then AVL, L, D/B, G
+        /// in bits 12 to 15; bit 16 marks an unusable segment.
+        access: u32,
+    }
+
+    /// A descriptor table register.
+    #[derive(Copy, Default)]
+    pub struct Table {
+        /// Base address.
+        base: u64,
+        /// Limit in bytes.
+        limit: u16,
+    }
+}
+
+byte_enum! {
+    /// What a virtual processor does.
+    pub enum RunState {
+        /// Executes instructions.
+        Running = 0,
+        /// Was reset and waits for an INIT message.
+        Uninitialized = 1,
+        /// Had an INIT message and waits for a start-up message.
+        Initialized = 2,
+        /// Waits for an interrupt.
+        Halted = 3,
+    }
+}
