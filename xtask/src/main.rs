@@ -1,2 +1,50 @@
-//! Development tasks: assets, hosts, test images, tests, benchmarks.
-fn main() {}
+//! Development tasks: `cargo xtask COMMAND`.
+//!
+//! Owns what a developer or CI needs around the product: system packages, guest
+//! assets, hosts with a working hypervisor, test images, the gate and the
+//! benchmarks. The product itself knows nothing of it.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command for developers says what it does on the terminal"
+)]
+
+mod cache;
+mod command;
+mod error;
+mod host;
+mod packages;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Development tasks of supermachine.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Run a command in a host with a working hypervisor.
+    Host(host::Args),
+}
+
+fn main() -> ExitCode {
+    if host::guest::is_wanted() {
+        host::guest::run();
+    }
+    let done = match Cli::parse().task {
+        Task::Host(args) => host::exec(&args),
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("xtask: {}", error::chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}

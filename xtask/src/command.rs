@@ -1,0 +1,48 @@
+//! Running other programs: started, waited for, and an error when they fail.
+
+use std::process::{Command, Output, Stdio};
+
+use crate::error::Error;
+
+/// The command as a person would type it.
+fn line(command: &Command) -> String {
+    let mut words = vec![command.get_program().to_string_lossy().into_owned()];
+    words.extend(command.get_args().map(|a| a.to_string_lossy().into_owned()));
+    words.join(" ")
+}
+
+/// Runs a command, its output going where ours goes.
+pub(crate) fn run(command: &mut Command) -> Result<(), Error> {
+    let status = command.status().map_err(|source| start(command, source))?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::Command { command: line(command), status: status.to_string() })
+}
+
+/// Runs a command and returns its standard output; its errors are shown when it fails.
+pub(crate) fn output(command: &mut Command) -> Result<String, Error> {
+    let Output { status, stdout, stderr } =
+        command.stdin(Stdio::null()).output().map_err(|source| start(command, source))?;
+    if status.success() {
+        return Ok(String::from_utf8_lossy(&stdout).into_owned());
+    }
+    eprint!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    Err(Error::Command { command: line(command), status: status.to_string() })
+}
+
+/// The error of a program that could not be started.
+pub(crate) fn start(command: &Command, source: std::io::Error) -> Error {
+    Error::Start { program: command.get_program().to_string_lossy().into_owned(), source }
+}
+
+/// A command that needs root: through sudo where we are not root.
+pub(crate) fn as_root(program: &str) -> Command {
+    // SAFETY: geteuid has no precondition and cannot fail.
+    if unsafe { libc::geteuid() } == 0 {
+        return Command::new(program);
+    }
+    let mut command = Command::new("sudo");
+    command.arg(program);
+    command
+}

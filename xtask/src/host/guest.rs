@@ -1,0 +1,234 @@
+//! The emulated host's PID 1: this same program, found through the shared root file
+//! system. Mounts what a Linux machine has, loads KVM, runs one command and reports.
+//!
+//! Ends only by being stopped from outside, after its report: an early return would be
+//! a kernel panic, which is what a failure here should look like.
+
+use std::ffi::CStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::wire::{self, Report, Request};
+use super::{image, shell_status};
+
+/// Set on the kernel's command line, which hands it to PID 1.
+pub(super) const MARK: &str = "SUPERMACHINE_HOST";
+
+/// The ports by number. Control comes last: when it is up, so are the others.
+pub(super) const STDOUT: u32 = 1;
+pub(super) const STDERR: u32 = 2;
+pub(super) const CONTROL: u32 = 3;
+
+/// Whether this process is an emulated host's PID 1.
+pub(crate) fn is_wanted() -> bool {
+    std::process::id() == 1 && std::env::var_os(MARK).is_some()
+}
+
+/// Serves one command.
+pub(crate) fn run() -> ! {
+    if let Err(error) = serve() {
+        eprintln!("emulated host: {error}");
+        std::process::exit(1);
+    }
+    loop {
+        thread::park();
+    }
+}
+
+fn serve() -> io::Result<()> {
+    prepare()?;
+    let mut control = port(CONTROL, OpenOptions::new().read(true).write(true))?;
+    let request: Request = wire::receive(&mut Patient(&control))?;
+    load_kvm(Path::new(&request.modules))?;
+    let report = execute(&request, control.try_clone()?)?;
+    // SAFETY: sync has no precondition and cannot fail.
+    unsafe { libc::sync() };
+    wire::send(&mut control, &report)
+}
+
+fn prepare() -> io::Result<()> {
+    mount(c"proc", c"/proc", c"")?;
+    mount(c"sysfs", c"/sys", c"")?;
+    mount(c"cgroup2", c"/sys/fs/cgroup", c"")?;
+    mount(c"devtmpfs", c"/dev", c"")?;
+    fs::create_dir_all("/dev/pts")?;
+    fs::create_dir_all("/dev/shm")?;
+    mount(c"devpts", c"/dev/pts", c"ptmxmode=0666")?;
+    mount(c"tmpfs", c"/dev/shm", c"mode=1777,size=90%")?;
+    for (link, target) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")] {
+        std::os::unix::fs::symlink(format!("/proc/self/fd{target}"), format!("/dev/{link}"))?;
+    }
+    fs::write("/proc/sys/kernel/hostname", "emulated")?;
+    raise_loopback()?;
+    raise_file_limit()
+}
+
+fn mount(kind: &CStr, target: &CStr, options: &CStr) -> io::Result<()> {
+    // SAFETY: all four pointers are to NUL-terminated strings that outlive the call.
+    let done = unsafe {
+        libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, options.as_ptr().cast())
+    };
+    checked(done, &format!("mount {}", target.to_string_lossy()))
+}
+
+fn checked(done: i32, op: &str) -> io::Result<()> {
+    if done == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    Err(io::Error::new(error.kind(), format!("{op}: {error}")))
+}
+
+fn raise_loopback() -> io::Result<()> {
+    // SAFETY: ifreq is plain data, for which all zeros is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, and `request` is one.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    checked(done, "raise lo")
+}
+
+/// PID 1 begins with the kernel's low limit; a distribution's own raises it.
+fn raise_file_limit() -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: 65_536, rlim_max: 1 << 20 };
+    // SAFETY: setrlimit reads an rlimit, and `limit` is one.
+    let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    checked(done, "raise the limit of open files")
+}
+
+fn load_kvm(folder: &Path) -> io::Result<()> {
+    for (name, _) in image::MODULES {
+        let file = File::open(folder.join(name))?;
+        // SAFETY: finit_module takes an open file, a NUL-terminated string and flags.
+        let done =
+            unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
+        checked(i32::try_from(done).unwrap_or(-1), &format!("load {name}"))?;
+    }
+    fs::set_permissions("/dev/kvm", fs::Permissions::from_mode(0o666))
+}
+
+/// Opens a port, waiting for the kernel to have found it. Its name holds the number of
+/// its controller among all virtio devices, which depends on the order of discovery.
+fn port(number: u32, options: &OpenOptions) -> io::Result<File> {
+    let suffix = format!("p{number}");
+    for _ in 0..500 {
+        for entry in fs::read_dir("/dev")? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.starts_with("vport") && name.ends_with(&suffix) {
+                return options.open(path);
+            }
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Err(io::Error::new(io::ErrorKind::NotFound, format!("no port {number}")))
+}
+
+/// Reads a port whose other side may not have connected yet, which reads as its end.
+struct Patient<'a>(&'a File);
+
+impl Read for Patient<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        for _ in 0..500 {
+            let n = self.0.read(buf)?;
+            if n > 0 {
+                return Ok(n);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(0)
+    }
+}
+
+fn execute(request: &Request, mut input: File) -> io::Result<Report> {
+    let output = port(STDOUT, OpenOptions::new().write(true))?;
+    let mut errors = port(STDERR, OpenOptions::new().write(true))?;
+    let mut child = match spawn(request) {
+        Ok(child) => child,
+        Err(error) => {
+            let program = request.argv.first().cloned().unwrap_or_default();
+            let text = format!("{}: {error}\n", program.display());
+            errors.write_all(text.as_bytes())?;
+            let status = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+            return Ok(Report { status, stdout: 0, stderr: text.len() as u64 });
+        }
+    };
+    if let Some(mut stdin) = child.stdin.take() {
+        // Never joined: the command may end without having read all of its input.
+        thread::spawn(move || {
+            while let Ok(chunk) = wire::receive_chunk(&mut input) {
+                if chunk.is_empty() || stdin.write_all(&chunk).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    let stdout = child.stdout.take().map(|from| relay(from, output));
+    let stderr = child.stderr.take().map(|from| relay(from, errors));
+    let status = reap_until(&child)?;
+    // What is left would hold the pipes open; the command is over.
+    // SAFETY: kill takes any numbers; -1 spares the caller, PID 1.
+    unsafe { libc::kill(-1, libc::SIGKILL) };
+    Ok(Report { status: shell_status(status), stdout: total(stdout)?, stderr: total(stderr)? })
+}
+
+fn spawn(request: &Request) -> io::Result<Child> {
+    let Some((program, arguments)) = request.argv.split_first() else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().envs(request.env.iter().map(|(k, v)| (k, v)));
+    command.env("PWD", &request.folder).current_dir(&request.folder).process_group(0);
+    if request.uid != 0 {
+        command.uid(request.uid).gid(request.gid);
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+}
+
+/// Copies to a port, and counts. Programs get a pipe rather than the port itself,
+/// which cannot be opened twice, as by way of /dev/stdout.
+fn relay(
+    mut from: impl Read + Send + 'static,
+    mut to: impl Write + Send + 'static,
+) -> JoinHandle<io::Result<u64>> {
+    thread::spawn(move || {
+        let mut buffer = vec![0; 64 << 10];
+        let mut total = 0;
+        loop {
+            let n = from.read(&mut buffer)?;
+            let Some(bytes) = buffer.get(..n).filter(|b| !b.is_empty()) else { return Ok(total) };
+            to.write_all(bytes)?;
+            total += n as u64;
+        }
+    })
+}
+
+fn total(relay: Option<JoinHandle<io::Result<u64>>>) -> io::Result<u64> {
+    relay.and_then(|r| r.join().ok()).unwrap_or(Ok(0))
+}
+
+/// Waits for the command, and for every orphan that ends before it.
+fn reap_until(child: &Child) -> io::Result<ExitStatus> {
+    loop {
+        let mut status = 0;
+        // SAFETY: waitpid writes one int, and `status` is one.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, 0) };
+        if pid < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if u32::try_from(pid) == Ok(child.id()) {
+            return Ok(ExitStatus::from_raw(status));
+        }
+    }
+}

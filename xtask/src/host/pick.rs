@@ -1,0 +1,18 @@
+//! Picking the host: this machine if its hypervisor serves, else the emulated one.
+
+use std::fs;
+
+use super::Kind;
+
+/// The host that fits this machine.
+pub(crate) fn pick() -> Kind {
+    if has_virtualization() { Kind::Native } else { Kind::Emulated }
+}
+
+/// Whether /dev/kvm is there and the processor tells of its own virtualization.
+/// A /dev/kvm without it runs guest kernels through an instruction emulator.
+fn has_virtualization() -> bool {
+    let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = flags.lines().find(|l| l.starts_with("flags")).unwrap_or_default();
+    fs::metadata("/dev/kvm").is_ok() && flags.split_whitespace().any(|f| f == "vmx" || f == "svm")
+}

@@ -1,0 +1,72 @@
+//! Debian packages: which a task needs, and installing those that are missing.
+
+use std::process::{Command, Stdio};
+
+use crate::cache;
+use crate::command;
+use crate::error::Error;
+
+/// Builds the guest kernel.
+pub(crate) const KERNEL: &[&str] = &[
+    "bc",
+    "bison",
+    "build-essential",
+    "cpio",
+    "flex",
+    "kmod",
+    "libelf-dev",
+    "libssl-dev",
+    "linux-source-6.12",
+    "rsync",
+    "xz-utils",
+    "zstd",
+];
+/// Runs the emulated host.
+pub(crate) const HOST: &[&str] = &["qemu-system-common", "qemu-system-x86", "xz-utils"];
+
+/// Installs what is missing of `wanted`, saying so first.
+pub(crate) fn ensure(wanted: &[&str]) -> Result<(), Error> {
+    if missing(wanted)?.is_empty() {
+        return Ok(());
+    }
+    let _lock = cache::lock(&cache::dev().join("packages.lock"))?;
+    let missing = missing(wanted)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("installing Debian packages: {}", missing.join(" "));
+    // An index that is absent or stale is the usual reason for a first failure.
+    if install(&missing).is_err() {
+        update()?;
+        install(&missing)?;
+    }
+    Ok(())
+}
+
+/// Fetches the index of packages anew.
+pub(crate) fn update() -> Result<(), Error> {
+    println!("updating the package index");
+    command::output(command::as_root("apt-get").args(["-q", "update"])).map(drop)
+}
+
+/// Names of `wanted` that are not installed.
+fn missing<'a>(wanted: &[&'a str]) -> Result<Vec<&'a str>, Error> {
+    let mut query = Command::new("dpkg-query");
+    query.args(["-W", "-f", "${Package} ${db:Status-Status}\n"]).args(wanted);
+    // dpkg-query exits with 1 when it does not know one of the names.
+    let known = query
+        .stderr(Stdio::null())
+        .output()
+        .map_err(|source| command::start(&query, source))?
+        .stdout;
+    let known = String::from_utf8_lossy(&known).into_owned();
+    let is_installed = |name: &&str| known.lines().any(|l| l.split(' ').eq([*name, "installed"]));
+    Ok(wanted.iter().filter(|name| !is_installed(name)).copied().collect())
+}
+
+fn install(names: &[&str]) -> Result<(), Error> {
+    let mut apt = command::as_root("env");
+    apt.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q", "-y"]);
+    apt.args(["-o", "DPkg::Lock::Timeout=300", "install", "--no-install-recommends"]);
+    command::output(apt.args(names)).map(drop)
+}
