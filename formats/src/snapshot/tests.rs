@@ -99,7 +99,7 @@ fn vcpu() -> Vcpu {
             ecx: 5,
             edx: 6,
         }],
-        registers: Registers {
+        registers: Some(Registers {
             abcd: [1, 2, 3, 4],
             rsi: 5,
             rdi: 6,
@@ -108,8 +108,8 @@ fn vcpu() -> Vcpu {
             r8_r15: [9, 10, 11, 12, 13, 14, 15, 16],
             rip: 17,
             rflags: 18,
-        },
-        special: SpecialRegisters {
+        }),
+        special: Some(SpecialRegisters {
             segments: core::array::from_fn(|n| segment(n as u64)),
             tr: segment(7),
             ldt: segment(8),
@@ -122,7 +122,7 @@ fn vcpu() -> Vcpu {
             cr8: 5,
             efer: 6,
             apic_base: 7,
-        },
+        }),
         run_state: RunState::Halted,
         lapic: Some([0xAA; LAPIC_SIZE]),
         xsave: Some([0xBB; XSAVE_SIZE]),

@@ -21,9 +21,9 @@ record! {
         /// What CPUID answers; empty means: what the host supports.
         cpuid: Vec<CpuidLeaf>,
         /// General registers.
-        registers: Registers,
+        registers: Option<Registers>,
         /// Segment and control registers.
-        special: SpecialRegisters,
+        special: Option<SpecialRegisters>,
         /// Whether it runs, waits for an interrupt, or waits to be started.
         run_state: RunState,
         /// The local interrupt controller's register page.
