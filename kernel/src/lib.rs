@@ -1,1 +1,176 @@
 //! The guest kernel and agent of supermachine, as bytes with their digests.
+//!
+//! Owns the guest kernel's options (`config/`), the facts of its build ([`recipe`]) and
+//! where finished builds are found. It builds nothing itself: `cargo xtask assets` does,
+//! into a folder whose name is a digest of everything that went in. So a build of other
+//! inputs is never mistaken for one of these.
+//!
+//! What ships the kernel's bytes passes on a work under GPL-2.0: see `NOTICE`.
+//!
+//! ```no_run
+//! let assets = supermachine_kernel::Assets::locate()?;
+//! println!("{} bytes of kernel", assets.kernel()?.bytes.len());
+//! # Ok::<(), supermachine_kernel::Error>(())
+//! ```
+
+mod error;
+mod place;
+pub mod recipe;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+pub use error::Error;
+pub use place::{agent_dir, kernel_dir};
+
+/// The architecture of the guests that these assets are for.
+pub const ARCH: &str = env!("GUEST_ARCH");
+
+/// The kernel's file name in its folder.
+pub const KERNEL_FILE: &str = "vmlinux";
+
+/// The agent's file name in its folder.
+pub const AGENT_FILE: &str = "init";
+
+/// The kernel options that hold on every architecture.
+pub const COMMON_CONFIG: &str = include_str!("../config/common.config");
+
+/// The kernel options of [`ARCH`], empty where there are none yet.
+#[cfg(target_arch = "x86_64")]
+pub const ARCH_CONFIG: &str = include_str!("../config/x86_64.config");
+/// The kernel options of [`ARCH`], empty where there are none yet.
+#[cfg(not(target_arch = "x86_64"))]
+pub const ARCH_CONFIG: &str = "";
+
+/// Where a kernel and an agent that fit this library are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assets {
+    kernel: PathBuf,
+    agent: PathBuf,
+}
+
+/// The bytes of a kernel or an agent.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Asset {
+    /// The file's content: an ELF program.
+    pub bytes: Vec<u8>,
+    /// SHA-256 of `bytes`.
+    pub digest: [u8; 32],
+}
+
+impl std::fmt::Debug for Asset {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Asset").field("len", &self.bytes.len()).finish_non_exhaustive()
+    }
+}
+
+impl Assets {
+    /// Finds both: in the folder that `SUPERMACHINE_ASSETS` names (as `vmlinux` and
+    /// `init`) if it is set, else in [`kernel_dir`] and [`agent_dir`].
+    ///
+    /// # Errors
+    /// [`Error::AssetsMissing`] with the first path that is not there.
+    pub fn locate() -> Result<Self, Error> {
+        match place::override_dir() {
+            Some(folder) => Self::in_dirs(&folder, &folder),
+            None => Self::in_dirs(&kernel_dir(), &agent_dir()),
+        }
+    }
+
+    /// Finds both in the folders given.
+    ///
+    /// # Errors
+    /// [`Error::AssetsMissing`] with the first path that is not there.
+    pub fn in_dirs(kernel: &Path, agent: &Path) -> Result<Self, Error> {
+        let assets = Self { kernel: kernel.join(KERNEL_FILE), agent: agent.join(AGENT_FILE) };
+        for path in [&assets.kernel, &assets.agent] {
+            if !path.is_file() {
+                return Err(Error::AssetsMissing { path: path.clone() });
+            }
+        }
+        Ok(assets)
+    }
+
+    /// The kernel's path.
+    #[must_use]
+    pub fn kernel_path(&self) -> &Path {
+        &self.kernel
+    }
+
+    /// The agent's path.
+    #[must_use]
+    pub fn agent_path(&self) -> &Path {
+        &self.agent
+    }
+
+    /// Reads the kernel: an uncompressed ELF `vmlinux`.
+    ///
+    /// # Errors
+    /// [`Error::File`] when it cannot be read.
+    pub fn kernel(&self) -> Result<Asset, Error> {
+        read(&self.kernel)
+    }
+
+    /// Reads the agent: a static ELF program.
+    ///
+    /// # Errors
+    /// [`Error::File`] when it cannot be read.
+    pub fn agent(&self) -> Result<Asset, Error> {
+        read(&self.agent)
+    }
+}
+
+/// Writes the kernel to `path`, whole or not at all.
+///
+/// # Errors
+/// [`Error::AssetsMissing`] when there is none, [`Error::File`] when it cannot be copied.
+pub fn extract_kernel_to(path: impl AsRef<Path>) -> Result<(), Error> {
+    write(path.as_ref(), &Assets::locate()?.kernel()?.bytes, 0o644)
+}
+
+/// Writes the agent to `path`, executable, whole or not at all.
+///
+/// # Errors
+/// [`Error::AssetsMissing`] when there is none, [`Error::File`] when it cannot be copied.
+pub fn extract_init_oci_to(path: impl AsRef<Path>) -> Result<(), Error> {
+    write(path.as_ref(), &Assets::locate()?.agent()?.bytes, 0o755)
+}
+
+fn read(path: &Path) -> Result<Asset, Error> {
+    let bytes = fs::read(path).map_err(Error::file("read", path))?;
+    let digest = Sha256::digest(&bytes).into();
+    Ok(Asset { bytes, digest })
+}
+
+fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}.part", std::process::id()));
+    let scratch = path.with_file_name(name);
+    let done = fill(&scratch, bytes, mode).and_then(|()| {
+        fs::rename(&scratch, path).map_err(Error::file("rename", &scratch))?;
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        File::open(folder).and_then(|f| f.sync_all()).map_err(Error::file("sync", folder))
+    });
+    if done.is_err() {
+        // The first error is the one to tell; the scratch file may not even exist.
+        let _ = fs::remove_file(&scratch);
+    }
+    done
+}
+
+fn fill(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(mode);
+    let mut file = options.open(path).map_err(Error::file("create", path))?;
+    file.write_all(bytes).map_err(Error::file("write", path))?;
+    file.sync_all().map_err(Error::file("sync", path))
+}

@@ -1,0 +1,80 @@
+//! Names the builds of kernel and agent by digests of all that goes into them.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+fn main() -> io::Result<()> {
+    let arch = std::env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
+    println!("cargo::rerun-if-changed=build.rs");
+
+    let mut kernel = Inputs::new(&arch);
+    kernel.file(Path::new("src/recipe.rs"))?;
+    kernel.file(Path::new("config/common.config"))?;
+    kernel.file(&PathBuf::from(format!("config/{arch}.config")))?;
+    println!("cargo::rustc-env=KERNEL_INPUTS={}", kernel.name());
+
+    let mut agent = Inputs::new(&arch);
+    for root in ["../init", "../formats/src", "../formats/Cargo.toml"] {
+        agent.tree(Path::new(root))?;
+    }
+    println!("cargo::rustc-env=AGENT_INPUTS={}", agent.name());
+    println!("cargo::rustc-env=GUEST_ARCH={arch}");
+    Ok(())
+}
+
+/// A digest of words and files, each with its length so that none runs into the next.
+struct Inputs(Sha256);
+
+impl Inputs {
+    fn new(arch: &str) -> Self {
+        let mut inputs = Self(Sha256::new());
+        inputs.word(arch);
+        inputs
+    }
+
+    fn word(&mut self, word: &str) {
+        self.bytes(word.as_bytes());
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.0.update((bytes.len() as u64).to_le_bytes());
+        self.0.update(bytes);
+    }
+
+    /// A file that is not there counts as such: another architecture has no options yet.
+    fn file(&mut self, path: &Path) -> io::Result<()> {
+        println!("cargo::rerun-if-changed={}", path.display());
+        self.word(&path.to_string_lossy());
+        match fs::read(path) {
+            Ok(bytes) => self.bytes(&bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.word("absent"),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Every file below `path`, by name, save tests and what tools leave behind.
+    fn tree(&mut self, path: &Path) -> io::Result<()> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with('.') && name != ".." || name == "target" || name == "tests" {
+            return Ok(());
+        }
+        if !path.is_dir() {
+            return self.file(path);
+        }
+        println!("cargo::rerun-if-changed={}", path.display());
+        let mut entries = fs::read_dir(path)?
+            .map(|entry| entry.map(|e| e.path()))
+            .collect::<io::Result<Vec<_>>>()?;
+        entries.sort();
+        entries.iter().try_for_each(|entry| self.tree(entry))
+    }
+
+    /// The first 16 hexadecimal digits: enough to tell builds apart, short in a path.
+    fn name(self) -> String {
+        self.0.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
