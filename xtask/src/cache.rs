@@ -66,7 +66,12 @@ pub(crate) fn folder(
     }
     fs::create_dir_all(&scratch).map_err(Error::file("create", &scratch))?;
     make(&scratch)?;
-    File::open(&scratch).and_then(|f| f.sync_all()).map_err(Error::file("sync", &scratch))?;
+    sync(&scratch)?;
     fs::rename(&scratch, path).map_err(Error::file("rename", &scratch))?;
     Ok(path.to_path_buf())
+}
+
+/// Has a file's content reach the disk.
+pub(crate) fn sync(path: &Path) -> Result<(), Error> {
+    File::open(path).and_then(|f| f.sync_all()).map_err(Error::file("sync", path))
 }

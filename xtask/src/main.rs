@@ -9,11 +9,14 @@
     reason = "a command for developers says what it does on the terminal"
 )]
 
+mod assets;
 mod cache;
 mod command;
 mod error;
 mod host;
 mod packages;
+mod progress;
+mod workspace;
 
 use std::process::ExitCode;
 
@@ -29,6 +32,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Build the guest kernel and the agent, if they are not there yet.
+    Assets,
     /// Run a command in a host with a working hypervisor.
     Host(host::Args),
 }
@@ -38,6 +43,7 @@ fn main() -> ExitCode {
         host::guest::run();
     }
     let done = match Cli::parse().task {
+        Task::Assets => assets::exec(),
         Task::Host(args) => host::exec(&args),
     };
     match done {

@@ -1,0 +1,31 @@
+//! Builds the agent with the workspace's own toolchain.
+
+use std::fs;
+use std::path::Path;
+
+use supermachine_kernel::AGENT_FILE;
+
+use crate::cache;
+use crate::command;
+use crate::error::Error;
+use crate::progress::Step;
+use crate::workspace;
+
+const PACKAGE: &str = "supermachine-init";
+const PROFILE: &str = "agent";
+
+/// Fills `folder` with the agent.
+pub(super) fn build(folder: &Path) -> Result<(), Error> {
+    let step = Step::new("building the agent", 0);
+    // Flags and a target folder of the caller's would make another program.
+    let target = cache::dev().join("agent-target");
+    let mut cargo = workspace::cargo();
+    cargo.args(["build", "--quiet", "--package", PACKAGE, "--profile", PROFILE, "--target-dir"]);
+    cargo.arg(&target).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    command::output(&mut cargo)?;
+    let built = target.join(PROFILE).join(PACKAGE);
+    fs::copy(&built, folder.join(AGENT_FILE)).map_err(Error::file("copy", &built))?;
+    cache::sync(&folder.join(AGENT_FILE))?;
+    step.finish();
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! Builds the guest kernel from Debian's source, as `supermachine_kernel::recipe` says.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use supermachine_kernel::{ARCH_CONFIG, COMMON_CONFIG, KERNEL_FILE, recipe};
+
+use crate::cache;
+use crate::command;
+use crate::error::Error;
+use crate::packages;
+use crate::progress::Step;
+
+/// About how many steps make announces; only the bar's scale depends on it.
+const STEPS: u64 = 2150;
+/// How much of make's output is shown when it fails.
+const TAIL_LINES: usize = 30;
+
+/// Fills `folder` with the kernel and the version of its source.
+pub(super) fn build(folder: &Path) -> Result<(), Error> {
+    packages::ensure(packages::KERNEL)?;
+    let source = folder.join("source");
+    fs::create_dir(&source).map_err(Error::file("create", &source))?;
+    unpack(&source)?;
+    configure(&source)?;
+    compile(&source)?;
+    let kernel = folder.join(KERNEL_FILE);
+    let mut strip = Command::new("strip");
+    strip.arg("--strip-debug").arg("-o").arg(&kernel).arg(source.join(recipe::GOAL));
+    command::output(&mut strip)?;
+    cache::sync(&kernel)?;
+    let version = folder.join("version");
+    fs::write(&version, source_version()?).map_err(Error::file("write", &version))?;
+    fs::remove_dir_all(&source).map_err(Error::file("remove", &source))
+}
+
+/// What the licence asks to be able to name: the exact source that was built.
+fn source_version() -> Result<String, Error> {
+    let format = "${Package} ${Version}\n";
+    command::output(Command::new("dpkg-query").args(["-W", "-f", format, recipe::SOURCE_PACKAGE]))
+}
+
+fn unpack(source: &Path) -> Result<(), Error> {
+    let step = Step::new("unpacking the kernel's source", 0);
+    let archive = format!("/usr/src/{}.tar.xz", recipe::SOURCE_PACKAGE);
+    let mut tar = Command::new("tar");
+    tar.args(["--extract", "--strip-components=1", "--file", &archive, "--directory"]).arg(source);
+    command::output(&mut tar)?;
+    step.finish();
+    Ok(())
+}
+
+fn configure(source: &Path) -> Result<(), Error> {
+    command::output(make(source).arg("tinyconfig"))?;
+    for (name, text) in [("common.config", COMMON_CONFIG), ("arch.config", ARCH_CONFIG)] {
+        let path = source.join(name);
+        fs::write(&path, text).map_err(Error::file("write", &path))?;
+    }
+    let mut merge = Command::new("scripts/kconfig/merge_config.sh");
+    merge.args(["-m", ".config", "common.config", "arch.config"]).current_dir(source);
+    command::output(&mut merge)?;
+    command::output(make(source).arg("olddefconfig"))?;
+    let path = source.join(".config");
+    let made = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+    let unmet = unmet(&[COMMON_CONFIG, ARCH_CONFIG], &made);
+    if unmet.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Unexpected {
+        what: "the guest kernel's configuration",
+        expected: "every option of the fragments to be met".into(),
+        found: unmet.join(", "),
+    })
+}
+
+/// The options of the fragments that the configuration made of them does not have. A
+/// later fragment overrides an earlier one; an option that is off is not listed.
+fn unmet(fragments: &[&str], made: &str) -> Vec<String> {
+    let wanted: BTreeMap<_, _> = fragments.iter().flat_map(|f| f.lines()).filter_map(set).collect();
+    let made: BTreeMap<_, _> = made.lines().filter_map(set).collect();
+    let differs = |(name, value): &(&str, &str)| made.get(name).unwrap_or(&"n") != value;
+    wanted.into_iter().filter(differs).map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+fn set(line: &str) -> Option<(&str, &str)> {
+    line.split_once('=').filter(|(name, _)| name.starts_with("CONFIG_"))
+}
+
+fn compile(source: &Path) -> Result<(), Error> {
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut make = make(source);
+    make.arg(format!("-j{jobs}")).arg(recipe::GOAL).args(recipe::REPRODUCIBLE);
+    let log = source.join("build.log");
+    let errors = fs::File::create(&log).map_err(Error::file("create", &log))?;
+    make.stdout(Stdio::piped()).stderr(errors);
+    let mut step = Step::new("compiling the guest kernel", STEPS);
+    let mut child = make.spawn().map_err(|e| command::start(&make, e))?;
+    let output = child.stdout.take().map(BufReader::new);
+    for line in output.into_iter().flat_map(BufRead::lines).map_while(Result::ok) {
+        // A step is announced as two spaces and a tool's name in capitals.
+        if line.starts_with("  ") {
+            step.advance();
+        }
+    }
+    let status = child.wait().map_err(Error::system("wait for make"))?;
+    if status.success() {
+        step.finish();
+        return Ok(());
+    }
+    let text = fs::read(&log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<_> = text.lines().collect();
+    eprintln!("{}", lines.split_at(lines.len().saturating_sub(TAIL_LINES)).1.join("\n"));
+    Err(Error::Command { command: "make".into(), status: status.to_string() })
+}
+
+fn make(source: &Path) -> Command {
+    let mut make = Command::new("make");
+    make.arg("-C").arg(source).env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
+    make.stdin(Stdio::null());
+    make
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn option_off_or_absent_is_unmet_unless_asked_off() {
+        let made = "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_S=\"x=y\"\nCONFIG_E=y\n";
+        let wanted = "CONFIG_A=y\nCONFIG_B=y\nCONFIG_C=n\nCONFIG_D=4\nCONFIG_S=\"x=y\"\n";
+        assert_eq!(
+            unmet(&[wanted, "CONFIG_E=n\n"], made),
+            ["CONFIG_B=y", "CONFIG_D=4", "CONFIG_E=n"]
+        );
+    }
+
+    #[test]
+    fn later_fragment_overrides_an_earlier_one() {
+        assert!(unmet(&["CONFIG_A=y\n", "CONFIG_A=n\n"], "").is_empty());
+    }
+}

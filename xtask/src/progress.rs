@@ -1,0 +1,64 @@
+//! Showing how far a long step is: a bar on a terminal, a line now and then elsewhere.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// How often a line is printed where there is no terminal.
+const PERIOD: Duration = Duration::from_secs(30);
+
+/// One long step.
+#[derive(Debug)]
+pub(crate) struct Step {
+    bar: ProgressBar,
+    name: String,
+    began: Instant,
+    told: Instant,
+    plain: bool,
+}
+
+impl Step {
+    /// Begins a step of about `length` parts; 0 when their number is not known.
+    pub(crate) fn new(name: &str, length: u64) -> Self {
+        let plain = !std::io::stderr().is_terminal();
+        let template = if length > 0 {
+            "{msg} [{elapsed}] {wide_bar} {pos}/{len}"
+        } else {
+            "{msg} [{elapsed}] {spinner}"
+        };
+        let bar = if plain { ProgressBar::hidden() } else { ProgressBar::new(length) };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_message(name.to_owned());
+        bar.set_length(length);
+        if plain {
+            eprintln!("{name} …");
+        } else {
+            bar.enable_steady_tick(Duration::from_millis(200));
+        }
+        let now = Instant::now();
+        Self { bar, name: name.to_owned(), began: now, told: now, plain }
+    }
+
+    /// One more part is done.
+    pub(crate) fn advance(&mut self) {
+        self.bar.inc(1);
+        let (done, length) = (self.bar.position(), self.bar.length().unwrap_or(0));
+        // The number of parts was a guess; a bar that stands at its end looks stuck.
+        if done >= length {
+            self.bar.set_length(done + 1);
+        }
+        if self.plain && self.told.elapsed() >= PERIOD {
+            self.told = Instant::now();
+            eprintln!("{}: {done} of about {}", self.name, length.max(done));
+        }
+    }
+
+    /// The step is over.
+    pub(crate) fn finish(self) {
+        self.bar.finish_and_clear();
+        eprintln!("{}: done in {:.1} s", self.name, self.began.elapsed().as_secs_f64());
+    }
+}
