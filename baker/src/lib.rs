@@ -1,1 +1,3 @@
 //! Turn OCI images into snapshots that supermachine starts in milliseconds.
+
+pub mod rootfs;

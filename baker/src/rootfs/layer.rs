@@ -1,0 +1,219 @@
+//! One layer, from its blob into the tree.
+//!
+//! Owns decompression, the check of the uncompressed bytes against the image's
+//! configuration, and the meaning of each archive entry, whiteouts included. Does not know
+//! how archives are written (`archive`) or how layers stack (`tree`). Invariant: a layer
+//! is applied only if every byte of it was read, to the very end, and hashed.
+
+use std::fs::File;
+use std::io::{BufReader, Read, Write};
+use std::path::Path;
+
+use flate2::read::MultiGzDecoder;
+use supermachine_formats::{Digest, Hasher};
+
+use super::archive::{Archive, Entry, EntryKind};
+use super::error::{EntryError, Error, LayerError};
+use super::path::{EntryPath, PATH_MAX};
+use super::spool::{Spool, StoreError};
+use super::tree::{Attributes, Metadata, Node, Tree};
+use super::{Compression, LayerSource};
+
+const WHITEOUT: &[u8] = b".wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Names with which a storage driver of old kept its own books; no part of an image.
+const BOOKKEEPING: &[u8] = b".wh..wh.";
+/// What the attributes of one inode may take: more than that, its inode cannot count.
+const MAX_ATTRIBUTES: usize = 64 << 10;
+const READ_BUFFER: usize = 256 << 10;
+/// Zstandard frames may ask for windows of up to 2^27 bytes, as the command line tool
+/// grants by default.
+const ZSTD_WINDOW_LOG: u32 = 27;
+
+/// Reads the layer that `source` names and applies it above what `tree` holds.
+pub(super) fn apply<W: Write>(
+    source: &LayerSource,
+    tree: &mut Tree,
+    spool: &mut Spool<W>,
+) -> Result<(), Error> {
+    let in_layer = |error| Error::Layer { layer: source.name, source: error };
+    let blob = open(&source.path)?;
+    let blob = BufReader::with_capacity(READ_BUFFER, blob);
+    let found = match source.compression {
+        Compression::None => hash_and_read(blob, tree, spool),
+        Compression::Gzip => hash_and_read(MultiGzDecoder::new(blob), tree, spool),
+        Compression::Zstd => zstd_decoder(blob)
+            .map_err(|source| LayerError::Read { source })
+            .and_then(|decoder| hash_and_read(decoder, tree, spool)),
+    };
+    let found = found.map_err(in_layer)?;
+    if found == source.diff_id {
+        Ok(())
+    } else {
+        Err(Error::DiffId { layer: source.name, expected: source.diff_id, found })
+    }
+}
+
+/// Reads an uncompressed layer to its end and applies it above what `tree` holds.
+///
+/// # Errors
+/// [`LayerError`] when the archive is damaged, or an entry has no place in an image. The
+/// tree then holds a part of the layer and is of no further use.
+pub fn read_layer<R: Read, W: Write>(
+    reader: R,
+    tree: &mut Tree,
+    spool: &mut Spool<W>,
+) -> Result<(), LayerError> {
+    tree.begin_layer();
+    let mut archive = Archive::new(reader);
+    while let Some(entry) = archive.next()? {
+        let path = String::from_utf8_lossy(&entry.path).into_owned();
+        apply_entry(entry, &path, &mut archive, tree, spool)?;
+    }
+    archive.drain()
+}
+
+fn open(path: &Path) -> Result<File, Error> {
+    File::open(path).map_err(|source| Error::File { op: "open", path: path.into(), source })
+}
+
+fn zstd_decoder<'a, R: Read>(
+    blob: BufReader<R>,
+) -> std::io::Result<zstd::Decoder<'a, BufReader<R>>> {
+    let mut decoder = zstd::Decoder::with_buffer(blob)?;
+    decoder.window_log_max(ZSTD_WINDOW_LOG)?;
+    Ok(decoder)
+}
+
+fn hash_and_read<R: Read, W: Write>(
+    reader: R,
+    tree: &mut Tree,
+    spool: &mut Spool<W>,
+) -> Result<Digest, LayerError> {
+    let mut hashed = Hashed { reader, hasher: Hasher::new() };
+    // Headers are read in blocks of 512 bytes; larger reads make decompression and hashing
+    // worth their calls.
+    read_layer(BufReader::with_capacity(READ_BUFFER, &mut hashed), tree, spool)?;
+    Ok(hashed.hasher.finish())
+}
+
+struct Hashed<R> {
+    reader: R,
+    hasher: Hasher,
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.reader.read(buffer)?;
+        self.hasher.update(buffer.get(..count).unwrap_or_default());
+        Ok(count)
+    }
+}
+
+fn apply_entry<R: Read, W: Write>(
+    entry: Entry,
+    name: &str,
+    archive: &mut Archive<R>,
+    tree: &mut Tree,
+    spool: &mut Spool<W>,
+) -> Result<(), LayerError> {
+    let refused = |source| LayerError::Entry { path: name.into(), source };
+    let Entry { path, kind, metadata } = entry;
+    let path = EntryPath::parse(&path).map_err(refused)?;
+    if apply_whiteout(&path, tree).map_err(refused)? {
+        return Ok(());
+    }
+    let metadata =
+        Metadata { attributes: usable(metadata.attributes).map_err(refused)?, ..metadata };
+    match kind {
+        EntryKind::Directory => tree.add_directory(&path, metadata),
+        EntryKind::HardLink(target) => hard_link(&path, &target, tree),
+        EntryKind::Symlink(target) => {
+            symlink_target(target).and_then(|target| tree.add(&path, metadata, target))
+        }
+        EntryKind::File { size, segments } => {
+            let stored = spool.store(size, &segments, |buffer| archive.read_exact(buffer));
+            let content = stored.map_err(|error| match error {
+                StoreError::Source(source) => source,
+                StoreError::Write(source) => LayerError::Spool { path: name.into(), source },
+                StoreError::Refused(source) => refused(source),
+            })?;
+            tree.add(&path, metadata, Node::File(content))
+        }
+        EntryKind::CharDevice { major, minor } => {
+            tree.add(&path, metadata, Node::CharDevice { major, minor })
+        }
+        EntryKind::BlockDevice { major, minor } => {
+            tree.add(&path, metadata, Node::BlockDevice { major, minor })
+        }
+        EntryKind::Fifo => tree.add(&path, metadata, Node::Fifo),
+    }
+    .map_err(refused)
+}
+
+/// Applies `path` if its name makes it a whiteout; says whether it did.
+fn apply_whiteout(path: &EntryPath<'_>, tree: &mut Tree) -> Result<bool, EntryError> {
+    let Some((parent, name)) = path.split() else { return Ok(false) };
+    let kept_books = |name: &&[u8]| name.starts_with(BOOKKEEPING);
+    if name == OPAQUE {
+        tree.hide_contents(parent)?;
+        return Ok(true);
+    }
+    if kept_books(&name) || parent.iter().any(kept_books) {
+        return Ok(true);
+    }
+    if parent.iter().any(|component| component.starts_with(WHITEOUT)) {
+        return Err(EntryError::InvalidWhiteout);
+    }
+    match name.strip_prefix(WHITEOUT) {
+        None => Ok(false),
+        Some(b"" | b"." | b"..") => Err(EntryError::InvalidWhiteout),
+        Some(hidden) => {
+            tree.hide(parent, hidden)?;
+            Ok(true)
+        }
+    }
+}
+
+fn hard_link(path: &EntryPath<'_>, target: &[u8], tree: &mut Tree) -> Result<(), EntryError> {
+    let target = EntryPath::parse(target).map_err(|error| match error {
+        EntryError::OutsideRoot => EntryError::LinkOutsideRoot,
+        other => other,
+    })?;
+    tree.add_hard_link(path, &target)
+}
+
+/// A symbolic link's target is data: it is kept byte for byte, wherever it points.
+fn symlink_target(target: Vec<u8>) -> Result<Node, EntryError> {
+    if target.is_empty() {
+        return Err(EntryError::EmptyTarget);
+    }
+    if target.contains(&0) {
+        return Err(EntryError::NulInName);
+    }
+    if target.len() > PATH_MAX {
+        return Err(EntryError::PathTooLong { length: target.len() });
+    }
+    Ok(Node::Symlink(target.into()))
+}
+
+/// Leaves out attributes of name spaces that the image cannot hold, which the usual tools
+/// skip too, and refuses more than an inode can hold.
+fn usable(attributes: Attributes) -> Result<Attributes, EntryError> {
+    let mut size = 0_usize;
+    let mut kept = Attributes::new();
+    for (name, value) in attributes {
+        if !super::erofs::holds_attribute(&name) {
+            continue;
+        }
+        size = size.saturating_add(name.len()).saturating_add(value.len()).saturating_add(8);
+        if size > MAX_ATTRIBUTES {
+            return Err(EntryError::AttributesTooLarge { size, limit: MAX_ATTRIBUTES });
+        }
+        kept.insert(name, value);
+    }
+    Ok(kept)
+}
+
+#[cfg(test)]
+mod tests;
