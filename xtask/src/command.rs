@@ -1,5 +1,7 @@
 //! Running other programs: started, waited for, and an error when they fail.
 
+use std::io;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 
 use crate::error::Error;
@@ -32,7 +34,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String, Error> {
 }
 
 /// The error of a program that could not be started.
-pub(crate) fn start(command: &Command, source: std::io::Error) -> Error {
+pub(crate) fn start(command: &Command, source: io::Error) -> Error {
     Error::Start { program: command.get_program().to_string_lossy().into_owned(), source }
 }
 
@@ -45,4 +47,15 @@ pub(crate) fn as_root(program: &str) -> Command {
     let mut command = Command::new("sudo");
     command.arg(program);
     command
+}
+
+/// Has the kernel end the child when the thread that starts it ends.
+pub(crate) fn die_with_us(command: &mut Command) {
+    let ask = || {
+        // SAFETY: PR_SET_PDEATHSIG takes a signal's number.
+        let done = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: `ask` only makes a system call.
+    unsafe { command.pre_exec(ask) };
 }

@@ -14,8 +14,10 @@ mod cache;
 mod command;
 mod error;
 mod host;
+mod images;
 mod packages;
 mod progress;
+mod registry;
 mod workspace;
 
 use std::process::ExitCode;
@@ -36,6 +38,10 @@ enum Task {
     Assets,
     /// Run a command in a host with a working hypervisor.
     Host(host::Args),
+    /// Make the test images and push them into the test registry's storage.
+    Images(images::Args),
+    /// Serve the test images on loopback while a command runs.
+    Registry(registry::Args),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +51,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Assets => assets::exec(),
         Task::Host(args) => host::exec(&args),
+        Task::Images(args) => images::exec(&args),
+        Task::Registry(args) => registry::exec(&args),
     };
     match done {
         Ok(code) => ExitCode::from(code),

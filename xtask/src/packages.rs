@@ -21,6 +21,9 @@ pub(crate) const KERNEL: &[&str] = &[
     "xz-utils",
     "zstd",
 ];
+/// Makes the test images and serves them.
+pub(crate) const IMAGES: &[&str] =
+    &["busybox-static", "docker-registry", "mmdebstrap", "python3", "skopeo", "umoci", "zstd"];
 /// Runs the emulated host.
 pub(crate) const HOST: &[&str] = &["qemu-system-common", "qemu-system-x86", "xz-utils"];
 

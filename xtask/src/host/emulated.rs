@@ -108,7 +108,7 @@ impl Host {
         let mut inherited: Vec<RawFd> = ports.iter().map(|(_, fd)| *fd).collect();
         inherited.push(files_socket.as_raw_fd());
         keep_open(&mut machine, inherited);
-        die_with_us(&mut machine);
+        command::die_with_us(&mut machine);
         machine.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut machine = machine.spawn().map_err(|e| command::start(&machine, e))?;
         let log = Arc::default();
@@ -189,7 +189,7 @@ fn start_file_server() -> Result<(UnixStream, Child), Error> {
     let mut server = command::as_root(FILE_SERVER);
     server.args(["--fd=0", "-o", "source=/", "-o", "sandbox=chroot", "-o", "cache=auto"]);
     server.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
-    die_with_us(&mut server);
+    command::die_with_us(&mut server);
     let child = server.spawn().map_err(|e| command::start(&server, e))?;
     Ok((stream, child))
 }
@@ -245,17 +245,6 @@ fn keep_open(command: &mut Command, descriptors: Vec<RawFd>) {
     };
     // SAFETY: `clear` only makes system calls and touches memory made before the fork.
     unsafe { command.pre_exec(clear) };
-}
-
-/// Has the kernel end the child when the thread that starts it ends.
-fn die_with_us(command: &mut Command) {
-    let ask = || {
-        // SAFETY: PR_SET_PDEATHSIG takes a signal's number.
-        let done = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    };
-    // SAFETY: `ask` only makes a system call.
-    unsafe { command.pre_exec(ask) };
 }
 
 /// Keeps the last lines of what QEMU and the console say.

@@ -118,7 +118,7 @@ fn native(command: &Command, limits: &Limits) -> Result<u8, Error> {
 }
 
 /// An exit status as a shell gives it: 128 and the signal's number for a signal.
-fn shell_status(status: ExitStatus) -> u8 {
+pub(crate) fn shell_status(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|s| 128 + s));
     code.and_then(|c| u8::try_from(c).ok()).unwrap_or(u8::MAX)
 }

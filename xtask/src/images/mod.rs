@@ -1,0 +1,165 @@
+//! Test images: real OCI images made from Debian packages, and their registry's content.
+//!
+//! Owns the recipes (`xtask/images/`) and a cache of finished OCI layouts, each named by
+//! a digest of its recipe. An image is made once, and pushed once into the storage that
+//! the test registry serves.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sha2::{Digest, Sha256};
+
+use crate::cache;
+use crate::command;
+use crate::error::Error;
+use crate::packages;
+use crate::progress::Step;
+use crate::registry;
+
+/// What an image is made with.
+#[derive(Clone, Copy, Debug)]
+enum Tool {
+    /// Writes the layout by hand; needs no rights.
+    Python,
+    /// Installs packages in a changed root; needs root.
+    Shell,
+}
+
+#[derive(Debug)]
+struct Recipe {
+    name: &'static str,
+    tool: Tool,
+    text: &'static str,
+    /// What it includes.
+    shared: (&'static str, &'static str),
+    base: Option<&'static Recipe>,
+}
+
+const OCI: (&str, &str) = ("oci.py", include_str!("../../images/oci.py"));
+const DEBIAN: (&str, &str) = ("debian.sh", include_str!("../../images/debian.sh"));
+
+static BASE: Recipe = Recipe {
+    name: "debian-base",
+    tool: Tool::Shell,
+    text: include_str!("../../images/debian-base.sh"),
+    shared: DEBIAN,
+    base: None,
+};
+
+static RECIPES: [Recipe; 5] = [
+    by_hand("busybox", include_str!("../../images/busybox.py")),
+    by_hand("layers", include_str!("../../images/layers.py")),
+    on_debian("nginx", include_str!("../../images/nginx.sh")),
+    on_debian("redis", include_str!("../../images/redis.sh")),
+    on_debian("python3", include_str!("../../images/python3.sh")),
+];
+
+const fn by_hand(name: &'static str, text: &'static str) -> Recipe {
+    Recipe { name, tool: Tool::Python, text, shared: OCI, base: None }
+}
+
+const fn on_debian(name: &'static str, text: &'static str) -> Recipe {
+    Recipe { name, tool: Tool::Shell, text, shared: DEBIAN, base: Some(&BASE) }
+}
+
+/// `cargo xtask images [NAME…]`
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The images to make: all of them if none is named.
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+}
+
+/// Makes the images and says where they are.
+pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
+    let names: Vec<&str> = args.names.iter().map(String::as_str).collect();
+    for (name, layout) in ensure(&names)? {
+        println!("{name}: {}", layout.display());
+    }
+    println!("registry storage: {}", registry::storage().display());
+    Ok(0)
+}
+
+/// Makes the named images, or all, and has the registry's storage hold them.
+pub(crate) fn ensure(names: &[&str]) -> Result<Vec<(&'static str, PathBuf)>, Error> {
+    let is_wanted = |r: &&Recipe| names.is_empty() || names.contains(&r.name);
+    if let Some(unknown) = names.iter().find(|n| RECIPES.iter().all(|r| r.name != **n)) {
+        return Err(Error::Unexpected {
+            what: "name of an image",
+            expected: RECIPES.each_ref().map(|r| r.name).join(", "),
+            found: (*unknown).to_owned(),
+        });
+    }
+    packages::ensure(packages::IMAGES)?;
+    let mut made = Vec::new();
+    for recipe in RECIPES.iter().filter(is_wanted) {
+        made.push((recipe.name, recipe.make()?));
+    }
+    registry::fill(&made)?;
+    Ok(made)
+}
+
+impl Recipe {
+    /// A digest of everything that the image is made from, save the packages' versions.
+    fn digest(&self) -> String {
+        let mut digest = Sha256::new();
+        for text in [self.text, self.shared.1] {
+            digest.update((text.len() as u64).to_le_bytes());
+            digest.update(text);
+        }
+        if let Some(base) = self.base {
+            digest.update(base.digest());
+        }
+        digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Returns the image's OCI layout, made if it is not there yet.
+    fn make(&self) -> Result<PathBuf, Error> {
+        let folder = cache::dev().join("images").join(format!("{}-{}", self.name, self.digest()));
+        let layout = folder.join("layout");
+        if folder.is_dir() {
+            return Ok(layout);
+        }
+        let base = self.base.map(Recipe::make).transpose()?;
+        cache::folder(&folder, |scratch| self.run(scratch, base.as_deref()))?;
+        Ok(layout)
+    }
+
+    fn run(&self, scratch: &Path, base: Option<&Path>) -> Result<(), Error> {
+        let step = Step::new(&format!("making the image {}", self.name), 0);
+        let work = scratch.join("work");
+        fs::create_dir(&work).map_err(Error::file("create", &work))?;
+        for (name, text) in [self.shared, ("recipe", self.text)] {
+            let path = work.join(name);
+            fs::write(&path, text).map_err(Error::file("write", &path))?;
+        }
+        let layout = scratch.join("layout");
+        let mut command = match self.tool {
+            Tool::Python => {
+                let mut python = Command::new("python3");
+                python.arg("recipe").env("OUT", &layout).env("PYTHONDONTWRITEBYTECODE", "1");
+                python.env("PYTHONPATH", &work);
+                python
+            }
+            Tool::Shell => {
+                let mut shell = command::as_root("env");
+                shell.arg(format!("OUT={}", layout.display()));
+                shell.args(base.map(|b| format!("BASE={}", b.display())));
+                shell.args(["bash", "-euo", "pipefail", "recipe"]);
+                shell
+            }
+        };
+        let done = command::output(command.current_dir(&work));
+        // What a shell recipe leaves behind belongs to root.
+        command::output(command::as_root("rm").arg("-rf").arg(&work))?;
+        done?;
+        if matches!(self.tool, Tool::Shell) {
+            let mut chown = command::as_root("chown");
+            chown.arg("-R").arg("--reference").arg(scratch).arg(&layout);
+            command::output(&mut chown)?;
+        }
+        step.finish();
+        Ok(())
+    }
+}

@@ -1,0 +1,149 @@
+//! The test registry: Debian's docker-registry on loopback, serving the test images.
+//!
+//! Its storage is a folder in the cache, so that the registry can be started anywhere
+//! that sees the same files: here, or in an emulated host.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::cache;
+use crate::command;
+use crate::error::Error;
+use crate::packages;
+use crate::progress::Step;
+
+/// Tells tests and commands where the registry is: `127.0.0.1:PORT`.
+pub(crate) const ADDRESS: &str = "SUPERMACHINE_TEST_REGISTRY";
+/// How long it may take to listen; under emulation it takes seconds.
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+/// Where it keeps blobs and manifests.
+pub(crate) fn storage() -> PathBuf {
+    cache::dev().join("registry/storage")
+}
+
+/// `cargo xtask registry [-- COMMAND…]`
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// What to run while the registry serves; without it, it serves until it is ended.
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// Serves the test images, for the time of a command or for good.
+pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
+    packages::ensure(packages::IMAGES)?;
+    let mut registry = Registry::start()?;
+    let Some((program, rest)) = args.command.split_first() else {
+        println!("serving {} on {}", storage().display(), registry.address);
+        registry.child.wait().map_err(Error::system("wait for the registry"))?;
+        return Ok(1);
+    };
+    let mut command = Command::new(program);
+    command.args(rest).env(ADDRESS, &registry.address);
+    let status = command.status().map_err(|e| command::start(&command, e))?;
+    Ok(crate::host::shell_status(status))
+}
+
+/// Pushes the images that the storage does not hold yet.
+pub(crate) fn fill(images: &[(&str, PathBuf)]) -> Result<(), Error> {
+    let _lock = cache::lock(&cache::dev().join("registry/lock"))?;
+    // Beside the storage: which layout was pushed under which name.
+    let stamp = |name: &str| cache::dev().join("registry").join(format!("{name}.pushed"));
+    let is_pushed = |(name, layout): &&(&str, PathBuf)| {
+        fs::read(stamp(name)).is_ok_and(|s| s == layout.as_os_str().as_encoded_bytes())
+    };
+    let wanted: Vec<_> = images.iter().filter(|image| !is_pushed(image)).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let registry = Registry::start()?;
+    for (name, layout) in wanted {
+        let step = Step::new(&format!("pushing the image {name}"), 0);
+        let mut skopeo = Command::new("skopeo");
+        skopeo.args(["copy", "--insecure-policy", "--dest-tls-verify=false"]);
+        skopeo.arg(format!("oci:{}:latest", layout.display()));
+        skopeo.arg(format!("docker://{}/{name}:latest", registry.address));
+        command::output(&mut skopeo)?;
+        let path = stamp(name);
+        fs::write(&path, layout.as_os_str().as_encoded_bytes())
+            .map_err(Error::file("write", &path))?;
+        step.finish();
+    }
+    Ok(())
+}
+
+/// A registry that serves until the value is dropped.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    child: Child,
+    /// `127.0.0.1:PORT`
+    pub(crate) address: String,
+    config: PathBuf,
+}
+
+impl Registry {
+    /// Starts it on a free port and waits until it listens.
+    pub(crate) fn start() -> Result<Self, Error> {
+        let port = free_port().map_err(Error::system("find a free port"))?;
+        let address = format!("127.0.0.1:{port}");
+        let storage = storage();
+        fs::create_dir_all(&storage).map_err(Error::file("create", &storage))?;
+        let name = format!("supermachine-registry-{}-{port}.yml", std::process::id());
+        let config = std::env::temp_dir().join(name);
+        fs::write(&config, settings(&storage, &address)).map_err(Error::file("write", &config))?;
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(&config);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command::die_with_us(&mut command);
+        let child = command.spawn().map_err(|e| command::start(&command, e))?;
+        let mut registry = Self { child, address, config };
+        registry.wait()?;
+        Ok(registry)
+    }
+
+    fn wait(&mut self) -> Result<(), Error> {
+        let began = Instant::now();
+        let not_up = |found: String| Error::Unexpected {
+            what: "docker-registry",
+            expected: "to listen".into(),
+            found,
+        };
+        while TcpStream::connect(&self.address).is_err() {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Err(not_up(status.to_string()));
+            }
+            if began.elapsed() > START_LIMIT {
+                return Err(not_up("nothing in time".into()));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_file(&self.config);
+    }
+}
+
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn settings(storage: &Path, address: &str) -> String {
+    let storage = serde_json::Value::from(storage.to_string_lossy().into_owned());
+    format!(
+        "version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\n\
+         storage:\n  filesystem:\n    rootdirectory: {storage}\n  delete:\n    enabled: true\n\
+         http:\n  addr: {address}\n"
+    )
+}
