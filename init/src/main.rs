@@ -1,2 +1,6 @@
-//! The agent: PID 1 of a supermachine guest.
-fn main() {}
+//! The agent's program: entry point, allocator and panic handler around [`supermachine_init`].
+#![no_std]
+#![no_main]
+
+#[path = "sys/start.rs"]
+mod start;

@@ -1,0 +1,91 @@
+//! The first steps of PID 1: the kernel's file systems, console, limits, loopback.
+//!
+//! Runs once, before anything is served, in the initramfs that holds only the agent.
+
+use core::ffi::CStr;
+
+use linux_raw_sys::general as nr;
+use supermachine_formats::wire::Failure;
+
+use crate::failure::OrFailure;
+use crate::sys::{Errno, fd, mount, process, socket};
+
+struct Mount {
+    kind: &'static CStr,
+    target: &'static CStr,
+    options: u32,
+    data: &'static CStr,
+}
+
+const SAFE: u32 = nr::MS_NOSUID | nr::MS_NOEXEC | nr::MS_NODEV;
+
+/// In order: a target may lie in an earlier one.
+const MOUNTS: [Mount; 7] = [
+    Mount { kind: c"proc", target: c"/proc", options: SAFE, data: c"" },
+    Mount { kind: c"sysfs", target: c"/sys", options: SAFE, data: c"" },
+    Mount { kind: c"cgroup2", target: c"/sys/fs/cgroup", options: SAFE, data: c"nsdelegate" },
+    Mount { kind: c"devtmpfs", target: c"/dev", options: nr::MS_NOSUID, data: c"mode=0755" },
+    Mount {
+        kind: c"devpts",
+        target: c"/dev/pts",
+        options: nr::MS_NOSUID | nr::MS_NOEXEC,
+        data: c"mode=0620,ptmxmode=0666,gid=5",
+    },
+    Mount { kind: c"tmpfs", target: c"/dev/shm", options: SAFE, data: c"mode=1777" },
+    Mount { kind: c"mqueue", target: c"/dev/mqueue", options: SAFE, data: c"" },
+];
+
+/// What programs expect in /dev beside the devices.
+const LINKS: [(&CStr, &CStr); 4] = [
+    (c"/proc/self/fd", c"/dev/fd"),
+    (c"/proc/self/fd/0", c"/dev/stdin"),
+    (c"/proc/self/fd/1", c"/dev/stdout"),
+    (c"/proc/self/fd/2", c"/dev/stderr"),
+];
+
+/// Carries out all first steps.
+pub(crate) fn prepare() -> Result<(), Failure> {
+    for each in &MOUNTS {
+        mount_one(each)?;
+    }
+    for (target, path) in LINKS {
+        match mount::link(target, path) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno).or_failure("symlink", path.to_bytes()),
+        }
+    }
+    open_console()?;
+    process::raise_own_limit().or_failure("prlimit", "files")?;
+    socket::loopback_up().or_failure("ioctl", "lo")
+}
+
+/// Optional file systems are those that a kernel may be built without.
+fn mount_one(each: &Mount) -> Result<(), Failure> {
+    let target = each.target.to_bytes();
+    match mount::make_directory(each.target, 0o755) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(errno).or_failure("mkdir", target),
+    }
+    match mount::mount(each.kind, each.target, each.kind, each.options, each.data) {
+        // Busy: the kernel mounted it by itself (devtmpfs.mount=1).
+        Ok(()) | Err(Errno::EBUSY) => Ok(()),
+        Err(Errno::ENODEV) if each.kind == c"mqueue" => Ok(()),
+        Err(errno) => Err(errno).or_failure("mount", target),
+    }
+}
+
+/// Descriptors 0 to 2 must be taken, or a pipe could get such a number.
+fn open_console() -> Result<(), Failure> {
+    let console = fd::open(c"/dev/console", nr::O_RDWR, 0)
+        .or_else(|_| fd::open(c"/dev/null", nr::O_RDWR, 0))
+        .or_failure("open", "/dev/null")?;
+    let own = console.number();
+    for number in (0..3).filter(|number| *number != own) {
+        fd::duplicate_to(&console, number).or_failure("dup3", "/dev/console")?;
+    }
+    if own < 3 {
+        // It is one of the three itself, and must stay open.
+        core::mem::forget(console);
+    }
+    Ok(())
+}

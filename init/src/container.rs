@@ -1,0 +1,305 @@
+//! The container: its root file system, its defaults for commands, its users.
+//!
+//! [`attach`] turns the initramfs into the container's root: afterwards the agent itself lives
+//! there, and so do its children without a step of their own.
+
+use alloc::ffi::CString;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ffi::CStr;
+
+use linux_raw_sys::general as nr;
+use supermachine_formats::wire::{Command, Container as Description, Failure, Process};
+
+use crate::account::{Account, Unknown, resolve};
+use crate::environment::{DEFAULT_PATH, Environment};
+use crate::failure::{OrFailure, failure};
+use crate::resume::Resumer;
+use crate::sys::{Errno, clock, fd, mount, poll};
+
+/// How long a probed device may take to appear.
+const DEVICE_TIMEOUT: u64 = 5_000_000_000;
+const BIND: &CStr = c"/sys/bus/platform/drivers/virtio-mmio/bind";
+const BOOT_ID: &CStr = c"/proc/sys/kernel/random/boot_id";
+const BOOT_ID_FILE: &CStr = c"/rw/boot_id";
+const HOSTS: &[u8] = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+    fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
+
+/// What commands start from.
+#[derive(Debug)]
+pub(crate) struct Container {
+    hostname: String,
+    entrypoint: Process,
+}
+
+/// A program with its surroundings, ready to be started.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    pub(crate) argv: Vec<Vec<u8>>,
+    pub(crate) env: Vec<Vec<u8>>,
+    /// The search path that the program is looked for in.
+    pub(crate) path: Option<Vec<u8>>,
+    pub(crate) cwd: Vec<u8>,
+    pub(crate) account: Account,
+}
+
+impl Container {
+    /// Takes the defaults from what the image says.
+    pub(crate) fn new(description: Description) -> Self {
+        Self { hostname: description.hostname, entrypoint: description.entrypoint }
+    }
+
+    /// Gives the container another name.
+    pub(crate) fn rename(&mut self, hostname: &str) -> Result<(), Failure> {
+        self.hostname = hostname.into();
+        self.write_names()
+    }
+
+    /// The entrypoint. Its working directory is made if it is missing, as container
+    /// programs do.
+    pub(crate) fn entrypoint(&self) -> Result<Launch, Failure> {
+        make_directories(&self.entrypoint.cwd)?;
+        let account = find_account(&self.entrypoint.user)?;
+        let mut env = self.defaults();
+        env.set_default(b"HOME", &account.home);
+        Ok(Launch::new(&self.entrypoint.argv, env, &self.entrypoint.cwd, account))
+    }
+
+    /// A command on top of the container's defaults.
+    pub(crate) fn command(&self, command: &Command) -> Result<Launch, Failure> {
+        let mut env = if command.env_clear { Environment::default() } else { self.defaults() };
+        env.merge(&command.env);
+        let user = command.user.as_ref().unwrap_or(&self.entrypoint.user);
+        let cwd = command.cwd.as_ref().unwrap_or(&self.entrypoint.cwd);
+        let account = find_account(user)?;
+        if !command.env_clear {
+            env.set_default(b"HOME", &account.home);
+        }
+        Ok(Launch::new(&command.argv, env, cwd, account))
+    }
+
+    fn defaults(&self) -> Environment {
+        let mut env = Environment::default();
+        env.merge(&self.entrypoint.env);
+        env.set_default(b"PATH", DEFAULT_PATH);
+        env.set_default(b"HOSTNAME", self.hostname.as_bytes());
+        env
+    }
+
+    fn write_names(&self) -> Result<(), Failure> {
+        let name = self.hostname.as_bytes();
+        mount::set_hostname(name).or_failure("sethostname", name)?;
+        fd::write_file(c"/etc/hostname", &[name, b"\n"].concat(), 0o644)
+            .or_failure("write", "/etc/hostname")?;
+        // Container programs own this file; what an image holds there is a placeholder.
+        let hosts = [HOSTS, b"127.0.1.1\t", name, b"\n"].concat();
+        let hosts = if name.is_empty() { HOSTS } else { &hosts };
+        fd::write_file(c"/etc/hosts", hosts, 0o644).or_failure("write", "/etc/hosts")
+    }
+}
+
+impl Launch {
+    fn new(argv: &[Vec<u8>], env: Environment, cwd: &[u8], account: Account) -> Self {
+        let path = env.get(b"PATH").map(<[u8]>::to_vec);
+        Self { argv: argv.to_vec(), env: env.into_pairs(), path, cwd: cwd.to_vec(), account }
+    }
+}
+
+/// Fills the slots, mounts the root file system, moves into it and prepares it.
+pub(crate) fn attach(
+    description: Description,
+    resumer: &mut Resumer,
+) -> Result<Container, Failure> {
+    for slot in &description.slots {
+        probe(*slot)?;
+    }
+    let device = path(&[b"/dev/", description.root_device.as_bytes()].concat())?;
+    wait_for_device(&device)?;
+    mount_root(&device, description.dax)?;
+    let boot_id = cover_boot_id()?;
+    enter_root()?;
+    resumer.set_boot_id(boot_id);
+    let container = Container::new(description);
+    ensure_directory(c"/etc")?;
+    ensure_resolver()?;
+    container.write_names()?;
+    resumer.adopt_machine_id()?;
+    Ok(container)
+}
+
+/// Probes a slot anew. One that is bound already is fine.
+fn probe(slot: u8) -> Result<(), Failure> {
+    let name = format!("virtio-mmio.{slot}");
+    match fd::set(BIND, name.as_bytes()) {
+        Ok(()) | Err(Errno::EBUSY) => Ok(()),
+        Err(errno) => Err(failure("bind", name, errno)),
+    }
+}
+
+/// A device node may come shortly after its probe.
+fn wait_for_device(device: &CStr) -> Result<(), Failure> {
+    let name = device.to_bytes();
+    let watch = poll::watch_directory(c"/dev").or_failure("inotify_add_watch", "/dev")?;
+    let end = clock::monotonic().saturating_add(DEVICE_TIMEOUT);
+    loop {
+        match mount::status(device) {
+            Ok(_) => return Ok(()),
+            Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(failure("stat", name, errno)),
+        }
+        let left = end.saturating_sub(clock::monotonic());
+        if left == 0 || !poll::wait_readable(&watch, left).or_failure("poll", "/dev")? {
+            return Err(failure("wait for device", name, Errno::ETIMEDOUT));
+        }
+        let mut news = [0; 512];
+        fd::read(&watch, &mut news).or_failure("read", "/dev")?;
+    }
+}
+
+/// The image, read-only, under a writable layer in memory, at /newroot.
+fn mount_root(device: &CStr, dax: bool) -> Result<(), Failure> {
+    for directory in [c"/image", c"/rw", c"/newroot"] {
+        ensure_directory(directory)?;
+    }
+    let data = if dax { c"dax=always" } else { c"" };
+    let name = device.to_bytes();
+    mount::mount(device, c"/image", c"erofs", nr::MS_RDONLY, data).or_failure("mount", name)?;
+    mount::mount(c"tmpfs", c"/rw", c"tmpfs", 0, c"mode=0755").or_failure("mount", "/rw")?;
+    for directory in [c"/rw/upper", c"/rw/work"] {
+        ensure_directory(directory)?;
+    }
+    // The upper directory's owner and mode are those of the root that programs see.
+    let root = mount::status(c"/image").or_failure("stat", "/image")?;
+    let mode = u32::from(root.stx_mode) & 0o7777;
+    mount::set_owner_and_mode(c"/rw/upper", root.stx_uid, root.stx_gid, mode)
+        .or_failure("chmod", "/rw/upper")?;
+    let layers = c"lowerdir=/image,upperdir=/rw/upper,workdir=/rw/work";
+    mount::mount(c"overlay", c"/newroot", c"overlay", 0, layers).or_failure("mount", "/newroot")
+}
+
+/// Puts a file of ours over the kernel's boot id, which stays the same across restores.
+fn cover_boot_id() -> Result<fd::Fd, Failure> {
+    let how = nr::O_RDWR | nr::O_CREAT;
+    let file = fd::open(BOOT_ID_FILE, how, 0o444).or_failure("open", "/rw/boot_id")?;
+    mount::mount(BOOT_ID_FILE, BOOT_ID, c"", nr::MS_BIND, c"")
+        .or_failure("mount", BOOT_ID.to_bytes())?;
+    Ok(file)
+}
+
+/// Takes the kernel's file systems along and makes /newroot the root.
+fn enter_root() -> Result<(), Failure> {
+    for (from, to) in
+        [(c"/proc", c"/newroot/proc"), (c"/sys", c"/newroot/sys"), (c"/dev", c"/newroot/dev")]
+    {
+        ensure_directory(to)?;
+        mount::mount(from, to, c"", nr::MS_MOVE, c"").or_failure("mount", to.to_bytes())?;
+    }
+    mount::change_directory(c"/newroot").or_failure("chdir", "/newroot")?;
+    mount::mount(c".", c"/", c"", nr::MS_MOVE, c"").or_failure("mount", "/")?;
+    mount::change_root(c".").or_failure("chroot", "/newroot")?;
+    mount::change_directory(c"/").or_failure("chdir", "/")
+}
+
+/// An image without a resolver configuration gets an empty one, as container programs do.
+fn ensure_resolver() -> Result<(), Failure> {
+    match mount::status(c"/etc/resolv.conf") {
+        Ok(_) => Ok(()),
+        // A link that leads nowhere stays as it is: its target may come with a service.
+        Err(_) => match fd::write_file(c"/etc/resolv.conf", b"", 0o644) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(failure("write", "/etc/resolv.conf", errno)),
+        },
+    }
+}
+
+/// Who `user[:group]` is in the container, by its files as they are now.
+fn find_account(user: &str) -> Result<Account, Failure> {
+    let passwd = read_or_empty(c"/etc/passwd")?;
+    let group = read_or_empty(c"/etc/group")?;
+    resolve(user, &passwd, &group).map_err(|unknown| {
+        let file = match unknown {
+            Unknown::User => "find user",
+            Unknown::Group => "find group",
+        };
+        failure(file, user, Errno::ENOENT)
+    })
+}
+
+fn read_or_empty(path: &CStr) -> Result<Vec<u8>, Failure> {
+    match fd::read_file(path) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(Vec::new()),
+        other => other.or_failure("read", path.to_bytes()),
+    }
+}
+
+fn ensure_directory(path: &CStr) -> Result<(), Failure> {
+    match mount::make_directory(path, 0o755) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(errno) => Err(failure("mkdir", path.to_bytes(), errno)),
+    }
+}
+
+/// Makes a path and what is missing above it.
+fn make_directories(directory: &[u8]) -> Result<(), Failure> {
+    if directory.is_empty() || mount::status(&path(directory)?).is_ok() {
+        return Ok(());
+    }
+    let ends = directory.iter().enumerate().skip(1).filter(|(_, byte)| **byte == b'/');
+    for end in ends.map(|(end, _)| end).chain([directory.len()]) {
+        ensure_directory(&path(directory.get(..end).unwrap_or(directory))?)?;
+    }
+    Ok(())
+}
+
+/// A path as the kernel takes it.
+fn path(bytes: &[u8]) -> Result<CString, Failure> {
+    CString::new(bytes).map_err(|_| failure("open", bytes, Errno::EINVAL))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container() -> Container {
+        Container::new(Description {
+            hostname: "box".into(),
+            entrypoint: Process {
+                argv: vec![b"run".to_vec()],
+                env: vec![b"A=1".to_vec(), b"PATH=/x".to_vec()],
+                cwd: b"/srv".to_vec(),
+                user: "0".into(),
+            },
+            ..Description::default()
+        })
+    }
+
+    #[test]
+    fn a_command_adds_to_the_containers_surroundings() {
+        let command = Command { env: vec![b"A=2".to_vec()], ..Command::default() };
+        let launch = container().command(&command).unwrap();
+        let env: Vec<_> = launch.env.iter().map(|pair| String::from_utf8_lossy(pair)).collect();
+        assert_eq!(env[..3], ["A=2", "PATH=/x", "HOSTNAME=box"]);
+        assert!(env[3].starts_with("HOME=/"));
+        assert_eq!(launch.cwd, b"/srv");
+    }
+
+    #[test]
+    fn a_cleared_environment_holds_only_the_commands_own() {
+        let own = vec![b"B=3".to_vec()];
+        let command = Command { env: own.clone(), env_clear: true, ..Command::default() };
+        let launch = container().command(&command).unwrap();
+        assert_eq!(launch.env, own);
+        assert_eq!(launch.path, None);
+    }
+
+    #[test]
+    fn an_unknown_user_is_named_in_the_failure() {
+        let command = Command { user: Some("no-such-user".into()), ..Command::default() };
+        let failure = container().command(&command).unwrap_err();
+        assert_eq!(
+            (failure.operation.as_str(), failure.subject.as_str()),
+            ("find user", "no-such-user")
+        );
+    }
+}

@@ -1,0 +1,28 @@
+//! From an error number to the [`Failure`] that the host is told.
+
+use alloc::string::{String, ToString};
+
+use supermachine_formats::wire::{Failure, MAX_NAME};
+
+use crate::sys::Errno;
+
+/// Says what failed, on what.
+pub(crate) fn failure(operation: &str, subject: impl AsRef<[u8]>, errno: Errno) -> Failure {
+    let subject = subject.as_ref();
+    // A replacement character is three bytes long, and the host takes no more than MAX_NAME.
+    let shown = subject.get(..MAX_NAME / 3).unwrap_or(subject);
+    let subject = String::from_utf8_lossy(shown).into_owned();
+    Failure { operation: operation.to_string(), subject, errno: errno.0 }
+}
+
+/// Adds what was being done to a failed call.
+pub(crate) trait OrFailure<T> {
+    /// The value, or the [`Failure`] of `operation` on `subject`.
+    fn or_failure(self, operation: &str, subject: impl AsRef<[u8]>) -> Result<T, Failure>;
+}
+
+impl<T> OrFailure<T> for Result<T, Errno> {
+    fn or_failure(self, operation: &str, subject: impl AsRef<[u8]>) -> Result<T, Failure> {
+        self.map_err(|errno| failure(operation, subject, errno))
+    }
+}

@@ -1,0 +1,76 @@
+//! The agent: PID 1 of a supermachine guest.
+//!
+//! # What it does
+//! The kernel starts it from an initramfs that holds nothing else. It prepares the kernel's
+//! file systems (`boot`), connects its control stream to the host and serves requests: attach a
+//! container's root file system (`container`), start its entrypoint, run commands (`child`),
+//! follow output, reap. When the machine goes on from a snapshot, the first message on the
+//! control stream makes it different from its sisters (`resume`).
+//!
+//! # Shape
+//! One thread, one epoll loop (`server`). No libc: system calls, allocator and entry point are
+//! in `sys`, the only module with unsafe code. Everything above it also runs on an ordinary
+//! Linux host, where the tests drive the whole server over Unix sockets.
+//!
+//! # Cost
+//! Restore to first output is measured in microseconds, and each guest page that is touched for
+//! the first time costs an exit to the host. So descriptors are opened and buffers allocated
+//! beforehand, children are made without copying page tables, and a command that ends within
+//! its first millisecond is answered in one write with nothing registered for it.
+#![cfg_attr(not(test), no_std)]
+#![deny(unsafe_code)]
+
+extern crate alloc;
+
+mod account;
+mod boot;
+mod child;
+mod container;
+mod environment;
+mod failure;
+mod link;
+mod log;
+mod ports;
+mod resume;
+mod server;
+#[expect(unsafe_code, reason = "the seam to the kernel")]
+pub mod sys;
+
+use core::fmt::{Display, Write};
+
+use supermachine_formats::wire::{CONTROL_PORT, Failure, REQUEST_PORT};
+
+use crate::failure::OrFailure;
+use crate::server::Server;
+
+/// Runs as PID 1, for ever.
+pub fn run() -> ! {
+    match serve() {
+        Ok(()) => fail(&"the control stream ended"),
+        Err(failure) => fail(&failure),
+    }
+}
+
+/// Says on the console why the agent cannot go on, and resets the machine: the host sees that.
+pub fn fail(reason: &dyn Display) -> ! {
+    let mut console = Console;
+    let _ = writeln!(console, "supermachine-init: {reason}");
+    sys::mount::restart()
+}
+
+fn serve() -> Result<(), Failure> {
+    boot::prepare()?;
+    // Listening first: once the host hears Hello it may connect.
+    let listener = sys::socket::listen(REQUEST_PORT).or_failure("listen", "vsock")?;
+    let control = sys::socket::connect_to_host(CONTROL_PORT).or_failure("connect", "vsock")?;
+    Server::new(control, listener)?.run()
+}
+
+struct Console;
+
+impl Write for Console {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        sys::fd::write_to_console(text.as_bytes());
+        Ok(())
+    }
+}

@@ -1,0 +1,69 @@
+//! The container's main process: its output's ring, its end.
+
+use supermachine_formats::wire::Exit;
+
+use crate::child::{Child, exit};
+use crate::log::{Log, Stream};
+use crate::sys::fd::{Fd, read_now};
+use crate::sys::process::Ended;
+use crate::sys::{Errno, clock};
+
+/// Pieces that are read from one pipe at the program's end: what the largest pipe may hold.
+const REST_READS: usize = 16;
+
+/// The entrypoint, running or ended.
+#[derive(Debug)]
+pub(super) struct Entrypoint {
+    pub(super) pid: u32,
+    started: u64,
+    pub(super) stdout: Option<Fd>,
+    pub(super) stderr: Option<Fd>,
+    pub(super) log: Log,
+    pub(super) exit: Option<Exit>,
+}
+
+impl Entrypoint {
+    pub(super) fn new(child: Child) -> Self {
+        Self {
+            pid: child.pid,
+            started: child.started,
+            stdout: Some(child.stdout),
+            stderr: Some(child.stderr),
+            log: Log::default(),
+            exit: None,
+        }
+    }
+
+    /// Reads one piece of output. False: nothing was there.
+    pub(super) fn pump(&mut self, stream: Stream, scratch: &mut [u8]) -> bool {
+        let pipe = match stream {
+            Stream::Out => &mut self.stdout,
+            Stream::Err => &mut self.stderr,
+        };
+        let Some(fd) = pipe.as_ref() else { return false };
+        match read_now(fd, scratch) {
+            Ok(count) if count > 0 => {
+                self.log.push(stream, scratch.get(..count).unwrap_or_default());
+                true
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => false,
+            // Its end: all that could write to it have ended.
+            _ => {
+                *pipe = None;
+                false
+            }
+        }
+    }
+
+    /// Notes the end. What it wrote before is taken first; processes that it left behind may
+    /// go on writing.
+    pub(super) fn end(&mut self, ended: &Ended, scratch: &mut [u8]) {
+        for stream in [Stream::Out, Stream::Err] {
+            let mut reads = 0;
+            while reads < REST_READS && self.pump(stream, scratch) {
+                reads += 1;
+            }
+        }
+        self.exit = Some(exit(ended, self.started, clock::monotonic(), false));
+    }
+}

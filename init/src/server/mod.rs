@@ -1,0 +1,449 @@
+//! The event loop: the control stream, the request streams, the processes.
+//!
+//! One thread, one epoll. Invariant: what arrived on the control stream is carried out before
+//! any request that arrived after it. The host delivers control bytes first, so the control
+//! stream is read first at each wake-up, and once more before each request is acted on: after
+//! a restore, no request can overtake the resume.
+
+mod entrypoint;
+mod exec;
+mod slab;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use supermachine_formats::wire::{
+    Control, Event, Failure, HEADER_SIZE, MAX_CHUNK, Reply, Request, VERSION,
+};
+
+use self::entrypoint::Entrypoint;
+use self::exec::{Exec, Role};
+use self::slab::{Key, Slab};
+use self::stream::{Stream, Work};
+use crate::container::{Container, attach};
+use crate::failure::{OrFailure, failure};
+use crate::link::{Inbox, Outbox};
+use crate::sys::fd::{self, Fd};
+use crate::sys::poll::{self, Epoll, HANG_UP, READABLE, WRITABLE};
+use crate::sys::process::{Spawner, child_signals, reap, signal};
+use crate::sys::{Errno, clock, mount, socket};
+use crate::{child, log, ports, resume};
+
+const EVENTS: usize = 64;
+const MILLISECOND: u64 = 1_000_000;
+
+/// What an event is about, packed into epoll's 64 bits: a kind, then a stream's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token {
+    Control,
+    Listener,
+    Children,
+    Entrypoint(log::Stream),
+    Stream(Key),
+    Pipe(Key, Role),
+}
+
+impl Token {
+    fn pack(self) -> u64 {
+        let keyed = |kind: u64, key: Key| {
+            kind << 56 | u64::from(key.generation) << 32 | u64::from(key.place)
+        };
+        match self {
+            Self::Control => 1 << 56,
+            Self::Listener => 2 << 56,
+            Self::Children => 3 << 56,
+            Self::Entrypoint(log::Stream::Out) => 4 << 56,
+            Self::Entrypoint(log::Stream::Err) => 5 << 56,
+            Self::Stream(key) => keyed(6, key),
+            Self::Pipe(key, role) => keyed(6 + role as u64, key),
+        }
+    }
+
+    fn unpack(bits: u64) -> Option<Self> {
+        let [p0, p1, p2, p3, g0, g1, g2, kind] = bits.to_le_bytes();
+        let place = u32::from_le_bytes([p0, p1, p2, p3]);
+        let key = Key { place, generation: u32::from_le_bytes([g0, g1, g2, 0]) };
+        Some(match kind {
+            1 => Self::Control,
+            2 => Self::Listener,
+            3 => Self::Children,
+            4 => Self::Entrypoint(log::Stream::Out),
+            5 => Self::Entrypoint(log::Stream::Err),
+            6 => Self::Stream(key),
+            7 => Self::Pipe(key, Role::Stdin),
+            8 => Self::Pipe(key, Role::Stdout),
+            9 => Self::Pipe(key, Role::Stderr),
+            _ => return None,
+        })
+    }
+}
+
+/// The agent's state.
+#[derive(Debug)]
+pub(crate) struct Server {
+    epoll: Epoll,
+    control: Fd,
+    control_inbox: Inbox,
+    control_outbox: Outbox,
+    listener: Fd,
+    children: Fd,
+    null_device: Fd,
+    spawner: Spawner,
+    resumer: resume::Resumer,
+    container: Option<Container>,
+    entrypoint: Option<Entrypoint>,
+    streams: Slab<Stream>,
+    /// Where bytes arrive before they are sorted; allocated once.
+    scratch: Vec<u8>,
+    now: u64,
+}
+
+impl Server {
+    /// A server on a connected control stream and a listening socket.
+    pub(crate) fn new(control: Fd, listener: Fd) -> Result<Self, Failure> {
+        let epoll = Epoll::new().or_failure("epoll_create1", "")?;
+        let children = child_signals().or_failure("signalfd", "")?;
+        let mut server = Self {
+            epoll,
+            control,
+            control_inbox: Inbox::default(),
+            control_outbox: Outbox::default(),
+            listener,
+            children,
+            null_device: fd::open(c"/dev/null", 2, 0).or_failure("open", "/dev/null")?,
+            spawner: Spawner::new().or_failure("mmap", "stack")?,
+            resumer: resume::Resumer::new()?,
+            container: None,
+            entrypoint: None,
+            streams: Slab::new(),
+            scratch: vec![0; MAX_CHUNK + HEADER_SIZE],
+            now: clock::monotonic(),
+        };
+        let watched = [
+            (&server.control, Token::Control),
+            (&server.listener, Token::Listener),
+            (&server.children, Token::Children),
+        ];
+        for (fd, token) in watched {
+            server.epoll.add(fd, READABLE, token.pack()).or_failure("epoll_ctl", "")?;
+        }
+        server.say(&Event::Hello { version: VERSION })?;
+        Ok(server)
+    }
+
+    /// Serves until the control stream ends or the loop itself fails.
+    pub(crate) fn run(mut self) -> Result<(), Failure> {
+        let mut events = [poll::NO_EVENT; EVENTS];
+        loop {
+            let timeout = self.timeout();
+            let count = self.epoll.wait(&mut events, timeout).or_failure("epoll_wait", "")?;
+            let ready = events.get(..count).unwrap_or_default();
+            let ready = || {
+                ready.iter().filter_map(|event| Some((Token::unpack(event.data)?, event.events)))
+            };
+            if ready().any(|(token, _)| token == Token::Control) && !self.read_control()? {
+                return Ok(());
+            }
+            if ready().any(|(token, _)| token == Token::Children) {
+                self.reap()?;
+            }
+            for (token, events) in ready() {
+                match token {
+                    Token::Control | Token::Children => {}
+                    Token::Listener => self.accept()?,
+                    Token::Entrypoint(stream) => self.read_entrypoint(stream),
+                    Token::Stream(key) => self.serve_stream(key, events)?,
+                    Token::Pipe(key, role) => self.serve_pipe(key, role),
+                }
+            }
+            self.pass_time();
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_container(&mut self, container: Container) {
+        self.container = Some(container);
+    }
+
+    /// Reads the control stream until it is empty. False: it has ended.
+    fn read_control(&mut self) -> Result<bool, Failure> {
+        loop {
+            match socket::receive(&self.control, &mut self.scratch) {
+                Ok(0) => return Ok(false),
+                Ok(count) => {
+                    let bytes = self.scratch.get(..count).unwrap_or_default();
+                    self.control_inbox.push(bytes);
+                    self.take_control()?;
+                    if count < self.scratch.len() {
+                        return Ok(true);
+                    }
+                }
+                Err(Errno::EAGAIN) => return Ok(true),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(failure("recv", "control stream", errno)),
+            }
+        }
+    }
+
+    fn take_control(&mut self) -> Result<(), Failure> {
+        loop {
+            let message = self.control_inbox.next::<Control>();
+            let message =
+                message.map_err(|_| failure("decode", "control stream", Errno::EPROTO))?;
+            let event = match message {
+                None => return Ok(()),
+                Some(Control::Resume(resume)) => match self.resume(&resume) {
+                    Ok(()) => Event::Resumed,
+                    Err(failure) => Event::ResumeFailed(failure),
+                },
+                Some(_) => return Err(failure("decode", "control stream", Errno::EPROTO)),
+            };
+            self.say(&event)?;
+        }
+    }
+
+    fn resume(&mut self, resume: &supermachine_formats::wire::Resume) -> Result<(), Failure> {
+        self.resumer.resume(resume)?;
+        match (&resume.hostname, &mut self.container) {
+            (None, _) => Ok(()),
+            (Some(name), Some(container)) => container.rename(name),
+            (Some(name), None) => {
+                mount::set_hostname(name.as_bytes()).or_failure("sethostname", name)
+            }
+        }
+    }
+
+    fn say(&mut self, event: &Event) -> Result<(), Failure> {
+        self.control_outbox.push(event);
+        self.control_outbox.flush(&self.control).or_failure("send", "control stream")
+    }
+
+    fn accept(&mut self) -> Result<(), Failure> {
+        loop {
+            let socket = match socket::accept(&self.listener) {
+                Ok(socket) => socket,
+                Err(Errno::EAGAIN) => return Ok(()),
+                // One connection less, by the peer's doing or for want of descriptors.
+                Err(_) => return Ok(()),
+            };
+            let key = self.streams.reserve();
+            self.streams.put(key, Some(Stream::new(socket)));
+            // The request mostly came along with the connection.
+            self.serve_stream(key, READABLE)?;
+        }
+    }
+
+    fn serve_stream(&mut self, key: Key, events: u32) -> Result<(), Failure> {
+        let Some(mut stream) = self.streams.take(key) else { return Ok(()) };
+        let mut alive = true;
+        if events & READABLE != 0 {
+            alive = stream.receive(&mut self.scratch);
+            while alive && let Work::Request = stream.work {
+                match stream.inbox.next::<Request>() {
+                    Ok(Some(request)) => {
+                        // See the module: nothing may overtake a resume.
+                        if !self.read_control()? {
+                            return Err(failure("recv", "control stream", Errno::EPIPE));
+                        }
+                        self.answer(&mut stream, request);
+                    }
+                    Ok(None) => break,
+                    Err(_) => alive = false,
+                }
+            }
+        } else if events & HANG_UP != 0 {
+            alive = false;
+        }
+        alive = alive && stream.advance(&mut self.scratch, self.entrypoint.as_ref());
+        self.settle(key, stream, alive);
+        Ok(())
+    }
+
+    fn serve_pipe(&mut self, key: Key, role: Role) {
+        let Some(mut stream) = self.streams.take(key) else { return };
+        if let Work::Exec(exec) = &mut stream.work {
+            match role {
+                Role::Stdin => exec.pump_input(),
+                _ => exec.pump_output(role, &mut self.scratch, &mut stream.outbox),
+            }
+        }
+        self.advance(key, stream);
+    }
+
+    fn advance(&mut self, key: Key, mut stream: Stream) {
+        let alive = stream.advance(&mut self.scratch, self.entrypoint.as_ref());
+        self.settle(key, stream, alive);
+    }
+
+    /// Puts a stream back with what it now waits for, or lets it go.
+    fn settle(&mut self, key: Key, mut stream: Stream, alive: bool) {
+        let alive = alive && stream.watch(&self.epoll, key).is_ok();
+        self.streams.put(key, alive.then_some(stream));
+    }
+
+    fn answer(&mut self, stream: &mut Stream, request: Request) {
+        let result = match request {
+            Request::Attach(description) => self.attach(description).map(|()| Some(Reply::Done)),
+            Request::Start => self.start().map(Some),
+            Request::Exec(command) => self.exec(&command).map(|exec| {
+                stream.outbox.push(&Reply::Started { pid: exec.pid });
+                stream.work = Work::Exec(alloc::boxed::Box::new(exec));
+                None
+            }),
+            Request::Listening => listening().map(|ports| Some(Reply::Ports(ports))),
+            Request::Logs { follow } => match self.entrypoint {
+                Some(_) => {
+                    stream.work = Work::Logs { position: 0, follow };
+                    Ok(None)
+                }
+                None => Err(failure("logs", "entrypoint", Errno::ESRCH)),
+            },
+            Request::SignalEntrypoint { signal } => self.signal(signal).map(|()| Some(Reply::Done)),
+            Request::Settle => settle().map(|()| Some(Reply::Done)),
+            _ => Err(failure("decode", "request", Errno::EPROTO)),
+        };
+        match result {
+            Ok(None) => {}
+            Ok(Some(reply)) => stream.finish(&reply),
+            Err(failure) => stream.finish(&Reply::Failed(failure)),
+        }
+    }
+
+    fn attach(
+        &mut self,
+        description: supermachine_formats::wire::Container,
+    ) -> Result<(), Failure> {
+        if self.container.is_some() {
+            return Err(failure("attach", "container", Errno::EALREADY));
+        }
+        self.container = Some(attach(description, &mut self.resumer)?);
+        Ok(())
+    }
+
+    fn container(&self) -> Result<&Container, Failure> {
+        self.container.as_ref().ok_or_else(|| failure("find", "container", Errno::ENOENT))
+    }
+
+    fn start(&mut self) -> Result<Reply, Failure> {
+        if self.entrypoint.is_some() {
+            return Err(failure("start", "entrypoint", Errno::EALREADY));
+        }
+        let launch = self.container()?.entrypoint()?;
+        let child = child::start(&mut self.spawner, &self.null_device, &launch, false)?;
+        for (fd, stream) in [(&child.stdout, log::Stream::Out), (&child.stderr, log::Stream::Err)] {
+            let token = Token::Entrypoint(stream).pack();
+            self.epoll.add(fd, READABLE, token).or_failure("epoll_ctl", "entrypoint")?;
+        }
+        let pid = child.pid;
+        self.entrypoint = Some(Entrypoint::new(child));
+        Ok(Reply::Started { pid })
+    }
+
+    fn exec(&mut self, command: &supermachine_formats::wire::Command) -> Result<Exec, Failure> {
+        let launch = self.container()?.command(command)?;
+        let child = child::start(&mut self.spawner, &self.null_device, &launch, command.stdin)?;
+        self.now = child.started;
+        Ok(Exec::new(child, command.timeout_ms))
+    }
+
+    fn signal(&self, number: u8) -> Result<(), Failure> {
+        match &self.entrypoint {
+            Some(entrypoint) if entrypoint.exit.is_none() => {
+                signal(entrypoint.pid, number).or_failure("kill", "entrypoint")
+            }
+            _ => Err(failure("kill", "entrypoint", Errno::ESRCH)),
+        }
+    }
+
+    fn read_entrypoint(&mut self, stream: log::Stream) {
+        if let Some(entrypoint) = &mut self.entrypoint {
+            entrypoint.pump(stream, &mut self.scratch);
+        }
+        self.follow();
+    }
+
+    /// Gives new output to the streams that follow the entrypoint.
+    fn follow(&mut self) {
+        let followers = self.keys(|stream| matches!(stream.work, Work::Logs { .. }));
+        for key in followers {
+            if let Some(stream) = self.streams.take(key) {
+                self.advance(key, stream);
+            }
+        }
+    }
+
+    /// Collects every child that ended, ours or left behind.
+    fn reap(&mut self) -> Result<(), Failure> {
+        let mut news = [0; 128];
+        match fd::read(&self.children, &mut news) {
+            Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(errno) => return Err(failure("read", "signalfd", errno)),
+        }
+        while let Some(ended) = reap().or_failure("wait4", "")? {
+            if let Some(entrypoint) = &mut self.entrypoint
+                && entrypoint.pid == ended.pid
+                && entrypoint.exit.is_none()
+            {
+                entrypoint.end(&ended, &mut self.scratch);
+                self.follow();
+                continue;
+            }
+            let owners = self.keys(|stream| stream.runs(ended.pid));
+            for key in owners {
+                let Some(mut stream) = self.streams.take(key) else { continue };
+                if let Work::Exec(exec) = &mut stream.work {
+                    exec.end(&ended);
+                }
+                self.advance(key, stream);
+            }
+        }
+        Ok(())
+    }
+
+    fn keys(&self, wanted: impl Fn(&Stream) -> bool) -> Vec<Key> {
+        self.streams.iter().filter(|(_, stream)| wanted(stream)).map(|(key, _)| key).collect()
+    }
+
+    /// Milliseconds until time next matters, rounded up; -1: never.
+    fn timeout(&self) -> i32 {
+        let next = self.streams.iter().filter_map(|(_, stream)| stream.next_moment()).min();
+        next.map_or(-1, |moment| {
+            let left = moment.saturating_sub(self.now).div_ceil(MILLISECOND);
+            i32::try_from(left).unwrap_or(i32::MAX)
+        })
+    }
+
+    fn pass_time(&mut self) {
+        if self.streams.iter().all(|(_, stream)| stream.next_moment().is_none()) {
+            return;
+        }
+        let now = clock::monotonic();
+        self.now = now;
+        let due = self.keys(|stream| stream.next_moment().is_some_and(|moment| moment <= now));
+        for key in due {
+            let Some(mut stream) = self.streams.take(key) else { continue };
+            if let Work::Exec(exec) = &mut stream.work {
+                exec.pass(now);
+            }
+            self.advance(key, stream);
+        }
+    }
+}
+
+fn listening() -> Result<Vec<u16>, Failure> {
+    let tcp = fd::read_file(c"/proc/net/tcp").or_failure("read", "/proc/net/tcp")?;
+    let tcp6 = match fd::read_file(c"/proc/net/tcp6") {
+        Err(Errno::ENOENT) => Vec::new(),
+        other => other.or_failure("read", "/proc/net/tcp6")?,
+    };
+    Ok(ports::listening(&[&tcp, &tcp6]))
+}
+
+/// Writes back dirty files and drops clean caches, so that a capture holds less.
+fn settle() -> Result<(), Failure> {
+    mount::sync();
+    fd::set(c"/proc/sys/vm/drop_caches", b"3").or_failure("write", "/proc/sys/vm/drop_caches")
+}

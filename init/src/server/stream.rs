@@ -1,0 +1,214 @@
+//! One request stream: what came, what is to be sent, and the work in between.
+
+use alloc::boxed::Box;
+
+use supermachine_formats::wire::{HEADER_SIZE, Input, MAX_CHUNK, MAX_PAYLOAD, Reply};
+
+use super::entrypoint::Entrypoint;
+use super::exec::{Exec, Pipe, Role};
+use super::slab::Key;
+use super::{HANG_UP, READABLE, Token, WRITABLE};
+use crate::link::{Inbox, Outbox};
+use crate::log;
+use crate::sys::fd::Fd;
+use crate::sys::poll::Epoll;
+use crate::sys::{Errno, Result, socket};
+
+/// What a stream is busy with.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Its request has not come whole.
+    Request,
+    /// Runs a command.
+    Exec(Box<Exec>),
+    /// Follows the entrypoint's output.
+    Logs {
+        /// The next byte to send.
+        position: u64,
+        /// Whether to wait for more.
+        follow: bool,
+    },
+    /// Its final reply is on the way.
+    Done,
+}
+
+/// A connection of the host. See the module.
+#[derive(Debug)]
+pub(super) struct Stream {
+    socket: Fd,
+    pub(super) inbox: Inbox,
+    pub(super) outbox: Outbox,
+    pub(super) work: Work,
+    /// The events that the loop watches the socket for; none before it was registered.
+    watched: Option<u32>,
+}
+
+impl Stream {
+    pub(super) fn new(socket: Fd) -> Self {
+        Self {
+            socket,
+            inbox: Inbox::default(),
+            outbox: Outbox::default(),
+            work: Work::Request,
+            watched: None,
+        }
+    }
+
+    /// Takes what arrived. False: the host has closed.
+    pub(super) fn receive(&mut self, scratch: &mut [u8]) -> bool {
+        while self.wants_more() {
+            match socket::receive(&self.socket, scratch) {
+                Ok(0) => return false,
+                // Nothing more is expected, and nothing is kept.
+                Ok(_) if matches!(self.work, Work::Logs { .. } | Work::Done) => return true,
+                Ok(count) => {
+                    self.inbox.push(scratch.get(..count).unwrap_or_default());
+                    if count < scratch.len() || !matches!(self.work, Work::Request) {
+                        return true;
+                    }
+                }
+                Err(Errno::EAGAIN) => return true,
+                Err(Errno::EINTR) => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    /// Puts the final reply.
+    pub(super) fn finish(&mut self, reply: &Reply) {
+        self.outbox.push(reply);
+        self.work = Work::Done;
+    }
+
+    /// Goes on as far as possible. False: the stream is done, or broken.
+    pub(super) fn advance(&mut self, scratch: &mut [u8], entrypoint: Option<&Entrypoint>) -> bool {
+        if !self.take_input() {
+            return false;
+        }
+        loop {
+            if let Work::Exec(exec) = &mut self.work
+                && let Some(exit) = exec.finish(scratch, &mut self.outbox)
+            {
+                self.finish(&Reply::Exited(exit));
+            }
+            self.copy_log(entrypoint);
+            if matches!(&self.work, Work::Exec(exec) if exec.is_held()) {
+                return true;
+            }
+            let was_full = self.outbox.is_full();
+            if self.outbox.flush(&self.socket).is_err() {
+                return false;
+            }
+            // More may follow only when room was made where there was none.
+            if !was_full || self.outbox.is_full() {
+                return !(self.outbox.is_empty() && matches!(self.work, Work::Done));
+            }
+        }
+    }
+
+    /// Tells the loop what is waited for.
+    pub(super) fn watch(&mut self, epoll: &Epoll, key: Key) -> Result<()> {
+        if matches!(&self.work, Work::Exec(exec) if exec.is_held()) {
+            return Ok(());
+        }
+        let room = !self.outbox.is_full();
+        let mut wanted = HANG_UP;
+        if self.wants_more() {
+            wanted |= READABLE;
+        }
+        if !self.outbox.is_empty() {
+            wanted |= WRITABLE;
+        }
+        if self.watched != Some(wanted) {
+            let token = Token::Stream(key).pack();
+            match self.watched {
+                None => epoll.add(&self.socket, wanted, token)?,
+                Some(_) => epoll.modify(&self.socket, wanted, token)?,
+            }
+            self.watched = Some(wanted);
+        }
+        if let Work::Exec(exec) = &mut self.work {
+            watch_pipe(epoll, &mut exec.stdout, room, Token::Pipe(key, Role::Stdout))?;
+            watch_pipe(epoll, &mut exec.stderr, room, Token::Pipe(key, Role::Stderr))?;
+            let waits = exec.input_waits();
+            if let Some(stdin) = exec.stdin.as_ref().filter(|_| waits != exec.stdin_watched) {
+                match waits {
+                    true => epoll.add(stdin, WRITABLE, Token::Pipe(key, Role::Stdin).pack())?,
+                    false => epoll.remove(stdin)?,
+                }
+                exec.stdin_watched = waits;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this stream's command is the process `pid`.
+    pub(super) fn runs(&self, pid: u32) -> bool {
+        matches!(&self.work, Work::Exec(exec) if exec.runs(pid))
+    }
+
+    /// When time next matters to it.
+    pub(super) fn next_moment(&self) -> Option<u64> {
+        match &self.work {
+            Work::Exec(exec) => exec.next_moment(),
+            _ => None,
+        }
+    }
+
+    fn wants_more(&self) -> bool {
+        match &self.work {
+            Work::Request => self.inbox.len() < MAX_PAYLOAD + HEADER_SIZE,
+            Work::Exec(exec) => exec.wants_input(),
+            Work::Logs { .. } | Work::Done => true,
+        }
+    }
+
+    /// Hands the host's input to the command. False: it is malformed.
+    fn take_input(&mut self) -> bool {
+        loop {
+            let Work::Exec(exec) = &mut self.work else { return true };
+            if !exec.wants_input() {
+                return true;
+            }
+            match self.inbox.next::<Input>() {
+                Ok(Some(input)) => exec.take_input(input),
+                Ok(None) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    fn copy_log(&mut self, entrypoint: Option<&Entrypoint>) {
+        let (Work::Logs { position, follow }, Some(entrypoint)) = (&mut self.work, entrypoint)
+        else {
+            return;
+        };
+        while !self.outbox.is_full() {
+            let Some((at, stream, bytes)) = entrypoint.log.read(*position, MAX_CHUNK) else {
+                let last = match (entrypoint.exit, *follow) {
+                    (Some(exit), _) => Reply::Exited(exit),
+                    (None, false) => Reply::Done,
+                    (None, true) => return,
+                };
+                return self.finish(&last);
+            };
+            *position = at + bytes.len() as u64;
+            self.outbox.push(&match stream {
+                log::Stream::Out => Reply::Stdout(bytes.to_vec()),
+                log::Stream::Err => Reply::Stderr(bytes.to_vec()),
+            });
+        }
+    }
+}
+
+fn watch_pipe(epoll: &Epoll, pipe: &mut Pipe, room: bool, token: Token) -> Result<()> {
+    let Some(fd) = pipe.fd.as_ref().filter(|_| room != pipe.watched) else { return Ok(()) };
+    if room {
+        epoll.add(fd, READABLE, token.pack())?;
+    } else {
+        epoll.remove(fd)?;
+    }
+    pipe.watched = room;
+    Ok(())
+}

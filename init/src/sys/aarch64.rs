@@ -1,0 +1,55 @@
+//! The system call instruction and the child's first steps, aarch64.
+
+use core::arch::asm;
+use core::ffi::c_void;
+
+/// # Safety
+/// As the kernel documents for the call `number`.
+pub(super) unsafe fn syscall(number: u32, arguments: [usize; 6]) -> isize {
+    let [a, b, c, d, e, f] = arguments;
+    let result: isize;
+    // SAFETY: the caller's promise; the kernel changes only x0 and named memory.
+    unsafe {
+        asm!(
+            "svc 0",
+            in("x8") number as usize,
+            inlateout("x0") a => result,
+            in("x1") b, in("x2") c, in("x3") d, in("x4") e, in("x5") f,
+            options(nostack),
+        );
+    }
+    result
+}
+
+/// `clone`, whose child runs `child(argument)` on its own stack and never returns.
+///
+/// # Safety
+/// `stack_top` ends a writable stack, aligned to 16, that lives until the child has left this
+/// address space; `argument` is what `child` expects.
+pub(super) unsafe fn clone(
+    flags: usize,
+    stack_top: *mut c_void,
+    child: unsafe extern "C" fn(*mut c_void) -> !,
+    argument: *mut c_void,
+) -> isize {
+    let result: isize;
+    // SAFETY: the parent leaves with all registers but x0 as they were; the child has its own
+    // stack and never passes the call.
+    unsafe {
+        asm!(
+            "svc 0",
+            "cbnz x0, 2f",
+            "mov x29, #0",
+            "mov x0, x20",
+            "blr x21",
+            "brk #1",
+            "2:",
+            in("x8") linux_raw_sys::general::__NR_clone as usize,
+            inlateout("x0") flags => result,
+            in("x1") stack_top, in("x2") 0_usize, in("x3") 0_usize, in("x4") 0_usize,
+            in("x20") argument, in("x21") child,
+            lateout("x30") _,
+        );
+    }
+    result
+}

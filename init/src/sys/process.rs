@@ -1,0 +1,243 @@
+//! Child processes: their start, their signals, their end.
+//!
+//! A child is made by `clone(CLONE_VM | CLONE_VFORK)`: it runs on a stack of its own in the
+//! agent's memory while the agent stands still, until it has become the new program or failed.
+//! No page table is copied, and a failure is simply written into the agent's memory. The child
+//! allocates nothing and takes no lock.
+
+use core::ffi::{CStr, c_char, c_void};
+
+use linux_raw_sys::general as nr;
+
+use super::fd::Fd;
+use super::{Errno, Result, arch, call, flags, int, map};
+
+/// Size of the children's stack.
+const STACK: usize = 32 << 10;
+/// Bytes of the kernel's signal set.
+const SIGNAL_SET: usize = 8;
+/// Kill, not to be caught.
+pub(crate) const SIGKILL: u8 = 9;
+/// How many files a program of a container may open: by default, and at most.
+const FILES: [u64; 2] = [1024, 1 << 20];
+
+/// Who a process runs as.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Credentials {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: alloc::vec::Vec<u32>,
+}
+
+/// All that a child needs, prepared before it exists.
+#[derive(Debug)]
+pub(crate) struct Plan<'a> {
+    /// The files to try, in order; ends with null.
+    pub(crate) programs: &'a [*const c_char],
+    /// Arguments; ends with null.
+    pub(crate) argv: &'a [*const c_char],
+    /// Environment; ends with null.
+    pub(crate) env: &'a [*const c_char],
+    /// The working directory, if not the agent's.
+    pub(crate) cwd: Option<&'a CStr>,
+    /// Standard input, output and error. None is one of descriptors 0 to 2.
+    pub(crate) stdio: [&'a Fd; 3],
+    /// Who to become.
+    pub(crate) credentials: &'a Credentials,
+}
+
+/// What a child was doing when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Clone,
+    Session,
+    Limits,
+    Groups,
+    Group,
+    User,
+    Directory,
+    Descriptors,
+    Signals,
+    Execute,
+}
+
+struct Job<'a> {
+    plan: &'a Plan<'a>,
+    failure: Option<(Step, Errno)>,
+}
+
+/// Starts processes. Owns the stack that they start on.
+#[derive(Debug)]
+pub(crate) struct Spawner {
+    stack: *mut u8,
+}
+
+impl Spawner {
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self { stack: map(STACK)? })
+    }
+
+    /// Starts a process in a session and process group of its own. Returns once the program
+    /// runs, or says at which step it failed.
+    pub(crate) fn spawn(&mut self, plan: &Plan<'_>) -> core::result::Result<u32, (Step, Errno)> {
+        let mut job = Job { plan, failure: None };
+        let how = flags(nr::CLONE_VM | nr::CLONE_VFORK | nr::SIGCHLD);
+        let top = self.stack.wrapping_add(STACK).cast();
+        let argument = core::ptr::from_mut(&mut job).cast();
+        // SAFETY: the stack is ours, page-aligned and used by one child at a time, because the
+        // agent stands still until the child has left; `child` takes a job.
+        let result = unsafe { arch::clone(how, top, child, argument) };
+        let pid = super::decode(result).map_err(|errno| (Step::Clone, errno))?;
+        // SAFETY: a live local, which the child may have changed behind the compiler's back.
+        let failure = unsafe { core::ptr::from_ref(&job.failure).read_volatile() };
+        match failure {
+            Some(failure) => {
+                // The failed child is collected here, so that nobody takes it for a command.
+                let _ = wait(i32::try_from(pid).unwrap_or(-1), 0);
+                Err(failure)
+            }
+            None => Ok(u32::try_from(pid).unwrap_or(0)),
+        }
+    }
+}
+
+/// # Safety
+/// `argument` is a [`Job`] that nobody else touches.
+unsafe extern "C" fn child(argument: *mut c_void) -> ! {
+    // SAFETY: the caller's promise.
+    let job = unsafe { &mut *argument.cast::<Job<'_>>() };
+    job.failure = Some(become_program(job.plan));
+    loop {
+        // SAFETY: ends only this child.
+        let _ = unsafe { call(nr::__NR_exit_group, [127, 0, 0, 0, 0, 0]) };
+    }
+}
+
+/// Returns only on failure.
+fn become_program(plan: &Plan<'_>) -> (Step, Errno) {
+    match prepare(plan) {
+        Err(failure) => failure,
+        Ok(()) => (Step::Execute, execute(plan)),
+    }
+}
+
+fn prepare(plan: &Plan<'_>) -> core::result::Result<(), (Step, Errno)> {
+    let at = |step| move |errno| (step, errno);
+    child_call(nr::__NR_setsid, [0; 6]).map_err(at(Step::Session))?;
+    let limits = [0, flags(nr::RLIMIT_NOFILE), FILES.as_ptr() as usize, 0, 0, 0];
+    child_call(nr::__NR_prlimit64, limits).map_err(at(Step::Limits))?;
+    let Credentials { uid, gid, groups } = plan.credentials;
+    if *uid != 0 || *gid != 0 || !groups.is_empty() {
+        let list = [groups.len(), groups.as_ptr() as usize, 0, 0, 0, 0];
+        child_call(nr::__NR_setgroups, list).map_err(at(Step::Groups))?;
+        let group = flags(*gid);
+        child_call(nr::__NR_setresgid, [group, group, group, 0, 0, 0]).map_err(at(Step::Group))?;
+        let user = flags(*uid);
+        child_call(nr::__NR_setresuid, [user, user, user, 0, 0, 0]).map_err(at(Step::User))?;
+    }
+    if let Some(cwd) = plan.cwd {
+        let path = [cwd.as_ptr() as usize, 0, 0, 0, 0, 0];
+        child_call(nr::__NR_chdir, path).map_err(at(Step::Directory))?;
+    }
+    for (number, fd) in plan.stdio.iter().enumerate() {
+        let arguments = [fd.register(), number, 0, 0, 0, 0];
+        child_call(nr::__NR_dup3, arguments).map_err(at(Step::Descriptors))?;
+    }
+    set_signal_mask(0).map_err(at(Step::Signals))
+}
+
+/// Tries each program as `execvp` does: one that may not be run is remembered, while a later
+/// one may still serve.
+fn execute(plan: &Plan<'_>) -> Errno {
+    let mut result = Errno::ENOENT;
+    for program in plan.programs.iter().take_while(|program| !program.is_null()) {
+        let (argv, env) = (plan.argv.as_ptr() as usize, plan.env.as_ptr() as usize);
+        let arguments = [*program as usize, argv, env, 0, 0, 0];
+        match child_call(nr::__NR_execve, arguments) {
+            Err(Errno::EACCES) => result = Errno::EACCES,
+            Err(Errno::ENOENT | Errno::ENOTDIR) | Ok(_) => {}
+            Err(errno) => return errno,
+        }
+    }
+    result
+}
+
+/// A call of the child on the plan's memory.
+fn child_call(number: u32, arguments: [usize; 6]) -> Result<usize> {
+    // SAFETY: all addresses come from the plan, whose strings are terminated and whose lists
+    // end with null; the agent's memory stays as it is while the child uses it.
+    unsafe { call(number, arguments) }
+}
+
+/// Blocks the signals of `mask`, and only them.
+fn set_signal_mask(mask: u64) -> Result<()> {
+    let address = core::ptr::from_ref(&mask) as usize;
+    let arguments = [flags(nr::SIG_SETMASK), address, 0, SIGNAL_SET, 0, 0];
+    // SAFETY: the kernel reads one signal set.
+    unsafe { call(nr::__NR_rt_sigprocmask, arguments) }.map(drop)
+}
+
+/// Blocks every signal, and returns a descriptor that reports the ends of children.
+pub(crate) fn child_signals() -> Result<Fd> {
+    set_signal_mask(u64::MAX)?;
+    let mask = 1_u64 << (nr::SIGCHLD - 1);
+    let how = flags(nr::O_CLOEXEC | nr::O_NONBLOCK);
+    let address = core::ptr::from_ref(&mask) as usize;
+    // SAFETY: the kernel reads one signal set.
+    unsafe { call(nr::__NR_signalfd4, [int(-1), address, SIGNAL_SET, how, 0, 0]) }.map(Fd::adopt)
+}
+
+/// Lets the agent itself open as many files as a program may at most.
+pub(crate) fn raise_own_limit() -> Result<()> {
+    let limit = [FILES[1], FILES[1]];
+    let arguments = [0, flags(nr::RLIMIT_NOFILE), limit.as_ptr() as usize, 0, 0, 0];
+    // SAFETY: the kernel reads one limit.
+    unsafe { call(nr::__NR_prlimit64, arguments) }.map(drop)
+}
+
+/// A child that ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ended {
+    pub(crate) pid: u32,
+    /// As `wait4` reports it.
+    pub(crate) status: i32,
+    pub(crate) peak_rss_kib: u64,
+}
+
+/// The next child that ended; none when there is none at the moment.
+pub(crate) fn reap() -> Result<Option<Ended>> {
+    match wait(-1, nr::WNOHANG) {
+        Err(Errno::ECHILD) => Ok(None),
+        other => other,
+    }
+}
+
+fn wait(pid: i32, how: u32) -> Result<Option<Ended>> {
+    let mut status = 0_i32;
+    let mut usage = core::mem::MaybeUninit::<nr::rusage>::zeroed();
+    let status_address = core::ptr::from_mut(&mut status) as usize;
+    let usage_address = usage.as_mut_ptr() as usize;
+    let arguments = [int(pid), status_address, flags(how), usage_address, 0, 0];
+    // SAFETY: the kernel writes one status and one usage.
+    let pid = unsafe { call(nr::__NR_wait4, arguments) }?;
+    // SAFETY: the structure is plain numbers and was zeroed before.
+    let usage = unsafe { usage.assume_init() };
+    let peak_rss_kib = usage.ru_maxrss.cast_unsigned();
+    let pid = u32::try_from(pid).unwrap_or(0);
+    Ok((pid != 0).then_some(Ended { pid, status, peak_rss_kib }))
+}
+
+/// Sends a signal to a process.
+pub(crate) fn signal(pid: u32, signal: u8) -> Result<()> {
+    kill(i32::try_from(pid).unwrap_or(i32::MAX), signal)
+}
+
+/// Sends a signal to every process of a group.
+pub(crate) fn signal_group(group: u32, signal: u8) -> Result<()> {
+    kill(i32::try_from(group).map_or(i32::MIN + 1, |group| -group), signal)
+}
+
+fn kill(target: i32, signal: u8) -> Result<()> {
+    // SAFETY: no memory is involved.
+    unsafe { call(nr::__NR_kill, [int(target), usize::from(signal), 0, 0, 0, 0]) }.map(drop)
+}
