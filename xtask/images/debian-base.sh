@@ -1,7 +1,9 @@
 . ./debian.sh
 options=()
 for path in "${EXCLUDED[@]}"; do options+=("--dpkgopt=path-exclude=$path"); done
+# A merged /usr from the start, rather than by a package that needs all of Perl for it.
 mmdebstrap --mode=root --variant=minbase "${options[@]}" \
+  --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr --include=usr-is-merged \
   --customize-hook='rm -rf "$1"/var/cache/apt/* "$1"/var/cache/debconf/*-old "$1"/var/log/*.log' \
   --customize-hook='rm -f "$1"/etc/resolv.conf; echo debian >"$1"/etc/hostname' \
   "$RELEASE" base.tar

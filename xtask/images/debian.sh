@@ -7,8 +7,8 @@ PATH_OF_IMAGE=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 # Nothing that a server reads: an emulated host unpacks every byte of this.
 EXCLUDED=(
   '/usr/share/doc/*' '/usr/share/man/*' '/usr/share/info/*' '/usr/share/locale/*'
-  '/usr/share/lintian/*' '/usr/share/zoneinfo/*' '/usr/share/perl/*'
-  '/usr/lib/x86_64-linux-gnu/gconv/*' '/usr/lib/x86_64-linux-gnu/perl/*'
+  '/usr/share/lintian/*' '/usr/share/zoneinfo/*'
+  '/usr/lib/x86_64-linux-gnu/gconv/*'
 )
 
 # Starts the layout from the base, unpacked into ./bundle.

@@ -121,7 +121,7 @@ same sparse-first "$(dd if=/sparse/holes bs=512 skip=8 count=1 2>/dev/null | tr 
 same sparse-second "$(dd if=/sparse/holes bs=4096 skip=2048 count=1 2>/dev/null | tr -d b | wc -c)" 0
 same sparse-holes "$(tr -d '\\0' </sparse/holes | wc -c)" 4608
 same no-whiteouts "$(find / -xdev -name '.wh.*')" ''
-case $(setuidgid app /caps/busybox grep CapEff /proc/self/status) in
+case $(su app -c '/caps/busybox grep CapEff /proc/self/status') in
   *2000) ;;
   *) echo 'capability: not in effect'; bad=1 ;;
 esac

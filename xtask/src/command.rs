@@ -6,6 +6,9 @@ use std::process::{Command, Output, Stdio};
 
 use crate::error::Error;
 
+/// How much of a failed program's output is shown.
+const TAIL_LINES: usize = 30;
+
 /// The command as a person would type it.
 fn line(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
@@ -22,15 +25,23 @@ pub(crate) fn run(command: &mut Command) -> Result<(), Error> {
     Err(Error::Command { command: line(command), status: status.to_string() })
 }
 
-/// Runs a command and returns its standard output; its errors are shown when it fails.
+/// Runs a command and returns its standard output; what it said last is shown when it fails.
 pub(crate) fn output(command: &mut Command) -> Result<String, Error> {
     let Output { status, stdout, stderr } =
         command.stdin(Stdio::null()).output().map_err(|source| start(command, source))?;
     if status.success() {
         return Ok(String::from_utf8_lossy(&stdout).into_owned());
     }
-    eprint!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    for text in [stdout, stderr] {
+        eprintln!("{}", tail(&String::from_utf8_lossy(&text)));
+    }
     Err(Error::Command { command: line(command), status: status.to_string() })
+}
+
+/// The last lines of what a program said, where its reason usually stands.
+pub(crate) fn tail(text: &str) -> String {
+    let lines: Vec<_> = text.trim_end().lines().collect();
+    lines.split_at(lines.len().saturating_sub(TAIL_LINES)).1.join("\n")
 }
 
 /// The error of a program that could not be started.

@@ -15,9 +15,7 @@ use crate::packages;
 use crate::progress::Step;
 
 /// About how many steps make announces; only the bar's scale depends on it.
-const STEPS: u64 = 2150;
-/// How much of make's output is shown when it fails.
-const TAIL_LINES: usize = 30;
+const STEPS: u64 = 1820;
 
 /// Fills `folder` with the kernel and the version of its source.
 pub(super) fn build(folder: &Path) -> Result<(), Error> {
@@ -111,9 +109,7 @@ fn compile(source: &Path) -> Result<(), Error> {
         return Ok(());
     }
     let text = fs::read(&log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<_> = text.lines().collect();
-    eprintln!("{}", lines.split_at(lines.len().saturating_sub(TAIL_LINES)).1.join("\n"));
+    eprintln!("{}", command::tail(&String::from_utf8_lossy(&text)));
     Err(Error::Command { command: "make".into(), status: status.to_string() })
 }
 
