@@ -1,3 +1,4 @@
 //! Turn OCI images into snapshots that supermachine starts in milliseconds.
 
+pub mod oci;
 pub mod rootfs;
