@@ -12,6 +12,8 @@ mod erofs;
 mod error;
 mod layer;
 mod path;
+#[cfg(test)]
+mod samples;
 mod spool;
 mod tree;
 

@@ -377,6 +377,3 @@ impl Tree {
 fn attributes_size(attributes: &Attributes) -> usize {
     attributes.iter().map(|(name, value)| name.len() + value.len()).sum()
 }
-
-#[cfg(test)]
-mod tests;
