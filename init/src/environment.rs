@@ -90,13 +90,13 @@ mod tests {
     #[test]
     fn a_program_without_slash_is_looked_for_in_path_order() {
         let found = candidates(b"ls", Some(b"/x::/y"));
-        assert_eq!(found, [c"/x/ls".into(), c"./ls".into(), c"/y/ls".into()]);
+        assert_eq!(found, [c"/x/ls", c"./ls", c"/y/ls"].map(CString::from));
         assert_eq!(candidates(b"ls", None).len(), 6);
     }
 
     #[test]
     fn a_program_with_slash_is_taken_as_it_is() {
-        assert_eq!(candidates(b"./ls", Some(b"/x")), [c"./ls".into()]);
+        assert_eq!(candidates(b"./ls", Some(b"/x")), [CString::from(c"./ls")]);
         assert!(candidates(b"", Some(b"/x")).is_empty());
     }
 }

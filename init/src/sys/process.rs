@@ -18,8 +18,10 @@ const STACK: usize = 32 << 10;
 const SIGNAL_SET: usize = 8;
 /// Kill, not to be caught.
 pub(crate) const SIGKILL: u8 = 9;
-/// How many files a program of a container may open: by default, and at most.
-const FILES: [u64; 2] = [1024, 1 << 20];
+/// How many files a program may open unless it asks for more.
+const FILES: u64 = 1024;
+/// How many files it may ask for; the agent itself always may open as many.
+const MOST_FILES: u64 = 1 << 20;
 
 /// Who a process runs as.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,6 +65,7 @@ pub(crate) enum Step {
 
 struct Job<'a> {
     plan: &'a Plan<'a>,
+    files: [u64; 2],
     failure: Option<(Step, Errno)>,
 }
 
@@ -70,17 +73,22 @@ struct Job<'a> {
 #[derive(Debug)]
 pub(crate) struct Spawner {
     stack: *mut u8,
+    /// A child's limit of open files: by default, and at most.
+    files: [u64; 2],
 }
 
 impl Spawner {
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self { stack: map(STACK)? })
+        let mut own = [0; 2];
+        limit_files(None, Some(&mut own))?;
+        let most = own[1];
+        Ok(Self { stack: map(STACK)?, files: [FILES.min(most), most] })
     }
 
     /// Starts a process in a session and process group of its own. Returns once the program
     /// runs, or says at which step it failed.
     pub(crate) fn spawn(&mut self, plan: &Plan<'_>) -> core::result::Result<u32, (Step, Errno)> {
-        let mut job = Job { plan, failure: None };
+        let mut job = Job { plan, files: self.files, failure: None };
         let how = flags(nr::CLONE_VM | nr::CLONE_VFORK | nr::SIGCHLD);
         let top = self.stack.wrapping_add(STACK).cast();
         let argument = core::ptr::from_mut(&mut job).cast();
@@ -106,7 +114,7 @@ impl Spawner {
 unsafe extern "C" fn child(argument: *mut c_void) -> ! {
     // SAFETY: the caller's promise.
     let job = unsafe { &mut *argument.cast::<Job<'_>>() };
-    job.failure = Some(become_program(job.plan));
+    job.failure = Some(become_program(job.plan, &job.files));
     loop {
         // SAFETY: ends only this child.
         let _ = unsafe { call(nr::__NR_exit_group, [127, 0, 0, 0, 0, 0]) };
@@ -114,18 +122,17 @@ unsafe extern "C" fn child(argument: *mut c_void) -> ! {
 }
 
 /// Returns only on failure.
-fn become_program(plan: &Plan<'_>) -> (Step, Errno) {
-    match prepare(plan) {
+fn become_program(plan: &Plan<'_>, files: &[u64; 2]) -> (Step, Errno) {
+    match prepare(plan, files) {
         Err(failure) => failure,
         Ok(()) => (Step::Execute, execute(plan)),
     }
 }
 
-fn prepare(plan: &Plan<'_>) -> core::result::Result<(), (Step, Errno)> {
+fn prepare(plan: &Plan<'_>, files: &[u64; 2]) -> core::result::Result<(), (Step, Errno)> {
     let at = |step| move |errno| (step, errno);
     child_call(nr::__NR_setsid, [0; 6]).map_err(at(Step::Session))?;
-    let limits = [0, flags(nr::RLIMIT_NOFILE), FILES.as_ptr() as usize, 0, 0, 0];
-    child_call(nr::__NR_prlimit64, limits).map_err(at(Step::Limits))?;
+    limit_files(Some(files), None).map_err(at(Step::Limits))?;
     let Credentials { uid, gid, groups } = plan.credentials;
     if *uid != 0 || *gid != 0 || !groups.is_empty() {
         let list = [groups.len(), groups.as_ptr() as usize, 0, 0, 0, 0];
@@ -189,10 +196,15 @@ pub(crate) fn child_signals() -> Result<Fd> {
 
 /// Lets the agent itself open as many files as a program may at most.
 pub(crate) fn raise_own_limit() -> Result<()> {
-    let limit = [FILES[1], FILES[1]];
-    let arguments = [0, flags(nr::RLIMIT_NOFILE), limit.as_ptr() as usize, 0, 0, 0];
-    // SAFETY: the kernel reads one limit.
-    unsafe { call(nr::__NR_prlimit64, arguments) }.map(drop)
+    limit_files(Some(&[MOST_FILES; 2]), None)
+}
+
+/// Sets, then tells the limit of open files: the current one and the highest.
+fn limit_files(new: Option<&[u64; 2]>, old: Option<&mut [u64; 2]>) -> Result<()> {
+    let new = new.map_or(0, |limit| limit.as_ptr() as usize);
+    let old = old.map_or(0, |limit| limit.as_mut_ptr() as usize);
+    // SAFETY: the kernel reads and writes one limit each, or none where the address is zero.
+    unsafe { call(nr::__NR_prlimit64, [0, flags(nr::RLIMIT_NOFILE), new, old, 0, 0]) }.map(drop)
 }
 
 /// A child that ended.
@@ -240,4 +252,51 @@ pub(crate) fn signal_group(group: u32, signal: u8) -> Result<()> {
 fn kill(target: i32, signal: u8) -> Result<()> {
     // SAFETY: no memory is involved.
     unsafe { call(nr::__NR_kill, [int(target), usize::from(signal), 0, 0, 0, 0]) }.map(drop)
+}
+
+/// What a test needs to run the agent's server in a process of its own.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    unsafe extern "C" {
+        /// The C library's: it makes the allocator of the new process usable.
+        fn fork() -> i32;
+    }
+
+    /// Runs `serve` in a new process, which keeps only standard descriptors and the two given
+    /// ones, adopts orphans as PID 1 does, and ends with the test at the latest.
+    pub(crate) fn fork_server(control: &Fd, listener: &Fd, serve: fn(Fd, Fd)) -> u32 {
+        // SAFETY: the new process has one thread and calls no handler of the old ones.
+        let pid = unsafe { fork() };
+        if pid != 0 {
+            return u32::try_from(pid).unwrap();
+        }
+        let (low, high) = (200_usize, 201_usize);
+        let last = usize::try_from(u32::MAX).unwrap();
+        for (number, arguments) in [
+            (
+                nr::__NR_prctl,
+                [linux_raw_sys::prctl::PR_SET_CHILD_SUBREAPER as usize, 1, 0, 0, 0, 0],
+            ),
+            (nr::__NR_prctl, [linux_raw_sys::prctl::PR_SET_PDEATHSIG as usize, 9, 0, 0, 0, 0]),
+            (nr::__NR_dup3, [control.register(), low, flags(nr::O_CLOEXEC), 0, 0, 0]),
+            (nr::__NR_dup3, [listener.register(), high, flags(nr::O_CLOEXEC), 0, 0, 0]),
+            (nr::__NR_close_range, [3, low - 1, 0, 0, 0, 0]),
+            (nr::__NR_close_range, [high + 1, last, 0, 0, 0, 0]),
+        ] {
+            // SAFETY: no memory is involved, and the new process owns all its descriptors.
+            unsafe { call(number, arguments) }.unwrap();
+        }
+        serve(Fd::adopt(low), Fd::adopt(high));
+        loop {
+            // SAFETY: ends only this process.
+            let _ = unsafe { call(nr::__NR_exit_group, [0; 6]) };
+        }
+    }
+
+    /// Waits for a server that was told to end.
+    pub(crate) fn join(pid: u32) {
+        let _ = wait(i32::try_from(pid).unwrap(), 0);
+    }
 }
