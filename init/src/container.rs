@@ -31,7 +31,17 @@ const HOSTS: &[u8] = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-lo
 pub(crate) struct Container {
     hostname: String,
     entrypoint: Process,
+    users: Users,
 }
+
+/// The last user that was looked up, good for as long as the two files stay as they are.
+#[derive(Debug, Default)]
+struct Users {
+    known: Option<([FileMark; 2], String, Account)>,
+}
+
+/// What changes whenever a file does: its number, size and times. None: there is no file.
+type FileMark = Option<(u64, u64, [(i64, u32); 2])>;
 
 /// A program with its surroundings, ready to be started.
 #[derive(Debug)]
@@ -47,7 +57,11 @@ pub(crate) struct Launch {
 impl Container {
     /// Takes the defaults from what the image says.
     pub(crate) fn new(description: Description) -> Self {
-        Self { hostname: description.hostname, entrypoint: description.entrypoint }
+        Self {
+            hostname: description.hostname,
+            entrypoint: description.entrypoint,
+            users: Users::default(),
+        }
     }
 
     /// Gives the container another name.
@@ -58,21 +72,21 @@ impl Container {
 
     /// The entrypoint. Its working directory is made if it is missing, as container
     /// programs do.
-    pub(crate) fn entrypoint(&self) -> Result<Launch, Failure> {
+    pub(crate) fn entrypoint(&mut self) -> Result<Launch, Failure> {
         make_directories(&self.entrypoint.cwd)?;
-        let account = find_account(&self.entrypoint.user)?;
+        let account = self.users.find(&self.entrypoint.user)?;
         let mut env = self.defaults();
         env.set_default(b"HOME", &account.home);
         Ok(Launch::new(&self.entrypoint.argv, env, &self.entrypoint.cwd, account))
     }
 
     /// A command on top of the container's defaults.
-    pub(crate) fn command(&self, command: &Command) -> Result<Launch, Failure> {
+    pub(crate) fn command(&mut self, command: &Command) -> Result<Launch, Failure> {
         let mut env = if command.env_clear { Environment::default() } else { self.defaults() };
         env.merge(&command.env);
         let user = command.user.as_ref().unwrap_or(&self.entrypoint.user);
         let cwd = command.cwd.as_ref().unwrap_or(&self.entrypoint.cwd);
-        let account = find_account(user)?;
+        let account = self.users.find(user)?;
         if !command.env_clear {
             env.set_default(b"HOME", &account.home);
         }
@@ -213,17 +227,34 @@ fn ensure_resolver() -> Result<(), Failure> {
     }
 }
 
-/// Who `user[:group]` is in the container, by its files as they are now.
-fn find_account(user: &str) -> Result<Account, Failure> {
-    let passwd = read_or_empty(c"/etc/passwd")?;
-    let group = read_or_empty(c"/etc/group")?;
-    resolve(user, &passwd, &group).map_err(|unknown| {
-        let file = match unknown {
-            Unknown::User => "find user",
-            Unknown::Group => "find group",
-        };
-        failure(file, user, Errno::ENOENT)
-    })
+impl Users {
+    /// Who `user[:group]` is in the container, by its files as they are now.
+    fn find(&mut self, user: &str) -> Result<Account, Failure> {
+        let marks = [mark(c"/etc/passwd"), mark(c"/etc/group")];
+        if let Some((known, name, account)) = &self.known
+            && *known == marks
+            && name == user
+        {
+            return Ok(account.clone());
+        }
+        let passwd = read_or_empty(c"/etc/passwd")?;
+        let group = read_or_empty(c"/etc/group")?;
+        let account = resolve(user, &passwd, &group).map_err(|unknown| {
+            let operation = match unknown {
+                Unknown::User => "find user",
+                Unknown::Group => "find group",
+            };
+            failure(operation, user, Errno::ENOENT)
+        })?;
+        self.known = Some((marks, user.into(), account.clone()));
+        Ok(account)
+    }
+}
+
+fn mark(path: &CStr) -> FileMark {
+    let status = mount::status(path).ok()?;
+    let times = [status.stx_mtime, status.stx_ctime].map(|time| (time.tv_sec, time.tv_nsec));
+    Some((status.stx_ino, status.stx_size, times))
 }
 
 fn read_or_empty(path: &CStr) -> Result<Vec<u8>, Failure> {
