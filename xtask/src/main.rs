@@ -10,14 +10,18 @@
 )]
 
 mod assets;
+mod bench;
 mod cache;
 mod command;
 mod error;
+mod gate;
 mod host;
 mod images;
 mod packages;
 mod progress;
+mod quickstart;
 mod registry;
+mod suite;
 mod workspace;
 
 use std::process::ExitCode;
@@ -36,12 +40,21 @@ struct Cli {
 enum Task {
     /// Build the guest kernel and the agent, if they are not there yet.
     Assets,
+    /// Measure, in the host whose clock counts instructions.
+    Bench(bench::Args),
+    /// Check the sources only: format, lints, documents, budgets.
+    Gate,
     /// Run a command in a host with a working hypervisor.
     Host(host::Args),
     /// Make the test images and push them into the test registry's storage.
     Images(images::Args),
+    /// Set everything up, then pull an image, restore it and run a command in it.
+    Quickstart(quickstart::Args),
     /// Serve the test images on loopback while a command runs.
     Registry(registry::Args),
+    /// Run the gate and every test.
+    #[command(visible_alias = "ci")]
+    Test(suite::Args),
 }
 
 fn main() -> ExitCode {
@@ -50,8 +63,12 @@ fn main() -> ExitCode {
     }
     let done = match Cli::parse().task {
         Task::Assets => assets::exec(),
+        Task::Bench(args) => bench::exec(&args),
+        Task::Test(args) => suite::exec(&args),
+        Task::Gate => gate::run().map(|()| 0),
         Task::Host(args) => host::exec(&args),
         Task::Images(args) => images::exec(&args),
+        Task::Quickstart(args) => quickstart::exec(&args),
         Task::Registry(args) => registry::exec(&args),
     };
     match done {

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -37,7 +37,10 @@ pub(crate) struct Args {
 
 /// Serves the test images, for the time of a command or for good.
 pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
-    packages::ensure(packages::IMAGES)?;
+    // Inside a host they were seen to before it was started, and asking takes seconds.
+    if !crate::host::guest::is_inside() {
+        packages::ensure(packages::IMAGES)?;
+    }
     let mut registry = Registry::start()?;
     let Some((program, rest)) = args.command.split_first() else {
         println!("serving {} on {}", storage().display(), registry.address);
@@ -84,7 +87,6 @@ pub(crate) struct Registry {
     child: Child,
     /// `127.0.0.1:PORT`
     pub(crate) address: String,
-    config: PathBuf,
 }
 
 impl Registry {
@@ -94,15 +96,18 @@ impl Registry {
         let address = format!("127.0.0.1:{port}");
         let storage = storage();
         fs::create_dir_all(&storage).map_err(Error::file("create", &storage))?;
-        let name = format!("supermachine-registry-{}-{port}.yml", std::process::id());
-        let config = std::env::temp_dir().join(name);
-        fs::write(&config, settings(&storage, &address)).map_err(Error::file("write", &config))?;
         let mut command = Command::new("docker-registry");
-        command.arg("serve").arg(&config);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.args(["serve", "/dev/stdin"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         command::die_with_us(&mut command);
-        let child = command.spawn().map_err(|e| command::start(&command, e))?;
-        let mut registry = Self { child, address, config };
+        let mut child = command.spawn().map_err(|e| command::start(&command, e))?;
+        let input = child.stdin.take();
+        let mut registry = Self { child, address };
+        if let Some(mut input) = input {
+            // The settings are short enough for a pipe, and its end is the file's end.
+            let text = settings(&storage, &registry.address);
+            input.write_all(text.as_bytes()).map_err(Error::system("configure the registry"))?;
+        }
         registry.wait()?;
         Ok(registry)
     }
@@ -131,7 +136,6 @@ impl Drop for Registry {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = fs::remove_file(&self.config);
     }
 }
 

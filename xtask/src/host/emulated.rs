@@ -25,6 +25,8 @@ use crate::command;
 use crate::error::Error;
 use crate::packages;
 
+/// A folder in the emulated host's own memory; all others are this machine's.
+pub(crate) const FAST_FOLDER: &str = "/dev/shm";
 /// The memory of an emulated host unless asked otherwise.
 pub(crate) const MEMORY_MIB: u32 = 4096;
 const FILE_SERVER: &str = "/usr/lib/qemu/virtiofsd";
@@ -40,14 +42,14 @@ const BOOT_LIMIT: Duration = Duration::from_secs(300);
 pub(super) fn run(kind: Kind, command: &Command, limits: &Limits) -> Result<u8, Error> {
     packages::ensure(packages::HOST)?;
     let kernel = image::ensure()?;
-    let request = request(command, &kernel)?;
+    let request = request(kind, command, &kernel)?;
     let mut host = Host::start(kind, limits.memory_mib, &kernel)?;
     let status = host.serve(&request, limits.timeout);
     host.stop();
     status
 }
 
-fn request(command: &Command, kernel: &Path) -> Result<Request, Error> {
+fn request(kind: Kind, command: &Command, kernel: &Path) -> Result<Request, Error> {
     let folder = match command.get_current_dir() {
         Some(folder) => folder.to_path_buf(),
         None => std::env::current_dir().map_err(Error::system("find the current folder"))?,
@@ -59,6 +61,7 @@ fn request(command: &Command, kernel: &Path) -> Result<Request, Error> {
             None => env.remove(name),
         };
     }
+    env.insert(guest::MARK.into(), kind.name().into());
     let mut argv = vec![command.get_program().to_os_string()];
     argv.extend(command.get_args().map(OsString::from));
     // SAFETY: getuid has no precondition and cannot fail.
@@ -220,12 +223,12 @@ fn arguments(
         add(&format!("-chardev socket,id=port{number},fd={fd}"));
         add(&format!("-device virtserialport,chardev=port{number},nr={number}"));
     }
-    let name = if kind == Kind::Measuring { "measuring" } else { "emulated" };
     let line = format!(
         "console=ttyS0 quiet panic=-1 root=rootfs rootfstype=virtiofs rw init=\"{}\" \
-         mitigations=off tsc=reliable {}={name}",
+         mitigations=off tsc=reliable {}={}",
         init.display(),
-        guest::MARK
+        guest::MARK,
+        kind.name()
     );
     let kernel: PathBuf = kernel.join("vmlinuz");
     args.extend(["-kernel".into(), kernel.into(), "-append".into(), line.into()]);

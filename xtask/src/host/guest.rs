@@ -18,7 +18,7 @@ use std::time::Duration;
 use super::wire::{self, Report, Request};
 use super::{image, shell_status};
 
-/// Set on the kernel's command line, which hands it to PID 1.
+/// Set on the kernel's command line, which hands it to PID 1, and for the command.
 pub(super) const MARK: &str = "SUPERMACHINE_HOST";
 
 /// The ports by number. Control comes last: when it is up, so are the others.
@@ -29,6 +29,11 @@ pub(super) const CONTROL: u32 = 3;
 /// Whether this process is an emulated host's PID 1.
 pub(crate) fn is_wanted() -> bool {
     std::process::id() == 1 && std::env::var_os(MARK).is_some()
+}
+
+/// Whether this process is the command of an emulated host, or was started by it.
+pub(crate) fn is_inside() -> bool {
+    std::env::var_os(MARK).is_some()
 }
 
 /// Serves one command.

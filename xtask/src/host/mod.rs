@@ -19,7 +19,7 @@ use clap::ValueEnum;
 use crate::command;
 use crate::error::Error;
 
-pub(crate) use pick::pick;
+pub(crate) use pick::{pick, require};
 
 /// The kinds of host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -30,6 +30,17 @@ pub(crate) enum Kind {
     Emulated,
     /// The emulated host with a clock that counts instructions.
     Measuring,
+}
+
+impl Kind {
+    /// Its name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Emulated => "emulated",
+            Self::Measuring => "measuring",
+        }
+    }
 }
 
 /// `cargo xtask host [--emulated|--measuring] -- COMMAND…`

@@ -1,0 +1,138 @@
+//! Measurements: a bench program runs in the measuring host, all of its files in memory.
+//!
+//! The program prints one JSON object a line, [`Measure`]; other lines pass through. The
+//! result is a table, and a file that later runs can be compared with.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+use supermachine_kernel::{agent_dir, kernel_dir};
+
+use crate::assets;
+use crate::command;
+use crate::error::Error;
+use crate::host::{self, Kind};
+use crate::images;
+use crate::registry;
+use crate::workspace;
+
+/// The host's memory: everything is in it.
+const MEMORY_MIB: u32 = 8192;
+/// Where everything is in the host; its shape is that of a cache folder.
+const FOLDER: &str = "/dev/shm/bench";
+
+/// `cargo xtask bench`
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The host: absolute times count in the measuring one only.
+    #[arg(long, value_enum, default_value_t = Kind::Measuring)]
+    host: Kind,
+    /// Arguments for the bench program.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// One measured quantity.
+#[derive(Debug, Deserialize, Serialize)]
+struct Measure {
+    name: String,
+    unit: String,
+    /// One value for each run.
+    runs: Vec<f64>,
+}
+
+/// Builds, runs and prints the bench.
+pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
+    host::require(args.host)?;
+    assets::ensure()?;
+    images::ensure(&["busybox", "nginx"])?;
+    let mut cargo = workspace::cargo();
+    cargo.args(["build", "--release", "--package", "supermachine-examples", "--example", "bench"]);
+    command::run(&mut cargo)?;
+    let program = workspace::target().join("release/examples/bench");
+    let us = std::env::current_exe().map_err(Error::system("find this program"))?;
+    let files = [
+        (kernel_dir(), cached(&kernel_dir())),
+        (agent_dir(), cached(&agent_dir())),
+        (registry::storage(), PathBuf::from("supermachine/dev/registry/storage")),
+        (program, PathBuf::from("bench")),
+        (us.clone(), PathBuf::from("xtask")),
+    ];
+    let script = format!(
+        "{}export XDG_CACHE_HOME={FOLDER} XDG_DATA_HOME={FOLDER}/data TMPDIR={FOLDER}\n\
+         exec ./xtask registry -- ./bench \"$@\"",
+        copying(&files)
+    );
+    let mut command = Command::new(us);
+    command.args(["host", "--host", args.host.name(), "--memory", &MEMORY_MIB.to_string(), "--"]);
+    command.args(["sh", "-euc", &script, "bench"]).args(&args.arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command::die_with_us(&mut command);
+    let child = command.spawn().map_err(|e| command::start(&command, e))?;
+    let output = child.wait_with_output().map_err(Error::system("wait for the bench"))?;
+    let measures = measures(&String::from_utf8_lossy(&output.stdout));
+    print(&measures);
+    save(&measures)?;
+    Ok(host::shell_status(output.status))
+}
+
+/// Where an asset's folder belongs below a cache folder.
+fn cached(folder: &Path) -> PathBuf {
+    Path::new("supermachine/assets").join(folder.file_name().unwrap_or_default())
+}
+
+/// Shell commands that copy files and folders into the host's memory.
+fn copying(files: &[(PathBuf, PathBuf)]) -> String {
+    let mut script = String::new();
+    for (from, to) in files {
+        let to = Path::new(FOLDER).join(to);
+        let parent = to.parent().unwrap_or(Path::new(FOLDER)).display().to_string();
+        script += &format!("mkdir -p '{parent}'; cp -r '{}' '{}'\n", from.display(), to.display());
+    }
+    script + &format!("cd {FOLDER}\n")
+}
+
+fn measures(text: &str) -> Vec<Measure> {
+    let mut measures = Vec::new();
+    for line in text.lines() {
+        match serde_json::from_str(line) {
+            Ok(measure) => measures.push(measure),
+            Err(_) => println!("{line}"),
+        }
+    }
+    measures
+}
+
+fn print(measures: &[Measure]) {
+    println!("{:44} {:>12} {:>12} {:>12}  unit", "measure", "min", "median", "max");
+    for Measure { name, unit, runs } in measures {
+        let mut runs = runs.clone();
+        runs.sort_by(f64::total_cmp);
+        let at = |index: usize| runs.get(index).copied().unwrap_or(f64::NAN);
+        let (min, median, max) = (at(0), at(runs.len() / 2), at(runs.len().wrapping_sub(1)));
+        println!("{name:44} {min:12.3} {median:12.3} {max:12.3}  {unit}");
+    }
+}
+
+fn save(measures: &[Measure]) -> Result<(), Error> {
+    let path = workspace::target().join("bench.json");
+    let text = serde_json::to_vec_pretty(measures).map_err(std::io::Error::from);
+    text.and_then(|text| fs::write(&path, text)).map_err(Error::file("write", &path))?;
+    println!("{}", path.display());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn measures_are_told_from_other_lines() {
+        let found =
+            measures("hello\n{\"name\":\"start\",\"unit\":\"vms\",\"runs\":[2.0,1.0]}\n{}\n");
+        assert_eq!(found.len(), 1);
+        assert_eq!(found.first().unwrap().runs, [2.0, 1.0]);
+    }
+}

@@ -1,0 +1,200 @@
+//! The gate: what must hold of the sources before any test runs.
+//!
+//! Owns formatting, lints, documentation, the budgets of files, dependencies and size,
+//! and the links between documents. Every check runs even when an earlier one failed.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::command;
+use crate::error::{self, Error};
+use crate::workspace;
+
+/// Lines of one source file, its tests aside.
+const LONGEST_FILE: usize = 800;
+/// Crates in the tree of a program that restores a snapshot and runs a command.
+const MOST_CRATES: usize = 40;
+/// Bytes of that program, stripped.
+const LARGEST_PROGRAM: u64 = 3 << 19;
+
+type Check = (&'static str, fn() -> Result<(), Error>);
+
+const CHECKS: [Check; 8] = [
+    ("formatting", formatting),
+    ("lints", lints),
+    ("documentation", documentation),
+    ("file lengths", file_lengths),
+    ("paths of this machine", machine_paths),
+    ("links", links),
+    ("dependencies of the runtime", dependencies),
+    ("size of a restoring program", program_size),
+];
+
+/// Runs every check, and fails if one did.
+pub(crate) fn run() -> Result<(), Error> {
+    let mut failed = Vec::new();
+    for (name, check) in CHECKS {
+        println!("gate: {name}");
+        if let Err(error) = check() {
+            println!("gate: {name}: {}", error::chain(&error));
+            failed.push(name);
+        }
+    }
+    if failed.is_empty() {
+        println!("gate: {} checks passed", CHECKS.len());
+        return Ok(());
+    }
+    Err(found("the gate", "every check to pass", &format!("failed: {}", failed.join(", "))))
+}
+
+fn formatting() -> Result<(), Error> {
+    command::run(workspace::cargo().args(["fmt", "--all", "--check"]))
+}
+
+fn lints() -> Result<(), Error> {
+    let mut clippy = workspace::cargo();
+    clippy.args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    command::run(&mut clippy)
+}
+
+fn documentation() -> Result<(), Error> {
+    let mut doc = workspace::cargo();
+    doc.args(["doc", "--quiet", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings");
+    command::run(&mut doc)
+}
+
+fn file_lengths() -> Result<(), Error> {
+    let mut long = Vec::new();
+    for path in files()? {
+        if path.extension().is_none_or(|e| e != "rs") || is_test(&path) {
+            continue;
+        }
+        let lines = read(&path)?.map_or(0, |text| text.lines().count());
+        if lines > LONGEST_FILE {
+            long.push(format!("{} has {lines}", path.display()));
+        }
+    }
+    none("lines of a source file", &format!("at most {LONGEST_FILE}"), &long)
+}
+
+fn is_test(path: &Path) -> bool {
+    path.file_name().is_some_and(|n| n == "tests.rs")
+        || path.components().any(|c| c.as_os_str() == "tests")
+}
+
+fn machine_paths() -> Result<(), Error> {
+    // Spelled in two parts, or this file would name it too.
+    let mut paths = vec![concat!("/wo", "rk/").to_owned(), workspace::root().display().to_string()];
+    if let Some(home) = std::env::var_os("HOME").map(PathBuf::from).filter(|h| h != Path::new("/"))
+    {
+        paths.push(format!("{}/", home.display()));
+    }
+    let mut named = Vec::new();
+    for path in files()? {
+        let text = read(&path)?.unwrap_or_default();
+        for (number, line) in text.lines().enumerate() {
+            if let Some(word) = paths.iter().find(|word| line.contains(*word)) {
+                named.push(format!("{}:{} has {word}", path.display(), number + 1));
+            }
+        }
+    }
+    none("absolute paths in the sources", "none of this machine", &named)
+}
+
+fn links() -> Result<(), Error> {
+    let mut broken = Vec::new();
+    for path in files()? {
+        if path.extension().is_none_or(|e| e != "md") {
+            continue;
+        }
+        let text = read(&path)?.unwrap_or_default();
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for target in relative_links(&text) {
+            if !workspace::root().join(folder).join(target).exists() {
+                broken.push(format!("{} links to {target}", path.display()));
+            }
+        }
+    }
+    none("links between documents", "each to lead to a file", &broken)
+}
+
+/// The targets of Markdown links that are files of the repository.
+fn relative_links(text: &str) -> Vec<&str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next());
+    let files = targets.map(|target| target.split('#').next().unwrap_or_default());
+    files.filter(|file| !file.is_empty() && !file.contains(':')).collect()
+}
+
+fn dependencies() -> Result<(), Error> {
+    let mut tree = workspace::cargo();
+    tree.args(["tree", "--package", "supermachine", "--edges", "normal", "--prefix", "none"]);
+    tree.args(["--format", "{p}"]);
+    let text = command::output(&mut tree)?;
+    let crates: BTreeSet<_> = text.lines().filter_map(|l| l.split(' ').next()).collect();
+    println!("gate: {} crates of at most {MOST_CRATES}", crates.len());
+    if crates.len() <= MOST_CRATES {
+        return Ok(());
+    }
+    let names: Vec<_> = crates.iter().map(|name| (*name).to_owned()).collect();
+    none("crates of a restoring program", &format!("at most {MOST_CRATES}"), &names)
+}
+
+fn program_size() -> Result<(), Error> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["build", "--quiet", "--release", "--package", "supermachine-examples"]);
+    command::run(cargo.args(["--example", "exec"]))?;
+    let program = workspace::target().join("release/examples/exec");
+    let size = fs::metadata(&program).map_err(Error::file("read", &program))?.len();
+    println!("gate: {size} bytes of at most {LARGEST_PROGRAM}");
+    if size <= LARGEST_PROGRAM {
+        return Ok(());
+    }
+    let expected = format!("at most {LARGEST_PROGRAM} bytes");
+    Err(found("size of a restoring program", &expected, &size.to_string()))
+}
+
+/// Every file of the repository, tracked or about to be, relative to its root.
+fn files() -> Result<Vec<PathBuf>, Error> {
+    let mut git = Command::new("git");
+    git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
+    let text = command::output(git.current_dir(workspace::root()))?;
+    Ok(text.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).collect())
+}
+
+/// A file's text; nothing if it is not text or, though tracked, gone.
+fn read(path: &Path) -> Result<Option<String>, Error> {
+    let path = workspace::root().join(path);
+    match fs::read(&path) {
+        Ok(bytes) => Ok(String::from_utf8(bytes).ok()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::file("read", &path)(error)),
+    }
+}
+
+fn none(what: &'static str, expected: &str, against: &[String]) -> Result<(), Error> {
+    if against.is_empty() { Ok(()) } else { Err(found(what, expected, &against.join(", "))) }
+}
+
+fn found(what: &'static str, expected: &str, found: &str) -> Error {
+    Error::Unexpected { what, expected: expected.to_owned(), found: found.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_to_files_are_found_without_their_anchors() {
+        let text = "[a](b.md#part) [c](https://d.e) ![f](g/h.png \"title\") [i](#j) [k](mailto:l)";
+        assert_eq!(relative_links(text), ["b.md", "g/h.png"]);
+    }
+
+    #[test]
+    fn tests_are_told_from_sources_by_name_or_folder() {
+        assert!(is_test(Path::new("a/src/b/tests.rs")));
+        assert!(is_test(Path::new("a/tests/b.rs")));
+        assert!(!is_test(Path::new("a/src/attests.rs")));
+    }
+}

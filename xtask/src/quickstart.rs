@@ -1,0 +1,66 @@
+//! The main job, shown: an image is pulled, baked, restored, and a command answers.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use crate::assets;
+use crate::command;
+use crate::error::Error;
+use crate::host::{self, Kind, Limits};
+use crate::images;
+use crate::registry::Registry;
+use crate::workspace;
+
+/// Optimised, since the host may emulate every instruction.
+const PROFILE: &str = "fast";
+
+/// `cargo xtask quickstart`
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The host to show it in, instead of the one that a probe picks.
+    #[arg(long, value_enum)]
+    host: Option<Kind>,
+    /// The built command: set in the host, where only the show itself is left to do.
+    #[arg(long, hide = true)]
+    program: Option<PathBuf>,
+}
+
+/// Sets everything up and shows it, or, in the host, shows it.
+pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
+    if let Some(program) = &args.program {
+        show(program)?;
+        return Ok(0);
+    }
+    let kind = args.host.unwrap_or_else(host::pick);
+    host::require(kind)?;
+    assets::ensure()?;
+    images::ensure(&["busybox"])?;
+    let mut cargo = workspace::cargo();
+    cargo.args(["build", "--profile", PROFILE, "--package", "cargo-supermachine"]);
+    command::run(&mut cargo)?;
+    let program = workspace::target().join(PROFILE).join("supermachine");
+    let us = std::env::current_exe().map_err(Error::system("find this program"))?;
+    let mut command = Command::new(us);
+    command.args(["quickstart", "--program"]).arg(program);
+    println!("in the {} host:", kind.name());
+    host::run(kind, &command, &Limits::default())
+}
+
+fn show(program: &Path) -> Result<(), Error> {
+    let registry = Registry::start()?;
+    let image = format!("{}/busybox", registry.address);
+    step(Command::new(program).args(["pull", &image, "--name", "hello"]))?;
+    let words = ["run", "hello", "--timings", "--", "/bin/echo", "hello from a microVM"];
+    step(Command::new(program).args(words))
+}
+
+/// Runs one command as a person would, and says how long it took.
+fn step(command: &mut Command) -> Result<(), Error> {
+    let words = command.get_args().map(|word| word.to_string_lossy().into_owned());
+    println!("\n$ supermachine {}", words.collect::<Vec<_>>().join(" "));
+    let began = Instant::now();
+    command::run(command)?;
+    println!("({:.2} s)", began.elapsed().as_secs_f64());
+    Ok(())
+}

@@ -1,0 +1,298 @@
+//! Running every test: those that need a hypervisor in the picked host, the others here.
+//!
+//! An integration test whose name starts with `vm_` needs a hypervisor. It never passes
+//! by being skipped: without a host the run fails.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use crate::assets;
+use crate::command;
+use crate::error::Error;
+use crate::gate;
+use crate::host::{self, Kind};
+use crate::images;
+use crate::packages;
+use crate::workspace;
+
+/// What the names of tests that need a hypervisor start with.
+const VM_PREFIX: &str = "vm_";
+/// An emulated host has one processor, so two of them use two of ours.
+const SIDE_BY_SIDE: usize = 2;
+/// The memory of an emulated host for tests: their files are in memory too.
+const MEMORY_MIB: u32 = 6144;
+/// Optimised, since the host may emulate every instruction.
+const PROFILE: &str = "fast";
+
+/// `cargo xtask test`
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The host for tests that need a hypervisor, instead of the one that a probe picks.
+    #[arg(long, value_enum)]
+    host: Option<Kind>,
+    /// Run only the test programs with this in their name.
+    #[arg(long, value_name = "NAME")]
+    only: Option<String>,
+    /// Run no checks of the sources first.
+    #[arg(long)]
+    no_gate: bool,
+    /// End a test program in a host after so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    timeout: u64,
+    /// Arguments for the test programs, such as a filter.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// One test program.
+#[derive(Debug)]
+struct Program {
+    name: String,
+    path: PathBuf,
+    package: PathBuf,
+    needs_host: bool,
+}
+
+/// How one test program went.
+#[derive(Debug, Default)]
+struct Outcome {
+    name: String,
+    passed: u64,
+    failed: u64,
+    ended_well: bool,
+    took: Duration,
+}
+
+/// Runs the gate and every test.
+pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
+    if !args.no_gate && args.only.is_none() {
+        gate::run()?;
+    }
+    let kind = args.host.unwrap_or_else(host::pick);
+    host::require(kind)?;
+    packages::ensure(packages::TESTS)?;
+    let programs = build(args.only.as_deref())?;
+    let (in_host, here): (Vec<_>, Vec<_>) = programs.iter().partition(|p| p.needs_host);
+    let mut outcomes = Vec::new();
+    for program in &here {
+        outcomes.push(watch(&program.name, &mut program.here(args))?);
+    }
+    if args.only.is_none() {
+        let mut doc = workspace::cargo();
+        doc.args(["test", "--quiet", "--workspace", "--doc", "--profile", PROFILE]);
+        outcomes.push(watch("documentation", &mut doc)?);
+    }
+    if !in_host.is_empty() {
+        assets::ensure()?;
+        images::ensure(&[])?;
+        println!("{} test programs in the {} host", in_host.len(), kind.name());
+        outcomes.extend(side_by_side(&in_host, kind, args)?);
+    }
+    Ok(summary(&outcomes))
+}
+
+fn build(only: Option<&str>) -> Result<Vec<Program>, Error> {
+    println!("building the tests");
+    let mut cargo = workspace::cargo();
+    cargo.args(["test", "--workspace", "--profile", PROFILE, "--no-run"]);
+    cargo.args(["--message-format", "json-render-diagnostics"]);
+    cargo.stdout(Stdio::piped()).stdin(Stdio::null());
+    let mut child = cargo.spawn().map_err(|e| command::start(&cargo, e))?;
+    let output = child.stdout.take().map(BufReader::new);
+    let lines = output.into_iter().flat_map(BufRead::lines).map_while(Result::ok);
+    let mut programs: Vec<_> = lines.filter_map(|line| program(&line)).collect();
+    let status = child.wait().map_err(Error::system("wait for cargo"))?;
+    if !status.success() {
+        let status = status.to_string();
+        return Err(Error::Command { command: "cargo test --no-run".into(), status });
+    }
+    programs.retain(|p| only.is_none_or(|part| p.name.contains(part)));
+    programs.sort_by(|a, b| a.name.cmp(&b.name));
+    if programs.is_empty() {
+        return Err(Error::Unexpected {
+            what: "test programs",
+            expected: only.map_or("some".into(), |part| format!("one named {part}")),
+            found: "none".into(),
+        });
+    }
+    Ok(programs)
+}
+
+/// What of cargo's messages tells of a test program.
+#[derive(Deserialize)]
+struct Message {
+    executable: Option<PathBuf>,
+    manifest_path: PathBuf,
+    profile: Profile,
+    target: Target,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+fn program(line: &str) -> Option<Program> {
+    let message: Message = serde_json::from_str(line).ok()?;
+    if !message.profile.test {
+        return None;
+    }
+    let is_integration = message.target.kind.iter().any(|kind| kind == "test");
+    Some(Program {
+        needs_host: is_integration && message.target.name.starts_with(VM_PREFIX),
+        name: message.target.name,
+        path: message.executable?,
+        package: message.manifest_path.parent()?.to_path_buf(),
+    })
+}
+
+impl Program {
+    fn here(&self, args: &Args) -> Command {
+        self.prepared(Command::new(&self.path), args)
+    }
+
+    /// In a host of its own, where the test registry serves meanwhile.
+    fn in_host(&self, us: &Path, kind: Kind, args: &Args) -> Command {
+        let mut command = Command::new(us);
+        command.args(["host", "--host", kind.name(), "--timeout", &args.timeout.to_string()]);
+        command.args(["--memory", &MEMORY_MIB.to_string(), "--"]).arg(us);
+        command.args(["registry", "--"]).arg(&self.path);
+        if kind != Kind::Native {
+            command.env("TMPDIR", host::emulated::FAST_FOLDER);
+        }
+        self.prepared(command, args)
+    }
+
+    /// As cargo runs a test program.
+    fn prepared(&self, mut command: Command, args: &Args) -> Command {
+        command.args(&args.arguments).current_dir(&self.package);
+        command.env("CARGO_MANIFEST_DIR", &self.package);
+        command
+    }
+}
+
+fn side_by_side(programs: &[&Program], kind: Kind, args: &Args) -> Result<Vec<Outcome>, Error> {
+    let us = std::env::current_exe().map_err(Error::system("find this program"))?;
+    let queue = Mutex::new(programs.iter());
+    let lanes = if kind == Kind::Native { 1 } else { SIDE_BY_SIDE };
+    let run = || {
+        let mut outcomes = Vec::new();
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some(program) = next else { return Ok(outcomes) };
+            outcomes.push(watch(&program.name, &mut program.in_host(&us, kind, args))?);
+        }
+    };
+    thread::scope(|scope| {
+        let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(run)).collect();
+        let mut outcomes = Vec::new();
+        for lane in lanes {
+            match lane.join() {
+                Ok(done) => outcomes.extend(done?),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        Ok(outcomes)
+    })
+}
+
+/// Runs a test program, shows each line under its name, and counts the results.
+fn watch(name: &str, command: &mut Command) -> Result<Outcome, Error> {
+    println!("[{name}] begins");
+    let began = Instant::now();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command::die_with_us(command);
+    let mut child = command.spawn().map_err(|e| command::start(command, e))?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (passed, failed) = thread::scope(|scope| {
+        let errors = scope.spawn(|| show(name, stderr));
+        let counts = show(name, stdout);
+        let _ = errors.join();
+        counts
+    });
+    let status = child.wait().map_err(Error::system("wait for a test program"))?;
+    let took = began.elapsed();
+    println!("[{name}] {status}, {:.1} s", took.as_secs_f64());
+    Ok(Outcome { name: name.to_owned(), passed, failed, ended_well: status.success(), took })
+}
+
+fn show(name: &str, from: Option<impl Read>) -> (u64, u64) {
+    let mut counts = (0, 0);
+    for line in from.into_iter().flat_map(|f| BufReader::new(f).split(b'\n')).map_while(Result::ok)
+    {
+        let line = String::from_utf8_lossy(&line);
+        println!("[{name}] {line}");
+        if let Some((passed, failed)) = results(&line) {
+            counts = (counts.0 + passed, counts.1 + failed);
+        }
+    }
+    counts
+}
+
+/// Reads `test result: ok. 3 passed; 0 failed; …`.
+fn results(line: &str) -> Option<(u64, u64)> {
+    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let mut counts = counts.split("; ").map(|part| part.split_once(' '));
+    let mut next = |word: &str| {
+        let (number, found) = counts.next()??;
+        number.parse().ok().filter(|_| found == word)
+    };
+    Some((next("passed")?, next("failed")?))
+}
+
+/// Prints a line for each program and the sums, and returns the exit status.
+fn summary(outcomes: &[Outcome]) -> u8 {
+    println!();
+    for outcome in outcomes {
+        let Outcome { name, passed, failed, took, .. } = outcome;
+        let verdict = if outcome.ended_well { "ok" } else { "FAILED" };
+        let seconds = took.as_secs_f64();
+        println!("{verdict:6} {name:28} {passed:4} passed {failed:3} failed {seconds:7.1} s");
+    }
+    // A program that ended badly without a failed test, by a signal or in time, counts too.
+    let bad = outcomes.iter().filter(|o| !o.ended_well).map(|o| o.failed.max(1)).sum::<u64>();
+    println!("{} passed, {bad} failed", outcomes.iter().map(|o| o.passed).sum::<u64>());
+    u8::from(bad > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_a_run_are_read_and_other_lines_are_not() {
+        let line =
+            "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 1 filtered out";
+        assert_eq!(results(line), Some((12, 3)));
+        assert_eq!(results("test tests::results ... ok"), None);
+        assert_eq!(results("test result: ok."), None);
+    }
+
+    #[test]
+    fn program_that_needs_a_host_is_told_by_its_name() {
+        let message = |name: &str, kind: &str, test: bool| {
+            format!(
+                r#"{{"reason":"compiler-artifact","manifest_path":"/p/Cargo.toml",
+                "target":{{"name":"{name}","kind":["{kind}"]}},"profile":{{"test":{test}}},
+                "executable":"/t/{name}"}}"#
+            )
+        };
+        assert!(program(&message("vm_bake", "test", true)).unwrap().needs_host);
+        assert!(!program(&message("vm_bake", "lib", true)).unwrap().needs_host);
+        assert!(!program(&message("pull", "test", true)).unwrap().needs_host);
+        assert!(program(&message("vm_bake", "test", false)).is_none());
+        assert!(program("Compiling").is_none());
+    }
+}
