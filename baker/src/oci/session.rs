@@ -375,7 +375,7 @@ fn new_client(
     let protocol = if plain { ClientProtocol::Http } else { ClientProtocol::Https };
     // A proxy of the environment must not be asked for this machine's own ports; naming one
     // that serves no host is how this library is told so.
-    let no_proxy = reference.is_loopback().then(|| "*".to_owned());
+    let no_proxy = reference.is_loopback().then(|| "*,0.0.0.0/0,::/0".to_owned());
     let http_proxy = no_proxy.as_ref().map(|_| "http://localhost".to_owned());
     oci_client::Client::try_from(ClientConfig {
         protocol,

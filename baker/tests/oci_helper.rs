@@ -1,0 +1,47 @@
+//! Credential helpers, found on the path: the only test of its program, as it changes that path.
+
+use std::os::unix::fs::PermissionsExt;
+
+use supermachine_baker::oci::{Credentials, Error, find_credentials};
+
+#[test]
+fn helper_programs_are_asked_and_their_answers_understood() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = |name: &str, text: &str| {
+        let path = dir.path().join(format!("docker-credential-{name}"));
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    script(
+        "good",
+        r#"read -r server; echo "{\"ServerURL\":\"$server\",\"Username\":\"$server\",\"Secret\":\"s\"}""#,
+    );
+    script("token", r#"echo '{"Username":"<token>","Secret":"t"}'"#);
+    script("empty", "echo 'credentials not found in native keychain'; exit 1");
+    script("broken", "echo 'the keyring is locked'; exit 3");
+    script("odd", "echo nonsense");
+    let config = r#"{"auths":{"fallback.example":{"auth":"YTpi"}},"credsStore":"good","credHelpers":
+        {"token.example":"token","fallback.example":"empty","broken.example":"broken",
+        "odd.example":"odd"}}"#;
+    std::fs::write(dir.path().join("config.json"), config).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    // SAFETY: nothing else runs in this program that could read the environment meanwhile.
+    unsafe { std::env::set_var("PATH", format!("{}:{path}", dir.path().display())) };
+    let find = |registry| find_credentials(dir.path(), registry);
+    let password = |user: &str, password: &str| Credentials::Password {
+        user: user.to_owned(),
+        password: password.to_owned(),
+    };
+    assert_eq!(find("docker.io").unwrap(), Some(password("https://index.docker.io/v1/", "s")));
+    assert_eq!(find("other.example:5000").unwrap(), Some(password("other.example:5000", "s")));
+    assert_eq!(
+        find("token.example").unwrap(),
+        Some(Credentials::IdentityToken { token: "t".to_owned() })
+    );
+    assert_eq!(find("fallback.example").unwrap(), Some(password("fallback.example", "s")));
+    let error = find("broken.example").unwrap_err();
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(error.to_string().contains("docker-credential-broken"), "{error}");
+    assert!(source.contains("the keyring is locked"), "{source}");
+    assert!(matches!(find("odd.example"), Err(Error::CredentialHelper { .. })));
+}
