@@ -11,6 +11,7 @@ mod slab;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -23,63 +24,18 @@ use self::entrypoint::Entrypoint;
 use self::exec::{Exec, Role};
 use self::slab::{Key, Slab};
 use self::stream::{Stream, Work};
+use self::token::Token;
 use crate::container::{Container, attach};
 use crate::failure::{OrFailure, failure};
 use crate::link::{Inbox, Outbox};
 use crate::sys::fd::{self, Fd};
-use crate::sys::poll::{self, Epoll, HANG_UP, READABLE, WRITABLE};
+use crate::sys::poll::{self, Epoll, HANG_UP, READABLE};
 use crate::sys::process::{Spawner, child_signals, reap, signal};
 use crate::sys::{Errno, clock, mount, socket};
 use crate::{child, log, ports, resume};
 
 const EVENTS: usize = 64;
 const MILLISECOND: u64 = 1_000_000;
-
-/// What an event is about, packed into epoll's 64 bits: a kind, then a stream's key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Token {
-    Control,
-    Listener,
-    Children,
-    Entrypoint(log::Stream),
-    Stream(Key),
-    Pipe(Key, Role),
-}
-
-impl Token {
-    fn pack(self) -> u64 {
-        let keyed = |kind: u64, key: Key| {
-            kind << 56 | u64::from(key.generation) << 32 | u64::from(key.place)
-        };
-        match self {
-            Self::Control => 1 << 56,
-            Self::Listener => 2 << 56,
-            Self::Children => 3 << 56,
-            Self::Entrypoint(log::Stream::Out) => 4 << 56,
-            Self::Entrypoint(log::Stream::Err) => 5 << 56,
-            Self::Stream(key) => keyed(6, key),
-            Self::Pipe(key, role) => keyed(6 + role as u64, key),
-        }
-    }
-
-    fn unpack(bits: u64) -> Option<Self> {
-        let [p0, p1, p2, p3, g0, g1, g2, kind] = bits.to_le_bytes();
-        let place = u32::from_le_bytes([p0, p1, p2, p3]);
-        let key = Key { place, generation: u32::from_le_bytes([g0, g1, g2, 0]) };
-        Some(match kind {
-            1 => Self::Control,
-            2 => Self::Listener,
-            3 => Self::Children,
-            4 => Self::Entrypoint(log::Stream::Out),
-            5 => Self::Entrypoint(log::Stream::Err),
-            6 => Self::Stream(key),
-            7 => Self::Pipe(key, Role::Stdin),
-            8 => Self::Pipe(key, Role::Stdout),
-            9 => Self::Pipe(key, Role::Stderr),
-            _ => return None,
-        })
-    }
-}
 
 /// The agent's state.
 #[derive(Debug)]

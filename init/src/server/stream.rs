@@ -7,11 +7,11 @@ use supermachine_formats::wire::{HEADER_SIZE, Input, MAX_CHUNK, MAX_PAYLOAD, Rep
 use super::entrypoint::Entrypoint;
 use super::exec::{Exec, Pipe, Role};
 use super::slab::Key;
-use super::{HANG_UP, READABLE, Token, WRITABLE};
+use super::token::Token;
 use crate::link::{Inbox, Outbox};
 use crate::log;
 use crate::sys::fd::Fd;
-use crate::sys::poll::Epoll;
+use crate::sys::poll::{Epoll, HANG_UP, READABLE, WRITABLE};
 use crate::sys::{Errno, Result, socket};
 
 /// What a stream is busy with.

@@ -1,7 +1,7 @@
 //! The one place that talks to the kernel, and the only one with unsafe code.
 //!
 //! Owns the system call instruction (chosen once, below, by architecture), file descriptors,
-//! processes, mounts, the clock and the allocator. Every call's result becomes an [`Errno`] or
+//! processes, mounts, the clock and the allocator. Every call's result becomes an `Errno` or
 //! a value; nothing here decides what an error means.
 
 #[cfg(target_arch = "aarch64")]
