@@ -7,7 +7,7 @@
 //! last layer that made it or put something below it.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::mem::size_of;
 
 use super::error::EntryError;
@@ -108,6 +108,9 @@ enum Missing {
 pub struct Tree {
     inodes: Vec<Inode>,
     layer: u32,
+    /// Directories in which this layer has hidden all that lower layers had: no second look
+    /// can find more, and hostile layers ask for many.
+    hidden: HashSet<InodeId>,
     metadata_bytes: u64,
 }
 
@@ -123,12 +126,13 @@ impl Tree {
     pub fn new() -> Self {
         let node = Node::Directory(BTreeMap::new());
         let root = Inode { metadata: Metadata::implied(), node, described: 0 };
-        Self { inodes: vec![root], layer: 0, metadata_bytes: 0 }
+        Self { inodes: vec![root], layer: 0, hidden: HashSet::new(), metadata_bytes: 0 }
     }
 
     /// Says that what comes now belongs to the next layer above.
     pub(super) fn begin_layer(&mut self) {
         self.layer += 1;
+        self.hidden.clear();
     }
 
     /// Makes a directory, or gives an existing one new metadata; its children stay.
@@ -137,26 +141,17 @@ impl Tree {
         path: &EntryPath<'_>,
         metadata: Metadata,
     ) -> Result<(), EntryError> {
-        let existing = match path.split() {
-            None => Some(ROOT),
-            Some((parent, name)) => {
-                let parent = self.make_parent(parent)?;
-                self.child(parent, name).map(|link| link.inode).filter(|id| self.is_directory(*id))
+        let Some((parent, name)) = path.split() else { return self.describe(ROOT, metadata) };
+        let parent = self.make_parent(parent)?;
+        let existing = self.child(parent, name).map(|link| link.inode);
+        let id = match existing.filter(|id| self.is_directory(*id)) {
+            Some(id) => {
+                self.describe(id, metadata)?;
+                id
             }
+            None => self.create(metadata, Node::Directory(BTreeMap::new()))?,
         };
-        let Some(id) = existing else {
-            return self.add(path, metadata, Node::Directory(BTreeMap::new()));
-        };
-        self.charge(attributes_size(&metadata.attributes))?;
-        let layer = self.layer;
-        let inode = self.inode_mut(id);
-        inode.metadata = metadata;
-        inode.described = layer;
-        if let Some((parent, name)) = path.split() {
-            let parent = self.make_parent(parent)?;
-            self.insert(parent, name, id)?;
-        }
-        Ok(())
+        self.insert(parent, name, id)
     }
 
     /// Puts a new inode at `path`, whatever was there before.
@@ -267,6 +262,15 @@ impl Tree {
         matches!(self.inode(id).node, Node::Directory(_))
     }
 
+    fn describe(&mut self, id: InodeId, metadata: Metadata) -> Result<(), EntryError> {
+        self.charge(attributes_size(&metadata.attributes))?;
+        let layer = self.layer;
+        let inode = self.inode_mut(id);
+        inode.metadata = metadata;
+        inode.described = layer;
+        Ok(())
+    }
+
     fn create(&mut self, metadata: Metadata, node: Node) -> Result<InodeId, EntryError> {
         let id = u32::try_from(self.inodes.len())
             .ok()
@@ -355,6 +359,9 @@ impl Tree {
         let layer = self.layer;
         let mut pending = vec![directory];
         while let Some(directory) = pending.pop() {
+            if !self.hidden.insert(directory) {
+                continue;
+            }
             let Some(children) = self.children_mut(directory) else { continue };
             children.retain(|_, link| link.layer == layer);
             let kept: Vec<InodeId> = children.values().map(|link| link.inode).collect();

@@ -105,7 +105,7 @@ fn layer_with_every_kind_of_entry_is_applied() {
         .entry(b'7', b"d/contiguous", b"", b"c")
         .finish();
     expect(
-        &[layer.clone()],
+        std::slice::from_ref(&layer),
         &[
             ("/d", "dir"),
             ("/d/file", "text"),
@@ -400,4 +400,57 @@ fn layer_cut_anywhere_inside_an_entry_is_refused() {
         failure(&[whole[..1024].to_vec()]),
         LayerError::Header { problem: HeaderProblem::Orphan, .. }
     ));
+}
+
+#[test]
+fn layer_with_damage_anywhere_never_panics() {
+    let whole = Sample::new()
+        .file(&"n".repeat(150), &[7; 700])
+        .pax(&[
+            ("SCHILY.xattr.user.a", b"b"),
+            ("GNU.sparse.map", b"0,1"),
+            ("GNU.sparse.size", b"9"),
+        ])
+        .file("g", b"x")
+        .entry(b'S', b"s", b"", b"")
+        .symlink("l", "g")
+        .file("l/.wh.x", b"")
+        .finish();
+    let checksum = |block: &mut [u8]| {
+        block[148..156].fill(b' ');
+        let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+        block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    };
+    for at in 0..whole.len() {
+        for value in [0, 0x80, 0xff, b'9', whole[at] ^ 1] {
+            let mut damaged = whole.clone();
+            damaged[at] = value;
+            checksum(&mut damaged[at / 512 * 512..][..512]);
+            // Whether it is refused depends on the byte; that it returns is what counts.
+            let _ = read_layer(damaged.as_slice(), &mut Tree::new(), &mut Spool::new(io::sink()));
+        }
+    }
+}
+
+#[test]
+fn layer_whose_contents_cannot_be_kept_says_whose() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let layer = Sample::new().file("big", &[1; 1000]).finish();
+    let result = read_layer(layer.as_slice(), &mut Tree::new(), &mut Spool::new(full));
+    match result.unwrap_err() {
+        LayerError::Spool { path, source } => {
+            assert_eq!((path.as_str(), source.kind()), ("big", io::ErrorKind::StorageFull));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn opaque_directory_said_twice_keeps_what_came_between() {
+    let opaque = |sample: Sample| sample.file("d/.wh..wh..opq", b"");
+    let upper = opaque(opaque(Sample::new().file("d/e/x", b"x")).file("d/c", b"c2")).finish();
+    let expected = [("/d", "dir"), ("/d/c", "c2"), ("/d/e", "dir"), ("/d/e/x", "x"), ("/f", "f1")];
+    expect(&[lower(), upper.clone()], &expected);
+    let third = Sample::new().file("d/z", b"z").file("d/.wh..wh..opq", b"").finish();
+    expect(&[lower(), upper, third], &[("/d", "dir"), ("/d/z", "z"), ("/f", "f1")]);
 }
