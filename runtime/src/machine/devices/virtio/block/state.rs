@@ -1,0 +1,43 @@
+//! The disk's state: which it is.
+
+use supermachine_formats::snapshot::device as formats;
+
+use super::device::{Block, MAX_SEGMENTS, QUEUES, SECTOR_SIZE};
+use crate::machine::devices::virtio::mmio::fresh_transport;
+use crate::machine::devices::virtio::queue::Chain;
+use crate::machine::devices::virtio::{DeviceError, DiskFile};
+
+/// A disk that no driver has seen yet.
+pub(crate) fn fresh_block(disk: u8) -> formats::Slot {
+    formats::Slot::Block(fresh_transport(&QUEUES), formats::Block { disk })
+}
+
+impl Block {
+    /// The device that a state describes.
+    ///
+    /// # Errors
+    /// There is no such disk, or its file's handle cannot be duplicated.
+    pub(crate) fn from_state(
+        state: &formats::Block,
+        disks: &[DiskFile],
+    ) -> Result<Self, DeviceError> {
+        let disk = state.disk;
+        let Some(found) = disks.get(usize::from(disk)) else {
+            let found = disk.into();
+            return Err(DeviceError::Field { device: "block", field: "disk", found });
+        };
+        let file = found.file.try_clone().map_err(|source| DeviceError::Host {
+            device: "block",
+            operation: "duplicate the disk's handle",
+            source,
+        })?;
+        let sectors = found.size / SECTOR_SIZE;
+        // Capacity, largest segment (not offered), most segments.
+        let mut config = [0; 16];
+        let (capacity, limits) = config.split_at_mut(8);
+        capacity.copy_from_slice(&sectors.to_le_bytes());
+        let segments = MAX_SEGMENTS.to_le_bytes();
+        limits.iter_mut().skip(4).zip(segments).for_each(|(to, from)| *to = from);
+        Ok(Self { disk, file, sectors, config, chain: Chain::default(), buffer: Vec::new() })
+    }
+}

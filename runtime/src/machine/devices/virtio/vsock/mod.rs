@@ -1,0 +1,116 @@
+//! Stream sockets between host and guest (virtio device 19), served in this process.
+//!
+//! Owns the guest's connections and the host ends that callers hold. The bytes on the wire are
+//! in [`packet`], one connection's books in [`connection`], the device with its queues in
+//! [`device`], the handle for the machine here, the thread that watches the host ends in
+//! [`watch`].
+//!
+//! Who works: the guest's packets are handled on the vCPU thread that notified, [`Vsock::connect`]
+//! and [`Vsock::send_control`] put packets before the guest on the caller's thread, and the one
+//! thread `sm-vsock` acts only when a caller writes to its end, closes it, or reads too slowly.
+
+mod connection;
+mod device;
+mod packet;
+mod state;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use self::device::Sockets;
+pub(crate) use self::state::fresh_vsock;
+use self::watch::{Watch, Watcher};
+use super::mmio::{Mmio, Window};
+
+/// A machine's socket device, for those who talk with the guest.
+#[derive(Debug, Clone)]
+pub(crate) struct Vsock {
+    owner: Arc<Owner>,
+}
+
+/// Ends the watching thread when the last handle goes.
+#[derive(Debug)]
+struct Owner {
+    device: Arc<Mmio<Sockets>>,
+    watch: Arc<Watch>,
+}
+
+impl Vsock {
+    fn new(device: Mmio<Sockets>, watch: Arc<Watch>) -> Self {
+        let device = Arc::new(device);
+        let watcher: Arc<dyn Watcher> = device.clone();
+        watch.set_watcher(Arc::downgrade(&watcher));
+        Self { owner: Arc::new(Owner { device, watch }) }
+    }
+
+    /// Connects to a port of the guest and sends it `first` right behind the request.
+    ///
+    /// The guest's answer is not awaited. If it refuses, the stream just ends. Up to 64 KiB of
+    /// `first` go out at once, as far as the guest has buffers; the rest follows by itself.
+    ///
+    /// # Errors
+    /// `NotConnected` if no driver runs the device, `ResourceBusy` if there are too many
+    /// connections, or what the host says when it has no sockets or threads left.
+    pub(crate) fn connect(&self, guest_port: u32, first: &[u8]) -> io::Result<UnixStream> {
+        let (ours, theirs) = device::pair()?;
+        self.owner
+            .device
+            .serve(|device, queues| device.connect(guest_port, first, ours, queues))
+            .unwrap_or_else(|| Err(io::ErrorKind::NotConnected.into()))?;
+        // The guest has the request already: the thread's start costs it no time.
+        self.owner.watch.start()?;
+        Ok(theirs)
+    }
+
+    /// The host's end of the connection that the guest made to the control port.
+    ///
+    /// It is there to be read. To send, use [`Vsock::send_control`].
+    ///
+    /// # Errors
+    /// `NotConnected` if the guest has not connected yet or the end was taken before.
+    pub(crate) fn control(&self) -> io::Result<UnixStream> {
+        self.owner
+            .device
+            .with_device(Sockets::take_control)
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Puts bytes into the control connection, before the guest's eyes if it has buffers.
+    ///
+    /// # Errors
+    /// `NotConnected` if there is no control connection, or no driver.
+    pub(crate) fn send_control(&self, bytes: &[u8]) -> io::Result<()> {
+        self.owner
+            .device
+            .serve(|device, queues| device.send_control(bytes, queues))
+            .unwrap_or_else(|| Err(io::ErrorKind::NotConnected.into()))
+    }
+
+    /// Ends all streams but the control connection, and sees that nothing of that one is
+    /// under way, so that the state is whole. The vCPUs must be paused.
+    ///
+    /// # Errors
+    /// `ResourceBusy` if bytes wait for the guest to make room, or for the caller to read.
+    pub(crate) fn quiesce(&self) -> io::Result<()> {
+        if self.owner.device.with_device(Sockets::quiesce) {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::ResourceBusy.into())
+        }
+    }
+
+    /// What the bus talks to.
+    pub(super) fn window(&self) -> Arc<dyn Window> {
+        self.owner.device.clone()
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.watch.stop();
+    }
+}
