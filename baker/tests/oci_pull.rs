@@ -1,5 +1,7 @@
 //! Pulling from registries that work, fail, lie and hang.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod oci_support;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
