@@ -55,7 +55,7 @@ pub(crate) fn prepare() -> Result<(), Failure> {
         }
     }
     open_console()?;
-    process::raise_own_limit().or_failure("prlimit", "files")?;
+    process::raise_own_limits().or_failure("prlimit", "agent")?;
     socket::loopback_up().or_failure("ioctl", "lo")
 }
 

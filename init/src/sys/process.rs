@@ -194,17 +194,23 @@ pub(crate) fn child_signals() -> Result<Fd> {
     unsafe { call(nr::__NR_signalfd4, [int(-1), address, SIGNAL_SET, how, 0, 0]) }.map(Fd::adopt)
 }
 
-/// Lets the agent itself open as many files as a program may at most.
-pub(crate) fn raise_own_limit() -> Result<()> {
-    limit_files(Some(&[MOST_FILES; 2]), None)
+/// Lifts the limits that the kernel derives from the memory size, as container programs do:
+/// the agent may open as many files as a program may at most, and no count of processes binds.
+pub(crate) fn raise_own_limits() -> Result<()> {
+    limit_files(Some(&[MOST_FILES; 2]), None)?;
+    limit(nr::RLIMIT_NPROC, Some(&[u64::MAX; 2]), None)
 }
 
-/// Sets, then tells the limit of open files: the current one and the highest.
 fn limit_files(new: Option<&[u64; 2]>, old: Option<&mut [u64; 2]>) -> Result<()> {
+    limit(nr::RLIMIT_NOFILE, new, old)
+}
+
+/// Sets a limit and tells what it was: the current one and the highest.
+fn limit(what: u32, new: Option<&[u64; 2]>, old: Option<&mut [u64; 2]>) -> Result<()> {
     let new = new.map_or(0, |limit| limit.as_ptr() as usize);
     let old = old.map_or(0, |limit| limit.as_mut_ptr() as usize);
     // SAFETY: the kernel reads and writes one limit each, or none where the address is zero.
-    unsafe { call(nr::__NR_prlimit64, [0, flags(nr::RLIMIT_NOFILE), new, old, 0, 0]) }.map(drop)
+    unsafe { call(nr::__NR_prlimit64, [0, flags(what), new, old, 0, 0]) }.map(drop)
 }
 
 /// A child that ended.
