@@ -2,12 +2,7 @@
 //!
 //! Needs the packages `docker-registry` and `skopeo`, and for passwords `apache2-utils`.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod oci_support;
 

@@ -39,12 +39,12 @@ pub enum Error {
         reference: String,
     },
     /// The network was not to be used, and something that is needed is not in the cache.
-    #[error("{reference} is not in the cache and the network is not to be used: {digest} lacks")]
+    #[error("{reference} cannot be had offline: {missing} is not in the cache")]
     NotCached {
         /// The image asked for.
         reference: String,
-        /// What lacks: the image's manifest, if the tag itself is not known.
-        digest: MissingBlob,
+        /// What is not there.
+        missing: MissingBlob,
     },
     /// The registry, or its token service, refused the credentials or the lack of them.
     #[error("{registry} refused access {}", with_or_without(*credentials_sent))]
@@ -386,16 +386,16 @@ impl std::fmt::Display for Document {
 /// What an offline fetch lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MissingBlob {
-    /// The digest that the tag stands for.
+    /// The image was never fetched by that name, so that nothing is known of it.
     Manifest,
-    /// A blob.
+    /// One of the image's blobs.
     Blob(Digest),
 }
 
 impl std::fmt::Display for MissingBlob {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Manifest => f.write_str("the manifest"),
+            Self::Manifest => f.write_str("its manifest"),
             Self::Blob(digest) => digest.fmt(f),
         }
     }

@@ -18,8 +18,8 @@ impl<'a> Offline<'a> {
         Self { reference, blobs }
     }
 
-    fn lacks(&self, digest: MissingBlob) -> Error {
-        Error::NotCached { reference: self.reference.to_string(), digest }
+    fn lacks(&self, missing: MissingBlob) -> Error {
+        Error::NotCached { reference: self.reference.to_string(), missing }
     }
 }
 

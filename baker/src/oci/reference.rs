@@ -129,7 +129,8 @@ pub(crate) fn is_loopback(host: &str) -> bool {
         Some((address, _)) => address,
         None => host.split_once(':').map_or(host, |(name, _)| name),
     };
-    name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Splits `[ADDRESS]:PORT/REST`, a form that registry references formally lack.
@@ -321,7 +322,7 @@ mod tests {
 
     #[test]
     fn loopback_is_told_from_lookalikes() {
-        for host in ["localhost", "localhost:5000", "127.0.0.1", "127.9.9.9:1", "[::1]", "[::1]:5"]
+        for host in ["localhost", "LocalHost:5000", "127.0.0.1", "127.9.9.9:1", "[::1]", "[::1]:5"]
         {
             assert!(is_loopback(host), "{host}");
         }
