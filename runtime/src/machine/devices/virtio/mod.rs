@@ -42,9 +42,6 @@ use crate::machine::line::Line;
 /// The guest's memory, as devices see it.
 pub(crate) type Memory = vm_memory::GuestMemoryMmap<()>;
 
-/// Bytes of guest address space that a slot takes.
-pub(crate) const WINDOW_SIZE: u64 = 0x1000;
-
 /// What one kind of virtio device does behind the registers that all share.
 pub(crate) trait Device: Debug + Send {
     /// The virtio device id.

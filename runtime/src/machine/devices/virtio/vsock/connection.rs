@@ -246,9 +246,9 @@ impl Connection {
         self.outbox.is_empty() || self.stream.is_none()
     }
 
-    /// Whether only the guest's last word is missing.
+    /// Whether the host has closed it and only the guest's last word is missing.
     pub(super) fn is_closing(&self) -> bool {
-        self.told_shutdown == SHUTDOWN_BOTH
+        self.host_gone || self.told_shutdown == SHUTDOWN_BOTH
     }
 
     /// Whether the state tells all there is of it.

@@ -112,6 +112,8 @@ pub(super) struct Sockets {
     control_made: bool,
     /// The host's end of it, until it is taken.
     control_end: Option<UnixStream>,
+    /// The device's end, if the host has taken its own before the guest connected.
+    control_waiting: Option<UnixStream>,
     next_port: u32,
     /// Connections that wait for the guest's buffers.
     blocked: VecDeque<Key>,
@@ -135,6 +137,7 @@ impl Sockets {
             control: None,
             control_made: false,
             control_end: None,
+            control_waiting: None,
             next_port: FIRST_PORT,
             blocked: VecDeque::new(),
             replies: VecDeque::new(),
@@ -146,17 +149,25 @@ impl Sockets {
         }
     }
 
-    /// Takes in the control connection, with the end that the host gets.
-    pub(super) fn set_control(&mut self, connection: Connection, end: UnixStream) {
+    /// Takes in the control connection, with the end that the host gets if it has none yet.
+    pub(super) fn set_control(&mut self, connection: Connection, end: Option<UnixStream>) {
         self.control = Some(connection.key);
         self.control_made = true;
-        self.control_end = Some(end);
+        self.control_end = end;
         self.connections.insert(connection.key, connection);
     }
 
-    /// The host's end of the control connection.
-    pub(super) fn take_control(&mut self) -> Option<UnixStream> {
-        self.control_end.take()
+    /// The host's end of the control connection, present or to come.
+    pub(super) fn take_control(&mut self) -> io::Result<UnixStream> {
+        if let Some(end) = self.control_end.take() {
+            return Ok(end);
+        }
+        if self.control_made || self.control_waiting.is_some() {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let (ours, theirs) = pair()?;
+        self.control_waiting = Some(ours);
+        Ok(theirs)
     }
 
     /// Connects to the guest; `stream` is the device's end.
@@ -217,6 +228,15 @@ impl Sockets {
             connection.is_quiet()
         });
         quiet && self.replies.is_empty()
+    }
+
+    /// Drops all connections, and the end that waits for one.
+    pub(super) fn hang_up(&mut self) {
+        self.connections.clear();
+        self.blocked.clear();
+        self.control = None;
+        self.control_end = None;
+        self.control_waiting = None;
     }
 
     fn stirred(
@@ -340,8 +360,12 @@ impl Sockets {
         }
         let wanted = key.host_port == CONTROL_PORT && !self.control_made;
         let busy = self.connections.contains_key(&key) || self.connections.len() >= MAX_CONNECTIONS;
-        let pair = if wanted && !busy { pair().ok() } else { None };
-        let Some((ours, theirs)) = pair else {
+        let ends = match self.control_waiting.take_if(|_| wanted && !busy) {
+            Some(ours) => Some((ours, None)),
+            None if wanted && !busy => pair().ok().map(|(ours, theirs)| (ours, Some(theirs))),
+            None => None,
+        };
+        let Some((ours, theirs)) = ends else {
             self.reply_reset(header);
             return None;
         };

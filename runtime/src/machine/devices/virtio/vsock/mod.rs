@@ -66,17 +66,16 @@ impl Vsock {
         Ok(theirs)
     }
 
-    /// The host's end of the connection that the guest made to the control port.
+    /// The host's end of the connection that the guest makes to the control port, once.
     ///
-    /// It is there to be read. To send, use [`Vsock::send_control`].
+    /// If the guest has not connected yet, it is empty until then. It is there to be read; to
+    /// send, use [`Vsock::send_control`].
     ///
     /// # Errors
-    /// `NotConnected` if the guest has not connected yet or the end was taken before.
+    /// `NotConnected` if the end was taken before, or what the host says when it has no sockets
+    /// left.
     pub(crate) fn control(&self) -> io::Result<UnixStream> {
-        self.owner
-            .device
-            .with_device(Sockets::take_control)
-            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.owner.device.with_device(Sockets::take_control)
     }
 
     /// Puts bytes into the control connection, before the guest's eyes if it has buffers.
@@ -101,6 +100,11 @@ impl Vsock {
         } else {
             Err(io::ErrorKind::ResourceBusy.into())
         }
+    }
+
+    /// Ends every stream, the control connection too: the guest will not go on.
+    pub(crate) fn hang_up(&self) {
+        self.owner.device.with_device(Sockets::hang_up);
     }
 
     /// What the bus talks to.

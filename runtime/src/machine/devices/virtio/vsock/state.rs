@@ -48,7 +48,7 @@ impl Vsock {
             [] => {}
             [control] if control.host_port == CONTROL_PORT => {
                 let (ours, theirs) = pair().map_err(host("create a socket pair"))?;
-                device.set_control(Connection::restored(control, ours), theirs);
+                device.set_control(Connection::restored(control, ours), Some(theirs));
             }
             [other] => return Err(illegal("host port", other.host_port.into())),
             more => return Err(illegal("count of connections", more.len() as u64)),

@@ -439,7 +439,6 @@ fn credit_asked_for_is_told() {
 #[test]
 fn control_connection_is_accepted_once() {
     let mut peer = Peer::new(8);
-    assert!(peer.vsock().control().is_err());
     let control = peer.with_control();
     peer.write(&control, b"hello");
     let mut end = peer.vsock().control().unwrap();
@@ -454,6 +453,38 @@ fn control_connection_is_accepted_once() {
     assert_eq!(peer.expect(OP_RST).0.destination_port, 9001);
     peer.write(&control, b"lives");
     end.read_exact(&mut hello).unwrap();
+}
+
+#[test]
+fn control_end_taken_early_gets_what_the_guest_sends_later() {
+    let guest = Guest::new(&fresh_vsock(CID), &[]);
+    let mut end = guest.slot.vsock().unwrap().control().unwrap();
+    assert!(guest.slot.vsock().unwrap().control().is_err());
+    assert!(guest.slot.vsock().unwrap().send_control(b"x").is_err());
+    let mut guest = guest;
+    guest.bring_up();
+    let mut peer = Peer::with(guest, 8);
+    let control = peer.with_control();
+    peer.write(&control, b"hello");
+    let mut hello = [0; 5];
+    end.read_exact(&mut hello).unwrap();
+    assert_eq!(&hello, b"hello");
+    assert!(peer.vsock().control().is_err());
+}
+
+#[test]
+fn connection_that_the_host_closed_makes_place_for_another() {
+    let mut peer = Peer::new(8);
+    let streams: Vec<_> = (0..MAX_CONNECTIONS).map(|_| peer.established()).collect();
+    assert!(peer.vsock().connect(2, &[]).is_err());
+    let first = streams[0].1;
+    drop(streams);
+    for _ in 0..MAX_CONNECTIONS {
+        while peer.expect(OP_SHUTDOWN).0.flags != SHUTDOWN_BOTH {}
+    }
+    let _another = peer.established();
+    peer.tell(&first, OP_SHUTDOWN, SHUTDOWN_BOTH);
+    peer.expect(OP_RST);
 }
 
 #[test]
@@ -627,6 +658,23 @@ fn quiesce_with_bytes_on_the_way_is_busy() {
     end.read_exact(&mut got).unwrap();
     peer.vsock().quiesce().unwrap();
     assert!(waits, "a socket does not hold so much");
+}
+
+#[test]
+fn hang_up_ends_every_stream() {
+    let mut peer = Peer::new(8);
+    peer.with_control();
+    let mut control = peer.vsock().control().unwrap();
+    let (mut stream, request) = peer.established();
+    peer.vsock().hang_up();
+    assert!(is_at_end(&mut control));
+    assert!(is_at_end(&mut stream));
+    peer.write(&request, b"x");
+    peer.expect(OP_RST);
+    let guest = Guest::new(&fresh_vsock(CID), &[]);
+    let mut early = guest.slot.vsock().unwrap().control().unwrap();
+    guest.slot.vsock().unwrap().hang_up();
+    assert!(is_at_end(&mut early));
 }
 
 #[test]
