@@ -1,4 +1,33 @@
 //! Turn OCI images into snapshots that supermachine starts in milliseconds.
+//!
+//! The heavy half: it pulls an image, lays its files out as a disk, starts a machine with
+//! it, runs the entrypoint until it is ready, and captures the machine into a [`Store`].
+//! It holds no hypervisor code: a machine that boots is a snapshot that was never run.
+//!
+//! ```no_run
+//! use supermachine_baker::{OciImageBuilder, Store};
+//!
+//! # fn main() -> Result<(), supermachine_baker::BakeError> {
+//! let store = Store::open("target/snapshots")?;
+//! let baked = OciImageBuilder::new("redis")?.name("redis").memory_mib(128).bake(&store)?;
+//! println!("{} is {}", baked.name, baked.digest);
+//! # Ok(())
+//! # }
+//! ```
 
+mod bake;
+mod base;
+pub mod boot;
+mod capture;
+mod container;
+mod error;
 pub mod oci;
+mod ready;
 pub mod rootfs;
+mod store;
+mod warm;
+
+pub use bake::{Baked, Observer, OciImageBuilder};
+pub use error::BakeError;
+pub use ready::Ready;
+pub use store::Store;

@@ -20,6 +20,8 @@ use crate::sys::{Errno, clock, fd, mount, poll};
 
 /// How long a probed device may take to appear.
 const DEVICE_TIMEOUT: u64 = 5_000_000_000;
+/// How soon a disk that has a name but cannot be opened is tried again, in nanoseconds.
+const NAMED_TO_OPEN: u64 = 500_000;
 const BIND: &CStr = c"/sys/bus/platform/drivers/virtio-mmio/bind";
 const BOOT_ID: &CStr = c"/proc/sys/kernel/random/boot_id";
 const BOOT_ID_FILE: &CStr = c"/rw/boot_id";
@@ -157,17 +159,21 @@ fn wait_for_device(device: &CStr) -> Result<(), Failure> {
     let watch = poll::watch_directory(c"/dev").or_failure("inotify_add_watch", "/dev")?;
     let end = clock::monotonic().saturating_add(DEVICE_TIMEOUT);
     loop {
-        match mount::status(device) {
-            Ok(_) => return Ok(()),
-            Err(Errno::ENOENT) => {}
-            Err(errno) => return Err(failure("stat", name, errno)),
-        }
         let left = end.saturating_sub(clock::monotonic());
-        if left == 0 || !poll::wait_readable(&watch, left).or_failure("poll", "/dev")? {
+        let pause = match fd::open(device, nr::O_RDONLY, 0) {
+            Ok(_) => return Ok(()),
+            Err(Errno::ENOENT) => left,
+            // The kernel names a disk shortly before it can be opened, and does not tell when.
+            Err(Errno::ENXIO) => left.min(NAMED_TO_OPEN),
+            Err(errno) => return Err(failure("open", name, errno)),
+        };
+        if left == 0 {
             return Err(failure("wait for device", name, Errno::ETIMEDOUT));
         }
-        let mut news = [0; 512];
-        fd::read(&watch, &mut news).or_failure("read", "/dev")?;
+        if poll::wait_readable(&watch, pause).or_failure("poll", "/dev")? {
+            let mut news = [0; 512];
+            fd::read(&watch, &mut news).or_failure("read", "/dev")?;
+        }
     }
 }
 

@@ -1,1 +1,41 @@
-//! Run OCI images as microVMs that start from snapshots in milliseconds.
+//! Run OCI images as hardware-isolated microVMs that start from snapshots in milliseconds.
+//!
+//! `supermachine-baker` turns an image into a snapshot at build time; this crate maps that
+//! snapshot into memory, goes on from there, and runs commands. It is made to ship inside an
+//! application: few dependencies, no boot, no daemon, no root rights.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use supermachine::{Image, VmConfig};
+//!
+//! # fn main() -> Result<(), supermachine::Error> {
+//! let image = Image::from_snapshot("target/snapshots/names/python")?;
+//! let vm = image.start(&VmConfig::new())?;
+//! let outcome = vm
+//!     .exec_builder()
+//!     .argv(["python3", "-c", "print(6 * 7)"])
+//!     .timeout(Duration::from_secs(5))
+//!     .output()?;
+//! assert_eq!(outcome.stdout, b"42\n");
+//! vm.stop()?;
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod agent;
+mod config;
+mod error;
+mod exec;
+pub mod host;
+pub mod image;
+pub mod machine;
+mod paths;
+mod timings;
+mod vm;
+
+pub use config::VmConfig;
+pub use error::Error;
+pub use exec::{ExecBuilder, ExecOutcome, ExitStatus};
+pub use image::Image;
+pub use timings::Timings;
+pub use vm::Vm;

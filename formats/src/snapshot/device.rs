@@ -71,6 +71,8 @@ record! {
     pub struct Vsock {
         /// The guest's context id.
         guest_cid: u64,
+        /// The host port of the next connection: ports of earlier ones may linger in the guest.
+        next_port: u32,
         /// Its connections.
         connections: Vec<VsockConnection>,
     }

@@ -80,7 +80,10 @@ fn slots() -> Vec<Slot> {
     };
     vec![
         Slot::Empty,
-        Slot::Vsock(virtio.clone(), Vsock { guest_cid: 3, connections: vec![connection] }),
+        Slot::Vsock(
+            virtio.clone(),
+            Vsock { guest_cid: 3, next_port: 6, connections: vec![connection] },
+        ),
         Slot::Rng(virtio.clone()),
         Slot::Pmem(virtio.clone(), Pmem { disk: 0, address: 1 << 37, size: 2 << 20 }),
         Slot::Block(virtio, Block { disk: 0 }),

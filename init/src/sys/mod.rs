@@ -35,7 +35,7 @@ macro_rules! errnos {
 
 impl Errno {
     errnos! { EACCES EAGAIN EALREADY EBUSY ECHILD EEXIST EINTR EINVAL ENOENT ENODEV ENOTDIR
-    EPIPE ESRCH ETIMEDOUT EPROTO }
+    ENXIO EPIPE ESRCH ETIMEDOUT EPROTO }
 }
 
 /// The result of a system call.

@@ -45,7 +45,7 @@ pub(super) const MAX_CONNECTIONS: usize = if cfg!(test) { 64 } else { 1024 };
 /// The most answers that wait for the guest's buffers.
 const MAX_REPLIES: usize = 256;
 /// The first port of the host's own connections.
-const FIRST_PORT: u32 = 1024;
+pub(super) const FIRST_PORT: u32 = 1024;
 
 /// The way to the guest: fills its receive buffers.
 #[derive(Debug)]
@@ -114,7 +114,7 @@ pub(super) struct Sockets {
     control_end: Option<UnixStream>,
     /// The device's end, if the host has taken its own before the guest connected.
     control_waiting: Option<UnixStream>,
-    next_port: u32,
+    pub(super) next_port: u32,
     /// Connections that wait for the guest's buffers.
     blocked: VecDeque<Key>,
     /// Answers that belong to no connection and wait for the guest's buffers.
@@ -129,7 +129,7 @@ pub(super) struct Sockets {
 
 impl Sockets {
     /// A device without connections.
-    pub(super) fn new(guest_cid: u64, watch: Arc<Watch>) -> Self {
+    pub(super) fn new(guest_cid: u64, next_port: u32, watch: Arc<Watch>) -> Self {
         Self {
             guest_cid,
             config: guest_cid.to_le_bytes(),
@@ -138,7 +138,7 @@ impl Sockets {
             control_made: false,
             control_end: None,
             control_waiting: None,
-            next_port: FIRST_PORT,
+            next_port,
             blocked: VecDeque::new(),
             replies: VecDeque::new(),
             stalled: false,

@@ -10,7 +10,7 @@ use supermachine_formats::wire::CONTROL_PORT;
 
 use super::Vsock;
 use super::connection::Connection;
-use super::device::{QUEUES, Sockets, pair};
+use super::device::{FIRST_PORT, QUEUES, Sockets, pair};
 use super::watch::Watch;
 use crate::machine::devices::virtio::mmio::{Mmio, fresh_transport};
 use crate::machine::devices::virtio::{DeviceError, Memory};
@@ -22,7 +22,7 @@ const GUEST_CIDS: std::ops::Range<u64> = 3..u32::MAX as u64;
 
 /// A socket device that no driver has seen yet.
 pub(crate) fn fresh_vsock(guest_cid: u64) -> formats::Slot {
-    let state = formats::Vsock { guest_cid, connections: Vec::new() };
+    let state = formats::Vsock { guest_cid, next_port: FIRST_PORT, connections: Vec::new() };
     formats::Slot::Vsock(fresh_transport(&QUEUES), state)
 }
 
@@ -43,7 +43,10 @@ impl Vsock {
         }
         let host = |operation| move |source| DeviceError::Host { device: NAME, operation, source };
         let watch = Arc::new(Watch::new().map_err(host("create an epoll descriptor"))?);
-        let mut device = Sockets::new(state.guest_cid, Arc::clone(&watch));
+        if state.next_port < FIRST_PORT {
+            return Err(illegal("next port", state.next_port.into()));
+        }
+        let mut device = Sockets::new(state.guest_cid, state.next_port, Arc::clone(&watch));
         match state.connections.as_slice() {
             [] => {}
             [control] if control.host_port == CONTROL_PORT => {
@@ -66,6 +69,6 @@ impl Sockets {
     pub(super) fn sockets_state(&self) -> formats::Vsock {
         let control = self.control.and_then(|key| self.connections.get(&key));
         let connections = control.and_then(Connection::state).into_iter().collect();
-        formats::Vsock { guest_cid: self.guest_cid, connections }
+        formats::Vsock { guest_cid: self.guest_cid, next_port: self.next_port, connections }
     }
 }

@@ -619,7 +619,14 @@ fn control_connection_goes_on_after_a_restore() {
         sent: 3,
         consumed: 5,
     };
-    assert_eq!(*sockets, formats::Vsock { guest_cid: CID, connections: vec![expected] });
+    assert_eq!(
+        *sockets,
+        formats::Vsock {
+            guest_cid: CID,
+            next_port: sockets.next_port,
+            connections: vec![expected]
+        }
+    );
 
     let mut guest = Guest::over(peer.guest.memory.clone(), &state, &[]);
     guest.queues = peer.guest.queues.clone();

@@ -1,0 +1,434 @@
+//! Baking: an image reference in, a snapshot in the store out.
+//!
+//! Fetch the image, lay its files out as a disk, find or make the base, restore it with the
+//! disk in its slot, let the agent attach and start the container, wait until it is ready,
+//! capture. Every step's result is remembered by the digest of what went into it.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::sync::Arc;
+use std::time::Duration;
+
+use supermachine::Timings;
+use supermachine::agent::{Replies, resume};
+use supermachine::image::Stamps;
+use supermachine::machine::layout::ROOT_SLOT;
+use supermachine::machine::{Machine, MachineError, Restore, mapped_disk};
+use supermachine_formats::snapshot::{Disk, Stage, Workload};
+use supermachine_formats::wire::{Container, Control, Reply, Request};
+use supermachine_formats::{Digest, Hasher};
+
+use crate::base::BaseInputs;
+use crate::capture::{Kind, capture};
+use crate::container::{Overrides, argv, container};
+use crate::oci::{self, BlobStore, Compression, FetchOptions, ImageSource, OciImage, Platform};
+use crate::rootfs::{self, LayerSource};
+use crate::{BakeError, Ready, Store, ready, warm};
+
+/// Guest memory when none is asked for, in MiB.
+const DEFAULT_MEMORY_MIB: u64 = 256;
+/// How long readiness is waited for when nobody says.
+const DEFAULT_READY_TIMEOUT: Duration = Duration::from_secs(120);
+/// A change of what is written to disks or snapshots must change this, so that what was
+/// remembered before is not taken for it.
+const RECIPE: u16 = 1;
+
+/// Told what a bake does. Called from any thread, and not to block.
+pub trait Observer: Send + Sync {
+    /// A step begins.
+    fn step(&self, step: &str);
+
+    /// Something happens while the image is fetched.
+    fn fetch(&self, event: oci::Event<'_>);
+}
+
+/// Describes a bake; [`OciImageBuilder::bake`] does it.
+///
+/// ```no_run
+/// use supermachine_baker::{OciImageBuilder, Ready, Store};
+///
+/// # fn main() -> Result<(), supermachine_baker::BakeError> {
+/// let store = Store::open("target/snapshots")?;
+/// OciImageBuilder::new("nginx:1.27")?
+///     .name("web")
+///     .memory_mib(128)
+///     .ready(Ready::Tcp(80))
+///     .bake(&store)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct OciImageBuilder {
+    source: ImageSource,
+    name: Option<String>,
+    memory_mib: u64,
+    vcpus: u16,
+    overrides: Overrides,
+    ready: Ready,
+    ready_timeout: Duration,
+    fetch: FetchOptions,
+    observer: Option<Arc<dyn Observer>>,
+}
+
+impl fmt::Debug for OciImageBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OciImageBuilder")
+            .field("source", &self.source)
+            .field("name", &self.name)
+            .field("memory_mib", &self.memory_mib)
+            .field("vcpus", &self.vcpus)
+            .field("overrides", &self.overrides)
+            .field("ready", &self.ready)
+            .field("ready_timeout", &self.ready_timeout)
+            .field("fetch", &self.fetch)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A finished bake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Baked {
+    /// The snapshot's name in the store.
+    pub name: String,
+    /// The digest of its state file.
+    pub digest: Digest,
+    /// Whether it was there already.
+    pub was_cached: bool,
+}
+
+impl OciImageBuilder {
+    /// Bakes the image that `source` means: a reference like those of Docker, `oci:FOLDER`,
+    /// `oci-archive:FILE`, `docker-archive:FILE`, or the path of such a folder or file.
+    ///
+    /// # Errors
+    /// The text has none of these forms.
+    pub fn new(source: &str) -> Result<Self, BakeError> {
+        Ok(Self {
+            source: source.parse()?,
+            name: None,
+            memory_mib: DEFAULT_MEMORY_MIB,
+            vcpus: 1,
+            overrides: Overrides::default(),
+            ready: Ready::Auto,
+            ready_timeout: DEFAULT_READY_TIMEOUT,
+            fetch: FetchOptions::default(),
+            observer: None,
+        })
+    }
+
+    /// The snapshot's name; otherwise the last part of the image's.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Guest memory in MiB; 256 otherwise.
+    #[must_use]
+    pub fn memory_mib(mut self, memory_mib: u64) -> Self {
+        self.memory_mib = memory_mib;
+        self
+    }
+
+    /// Virtual processors; 1 otherwise.
+    #[must_use]
+    pub fn vcpus(mut self, vcpus: u16) -> Self {
+        self.vcpus = vcpus;
+        self
+    }
+
+    /// When the machine is ready to be captured.
+    #[must_use]
+    pub fn ready(mut self, ready: Ready) -> Self {
+        self.ready = ready;
+        self
+    }
+
+    /// How long readiness is waited for; two minutes otherwise.
+    #[must_use]
+    pub fn ready_timeout(mut self, limit: Duration) -> Self {
+        self.ready_timeout = limit;
+        self
+    }
+
+    /// Replaces the image's entrypoint, and drops its command.
+    #[must_use]
+    pub fn entrypoint<I: IntoIterator<Item = S>, S: Into<String>>(mut self, words: I) -> Self {
+        self.overrides.entrypoint = Some(words.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Replaces the image's command.
+    #[must_use]
+    pub fn command<I: IntoIterator<Item = S>, S: Into<String>>(mut self, words: I) -> Self {
+        self.overrides.command = Some(words.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Sets an environment variable for the entrypoint and every command.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.overrides.env.push(format!("{name}={value}"));
+        self
+    }
+
+    /// Replaces the image's user, as `user[:group]`.
+    #[must_use]
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.overrides.user = Some(user.into());
+        self
+    }
+
+    /// Replaces the image's working directory.
+    #[must_use]
+    pub fn working_dir(mut self, dir: impl Into<String>) -> Self {
+        self.overrides.working_dir = Some(dir.into());
+        self
+    }
+
+    /// How the image is fetched: platform, credentials, network.
+    #[must_use]
+    pub fn fetch_options(mut self, options: FetchOptions) -> Self {
+        self.fetch = options;
+        self
+    }
+
+    /// Who is told how it goes.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// Does everything of a bake that needs no hypervisor: fetches the image and lays its files
+    /// out. A later bake of the same image on this store goes on from there.
+    ///
+    /// # Errors
+    /// The image cannot be fetched, or its layers are damaged.
+    pub fn fetch(&self, store: &Store) -> Result<(), BakeError> {
+        let image = self.fetch_image(store)?;
+        self.root_disk(store, &image).map(drop)
+    }
+
+    /// Bakes.
+    ///
+    /// # Errors
+    /// Any [`BakeError`]. The store is as it was before, but for what later bakes can use.
+    pub fn bake(&self, store: &Store) -> Result<Baked, BakeError> {
+        let name = self.snapshot_name()?;
+        store.name_path(&name)?;
+        let image = self.fetch_image(store)?;
+        if argv(&image.config, &self.overrides).is_empty() {
+            return Err(BakeError::NoCommand { reference: image.reference });
+        }
+        let base = BaseInputs::new(self.memory_mib, self.vcpus)?;
+        let key = self.key(&image, base.key());
+        let _turn = store.lock(key)?;
+        let known = store.made(key);
+        let digest = match known {
+            Some(digest) => digest,
+            None => {
+                let digest = self.make(store, &image, &base)?;
+                store.remember(key, digest)?;
+                digest
+            }
+        };
+        store.set_name(&name, digest)?;
+        Ok(Baked { name, digest, was_cached: known.is_some() })
+    }
+
+    fn make(
+        &self,
+        store: &Store,
+        image: &OciImage,
+        base: &BaseInputs,
+    ) -> Result<Digest, BakeError> {
+        let disk = self.root_disk(store, image)?;
+        self.step("base");
+        let parent = base.find_or_make(store)?;
+        self.step("start");
+        let machine = start(store, parent, disk)?;
+        let container =
+            container(&image.config, &self.overrides, &hostname(&self.snapshot_name()?));
+        attach(&machine, container)?;
+        self.step("wait until ready");
+        ready::wait(&machine, &self.ready, &image.config.exposed_ports, self.ready_timeout)?;
+        self.step("capture");
+        request(&machine, &Request::Settle, "capture")?;
+        let workload = Workload {
+            reference: image.reference.clone(),
+            manifest: image.manifest_digest,
+            argv: argv(&image.config, &self.overrides),
+            ready: self.ready.to_string(),
+            exposed_ports: image.config.exposed_ports.clone(),
+        };
+        let kind = Kind { stage: Stage::Image, parent, workload: Some(workload) };
+        let snapshot = capture(&machine, store, kind)?;
+        drop(machine);
+        self.step("trial start");
+        warm::record(store, snapshot)
+    }
+
+    fn fetch_image(&self, store: &Store) -> Result<OciImage, BakeError> {
+        self.step("fetch");
+        let downloads = BlobStore::open(store.cache().join("downloads"))?;
+        let mut options = self.fetch.clone();
+        if let Some(observer) = &self.observer {
+            options.progress = Some(Arc::new(Forward(Arc::clone(observer))));
+        }
+        let image = oci::fetch(&self.source, &downloads, &options)?;
+        let host = Platform::host();
+        match image.config.platform() {
+            Some(found) if found.os != host.os || !found.same_architecture(&host) => {
+                let (found, host) = (found.to_string(), host.to_string());
+                Err(BakeError::Platform { found, host })
+            }
+            _ => Ok(image),
+        }
+    }
+
+    /// Finds the image's root file system among the store's blobs, or makes it.
+    fn root_disk(&self, store: &Store, image: &OciImage) -> Result<Disk, BakeError> {
+        self.step("root file system");
+        let mut hasher = Hasher::new();
+        hasher.update(b"root disk");
+        hasher.update(&RECIPE.to_le_bytes());
+        for layer in &image.layers {
+            hasher.update(&layer.diff_id.0);
+        }
+        let key = hasher.finish();
+        let _turn = store.lock(key)?;
+        let blob = match store.made(key) {
+            Some(blob) => blob,
+            None => make_root_disk(store, image, key)?,
+        };
+        let size = store.blob_size(blob).unwrap_or(0);
+        Ok(Disk { blob, size })
+    }
+
+    /// The digest of everything that goes into the snapshot.
+    fn key(&self, image: &OciImage, base: Digest) -> Digest {
+        let overrides = &self.overrides;
+        let mut hasher = Hasher::new();
+        let mut add = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        add(b"image");
+        add(&RECIPE.to_le_bytes());
+        add(&base.0);
+        add(&image.manifest_digest.0);
+        add(self.ready.to_string().as_bytes());
+        for list in [
+            &argv(&image.config, overrides),
+            &overrides.env,
+            &overrides.user.iter().cloned().collect(),
+            &overrides.working_dir.iter().cloned().collect(),
+        ] {
+            add(&(list.len() as u64).to_le_bytes());
+            list.iter().for_each(|text| add(text.as_bytes()));
+        }
+        hasher.finish()
+    }
+
+    /// The name that was given, or the last part of the image's, without its tag.
+    fn snapshot_name(&self) -> Result<String, BakeError> {
+        if let Some(name) = &self.name {
+            return Ok(name.clone());
+        }
+        let text = self.source.to_string();
+        let last = text.rsplit('/').next().unwrap_or_default();
+        let name = last.split(['@', ':']).next().unwrap_or_default();
+        if name.is_empty() { Err(BakeError::InvalidName { name: text }) } else { Ok(name.into()) }
+    }
+
+    fn step(&self, step: &str) {
+        if let Some(observer) = &self.observer {
+            observer.step(step);
+        }
+    }
+}
+
+/// Passes a fetch's events on to a bake's observer.
+struct Forward(Arc<dyn Observer>);
+
+impl oci::Progress for Forward {
+    fn event(&self, event: oci::Event<'_>) {
+        self.0.fetch(event);
+    }
+}
+
+fn make_root_disk(store: &Store, image: &OciImage, key: Digest) -> Result<Digest, BakeError> {
+    let layers: Vec<LayerSource> = image.layers.iter().map(layer_source).collect();
+    let scratch = store.dir().join("tmp");
+    let out = tempfile::NamedTempFile::new_in(&scratch)
+        .map_err(BakeError::io("create a file in", &scratch))?;
+    let made = rootfs::build(&layers, &scratch, out.path())
+        .map_err(|source| BakeError::Rootfs { source })?;
+    let path = store.blobs().path(made.digest);
+    fs::rename(out.path(), &path).map_err(BakeError::io("create", &path))?;
+    let file = File::open(&path).map_err(BakeError::io("open", &path))?;
+    file.sync_all().map_err(BakeError::io("sync", &path))?;
+    // It was hashed as it was written: it need not be read again to be trusted.
+    Stamps::new(store.cache())
+        .record(&made.digest, &file)
+        .map_err(BakeError::machine("storing of the root file system"))?;
+    store.remember(key, made.digest)?;
+    Ok(made.digest)
+}
+
+fn layer_source(layer: &oci::Layer) -> LayerSource {
+    let compression = match layer.compression {
+        Compression::None => rootfs::Compression::None,
+        Compression::Gzip => rootfs::Compression::Gzip,
+        Compression::Zstd => rootfs::Compression::Zstd,
+    };
+    LayerSource {
+        path: layer.path.clone(),
+        compression,
+        diff_id: layer.diff_id,
+        name: layer.digest,
+    }
+}
+
+/// Restores the base with the root disk in its slot and lets it run.
+fn start(store: &Store, base: Digest, disk: Disk) -> Result<Machine, BakeError> {
+    let image = store.open_image(base)?;
+    let mut snapshot = image.snapshot().clone();
+    let path = store.blobs().path(disk.blob);
+    let file = File::open(&path).map_err(BakeError::io("open", &path))?;
+    if let Some(slot) = snapshot.slots.get_mut(usize::from(ROOT_SLOT)) {
+        *slot = mapped_disk(ROOT_SLOT, 0, disk.size);
+    }
+    snapshot.disks = vec![disk];
+    let parts =
+        Restore { snapshot, memory: Arc::clone(image.memory()), disks: vec![Arc::new(file)] };
+    let failed = |source: MachineError| BakeError::machine("start")(source.into());
+    let machine = Machine::restore(parts, &mut Timings::start()).map_err(failed)?;
+    let message = resume(None).map_err(BakeError::machine("start"))?;
+    machine.send_control(&Control::Resume(message)).map_err(failed)?;
+    machine.run();
+    Ok(machine)
+}
+
+fn attach(machine: &Machine, container: Container) -> Result<(), BakeError> {
+    request(machine, &Request::Attach(container), "attachment of the image")?;
+    match Replies::open(machine, &Request::Start).and_then(Replies::only) {
+        Ok(_) => Ok(()),
+        Err(supermachine::Error::Agent { failure }) => {
+            Err(BakeError::EntrypointMissing { failure })
+        }
+        Err(source) => Err(BakeError::machine("start of the entrypoint")(source)),
+    }
+}
+
+fn request(machine: &Machine, request: &Request, step: &'static str) -> Result<Reply, BakeError> {
+    Replies::open(machine, request).and_then(Replies::only).map_err(BakeError::machine(step))
+}
+
+/// A host name from a snapshot's name: letters, digits and hyphens, at most 63.
+fn hostname(name: &str) -> String {
+    let legal = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '-' };
+    name.chars().take(63).map(legal).collect()
+}

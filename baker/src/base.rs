@@ -1,0 +1,113 @@
+//! The base: kernel and agent up and idle, before any image is attached.
+//!
+//! Made once for each kernel, agent, memory size and number of vCPUs, and shared by every
+//! image that is baked on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use supermachine::Timings;
+use supermachine::agent::{Replies, next_event};
+use supermachine::machine::{Machine, Restore};
+use supermachine_formats::snapshot::{FORMAT_VERSION, Stage};
+use supermachine_formats::wire::{self, Event, Request};
+use supermachine_formats::{Digest, Hasher};
+use supermachine_kernel::{Asset, Assets};
+
+use crate::boot::{BootInputs, lay_out};
+use crate::capture::{Kind, capture, put_state};
+use crate::{BakeError, Store};
+
+/// How long a guest may take to boot. Hardware needs a tenth of a second; emulation, minutes.
+const BOOT_LIMIT: Duration = Duration::from_secs(300);
+
+/// What a base is made from.
+#[derive(Debug)]
+pub(crate) struct BaseInputs {
+    kernel: Asset,
+    agent: Asset,
+    memory_mib: u64,
+    vcpus: u16,
+}
+
+impl BaseInputs {
+    pub(crate) fn new(memory_mib: u64, vcpus: u16) -> Result<Self, BakeError> {
+        let assets_error = |source| BakeError::Assets { source };
+        let assets = Assets::locate().map_err(assets_error)?;
+        Ok(Self {
+            kernel: assets.kernel().map_err(assets_error)?,
+            agent: assets.agent().map_err(assets_error)?,
+            memory_mib,
+            vcpus,
+        })
+    }
+
+    /// The digest of all inputs.
+    pub(crate) fn key(&self) -> Digest {
+        let mut hasher = Hasher::new();
+        hasher.update(b"base");
+        hasher.update(&FORMAT_VERSION.to_le_bytes());
+        hasher.update(&self.kernel.digest);
+        hasher.update(&self.agent.digest);
+        hasher.update(&self.memory_mib.to_le_bytes());
+        hasher.update(&self.vcpus.to_le_bytes());
+        hasher.finish()
+    }
+
+    /// Finds the base in the store, or makes it.
+    pub(crate) fn find_or_make(&self, store: &Store) -> Result<Digest, BakeError> {
+        let key = self.key();
+        if let Some(base) = store.made(key) {
+            return Ok(base);
+        }
+        let _turn = store.lock(key)?;
+        if let Some(base) = store.made(key) {
+            return Ok(base);
+        }
+        let base = self.make(store)?;
+        store.remember(key, base)?;
+        Ok(base)
+    }
+
+    fn make(&self, store: &Store) -> Result<Digest, BakeError> {
+        let inputs = BootInputs {
+            kernel: &self.kernel.bytes,
+            agent: &self.agent.bytes,
+            memory_mib: self.memory_mib,
+            vcpus: self.vcpus,
+        };
+        let boot = lay_out(&inputs).map_err(|source| BakeError::Boot { source })?;
+        store.blobs().put(&boot.pages)?;
+        let parent = put_state(store, &boot.snapshot)?;
+        let machine = boot_machine(store, parent)?;
+        let kind = Kind { stage: Stage::Base, parent, workload: None };
+        let snapshot = capture(&machine, store, kind)?;
+        put_state(store, &snapshot)
+    }
+}
+
+/// Restores a boot snapshot and runs it until the agent is up and idle.
+fn boot_machine(store: &Store, boot: Digest) -> Result<Machine, BakeError> {
+    let image = store.open_image(boot)?;
+    let parts = Restore {
+        snapshot: image.snapshot().clone(),
+        memory: Arc::clone(image.memory()),
+        disks: Vec::new(),
+    };
+    run_to_idle(parts).map_err(BakeError::machine("boot"))
+}
+
+fn run_to_idle(parts: Restore) -> Result<Machine, supermachine::Error> {
+    let machine = Machine::restore(parts, &mut Timings::start())?;
+    let mut control = machine.control()?;
+    machine.run();
+    match next_event(&machine, &mut control, Some(BOOT_LIMIT))? {
+        Event::Hello { version: wire::VERSION } => {}
+        Event::Hello { version: found } => {
+            return Err(supermachine::Error::AgentVersion { found, supported: wire::VERSION });
+        }
+        _ => return Err(supermachine::Error::UnexpectedReply { request: "boot" }),
+    }
+    Replies::open(&machine, &Request::Settle)?.only()?;
+    Ok(machine)
+}

@@ -1,0 +1,175 @@
+//! The boot snapshot: a machine that was never run, laid out as data.
+//!
+//! Kernel, command line, boot parameters and the agent's file system are placed in a memory
+//! image, and the first vCPU's entry registers are written down as ordinary snapshot state.
+//! The runtime restores it like any other snapshot. The same inputs give the same bytes.
+
+mod cpio;
+mod mptable;
+mod x86_64;
+
+use std::io::{self, Cursor};
+
+use linux_loader::loader::{Elf, KernelLoader};
+use supermachine::machine::layout::ram_windows;
+use supermachine::machine::{boot_slots, reset_ioapic, reset_serial};
+use supermachine_formats::Hasher;
+use supermachine_formats::snapshot::memory::{Memory, PAGE_SIZE, runs_of};
+use supermachine_formats::snapshot::x86_64::Clock;
+use supermachine_formats::snapshot::{
+    Architecture, HypervisorFamily, Machine, Snapshot, Stage, WorkingSet,
+};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+/// The least memory that a machine can have, in MiB.
+pub const MIN_MEMORY_MIB: u64 = 64;
+/// The most memory that a machine can have, in MiB.
+pub const MAX_MEMORY_MIB: u64 = 96 << 10;
+/// The most vCPUs that a machine can have.
+pub const MAX_VCPUS: u16 = 32;
+
+/// What a boot snapshot is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct BootInputs<'a> {
+    /// The guest kernel, an uncompressed ELF file.
+    pub kernel: &'a [u8],
+    /// The agent's program.
+    pub agent: &'a [u8],
+    /// Guest memory, in MiB.
+    pub memory_mib: u64,
+    /// Virtual processors.
+    pub vcpus: u16,
+}
+
+/// Why a boot snapshot could not be laid out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootError {
+    /// The machine's size is out of bounds.
+    #[error("{what} must be {least} to {most}, not {found}")]
+    Size {
+        /// What is out of bounds, with its unit.
+        what: &'static str,
+        /// The least that is possible.
+        least: u64,
+        /// The most that is possible.
+        most: u64,
+        /// What was asked for.
+        found: u64,
+    },
+    /// The kernel is not one that can be booted.
+    #[error("guest kernel cannot be loaded")]
+    Kernel {
+        /// What the loader said.
+        source: linux_loader::loader::Error,
+    },
+    /// Something does not fit into guest memory.
+    #[error("{what} does not fit into guest memory")]
+    Memory {
+        /// What does not fit.
+        what: &'static str,
+        /// What the memory said.
+        source: vm_memory::GuestMemoryError,
+    },
+    /// The memory image could not be made.
+    #[error("memory image cannot be made")]
+    Image {
+        /// The operating system's answer.
+        source: io::Error,
+    },
+}
+
+/// A boot snapshot and the pages that belong to it.
+#[derive(Debug)]
+pub struct BootSnapshot {
+    /// The state.
+    pub snapshot: Snapshot,
+    /// The bytes of its pages blob.
+    pub pages: Vec<u8>,
+}
+
+/// Lays a boot snapshot out.
+///
+/// # Errors
+/// The machine's size is out of bounds, or kernel and agent do not fit into it.
+pub fn lay_out(inputs: &BootInputs<'_>) -> Result<BootSnapshot, BootError> {
+    let memory_size = check_size(inputs)?;
+    let ranges: Vec<(GuestAddress, usize)> = ram_windows(memory_size)
+        .iter()
+        .map(|window| (GuestAddress(window.guest_address), window.size as usize))
+        .collect();
+    let memory = GuestMemoryMmap::<()>::from_ranges(&ranges)
+        .map_err(|error| BootError::Image { source: io::Error::other(error) })?;
+    let kernel = Elf::load(&memory, None, &mut Cursor::new(inputs.kernel), None)
+        .map_err(|source| BootError::Kernel { source })?;
+    let archive = cpio::archive(inputs.agent);
+    let kernel_end = kernel.kernel_end.next_multiple_of(PAGE_SIZE);
+    let written = x86_64::place(
+        &memory,
+        memory_size,
+        inputs.vcpus,
+        x86_64::Loaded { kernel_end, archive: &archive },
+    )?;
+    let mut used = written;
+    used.push((x86_64::KERNEL_START, kernel_end - x86_64::KERNEL_START));
+    let (memory_section, pages) = gather(&memory, used)?;
+    let snapshot = Snapshot {
+        architecture: Architecture::X86_64,
+        hypervisor: HypervisorFamily::Any,
+        machine: Machine { stage: Stage::Boot, parent: None, memory_size, vcpus: inputs.vcpus },
+        workload: None,
+        vcpus: x86_64::vcpus(inputs.vcpus, kernel.kernel_load.0),
+        ioapic: reset_ioapic(),
+        clock: Clock { monotonic_ns: 0, realtime_ns: 0, tsc_khz: 0 },
+        slots: boot_slots(),
+        serial: reset_serial(),
+        disks: Vec::new(),
+        memory: memory_section,
+        working_set: WorkingSet::default(),
+    };
+    Ok(BootSnapshot { snapshot, pages })
+}
+
+fn check_size(inputs: &BootInputs<'_>) -> Result<u64, BootError> {
+    let (least, most) = (MIN_MEMORY_MIB, MAX_MEMORY_MIB);
+    if !(least..=most).contains(&inputs.memory_mib) {
+        let found = inputs.memory_mib;
+        return Err(BootError::Size { what: "memory in MiB", least, most, found });
+    }
+    if !(1..=MAX_VCPUS).contains(&inputs.vcpus) {
+        let (most, found) = (MAX_VCPUS.into(), inputs.vcpus.into());
+        return Err(BootError::Size { what: "number of vCPUs", least: 1, most, found });
+    }
+    Ok(inputs.memory_mib << 20)
+}
+
+/// Collects the pages that are not zero from the stretches that were written. All of them
+/// are below the hole in the address space, where addresses are offsets.
+fn gather(
+    memory: &GuestMemoryMmap<()>,
+    mut used: Vec<(u64, u64)>,
+) -> Result<(Memory, Vec<u8>), BootError> {
+    used.sort_unstable();
+    let (mut pages, mut own) = (Vec::new(), Vec::new());
+    let mut page = [0; PAGE_SIZE as usize];
+    let mut next = 0;
+    for (start, size) in used {
+        let end = (start + size).div_ceil(PAGE_SIZE);
+        for number in (start / PAGE_SIZE).max(next)..end {
+            memory
+                .read_slice(&mut page, GuestAddress(number * PAGE_SIZE))
+                .map_err(|source| BootError::Memory { what: "the image", source })?;
+            if page.iter().any(|byte| *byte != 0) {
+                pages.extend_from_slice(&page);
+                own.push(number);
+            }
+        }
+        next = end.max(next);
+    }
+    let mut hasher = Hasher::new();
+    hasher.update(&pages);
+    Ok((Memory { blob: hasher.finish(), own: runs_of(own), zeroed: Vec::new() }, pages))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,63 @@
+use super::*;
+
+/// A kernel of one page that an ELF loader takes: header, one segment at 16 MiB.
+fn tiny_kernel() -> Vec<u8> {
+    let mut file = vec![0; 0x2000];
+    file[..16].copy_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+    let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0x10, &2_u16.to_le_bytes());
+    put(0x12, &62_u16.to_le_bytes());
+    put(0x14, &1_u32.to_le_bytes());
+    put(0x18, &0x100_0000_u64.to_le_bytes());
+    put(0x20, &64_u64.to_le_bytes());
+    put(0x34, &64_u16.to_le_bytes());
+    put(0x36, &56_u16.to_le_bytes());
+    put(0x38, &1_u16.to_le_bytes());
+    put(64, &1_u32.to_le_bytes());
+    put(64 + 4, &5_u32.to_le_bytes());
+    put(64 + 8, &0x1000_u64.to_le_bytes());
+    put(64 + 16, &0x100_0000_u64.to_le_bytes());
+    put(64 + 24, &0x100_0000_u64.to_le_bytes());
+    put(64 + 32, &0x1000_u64.to_le_bytes());
+    put(64 + 40, &0x1000_u64.to_le_bytes());
+    put(64 + 48, &0x1000_u64.to_le_bytes());
+    put(0x1000, b"kernel code");
+    file
+}
+
+fn inputs(kernel: &[u8]) -> BootInputs<'_> {
+    BootInputs { kernel, agent: b"agent", memory_mib: 128, vcpus: 2 }
+}
+
+#[test]
+fn the_same_inputs_give_the_same_bytes() {
+    let kernel = tiny_kernel();
+    let (one, two) = (lay_out(&inputs(&kernel)).unwrap(), lay_out(&inputs(&kernel)).unwrap());
+    assert_eq!(one.snapshot.encode(), two.snapshot.encode());
+    assert_eq!(one.pages, two.pages);
+}
+
+#[test]
+fn the_layout_is_a_valid_snapshot() {
+    let boot = lay_out(&inputs(&tiny_kernel())).unwrap();
+    let decoded = Snapshot::decode(&boot.snapshot.encode()).unwrap();
+    assert_eq!(decoded.vcpus.len(), 2);
+    assert_eq!(decoded.memory.own_pages() * PAGE_SIZE, boot.pages.len() as u64);
+    let text = |needle: &[u8]| boot.pages.windows(needle.len()).any(|bytes| bytes == needle);
+    assert!(text(b"kernel code") && text(b"agent") && text(b"virtio_mmio.device=4K@0xd0000000:5"));
+}
+
+#[test]
+fn sizes_out_of_bounds_are_refused() {
+    let kernel = tiny_kernel();
+    for (memory_mib, vcpus) in [(63, 1), (1 << 20, 1), (128, 0), (128, 33)] {
+        let inputs = BootInputs { memory_mib, vcpus, ..inputs(&kernel) };
+        assert!(matches!(lay_out(&inputs), Err(BootError::Size { .. })), "{memory_mib} {vcpus}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_kernel_is_refused() {
+    let error = lay_out(&inputs(b"not a kernel at all, just some text that is long enough"));
+    assert!(matches!(error, Err(BootError::Kernel { .. })));
+}

@@ -1,0 +1,95 @@
+//! From what an OCI image says about running it to what the agent is asked to run.
+
+use supermachine::machine::layout::ROOT_SLOT;
+use supermachine_formats::wire::{Container, Process};
+
+use crate::oci::ImageConfig;
+
+/// What the caller wants other than the image says.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Overrides {
+    pub(crate) entrypoint: Option<Vec<String>>,
+    pub(crate) command: Option<Vec<String>>,
+    /// `NAME=value` pairs that add to, or replace, the image's.
+    pub(crate) env: Vec<String>,
+    pub(crate) user: Option<String>,
+    pub(crate) working_dir: Option<String>,
+}
+
+/// The entrypoint and its arguments, by Docker's rule: an entrypoint that is given takes the
+/// image's command away too. Empty when there is nothing to run.
+pub(crate) fn argv(config: &ImageConfig, overrides: &Overrides) -> Vec<String> {
+    let entrypoint = overrides.entrypoint.as_ref().unwrap_or(&config.entrypoint);
+    let command = match (&overrides.command, &overrides.entrypoint) {
+        (Some(command), _) => command.as_slice(),
+        (None, Some(_)) => &[],
+        (None, None) => &config.cmd,
+    };
+    [entrypoint, command].concat()
+}
+
+/// The container that the agent is to prepare.
+pub(crate) fn container(config: &ImageConfig, overrides: &Overrides, hostname: &str) -> Container {
+    let user = overrides.user.as_ref().or(config.user.as_ref());
+    let working_dir = overrides.working_dir.as_ref().or(config.working_dir.as_ref());
+    Container {
+        slots: vec![ROOT_SLOT],
+        root_device: "pmem0".to_owned(),
+        dax: true,
+        hostname: hostname.to_owned(),
+        entrypoint: Process {
+            argv: to_bytes(&argv(config, overrides)),
+            env: to_bytes(&environment(&config.env, &overrides.env)),
+            cwd: working_dir.map(|dir| dir.clone().into_bytes()).unwrap_or_default(),
+            user: user.cloned().unwrap_or_default(),
+        },
+    }
+}
+
+/// The image's variables with those of the same name replaced, and the new ones behind.
+fn environment(image: &[String], own: &[String]) -> Vec<String> {
+    let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
+    let is_replaced = |pair: &&String| own.iter().any(|other| name(other) == name(pair));
+    let kept = image.iter().filter(|pair| !is_replaced(pair));
+    kept.chain(own).cloned().collect()
+}
+
+fn to_bytes(strings: &[String]) -> Vec<Vec<u8>> {
+    strings.iter().map(|string| string.clone().into_bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> ImageConfig {
+        let mut config = ImageConfig::default();
+        config.entrypoint = vec!["entry".into()];
+        config.cmd = vec!["cmd".into()];
+        config.env = vec!["A=1".into(), "B=2".into()];
+        config
+    }
+
+    #[test]
+    fn entrypoint_and_command_go_together() {
+        assert_eq!(argv(&config(), &Overrides::default()), ["entry", "cmd"]);
+    }
+
+    #[test]
+    fn another_command_keeps_the_entrypoint() {
+        let overrides = Overrides { command: Some(vec!["x".into()]), ..Overrides::default() };
+        assert_eq!(argv(&config(), &overrides), ["entry", "x"]);
+    }
+
+    #[test]
+    fn another_entrypoint_drops_the_command() {
+        let overrides = Overrides { entrypoint: Some(vec!["x".into()]), ..Overrides::default() };
+        assert_eq!(argv(&config(), &overrides), ["x"]);
+    }
+
+    #[test]
+    fn variables_replace_those_of_the_same_name() {
+        let own = ["A=9".to_owned(), "C=3".to_owned()];
+        assert_eq!(environment(&config().env, &own), ["B=2", "A=9", "C=3"]);
+    }
+}

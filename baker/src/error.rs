@@ -1,0 +1,173 @@
+//! Why a bake failed.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use supermachine_formats::wire::Failure;
+
+use crate::boot::BootError;
+use crate::ready::Ready;
+use crate::{oci, rootfs};
+
+/// Why an image could not be baked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BakeError {
+    /// The image could not be fetched.
+    #[error("image cannot be fetched")]
+    Fetch {
+        /// Why.
+        source: oci::Error,
+    },
+    /// The image's layers could not be made into a root file system.
+    #[error("root file system cannot be made")]
+    Rootfs {
+        /// Why.
+        source: rootfs::Error,
+    },
+    /// Guest kernel or agent are missing.
+    #[error("guest kernel or agent cannot be used")]
+    Assets {
+        /// Why.
+        source: supermachine_kernel::Error,
+    },
+    /// The boot snapshot could not be laid out.
+    #[error("boot snapshot cannot be laid out")]
+    Boot {
+        /// Why.
+        source: BootError,
+    },
+    /// A machine could not be started, asked or captured.
+    #[error("machine failed during the {step}")]
+    Machine {
+        /// What was being done.
+        step: &'static str,
+        /// Why.
+        source: supermachine::Error,
+    },
+    /// The image has no command and none was given.
+    #[error("image {reference} has neither entrypoint nor command; give one")]
+    NoCommand {
+        /// The image.
+        reference: String,
+    },
+    /// The image is for a platform that guests cannot be.
+    #[error("image is for {found}, guests here are {host}")]
+    Platform {
+        /// The image's platform.
+        found: String,
+        /// What guests are.
+        host: String,
+    },
+    /// The entrypoint could not be started.
+    #[error("entrypoint cannot be started: in the guest, {failure}")]
+    EntrypointMissing {
+        /// What failed, on what, with the guest's error number.
+        failure: Failure,
+    },
+    /// The entrypoint ended before the machine was ready.
+    #[error("entrypoint ended with {status} before it was ready ({ready}); {last_words}")]
+    EntrypointEnded {
+        /// Its exit code or signal.
+        status: String,
+        /// What was waited for.
+        ready: Ready,
+        /// The end of what it wrote, and of the guest's console.
+        last_words: LastWords,
+    },
+    /// The machine was not ready in time.
+    #[error("not ready ({ready}) within {limit:?}; {last_words}")]
+    NotReady {
+        /// What was waited for.
+        ready: Ready,
+        /// How long.
+        limit: Duration,
+        /// The end of what the entrypoint wrote, and of the guest's console.
+        last_words: LastWords,
+    },
+    /// Text that says when a machine is ready has no known form.
+    #[error("{text:?} is none of tcp:PORT, log:REGEX, exec:COMMAND, exit, auto")]
+    InvalidReady {
+        /// The text.
+        text: String,
+    },
+    /// A readiness pattern is not a regular expression.
+    #[error("readiness pattern cannot be read")]
+    InvalidPattern {
+        /// Why.
+        source: regex::Error,
+    },
+    /// A snapshot's name has a form that is not allowed.
+    #[error(
+        "{name:?} is not a snapshot name: up to 128 letters, digits, '.', '_' and '-', the first a letter or digit"
+    )]
+    InvalidName {
+        /// The name.
+        name: String,
+    },
+    /// There is no snapshot of this name.
+    #[error("no snapshot named {name:?} in {store}")]
+    NoSuchName {
+        /// The name.
+        name: String,
+        /// The store that was asked.
+        store: PathBuf,
+    },
+    /// A file operation failed.
+    #[error("cannot {operation} {path}")]
+    Io {
+        /// What was done.
+        operation: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// A thread could not be started.
+    #[error("thread cannot be started")]
+    Thread {
+        /// The operating system's answer.
+        source: io::Error,
+    },
+}
+
+/// What a machine said last, for the errors of those that never became ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LastWords {
+    /// The end of what the entrypoint wrote, both streams together.
+    pub output: String,
+    /// The end of the guest kernel's messages.
+    pub console: String,
+}
+
+impl std::fmt::Display for LastWords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let or_nothing = |text: &str| match text.trim() {
+            "" => "nothing".to_owned(),
+            text => format!("\n{text}\n"),
+        };
+        let (output, console) = (or_nothing(&self.output), or_nothing(&self.console));
+        write!(f, "its output ends with {output}; the guest's console ends with {console}")
+    }
+}
+
+impl BakeError {
+    pub(crate) fn io(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { operation, path, source }
+    }
+
+    pub(crate) fn machine(step: &'static str) -> impl FnOnce(supermachine::Error) -> Self {
+        move |source| Self::Machine { step, source }
+    }
+}
+
+impl From<oci::Error> for BakeError {
+    fn from(source: oci::Error) -> Self {
+        Self::Fetch { source }
+    }
+}

@@ -1,0 +1,172 @@
+//! Requests to the guest's agent, one stream each.
+//!
+//! This is how [`Vm`](crate::Vm) and the baker talk to the agent; applications use
+//! [`Vm::exec_builder`](crate::Vm::exec_builder).
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use supermachine_formats::wire::{
+    ENTROPY_SIZE, Event, HEADER_SIZE, Header, MAX_PAYLOAD, Message, REQUEST_PORT, Reply, Request,
+    Resume,
+};
+
+use crate::Error;
+use crate::machine::{Machine, fill_random};
+
+/// How much of the console an error tells.
+const CONSOLE_TAIL: usize = 2048;
+
+/// A request under way: its replies, in order.
+#[derive(Debug)]
+pub struct Replies<'a> {
+    machine: &'a Machine,
+    stream: UnixStream,
+    limit: Option<Duration>,
+}
+
+impl<'a> Replies<'a> {
+    /// Sends a request.
+    ///
+    /// # Errors
+    /// The request is too large, or the stream cannot be opened.
+    pub fn open(machine: &'a Machine, request: &Request) -> Result<Self, Error> {
+        let frame = request.to_frame();
+        let size = frame.len() - HEADER_SIZE;
+        if size > MAX_PAYLOAD {
+            return Err(Error::CommandTooLarge { size, limit: MAX_PAYLOAD });
+        }
+        let stream = machine.connect(REQUEST_PORT, &frame)?;
+        Ok(Self { machine, stream, limit: None })
+    }
+
+    /// Gives up a reply that does not come within `limit`.
+    ///
+    /// # Errors
+    /// The limit is zero, or the stream was closed.
+    pub fn set_limit(&mut self, limit: Option<Duration>) -> Result<(), Error> {
+        self.stream.set_read_timeout(limit).map_err(|source| Error::Stream { source })?;
+        self.limit = limit;
+        Ok(())
+    }
+
+    /// A handle that ends the stream from another thread.
+    ///
+    /// # Errors
+    /// The host has no descriptors left.
+    pub fn closer(&self) -> Result<Closer, Error> {
+        let stream = self.stream.try_clone().map_err(|source| Error::Stream { source })?;
+        Ok(Closer { stream })
+    }
+
+    /// Sends a message to the agent behind the request.
+    ///
+    /// # Errors
+    /// The stream was closed.
+    pub fn send(&mut self, message: &impl Message) -> Result<(), Error> {
+        self.stream.write_all(&message.to_frame()).map_err(|source| Error::Stream { source })
+    }
+
+    /// Waits for the next reply.
+    ///
+    /// # Errors
+    /// The agent gave none, or the guest has ended.
+    pub fn next(&mut self) -> Result<Reply, Error> {
+        match read_message(&mut self.stream, self.limit) {
+            Err(Error::AgentGone | Error::Stream { .. }) => Err(explain(self.machine)),
+            result => result,
+        }
+    }
+
+    /// Waits for the one reply of a request that has no output.
+    ///
+    /// # Errors
+    /// [`Error::Agent`] when the agent could not carry it out.
+    pub fn only(mut self) -> Result<Reply, Error> {
+        match self.next()? {
+            Reply::Failed(failure) => Err(Error::Agent { failure }),
+            reply => Ok(reply),
+        }
+    }
+}
+
+/// Ends a request's stream; a thread that waits for a reply gets an error.
+#[derive(Debug)]
+pub struct Closer {
+    stream: UnixStream,
+}
+
+impl Closer {
+    /// Ends the stream.
+    pub fn close(self) {
+        // A stream that has ended already needs no closing.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// Reads the agent's next message on the control stream.
+///
+/// # Errors
+/// It sent none within `limit`, or the guest has ended.
+pub fn next_event(
+    machine: &Machine,
+    control: &mut UnixStream,
+    limit: Option<Duration>,
+) -> Result<Event, Error> {
+    control.set_read_timeout(limit).map_err(|source| Error::Stream { source })?;
+    match read_message(control, limit) {
+        Err(Error::AgentGone | Error::Stream { .. }) => Err(explain(machine)),
+        result => result,
+    }
+}
+
+/// What a machine is told when it goes on: the time, fresh entropy, and its name.
+///
+/// # Errors
+/// The operating system has no random bytes.
+pub fn resume(hostname: Option<&str>) -> Result<Resume, Error> {
+    let mut entropy = [0; ENTROPY_SIZE];
+    fill_random(&mut entropy).map_err(|source| Error::NoEntropy { source })?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(Resume {
+        realtime_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+        entropy,
+        hostname: hostname.map(str::to_owned),
+    })
+}
+
+/// Why a stream ended: the guest's own end comes before that of its streams.
+pub(crate) fn explain(machine: &Machine) -> Error {
+    match machine.failure() {
+        Some(failure) => Error::Guest { failure, console: console_tail(machine) },
+        None => Error::AgentGone,
+    }
+}
+
+/// The last lines of the console, as text.
+#[must_use]
+pub fn console_tail(machine: &Machine) -> String {
+    let console = machine.console();
+    let start = console.len().saturating_sub(CONSOLE_TAIL);
+    String::from_utf8_lossy(console.get(start..).unwrap_or_default()).trim().to_owned()
+}
+
+fn read_message<M: Message>(stream: &mut UnixStream, limit: Option<Duration>) -> Result<M, Error> {
+    let mut header = [0; HEADER_SIZE];
+    read(stream, &mut header, limit)?;
+    let header = Header::decode(header).map_err(|source| Error::Protocol { source })?;
+    let mut payload = vec![0; header.length];
+    read(stream, &mut payload, limit)?;
+    M::decode(header.kind, &payload).map_err(|source| Error::Protocol { source })
+}
+
+fn read(stream: &mut UnixStream, buffer: &mut [u8], limit: Option<Duration>) -> Result<(), Error> {
+    stream.read_exact(buffer).map_err(|source| match (source.kind(), limit) {
+        (io::ErrorKind::UnexpectedEof, _) => Error::AgentGone,
+        (io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut, Some(limit)) => {
+            Error::Unanswered { limit }
+        }
+        _ => Error::Stream { source },
+    })
+}

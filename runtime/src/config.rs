@@ -1,0 +1,66 @@
+//! What the caller asks of a machine, on top of what its snapshot fixes.
+
+/// How a [`Vm`](crate::Vm) is started.
+///
+/// A snapshot fixes its machine's memory and processors. Asking for them here checks that
+/// the snapshot has what the caller counts on; a mismatch is an error that names both.
+///
+/// ```
+/// use supermachine::VmConfig;
+///
+/// let config = VmConfig::new().with_memory_mib(128).with_vcpus(1);
+/// assert_eq!(config.memory_mib(), Some(128));
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct VmConfig {
+    memory_mib: Option<u64>,
+    vcpus: Option<u16>,
+    hostname: Option<String>,
+}
+
+impl VmConfig {
+    /// Takes the snapshot as it is.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Requires this much memory, in MiB.
+    #[must_use]
+    pub fn with_memory_mib(mut self, memory_mib: u64) -> Self {
+        self.memory_mib = Some(memory_mib);
+        self
+    }
+
+    /// Requires this many virtual processors.
+    #[must_use]
+    pub fn with_vcpus(mut self, vcpus: u16) -> Self {
+        self.vcpus = Some(vcpus);
+        self
+    }
+
+    /// Gives the guest a host name.
+    #[must_use]
+    pub fn with_hostname(mut self, hostname: impl Into<String>) -> Self {
+        self.hostname = Some(hostname.into());
+        self
+    }
+
+    /// The memory that is required, in MiB.
+    #[must_use]
+    pub fn memory_mib(&self) -> Option<u64> {
+        self.memory_mib
+    }
+
+    /// The virtual processors that are required.
+    #[must_use]
+    pub fn vcpus(&self) -> Option<u16> {
+        self.vcpus
+    }
+
+    /// The guest's host name.
+    #[must_use]
+    pub fn hostname(&self) -> Option<&str> {
+        self.hostname.as_deref()
+    }
+}

@@ -1,0 +1,167 @@
+//! Why an operation on an image or a machine failed.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use supermachine_formats::Digest;
+use supermachine_formats::codec::DecodeError;
+use supermachine_formats::snapshot::SnapshotError;
+use supermachine_formats::wire::Failure;
+
+use crate::machine::{GuestFailure, MachineError};
+
+/// Why an operation failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no snapshot at this path.
+    #[error("no snapshot at {path}")]
+    NoSnapshot {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// The file at this path does not name a snapshot.
+    #[error("{path} does not name a snapshot")]
+    NotAReference {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A snapshot's state file is damaged or of another version.
+    #[error("state of snapshot {snapshot} cannot be used")]
+    Snapshot {
+        /// The snapshot.
+        snapshot: Digest,
+        /// What is wrong with it.
+        source: SnapshotError,
+    },
+    /// A file of a snapshot is missing.
+    #[error("{what} of the snapshot is missing: {path}")]
+    MissingBlob {
+        /// What the file holds.
+        what: &'static str,
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// A file of a snapshot is not what it was when it was made.
+    #[error("{what} of the snapshot is damaged: {path} has digest {found}")]
+    DamagedBlob {
+        /// What the file holds.
+        what: &'static str,
+        /// The file; its name is the digest that it should have.
+        path: PathBuf,
+        /// The digest that it has.
+        found: Digest,
+    },
+    /// A snapshot's chain of parents does not end.
+    #[error("snapshot {snapshot} has more than {limit} ancestors")]
+    TooManyAncestors {
+        /// The snapshot.
+        snapshot: Digest,
+        /// How many are followed.
+        limit: usize,
+    },
+    /// A file operation failed.
+    #[error("cannot {operation} {path}")]
+    Io {
+        /// What was done.
+        operation: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// There is no folder for what can be made again.
+    #[error("no cache folder: set HOME or XDG_CACHE_HOME to an absolute path")]
+    NoCacheDir,
+    /// The snapshot has another size of machine than the caller requires.
+    #[error("snapshot has {found} {what}, {wanted} required; bake it with that size")]
+    Mismatch {
+        /// What differs, with its unit.
+        what: &'static str,
+        /// What the caller requires.
+        wanted: u64,
+        /// What the snapshot has.
+        found: u64,
+    },
+    /// The machine could not be made, run or captured.
+    #[error("machine cannot be used")]
+    Machine {
+        /// Why.
+        source: MachineError,
+    },
+    /// The guest ended by itself.
+    #[error("{failure}; its console ends with: {console}")]
+    Guest {
+        /// How it ended.
+        failure: GuestFailure,
+        /// The last lines of the guest kernel's messages.
+        console: String,
+    },
+    /// The agent closed a stream without an answer.
+    #[error("the guest's agent closed the stream before it answered")]
+    AgentGone,
+    /// The agent said something that it may not say.
+    #[error("the guest's agent broke the protocol")]
+    Protocol {
+        /// What it said.
+        source: DecodeError,
+    },
+    /// The agent answered with another message than the request allows.
+    #[error("the guest's agent gave an answer that does not belong to {request}")]
+    UnexpectedReply {
+        /// The request.
+        request: &'static str,
+    },
+    /// The agent speaks another version of the protocol.
+    #[error("the guest's agent speaks protocol version {found}, this build {supported}")]
+    AgentVersion {
+        /// The agent's.
+        found: u16,
+        /// This build's.
+        supported: u16,
+    },
+    /// The agent could not do what it was asked.
+    #[error("in the guest, {failure}")]
+    Agent {
+        /// What failed, on what, with the guest's error number.
+        failure: Failure,
+    },
+    /// A stream to the guest failed.
+    #[error("stream to the guest failed")]
+    Stream {
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// The guest did not answer in time.
+    #[error("the guest did not answer within {limit:?}")]
+    Unanswered {
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// The operating system has no random bytes to make a machine unique with.
+    #[error("no random bytes from the operating system")]
+    NoEntropy {
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// A command without a program.
+    #[error("no program to run: argv is empty")]
+    EmptyCommand,
+    /// A command that does not fit into one request.
+    #[error("command takes {size} bytes with its environment, more than {limit}")]
+    CommandTooLarge {
+        /// Its size.
+        size: usize,
+        /// The largest that is sent.
+        limit: usize,
+    },
+}
+
+impl From<MachineError> for Error {
+    fn from(source: MachineError) -> Self {
+        Self::Machine { source }
+    }
+}

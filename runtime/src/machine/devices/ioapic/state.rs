@@ -1,0 +1,23 @@
+//! The controller's state in a snapshot.
+
+use std::sync::Arc;
+
+use supermachine_formats::snapshot::x86_64 as formats;
+
+use super::device::{Ioapic, Registers};
+use crate::machine::hypervisor::Vm;
+
+impl Ioapic {
+    /// A controller with saved registers. Every value is legal: a guest can write them all.
+    pub(crate) fn from_state(vm: Arc<dyn Vm>, state: &formats::Ioapic) -> Arc<Self> {
+        let registers =
+            Registers { id: state.id & 0x0f00_0000, selected: state.selected, pins: state.pins };
+        Self::with_registers(vm, registers)
+    }
+
+    /// The registers.
+    pub(crate) fn state(&self) -> formats::Ioapic {
+        let Registers { id, selected, pins } = self.lock().clone();
+        formats::Ioapic { id, selected, pins }
+    }
+}

@@ -1,0 +1,199 @@
+//! What a guest's CPUID answers.
+//!
+//! A snapshot that was never run has no answers of its own: it gets the host's, less what a
+//! restore could not bring back (nested virtualization, performance counters, tile state,
+//! asynchronous page faults) and with the topology of one package of single-thread cores.
+
+use kvm_bindings::{
+    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
+};
+use kvm_ioctls::{Kvm, VcpuFd};
+use supermachine_formats::snapshot::x86_64::CpuidLeaf;
+
+use super::{HypervisorError, call};
+
+/// KVM's paravirtual features that are kept from guests: each registers guest memory that
+/// the host would go on writing to. Bits of leaf 0x4000_0001's EAX.
+const HIDDEN_KVM_FEATURES: u32 = (1 << 4) | (1 << 5) | (1 << 10) | (1 << 14) | (1 << 17);
+
+/// Parts of the extended state that fit the saved area: x87, SSE, AVX, MPX, AVX-512, PKRU.
+const XSAVE_FEATURES: u32 = 0x2ff;
+
+/// The largest XSAVE area with [`XSAVE_FEATURES`].
+const XSAVE_AREA: u32 = 2696;
+
+/// Reads the answers that a vCPU was given.
+pub(super) fn read(fd: &VcpuFd) -> Result<Vec<CpuidLeaf>, HypervisorError> {
+    let cpuid = fd.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(call("KVM_GET_CPUID2"))?;
+    Ok(cpuid.as_slice().iter().map(leaf).collect())
+}
+
+/// Gives a vCPU saved answers.
+pub(super) fn write(fd: &VcpuFd, leaves: &[CpuidLeaf]) -> Result<(), HypervisorError> {
+    let entries: Vec<kvm_cpuid_entry2> = leaves.iter().map(entry).collect();
+    set(fd, &entries)
+}
+
+/// Gives vCPU `index` of `count` the host's answers, trimmed.
+pub(super) fn write_host(
+    kvm: &Kvm,
+    fd: &VcpuFd,
+    index: u16,
+    count: u16,
+) -> Result<(), HypervisorError> {
+    let mut cpuid =
+        kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(call("KVM_GET_SUPPORTED_CPUID"))?;
+    for entry in cpuid.as_mut_slice() {
+        trim(entry);
+        place(entry, index.into(), count.into());
+    }
+    let kept: Vec<kvm_cpuid_entry2> =
+        cpuid.as_slice().iter().filter(|entry| is_kept(entry)).copied().collect();
+    set(fd, &kept)
+}
+
+fn set(fd: &VcpuFd, entries: &[kvm_cpuid_entry2]) -> Result<(), HypervisorError> {
+    let cpuid = CpuId::from_entries(entries).map_err(|_| HypervisorError::Capability {
+        capability: "room for the CPUID answers of a snapshot",
+    })?;
+    fd.set_cpuid2(&cpuid).map_err(call("KVM_SET_CPUID2"))
+}
+
+/// Drops the descriptions of extended state that [`trim`] took away.
+fn is_kept(entry: &kvm_cpuid_entry2) -> bool {
+    entry.function != 0xd
+        || entry.index < 2
+        || XSAVE_FEATURES.checked_shr(entry.index).is_some_and(|bits| bits & 1 == 1)
+}
+
+/// Takes away what a snapshot could not bring back.
+fn trim(entry: &mut kvm_cpuid_entry2) {
+    match (entry.function, entry.index) {
+        (1, _) => {
+            entry.ecx &= !(1 << 5); // VMX
+            entry.ecx |= (1 << 24) | (1 << 31); // TSC deadline timer, hypervisor
+        }
+        (7, 0) => entry.edx &= !((1 << 22) | (1 << 24) | (1 << 25)), // AMX
+        (7, 1) => entry.eax &= !(1 << 21),                           // AMX-FP16
+        (0xa, _) | (0x8000_0022, _) => {
+            (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
+        }
+        (0xd, 0) => {
+            entry.eax &= XSAVE_FEATURES;
+            entry.edx = 0;
+            entry.ebx = entry.ebx.min(XSAVE_AREA);
+            entry.ecx = entry.ecx.min(XSAVE_AREA);
+        }
+        (0xd, 1) => (entry.ecx, entry.edx) = (0, 0), // supervisor state
+        (0x8000_0001, _) => {
+            entry.ecx &= !((1 << 2) | (1 << 23) | (1 << 24) | (1 << 28)); // SVM, counters
+        }
+        (0x8000_000a, _) => (entry.eax, entry.ebx, entry.edx) = (0, 0, 0),
+        (0x4000_0001, _) => entry.eax &= !HIDDEN_KVM_FEATURES,
+        _ => {}
+    }
+}
+
+/// Describes one package in which each vCPU is a core of its own.
+fn place(entry: &mut kvm_cpuid_entry2, index: u32, count: u32) {
+    let id_bits = u32::BITS - count.saturating_sub(1).leading_zeros();
+    match (entry.function, entry.index) {
+        (1, _) => {
+            entry.ebx = (entry.ebx & 0xffff) | (count.min(255) << 16) | (index << 24);
+            set_bit(&mut entry.edx, 28, count > 1);
+        }
+        (4, _) => entry.eax = (entry.eax & 0x3fff) | (count.saturating_sub(1).min(63) << 26),
+        (0xb | 0x1f, level) => {
+            (entry.eax, entry.ebx, entry.ecx) = match level {
+                0 => (0, 1, 0x100),
+                1 => (id_bits, count, 0x201),
+                _ => (0, 0, level & 0xff),
+            };
+            entry.edx = index;
+        }
+        (0x8000_0001, _) => set_bit(&mut entry.ecx, 1, count > 1),
+        (0x8000_0008, _) => {
+            entry.ecx = (id_bits << 12) | count.saturating_sub(1).min(255);
+        }
+        (0x8000_001d, _) => entry.eax &= 0x3fff,
+        (0x8000_001e, _) => {
+            (entry.eax, entry.ebx, entry.ecx) = (index, index & 0xff, 0);
+        }
+        _ => {}
+    }
+}
+
+fn set_bit(register: &mut u32, bit: u32, value: bool) {
+    *register = (*register & !(1 << bit)) | (u32::from(value) << bit);
+}
+
+fn leaf(from: &kvm_cpuid_entry2) -> CpuidLeaf {
+    CpuidLeaf {
+        function: from.function,
+        index: from.index,
+        indexed: from.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX != 0,
+        eax: from.eax,
+        ebx: from.ebx,
+        ecx: from.ecx,
+        edx: from.edx,
+    }
+}
+
+fn entry(from: &CpuidLeaf) -> kvm_cpuid_entry2 {
+    kvm_cpuid_entry2 {
+        function: from.function,
+        index: from.index,
+        flags: if from.indexed { KVM_CPUID_FLAG_SIGNIFCANT_INDEX } else { 0 },
+        eax: from.eax,
+        ebx: from.ebx,
+        ecx: from.ecx,
+        edx: from.edx,
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(function: u32, index: u32) -> kvm_cpuid_entry2 {
+        let all = u32::MAX;
+        kvm_cpuid_entry2 {
+            function,
+            index,
+            flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+            eax: all,
+            ebx: all,
+            ecx: all,
+            edx: all,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_leaf_round_trips() {
+        let entry_before = answer(7, 1);
+        assert_eq!(entry(&leaf(&entry_before)), entry_before);
+    }
+
+    #[test]
+    fn tile_state_and_nested_virtualization_are_hidden() {
+        let mut features = answer(7, 0);
+        trim(&mut features);
+        assert_eq!(features.edx & (1 << 24), 0);
+        let mut amd = answer(0x8000_0001, 0);
+        trim(&mut amd);
+        assert_eq!(amd.ecx & (1 << 2), 0);
+        assert!(is_kept(&answer(0xd, 2)) && !is_kept(&answer(0xd, 18)));
+    }
+
+    #[test]
+    fn sixteen_vcpus_are_cores_of_one_package() {
+        let mut topology = answer(0xb, 1);
+        place(&mut topology, 5, 16);
+        assert_eq!((topology.eax, topology.ebx, topology.edx), (4, 16, 5));
+        let mut identity = answer(1, 0);
+        place(&mut identity, 5, 16);
+        assert_eq!(identity.ebx >> 24, 5);
+    }
+}

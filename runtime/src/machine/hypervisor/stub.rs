@@ -1,0 +1,20 @@
+//! The backend of platforms that have none yet: it compiles, and says so when it is used.
+
+use std::sync::Arc;
+
+use supermachine_formats::snapshot::HypervisorFamily;
+
+use super::{HypervisorError, Vm};
+use crate::host::Speed;
+
+pub(crate) fn family() -> HypervisorFamily {
+    HypervisorFamily::Any
+}
+
+pub(crate) fn create_vm() -> Result<Arc<dyn Vm>, HypervisorError> {
+    Err(HypervisorError::Unsupported)
+}
+
+pub(crate) fn probe() -> Result<Speed, HypervisorError> {
+    Err(HypervisorError::Unsupported)
+}

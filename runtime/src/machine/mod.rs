@@ -1,0 +1,122 @@
+//! One guest: memory, vCPUs, devices. It has one way to begin: from a snapshot.
+//!
+//! This is the layer below [`Vm`](crate::Vm); `supermachine-baker` uses it to make snapshots.
+//! What crosses the border of a machine is small on purpose, so that a worker process can
+//! stand behind it: [`Machine::restore`] and [`Machine::run`], [`Machine::connect`] and
+//! [`Machine::control`] (each hands out a stream's descriptor), [`Machine::capture`],
+//! [`Machine::console`], [`Machine::failure`], and dropping it.
+
+mod bus;
+mod devices;
+mod hypervisor;
+pub mod layout;
+mod lifecycle;
+mod line;
+mod memory;
+mod slots;
+mod sys;
+#[cfg(test)]
+mod tests;
+mod vcpu;
+
+use std::io;
+
+use supermachine_formats::snapshot::{Architecture, HypervisorFamily};
+
+pub use devices::virtio::DeviceError;
+pub use hypervisor::HypervisorError;
+pub(crate) use hypervisor::probe;
+pub use lifecycle::{Captured, Machine, Restore, reset_ioapic, reset_serial};
+pub use slots::{boot_slots, mapped_disk};
+pub(crate) use sys::fill_random;
+
+/// Why a machine could not be made, run or captured.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MachineError {
+    /// The hypervisor did not do what it was asked.
+    #[error("hypervisor failed")]
+    Hypervisor {
+        /// What it said.
+        source: HypervisorError,
+    },
+    /// Guest memory could not be mapped or read.
+    #[error("guest memory cannot be {operation}")]
+    Memory {
+        /// What was done with it.
+        operation: &'static str,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// A disk image could not be mapped or opened.
+    #[error("disk {index} cannot be used")]
+    Disk {
+        /// Its place in the snapshot's list.
+        index: usize,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// A device refused its saved state.
+    #[error("device in slot {slot} cannot be restored")]
+    Device {
+        /// The slot.
+        slot: usize,
+        /// What is wrong with the state.
+        source: DeviceError,
+    },
+    /// The snapshot is for another processor architecture.
+    #[error("snapshot is for {found:?}, this host is {host:?}")]
+    Architecture {
+        /// The snapshot's.
+        found: Architecture,
+        /// This host's.
+        host: Architecture,
+    },
+    /// The snapshot is for another hypervisor.
+    #[error("snapshot is for {found:?}, this host has {host:?}")]
+    HypervisorFamily {
+        /// The snapshot's.
+        found: HypervisorFamily,
+        /// This host's.
+        host: HypervisorFamily,
+    },
+    /// The snapshot describes a machine that cannot be.
+    #[error("snapshot has {what}")]
+    Snapshot {
+        /// What it has.
+        what: &'static str,
+    },
+    /// A thread could not be started.
+    #[error("thread cannot be started")]
+    Thread {
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// A stream to the guest could not be opened.
+    #[error("stream to the guest cannot be opened")]
+    Stream {
+        /// Why.
+        source: io::Error,
+    },
+    /// Data for the guest is still under way, so the machine cannot be captured yet.
+    #[error("streams to the guest are still busy")]
+    Busy,
+}
+
+/// How a guest ended by itself.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GuestFailure {
+    /// It shut down or reset: what a kernel does after a panic, and the agent when it cannot
+    /// go on.
+    #[error("guest shut down")]
+    Shutdown,
+    /// The hypervisor could not run it any further.
+    #[error("guest cannot be run: {reason} ({code:#x})")]
+    Unrunnable {
+        /// What the hypervisor said.
+        reason: &'static str,
+        /// Its code.
+        code: u64,
+    },
+}

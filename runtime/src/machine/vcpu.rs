@@ -1,0 +1,347 @@
+//! The threads that run vCPUs, and how they are stopped, saved and ended.
+//!
+//! Each vCPU has a thread, `sm-vcpu<N>`, owned by [`Vcpus`] and joined when that is dropped.
+//! A thread makes its vCPU, restores it, and parks. The only lock, [`Shared::control`],
+//! guards the command that all threads follow; it is not held while a guest runs or while a
+//! device is served. After each change of the command all vCPUs are kicked, and a kicked
+//! thread looks at the command again.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use supermachine_formats::snapshot::x86_64;
+
+use super::bus::Bus;
+use super::hypervisor::{Exit, HypervisorError, Kick, Vcpu, Vm};
+use super::{GuestFailure, MachineError};
+
+/// What a vCPU thread needs to make its vCPU.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// The state of each vCPU.
+    pub(crate) states: Vec<x86_64::Vcpu>,
+    /// The rate of the time-stamp counter.
+    pub(crate) tsc_khz: u32,
+    /// Guest memory that the first vCPU makes reachable in bulk: addresses and sizes.
+    pub(crate) pre_fault: Vec<(u64, u64)>,
+}
+
+/// What a vCPU is saved as.
+#[derive(Debug)]
+pub(crate) struct Saved {
+    pub(crate) state: x86_64::Vcpu,
+    /// The rate of its time-stamp counter.
+    pub(crate) tsc_khz: u32,
+}
+
+/// Called once, on a vCPU thread, when the guest has ended by itself.
+pub(crate) type OnFailure = Box<dyn Fn(&GuestFailure) + Send + Sync>;
+
+/// A machine's vCPU threads.
+#[derive(Debug)]
+pub(crate) struct Vcpus {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    control: Mutex<Control>,
+    /// Told of every change of `control`.
+    changed: Condvar,
+    on_failure: OnFailure,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("control", &self.control).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Control {
+    command: Command,
+    /// What each thread has come to.
+    progress: Vec<Progress>,
+    kickers: Vec<Box<dyn Kick>>,
+    failure: Option<GuestFailure>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Command {
+    Pause,
+    /// Pause, and save the state.
+    Save,
+    Run,
+    Stop,
+}
+
+#[derive(Debug)]
+enum Progress {
+    Starting,
+    Running,
+    Parked,
+    Saved(Box<Result<Saved, HypervisorError>>),
+    /// The vCPU could not be made or restored.
+    Refused(HypervisorError),
+}
+
+impl Vcpus {
+    /// Makes and restores the vCPUs. They are parked until [`Vcpus::run`].
+    pub(crate) fn start(
+        vm: &Arc<dyn Vm>,
+        bus: &Arc<Bus>,
+        plan: Plan,
+        on_failure: OnFailure,
+    ) -> Result<Self, MachineError> {
+        let control = Control {
+            command: Command::Pause,
+            progress: plan.states.iter().map(|_| Progress::Starting).collect(),
+            kickers: Vec::new(),
+            failure: None,
+        };
+        let shared =
+            Arc::new(Shared { control: Mutex::new(control), changed: Condvar::new(), on_failure });
+        let mut vcpus = Self { shared, threads: Vec::with_capacity(plan.states.len()) };
+        let count = u16::try_from(plan.states.len()).unwrap_or(u16::MAX);
+        let mut pre_fault = Some(plan.pre_fault);
+        for (index, state) in (0..).zip(plan.states) {
+            let birth = Birth {
+                vm: Arc::clone(vm),
+                index,
+                count,
+                state,
+                tsc_khz: plan.tsc_khz,
+                pre_fault: pre_fault.take().unwrap_or_default(),
+            };
+            let (shared, bus) = (Arc::clone(&vcpus.shared), Arc::clone(bus));
+            let thread = thread::Builder::new()
+                .name(format!("sm-vcpu{index}"))
+                .stack_size(256 << 10)
+                .spawn(move || shared.thread(birth, &bus))
+                .map_err(|source| MachineError::Thread { source })?;
+            vcpus.threads.push(thread);
+        }
+        vcpus.wait_started()?;
+        Ok(vcpus)
+    }
+
+    /// Lets the vCPUs run.
+    pub(crate) fn run(&self) {
+        self.shared.command(Command::Run);
+    }
+
+    /// Stops the vCPUs; on return none is in the guest.
+    pub(crate) fn pause(&self) {
+        self.shared.command(Command::Pause);
+        drop(self.shared.wait(|progress| !matches!(progress, Progress::Running)));
+    }
+
+    /// Stops the vCPUs and saves them.
+    pub(crate) fn save(&self) -> Result<Vec<Saved>, HypervisorError> {
+        self.shared.command(Command::Save);
+        let mut control = self.shared.wait(|progress| matches!(progress, Progress::Saved(_)));
+        control.command = Command::Pause;
+        let saved = control.progress.iter_mut().map(|progress| {
+            match std::mem::replace(progress, Progress::Parked) {
+                Progress::Saved(result) => *result,
+                _ => Err(HypervisorError::Unsupported),
+            }
+        });
+        saved.collect()
+    }
+
+    /// How the guest ended, if it did.
+    pub(crate) fn failure(&self) -> Option<GuestFailure> {
+        self.shared.lock().failure.clone()
+    }
+
+    fn wait_started(&self) -> Result<(), MachineError> {
+        let mut control = self.shared.wait(|progress| !matches!(progress, Progress::Starting));
+        for progress in &mut control.progress {
+            if matches!(progress, Progress::Refused(_))
+                && let Progress::Refused(error) = std::mem::replace(progress, Progress::Parked)
+            {
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Vcpus {
+    fn drop(&mut self) {
+        self.shared.command(Command::Stop);
+        for thread in self.threads.drain(..) {
+            // A vCPU thread that panicked has nothing left to clean up.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What one thread makes its vCPU from.
+struct Birth {
+    vm: Arc<dyn Vm>,
+    index: u16,
+    count: u16,
+    state: x86_64::Vcpu,
+    tsc_khz: u32,
+    pre_fault: Vec<(u64, u64)>,
+}
+
+impl Birth {
+    fn vcpu(self) -> Result<Box<dyn Vcpu>, HypervisorError> {
+        let mut vcpu = self.vm.create_vcpu(self.index, self.count)?;
+        vcpu.set_tsc_khz(self.tsc_khz)?;
+        vcpu.restore(&self.state)?;
+        for (address, size) in self.pre_fault {
+            if !vcpu.pre_fault(address, size) {
+                break;
+            }
+        }
+        Ok(vcpu)
+    }
+}
+
+fn save(vcpu: &mut dyn Vcpu) -> Result<Saved, HypervisorError> {
+    vcpu.complete_exit()?;
+    Ok(Saved { state: vcpu.save()?, tsc_khz: vcpu.tsc_khz()? })
+}
+
+impl Shared {
+    fn thread(&self, birth: Birth, bus: &Bus) {
+        let index = usize::from(birth.index);
+        let mut vcpu = match birth.vcpu() {
+            Ok(vcpu) => vcpu,
+            Err(error) => return self.report(index, Progress::Refused(error)),
+        };
+        self.lock().kickers.push(vcpu.kicker());
+        let mut exited = false;
+        loop {
+            match self.park(index, vcpu.as_mut()) {
+                Command::Stop => return,
+                _ if exited => self.pause_all(),
+                _ => exited = self.run_guest(vcpu.as_mut(), bus),
+            }
+        }
+    }
+
+    /// Runs the guest until it is kicked (false) or has ended (true).
+    fn run_guest(&self, vcpu: &mut dyn Vcpu, bus: &Bus) -> bool {
+        loop {
+            let failure = match vcpu.run() {
+                Ok(exit) => match bus.serve(exit) {
+                    None => continue,
+                    Some(Exit::Failed { reason, code }) => {
+                        GuestFailure::Unrunnable { reason, code }
+                    }
+                    Some(Exit::Shutdown) => GuestFailure::Shutdown,
+                    Some(_) => return false,
+                },
+                Err(HypervisorError::Call { source, .. }) => GuestFailure::Unrunnable {
+                    reason: "hypervisor call failed",
+                    code: source.raw_os_error().map_or(0, i32::unsigned_abs).into(),
+                },
+                Err(_) => GuestFailure::Unrunnable { reason: "hypervisor refused", code: 0 },
+            };
+            self.fail(failure);
+            return true;
+        }
+    }
+
+    /// Records how the guest ended; the first thread to say so counts.
+    fn fail(&self, failure: GuestFailure) {
+        let mut control = self.lock();
+        let is_first = control.failure.is_none();
+        control.failure.get_or_insert_with(|| failure.clone());
+        drop(control);
+        if is_first {
+            (self.on_failure)(&failure);
+        }
+        self.pause_all();
+    }
+
+    /// Holds every vCPU of a guest that has ended.
+    fn pause_all(&self) {
+        if self.lock().command == Command::Run {
+            self.command(Command::Pause);
+        }
+    }
+
+    /// Waits on the vCPU's thread until it is to run or to stop, and saves it if asked.
+    fn park(&self, index: usize, vcpu: &mut dyn Vcpu) -> Command {
+        let mut control = self.lock();
+        loop {
+            match control.command {
+                Command::Stop => return Command::Stop,
+                Command::Run => {
+                    control.set(index, Progress::Running);
+                    return Command::Run;
+                }
+                Command::Save if !control.is_saved(index) => {
+                    let state = save(vcpu);
+                    control.set(index, Progress::Saved(Box::new(state)));
+                    self.changed.notify_all();
+                }
+                Command::Pause if !control.is_parked(index) => {
+                    control.set(index, Progress::Parked);
+                    self.changed.notify_all();
+                }
+                Command::Save | Command::Pause => {
+                    control = self.changed.wait(control).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+
+    fn report(&self, index: usize, progress: Progress) {
+        self.lock().set(index, progress);
+        self.changed.notify_all();
+    }
+
+    fn command(&self, command: Command) {
+        let mut control = self.lock();
+        control.command = command;
+        self.changed.notify_all();
+        // Threads that are to run wait for the command; only those in the guest need a kick.
+        if command != Command::Run {
+            for kicker in &control.kickers {
+                kicker.kick();
+            }
+        }
+    }
+
+    /// Waits until every thread's progress is as wanted.
+    fn wait(&self, wanted: impl Fn(&Progress) -> bool) -> MutexGuard<'_, Control> {
+        let mut control = self.lock();
+        while !control.progress.iter().all(&wanted) {
+            control = self.changed.wait(control).unwrap_or_else(PoisonError::into_inner);
+        }
+        control
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Control {
+    fn set(&mut self, index: usize, progress: Progress) {
+        if let Some(entry) = self.progress.get_mut(index) {
+            *entry = progress;
+        }
+    }
+
+    fn is_saved(&self, index: usize) -> bool {
+        matches!(self.progress.get(index), Some(Progress::Saved(_)))
+    }
+
+    fn is_parked(&self, index: usize) -> bool {
+        matches!(self.progress.get(index), Some(Progress::Parked))
+    }
+}
+
+impl From<HypervisorError> for MachineError {
+    fn from(source: HypervisorError) -> Self {
+        Self::Hypervisor { source }
+    }
+}

@@ -1,0 +1,37 @@
+//! How long each step took.
+
+use std::time::{Duration, Instant};
+
+/// The steps of a start, in order, each with the time that it took.
+#[derive(Debug, Clone)]
+pub struct Timings {
+    last: Instant,
+    steps: Vec<(&'static str, Duration)>,
+}
+
+impl Timings {
+    /// Begins to measure.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { last: Instant::now(), steps: Vec::with_capacity(16) }
+    }
+
+    /// Ends a step that began where the one before it ended.
+    pub fn step(&mut self, name: &'static str) {
+        let now = Instant::now();
+        self.steps.push((name, now - self.last));
+        self.last = now;
+    }
+
+    /// The steps so far.
+    #[must_use]
+    pub fn steps(&self) -> &[(&'static str, Duration)] {
+        &self.steps
+    }
+
+    /// The time that all steps took together.
+    #[must_use]
+    pub fn total(&self) -> Duration {
+        self.steps.iter().map(|(_, duration)| *duration).sum()
+    }
+}

@@ -1,0 +1,111 @@
+//! A running machine, as an application sees it.
+
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use supermachine_formats::wire::Control;
+
+use crate::agent::resume;
+use crate::machine::{Machine, Restore};
+use crate::{Error, ExecBuilder, ExecOutcome, Image, Timings, VmConfig};
+
+/// A running machine. It ends when it is dropped.
+///
+/// ```no_run
+/// use supermachine::{Image, Vm, VmConfig};
+///
+/// # fn main() -> Result<(), supermachine::Error> {
+/// let image = Image::from_snapshot("names/busybox")?;
+/// let vm = Vm::start(&image, &VmConfig::new())?;
+/// assert_eq!(vm.exec(["echo", "hello"])?.stdout, b"hello\n");
+/// vm.stop()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Vm {
+    machine: Machine,
+    /// Stays open for as long as the guest runs; the agent counts on it.
+    _control: UnixStream,
+    timings: Timings,
+}
+
+impl Vm {
+    /// Starts a machine from an image's snapshot.
+    ///
+    /// # Errors
+    /// The configuration requires another machine than the snapshot holds, or the host
+    /// cannot run it.
+    pub fn start(image: &Image, config: &VmConfig) -> Result<Self, Error> {
+        let mut timings = Timings::start();
+        check(image, config)?;
+        let parts = Restore {
+            snapshot: image.snapshot().clone(),
+            memory: Arc::clone(image.memory()),
+            disks: image.disks().to_vec(),
+        };
+        let machine = Machine::restore(parts, &mut timings)?;
+        let control = machine.control()?;
+        machine.send_control(&Control::Resume(resume(config.hostname())?))?;
+        machine.run();
+        timings.step("resume");
+        Ok(Self { machine, _control: control, timings })
+    }
+
+    /// Runs a command to its end and collects what it writes.
+    ///
+    /// # Errors
+    /// Those of [`ExecBuilder::output`].
+    pub fn exec<I>(&self, argv: I) -> Result<ExecOutcome, Error>
+    where
+        I: IntoIterator,
+        I::Item: AsRef<std::ffi::OsStr>,
+    {
+        self.exec_builder().argv(argv).output()
+    }
+
+    /// Begins to describe a command.
+    pub fn exec_builder(&self) -> ExecBuilder<'_> {
+        ExecBuilder::new(self)
+    }
+
+    /// How long each step of the start took.
+    #[must_use]
+    pub fn timings(&self) -> &Timings {
+        &self.timings
+    }
+
+    /// The end of the guest kernel's messages.
+    #[must_use]
+    pub fn console(&self) -> Vec<u8> {
+        self.machine.console()
+    }
+
+    /// Ends the machine and tells whether the guest was still well.
+    ///
+    /// # Errors
+    /// [`Error::Guest`] when the guest had ended by itself.
+    pub fn stop(self) -> Result<(), Error> {
+        match self.machine.failure() {
+            Some(_) => Err(crate::agent::explain(&self.machine)),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.machine
+    }
+}
+
+fn check(image: &Image, config: &VmConfig) -> Result<(), Error> {
+    let machine = &image.snapshot().machine;
+    let found = machine.memory_size >> 20;
+    if let Some(wanted) = config.memory_mib().filter(|wanted| *wanted != found) {
+        return Err(Error::Mismatch { what: "MiB of memory", wanted, found });
+    }
+    if let Some(wanted) = config.vcpus().filter(|wanted| *wanted != machine.vcpus) {
+        let (wanted, found) = (wanted.into(), machine.vcpus.into());
+        return Err(Error::Mismatch { what: "vCPUs", wanted, found });
+    }
+    Ok(())
+}
