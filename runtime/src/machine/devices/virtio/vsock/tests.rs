@@ -690,7 +690,20 @@ fn driver_reset_ends_the_streams() {
     let (mut stream, _) = peer.established();
     peer.guest.set(0x70, 0);
     assert!(is_at_end(&mut stream));
-    assert_eq!(peer.guest.slot.state(), fresh_vsock(CID));
+    let formats::Slot::Vsock(fresh, _) = fresh_vsock(CID) else { panic!("not a socket device") };
+    let formats::Slot::Vsock(transport, sockets) = peer.guest.slot.state() else {
+        panic!("not a socket device")
+    };
+    assert_eq!((transport, sockets.connections), (fresh, vec![]));
+}
+
+#[test]
+fn host_ports_go_on_across_a_snapshot() {
+    let mut peer = Peer::new(8);
+    let (_stream, request) = peer.established();
+    let state = peer.guest.slot.state();
+    let formats::Slot::Vsock(_, sockets) = &state else { panic!("not a socket device") };
+    assert_eq!(sockets.next_port, request.source_port + 1);
 }
 
 #[test]
