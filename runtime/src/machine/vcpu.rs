@@ -262,8 +262,10 @@ impl Shared {
 
     /// Holds every vCPU of a guest that has ended.
     fn pause_all(&self) {
-        if self.lock().command == Command::Run {
-            self.command(Command::Pause);
+        let mut control = self.lock();
+        // Judged and changed under one lock: a stop that comes between must not be lost.
+        if control.command == Command::Run {
+            self.follow(&mut control, Command::Pause);
         }
     }
 
@@ -299,7 +301,10 @@ impl Shared {
     }
 
     fn command(&self, command: Command) {
-        let mut control = self.lock();
+        self.follow(&mut self.lock(), command);
+    }
+
+    fn follow(&self, control: &mut Control, command: Command) {
         control.command = command;
         self.changed.notify_all();
         // Threads that are to run wait for the command; only those in the guest need a kick.
