@@ -85,6 +85,9 @@ impl Machine {
         timings: &mut Timings,
     ) -> Result<Self, MachineError> {
         let Restore { mut snapshot, memory: memory_file, disks } = parts;
+        if snapshot.slots.len() != usize::from(layout::SLOTS) {
+            return Err(MachineError::Snapshot { what: "another number of slots than a machine" });
+        }
         let ram = Ram::map(&memory_file, snapshot.machine.memory_size)
             .map_err(|source| MachineError::Memory { operation: "mapped", source })?;
         show_memory(vm.as_ref(), &ram)?;
@@ -285,9 +288,6 @@ fn make_devices(
     disks: &[Arc<File>],
     console: &Console,
 ) -> Result<Bus, MachineError> {
-    if snapshot.slots.len() != usize::from(layout::SLOTS) {
-        return Err(MachineError::Snapshot { what: "another number of slots than a machine" });
-    }
     let ioapic = Ioapic::from_state(Arc::clone(vm), &snapshot.ioapic);
     let disks = snapshot
         .disks

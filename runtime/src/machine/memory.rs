@@ -140,6 +140,11 @@ pub(crate) fn map_disk(file: &Arc<File>, size: u64) -> io::Result<Arc<MmapRegion
 }
 
 fn map_private(offset: FileOffset, size: u64, protection: i32) -> io::Result<MmapRegion> {
+    // What is mapped beyond a file's end is a fatal signal when it is touched.
+    let end = offset.start().checked_add(size).ok_or(io::ErrorKind::InvalidInput)?;
+    if offset.file().metadata()?.len() < end {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     let size = usize::try_from(size).map_err(io::Error::other)?;
     MmapRegionBuilder::new(size)
         .with_file_offset(offset)

@@ -1,1 +1,603 @@
+//! The machine model above the hypervisor seam, on a hypervisor that plays a script.
 
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use supermachine_formats::Digest;
+use supermachine_formats::snapshot::device::Slot;
+use supermachine_formats::snapshot::memory::{Memory, PAGE_SIZE, Run, runs_of};
+use supermachine_formats::snapshot::x86_64::{Clock, Msr, RunState, Vcpu};
+use supermachine_formats::snapshot::{
+    Architecture, Disk, HypervisorFamily, Machine as MachineState, Snapshot, Stage, WorkingSet,
+};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::hypervisor::fake::{FakeVm, Refusal, Step};
+use super::hypervisor::{Access, Vm};
+use super::layout::{
+    HIGH_RAM_START, IOAPIC_START, LOW_RAM_END, PMEM_START, PMEM_STRIDE, ROOT_SLOT, SERIAL_PORT,
+    SLOTS, slot_address,
+};
+use super::memory::Ram;
+use super::sys::Populate;
+use super::*;
+use crate::timings::Timings;
+
+const MEMORY: u64 = 2 << 20;
+const DISK: u64 = 2 << 20;
+const PAGE: usize = PAGE_SIZE as usize;
+/// Far more than anything here takes: only a hang reaches it.
+const HANG: Duration = Duration::from_secs(60);
+
+/// Runs what might hang, and fails instead of hanging.
+fn within<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+    let (done, result) = mpsc::channel();
+    let thread = std::thread::spawn(move || done.send(work()));
+    match result.recv_timeout(HANG) {
+        Ok(result) => result,
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("hangs"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => {
+            std::panic::resume_unwind(thread.join().unwrap_err())
+        }
+    }
+}
+
+fn file(size: u64) -> Arc<File> {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(size).unwrap();
+    Arc::new(file)
+}
+
+fn vcpu(index: u16) -> Vcpu {
+    Vcpu {
+        cpuid: Vec::new(),
+        registers: None,
+        special: None,
+        run_state: RunState::Running,
+        lapic: None,
+        xsave: None,
+        xcr0: None,
+        debug: None,
+        events: None,
+        msrs: vec![Msr { index: 0x10, value: index.into() }],
+    }
+}
+
+fn snapshot(vcpus: u16) -> Snapshot {
+    Snapshot {
+        architecture: Architecture::X86_64,
+        hypervisor: HypervisorFamily::Any,
+        machine: MachineState { stage: Stage::Boot, parent: None, memory_size: MEMORY, vcpus },
+        workload: None,
+        vcpus: (0..vcpus).map(vcpu).collect(),
+        ioapic: reset_ioapic(),
+        clock: Clock { monotonic_ns: 77, realtime_ns: 0, tsc_khz: 0 },
+        slots: boot_slots(),
+        serial: reset_serial(),
+        disks: Vec::new(),
+        memory: Memory { blob: Digest::of(b""), own: Vec::new(), zeroed: Vec::new() },
+        working_set: WorkingSet::default(),
+    }
+}
+
+fn with_disk(mut snapshot: Snapshot) -> Snapshot {
+    snapshot.disks = vec![Disk { blob: Digest::of(b"disk"), size: DISK }];
+    snapshot.slots[usize::from(ROOT_SLOT)] = mapped_disk(ROOT_SLOT, 0, DISK);
+    snapshot
+}
+
+fn restore(vm: &Arc<FakeVm>, snapshot: Snapshot) -> Result<Machine, MachineError> {
+    restore_from(vm, snapshot, file(MEMORY))
+}
+
+fn refused(result: Result<Machine, MachineError>) -> MachineError {
+    match result {
+        Ok(_) => panic!("was restored"),
+        Err(error) => error,
+    }
+}
+
+fn restore_from(
+    vm: &Arc<FakeVm>,
+    snapshot: Snapshot,
+    memory: Arc<File>,
+) -> Result<Machine, MachineError> {
+    let disks = snapshot.disks.iter().map(|_| file(DISK)).collect();
+    let vm: Arc<dyn Vm> = vm.clone();
+    within(move || {
+        let parts = Restore { snapshot, memory, disks };
+        Machine::restore_on(vm, parts, &mut Timings::start())
+    })
+}
+
+/// Runs a script on the first vCPU to its end and gives what its reads were answered.
+fn play(script: Vec<Step>) -> Vec<Vec<u8>> {
+    let vm = Arc::new(FakeVm::with_script(script));
+    let machine = restore(&vm, with_disk(snapshot(1))).unwrap();
+    machine.run();
+    vm.wait_idle(1);
+    drop(machine);
+    vm.answers()
+}
+
+fn read(address: u64, width: usize) -> Step {
+    Step::Read { address, width }
+}
+
+#[test]
+fn memory_and_disks_are_mapped_where_the_layout_says() {
+    let vm = Arc::new(FakeVm::default());
+    let _machine = restore(&vm, with_disk(snapshot(1))).unwrap();
+    let disk = PMEM_START + u64::from(ROOT_SLOT) * PMEM_STRIDE;
+    let expected = [
+        (0, 0, MEMORY, Access::ReadWrite),
+        (8 + u32::from(ROOT_SLOT), disk, DISK, Access::ReadOnly),
+    ];
+    assert_eq!(vm.windows(), expected);
+}
+
+#[test]
+fn every_slot_answers_the_transport_and_empty_ones_have_no_device() {
+    let script = (0..SLOTS)
+        .flat_map(|slot| [0, 4, 8].map(|register| read(slot_address(slot) + register, 4)))
+        .collect();
+    let answers = play(script);
+    for (slot, registers) in answers.chunks(3).enumerate() {
+        let device: u32 = match slot {
+            0 => 19,
+            1 => 4,
+            2 => 27,
+            _ => 0,
+        };
+        let expected: [&[u8]; 3] = [b"virt", &2_u32.to_le_bytes(), &device.to_le_bytes()];
+        assert_eq!(registers, expected, "slot {slot}");
+    }
+}
+
+#[test]
+fn an_address_that_no_device_has_reads_all_ones() {
+    let outside =
+        [slot_address(0) - 4, slot_address(SLOTS), IOAPIC_START - 4, IOAPIC_START + 0x1000];
+    let mut script: Vec<Step> = outside.iter().map(|address| read(*address, 4)).collect();
+    script.push(read(u64::MAX, 8));
+    script.push(Step::PortRead { port: 0x80, width: 2 });
+    script.push(Step::PortRead { port: SERIAL_PORT, width: 2 });
+    script.push(Step::PortRead { port: SERIAL_PORT + 8, width: 1 });
+    for (at, answer) in play(script).into_iter().enumerate() {
+        assert!(answer.iter().all(|byte| *byte == 0xff), "read {at}: {answer:x?}");
+    }
+}
+
+#[test]
+fn writes_that_no_device_takes_change_nothing() {
+    let script = vec![
+        Step::Write { address: slot_address(SLOTS), data: vec![1; 4] },
+        Step::Write { address: slot_address(SLOTS - 1) + 0x70, data: vec![1; 4] },
+        Step::Write { address: u64::MAX, data: vec![1; 8] },
+        Step::PortWrite { port: u16::MAX, data: vec![1] },
+        read(slot_address(SLOTS - 1) + 0x70, 4),
+    ];
+    assert_eq!(play(script), [[0; 4]]);
+}
+
+#[test]
+fn serial_output_is_the_console() {
+    let write = |data: &[u8]| Step::PortWrite { port: SERIAL_PORT, data: data.to_vec() };
+    let vm = Arc::new(FakeVm::with_script(vec![write(b"h"), write(b"ello")]));
+    let machine = restore(&vm, snapshot(1)).unwrap();
+    machine.run();
+    vm.wait_idle(1);
+    assert_eq!(machine.console(), b"hello");
+}
+
+#[test]
+fn a_restored_machine_does_not_run_before_it_is_told() {
+    let vm = Arc::new(FakeVm::with_script(vec![read(slot_address(0), 4)]));
+    let machine = restore(&vm, snapshot(1)).unwrap();
+    let state = machine.capture(&mut Vec::new()).unwrap();
+    assert!(vm.answers().is_empty());
+    assert_eq!(state.snapshot.clock.monotonic_ns, 77);
+    machine.run();
+    vm.wait_idle(1);
+    assert_eq!(vm.answers(), [b"virt"]);
+}
+
+#[test]
+fn a_restored_machine_finds_the_files_content_and_never_changes_the_file() {
+    let memory = file(MEMORY);
+    memory.write_all_at(&[9], 5 * PAGE_SIZE).unwrap();
+    let script = vec![
+        Step::Load { address: 5 * PAGE_SIZE },
+        Step::Store { address: 5 * PAGE_SIZE, data: vec![1] },
+        Step::Load { address: 5 * PAGE_SIZE },
+    ];
+    let vm = Arc::new(FakeVm::with_script(script));
+    let machine = restore_from(&vm, snapshot(1), Arc::clone(&memory)).unwrap();
+    machine.run();
+    vm.wait_idle(1);
+    assert_eq!(vm.answers(), [[9], [1]]);
+    drop(machine);
+    let mut byte = [0];
+    memory.read_exact_at(&mut byte, 5 * PAGE_SIZE).unwrap();
+    assert_eq!(byte, [9]);
+}
+
+#[test]
+fn a_capture_holds_what_the_restore_was_given() {
+    let vm = Arc::new(FakeVm::default());
+    let given = with_disk(snapshot(2));
+    let machine = restore(&vm, given.clone()).unwrap();
+    let mut pages = Vec::new();
+    let captured = machine.capture(&mut pages).unwrap().snapshot;
+    assert!(pages.is_empty());
+    assert_eq!(captured.vcpus, given.vcpus);
+    assert_eq!(captured.slots, given.slots);
+    assert_eq!(captured.ioapic, given.ioapic);
+    assert_eq!(captured.serial, given.serial);
+    assert_eq!(captured.disks, given.disks);
+    assert_eq!(captured.machine, given.machine);
+    assert_eq!(captured.clock.tsc_khz, 1_000_000);
+}
+
+#[test]
+fn a_capture_holds_only_pages_that_differ() {
+    let memory = file(MEMORY);
+    memory.write_all_at(&[1; PAGE], 0).unwrap();
+    memory.write_all_at(&[2; PAGE], 2 * PAGE_SIZE).unwrap();
+    let script = vec![
+        Step::Store { address: 0, data: vec![1] },
+        Step::Store { address: PAGE_SIZE, data: vec![5] },
+        Step::Store { address: 2 * PAGE_SIZE, data: vec![0; PAGE] },
+        Step::Store { address: MEMORY - 1, data: vec![6] },
+    ];
+    let vm = Arc::new(FakeVm::with_script(script));
+    let machine = restore_from(&vm, snapshot(1), memory).unwrap();
+    machine.run();
+    vm.wait_idle(1);
+    let mut pages = Vec::new();
+    let first = machine.capture(&mut pages).unwrap();
+    let last = MEMORY / PAGE_SIZE - 1;
+    let mut expected = vec![0; 2 * PAGE];
+    expected[0] = 5;
+    expected[2 * PAGE - 1] = 6;
+    assert_eq!(pages, expected);
+    assert_eq!(first.snapshot.memory.own, runs_of([1, last]));
+    assert_eq!(first.snapshot.memory.zeroed, runs_of([2]));
+    assert_eq!(first.snapshot.memory.blob, Digest::of(&pages));
+    assert_eq!(first.touched.written, runs_of([0, 1, 2, last]));
+
+    let mut again = Vec::new();
+    let mut second = machine.capture(&mut again).unwrap();
+    second.snapshot.clock.realtime_ns = first.snapshot.clock.realtime_ns;
+    assert_eq!(again, pages);
+    assert_eq!(second.snapshot, first.snapshot);
+}
+
+#[test]
+fn a_machine_goes_on_after_a_capture() {
+    let write = |data: &[u8]| Step::PortWrite { port: SERIAL_PORT, data: data.to_vec() };
+    let vm = Arc::new(FakeVm::with_script(vec![write(b"a")]));
+    let machine = restore(&vm, snapshot(3)).unwrap();
+    within(move || {
+        for _ in 0..50 {
+            machine.run();
+            machine.capture(&mut Vec::new()).unwrap();
+        }
+        machine.run();
+        vm.wait_idle(3);
+        assert_eq!(machine.failure(), None);
+    });
+}
+
+#[test]
+fn pages_that_cannot_be_written_out_fail_the_capture() {
+    struct Full;
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let vm = Arc::new(FakeVm::with_script(vec![Step::Store { address: 0, data: vec![1] }]));
+    let machine = restore(&vm, snapshot(1)).unwrap();
+    machine.run();
+    vm.wait_idle(1);
+    match machine.capture(&mut Full) {
+        Err(MachineError::Memory { operation: "saved", source }) => {
+            assert_eq!(source.kind(), io::ErrorKind::StorageFull);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_working_set_is_put_in_place_at_restore() {
+    let vm = Arc::new(FakeVm::default());
+    let mut given = snapshot(1);
+    given.working_set = WorkingSet {
+        written: vec![Run { first: 3, count: 2 }],
+        read: vec![Run { first: 8, count: 1 }],
+    };
+    let machine = restore(&vm, given).unwrap();
+    let captured = machine.capture(&mut Vec::new()).unwrap();
+    assert_eq!(captured.touched.written, runs_of([3, 4]));
+    assert!(captured.snapshot.memory.own.is_empty());
+    let is_in_place =
+        |page| captured.touched.read.iter().any(|run| (run.first..run.end()).contains(&page));
+    assert!(is_in_place(8), "{:?}", captured.touched.read);
+}
+
+#[test]
+fn sixteen_vcpus_run_and_are_saved_in_their_order() {
+    let vm = Arc::new(FakeVm::default());
+    let machine = restore(&vm, snapshot(16)).unwrap();
+    machine.run();
+    vm.wait_idle(16);
+    assert_eq!(vm.alive(), 16);
+    let captured = machine.capture(&mut Vec::new()).unwrap();
+    assert_eq!(captured.snapshot.vcpus, (0..16).map(vcpu).collect::<Vec<_>>());
+    within(move || drop(machine));
+    assert_eq!(vm.alive(), 0);
+}
+
+#[test]
+fn a_guest_that_shuts_down_is_told_and_its_streams_end() {
+    let vm = Arc::new(FakeVm::with_script(vec![Step::Shutdown]));
+    let machine = restore(&vm, snapshot(4)).unwrap();
+    let mut control = machine.control().unwrap();
+    assert_eq!(machine.failure(), None);
+    machine.run();
+    let end = within(move || control.read_to_end(&mut Vec::new()));
+    assert_eq!(end.unwrap(), 0);
+    assert_eq!(machine.failure(), Some(GuestFailure::Shutdown));
+    // It stays ended, and can still be looked at.
+    machine.run();
+    let machine = within(move || {
+        machine.capture(&mut Vec::new()).unwrap();
+        machine
+    });
+    assert_eq!(machine.failure(), Some(GuestFailure::Shutdown));
+    within(move || drop(machine));
+    assert_eq!(vm.alive(), 0);
+}
+
+#[test]
+fn a_guest_that_cannot_be_run_says_why() {
+    let failed = GuestFailure::Unrunnable { reason: "the script says so", code: 7 };
+    let refused = GuestFailure::Unrunnable { reason: "hypervisor refused", code: 0 };
+    for (step, expected) in [(Step::Fail, failed), (Step::Refuse, refused)] {
+        let vm = Arc::new(FakeVm::with_script(vec![step]));
+        let machine = restore(&vm, snapshot(2)).unwrap();
+        let mut control = machine.control().unwrap();
+        machine.run();
+        within(move || control.read_to_end(&mut Vec::new())).unwrap();
+        assert_eq!(machine.failure(), Some(expected));
+    }
+}
+
+#[test]
+fn a_machine_that_is_dropped_while_its_guest_ends_does_not_hang() {
+    within(|| {
+        for _ in 0..500 {
+            let vm = Arc::new(FakeVm::with_script(vec![Step::Shutdown]));
+            let machine = restore(&vm, snapshot(2)).unwrap();
+            let mut control = machine.control().unwrap();
+            machine.run();
+            // The end of the streams comes just before the other vCPUs are held.
+            control.read_to_end(&mut Vec::new()).unwrap();
+            drop(machine);
+            assert_eq!(vm.alive(), 0);
+        }
+    });
+}
+
+#[test]
+fn a_machine_in_any_state_can_be_dropped() {
+    let uses: [fn(&Machine); 4] = [
+        |_| {},
+        Machine::run,
+        |machine| drop(machine.capture(&mut Vec::new()).unwrap()),
+        |machine| {
+            machine.run();
+            drop(machine.control().unwrap());
+        },
+    ];
+    for use_machine in uses {
+        let vm = Arc::new(FakeVm::default());
+        let machine = restore(&vm, snapshot(3)).unwrap();
+        use_machine(&machine);
+        within(move || drop(machine));
+        assert_eq!(vm.alive(), 0);
+    }
+}
+
+#[test]
+fn a_stream_to_a_guest_without_a_driver_is_refused() {
+    let vm = Arc::new(FakeVm::default());
+    let machine = restore(&vm, snapshot(1)).unwrap();
+    match machine.connect(2, b"") {
+        Err(MachineError::Stream { source }) => {
+            assert_eq!(source.kind(), io::ErrorKind::NotConnected);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_refusal_of_the_hypervisor_is_the_error_and_leaves_no_vcpu() {
+    let refusals = [
+        Refusal::Map,
+        Refusal::Create(0),
+        Refusal::Create(5),
+        Refusal::Restore(7),
+        Refusal::SetClock,
+    ];
+    for refusal in refusals {
+        let vm = Arc::new(FakeVm::refusing(refusal));
+        let source = match refused(restore(&vm, snapshot(8))) {
+            MachineError::Hypervisor { source } => source,
+            other => panic!("{refusal:?}: {other:?}"),
+        };
+        assert!(matches!(source, HypervisorError::Capability { .. }), "{refusal:?}: {source}");
+        assert_eq!(vm.alive(), 0, "{refusal:?}");
+    }
+}
+
+#[test]
+fn a_vcpu_that_cannot_be_saved_fails_the_capture_and_no_more() {
+    let vm = Arc::new(FakeVm::refusing(Refusal::Save));
+    let machine = restore(&vm, snapshot(2)).unwrap();
+    let result = machine.capture(&mut Vec::new());
+    assert!(matches!(result, Err(MachineError::Hypervisor { .. })), "{result:?}");
+    machine.run();
+    vm.wait_idle(2);
+}
+
+#[test]
+fn another_number_of_slots_is_refused() {
+    for slots in [0, 15, 17, 255, 256, 1000] {
+        let vm = Arc::new(FakeVm::default());
+        let mut given = snapshot(1);
+        given.slots.resize(slots, Slot::Empty);
+        let error = refused(restore(&vm, given));
+        assert!(matches!(error, MachineError::Snapshot { .. }), "{slots}: {error:?}");
+    }
+}
+
+#[test]
+fn a_machine_without_a_socket_device_is_refused() {
+    let vm = Arc::new(FakeVm::default());
+    let mut given = snapshot(1);
+    given.slots[0] = Slot::Empty;
+    let error = refused(restore(&vm, given));
+    assert!(matches!(error, MachineError::Snapshot { .. }), "{error:?}");
+}
+
+#[test]
+fn a_disk_outside_its_window_is_refused() {
+    let edits: [fn(&mut Snapshot); 4] = [
+        |snapshot| snapshot.slots[2] = mapped_disk(3, 0, DISK),
+        |snapshot| snapshot.slots[2] = mapped_disk(2, 0, 2 * DISK),
+        |snapshot| snapshot.slots[2] = mapped_disk(2, 1, DISK),
+        |snapshot| {
+            snapshot.disks[0].size = PMEM_STRIDE + DISK;
+            snapshot.slots[2] = mapped_disk(2, 0, PMEM_STRIDE + DISK);
+        },
+    ];
+    for (at, edit) in edits.into_iter().enumerate() {
+        let vm = Arc::new(FakeVm::default());
+        let mut given = with_disk(snapshot(1));
+        edit(&mut given);
+        let error = refused(restore(&vm, given));
+        assert!(matches!(error, MachineError::Snapshot { .. }), "{at}: {error:?}");
+    }
+}
+
+#[test]
+fn a_disk_file_that_is_too_short_is_refused_by_its_number() {
+    let vm: Arc<dyn Vm> = Arc::new(FakeVm::default());
+    let parts = Restore {
+        snapshot: with_disk(snapshot(1)),
+        memory: file(MEMORY),
+        disks: vec![file(DISK - 1)],
+    };
+    let error = refused(Machine::restore_on(vm, parts, &mut Timings::start()));
+    assert!(matches!(error, MachineError::Disk { index: 0, .. }), "{error:?}");
+}
+
+#[test]
+fn a_memory_file_that_is_too_short_is_refused() {
+    let vm = Arc::new(FakeVm::default());
+    let error = refused(restore_from(&vm, snapshot(1), file(MEMORY - 1)));
+    assert!(matches!(error, MachineError::Memory { operation: "mapped", .. }), "{error:?}");
+}
+
+#[test]
+fn a_device_state_that_cannot_be_names_its_slot() {
+    let vm = Arc::new(FakeVm::default());
+    let mut given = snapshot(1);
+    let Slot::Rng(virtio) = &mut given.slots[1] else { panic!("no random device in its slot") };
+    virtio.status = u32::MAX;
+    let error = refused(restore(&vm, given));
+    assert!(matches!(error, MachineError::Device { slot: 1, .. }), "{error:?}");
+}
+
+#[test]
+fn a_snapshot_for_another_host_says_which() {
+    let mut given = snapshot(1);
+    given.architecture = Architecture::Aarch64;
+    let parts = Restore { snapshot: given, memory: file(MEMORY), disks: Vec::new() };
+    let error = refused(Machine::restore(parts, &mut Timings::start()));
+    assert_eq!(error.to_string(), "snapshot is for Aarch64, this host is X86_64");
+
+    let mut given = snapshot(1);
+    given.hypervisor = HypervisorFamily::Hvf;
+    let parts = Restore { snapshot: given, memory: file(MEMORY), disks: Vec::new() };
+    let error = refused(Machine::restore(parts, &mut Timings::start()));
+    assert!(matches!(error, MachineError::HypervisorFamily { .. }), "{error:?}");
+}
+
+#[test]
+fn memory_above_four_gib_goes_on_behind_the_hole() {
+    let size = LOW_RAM_END + (4 << 20);
+    let ram = Ram::map(&file(size), size).unwrap();
+    let memory = ram.memory();
+    memory.write_slice(&[1], GuestAddress(LOW_RAM_END - 1)).unwrap();
+    memory.write_slice(&[2], GuestAddress(HIGH_RAM_START)).unwrap();
+    assert!(memory.write_slice(&[3], GuestAddress(LOW_RAM_END)).is_err());
+    let hole = LOW_RAM_END / PAGE_SIZE;
+    assert_eq!(ram.written().unwrap(), [hole - 1, hole]);
+    assert_eq!(ram.page(hole - 1).unwrap()[PAGE - 1], 1);
+    assert_eq!(ram.page(hole).unwrap()[0], 2);
+    assert_eq!(ram.page(size / PAGE_SIZE), None);
+}
+
+#[test]
+fn runs_are_cut_at_the_hole_and_at_the_end() {
+    let size = LOW_RAM_END + (4 << 20);
+    let ram = Ram::map(&file(size), size).unwrap();
+    let hole = LOW_RAM_END / PAGE_SIZE;
+    let across = [Run { first: hole - 1, count: 2 }];
+    let expected = [(LOW_RAM_END - PAGE_SIZE, PAGE_SIZE), (HIGH_RAM_START, PAGE_SIZE)];
+    assert_eq!(ram.guest_ranges(&across), expected);
+    ram.populate(&across, Populate::Write);
+    assert_eq!(ram.written().unwrap(), [hole - 1, hole]);
+    let beyond = [Run { first: size / PAGE_SIZE, count: 9 }];
+    assert!(ram.guest_ranges(&beyond).is_empty());
+}
+
+#[test]
+fn pages_outside_a_region_are_not_populated() {
+    let ram = Ram::map(&file(MEMORY), MEMORY).unwrap();
+    let (_, region) = &ram.windows()[0];
+    for (offset, size) in [(MEMORY, PAGE_SIZE), (0, MEMORY + PAGE_SIZE), (u64::MAX, PAGE_SIZE)] {
+        let result = sys::populate(region, offset, size, Populate::Read);
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+    assert!(ram.written().unwrap().is_empty());
+}
+
+#[test]
+fn pages_that_are_only_read_do_not_count_as_written() {
+    let file = file(MEMORY);
+    file.write_all_at(&[1; 2 * PAGE], 0).unwrap();
+    let ram = Ram::map(&file, MEMORY).unwrap();
+    ram.populate(&[Run { first: 1, count: 1 }], Populate::Read);
+    assert!(ram.written().unwrap().is_empty());
+    let read: Vec<u64> =
+        ram.read_only().unwrap().iter().flat_map(|run| run.first..run.end()).collect();
+    assert!(read.contains(&1), "{read:?}");
+}
+
+#[test]
+fn random_bytes_fill_the_whole_buffer() {
+    let mut buffer = vec![0; 4096];
+    fill_random(&mut buffer).unwrap();
+    assert!(buffer.chunks(64).all(|chunk| chunk.iter().any(|byte| *byte != 0)));
+    fill_random(&mut []).unwrap();
+}

@@ -1,28 +1,78 @@
-//! A hypervisor for unit tests: it records messages and plays vCPUs from a script.
+//! A hypervisor for unit tests: it records what it is asked and plays vCPUs from a script.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex};
 
 use supermachine_formats::snapshot::x86_64;
-use vm_memory::MmapRegion;
+use vm_memory::bitmap::BS;
+use vm_memory::{Bytes, MmapRegion, VolatileMemory, VolatileSlice};
 
 use super::{Access, Exit, HypervisorError, Kick, Vcpu, Vm};
 
 /// One step of a scripted vCPU.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
+    /// Writes device memory.
     Write { address: u64, data: Vec<u8> },
+    /// Reads device memory.
     Read { address: u64, width: usize },
+    /// Writes a port.
+    PortWrite { port: u16, data: Vec<u8> },
+    /// Reads a port.
+    PortRead { port: u16, width: usize },
+    /// Writes guest memory, without an exit.
+    Store { address: u64, data: Vec<u8> },
+    /// Reads guest memory, without an exit.
+    Load { address: u64 },
+    /// Ends the guest.
     Shutdown,
+    /// The hypervisor gives up.
+    Fail,
+    /// Running the vCPU is an error.
+    Refuse,
 }
 
-/// A VM whose vCPUs all play the same script, then wait to be kicked.
+/// What a [`FakeVm`] does not do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Map,
+    /// Making the vCPU with this index.
+    Create(u16),
+    /// Restoring the vCPU with this index.
+    Restore(u16),
+    /// Saving any vCPU.
+    Save,
+    SetClock,
+}
+
+/// A window that was mapped: its index, guest address, size, and access.
+pub(crate) type MappedWindow = (u32, u64, u64, Access);
+
+/// A VM whose first vCPU plays a script; every vCPU then waits to be kicked.
 #[derive(Debug, Default)]
 pub(crate) struct FakeVm {
-    messages: Mutex<Vec<(u64, u32)>>,
-    windows: Mutex<Vec<(u32, u64, u64, Access)>>,
+    record: Arc<Record>,
     clock_ns: Mutex<u64>,
     script: Vec<Step>,
+    refusal: Option<Refusal>,
+}
+
+/// What all vCPUs of a VM share.
+#[derive(Debug, Default)]
+struct Record {
+    messages: Mutex<Vec<(u64, u32)>>,
+    windows: Mutex<Vec<(MappedWindow, Arc<MmapRegion>)>>,
+    answers: Mutex<Vec<Vec<u8>>>,
+    counts: Mutex<Counts>,
+    counted: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// vCPUs that exist.
+    alive: usize,
+    /// vCPUs that have played their script to the end.
+    idle: usize,
 }
 
 impl FakeVm {
@@ -30,13 +80,65 @@ impl FakeVm {
         Self { script, ..Self::default() }
     }
 
-    pub(crate) fn messages(&self) -> Vec<(u64, u32)> {
-        self.messages.lock().unwrap().clone()
+    pub(crate) fn refusing(refusal: Refusal) -> Self {
+        Self { refusal: Some(refusal), ..Self::default() }
     }
 
-    pub(crate) fn windows(&self) -> Vec<(u32, u64, u64, Access)> {
-        self.windows.lock().unwrap().clone()
+    pub(crate) fn messages(&self) -> Vec<(u64, u32)> {
+        self.record.messages.lock().unwrap().clone()
     }
+
+    pub(crate) fn windows(&self) -> Vec<MappedWindow> {
+        self.record.windows.lock().unwrap().iter().map(|(window, _)| *window).collect()
+    }
+
+    /// What the script's reads gave, in order.
+    pub(crate) fn answers(&self) -> Vec<Vec<u8>> {
+        self.record.answers.lock().unwrap().clone()
+    }
+
+    /// How many vCPUs exist.
+    pub(crate) fn alive(&self) -> usize {
+        self.record.counts.lock().unwrap().alive
+    }
+
+    /// Waits until this many vCPUs run and have nothing left to do.
+    pub(crate) fn wait_idle(&self, vcpus: usize) {
+        let counts = self.record.counts.lock().unwrap();
+        drop(self.record.counted.wait_while(counts, |counts| counts.idle < vcpus).unwrap());
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Result<(), HypervisorError> {
+        refuse(self.refusal, refusal)
+    }
+}
+
+impl Record {
+    fn count(&self, change: impl FnOnce(&mut Counts)) {
+        change(&mut self.counts.lock().unwrap());
+        self.counted.notify_all();
+    }
+
+    fn with_memory<R>(
+        &self,
+        address: u64,
+        access: impl FnOnce(VolatileSlice<'_, BS<'_, ()>>) -> R,
+    ) -> R {
+        let windows = self.windows.lock().unwrap();
+        let (window, region) = windows
+            .iter()
+            .find(|((_, start, size, _), _)| (*start..start + size).contains(&address))
+            .unwrap();
+        let offset = (address - window.1) as usize;
+        access(region.as_volatile_slice().offset(offset).unwrap())
+    }
+}
+
+fn refuse(refusal: Option<Refusal>, asked: Refusal) -> Result<(), HypervisorError> {
+    if refusal == Some(asked) {
+        return Err(HypervisorError::Capability { capability: "what the test asks for" });
+    }
+    Ok(())
 }
 
 impl Vm for FakeVm {
@@ -47,23 +149,31 @@ impl Vm for FakeVm {
         region: Arc<MmapRegion>,
         access: Access,
     ) -> Result<(), HypervisorError> {
+        self.refuse(Refusal::Map)?;
         let window = (index, guest_address, region.size() as u64, access);
-        self.windows.lock().unwrap().push(window);
+        self.record.windows.lock().unwrap().push((window, region));
         Ok(())
     }
 
-    fn create_vcpu(&self, _: u16, _: u16) -> Result<Box<dyn Vcpu>, HypervisorError> {
+    fn create_vcpu(&self, index: u16, _: u16) -> Result<Box<dyn Vcpu>, HypervisorError> {
+        self.refuse(Refusal::Create(index))?;
+        self.record.count(|counts| counts.alive += 1);
+        let script = if index == 0 { self.script.clone() } else { Vec::new() };
         Ok(Box::new(FakeVcpu {
-            script: self.script.clone().into(),
+            index,
+            record: Arc::clone(&self.record),
+            refusal: self.refusal,
+            script: script.into(),
             current: None,
             answer: [0; 8],
+            is_idle: false,
             state: None,
             kick: Arc::default(),
         }))
     }
 
     fn signal_msi(&self, address: u64, data: u32) -> Result<(), HypervisorError> {
-        self.messages.lock().unwrap().push((address, data));
+        self.record.messages.lock().unwrap().push((address, data));
         Ok(())
     }
 
@@ -72,6 +182,7 @@ impl Vm for FakeVm {
     }
 
     fn set_clock_ns(&self, ns: u64) -> Result<(), HypervisorError> {
+        self.refuse(Refusal::SetClock)?;
         *self.clock_ns.lock().unwrap() = ns;
         Ok(())
     }
@@ -79,23 +190,66 @@ impl Vm for FakeVm {
 
 #[derive(Debug)]
 struct FakeVcpu {
+    index: u16,
+    record: Arc<Record>,
+    refusal: Option<Refusal>,
     script: VecDeque<Step>,
     current: Option<Step>,
     answer: [u8; 8],
+    is_idle: bool,
     state: Option<x86_64::Vcpu>,
     kick: Arc<FakeKick>,
 }
 
+impl FakeVcpu {
+    /// Keeps what the last exit was answered with.
+    fn keep_answer(&mut self) {
+        if let Some(Step::Read { width, .. } | Step::PortRead { width, .. }) = self.current.take() {
+            self.record.answers.lock().unwrap().push(self.answer[..width].to_vec());
+        }
+    }
+
+    /// Carries out the steps that need no exit, and gives the next one that does.
+    fn next_step(&mut self) -> Option<Step> {
+        loop {
+            match self.script.pop_front() {
+                Some(Step::Store { address, data }) => {
+                    self.record
+                        .with_memory(address, |memory| memory.write_slice(&data, 0))
+                        .unwrap();
+                }
+                Some(Step::Load { address }) => {
+                    let byte: u8 = self.record.with_memory(address, |m| m.read_obj(0)).unwrap();
+                    self.record.answers.lock().unwrap().push(vec![byte]);
+                }
+                step => return step,
+            }
+        }
+    }
+}
+
 impl Vcpu for FakeVcpu {
     fn run(&mut self) -> Result<Exit<'_>, HypervisorError> {
-        self.current = self.script.pop_front();
+        self.keep_answer();
+        self.current = self.next_step();
+        self.answer = [0; 8];
         Ok(match &self.current {
             Some(Step::Write { address, data }) => Exit::MmioWrite { address: *address, data },
             Some(Step::Read { address, width }) => {
                 Exit::MmioRead { address: *address, data: &mut self.answer[..*width] }
             }
-            Some(Step::Shutdown) => Exit::Shutdown,
+            Some(Step::PortWrite { port, data }) => Exit::PortWrite { port: *port, data },
+            Some(Step::PortRead { port, width }) => {
+                Exit::PortRead { port: *port, data: &mut self.answer[..*width] }
+            }
+            Some(Step::Fail) => Exit::Failed { reason: "the script says so", code: 7 },
+            Some(Step::Refuse) => return Err(HypervisorError::Unsupported),
+            Some(_) => Exit::Shutdown,
             None => {
+                if !self.is_idle {
+                    self.is_idle = true;
+                    self.record.count(|counts| counts.idle += 1);
+                }
                 self.kick.wait();
                 Exit::Kicked
             }
@@ -103,14 +257,17 @@ impl Vcpu for FakeVcpu {
     }
 
     fn complete_exit(&mut self) -> Result<(), HypervisorError> {
+        self.keep_answer();
         Ok(())
     }
 
     fn save(&mut self) -> Result<x86_64::Vcpu, HypervisorError> {
+        refuse(self.refusal, Refusal::Save)?;
         self.state.clone().ok_or(HypervisorError::Unsupported)
     }
 
     fn restore(&mut self, state: &x86_64::Vcpu) -> Result<(), HypervisorError> {
+        refuse(self.refusal, Refusal::Restore(self.index))?;
         self.state = Some(state.clone());
         Ok(())
     }
@@ -129,6 +286,12 @@ impl Vcpu for FakeVcpu {
 
     fn kicker(&self) -> Box<dyn Kick> {
         Box::new(FakeKicker(Arc::clone(&self.kick)))
+    }
+}
+
+impl Drop for FakeVcpu {
+    fn drop(&mut self) {
+        self.record.count(|counts| counts.alive -= 1);
     }
 }
 
