@@ -15,7 +15,7 @@ use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
 use supermachine_formats::{Digest, Hasher};
 
 use super::blobs::Blobs;
-use super::stamp::{Stamps, stamp, temporary_beside, write_atomically};
+use super::stamp::{Stamps, TEMPORARY, stamp, temporary_beside, write_atomically};
 use crate::Error;
 
 /// How many parents are followed.
@@ -54,7 +54,10 @@ impl Mapped {
         lock.lock().map_err(io_error(&lock_path, "lock"))?;
         match maker.existing() {
             Some(mapped) => Ok(mapped),
-            None => maker.make(),
+            None => {
+                maker.remove_strays();
+                maker.make()
+            }
         }
     }
 
@@ -93,6 +96,17 @@ impl Maker<'_> {
         let disks = self.open_disks(&snapshot).ok()?;
         let found = self.stamp_of(&state, &memory, &disks)?;
         (recorded == found).then(|| self.mapped(snapshot, memory, disks))
+    }
+
+    /// Removes what makers that were killed have left. The lock must be held.
+    fn remove_strays(&self) {
+        // What cannot be removed takes room, and no more.
+        let Ok(entries) = fs::read_dir(&self.dir) else { return };
+        for entry in entries.flatten() {
+            if entry.file_name().as_encoded_bytes().ends_with(TEMPORARY.as_bytes()) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     fn make(&self) -> Result<Mapped, Error> {
@@ -169,8 +183,8 @@ impl Maker<'_> {
     /// Writes the memory of a chain: the oldest ancestor's pages first, each younger one's on
     /// top.
     fn unpack(&self, chain: &[Snapshot], path: &Path, memory_size: u64) -> Result<File, Error> {
-        let temporary = temporary_beside(path);
         let io_error = |source| Error::Io { operation: "write", path: path.to_owned(), source };
+        let temporary = temporary_beside(path).map_err(io_error)?;
         let write = || {
             let file = File::options().read(true).write(true).create_new(true).open(&temporary);
             let file = file.map_err(io_error)?;

@@ -11,7 +11,8 @@ mod stamp;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, File};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,6 +24,9 @@ pub use mapped::Mapped;
 pub use stamp::Stamps;
 
 use crate::{Error, Vm, VmConfig, paths};
+
+/// More than a file of the `names` folder ever holds.
+const MAX_REFERENCE: u64 = 256;
 
 /// A snapshot that machines can be started from. Cheap to clone.
 ///
@@ -52,10 +56,7 @@ impl Image {
         let path = path.as_ref();
         let digest = read_reference(path)?;
         let cache = paths::cache_dir().ok_or(Error::NoCacheDir)?;
-        let store = path.parent().and_then(Path::parent).map_or(Path::new(".."), |dir| {
-            if dir.as_os_str().is_empty() { Path::new(".") } else { dir }
-        });
-        Self::open(&Blobs::new(store), digest, &cache)
+        Self::open(&Blobs::new(&store_of(path)), digest, &cache)
     }
 
     /// Opens a snapshot by the digest of its state file, with its mapped form in `cache`.
@@ -99,12 +100,26 @@ impl Image {
     }
 }
 
+/// The store that a file of its `names` folder belongs to.
+fn store_of(name: &Path) -> PathBuf {
+    let names = name.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (names.file_name(), names.parent()) {
+        (Some(_), Some(store)) if store.as_os_str().is_empty() => PathBuf::from("."),
+        (Some(_), Some(store)) => store.to_owned(),
+        // `.`, `..` and the like: what is above them cannot be told by their text.
+        _ => names.join(".."),
+    }
+}
+
 /// Reads a file of a store's `names` folder: the digest of a state file, and a line end.
 fn read_reference(path: &Path) -> Result<Digest, Error> {
-    let text = fs::read_to_string(path)
+    let mut text = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_REFERENCE).read_to_end(&mut text))
         .map_err(|source| Error::NoSnapshot { path: path.to_owned(), source })?;
-    let not_a_reference = || Error::NotAReference { path: path.to_owned() };
-    text.trim_end().parse().map_err(|_| not_a_reference())
+    let text = str::from_utf8(&text).ok();
+    let digest = text.and_then(|text| text.trim_end().parse().ok());
+    digest.ok_or_else(|| Error::NotAReference { path: path.to_owned() })
 }
 
 /// The folder that mapped forms are kept in by default.

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use supermachine_formats::Digest;
 
 use crate::Error;
+use crate::machine::fill_random;
 
 /// Stamps of blobs.
 #[derive(Debug, Clone)]
@@ -77,7 +78,7 @@ pub(super) fn write_atomically(path: &Path, content: &[u8]) -> Result<(), Error>
     let io_error = |operation| move |source| Error::Io { operation, path: path.to_owned(), source };
     let dir = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(dir).map_err(io_error("create the folder of"))?;
-    let temporary = temporary_beside(path);
+    let temporary = temporary_beside(path).map_err(io_error("name a temporary file for"))?;
     let result = write_new(&temporary, content).and_then(|()| fs::rename(&temporary, path));
     if result.is_err() {
         // What is left is only a stray temporary file.
@@ -86,15 +87,17 @@ pub(super) fn write_atomically(path: &Path, content: &[u8]) -> Result<(), Error>
     result.map_err(io_error("write"))
 }
 
-/// A name in the same folder that no other thread or process uses.
-pub(super) fn temporary_beside(path: &Path) -> PathBuf {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    // Only has to differ between threads of this process: no ordering is needed.
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+/// The end of the names of files that are not complete yet.
+pub(super) const TEMPORARY: &str = ".tmp";
+
+/// A name in the same folder that nothing else uses. Process numbers come again, in
+/// containers even at each start, so they would not do beside what a killed process left.
+pub(super) fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
+    let mut number = [0; 8];
+    fill_random(&mut number)?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.{number}.tmp", std::process::id()));
-    path.with_file_name(name)
+    name.push(format!(".{:016x}{TEMPORARY}", u64::from_ne_bytes(number)));
+    Ok(path.with_file_name(name))
 }
 
 fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
