@@ -16,6 +16,8 @@ pub(crate) enum Error {
     System { op: &'static str, source: io::Error },
     #[error("{what}: expected {expected}, found {found}")]
     Unexpected { what: &'static str, expected: String, found: String },
+    #[error("this machine's hypervisor does not serve")]
+    Hypervisor { source: supermachine::machine::HypervisorError },
     #[error("the emulated host ended before the command did: {reason}; its last words:\n{log}")]
     HostDied { reason: String, log: String },
 }

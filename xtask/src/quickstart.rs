@@ -12,9 +12,6 @@ use crate::images;
 use crate::registry::Registry;
 use crate::workspace;
 
-/// Optimised, since the host may emulate every instruction.
-const PROFILE: &str = "fast";
-
 /// `cargo xtask quickstart`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -37,9 +34,9 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     assets::ensure()?;
     images::ensure(&["busybox"])?;
     let mut cargo = workspace::cargo();
-    cargo.args(["build", "--profile", PROFILE, "--package", "cargo-supermachine"]);
+    cargo.args(["build", "--profile", workspace::PROFILE, "--package", "cargo-supermachine"]);
     command::run(&mut cargo)?;
-    let program = workspace::target().join(PROFILE).join("supermachine");
+    let program = workspace::target().join(workspace::PROFILE).join("supermachine");
     let us = std::env::current_exe().map_err(Error::system("find this program"))?;
     let mut command = Command::new(us);
     command.args(["quickstart", "--program"]).arg(program);

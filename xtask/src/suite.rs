@@ -27,8 +27,6 @@ const VM_PREFIX: &str = "vm_";
 const SIDE_BY_SIDE: usize = 2;
 /// The memory of an emulated host for tests: their files are in memory too.
 const MEMORY_MIB: u32 = 6144;
-/// Optimised, since the host may emulate every instruction.
-const PROFILE: &str = "fast";
 
 /// `cargo xtask test`
 #[derive(Debug, clap::Args)]
@@ -84,8 +82,10 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
         outcomes.push(watch(&program.name, &mut program.here(args))?);
     }
     if args.only.is_none() {
+        // The agent has none, and is built by itself.
         let mut doc = workspace::cargo();
-        doc.args(["test", "--quiet", "--workspace", "--doc", "--profile", PROFILE]);
+        doc.args(["test", "--quiet", "--doc", "--profile", workspace::PROFILE]);
+        doc.args(["--workspace", "--exclude", "supermachine-init"]);
         outcomes.push(watch("documentation", &mut doc)?);
     }
     if !in_host.is_empty() {
@@ -99,18 +99,9 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
 
 fn build(only: Option<&str>) -> Result<Vec<Program>, Error> {
     println!("building the tests");
-    let mut cargo = workspace::cargo();
-    cargo.args(["test", "--workspace", "--profile", PROFILE, "--no-run"]);
-    cargo.args(["--message-format", "json-render-diagnostics"]);
-    cargo.stdout(Stdio::piped()).stdin(Stdio::null());
-    let mut child = cargo.spawn().map_err(|e| command::start(&cargo, e))?;
-    let output = child.stdout.take().map(BufReader::new);
-    let lines = output.into_iter().flat_map(BufRead::lines).map_while(Result::ok);
-    let mut programs: Vec<_> = lines.filter_map(|line| program(&line)).collect();
-    let status = child.wait().map_err(Error::system("wait for cargo"))?;
-    if !status.success() {
-        let status = status.to_string();
-        return Err(Error::Command { command: "cargo test --no-run".into(), status });
+    let mut programs = Vec::new();
+    for packages in workspace::SELECTIONS {
+        programs.extend(build_selection(packages)?);
     }
     programs.retain(|p| only.is_none_or(|part| p.name.contains(part)));
     programs.sort_by(|a, b| a.name.cmp(&b.name));
@@ -122,6 +113,23 @@ fn build(only: Option<&str>) -> Result<Vec<Program>, Error> {
         });
     }
     Ok(programs)
+}
+
+fn build_selection(packages: &[&str]) -> Result<Vec<Program>, Error> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["test", "--profile", workspace::PROFILE, "--no-run"]).args(packages);
+    cargo.args(["--message-format", "json-render-diagnostics"]);
+    cargo.stdout(Stdio::piped()).stdin(Stdio::null());
+    let mut child = cargo.spawn().map_err(|e| command::start(&cargo, e))?;
+    let output = child.stdout.take().map(BufReader::new);
+    let lines = output.into_iter().flat_map(BufRead::lines).map_while(Result::ok);
+    let programs: Vec<_> = lines.filter_map(|line| program(&line)).collect();
+    let status = child.wait().map_err(Error::system("wait for cargo"))?;
+    if status.success() {
+        return Ok(programs);
+    }
+    let status = status.to_string();
+    Err(Error::Command { command: "cargo test --no-run".into(), status })
 }
 
 /// What of cargo's messages tells of a test program.

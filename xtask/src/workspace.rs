@@ -3,6 +3,16 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+/// The profile of all that is built here: optimised, since a host may emulate every
+/// instruction, and one only, so that nothing is built twice.
+pub(crate) const PROFILE: &str = "fast";
+
+/// The sets of packages that are built together. The agent's program is built by itself:
+/// among others, cargo unites the features of shared crates, and theirs bring the standard
+/// library in, whose panic handler collides with its own.
+pub(crate) const SELECTIONS: &[&[&str]] =
+    &[&["--workspace", "--exclude", "supermachine-init"], &["--package", "supermachine-init"]];
+
 /// The folder with the workspace's `Cargo.toml`.
 pub(crate) fn root() -> PathBuf {
     // Cargo says where this package is now; the path at compile time serves a copied
