@@ -1,0 +1,148 @@
+//! Stores, images and machines for the tests that need a hypervisor.
+//!
+//! A test program has one store in a temporary folder, and bakes each image once. The images
+//! come from the test registry; without it the tests fail, they are never skipped.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::collections::HashMap;
+use std::error::Error as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use supermachine::{ExecOutcome, Image, Vm, VmConfig};
+use supermachine_baker::{BakeError, Baked, Observer, OciImageBuilder, Store, oci};
+use tempfile::TempDir;
+
+/// Where the test registry listens.
+const REGISTRY: &str = "SUPERMACHINE_TEST_REGISTRY";
+
+/// The test program's folder; it goes away with the program.
+pub(crate) fn folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let folder = tempfile::Builder::new().prefix("sm-test-").tempdir().unwrap().keep();
+        // SAFETY: a handler that takes and returns nothing.
+        assert_eq!(unsafe { libc::atexit(remove_folder) }, 0);
+        folder
+    })
+}
+
+extern "C" fn remove_folder() {
+    let _ = fs::remove_dir_all(folder());
+}
+
+/// The test program's store.
+pub(crate) fn store() -> &'static Store {
+    static STORE: OnceLock<Store> = OnceLock::new();
+    STORE.get_or_init(|| {
+        Store::open_with_cache(folder().join("store"), folder().join("cache")).unwrap()
+    })
+}
+
+/// A store that only one test uses.
+pub(crate) fn own_store() -> (TempDir, Store) {
+    let dir = tempfile::tempdir_in(folder()).unwrap();
+    let store = Store::open_with_cache(dir.path().join("store"), dir.path().join("cache"));
+    (dir, store.unwrap())
+}
+
+/// The reference of one of the test registry's images.
+pub(crate) fn reference(image: &str) -> String {
+    let Some(registry) = std::env::var_os(REGISTRY) else {
+        panic!("{REGISTRY} is not set: these tests run under `cargo xtask test`");
+    };
+    format!("{}/{image}", registry.to_str().unwrap())
+}
+
+/// A bake of one of the test registry's images, with little memory and its steps told.
+pub(crate) fn bake(image: &str) -> OciImageBuilder {
+    let observer = Steps { begin: Instant::now(), image: image.to_owned() };
+    OciImageBuilder::new(&reference(image))
+        .unwrap()
+        .memory_mib(128)
+        .ready_timeout(Duration::from_secs(240))
+        .observer(Arc::new(observer))
+}
+
+/// Shows each step of a bake with its time, for those who wonder where a test hangs.
+struct Steps {
+    begin: Instant,
+    image: String,
+}
+
+impl Observer for Steps {
+    fn step(&self, step: &str) {
+        eprintln!("{}: {:.1} s: {step}", self.image, self.begin.elapsed().as_secs_f64());
+    }
+
+    fn fetch(&self, _event: oci::Event<'_>) {}
+}
+
+/// Bakes into the program's store, once for each name.
+pub(crate) fn baked(name: &str, describe: impl FnOnce() -> OciImageBuilder) -> Image {
+    static IMAGES: Mutex<Option<HashMap<String, Image>>> = Mutex::new(None);
+    let mut images = IMAGES.lock().unwrap_or_else(PoisonError::into_inner);
+    let images = images.get_or_insert_default();
+    if let Some(image) = images.get(name) {
+        return image.clone();
+    }
+    let baked = describe().name(name).bake(store());
+    told(baked);
+    let image = store().image(name).unwrap();
+    images.insert(name.to_owned(), image.clone());
+    image
+}
+
+/// Unwraps a bake; a failure is told with all its causes.
+pub(crate) fn told(baked: Result<Baked, BakeError>) -> Baked {
+    baked.unwrap_or_else(|error| panic!("{}", causes(&error)))
+}
+
+/// An error with all its causes, a line each.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str("\n  because ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}
+
+/// What lies deepest in an error.
+pub(crate) fn root_cause(error: &BakeError) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text = source.to_string();
+        next = source.source();
+    }
+    text
+}
+
+/// Busybox without a service: its entrypoint sleeps.
+pub(crate) fn busybox() -> Image {
+    baked("busybox", || bake("busybox").entrypoint(["sleep", "1000000"]))
+}
+
+/// A machine of an image.
+pub(crate) fn start(image: &Image) -> Vm {
+    image.start(&VmConfig::new()).unwrap()
+}
+
+/// Runs a shell script that must succeed, and gives what it printed.
+pub(crate) fn sh(vm: &Vm, script: &str) -> String {
+    succeeded(&vm.exec(["sh", "-c", script]).unwrap(), script)
+}
+
+/// A command's output, once it is clear that it succeeded.
+pub(crate) fn succeeded(outcome: &ExecOutcome, what: &str) -> String {
+    let stdout = String::from_utf8_lossy(&outcome.stdout).into_owned();
+    let stderr = String::from_utf8_lossy(&outcome.stderr);
+    assert!(outcome.success(), "{what}: {}\n{stdout}\n{stderr}", outcome.status);
+    stdout
+}
