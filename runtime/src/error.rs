@@ -135,6 +135,14 @@ pub enum Error {
         /// The operating system's answer.
         source: io::Error,
     },
+    /// What a command wrote could not be passed on.
+    #[error("the command's {stream} cannot be passed on")]
+    Output {
+        /// Which of its streams.
+        stream: &'static str,
+        /// The writer's answer.
+        source: io::Error,
+    },
     /// The guest did not answer in time.
     #[error("the guest did not answer within {limit:?}")]
     Unanswered {

@@ -1,6 +1,7 @@
 //! Running commands in a machine.
 
 use std::ffi::OsStr;
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// # }
 /// ```
 #[derive(Debug, Clone)]
-#[must_use = "a command does nothing until `output` is called"]
+#[must_use = "a command does nothing until `output` or `output_to` is called"]
 pub struct ExecBuilder<'a> {
     vm: &'a Vm,
     command: Command,
@@ -92,6 +93,53 @@ impl<'a> ExecBuilder<'a> {
     /// [`Error::Agent`] when the program cannot be started: it does not exist, may not be
     /// executed, or the user or directory does not exist. [`Error::Guest`] when the guest ends.
     pub fn output(self) -> Result<ExecOutcome, Error> {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let exit = self.run(|stream, bytes| {
+            match stream {
+                Stream::Stdout => stdout.extend_from_slice(bytes),
+                Stream::Stderr => stderr.extend_from_slice(bytes),
+            }
+            Ok(())
+        })?;
+        Ok(ExecOutcome::new(exit, stdout, stderr))
+    }
+
+    /// Runs the command to its end and passes on what it writes as it comes.
+    ///
+    /// The writers are flushed after each piece. The outcome holds no output.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), supermachine::Error> {
+    /// # let image = supermachine::Image::from_snapshot("names/web")?;
+    /// # let vm = image.start(&supermachine::VmConfig::new())?;
+    /// let (mut stdout, mut stderr) = (std::io::stdout(), std::io::stderr());
+    /// let outcome = vm.exec_builder().argv(["ls", "-R", "/"]).output_to(&mut stdout, &mut stderr)?;
+    /// println!("{}", outcome.status);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`output`](Self::output), and [`Error::Output`] when a writer fails: then the
+    /// command is killed.
+    pub fn output_to(
+        self,
+        stdout: &mut dyn Write,
+        stderr: &mut dyn Write,
+    ) -> Result<ExecOutcome, Error> {
+        let exit = self.run(|stream, bytes| {
+            let (written, stream) = match stream {
+                Stream::Stdout => (pass_on(stdout, bytes), "standard output"),
+                Stream::Stderr => (pass_on(stderr, bytes), "standard error"),
+            };
+            written.map_err(|source| Error::Output { stream, source })
+        })?;
+        Ok(ExecOutcome::new(exit, Vec::new(), Vec::new()))
+    }
+
+    /// Runs the command and hands each piece of output to `take`. An error of `take` ends the
+    /// stream, and with it the command.
+    fn run(self, mut take: impl FnMut(Stream, &[u8]) -> Result<(), Error>) -> Result<Exit, Error> {
         if self.command.argv.is_empty() {
             return Err(Error::EmptyCommand);
         }
@@ -100,18 +148,29 @@ impl<'a> ExecBuilder<'a> {
         if timeout_ms > 0 {
             replies.set_limit(Some(Duration::from_millis(timeout_ms).saturating_add(GRACE)))?;
         }
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         loop {
             match replies.next()? {
                 Reply::Started { .. } => {}
-                Reply::Stdout(bytes) => stdout.extend_from_slice(&bytes),
-                Reply::Stderr(bytes) => stderr.extend_from_slice(&bytes),
-                Reply::Exited(exit) => return Ok(ExecOutcome::new(exit, stdout, stderr)),
+                Reply::Stdout(bytes) => take(Stream::Stdout, &bytes)?,
+                Reply::Stderr(bytes) => take(Stream::Stderr, &bytes)?,
+                Reply::Exited(exit) => return Ok(exit),
                 Reply::Failed(failure) => return Err(Error::Agent { failure }),
                 _ => return Err(Error::UnexpectedReply { request: "exec" }),
             }
         }
     }
+}
+
+fn pass_on(to: &mut dyn Write, bytes: &[u8]) -> io::Result<()> {
+    to.write_all(bytes)?;
+    to.flush()
+}
+
+/// Which of a command's streams a piece of output is from.
+#[derive(Debug, Clone, Copy)]
+enum Stream {
+    Stdout,
+    Stderr,
 }
 
 /// How a command ended, and what it wrote.
@@ -120,9 +179,9 @@ impl<'a> ExecBuilder<'a> {
 pub struct ExecOutcome {
     /// Its exit code or the signal that ended it.
     pub status: ExitStatus,
-    /// What it wrote to standard output.
+    /// What it wrote to standard output, if it was collected.
     pub stdout: Vec<u8>,
-    /// What it wrote to standard error.
+    /// What it wrote to standard error, if it was collected.
     pub stderr: Vec<u8>,
     /// From its start to its end, as measured in the guest.
     pub duration: Duration,
