@@ -31,3 +31,8 @@ pub use bake::{Baked, Observer, OciImageBuilder};
 pub use error::BakeError;
 pub use ready::Ready;
 pub use store::Store;
+
+/// The examples of the project's front page, compiled with all others.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
