@@ -1,2 +1,7 @@
-//! The command.
-fn main() {}
+//! The command `supermachine`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cargo_supermachine::supermachine()
+}

@@ -1,0 +1,270 @@
+//! `supermachine pull`: an image becomes a snapshot in the store.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use supermachine_baker::oci::{Credentials, FetchOptions, Platform};
+use supermachine_baker::{Baked, OciImageBuilder, Ready, Store};
+use supermachine_kernel::Assets;
+
+use crate::error::Error;
+use crate::progress::Progress;
+use crate::{Globals, format, report, store};
+
+/// What hardware needs for an iteration of the speed probe, in picoseconds.
+const HARDWARE_ITERATION: u64 = 2_000;
+/// A password is not longer than this.
+const MAX_PASSWORD: u64 = 1 << 20;
+
+const EXAMPLES: &str = "\
+Examples:
+  supermachine pull redis
+  supermachine pull --name web --ready tcp:80 --memory 512 nginx:1.27
+  supermachine pull --entrypoint /bin/sh --name shell busybox -- -c 'exec sleep 1000000'
+  supermachine pull oci:./layout --name mine
+
+An image is one of
+  NAME[:TAG][@DIGEST]            on Docker Hub, as in `redis`, `grafana/loki:3`
+  HOST[:PORT]/NAME[:TAG]         on another registry
+  oci:FOLDER[:TAG]               an OCI layout
+  oci-archive:FILE[:TAG]         a tar of one
+  docker-archive:FILE[:TAG]      what `docker save` writes
+  a path with a slash in it      any of these
+
+Readiness is one of
+  auto           the first of: a port that the image exposes listens, the entrypoint ends with
+                 success, or it writes nothing for two seconds
+  tcp:PORT       something in the machine listens on the port
+  log:REGEX      the entrypoint writes something that matches
+  exec:COMMAND   the command, run in the machine again and again, ends with success
+  exit           the entrypoint ends with success
+
+The name of the snapshot is printed. A snapshot that has the name already is replaced.
+Credentials come from Docker's configuration unless they are given.";
+
+/// Fetch an image and bake it into a snapshot
+///
+/// The image is fetched and checked, laid out as a disk, and started once in a machine. When it is
+/// ready, the machine's state is kept. What was done before is not done again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The image
+    #[arg(value_name = "IMAGE")]
+    image: String,
+    /// The snapshot's name [default: the last part of the image's name]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Memory of the machine, in MiB
+    #[arg(short, long, value_name = "MIB", default_value_t = 256)]
+    #[arg(value_parser = clap::value_parser!(u64).range(32..=1 << 20))]
+    memory: u64,
+    /// Virtual processors of the machine
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=16))]
+    vcpus: u16,
+    /// When the machine is ready: auto, tcp:PORT, log:REGEX, exec:COMMAND or exit
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = ready)]
+    ready: Ready,
+    /// How long to wait until it is ready, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = super::run::seconds)]
+    ready_timeout: Duration,
+    /// Fetch the image and lay it out, and leave it at that: needs no hypervisor
+    #[arg(long)]
+    fetch_only: bool,
+    /// The program to start instead of the image's entrypoint; the image's command is dropped
+    #[arg(long, value_name = "PROGRAM", help_heading = "What the image runs")]
+    entrypoint: Option<String>,
+    /// Set a variable for the entrypoint and every command; without =VALUE, as it is here
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]", value_parser = super::run::variable)]
+    #[arg(help_heading = "What the image runs")]
+    env: Vec<(String, String)>,
+    /// The user, by name or number, instead of the image's
+    #[arg(short, long, value_name = "USER[:GROUP]", help_heading = "What the image runs")]
+    user: Option<String>,
+    /// The working directory instead of the image's
+    #[arg(short, long, value_name = "DIR", help_heading = "What the image runs")]
+    workdir: Option<String>,
+    /// The arguments of the entrypoint instead of the image's command
+    #[arg(last = true, value_name = "ARGUMENT", help_heading = "What the image runs")]
+    command: Vec<String>,
+    #[command(flatten)]
+    fetch: FetchArgs,
+}
+
+/// How an image is fetched.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "How the image is fetched")]
+pub(crate) struct FetchArgs {
+    /// Which of an image's platforms, as in linux/amd64 [default: this host's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = platform)]
+    platform: Option<Platform>,
+    /// Speak to a registry on another machine without TLS
+    #[arg(long)]
+    insecure: bool,
+    /// Use no network: only what was fetched before
+    #[arg(long)]
+    offline: bool,
+    /// The user to log in to the registry as
+    #[arg(long, value_name = "USER", requires = "password_stdin")]
+    username: Option<String>,
+    /// Read the password from standard input
+    #[arg(long, requires = "username")]
+    password_stdin: bool,
+}
+
+/// Bakes an image and prints the snapshot's name.
+pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
+    let builder = args.builder()?;
+    if let Some(name) = &args.name {
+        check_name(name)?;
+    }
+    if !args.fetch_only {
+        check_host()?;
+    }
+    let store = store::open(globals.store.as_deref())?;
+    let progress = Arc::new(Progress::new(globals.quiet));
+    let builder = builder.observer(Arc::clone(&progress) as _);
+    if args.fetch_only {
+        let done = builder.fetch(&store);
+        progress.finish(done.is_ok());
+        done?;
+        return Ok(0);
+    }
+    let baked = bake(&builder, &store, &progress, globals.quiet)?;
+    writeln!(io::stdout(), "{}", baked.name).map_err(|source| Error::Output { source })?;
+    Ok(0)
+}
+
+/// Bakes what an image says, as `run` does for one that is not in the store. The host must have
+/// been checked.
+pub(crate) fn bake_default(
+    image: &str,
+    name: &str,
+    fetch: &FetchArgs,
+    store: &Store,
+    quiet: bool,
+) -> Result<Baked, Error> {
+    let progress = Arc::new(Progress::new(quiet));
+    let builder = OciImageBuilder::new(image)?
+        .name(name)
+        .fetch_options(fetch.options()?)
+        .observer(Arc::clone(&progress) as _);
+    bake(&builder, store, &progress, quiet)
+}
+
+fn bake(
+    builder: &OciImageBuilder,
+    store: &Store,
+    progress: &Progress,
+    quiet: bool,
+) -> Result<Baked, Error> {
+    let began = Instant::now();
+    let baked = builder.bake(store);
+    progress.finish(baked.is_ok());
+    let baked = baked?;
+    if !quiet {
+        let (name, digest) = (&baked.name, format::short(baked.digest));
+        let how = if baked.was_cached {
+            "was baked before".to_owned()
+        } else {
+            format!("baked in {}", format::time(began.elapsed()))
+        };
+        report::note(&format!("{name} is {digest}, {how}"));
+    }
+    Ok(baked)
+}
+
+/// Fails early when no machine could be started after all the fetching.
+pub(crate) fn check_host() -> Result<(), Error> {
+    Assets::locate().map_err(|source| Error::Assets { source })?;
+    let speed = supermachine::host::probe().map_err(|source| Error::Host { source })?;
+    if speed.is_usable() {
+        return Ok(());
+    }
+    Err(Error::Slow { factor: speed.picoseconds_per_iteration / HARDWARE_ITERATION })
+}
+
+/// Names are checked by the store; this asks it without one, before anything is made.
+fn check_name(name: &str) -> Result<(), Error> {
+    let first = name.chars().next().unwrap_or('.');
+    let is_legal = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
+    if first.is_ascii_alphanumeric() && name.len() <= 128 && name.chars().all(is_legal) {
+        return Ok(());
+    }
+    Err(supermachine_baker::BakeError::InvalidName { name: name.to_owned() }.into())
+}
+
+impl Args {
+    fn builder(&self) -> Result<OciImageBuilder, Error> {
+        let mut builder = OciImageBuilder::new(&self.image)?
+            .memory_mib(self.memory)
+            .vcpus(self.vcpus)
+            .ready(self.ready.clone())
+            .ready_timeout(self.ready_timeout)
+            .fetch_options(self.fetch.options()?);
+        if let Some(name) = &self.name {
+            builder = builder.name(name);
+        }
+        if let Some(program) = &self.entrypoint {
+            builder = builder.entrypoint([program]);
+        }
+        if !self.command.is_empty() {
+            builder = builder.command(&self.command);
+        }
+        for (name, value) in &self.env {
+            builder = builder.env(name, value);
+        }
+        if let Some(user) = &self.user {
+            builder = builder.user(user);
+        }
+        if let Some(dir) = &self.workdir {
+            builder = builder.working_dir(dir);
+        }
+        Ok(builder)
+    }
+}
+
+impl FetchArgs {
+    fn options(&self) -> Result<FetchOptions, Error> {
+        let mut options = FetchOptions::default();
+        if let Some(platform) = &self.platform {
+            options.platform = platform.clone();
+        }
+        options.insecure = self.insecure;
+        options.offline = self.offline;
+        if let Some(user) = &self.username {
+            let password = read_password().map_err(|source| Error::Password { source })?;
+            options.credentials = Some(Credentials::Password { user: user.clone(), password });
+        }
+        Ok(options)
+    }
+}
+
+/// Reads a password and drops the line end behind it.
+fn read_password() -> io::Result<String> {
+    let mut text = String::new();
+    io::stdin().take(MAX_PASSWORD).read_to_string(&mut text)?;
+    let password = text.trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(password.to_owned())
+}
+
+fn ready(text: &str) -> Result<Ready, String> {
+    text.parse().map_err(|error| told(&error))
+}
+
+fn platform(text: &str) -> Result<Platform, String> {
+    text.parse().map_err(|error| told(&error))
+}
+
+/// An error with its cause in one line, as clap shows what a value lacks.
+fn told(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,78 @@
+//! Why a command failed.
+
+use std::io;
+use std::path::PathBuf;
+
+use supermachine::machine::HypervisorError;
+use supermachine_baker::BakeError;
+
+/// The status of a command whose output nobody reads any more: 128 and SIGPIPE.
+pub(crate) const CLOSED_PIPE: u8 = 141;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// An image could not be baked, or the store refused something.
+    #[error(transparent)]
+    Bake(#[from] BakeError),
+    /// A snapshot or a machine could not be used.
+    #[error(transparent)]
+    Machine(#[from] supermachine::Error),
+    /// A snapshot that was to be run is not there and could not be made.
+    #[error("no snapshot of {wanted} in {}, and it cannot be pulled", store.display())]
+    NotPulled { wanted: String, store: PathBuf, source: Box<Error> },
+    /// The name that a pulled image would get has another snapshot already.
+    #[error(
+        "the name {name} has a snapshot of another image, {image}; \
+         give a name with `supermachine pull --name NAME {wanted}`"
+    )]
+    NameTaken { name: String, image: String, wanted: String },
+    /// Machines cannot run here.
+    #[error("this host cannot run machines; `supermachine doctor` tells how to mend it")]
+    Host { source: HypervisorError },
+    /// Machines would run here, but hardly.
+    #[error(
+        "the hypervisor of this host interprets guest code, some {factor} times slower than \
+         hardware; `supermachine doctor` tells more"
+    )]
+    Slow { factor: u64 },
+    /// Guest kernel or agent are missing.
+    #[error("guest kernel or agent cannot be used")]
+    Assets { source: supermachine_kernel::Error },
+    /// Neither `--store` nor a home folder is known.
+    #[error("no folder for snapshots: give --store, or set SUPERMACHINE_STORE or HOME")]
+    NoStore,
+    /// A command was not given.
+    #[error(
+        "no command to run: give one after the name, as in \
+         `supermachine run {name} -- COMMAND ARGUMENT…`"
+    )]
+    NoCommand { name: String },
+    /// The program is not in the machine.
+    #[error("{program}: no such program in the machine")]
+    NoSuchProgram { program: String },
+    /// The program is there but cannot be executed.
+    #[error("{program}: cannot be executed in the machine")]
+    NotExecutable { program: String, source: io::Error },
+    /// The machine could not prepare the command.
+    #[error("{operation} of {subject:?} failed in the machine")]
+    NotPrepared { operation: String, subject: String, source: io::Error },
+    /// The password could not be read.
+    #[error("no password on standard input")]
+    Password { source: io::Error },
+    /// The result could not be written.
+    #[error("standard output cannot be written")]
+    Output { source: io::Error },
+}
+
+impl Error {
+    /// Whether nobody reads the output any more, which is no failure to tell of.
+    pub(crate) fn is_closed_pipe(&self) -> bool {
+        let (Self::Output { source } | Self::Machine(supermachine::Error::Output { source, .. })) =
+            self
+        else {
+            return false;
+        };
+        source.kind() == io::ErrorKind::BrokenPipe
+    }
+}

@@ -1,0 +1,180 @@
+//! The `supermachine` and `cargo supermachine` commands.
+//!
+//! Owns what a person at a terminal sees: arguments, progress, reports, exit statuses. Images
+//! are baked by `supermachine-baker` and machines run by `supermachine`; nothing here knows how.
+//! Standard output holds only what a command is asked for; all else goes to standard error.
+
+mod commands;
+mod error;
+mod format;
+mod progress;
+mod report;
+mod store;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
+
+use commands::{doctor, inspect, ls, pull, rm, run};
+use error::Error;
+
+/// The status of a command whose arguments are wrong.
+const USAGE: u8 = 2;
+
+const LONG_ABOUT: &str = "\
+Run OCI images as hardware-isolated microVMs that start in milliseconds.
+
+`pull` fetches an image, starts it once in a virtual machine and keeps a snapshot of the moment at \
+which it is ready. `run` restores that snapshot, runs a command in it, and ends the machine: \
+nothing that the command does is kept.";
+
+const EXAMPLES: &str = "\
+Examples:
+  supermachine doctor                           what this host can do, and what is missing
+  supermachine pull redis                       bake docker.io/library/redis as `redis`
+  supermachine run redis -- redis-cli ping      run a command in a machine of it
+  supermachine ls                               the snapshots that there are
+  supermachine inspect redis                    all about one of them
+  supermachine rm redis                         forget it
+
+`supermachine help COMMAND` tells all about a command.";
+
+#[derive(Debug, Parser)]
+#[command(name = "supermachine", version, about = "Run OCI images as microVMs", long_about = LONG_ABOUT)]
+#[command(after_help = EXAMPLES, max_term_width = 100)]
+#[command(arg_required_else_help = true, subcommand_required = true)]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, clap::Args)]
+struct Globals {
+    /// The folder of snapshots [default: $XDG_DATA_HOME/supermachine or ~/.local/share/supermachine]
+    #[arg(long, global = true, env = "SUPERMACHINE_STORE", value_name = "DIR")]
+    #[arg(value_hint = ValueHint::DirPath, hide_env_values = true, display_order = 900)]
+    store: Option<PathBuf>,
+    /// Tell nothing but results and errors
+    #[arg(short, long, global = true, display_order = 901)]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Pull(pull::Args),
+    Run(run::Args),
+    Ls(ls::Args),
+    Inspect(inspect::Args),
+    Rm(rm::Args),
+    Doctor(doctor::Args),
+}
+
+impl Command {
+    fn exec(&self, globals: &Globals) -> Result<u8, Error> {
+        match self {
+            Self::Pull(args) => pull::exec(args, globals),
+            Self::Run(args) => run::exec(args, globals),
+            Self::Ls(args) => ls::exec(args, globals),
+            Self::Inspect(args) => inspect::exec(args, globals),
+            Self::Rm(args) => rm::exec(args, globals),
+            Self::Doctor(args) => doctor::exec(args, globals),
+        }
+    }
+
+    fn status_of(&self, error: &Error) -> u8 {
+        if error.is_closed_pipe() {
+            return error::CLOSED_PIPE;
+        }
+        match self {
+            Self::Run(_) => run::status_of(error),
+            _ => 1,
+        }
+    }
+}
+
+/// The command `supermachine`.
+#[must_use]
+pub fn supermachine() -> ExitCode {
+    execute(std::env::args_os().collect(), "supermachine").into()
+}
+
+/// The command `cargo-supermachine`, which cargo runs as `cargo supermachine`.
+#[must_use]
+pub fn cargo_supermachine() -> ExitCode {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    // Cargo passes its subcommand's name on as the first argument.
+    if arguments.get(1).is_some_and(|first| first == "supermachine") {
+        arguments.remove(1);
+    }
+    execute(arguments, "cargo supermachine").into()
+}
+
+fn execute(arguments: Vec<OsString>, name: &'static str) -> u8 {
+    let is_run = subcommand(&arguments).is_some_and(|word| word == "run");
+    let parsed = Cli::command()
+        .bin_name(name)
+        .try_get_matches_from(arguments)
+        .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Whoever does not read the help text needs no word about that.
+            let _ = error.print();
+            return match (error.use_stderr(), is_run) {
+                (false, _) => 0,
+                (true, true) => run::FAILED,
+                (true, false) => USAGE,
+            };
+        }
+    };
+    match cli.command.exec(&cli.globals) {
+        Ok(status) => status,
+        Err(error) => {
+            if !error.is_closed_pipe() {
+                report::error(&error);
+            }
+            cli.command.status_of(&error)
+        }
+    }
+}
+
+/// The first argument that is neither an option nor an option's value. Asked for when the
+/// arguments cannot be parsed, so it goes by what stands before a command.
+fn subcommand(arguments: &[OsString]) -> Option<&OsString> {
+    let mut rest = arguments.iter().skip(1);
+    loop {
+        let word = rest.next()?;
+        if word == "--store" {
+            rest.next()?;
+        } else if !word.as_encoded_bytes().starts_with(b"-") {
+            return Some(word);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn definition_of_the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn subcommand_is_found_behind_options() {
+        let find = |words: &[&str]| {
+            let words: Vec<OsString> = words.iter().map(Into::into).collect();
+            subcommand(&words).map(|word| word.to_string_lossy().into_owned())
+        };
+        assert_eq!(find(&["x", "run", "a"]).as_deref(), Some("run"));
+        assert_eq!(find(&["x", "-q", "--store", "run", "ls"]).as_deref(), Some("ls"));
+        assert_eq!(find(&["x", "--store=run", "ls"]).as_deref(), Some("ls"));
+        assert_eq!(find(&["x", "-q"]), None);
+    }
+}

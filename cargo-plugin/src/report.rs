@@ -1,0 +1,66 @@
+//! How errors are told: what failed, and then why, cause by cause.
+
+use std::error::Error;
+use std::io::{self, Write};
+
+/// Prints an error and its causes to standard error.
+pub(crate) fn error(error: &dyn Error) {
+    // Where that fails, there is nobody to tell.
+    let _ = io::stderr().lock().write_all(render(error).as_bytes());
+}
+
+/// Prints something that is no failure but should be known.
+pub(crate) fn warning(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "warning: {text}");
+}
+
+/// Prints a remark.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+fn render(error: &dyn Error) -> String {
+    let mut last = error.to_string();
+    let mut out = format!("error: {}\n", indent(&last));
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        // A wrapper that only passes its cause on says nothing new.
+        if text != last {
+            out += &format!("  because {}\n", indent(&text));
+        }
+        last = text;
+        source = cause.source();
+    }
+    out
+}
+
+/// Puts the further lines of a text, such as a guest's output, under the first.
+fn indent(text: &str) -> String {
+    text.trim_end().replace('\n', "\n    ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer {
+        source: Middle,
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error(transparent)]
+    struct Middle(#[from] Inner);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("inner\nwith a second line")]
+    struct Inner;
+
+    #[test]
+    fn causes_follow_line_by_line() {
+        let text = render(&Outer { source: Middle(Inner) });
+        assert_eq!(text, "error: outer\n  because inner\n    with a second line\n");
+    }
+}
