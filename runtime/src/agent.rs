@@ -3,13 +3,16 @@
 //! This is how [`Vm`](crate::Vm) and the baker talk to the agent; applications use
 //! [`Vm::exec_builder`](crate::Vm::exec_builder).
 
+#[cfg(test)]
+mod tests;
+
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use supermachine_formats::wire::{
-    ENTROPY_SIZE, Event, HEADER_SIZE, Header, MAX_PAYLOAD, Message, REQUEST_PORT, Reply, Request,
-    Resume,
+    Command, ENTROPY_SIZE, Event, HEADER_SIZE, Header, MAX_PAYLOAD, Message, REQUEST_PORT, Reply,
+    Request, Resume,
 };
 
 use crate::Error;
@@ -30,8 +33,11 @@ impl<'a> Replies<'a> {
     /// Sends a request.
     ///
     /// # Errors
-    /// The request is too large, or the stream cannot be opened.
+    /// The request is too large or has a zero byte in a text, or the stream cannot be opened.
     pub fn open(machine: &'a Machine, request: &Request) -> Result<Self, Error> {
+        if let Request::Exec(command) = request {
+            refuse_zero_bytes(command)?;
+        }
         let frame = request.to_frame();
         let size = frame.len() - HEADER_SIZE;
         if size > MAX_PAYLOAD {
@@ -72,6 +78,10 @@ impl<'a> Replies<'a> {
     ///
     /// # Errors
     /// The agent gave none, or the guest has ended.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an error or a final reply ends it, not the lack of a next one"
+    )]
     pub fn next(&mut self) -> Result<Reply, Error> {
         match read_message(&mut self.stream, self.limit) {
             Err(Error::AgentGone | Error::Stream { .. }) => Err(explain(self.machine)),
@@ -136,6 +146,21 @@ pub fn resume(hostname: Option<&str>) -> Result<Resume, Error> {
     })
 }
 
+/// The agent does not answer a request with such texts, as its system could not use them.
+fn refuse_zero_bytes(command: &Command) -> Result<(), Error> {
+    let has_zero = |texts: &[Vec<u8>]| texts.iter().any(|text| text.contains(&0));
+    let parts = [
+        ("argument", has_zero(&command.argv)),
+        ("environment", has_zero(&command.env)),
+        ("working directory", command.cwd.as_ref().is_some_and(|cwd| cwd.contains(&0))),
+        ("user", command.user.as_ref().is_some_and(|user| user.contains('\0'))),
+    ];
+    match parts.into_iter().find(|(_, is_bad)| *is_bad) {
+        Some((what, _)) => Err(Error::ZeroByte { what }),
+        None => Ok(()),
+    }
+}
+
 /// Why a stream ended: the guest's own end comes before that of its streams.
 pub(crate) fn explain(machine: &Machine) -> Error {
     match machine.failure() {
@@ -152,7 +177,7 @@ pub fn console_tail(machine: &Machine) -> String {
     String::from_utf8_lossy(console.get(start..).unwrap_or_default()).trim().to_owned()
 }
 
-fn read_message<M: Message>(stream: &mut UnixStream, limit: Option<Duration>) -> Result<M, Error> {
+fn read_message<M: Message>(stream: &mut impl Read, limit: Option<Duration>) -> Result<M, Error> {
     let mut header = [0; HEADER_SIZE];
     read(stream, &mut header, limit)?;
     let header = Header::decode(header).map_err(|source| Error::Protocol { source })?;
@@ -161,7 +186,7 @@ fn read_message<M: Message>(stream: &mut UnixStream, limit: Option<Duration>) ->
     M::decode(header.kind, &payload).map_err(|source| Error::Protocol { source })
 }
 
-fn read(stream: &mut UnixStream, buffer: &mut [u8], limit: Option<Duration>) -> Result<(), Error> {
+fn read(stream: &mut impl Read, buffer: &mut [u8], limit: Option<Duration>) -> Result<(), Error> {
     stream.read_exact(buffer).map_err(|source| match (source.kind(), limit) {
         (io::ErrorKind::UnexpectedEof, _) => Error::AgentGone,
         (io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut, Some(limit)) => {

@@ -64,3 +64,22 @@ impl VmConfig {
         self.hostname.as_deref()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_keeps_what_was_asked_last() {
+        let config =
+            VmConfig::new().with_memory_mib(1).with_memory_mib(2).with_vcpus(3).with_hostname("a");
+        assert_eq!((config.memory_mib(), config.vcpus()), (Some(2), Some(3)));
+        assert_eq!(config.hostname(), Some("a"));
+    }
+
+    #[test]
+    fn a_new_configuration_requires_nothing() {
+        let config = VmConfig::new();
+        assert_eq!((config.memory_mib(), config.vcpus(), config.hostname()), (None, None, None));
+    }
+}

@@ -1,5 +1,8 @@
 //! Running commands in a machine.
 
+#[cfg(test)]
+mod tests;
+
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -139,7 +142,7 @@ impl<'a> ExecBuilder<'a> {
 
     /// Runs the command and hands each piece of output to `take`. An error of `take` ends the
     /// stream, and with it the command.
-    fn run(self, mut take: impl FnMut(Stream, &[u8]) -> Result<(), Error>) -> Result<Exit, Error> {
+    fn run(self, take: impl FnMut(Stream, &[u8]) -> Result<(), Error>) -> Result<Exit, Error> {
         if self.command.argv.is_empty() {
             return Err(Error::EmptyCommand);
         }
@@ -148,15 +151,23 @@ impl<'a> ExecBuilder<'a> {
         if timeout_ms > 0 {
             replies.set_limit(Some(Duration::from_millis(timeout_ms).saturating_add(GRACE)))?;
         }
-        loop {
-            match replies.next()? {
-                Reply::Started { .. } => {}
-                Reply::Stdout(bytes) => take(Stream::Stdout, &bytes)?,
-                Reply::Stderr(bytes) => take(Stream::Stderr, &bytes)?,
-                Reply::Exited(exit) => return Ok(exit),
-                Reply::Failed(failure) => return Err(Error::Agent { failure }),
-                _ => return Err(Error::UnexpectedReply { request: "exec" }),
-            }
+        follow(|| replies.next(), take)
+    }
+}
+
+/// Hands output to `take` until the command has ended.
+fn follow(
+    mut next: impl FnMut() -> Result<Reply, Error>,
+    mut take: impl FnMut(Stream, &[u8]) -> Result<(), Error>,
+) -> Result<Exit, Error> {
+    loop {
+        match next()? {
+            Reply::Started { .. } => {}
+            Reply::Stdout(bytes) => take(Stream::Stdout, &bytes)?,
+            Reply::Stderr(bytes) => take(Stream::Stderr, &bytes)?,
+            Reply::Exited(exit) => return Ok(exit),
+            Reply::Failed(failure) => return Err(Error::Agent { failure }),
+            _ => return Err(Error::UnexpectedReply { request: "exec" }),
         }
     }
 }

@@ -35,3 +35,20 @@ impl Timings {
         self.steps.iter().map(|(_, duration)| *duration).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_follow_each_other_and_add_up() {
+        let begin = Instant::now();
+        let mut timings = Timings::start();
+        timings.step("first");
+        timings.step("second");
+        let names: Vec<&str> = timings.steps().iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["first", "second"]);
+        assert_eq!(timings.total(), timings.steps()[0].1 + timings.steps()[1].1);
+        assert!(timings.total() <= begin.elapsed());
+    }
+}

@@ -485,3 +485,16 @@ fn a_form_that_is_there_needs_no_lock() {
     lock.lock().unwrap();
     assert_eq!(inode(&place.open(digest).unwrap()), inode(&made));
 }
+
+#[test]
+fn a_requirement_that_the_snapshot_does_not_meet_names_both() {
+    let place = Place::new();
+    let image = place.open(place.plain()).unwrap();
+    let memory = image.start(&VmConfig::new().with_memory_mib(2)).unwrap_err();
+    assert_eq!(
+        memory.to_string(),
+        "snapshot has 1 MiB of memory, 2 required; bake it with that size"
+    );
+    let vcpus = image.start(&VmConfig::new().with_memory_mib(1).with_vcpus(4)).unwrap_err();
+    assert!(matches!(vcpus, Error::Mismatch { what: "vCPUs", wanted: 4, found: 1 }), "{vcpus}");
+}
