@@ -4,6 +4,12 @@
 //! come from the test registry; without it the tests fail, they are never skipped.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
+#![expect(
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, and a long bake tells how far it is"
+)]
 
 use std::collections::HashMap;
 use std::error::Error as _;
