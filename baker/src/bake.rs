@@ -256,6 +256,7 @@ impl OciImageBuilder {
         ready::wait(&machine, &self.ready, &image.config.exposed_ports, self.ready_timeout)?;
         self.step("capture");
         request(&machine, &Request::Settle, "capture")?;
+        warm::exercise(&machine).map_err(BakeError::machine("capture"))?;
         let workload = Workload {
             reference: image.reference.clone(),
             manifest: image.manifest_digest,

@@ -16,6 +16,9 @@ use supermachine_formats::wire::{Command, Control, Request};
 use crate::capture::put_state;
 use crate::{BakeError, Store};
 
+/// How often a command is run before the capture.
+const EXERCISES: usize = 3;
+
 /// Starts the snapshot on trial, adds the pages that it used, and stores it.
 pub(crate) fn record(store: &Store, mut snapshot: Snapshot) -> Result<Digest, BakeError> {
     let trial = put_state(store, &snapshot)?;
@@ -33,10 +36,23 @@ fn used_pages(parts: Restore) -> Result<WorkingSet, Error> {
     let machine = Machine::restore(parts, &mut Timings::start())?;
     machine.send_control(&Control::Resume(resume(None)?))?;
     machine.run();
+    run_command(&machine)?;
+    let touched = machine.capture(&mut std::io::sink())?.touched;
+    // Pages that are only read are shared with the page cache; putting them in place ahead of
+    // time costs as much as it saves.
+    Ok(WorkingSet { read: Vec::new(), ..touched })
+}
+
+/// Runs commands as a user would, so that what the guest's kernel and agent set aside for one
+/// is at hand, in few pages, when the first real one comes.
+pub(crate) fn exercise(machine: &Machine) -> Result<(), Error> {
+    (0..EXERCISES).try_for_each(|_| run_command(machine))
+}
+
+fn run_command(machine: &Machine) -> Result<(), Error> {
     // Not every image has this program; the way to finding that out is nearly the same.
     let command = Command { argv: vec![b"true".to_vec()], ..Command::default() };
-    let mut replies = Replies::open(&machine, &Request::Exec(command))?;
+    let mut replies = Replies::open(machine, &Request::Exec(command))?;
     while !replies.next()?.is_final() {}
-    drop(replies);
-    Ok(machine.capture(&mut std::io::sink())?.touched)
+    Ok(())
 }

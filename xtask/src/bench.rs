@@ -49,20 +49,24 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     assets::ensure()?;
     images::ensure(&["busybox", "nginx"])?;
     let mut cargo = workspace::cargo();
-    cargo.args(["build", "--release", "--package", "supermachine-examples", "--example", "bench"]);
+    cargo.args(["build", "--release", "--example", "bench", "--example", "exec"]);
+    cargo.args(["--package", "supermachine-baker", "--package", "supermachine-examples"]);
     command::run(&mut cargo)?;
-    let program = workspace::target().join("release/examples/bench");
+    let program = |name: &str| workspace::target().join("release/examples").join(name);
     let us = std::env::current_exe().map_err(Error::system("find this program"))?;
     let files = [
         (kernel_dir(), cached(&kernel_dir())),
         (agent_dir(), cached(&agent_dir())),
         (registry::storage(), PathBuf::from("supermachine/dev/registry/storage")),
-        (program, PathBuf::from("bench")),
+        (program("bench"), PathBuf::from("bench")),
+        (program("exec"), PathBuf::from("exec")),
         (us.clone(), PathBuf::from("xtask")),
     ];
     let script = format!(
         "{}export XDG_CACHE_HOME={FOLDER} XDG_DATA_HOME={FOLDER}/data TMPDIR={FOLDER}\n\
-         exec ./xtask registry -- ./bench \"$@\"",
+         exec ./xtask registry -- sh -c '\
+         exec ./bench ./exec \
+         \"$SUPERMACHINE_TEST_REGISTRY/busybox\" \"$SUPERMACHINE_TEST_REGISTRY/nginx\"'",
         copying(&files)
     );
     let mut command = Command::new(us);
