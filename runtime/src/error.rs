@@ -158,6 +158,12 @@ pub enum Error {
     /// A command without a program.
     #[error("no program to run: argv is empty")]
     EmptyCommand,
+    /// A zero byte where the guest's system ends a text.
+    #[error("{what} of the command has a zero byte")]
+    ZeroByte {
+        /// What has it.
+        what: &'static str,
+    },
     /// A command that does not fit into one request.
     #[error("command takes {size} bytes with its environment, more than {limit}")]
     CommandTooLarge {
