@@ -63,11 +63,12 @@ mod tests {
     use super::*;
 
     fn config() -> ImageConfig {
-        let mut config = ImageConfig::default();
-        config.entrypoint = vec!["entry".into()];
-        config.cmd = vec!["cmd".into()];
-        config.env = vec!["A=1".into(), "B=2".into()];
-        config
+        ImageConfig {
+            entrypoint: vec!["entry".into()],
+            cmd: vec!["cmd".into()],
+            env: vec!["A=1".into(), "B=2".into()],
+            ..ImageConfig::default()
+        }
     }
 
     #[test]

@@ -1,5 +1,11 @@
 //! Machines of one to sixteen processors.
 
+#![expect(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, and tells how long the restores took"
+)]
+
 mod support;
 
 use std::time::{Duration, Instant};

@@ -190,6 +190,28 @@ impl<'a> Container<'a> {
 
     pub(super) fn section<T: Field>(&self, section: Section) -> Result<T, SnapshotError> {
         let name = section.name();
+        self.read(section, |reader| T::read(name, reader))
+    }
+
+    /// A section that is a list of at most `limit` items. Items that take far more room in
+    /// memory than in the file need a limit of their own.
+    pub(super) fn list<T: Field>(
+        &self,
+        section: Section,
+        limit: usize,
+    ) -> Result<Vec<T>, SnapshotError> {
+        let name = section.name();
+        self.read(section, |reader| {
+            reader.list(name, limit, T::MIN_SIZE, |item| T::read(name, item))
+        })
+    }
+
+    fn read<T>(
+        &self,
+        section: Section,
+        content: impl FnOnce(&mut Reader<'a>) -> Result<T, DecodeError>,
+    ) -> Result<T, SnapshotError> {
+        let name = section.name();
         let mut found = self.sections.iter().filter(|entry| entry.tag == section as u16);
         let entry = found.next().ok_or(SnapshotError::Missing { section: name })?;
         if found.next().is_some() {
@@ -197,7 +219,7 @@ impl<'a> Container<'a> {
         }
         let malformed = |source| SnapshotError::Section { section: name, source };
         let mut reader = Reader::new(entry.bytes);
-        let content = T::read(name, &mut reader).map_err(malformed)?;
+        let content = content(&mut reader).map_err(malformed)?;
         reader.finish().map_err(malformed)?;
         Ok(content)
     }

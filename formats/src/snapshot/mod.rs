@@ -92,6 +92,11 @@ record! {
     }
 }
 
+/// The most virtual processors of a machine.
+pub const MAX_VCPUS: usize = 64;
+/// The most slots, and the most disks, of a machine.
+pub const MAX_SLOTS: usize = 64;
+
 /// The whole state of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
@@ -233,12 +238,12 @@ impl Snapshot {
             hypervisor: container.hypervisor,
             machine: container.section(Section::Machine)?,
             workload: container.section(Section::Workload)?,
-            vcpus: container.section(Section::Vcpus)?,
+            vcpus: container.list(Section::Vcpus, MAX_VCPUS)?,
             ioapic: container.section(Section::Ioapic)?,
             clock: container.section(Section::Clock)?,
-            slots: container.section(Section::Slots)?,
+            slots: container.list(Section::Slots, MAX_SLOTS)?,
             serial: container.section(Section::Serial)?,
-            disks: container.section(Section::Disks)?,
+            disks: container.list(Section::Disks, MAX_SLOTS)?,
             memory: container.section(Section::Memory)?,
             working_set: container.section(Section::WorkingSet)?,
         };
@@ -255,7 +260,7 @@ impl Snapshot {
             return Err(inconsistent(Section::Machine, "a memory size that is not 1 MiB to 1 TiB"));
         }
         let vcpus = usize::from(self.machine.vcpus);
-        if vcpus == 0 || vcpus > 64 || self.vcpus.len() != vcpus {
+        if vcpus == 0 || self.vcpus.len() != vcpus {
             return Err(inconsistent(Section::Vcpus, "another number of processors than told"));
         }
         let pages = size / memory::PAGE_SIZE;

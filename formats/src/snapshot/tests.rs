@@ -1,6 +1,7 @@
 use super::device::{Block, Pmem, Queue, Serial, Slot, Virtio, Vsock, VsockConnection};
 use super::x86_64::*;
 use super::*;
+use crate::codec::DecodeError;
 use alloc::vec;
 
 /// A snapshot in which every field has a value that its neighbours have not.
@@ -223,6 +224,29 @@ fn another_number_of_processors_is_refused() {
             Err(SnapshotError::Inconsistent { section: "vcpus", .. })
         ));
     }
+}
+
+#[test]
+fn more_slots_than_any_machine_has_are_refused() {
+    let mut snapshot = sample();
+    snapshot.slots.resize(MAX_SLOTS, Slot::Empty);
+    assert!(Snapshot::decode(&snapshot.encode()).is_ok());
+    snapshot.slots.push(Slot::Empty);
+    assert!(matches!(
+        Snapshot::decode(&snapshot.encode()),
+        Err(SnapshotError::Section { section: "slots", source: DecodeError::TooLarge { .. } })
+    ));
+}
+
+#[test]
+fn more_processors_than_any_machine_has_are_refused() {
+    let mut snapshot = sample();
+    snapshot.vcpus.resize(MAX_VCPUS + 1, vcpu());
+    snapshot.machine.vcpus = 65;
+    assert!(matches!(
+        Snapshot::decode(&snapshot.encode()),
+        Err(SnapshotError::Section { section: "vcpus", source: DecodeError::TooLarge { .. } })
+    ));
 }
 
 #[test]

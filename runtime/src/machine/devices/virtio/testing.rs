@@ -33,7 +33,6 @@ impl Line for CountingLine {
 /// A queue's driver side.
 #[derive(Debug, Clone)]
 pub(crate) struct DriverQueue {
-    pub(crate) index: u32,
     pub(crate) size: u16,
     pub(crate) descriptors: u64,
     pub(crate) available: u64,
@@ -135,7 +134,6 @@ impl Guest {
             assert_eq!(self.get(0x44), 1);
             let (next_descriptor, next_available, next_used) = (0, 0, 0);
             self.queues.push(DriverQueue {
-                index,
                 size,
                 descriptors,
                 available,

@@ -6,4 +6,5 @@ mod state;
 mod tests;
 
 pub(crate) use self::device::Block;
+#[cfg(test)]
 pub(crate) use self::state::fresh_block;

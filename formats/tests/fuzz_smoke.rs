@@ -1,0 +1,25 @@
+//! A short smoke of the fuzz targets of this crate.
+
+#[path = "../../fuzz/bodies/mutate.rs"]
+mod mutate;
+#[path = "../../fuzz/bodies/snapshot_state.rs"]
+mod snapshot_state;
+#[path = "../../fuzz/bodies/wire_agent.rs"]
+mod wire_agent;
+#[path = "../../fuzz/bodies/wire_host.rs"]
+mod wire_host;
+
+#[test]
+fn snapshot_state_stands_mutations() {
+    mutate::smoke(&snapshot_state::samples(), snapshot_state::run);
+}
+
+#[test]
+fn wire_host_stands_mutations() {
+    mutate::smoke(&wire_host::samples(), wire_host::run);
+}
+
+#[test]
+fn wire_agent_stands_mutations() {
+    mutate::smoke(&wire_agent::samples(), wire_agent::run);
+}

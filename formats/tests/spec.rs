@@ -1,0 +1,112 @@
+//! SPEC.md and the code tell the same numbers.
+
+use std::collections::BTreeMap;
+
+use supermachine_formats::codec::DecodeError;
+use supermachine_formats::snapshot::memory::PAGE_SIZE;
+use supermachine_formats::snapshot::x86_64::{IOAPIC_PINS, LAPIC_SIZE, XSAVE_SIZE};
+use supermachine_formats::snapshot::{
+    FORMAT_VERSION, HEADER_SIZE, MAGIC, MAX_SECTIONS, MAX_SLOTS, MAX_VCPUS, Section,
+    TABLE_ENTRY_SIZE,
+};
+use supermachine_formats::wire::{self, Control, Event, Input, Message, Reply, Request};
+
+const SPEC: &str = include_str!("../SPEC.md");
+
+/// The rows of the table whose head begins with these cells.
+fn table(head: &str) -> Vec<Vec<&'static str>> {
+    let mut lines = SPEC.lines().skip_while(|line| !line.starts_with(head));
+    assert!(lines.next().is_some(), "no table with the head {head}");
+    lines
+        .skip(1)
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect()
+}
+
+/// The kinds that a decoder knows.
+fn kinds<M: Message>() -> Vec<u16> {
+    let is_known = |kind: &u16| {
+        !matches!(M::decode(*kind, &[]), Err(DecodeError::Illegal { field: "frame kind", .. }))
+    };
+    (0..=u16::MAX).filter(is_known).collect()
+}
+
+#[test]
+fn every_section_is_in_the_spec_with_its_tag() {
+    let told: Vec<(u16, &str)> = table("| tag | section |")
+        .into_iter()
+        .map(|row| (row[0].parse().unwrap(), row[1]))
+        .collect();
+    let known: Vec<(u16, &str)> =
+        Section::ALL.into_iter().map(|section| (section as u16, section.name())).collect();
+    assert_eq!(told, known);
+}
+
+#[test]
+fn every_message_is_in_the_spec_with_its_kind() {
+    let told: BTreeMap<u16, (&str, &str)> = table("| kind | message |")
+        .into_iter()
+        .map(|row| {
+            let kind = u16::from_str_radix(row[0].trim_start_matches("0x"), 16).unwrap();
+            (kind, (row[2], row[3]))
+        })
+        .collect();
+    let mut known = BTreeMap::new();
+    for (kinds, place) in [
+        (kinds::<Control>(), ("control", "host")),
+        (kinds::<Event>(), ("control", "agent")),
+        (kinds::<Request>(), ("request", "host")),
+        (kinds::<Input>(), ("request", "host")),
+        (kinds::<Reply>(), ("request", "agent")),
+    ] {
+        known.extend(kinds.into_iter().map(|kind| (kind, place)));
+    }
+    assert_eq!(told, known);
+}
+
+#[test]
+fn messages_without_fields_have_the_names_that_the_spec_tells() {
+    let rows = table("| kind | message |");
+    let mut found = 0;
+    for row in rows.iter().filter(|row| row[4].is_empty()) {
+        let kind = u16::from_str_radix(row[0].trim_start_matches("0x"), 16).unwrap();
+        let names = [
+            Event::decode(kind, &[]).map(|message| format!("{message:?}")).ok(),
+            Request::decode(kind, &[]).map(|message| format!("{message:?}")).ok(),
+            Input::decode(kind, &[]).map(|message| format!("{message:?}")).ok(),
+            Reply::decode(kind, &[]).map(|message| format!("{message:?}")).ok(),
+        ];
+        assert!(names.iter().flatten().any(|name| name == row[1]), "{row:?}: {names:?}");
+        found += 1;
+    }
+    assert_eq!(found, 6);
+}
+
+#[test]
+fn sizes_and_limits_are_those_of_the_spec() {
+    let magic = std::str::from_utf8(&MAGIC).unwrap();
+    for text in [
+        format!("| magic | `{magic}`;"),
+        format!("| version | {FORMAT_VERSION};"),
+        format!("header ({HEADER_SIZE}) · section table ({TABLE_ENTRY_SIZE} each)"),
+        format!("| section count | at most {MAX_SECTIONS} |"),
+        format!("`list of Vcpu`, at most {MAX_VCPUS},"),
+        format!("`list of Slot`, at most {MAX_SLOTS} |"),
+        format!("`list of Disk`, at most {MAX_SLOTS} |"),
+        format!("`[u8; {LAPIC_SIZE}]?` | lapic"),
+        format!("`[u8; {XSAVE_SIZE}]?` | xsave"),
+        format!("`pins` `[u64; {IOAPIC_PINS}]`"),
+        format!("A page is {PAGE_SIZE} bytes."),
+        format!("Version {}. Streams", wire::VERSION),
+        format!("of the payload; at most {} |", wire::MAX_PAYLOAD),
+        format!("| {} | host | the control stream", wire::CONTROL_PORT),
+        format!("| {} | agent | one stream a request", wire::REQUEST_PORT),
+        format!("the bytes themselves, at most {} |", wire::MAX_CHUNK),
+        format!("`name`: `text` of at most {} bytes", wire::MAX_NAME),
+        format!("at most {}, each without a zero byte", wire::MAX_STRINGS),
+        format!("`entropy` `[u8; {}]`", wire::ENTROPY_SIZE),
+    ] {
+        assert!(SPEC.contains(&text), "SPEC.md does not say: {text}");
+    }
+}

@@ -1,0 +1,156 @@
+//! The state file: any bytes are refused or mean one snapshot.
+
+use supermachine_formats::Digest;
+use supermachine_formats::snapshot::device::{
+    Block, Pmem, Queue, Serial, Slot, Virtio, Vsock, VsockConnection,
+};
+use supermachine_formats::snapshot::memory::{Memory, Run};
+use supermachine_formats::snapshot::x86_64::{
+    Clock, CpuidLeaf, DebugRegisters, IOAPIC_PINS, Ioapic, LAPIC_SIZE, Msr, Registers, RunState,
+    Segment, SpecialRegisters, Table, Vcpu, XSAVE_SIZE,
+};
+use supermachine_formats::snapshot::{
+    Architecture, Disk, HypervisorFamily, Machine, Snapshot, Stage, WorkingSet, Workload,
+};
+
+/// Reads a state file both ways; tells whether its form was accepted.
+pub(crate) fn run(data: &[u8]) -> bool {
+    let checked = Snapshot::decode(data);
+    let trusted = Snapshot::decode_trusted(data);
+    if let Ok(snapshot) = &checked {
+        assert_eq!(trusted.as_ref(), Ok(snapshot));
+    }
+    let Ok(snapshot) = trusted else { return false };
+    // Unknown sections and features are passed over, so only what was read is the same again.
+    assert_eq!(Snapshot::decode(&snapshot.encode()).as_ref(), Ok(&snapshot));
+    true
+}
+
+/// Valid state files.
+pub(crate) fn samples() -> Vec<Vec<u8>> {
+    vec![sample(false).encode(), sample(true).encode()]
+}
+
+fn sample(is_full: bool) -> Snapshot {
+    let runs = |first| vec![Run { first, count: 2 }, Run { first: first + 9, count: 1 }];
+    Snapshot {
+        architecture: Architecture::X86_64,
+        hypervisor: HypervisorFamily::Kvm,
+        machine: Machine {
+            stage: Stage::Image,
+            parent: is_full.then(|| Digest::of(b"parent")),
+            memory_size: 1 << 20,
+            vcpus: 1,
+        },
+        workload: is_full.then(|| Workload {
+            reference: "nginx".into(),
+            manifest: Digest::of(b"manifest"),
+            argv: vec!["nginx".into(), "-g".into()],
+            ready: "tcp:80".into(),
+            exposed_ports: vec![80],
+        }),
+        vcpus: vec![vcpu(is_full)],
+        ioapic: Ioapic { id: 0, selected: 1, pins: [1 << 16; IOAPIC_PINS] },
+        clock: Clock { monotonic_ns: 1, realtime_ns: 2, tsc_khz: 3 },
+        slots: if is_full { slots() } else { vec![Slot::Empty; 16] },
+        serial: Serial {
+            divisor: [12, 0],
+            interrupt_enable: 0,
+            interrupt_identification: 1,
+            line_control: 3,
+            line_status: 96,
+            modem_control: 8,
+            modem_status: 176,
+            scratch: 0,
+            input: b"in".to_vec(),
+        },
+        disks: vec![Disk { blob: Digest::of(b"disk"), size: 1 << 21 }],
+        memory: Memory { blob: Digest::of(b"pages"), own: runs(1), zeroed: runs(100) },
+        working_set: WorkingSet { written: runs(3), read: runs(7) },
+    }
+}
+
+fn slots() -> Vec<Slot> {
+    let queue = Queue {
+        max_size: 256,
+        size: 128,
+        ready: true,
+        descriptors: 0x1000,
+        available: 0x2000,
+        used: 0x3000,
+        next_available: 8,
+        next_used: 9,
+        event_index: false,
+    };
+    let virtio = Virtio {
+        driver_features: 1 << 32,
+        device_features_select: 0,
+        driver_features_select: 1,
+        queue_select: 0,
+        status: 15,
+        interrupt_status: 0,
+        config_generation: 0,
+        queues: vec![queue],
+    };
+    let connection = VsockConnection {
+        host_port: 1,
+        guest_port: 1024,
+        peer_buffer: 1 << 18,
+        peer_consumed: 3,
+        sent: 4,
+        consumed: 5,
+    };
+    let vsock = Vsock { guest_cid: 3, next_port: 1024, connections: vec![connection] };
+    vec![
+        Slot::Vsock(virtio.clone(), vsock),
+        Slot::Rng(virtio.clone()),
+        Slot::Pmem(virtio.clone(), Pmem { disk: 0, address: 1 << 37, size: 1 << 21 }),
+        Slot::Block(virtio, Block { disk: 0 }),
+        Slot::Empty,
+    ]
+}
+
+fn vcpu(is_full: bool) -> Vcpu {
+    let leaf =
+        |function| CpuidLeaf { function, index: 0, indexed: false, eax: 1, ebx: 2, ecx: 3, edx: 4 };
+    let special = SpecialRegisters {
+        segments: [Segment::default(); 6],
+        tr: Segment::default(),
+        ldt: Segment::default(),
+        gdt: Table::default(),
+        idt: Table::default(),
+        cr0: 1,
+        cr2: 0,
+        cr3: 0x1000,
+        cr4: 0x20,
+        cr8: 0,
+        efer: 0x500,
+        apic_base: 0xfee0_0900,
+    };
+    let registers = Registers {
+        abcd: [1, 2, 3, 4],
+        rsi: 5,
+        rdi: 6,
+        rsp: 7,
+        rbp: 8,
+        r8_r15: [9; 8],
+        rip: 10,
+        rflags: 2,
+    };
+    Vcpu {
+        cpuid: vec![leaf(0), leaf(1)],
+        registers: Some(registers),
+        special: Some(special),
+        run_state: RunState::Running,
+        lapic: is_full.then_some([0; LAPIC_SIZE]),
+        xsave: is_full.then_some([0; XSAVE_SIZE]),
+        xcr0: is_full.then_some(7),
+        debug: is_full.then_some(DebugRegisters {
+            addresses: [0; 4],
+            dr6: 0xffff_0ff0,
+            dr7: 0x400,
+        }),
+        events: None,
+        msrs: vec![Msr { index: 0x10, value: 1 }],
+    }
+}

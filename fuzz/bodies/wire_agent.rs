@@ -1,0 +1,78 @@
+//! What the agent reads: control messages, requests and input of the host.
+
+use supermachine_formats::wire::{
+    Command, Container, Control, ENTROPY_SIZE, HEADER_SIZE, Header, Input, Message, Process,
+    Request, Resume,
+};
+
+/// Reads frames until one is refused; tells whether all were accepted.
+pub(crate) fn run(data: &[u8]) -> bool {
+    let mut rest = data;
+    while let Some((head, behind)) = rest.split_first_chunk::<HEADER_SIZE>() {
+        let Ok(header) = Header::decode(*head) else { return false };
+        let Some((payload, behind)) = behind.split_at_checked(header.length) else { return false };
+        let is_accepted = accepts::<Control>(&header, payload)
+            || accepts::<Request>(&header, payload)
+            || accepts::<Input>(&header, payload);
+        if !is_accepted {
+            return false;
+        }
+        rest = behind;
+    }
+    rest.is_empty()
+}
+
+/// Reads one payload. Each message has one encoding.
+fn accepts<M: Message>(header: &Header, payload: &[u8]) -> bool {
+    let Ok(message) = M::decode(header.kind, payload) else { return false };
+    assert_eq!(message.kind(), header.kind);
+    assert_eq!(&message.to_frame()[HEADER_SIZE..], payload);
+    true
+}
+
+/// Valid streams.
+pub(crate) fn samples() -> Vec<Vec<u8>> {
+    let resume = |hostname| {
+        Control::Resume(Resume { realtime_ns: 1, entropy: [7; ENTROPY_SIZE], hostname }).to_frame()
+    };
+    let entrypoint = Process {
+        argv: vec![b"nginx".to_vec(), b"-g".to_vec()],
+        env: vec![b"PATH=/bin".to_vec()],
+        cwd: b"/srv".to_vec(),
+        user: "101:101".into(),
+    };
+    let container = Container {
+        slots: vec![2, 3],
+        root_device: "pmem0".into(),
+        dax: true,
+        hostname: "web".into(),
+        entrypoint,
+    };
+    let command = Command {
+        argv: vec![b"/bin/echo".to_vec()],
+        env: vec![b"A=1".to_vec()],
+        env_clear: true,
+        cwd: Some(b"/tmp".to_vec()),
+        user: Some("nobody".into()),
+        timeout_ms: 30_000,
+        stdin: true,
+    };
+    let mut exec = Request::Exec(command).to_frame();
+    for input in [Input::Stdin(b"in".to_vec()), Input::Signal(15), Input::StdinEnd] {
+        exec.extend(input.to_frame());
+    }
+    let others = [
+        Request::Start,
+        Request::Listening,
+        Request::Logs { follow: true },
+        Request::SignalEntrypoint { signal: 15 },
+        Request::Settle,
+    ];
+    vec![
+        resume(None),
+        resume(Some("web".into())),
+        Request::Attach(container).to_frame(),
+        exec,
+        others.iter().flat_map(Message::to_frame).collect(),
+    ]
+}

@@ -1,0 +1,49 @@
+//! What the host reads: events and replies of an agent that is not to be trusted.
+
+use supermachine_formats::wire::{
+    Event, Exit, ExitStatus, Failure, HEADER_SIZE, Header, Message, Reply,
+};
+
+/// Reads frames until one is refused; tells whether all were accepted.
+pub(crate) fn run(data: &[u8]) -> bool {
+    let mut rest = data;
+    while let Some((head, behind)) = rest.split_first_chunk::<HEADER_SIZE>() {
+        let Ok(header) = Header::decode(*head) else { return false };
+        let Some((payload, behind)) = behind.split_at_checked(header.length) else { return false };
+        if !accepts::<Event>(&header, payload) && !accepts::<Reply>(&header, payload) {
+            return false;
+        }
+        rest = behind;
+    }
+    rest.is_empty()
+}
+
+/// Reads one payload. Each message has one encoding.
+fn accepts<M: Message>(header: &Header, payload: &[u8]) -> bool {
+    let Ok(message) = M::decode(header.kind, payload) else { return false };
+    assert_eq!(message.kind(), header.kind);
+    assert_eq!(&message.to_frame()[HEADER_SIZE..], payload);
+    true
+}
+
+/// Valid streams.
+pub(crate) fn samples() -> Vec<Vec<u8>> {
+    let failure = Failure { operation: "mount".into(), subject: "/dev/pmem0".into(), errno: 22 };
+    let exit =
+        |status| Reply::Exited(Exit { status, timed_out: false, duration_us: 5, peak_rss_kib: 6 });
+    let control: Vec<u8> =
+        [Event::Hello { version: 1 }, Event::Resumed, Event::ResumeFailed(failure.clone())]
+            .iter()
+            .flat_map(Message::to_frame)
+            .collect();
+    let exec = [
+        Reply::Started { pid: 42 },
+        Reply::Stdout(b"out".to_vec()),
+        Reply::Stderr(b"err".to_vec()),
+        exit(ExitStatus::Code(3)),
+        exit(ExitStatus::Signal(9)),
+    ];
+    let others = [Reply::Done, Reply::Failed(failure), Reply::Ports(vec![80, 443])];
+    let frames = |replies: &[Reply]| replies.iter().flat_map(Message::to_frame).collect();
+    vec![control, frames(&exec), frames(&others)]
+}
