@@ -14,6 +14,8 @@ fn main() -> io::Result<()> {
     kernel.file(Path::new("src/recipe.rs"))?;
     kernel.file(Path::new("config/common.config"))?;
     kernel.file(&PathBuf::from(format!("config/{arch}.config")))?;
+    kernel.file(Path::new("layout/as"))?;
+    kernel.file(Path::new("layout/hot-functions"))?;
     println!("cargo::rustc-env=KERNEL_INPUTS={}", kernel.name());
 
     let mut agent = Inputs::new(&arch);

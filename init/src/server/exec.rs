@@ -18,7 +18,7 @@ use crate::sys::{Errno, clock};
 const INPUT_LIMIT: usize = 256 << 10;
 /// How long a command stays to itself after its start: one that ends by then is answered in
 /// one write, and nothing was registered for it.
-const HOLD: u64 = 1_000_000;
+const HOLD: u64 = 2_000_000;
 /// The most that is read from a pipe after the program's end: the largest pipe. More can only
 /// come from a process that was left behind.
 const REST_LIMIT: usize = 1 << 20;

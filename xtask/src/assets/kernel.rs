@@ -1,8 +1,9 @@
 //! Builds the guest kernel from Debian's source, as `supermachine_kernel::recipe` says.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -24,7 +25,9 @@ pub(super) fn build(folder: &Path) -> Result<(), Error> {
     fs::create_dir(&source).map_err(Error::file("create", &source))?;
     unpack(&source)?;
     configure(&source)?;
-    compile(&source)?;
+    let layout = folder.join("layout");
+    lay_out(&layout)?;
+    compile(&source, &layout)?;
     let kernel = folder.join(KERNEL_FILE);
     let mut strip = Command::new("strip");
     strip.arg("--strip-debug").arg("-o").arg(&kernel).arg(source.join(recipe::GOAL));
@@ -32,7 +35,9 @@ pub(super) fn build(folder: &Path) -> Result<(), Error> {
     cache::sync(&kernel)?;
     let version = folder.join("version");
     fs::write(&version, source_version()?).map_err(Error::file("write", &version))?;
-    fs::remove_dir_all(&source).map_err(Error::file("remove", &source))
+    [source, layout]
+        .iter()
+        .try_for_each(|done| fs::remove_dir_all(done).map_err(Error::file("remove", done)))
 }
 
 /// What the licence asks to be able to name: the exact source that was built.
@@ -87,10 +92,23 @@ fn set(line: &str) -> Option<(&str, &str)> {
     line.split_once('=').filter(|(name, _)| name.starts_with("CONFIG_"))
 }
 
-fn compile(source: &Path) -> Result<(), Error> {
+/// Puts what orders the kernel's functions where the compiler looks for its assembler.
+fn lay_out(folder: &Path) -> Result<(), Error> {
+    fs::create_dir(folder).map_err(Error::file("create", folder))?;
+    for (name, text) in recipe::LAYOUT {
+        let path = folder.join(name);
+        fs::write(&path, text).map_err(Error::file("write", &path))?;
+        fs::set_permissions(&path, Permissions::from_mode(0o755))
+            .map_err(Error::file("change the mode of", &path))?;
+    }
+    Ok(())
+}
+
+fn compile(source: &Path, layout: &Path) -> Result<(), Error> {
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     let mut make = make(source);
     make.arg(format!("-j{jobs}")).arg(recipe::GOAL).args(recipe::REPRODUCIBLE);
+    make.arg(format!("KCFLAGS={}{}/", recipe::LAYOUT_FLAGS, layout.display()));
     let log = source.join("build.log");
     let errors = fs::File::create(&log).map_err(Error::file("create", &log))?;
     make.stdout(Stdio::piped()).stderr(errors);
