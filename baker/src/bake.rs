@@ -5,7 +5,7 @@
 //! capture. Every step's result is remembered by the digest of what went into it.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use supermachine_formats::wire::{Container, Control, Reply, Request};
 use supermachine_formats::{Digest, Hasher};
 
 use crate::base::BaseInputs;
+use crate::boot::check_size;
 use crate::capture::{Kind, capture};
 use crate::container::{Overrides, argv, container};
 use crate::oci::{self, BlobStore, Compression, FetchOptions, ImageSource, OciImage, Platform};
@@ -218,6 +219,8 @@ impl OciImageBuilder {
     pub fn bake(&self, store: &Store) -> Result<Baked, BakeError> {
         let name = self.snapshot_name()?;
         store.name_path(&name)?;
+        // Before anything is downloaded for nothing.
+        check_size(self.memory_mib, self.vcpus).map_err(|source| BakeError::Boot { source })?;
         let image = self.fetch_image(store)?;
         if argv(&image.config, &self.overrides).is_empty() {
             return Err(BakeError::NoCommand { reference: image.reference });
@@ -363,14 +366,12 @@ impl oci::Progress for Forward {
 fn make_root_disk(store: &Store, image: &OciImage, key: Digest) -> Result<Digest, BakeError> {
     let layers: Vec<LayerSource> = image.layers.iter().map(layer_source).collect();
     let scratch = store.dir().join("tmp");
-    let out = tempfile::NamedTempFile::new_in(&scratch)
-        .map_err(BakeError::io("create a file in", &scratch))?;
+    let out = store.blobs().temp_file()?;
     let made = rootfs::build(&layers, &scratch, out.path())
         .map_err(|source| BakeError::Rootfs { source })?;
     let path = store.blobs().path(made.digest);
-    fs::rename(out.path(), &path).map_err(BakeError::io("create", &path))?;
+    oci::persist(out, &path)?;
     let file = File::open(&path).map_err(BakeError::io("open", &path))?;
-    file.sync_all().map_err(BakeError::io("sync", &path))?;
     // It was hashed as it was written: it need not be read again to be trusted.
     Stamps::new(store.cache())
         .record(&made.digest, &file)

@@ -208,9 +208,11 @@ impl Watch<'_> {
     }
 
     fn succeeds(&self, words: &[String]) -> Result<bool, supermachine::Error> {
+        let left = self.limit.saturating_sub(self.begin.elapsed());
         let command = Command {
             argv: words.iter().map(|word| word.clone().into_bytes()).collect(),
-            timeout_ms: u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX),
+            // 0 would mean that it may take for ever.
+            timeout_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1),
             ..Command::default()
         };
         let mut replies = Replies::open(self.machine, &Request::Exec(command))?;

@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use supermachine::Image;
 use supermachine::image::{Blobs, default_cache};
 use supermachine_formats::Digest;
-use tempfile::NamedTempFile;
 
 use crate::BakeError;
 use crate::oci::BlobStore;
@@ -94,15 +93,20 @@ impl Store {
     /// The digest that a name leads to.
     ///
     /// # Errors
-    /// [`BakeError::NoSuchName`], or the file cannot be read.
+    /// [`BakeError::NoSuchName`], or the file cannot be read or holds something else.
     pub fn digest(&self, name: &str) -> Result<Digest, BakeError> {
         let path = self.name_path(name)?;
         let no_such_name =
             || BakeError::NoSuchName { name: name.to_owned(), store: self.dir.clone() };
+        let not_a_reference = || {
+            let source = supermachine::Error::NotAReference { path: path.clone() };
+            BakeError::machine("opening of the snapshot")(source)
+        };
         match fs::read_to_string(&path) {
-            Ok(text) => text.trim_end().parse().map_err(|_| no_such_name()),
+            Ok(text) => text.trim_end().parse().map_err(|_| not_a_reference()),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(not_a_reference()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(no_such_name()),
-            Err(error) => Err(BakeError::io("read", path)(error)),
+            Err(error) => Err(BakeError::io("read", &path)(error)),
         }
     }
 
@@ -177,8 +181,7 @@ impl Store {
     }
 
     fn write_digest(&self, path: &Path, digest: Digest) -> Result<(), BakeError> {
-        let tmp = self.dir.join("tmp");
-        let mut file = NamedTempFile::new_in(&tmp).map_err(BakeError::io("create", &tmp))?;
+        let mut file = self.blobs.temp_file()?;
         io::Write::write_all(&mut file, format!("{digest}\n").as_bytes())
             .map_err(BakeError::io("write", path))?;
         Ok(crate::oci::persist(file, path)?)

@@ -93,7 +93,7 @@ pub struct BootSnapshot {
 /// # Errors
 /// The machine's size is out of bounds, or kernel and agent do not fit into it.
 pub fn lay_out(inputs: &BootInputs<'_>) -> Result<BootSnapshot, BootError> {
-    let memory_size = check_size(inputs)?;
+    let memory_size = check_size(inputs.memory_mib, inputs.vcpus)?;
     let ranges: Vec<(GuestAddress, usize)> = ram_windows(memory_size)
         .iter()
         .map(|window| (GuestAddress(window.guest_address), window.size as usize))
@@ -130,17 +130,17 @@ pub fn lay_out(inputs: &BootInputs<'_>) -> Result<BootSnapshot, BootError> {
     Ok(BootSnapshot { snapshot, pages })
 }
 
-fn check_size(inputs: &BootInputs<'_>) -> Result<u64, BootError> {
+/// Checks a machine's size, and gives its memory in bytes.
+pub(crate) fn check_size(memory_mib: u64, vcpus: u16) -> Result<u64, BootError> {
     let (least, most) = (MIN_MEMORY_MIB, MAX_MEMORY_MIB);
-    if !(least..=most).contains(&inputs.memory_mib) {
-        let found = inputs.memory_mib;
-        return Err(BootError::Size { what: "memory in MiB", least, most, found });
+    if !(least..=most).contains(&memory_mib) {
+        return Err(BootError::Size { what: "memory in MiB", least, most, found: memory_mib });
     }
-    if !(1..=MAX_VCPUS).contains(&inputs.vcpus) {
-        let (most, found) = (MAX_VCPUS.into(), inputs.vcpus.into());
+    if !(1..=MAX_VCPUS).contains(&vcpus) {
+        let (most, found) = (MAX_VCPUS.into(), vcpus.into());
         return Err(BootError::Size { what: "number of vCPUs", least: 1, most, found });
     }
-    Ok(inputs.memory_mib << 20)
+    Ok(memory_mib << 20)
 }
 
 /// Collects the pages that are not zero from the stretches that were written. All of them
