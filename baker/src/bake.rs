@@ -11,9 +11,8 @@ use std::time::Duration;
 
 use supermachine::Timings;
 use supermachine::agent::{Replies, resume};
-use supermachine::image::Stamps;
 use supermachine::machine::layout::ROOT_SLOT;
-use supermachine::machine::{Machine, MachineError, Restore, mapped_disk};
+use supermachine::machine::{Machine, MachineError, Restore};
 use supermachine_formats::snapshot::{Disk, Stage, Workload};
 use supermachine_formats::wire::{Container, Control, Reply, Request};
 use supermachine_formats::{Digest, Hasher};
@@ -22,16 +21,16 @@ use crate::base::BaseInputs;
 use crate::boot::check_size;
 use crate::capture::{Kind, capture};
 use crate::container::{Overrides, argv, container};
-use crate::oci::{self, BlobStore, Compression, FetchOptions, ImageSource, OciImage, Platform};
-use crate::rootfs::{self, LayerSource};
+use crate::oci::{self, BlobStore, FetchOptions, ImageSource, OciImage, Platform};
+use crate::root_disk::{self, RootDisk};
 use crate::{BakeError, Ready, Store, ready, warm};
 
 /// Guest memory when none is asked for, in MiB.
 const DEFAULT_MEMORY_MIB: u64 = 256;
 /// How long readiness is waited for when nobody says.
 const DEFAULT_READY_TIMEOUT: Duration = Duration::from_secs(120);
-/// A change of what is written to disks or snapshots must change this, so that what was
-/// remembered before is not taken for it.
+/// A change of what a bake does must change this, so that what was remembered before is not
+/// taken for it.
 const RECIPE: u16 = 1;
 
 /// Told what a bake does. Called from any thread, and not to block.
@@ -65,6 +64,7 @@ pub struct OciImageBuilder {
     memory_mib: u64,
     vcpus: u16,
     overrides: Overrides,
+    root_disk: RootDisk,
     ready: Ready,
     ready_timeout: Duration,
     fetch: FetchOptions,
@@ -79,6 +79,7 @@ impl fmt::Debug for OciImageBuilder {
             .field("memory_mib", &self.memory_mib)
             .field("vcpus", &self.vcpus)
             .field("overrides", &self.overrides)
+            .field("root_disk", &self.root_disk)
             .field("ready", &self.ready)
             .field("ready_timeout", &self.ready_timeout)
             .field("fetch", &self.fetch)
@@ -111,6 +112,7 @@ impl OciImageBuilder {
             memory_mib: DEFAULT_MEMORY_MIB,
             vcpus: 1,
             overrides: Overrides::default(),
+            root_disk: RootDisk::Mapped,
             ready: Ready::Auto,
             ready_timeout: DEFAULT_READY_TIMEOUT,
             fetch: FetchOptions::default(),
@@ -136,6 +138,13 @@ impl OciImageBuilder {
     #[must_use]
     pub fn vcpus(mut self, vcpus: u16) -> Self {
         self.vcpus = vcpus;
+        self
+    }
+
+    /// How the guest reaches its root file system.
+    #[must_use]
+    pub fn root_disk(mut self, root_disk: RootDisk) -> Self {
+        self.root_disk = root_disk;
         self
     }
 
@@ -209,7 +218,7 @@ impl OciImageBuilder {
     /// The image cannot be fetched, or its layers are damaged.
     pub fn fetch(&self, store: &Store) -> Result<(), BakeError> {
         let image = self.fetch_image(store)?;
-        self.root_disk(store, &image).map(drop)
+        self.find_root_disk(store, &image).map(drop)
     }
 
     /// Bakes.
@@ -226,7 +235,7 @@ impl OciImageBuilder {
             return Err(BakeError::NoCommand { reference: image.reference });
         }
         let base = BaseInputs::new(self.memory_mib, self.vcpus)?;
-        let key = self.key(&image, base.key());
+        let key = self.key(&name, &image, base.key());
         let _turn = store.lock(key)?;
         let known = store.made(key);
         let digest = match known {
@@ -247,14 +256,13 @@ impl OciImageBuilder {
         image: &OciImage,
         base: &BaseInputs,
     ) -> Result<Digest, BakeError> {
-        let disk = self.root_disk(store, image)?;
+        let disk = self.find_root_disk(store, image)?;
         self.step("base");
         let parent = base.find_or_make(store)?;
         self.step("start");
-        let machine = start(store, parent, disk)?;
-        let container =
-            container(&image.config, &self.overrides, &hostname(&self.snapshot_name()?));
-        attach(&machine, container)?;
+        let machine = start(store, parent, disk, self.root_disk)?;
+        let hostname = hostname(&self.snapshot_name()?);
+        attach(&machine, container(&image.config, &self.overrides, self.root_disk, &hostname))?;
         self.step("wait until ready");
         ready::wait(&machine, &self.ready, &image.config.exposed_ports, self.ready_timeout)?;
         self.step("capture");
@@ -292,27 +300,13 @@ impl OciImageBuilder {
         }
     }
 
-    /// Finds the image's root file system among the store's blobs, or makes it.
-    fn root_disk(&self, store: &Store, image: &OciImage) -> Result<Disk, BakeError> {
+    fn find_root_disk(&self, store: &Store, image: &OciImage) -> Result<Disk, BakeError> {
         self.step("root file system");
-        let mut hasher = Hasher::new();
-        hasher.update(b"root disk");
-        hasher.update(&RECIPE.to_le_bytes());
-        for layer in &image.layers {
-            hasher.update(&layer.diff_id.0);
-        }
-        let key = hasher.finish();
-        let _turn = store.lock(key)?;
-        let blob = match store.made(key) {
-            Some(blob) => blob,
-            None => make_root_disk(store, image, key)?,
-        };
-        let size = store.blob_size(blob).unwrap_or(0);
-        Ok(Disk { blob, size })
+        root_disk::find_or_make(store, image)
     }
 
     /// The digest of everything that goes into the snapshot.
-    fn key(&self, image: &OciImage, base: Digest) -> Digest {
+    fn key(&self, name: &str, image: &OciImage, base: Digest) -> Digest {
         let overrides = &self.overrides;
         let mut hasher = Hasher::new();
         let mut add = |bytes: &[u8]| {
@@ -323,6 +317,8 @@ impl OciImageBuilder {
         add(&RECIPE.to_le_bytes());
         add(&base.0);
         add(&image.manifest_digest.0);
+        add(&[self.root_disk as u8]);
+        add(name.as_bytes());
         add(self.ready.to_string().as_bytes());
         for list in [
             &argv(&image.config, overrides),
@@ -363,45 +359,19 @@ impl oci::Progress for Forward {
     }
 }
 
-fn make_root_disk(store: &Store, image: &OciImage, key: Digest) -> Result<Digest, BakeError> {
-    let layers: Vec<LayerSource> = image.layers.iter().map(layer_source).collect();
-    let scratch = store.dir().join("tmp");
-    let out = store.blobs().temp_file()?;
-    let made = rootfs::build(&layers, &scratch, out.path())
-        .map_err(|source| BakeError::Rootfs { source })?;
-    let path = store.blobs().path(made.digest);
-    oci::persist(out, &path)?;
-    let file = File::open(&path).map_err(BakeError::io("open", &path))?;
-    // It was hashed as it was written: it need not be read again to be trusted.
-    Stamps::new(store.cache())
-        .record(&made.digest, &file)
-        .map_err(BakeError::machine("storing of the root file system"))?;
-    store.remember(key, made.digest)?;
-    Ok(made.digest)
-}
-
-fn layer_source(layer: &oci::Layer) -> LayerSource {
-    let compression = match layer.compression {
-        Compression::None => rootfs::Compression::None,
-        Compression::Gzip => rootfs::Compression::Gzip,
-        Compression::Zstd => rootfs::Compression::Zstd,
-    };
-    LayerSource {
-        path: layer.path.clone(),
-        compression,
-        diff_id: layer.diff_id,
-        name: layer.digest,
-    }
-}
-
 /// Restores the base with the root disk in its slot and lets it run.
-fn start(store: &Store, base: Digest, disk: Disk) -> Result<Machine, BakeError> {
+fn start(
+    store: &Store,
+    base: Digest,
+    disk: Disk,
+    root_disk: RootDisk,
+) -> Result<Machine, BakeError> {
     let image = store.open_image(base)?;
     let mut snapshot = image.snapshot().clone();
     let path = store.blobs().path(disk.blob);
     let file = File::open(&path).map_err(BakeError::io("open", &path))?;
     if let Some(slot) = snapshot.slots.get_mut(usize::from(ROOT_SLOT)) {
-        *slot = mapped_disk(ROOT_SLOT, 0, disk.size);
+        *slot = root_disk.slot(disk.size);
     }
     snapshot.disks = vec![disk];
     let parts =

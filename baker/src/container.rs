@@ -4,6 +4,7 @@ use supermachine::machine::layout::ROOT_SLOT;
 use supermachine_formats::wire::{Container, Process};
 
 use crate::oci::ImageConfig;
+use crate::root_disk::RootDisk;
 
 /// What the caller wants other than the image says.
 #[derive(Debug, Clone, Default)]
@@ -29,13 +30,19 @@ pub(crate) fn argv(config: &ImageConfig, overrides: &Overrides) -> Vec<String> {
 }
 
 /// The container that the agent is to prepare.
-pub(crate) fn container(config: &ImageConfig, overrides: &Overrides, hostname: &str) -> Container {
+pub(crate) fn container(
+    config: &ImageConfig,
+    overrides: &Overrides,
+    root_disk: RootDisk,
+    hostname: &str,
+) -> Container {
+    let (root_device, dax) = root_disk.device();
     let user = overrides.user.as_ref().or(config.user.as_ref());
     let working_dir = overrides.working_dir.as_ref().or(config.working_dir.as_ref());
     Container {
         slots: vec![ROOT_SLOT],
-        root_device: "pmem0".to_owned(),
-        dax: true,
+        root_device: root_device.to_owned(),
+        dax,
         hostname: hostname.to_owned(),
         entrypoint: Process {
             argv: to_bytes(&argv(config, overrides)),

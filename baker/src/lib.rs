@@ -23,6 +23,7 @@ mod container;
 mod error;
 pub mod oci;
 mod ready;
+mod root_disk;
 pub mod rootfs;
 mod store;
 mod warm;
@@ -30,6 +31,7 @@ mod warm;
 pub use bake::{Baked, Observer, OciImageBuilder};
 pub use error::BakeError;
 pub use ready::Ready;
+pub use root_disk::RootDisk;
 pub use store::Store;
 
 /// The examples of the project's front page, compiled with all others.

@@ -29,6 +29,7 @@ pub use self::error::{EntryError, Error, HeaderProblem, LayerError};
 pub use self::layer::read_layer;
 pub use self::spool::Spool;
 pub use self::tree::Tree;
+pub use crate::oci::Compression;
 
 const SPOOL_BUFFER: usize = 1 << 20;
 
@@ -43,17 +44,6 @@ pub struct LayerSource {
     pub diff_id: Digest,
     /// The digest of the blob, by which errors name it.
     pub name: Digest,
-}
-
-/// How a layer is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// A plain tar.
-    None,
-    /// Gzip, of one or several members.
-    Gzip,
-    /// Zstandard, of one or several frames.
-    Zstd,
 }
 
 /// An image that was written.

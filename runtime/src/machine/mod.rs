@@ -27,7 +27,7 @@ pub use devices::virtio::DeviceError;
 pub use hypervisor::HypervisorError;
 pub(crate) use hypervisor::probe;
 pub use lifecycle::{Captured, Machine, Restore, reset_ioapic, reset_serial};
-pub use slots::{boot_slots, mapped_disk};
+pub use slots::{block_disk, boot_slots, mapped_disk};
 pub(crate) use sys::fill_random;
 
 /// Why a machine could not be made, run or captured.

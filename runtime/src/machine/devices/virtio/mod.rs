@@ -31,7 +31,6 @@ use std::sync::Arc;
 
 use supermachine_formats::snapshot::device as formats;
 
-#[cfg(test)]
 pub(crate) use self::block::fresh_block;
 use self::mmio::{Mmio, Window};
 pub(crate) use self::pmem::fresh_pmem;

@@ -6,5 +6,4 @@ mod state;
 mod tests;
 
 pub(crate) use self::device::Block;
-#[cfg(test)]
 pub(crate) use self::state::fresh_block;

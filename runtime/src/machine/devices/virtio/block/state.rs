@@ -2,16 +2,12 @@
 
 use supermachine_formats::snapshot::device as formats;
 
-#[cfg(test)]
-use super::device::QUEUES;
-use super::device::{Block, MAX_SEGMENTS, SECTOR_SIZE};
-#[cfg(test)]
+use super::device::{Block, MAX_SEGMENTS, QUEUES, SECTOR_SIZE};
 use crate::machine::devices::virtio::mmio::fresh_transport;
 use crate::machine::devices::virtio::queue::Chain;
 use crate::machine::devices::virtio::{DeviceError, DiskFile};
 
 /// A disk that no driver has seen yet.
-#[cfg(test)]
 pub(crate) fn fresh_block(disk: u8) -> formats::Slot {
     formats::Slot::Block(fresh_transport(&QUEUES), formats::Block { disk })
 }
