@@ -23,17 +23,16 @@ fn main() -> ExitCode {
     let (Some(snapshot), argv) = (words.next(), words.collect::<Vec<_>>()) else {
         return fail("usage: exec STORE/names/NAME ARGV…");
     };
-    match run(&snapshot, &argv) {
-        Ok(outcome) => show(&outcome).unwrap_or_else(|error| fail(&error.to_string())),
-        Err(error) => fail(&chain(&error)),
-    }
+    run(&snapshot, &argv).unwrap_or_else(|error| fail(&chain(&error)))
 }
 
-fn run(snapshot: &OsString, argv: &[OsString]) -> Result<ExecOutcome, Error> {
+fn run(snapshot: &OsString, argv: &[OsString]) -> Result<ExitCode, Error> {
     let vm = Image::from_snapshot(snapshot)?.start(&VmConfig::new())?;
     let outcome = vm.exec(argv)?;
+    // Shown first: whoever waits for the output need not wait for the machine's end.
+    let status = show(&outcome).unwrap_or_else(|error| fail(&error.to_string()));
     vm.stop()?;
-    Ok(outcome)
+    Ok(status)
 }
 
 fn show(outcome: &ExecOutcome) -> io::Result<ExitCode> {
