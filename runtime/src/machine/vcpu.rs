@@ -189,15 +189,10 @@ struct Birth {
 }
 
 impl Birth {
-    fn vcpu(self) -> Result<Box<dyn Vcpu>, HypervisorError> {
+    fn vcpu(&self) -> Result<Box<dyn Vcpu>, HypervisorError> {
         let mut vcpu = self.vm.create_vcpu(self.index, self.count)?;
         vcpu.set_tsc_khz(self.tsc_khz)?;
         vcpu.restore(&self.state)?;
-        for (address, size) in self.pre_fault {
-            if !vcpu.pre_fault(address, size) {
-                break;
-            }
-        }
         Ok(vcpu)
     }
 }
@@ -216,11 +211,17 @@ impl Shared {
         };
         self.lock().kickers.push(vcpu.kicker());
         let mut exited = false;
+        let mut pre_fault = birth.pre_fault;
         loop {
             match self.park(index, vcpu.as_mut()) {
                 Command::Stop => return,
                 _ if exited => self.pause_all(),
-                _ => exited = self.run_guest(vcpu.as_mut(), bus),
+                _ => {
+                    // Here, where whoever started the machine has not to wait for it.
+                    let ranges = std::mem::take(&mut pre_fault);
+                    let _ = ranges.iter().all(|(address, size)| vcpu.pre_fault(*address, *size));
+                    exited = self.run_guest(vcpu.as_mut(), bus);
+                }
             }
         }
     }
