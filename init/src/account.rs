@@ -36,7 +36,8 @@ struct Group<'a> {
 }
 
 /// Looks `user[:group]` up. A number needs no entry; an empty user is root. Supplementary
-/// groups are those that list the user, unless a group is named.
+/// groups are those that list the user, unless a group is named. The user's own group is one
+/// of them, as after a login: a program must not gain by giving it up.
 pub(crate) fn resolve(spec: &str, passwd: &[u8], group: &[u8]) -> Result<Account, Unknown> {
     let (user_spec, group_spec) = spec.split_once(':').unwrap_or((spec, ""));
     let user_spec = if user_spec.is_empty() { "0" } else { user_spec };
@@ -52,16 +53,24 @@ pub(crate) fn resolve(spec: &str, passwd: &[u8], group: &[u8]) -> Result<Account
     let home = if home.is_empty() { b"/".to_vec() } else { home.to_vec() };
     if !group_spec.is_empty() {
         let gid = group_id(group_spec, group).ok_or(Unknown::Group)?;
-        return Ok(Account { credentials: Credentials { uid, gid, groups: Vec::new() }, home });
+        return Ok(Account { credentials: credentials(uid, gid, Vec::new()), home });
     }
     let mut groups = Vec::new();
     if let Some(name) = name {
         let listed = lines(group).filter_map(group_entry);
         groups.extend(listed.filter(|entry| is_member(entry.members, name)).map(|entry| entry.gid));
+    }
+    Ok(Account { credentials: credentials(uid, gid, groups), home })
+}
+
+/// Root by itself has the agent's credentials, and needs none set.
+fn credentials(uid: u32, gid: u32, mut groups: Vec<u32>) -> Credentials {
+    if uid != 0 || gid != 0 || !groups.is_empty() {
+        groups.push(gid);
         groups.sort_unstable();
         groups.dedup();
     }
-    Ok(Account { credentials: Credentials { uid, gid, groups }, home })
+    Credentials { uid, gid, groups }
 }
 
 fn group_id(spec: &str, group: &[u8]) -> Option<u32> {
@@ -123,26 +132,32 @@ mod tests {
 
     #[test]
     fn an_empty_user_is_root_with_its_groups() {
-        assert_eq!(account(""), Ok((0, 0, vec![4], b"/root".to_vec())));
+        assert_eq!(account(""), Ok((0, 0, vec![0, 4], b"/root".to_vec())));
     }
 
     #[test]
     fn a_name_and_its_number_are_the_same_user() {
-        let expected = Ok((33, 33, vec![4, 101], b"/var/www".to_vec()));
+        let expected = Ok((33, 33, vec![4, 33, 101], b"/var/www".to_vec()));
         assert_eq!(account("www"), expected);
         assert_eq!(account("33"), expected);
     }
 
     #[test]
     fn a_number_without_an_entry_is_taken_as_it_is() {
-        assert_eq!(account("1234"), Ok((1234, 0, vec![], b"/".to_vec())));
-        assert_eq!(account("1234:77"), Ok((1234, 77, vec![], b"/".to_vec())));
+        assert_eq!(account("1234"), Ok((1234, 0, vec![0], b"/".to_vec())));
+        assert_eq!(account("1234:77"), Ok((1234, 77, vec![77], b"/".to_vec())));
     }
 
     #[test]
     fn a_named_group_replaces_the_supplementary_ones() {
-        assert_eq!(account("www:adm"), Ok((33, 4, vec![], b"/var/www".to_vec())));
-        assert_eq!(account(":adm"), Ok((0, 4, vec![], b"/root".to_vec())));
+        assert_eq!(account("www:adm"), Ok((33, 4, vec![4], b"/var/www".to_vec())));
+        assert_eq!(account(":adm"), Ok((0, 4, vec![4], b"/root".to_vec())));
+    }
+
+    #[test]
+    fn root_by_itself_needs_no_groups() {
+        let root = resolve("0:0", PASSWD, GROUP).unwrap();
+        assert_eq!(root.credentials, Credentials::default());
     }
 
     #[test]
@@ -157,6 +172,6 @@ mod tests {
 
     #[test]
     fn a_line_without_home_means_the_root_directory() {
-        assert_eq!(account("short"), Ok((5, 6, vec![], b"/".to_vec())));
+        assert_eq!(account("short"), Ok((5, 6, vec![6], b"/".to_vec())));
     }
 }

@@ -56,6 +56,7 @@ pub(crate) fn prepare() -> Result<(), Failure> {
     }
     open_console()?;
     process::raise_own_limits().or_failure("prlimit", "agent")?;
+    process::keep_reboot_to_us().or_failure("prctl", "agent")?;
     socket::loopback_up().or_failure("ioctl", "lo")
 }
 

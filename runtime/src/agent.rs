@@ -8,7 +8,10 @@ mod tests;
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use supermachine_formats::wire::{
     Command, ENTROPY_SIZE, Event, HEADER_SIZE, Header, MAX_PAYLOAD, Message, REQUEST_PORT, Reply,
@@ -21,11 +24,18 @@ use crate::machine::{Machine, fill_random};
 /// How much of the console an error tells.
 const CONSOLE_TAIL: usize = 2048;
 
+/// How long after its streams a guest may end: a reset closes them on its way.
+const GUEST_END: Duration = Duration::from_secs(1);
+/// How often it is looked at meanwhile.
+const GUEST_END_INTERVAL: Duration = Duration::from_millis(5);
+
 /// A request under way: its replies, in order.
 #[derive(Debug)]
 pub struct Replies<'a> {
     machine: &'a Machine,
     stream: UnixStream,
+    /// Whether we ended the stream ourselves.
+    closed: Arc<AtomicBool>,
     limit: Option<Duration>,
 }
 
@@ -44,7 +54,7 @@ impl<'a> Replies<'a> {
             return Err(Error::CommandTooLarge { size, limit: MAX_PAYLOAD });
         }
         let stream = machine.connect(REQUEST_PORT, &frame)?;
-        Ok(Self { machine, stream, limit: None })
+        Ok(Self { machine, stream, closed: Arc::default(), limit: None })
     }
 
     /// Gives up a reply that does not come within `limit`.
@@ -63,7 +73,7 @@ impl<'a> Replies<'a> {
     /// The host has no descriptors left.
     pub fn closer(&self) -> Result<Closer, Error> {
         let stream = self.stream.try_clone().map_err(|source| Error::Stream { source })?;
-        Ok(Closer { stream })
+        Ok(Closer { stream, closed: Arc::clone(&self.closed) })
     }
 
     /// Sends a message to the agent behind the request.
@@ -84,6 +94,8 @@ impl<'a> Replies<'a> {
     )]
     pub fn next(&mut self) -> Result<Reply, Error> {
         match read_message(&mut self.stream, self.limit) {
+            // Only a flag: nothing else is read because of it.
+            Err(Error::AgentGone) if self.closed.load(Ordering::Relaxed) => Err(Error::AgentGone),
             Err(Error::AgentGone | Error::Stream { .. }) => Err(explain(self.machine)),
             result => result,
         }
@@ -105,11 +117,13 @@ impl<'a> Replies<'a> {
 #[derive(Debug)]
 pub struct Closer {
     stream: UnixStream,
+    closed: Arc<AtomicBool>,
 }
 
 impl Closer {
     /// Ends the stream.
     pub fn close(self) {
+        self.closed.store(true, Ordering::Relaxed);
         // A stream that has ended already needs no closing.
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
     }
@@ -163,9 +177,15 @@ fn refuse_zero_bytes(command: &Command) -> Result<(), Error> {
 
 /// Why a stream ended: the guest's own end comes before that of its streams.
 pub(crate) fn explain(machine: &Machine) -> Error {
-    match machine.failure() {
-        Some(failure) => Error::Guest { failure, console: console_tail(machine) },
-        None => Error::AgentGone,
+    let end = Instant::now() + GUEST_END;
+    loop {
+        if let Some(failure) = machine.failure() {
+            return Error::Guest { failure, console: console_tail(machine) };
+        }
+        if Instant::now() >= end {
+            return Error::AgentGone;
+        }
+        thread::sleep(GUEST_END_INTERVAL);
     }
 }
 

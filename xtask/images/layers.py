@@ -50,6 +50,8 @@ for depth in range(1, 4):
 one.file(LONG, "far away")
 one.file("x/ünï©ode \u2603", "snow")
 one.file("x/empty", "")
+# To be replaced by each machine's own.
+one.file("etc/machine-id", "0123456789abcdef0123456789abcdef\n")
 one.file("order/twice", "first")
 one.file("order/twice", "second")
 

@@ -4,6 +4,7 @@
 //! last and vouches for the state file, the memory and the disks. A form without a stamp
 //! that fits is made again. Makers take turns by a lock, so that the work is done once.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
@@ -26,12 +27,18 @@ const MAX_STATE_SIZE: u64 = 64 << 20;
 const PIECE: usize = 1 << 20;
 
 /// A snapshot with everything that a restore needs open.
-#[derive(Debug)]
 pub struct Mapped {
     digest: Digest,
     snapshot: Snapshot,
     memory: Arc<File>,
     disks: Vec<Arc<File>>,
+}
+
+/// What a snapshot holds would fill pages.
+impl fmt::Debug for Mapped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mapped").field("digest", &self.digest).finish_non_exhaustive()
+    }
 }
 
 impl Mapped {

@@ -148,7 +148,12 @@ impl Machine {
     /// # Errors
     /// Too many streams are open, or the host has no descriptors left.
     pub fn connect(&self, port: u32, first: &[u8]) -> Result<UnixStream, MachineError> {
-        self.vsock.connect(port, first).map_err(|source| MachineError::Stream { source })
+        let stream = self.vsock.connect(port, first);
+        if self.failure().is_some() {
+            // The guest ended before: nobody else would end this stream.
+            self.vsock.hang_up();
+        }
+        stream.map_err(|source| MachineError::Stream { source })
     }
 
     /// The end of what the guest's kernel wrote to its console.

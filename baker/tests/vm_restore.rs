@@ -1,0 +1,180 @@
+//! Many machines from one snapshot: each goes on where it was captured, and none is another.
+
+mod support;
+
+use std::collections::HashSet;
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use supermachine::{Image, VmConfig};
+use support::{bake, baked, busybox, sh, start, succeeded};
+
+/// How far a guest's clock may be from the host's.
+const CLOCK_TOLERANCE: f64 = 0.050;
+
+/// A loop that sleeps, begun before the capture, with the times of its rounds.
+fn ticking() -> Image {
+    let script = "while :; do echo $(cut -d ' ' -f 1 /proc/uptime) >> /tmp/ticks; sleep 0.1; done";
+    baked("ticking", || bake("busybox").entrypoint(["sh", "-c", script]))
+}
+
+fn host_time() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+#[test]
+fn a_hundred_of_a_hundred_restores_run_a_command() {
+    let image = busybox();
+    let begin = Instant::now();
+    for round in 0..100 {
+        let vm = image.start(&VmConfig::new()).unwrap();
+        let outcome = vm.exec(["echo", &round.to_string()]).unwrap();
+        assert_eq!(succeeded(&outcome, "echo"), format!("{round}\n"));
+        vm.stop().unwrap();
+    }
+    eprintln!("100 restores with a command each: {:?}", begin.elapsed());
+}
+
+#[test]
+fn machines_of_one_snapshot_differ_in_all_that_is_random() {
+    let image = busybox();
+    let random = |vm: &supermachine::Vm| {
+        let text = sh(
+            vm,
+            "head -c 32 /dev/urandom | md5sum; head -c 32 /dev/random | md5sum
+            cat /proc/sys/kernel/random/uuid; cat /proc/sys/kernel/random/boot_id
+            mktemp -u",
+        );
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let machines: Vec<_> = (0..4).map(|_| random(&start(&image))).collect();
+    for place in 0..5 {
+        let values: HashSet<_> = machines.iter().map(|values| &values[place]).collect();
+        assert_eq!(values.len(), machines.len(), "{machines:?}");
+    }
+}
+
+#[test]
+fn boot_id_stays_the_same_within_a_machine() {
+    let vm = start(&busybox());
+    let id = || sh(&vm, "cat /proc/sys/kernel/random/boot_id");
+    let first = id();
+    assert_eq!(first.len(), 37);
+    assert_eq!(first, id());
+}
+
+#[test]
+fn machine_id_of_the_image_differs_from_machine_to_machine() {
+    let image = baked("layers", || bake("layers").entrypoint(["sleep", "1000000"]));
+    let ids: HashSet<_> = (0..3).map(|_| sh(&start(&image), "cat /etc/machine-id")).collect();
+    assert_eq!(ids.len(), 3, "{ids:?}");
+    for id in &ids {
+        let digits = id.strip_suffix('\n').unwrap();
+        assert!(digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit()), "{id:?}");
+        assert_ne!(digits, "0123456789abcdef0123456789abcdef");
+    }
+}
+
+#[test]
+fn wall_clock_is_the_hosts() {
+    let image = busybox();
+    // The clock must not be the snapshot's.
+    thread::sleep(Duration::from_secs(2));
+    for _ in 0..3 {
+        let vm = start(&image);
+        for pause in [0, 0, 500] {
+            thread::sleep(Duration::from_millis(pause));
+            let before = host_time();
+            // Busybox's date has no fractions; its stat has, of a file's times.
+            let text = sh(
+                &vm,
+                "adjtimex | awk '/tv_sec/ {s=$2} /tv_usec/ {u=$2} END {printf \"%d.%06d\", s, u}'",
+            );
+            let after = host_time();
+            let guest: f64 = text.trim().parse().unwrap();
+            assert!(
+                (before - CLOCK_TOLERANCE..after + CLOCK_TOLERANCE).contains(&guest),
+                "guest {guest:.3}, host {before:.3} to {after:.3}"
+            );
+        }
+    }
+}
+
+#[test]
+fn sleeping_loop_goes_on_without_a_jump() {
+    let image = ticking();
+    let captured = {
+        let vm = start(&image);
+        sh(&vm, "cat /tmp/ticks").lines().count()
+    };
+    // A monotonic clock that counted while nothing ran would jump by this.
+    thread::sleep(Duration::from_secs(3));
+    let vm = start(&image);
+    thread::sleep(Duration::from_secs(2));
+    let text = sh(&vm, "cat /tmp/ticks");
+    let ticks: Vec<f64> = text.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(ticks.len() >= captured + 4, "{captured} ticks, then {}", ticks.len());
+    let gaps: Vec<f64> = ticks.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(gaps.iter().all(|gap| (0.0..2.0).contains(gap)), "{gaps:?}");
+}
+
+#[test]
+fn ten_machines_live_at_once() {
+    let image = busybox();
+    let machines: Vec<_> = (0..10).map(|_| start(&image)).collect();
+    for (n, vm) in machines.iter().enumerate() {
+        sh(vm, &format!("echo {n} > /tmp/own"));
+    }
+    thread::scope(|scope| {
+        for (n, vm) in machines.iter().enumerate() {
+            scope.spawn(move || assert_eq!(sh(vm, "cat /tmp/own"), format!("{n}\n")));
+        }
+    });
+    for vm in machines {
+        vm.stop().unwrap();
+    }
+}
+
+/// In a process of its own, since threads and descriptors of other tests would be counted.
+#[test]
+fn ended_machines_leave_no_threads_and_descriptors() {
+    const WITHIN: &str = "SUPERMACHINE_TEST_COUNTS";
+    if let Some(name) = std::env::var_os(WITHIN) {
+        return count_leftovers(&Image::from_snapshot(name).unwrap());
+    }
+    busybox();
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "ended_machines_leave_no_threads_and_descriptors", "--nocapture"])
+        .env(WITHIN, support::store().name_path("busybox").unwrap())
+        .env("XDG_CACHE_HOME", support::folder().join("second-cache"))
+        .status()
+        .unwrap();
+    assert!(status.success(), "{status}");
+}
+
+fn count_leftovers(image: &Image) {
+    let count = |folder| fs::read_dir(folder).unwrap().count();
+    let counts = || (count("/proc/self/task"), count("/proc/self/fd"));
+    let mut before = None;
+    for round in 0..20 {
+        let vm = start(image);
+        // Programs that run on when the machine ends.
+        sh(&vm, "(sleep 1000 &) ; (while :; do :; done &)");
+        let begin = Instant::now();
+        drop(vm);
+        let took = begin.elapsed();
+        assert!(took < Duration::from_secs(2), "round {round}: {took:?}");
+        if round == 0 {
+            // What is made once for the whole process is no leftover.
+            thread::sleep(Duration::from_millis(500));
+            before = Some(counts());
+        }
+    }
+    // Teardown goes on behind the caller's back.
+    let end = Instant::now() + Duration::from_secs(20);
+    while Some(counts()) != before && Instant::now() < end {
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(Some(counts()), before);
+}
