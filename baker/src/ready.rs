@@ -169,6 +169,7 @@ impl Watch<'_> {
                 return Ok(());
             }
             if self.begin.elapsed() >= self.limit {
+                self.take_rest(logs);
                 return Err(self.not_ready());
             }
         }
@@ -179,6 +180,13 @@ impl Watch<'_> {
         self.output.extend_from_slice(bytes);
         let excess = self.output.len().saturating_sub(KEPT_OUTPUT);
         self.output.drain(..excess);
+    }
+
+    /// Takes the output that came while the guest was asked something, to be told.
+    fn take_rest(&mut self, logs: &Receiver<Result<Reply, supermachine::Error>>) {
+        while let Ok(Ok(Reply::Stdout(bytes) | Reply::Stderr(bytes))) = logs.try_recv() {
+            self.take_output(&bytes);
+        }
     }
 
     fn log_matches(&self) -> bool {
