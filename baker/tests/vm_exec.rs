@@ -1,5 +1,7 @@
 //! Commands in a machine: what they get, what they give, and how they fail.
 
+#![expect(clippy::panic, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::collections::BTreeSet;
@@ -295,11 +297,8 @@ fn agent_is_the_first_process() {
 fn root_is_the_image_on_a_mapped_disk_under_a_writable_layer() {
     let mounts = sh(vm(), "cat /proc/1/mounts");
     let find = |target: &str| {
-        let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-        fields
-            .filter(|fields| fields[1] == target)
-            .last()
-            .map(|f| (f[2].to_owned(), f[3].to_owned()))
+        let mut fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        fields.rfind(|fields| fields[1] == target).map(|f| (f[2].to_owned(), f[3].to_owned()))
     };
     let (kind, options) = find("/").unwrap();
     assert_eq!(kind, "overlay", "{mounts}");

@@ -12,7 +12,6 @@
 )]
 
 use std::collections::HashMap;
-use std::error::Error as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -114,17 +113,6 @@ pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     while let Some(source) = next {
         text.push_str("\n  because ");
         text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
-}
-
-/// What lies deepest in an error.
-pub(crate) fn root_cause(error: &BakeError) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text = source.to_string();
         next = source.source();
     }
     text
