@@ -198,7 +198,9 @@ pub struct ExecOutcome {
     pub duration: Duration,
     /// Whether its time-out ended it.
     pub timed_out: bool,
-    /// The most memory that it had resident at once, in KiB.
+    /// The most memory that it had resident at once, in KiB. The guest's kernel counts in steps
+    /// of 128 KiB for each processor, so that a small program may have none; pages of the
+    /// image's files are mapped and take no memory.
     pub peak_rss_kib: u64,
 }
 
