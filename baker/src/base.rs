@@ -14,7 +14,7 @@ use supermachine_formats::wire::{self, Event, Request};
 use supermachine_formats::{Digest, Hasher};
 use supermachine_kernel::{Asset, Assets};
 
-use crate::boot::{BootInputs, lay_out};
+use crate::boot::{BootInputs, RECIPE, lay_out};
 use crate::capture::{Kind, capture, put_state};
 use crate::{BakeError, Store};
 
@@ -47,6 +47,7 @@ impl BaseInputs {
         let mut hasher = Hasher::new();
         hasher.update(b"base");
         hasher.update(&FORMAT_VERSION.to_le_bytes());
+        hasher.update(&RECIPE.to_le_bytes());
         hasher.update(&self.kernel.digest);
         hasher.update(&self.agent.digest);
         hasher.update(&self.memory_mib.to_le_bytes());

@@ -21,6 +21,10 @@ use supermachine_formats::snapshot::{
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
+/// A change of the layout must change this, so that a base made before is not taken for one
+/// that would be made now.
+pub(crate) const RECIPE: u16 = 2;
+
 /// The least memory that a machine can have, in MiB.
 pub const MIN_MEMORY_MIB: u64 = 64;
 /// The most memory that a machine can have, in MiB.

@@ -29,9 +29,11 @@ const CONVENTIONAL_END: u64 = mptable::ADDRESS;
 const HIGH_MEMORY_START: u64 = 0x10_0000;
 
 /// A quiet kernel that reports a panic by resetting. Timers and interrupts are what the
-/// machine has; checks for what it has not are switched off.
+/// machine has; checks for what it has not are switched off, and so is the bookkeeping of
+/// memory types, as there is no memory but RAM and disks that are RAM to the guest: it would
+/// be consulted at every fault on a page of a mapped disk.
 const COMMAND_LINE: &str =
-    "console=ttyS0 quiet panic=-1 reboot=t no_timer_check tsc=reliable random.trust_cpu=off";
+    "console=ttyS0 quiet panic=-1 reboot=t no_timer_check tsc=reliable nopat random.trust_cpu=off";
 
 /// Access rights of flat 64-bit segments, in the form of a snapshot's segment.
 const CODE: u32 = 0xa09b;
