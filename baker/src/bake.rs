@@ -27,6 +27,9 @@ use crate::{BakeError, Ready, Store, ready, warm};
 
 /// Guest memory when none is asked for, in MiB.
 const DEFAULT_MEMORY_MIB: u64 = 256;
+/// What machines are called until they are given a name at their start. Not the snapshot's
+/// name: one snapshot can have several.
+const HOSTNAME: &str = "supermachine";
 /// How long readiness is waited for when nobody says.
 const DEFAULT_READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// A change of what a bake does must change this, so that what was remembered before is not
@@ -235,7 +238,7 @@ impl OciImageBuilder {
             return Err(BakeError::NoCommand { reference: image.reference });
         }
         let base = BaseInputs::new(self.memory_mib, self.vcpus)?;
-        let key = self.key(&name, &image, base.key());
+        let key = self.key(&image, base.key());
         let _turn = store.lock(key)?;
         let known = store.made(key);
         let digest = match known {
@@ -261,8 +264,7 @@ impl OciImageBuilder {
         let parent = base.find_or_make(store)?;
         self.step("start");
         let machine = start(store, parent, disk, self.root_disk)?;
-        let hostname = hostname(&self.snapshot_name()?);
-        attach(&machine, container(&image.config, &self.overrides, self.root_disk, &hostname))?;
+        attach(&machine, container(&image.config, &self.overrides, self.root_disk, HOSTNAME))?;
         self.step("wait until ready");
         ready::wait(&machine, &self.ready, &image.config.exposed_ports, self.ready_timeout)?;
         self.step("capture");
@@ -306,7 +308,7 @@ impl OciImageBuilder {
     }
 
     /// The digest of everything that goes into the snapshot.
-    fn key(&self, name: &str, image: &OciImage, base: Digest) -> Digest {
+    fn key(&self, image: &OciImage, base: Digest) -> Digest {
         let overrides = &self.overrides;
         let mut hasher = Hasher::new();
         let mut add = |bytes: &[u8]| {
@@ -318,7 +320,6 @@ impl OciImageBuilder {
         add(&base.0);
         add(&image.manifest_digest.0);
         add(&[self.root_disk as u8]);
-        add(name.as_bytes());
         add(self.ready.to_string().as_bytes());
         for list in [
             &argv(&image.config, overrides),
@@ -397,10 +398,4 @@ fn attach(machine: &Machine, container: Container) -> Result<(), BakeError> {
 
 fn request(machine: &Machine, request: &Request, step: &'static str) -> Result<Reply, BakeError> {
     Replies::open(machine, request).and_then(Replies::only).map_err(BakeError::machine(step))
-}
-
-/// A host name from a snapshot's name: letters, digits and hyphens, at most 63.
-fn hostname(name: &str) -> String {
-    let legal = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '-' };
-    name.chars().take(63).map(legal).collect()
 }

@@ -378,9 +378,9 @@ fn loopback_carries_a_server_and_its_client() {
 }
 
 #[test]
-fn host_name_is_the_snapshots_or_the_callers() {
-    let names = "hostname; cat /etc/hostname; grep -c busybox /etc/hosts";
-    assert_eq!(sh(vm(), names), "busybox\nbusybox\n1\n");
+fn host_name_is_the_usual_one_or_the_callers() {
+    let names = "hostname; cat /etc/hostname; grep -c supermachine /etc/hosts";
+    assert_eq!(sh(vm(), names), "supermachine\nsupermachine\n1\n");
     let vm = busybox().start(&VmConfig::new().with_hostname("other-1")).unwrap();
     let names = "hostname; cat /etc/hostname; echo $HOSTNAME; ping -c 1 -q $(hostname) >/dev/null && echo found";
     assert_eq!(sh(&vm, names), "other-1\nother-1\nother-1\nfound\n");

@@ -102,5 +102,5 @@ fn every_kind_of_layer_entry_is_as_it_should_be() {
     let vm = start(&image);
     let outcome = vm.exec(["check"]).unwrap();
     assert_eq!(succeeded(&outcome, "check"), "ok\n");
-    assert_eq!(sh(&vm, "pwd; echo $TEST; hostname"), "/owner\nlayers\nlayers\n");
+    assert_eq!(sh(&vm, "pwd; echo $TEST; hostname"), "/owner\nlayers\nsupermachine\n");
 }

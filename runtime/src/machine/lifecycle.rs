@@ -24,7 +24,6 @@ use super::devices::virtio::{DiskFile, Parts, Slot, Vsock};
 use super::hypervisor::{self, Access, Vm};
 use super::layout::{self, PMEM_START, PMEM_STRIDE, SERIAL_LINE, VSOCK_SLOT};
 use super::memory::{Ram, map_disk};
-use super::sys::Populate;
 use super::vcpu::{Plan, Vcpus};
 use super::{GuestFailure, MachineError};
 use crate::timings::Timings;
@@ -61,7 +60,7 @@ pub struct Machine {
     bus: Arc<Bus>,
     vsock: Vsock,
     vm: Arc<dyn Vm>,
-    ram: Ram,
+    ram: Arc<Ram>,
     memory_file: Arc<File>,
     console: Console,
     origin: Snapshot,
@@ -89,13 +88,11 @@ impl Machine {
             return Err(MachineError::Snapshot { what: "another number of slots than a machine" });
         }
         let ram = Ram::map(&memory_file, snapshot.machine.memory_size)
+            .map(Arc::new)
             .map_err(|source| MachineError::Memory { operation: "mapped", source })?;
         show_memory(vm.as_ref(), &ram)?;
         show_disks(vm.as_ref(), &snapshot, &disks)?;
         timings.step("map memory");
-        ram.populate(&snapshot.working_set.written, Populate::Write);
-        ram.populate(&snapshot.working_set.read, Populate::Read);
-        timings.step("populate pages");
         let console = Console::default();
         let bus = Arc::new(make_devices(&vm, &ram, &snapshot, &disks, &console)?);
         let vsock = bus
@@ -105,12 +102,10 @@ impl Machine {
             .cloned()
             .ok_or(MachineError::Snapshot { what: "no socket device in its slot" })?;
         timings.step("make devices");
-        let mut pre_fault = ram.guest_ranges(&snapshot.working_set.written);
-        pre_fault.extend(ram.guest_ranges(&snapshot.working_set.read));
         let plan = Plan {
             states: std::mem::take(&mut snapshot.vcpus),
             tsc_khz: snapshot.clock.tsc_khz,
-            pre_fault,
+            working_set: (Arc::clone(&ram), std::mem::take(&mut snapshot.working_set)),
         };
         let streams = vsock.clone();
         let on_failure = Box::new(move |_: &GuestFailure| streams.hang_up());

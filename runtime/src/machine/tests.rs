@@ -316,7 +316,7 @@ fn pages_that_cannot_be_written_out_fail_the_capture() {
 }
 
 #[test]
-fn a_working_set_is_put_in_place_at_restore() {
+fn a_working_set_is_put_in_place_before_the_guest_runs() {
     let vm = Arc::new(FakeVm::default());
     let mut given = snapshot(1);
     given.working_set = WorkingSet {
@@ -324,6 +324,8 @@ fn a_working_set_is_put_in_place_at_restore() {
         read: vec![Run { first: 8, count: 1 }],
     };
     let machine = restore(&vm, given).unwrap();
+    machine.run();
+    vm.wait_idle(1);
     let captured = machine.capture(&mut Vec::new()).unwrap();
     assert_eq!(captured.touched.written, runs_of([3, 4]));
     assert!(captured.snapshot.memory.own.is_empty());

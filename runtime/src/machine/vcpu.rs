@@ -9,10 +9,12 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use supermachine_formats::snapshot::x86_64;
+use supermachine_formats::snapshot::{WorkingSet, x86_64};
 
 use super::bus::Bus;
 use super::hypervisor::{Exit, HypervisorError, Kick, Vcpu, Vm};
+use super::memory::Ram;
+use super::sys::Populate;
 use super::{GuestFailure, MachineError};
 
 /// What a vCPU thread needs to make its vCPU.
@@ -22,8 +24,8 @@ pub(crate) struct Plan {
     pub(crate) states: Vec<x86_64::Vcpu>,
     /// The rate of the time-stamp counter.
     pub(crate) tsc_khz: u32,
-    /// Guest memory that the first vCPU makes reachable in bulk: addresses and sizes.
-    pub(crate) pre_fault: Vec<(u64, u64)>,
+    /// Memory that the first vCPU puts in place before it runs.
+    pub(crate) working_set: (Arc<Ram>, WorkingSet),
 }
 
 /// What a vCPU is saved as.
@@ -103,7 +105,7 @@ impl Vcpus {
             Arc::new(Shared { control: Mutex::new(control), changed: Condvar::new(), on_failure });
         let mut vcpus = Self { shared, threads: Vec::with_capacity(plan.states.len()) };
         let count = u16::try_from(plan.states.len()).unwrap_or(u16::MAX);
-        let mut pre_fault = Some(plan.pre_fault);
+        let mut working_set = Some(plan.working_set);
         for (index, state) in (0..).zip(plan.states) {
             let birth = Birth {
                 vm: Arc::clone(vm),
@@ -111,7 +113,7 @@ impl Vcpus {
                 count,
                 state,
                 tsc_khz: plan.tsc_khz,
-                pre_fault: pre_fault.take().unwrap_or_default(),
+                working_set: working_set.take(),
             };
             let (shared, bus) = (Arc::clone(&vcpus.shared), Arc::clone(bus));
             let thread = thread::Builder::new()
@@ -185,7 +187,7 @@ struct Birth {
     count: u16,
     state: x86_64::Vcpu,
     tsc_khz: u32,
-    pre_fault: Vec<(u64, u64)>,
+    working_set: Option<(Arc<Ram>, WorkingSet)>,
 }
 
 impl Birth {
@@ -194,6 +196,16 @@ impl Birth {
         vcpu.set_tsc_khz(self.tsc_khz)?;
         vcpu.restore(&self.state)?;
         Ok(vcpu)
+    }
+}
+
+/// Puts the pages that the guest is about to use in place in bulk. Only a speed-up: what is
+/// not done here is done page by page when the guest gets there.
+fn put_in_place(vcpu: &mut dyn Vcpu, ram: &Ram, pages: &WorkingSet) {
+    for (runs, how) in [(&pages.written, Populate::Write), (&pages.read, Populate::Read)] {
+        ram.populate(runs, how);
+        let ranges = ram.guest_ranges(runs);
+        let _ = ranges.iter().all(|(address, size)| vcpu.pre_fault(*address, *size));
     }
 }
 
@@ -211,15 +223,16 @@ impl Shared {
         };
         self.lock().kickers.push(vcpu.kicker());
         let mut exited = false;
-        let mut pre_fault = birth.pre_fault;
+        let mut working_set = birth.working_set;
         loop {
             match self.park(index, vcpu.as_mut()) {
                 Command::Stop => return,
                 _ if exited => self.pause_all(),
                 _ => {
                     // Here, where whoever started the machine has not to wait for it.
-                    let ranges = std::mem::take(&mut pre_fault);
-                    let _ = ranges.iter().all(|(address, size)| vcpu.pre_fault(*address, *size));
+                    if let Some((ram, pages)) = working_set.take() {
+                        put_in_place(vcpu.as_mut(), &ram, &pages);
+                    }
                     exited = self.run_guest(vcpu.as_mut(), bus);
                 }
             }
