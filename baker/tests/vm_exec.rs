@@ -95,7 +95,7 @@ fn environment_is_the_images_with_the_commands_own() {
         vm().exec_builder().argv(["env"]).env("OWN", "x=y z").env("PATH", "/bin").output().unwrap();
     let text = String::from_utf8(outcome.stdout).unwrap();
     let found: BTreeSet<_> = text.lines().collect();
-    let expected = ["HOME=/root", "HOSTNAME=busybox", "OWN=x=y z", "PATH=/bin"];
+    let expected = ["HOME=/root", "HOSTNAME=supermachine", "OWN=x=y z", "PATH=/bin"];
     assert_eq!(found, expected.into_iter().collect());
 }
 
