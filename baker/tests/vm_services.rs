@@ -74,7 +74,7 @@ print(urllib.request.urlopen(f'http://localhost:{server.server_port}/etc/hostnam
 server.shutdown()";
     let builder = vm.exec_builder().argv(["python3", "-c", script]).cwd("/");
     let outcome = builder.timeout(Duration::from_secs(120)).output().unwrap();
-    assert_eq!(succeeded(&outcome, "server"), "python3\n");
+    assert_eq!(succeeded(&outcome, "server"), "supermachine\n");
 }
 
 #[test]
