@@ -17,6 +17,7 @@ use supermachine_formats::snapshot::{Disk, Stage, Workload};
 use supermachine_formats::wire::{Container, Control, Reply, Request};
 use supermachine_formats::{Digest, Hasher};
 
+use crate::ask::ask;
 use crate::base::BaseInputs;
 use crate::boot::check_size;
 use crate::capture::{Kind, capture};
@@ -387,7 +388,7 @@ fn start(
 
 fn attach(machine: &Machine, container: Container) -> Result<(), BakeError> {
     request(machine, &Request::Attach(container), "attachment of the image")?;
-    match Replies::open(machine, &Request::Start).and_then(Replies::only) {
+    match ask(machine, &Request::Start).and_then(Replies::only) {
         Ok(_) => Ok(()),
         Err(supermachine::Error::Agent { failure }) => {
             Err(BakeError::EntrypointMissing { failure })
@@ -397,5 +398,5 @@ fn attach(machine: &Machine, container: Container) -> Result<(), BakeError> {
 }
 
 fn request(machine: &Machine, request: &Request, step: &'static str) -> Result<Reply, BakeError> {
-    Replies::open(machine, request).and_then(Replies::only).map_err(BakeError::machine(step))
+    ask(machine, request).and_then(Replies::only).map_err(BakeError::machine(step))
 }

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use supermachine::Timings;
-use supermachine::agent::{Replies, next_event};
+use supermachine::agent::next_event;
 use supermachine::machine::{Machine, Restore};
 use supermachine_formats::snapshot::{FORMAT_VERSION, Stage};
 use supermachine_formats::wire::{self, Event, Request};
 use supermachine_formats::{Digest, Hasher};
 use supermachine_kernel::{Asset, Assets};
 
+use crate::ask::ask;
 use crate::boot::{BootInputs, RECIPE, lay_out};
 use crate::capture::{Kind, capture, put_state};
 use crate::{BakeError, Store};
@@ -109,6 +110,6 @@ fn run_to_idle(parts: Restore) -> Result<Machine, supermachine::Error> {
         }
         _ => return Err(supermachine::Error::UnexpectedReply { request: "boot" }),
     }
-    Replies::open(&machine, &Request::Settle)?.only()?;
+    ask(&machine, &Request::Settle)?.only()?;
     Ok(machine)
 }

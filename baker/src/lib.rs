@@ -15,6 +15,7 @@
 //! # }
 //! ```
 
+mod ask;
 mod bake;
 mod base;
 pub mod boot;

@@ -12,6 +12,7 @@ use supermachine::machine::Machine;
 use supermachine_formats::wire::{Command, Exit, ExitStatus, Reply, Request};
 
 use crate::BakeError;
+use crate::ask::ask;
 use crate::error::LastWords;
 
 /// Without output for this long, a machine whose readiness nobody described is ready.
@@ -209,7 +210,7 @@ impl Watch<'_> {
     }
 
     fn listening(&self) -> Result<Vec<u16>, supermachine::Error> {
-        match Replies::open(self.machine, &Request::Listening)?.only()? {
+        match ask(self.machine, &Request::Listening)?.only()? {
             Reply::Ports(ports) => Ok(ports),
             _ => Err(supermachine::Error::UnexpectedReply { request: "listening" }),
         }

@@ -6,13 +6,14 @@
 
 use std::sync::Arc;
 
-use supermachine::agent::{Replies, resume};
+use supermachine::agent::resume;
 use supermachine::machine::{Machine, Restore};
 use supermachine::{Error, Timings};
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::{Snapshot, WorkingSet};
 use supermachine_formats::wire::{Command, Control, Request};
 
+use crate::ask::ask;
 use crate::capture::put_state;
 use crate::{BakeError, Store};
 
@@ -52,7 +53,7 @@ pub(crate) fn exercise(machine: &Machine) -> Result<(), Error> {
 fn run_command(machine: &Machine) -> Result<(), Error> {
     // Not every image has this program; the way to finding that out is nearly the same.
     let command = Command { argv: vec![b"true".to_vec()], ..Command::default() };
-    let mut replies = Replies::open(machine, &Request::Exec(command))?;
+    let mut replies = ask(machine, &Request::Exec(command))?;
     while !replies.next()?.is_final() {}
     Ok(())
 }
