@@ -1,8 +1,8 @@
 //! Restore and capture: pause → quiesce devices → capture, and the reverse.
 //!
-//! Order of a restore: map memory, make the VM, show it the memory, make devices, make and
-//! restore vCPUs, set the clock; then the caller injects what the guest is to find, and runs
-//! it. Order of a capture: stop the vCPUs, settle the devices, then read everything.
+//! Order of a restore: make the VM, map memory and show it, make devices, make and restore
+//! vCPUs, set the clock; then the caller injects what the guest is to find, and runs it. The
+//! recorded pages are put in place when it begins to run. Order of a capture: stop the vCPUs, settle the devices, then read everything.
 
 use std::fs::File;
 use std::io::{self, Write};
