@@ -12,6 +12,7 @@ extern crate alloc;
 
 pub mod codec;
 pub mod digest;
+pub mod pack;
 mod record;
 pub mod snapshot;
 pub mod wire;

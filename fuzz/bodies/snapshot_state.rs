@@ -4,7 +4,7 @@ use supermachine_formats::Digest;
 use supermachine_formats::snapshot::device::{
     Block, Pmem, Queue, Serial, Slot, Virtio, Vsock, VsockConnection,
 };
-use supermachine_formats::snapshot::memory::{Memory, Run};
+use supermachine_formats::snapshot::memory::Run;
 use supermachine_formats::snapshot::x86_64::{
     Clock, CpuidLeaf, DebugRegisters, IOAPIC_PINS, Ioapic, LAPIC_SIZE, Msr, Registers, RunState,
     Segment, SpecialRegisters, Table, Vcpu, XSAVE_SIZE,
@@ -64,8 +64,7 @@ fn sample(is_full: bool) -> Snapshot {
             scratch: 0,
             input: b"in".to_vec(),
         },
-        disks: vec![Disk { blob: Digest::of(b"disk"), size: 1 << 21 }],
-        memory: Memory { blob: Digest::of(b"pages"), own: runs(1), zeroed: runs(100) },
+        disks: vec![Disk { size: 1 << 21 }],
         working_set: WorkingSet { written: runs(3), read: runs(7) },
     }
 }

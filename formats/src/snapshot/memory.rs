@@ -1,29 +1,15 @@
-//! Which pages of guest memory a snapshot holds itself, on top of its parent's.
+//! Pages of guest memory, and runs of them.
 //!
-//! A run is a stretch of pages that lie next to each other in guest memory and in the pages
-//! blob. Runs are sorted and do not touch or overlap; what no run names is the parent's
-//! page, or zero where there is no parent.
+//! A run is a stretch of pages that lie next to each other in guest memory. Runs are sorted
+//! and do not touch or overlap.
 
 use alloc::vec::Vec;
 
-use crate::Digest;
 use crate::codec::DecodeError;
 use crate::record::record;
 
 /// Bytes of a page.
 pub const PAGE_SIZE: u64 = 4096;
-
-record! {
-    /// A snapshot's own pages.
-    pub struct Memory {
-        /// The blob with the pages of `own`, one after the other.
-        blob: Digest,
-        /// Pages that the blob holds.
-        own: Vec<Run>,
-        /// Pages that are zero here and were not in the parent.
-        zeroed: Vec<Run>,
-    }
-}
 
 record! {
     /// Pages that follow each other. Pages are counted in guest RAM, without the holes of the
@@ -42,23 +28,6 @@ impl Run {
     #[must_use]
     pub fn end(&self) -> u64 {
         self.first.saturating_add(self.count.into())
-    }
-}
-
-impl Memory {
-    /// Pages in the blob.
-    #[must_use]
-    pub fn own_pages(&self) -> u64 {
-        self.own.iter().map(|run| u64::from(run.count)).sum()
-    }
-
-    /// Checks the runs against a memory of `pages` pages.
-    ///
-    /// # Errors
-    /// A run that is empty, out of order, or out of the memory.
-    pub fn validate(&self, pages: u64) -> Result<(), DecodeError> {
-        validate_runs("own", &self.own, pages)?;
-        validate_runs("zeroed", &self.zeroed, pages)
     }
 }
 

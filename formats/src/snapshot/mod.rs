@@ -1,4 +1,4 @@
-//! A snapshot's state file: everything of a machine but the bytes of its memory and disks.
+//! A snapshot's state file: everything of a machine but its memory and disks.
 //!
 //! The file is a header, a table of tagged sections with their digests, and the sections.
 //! The header alone tells the format's version, the architecture and the hypervisor family.
@@ -22,7 +22,7 @@ pub use container::{
 use crate::Digest;
 use crate::record::{byte_enum, record};
 use container::Container;
-use memory::{Memory, Run};
+use memory::Run;
 
 byte_enum! {
     /// The processor architecture of a snapshot.
@@ -53,6 +53,8 @@ byte_enum! {
         Base = 1,
         /// An image's entrypoint is ready.
         Image = 2,
+        /// Taken of a running machine.
+        Live = 3,
     }
 }
 
@@ -61,7 +63,7 @@ record! {
     pub struct Machine {
         /// Where the snapshot stands in the chain.
         stage: Stage,
-        /// The state file of the snapshot that this one builds on.
+        /// The manifest of the snapshot that this one builds on.
         parent: Option<Digest>,
         /// Bytes of guest RAM.
         memory_size: u64,
@@ -83,10 +85,9 @@ record! {
         exposed_ports: Vec<u16>,
     }
 
-    /// A disk image that the machine has.
+    /// A disk that the machine has. Its content is in the index.
+    #[derive(Copy)]
     pub struct Disk {
-        /// The blob that holds it.
-        blob: Digest,
         /// Its size in bytes.
         size: u64,
     }
@@ -120,8 +121,6 @@ pub struct Snapshot {
     pub serial: device::Serial,
     /// Its disks.
     pub disks: Vec<Disk>,
-    /// Its own pages.
-    pub memory: Memory,
     /// Pages that are used between restore and the first exec's end; written ones first.
     pub working_set: WorkingSet,
 }
@@ -157,15 +156,13 @@ pub enum Section {
     Serial = 7,
     /// The list of [`Disk`].
     Disks = 8,
-    /// [`Memory`].
-    Memory = 9,
     /// [`WorkingSet`].
     WorkingSet = 10,
 }
 
 impl Section {
     /// Every section, in the order in which they are written.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 9] = [
         Self::Machine,
         Self::Workload,
         Self::Vcpus,
@@ -174,7 +171,6 @@ impl Section {
         Self::Slots,
         Self::Serial,
         Self::Disks,
-        Self::Memory,
         Self::WorkingSet,
     ];
 
@@ -190,7 +186,6 @@ impl Section {
             Self::Slots => "slots",
             Self::Serial => "serial",
             Self::Disks => "disks",
-            Self::Memory => "memory",
             Self::WorkingSet => "working set",
         }
     }
@@ -209,7 +204,6 @@ impl Snapshot {
         container.add(Section::Slots, &self.slots);
         container.add(Section::Serial, &self.serial);
         container.add(Section::Disks, &self.disks);
-        container.add(Section::Memory, &self.memory);
         container.add(Section::WorkingSet, &self.working_set);
         container.finish()
     }
@@ -244,7 +238,6 @@ impl Snapshot {
             slots: container.list(Section::Slots, MAX_SLOTS)?,
             serial: container.section(Section::Serial)?,
             disks: container.list(Section::Disks, MAX_SLOTS)?,
-            memory: container.section(Section::Memory)?,
             working_set: container.section(Section::WorkingSet)?,
         };
         snapshot.validate()?;
@@ -267,7 +260,6 @@ impl Snapshot {
         let in_memory = |section: Section| {
             move |source| SnapshotError::Section { section: section.name(), source }
         };
-        self.memory.validate(pages).map_err(in_memory(Section::Memory))?;
         for (name, runs) in
             [("written", &self.working_set.written), ("read", &self.working_set.read)]
         {

@@ -1,0 +1,146 @@
+use super::*;
+use crate::Digest;
+use alloc::vec;
+use alloc::vec::Vec;
+
+fn chunk(name: &[u8], stored: u32) -> Chunk {
+    Chunk { content: Digest::of(name), stored }
+}
+
+fn sample() -> Index {
+    let base = Layer::of([(0, Some(0)), (1, Some(1)), (5, Some(2))]);
+    let own = Layer::of([(1, Some(3)), (2, None), (3, None)]);
+    Index {
+        blobs: vec![
+            Blob {
+                digest: Digest::of(b"base"),
+                chunks: vec![chunk(b"a", 10), chunk(b"b", 20), chunk(b"c", 30)],
+            },
+            Blob { digest: Digest::of(b"own"), chunks: vec![chunk(b"d", 40), chunk(b"e", 5)] },
+        ],
+        memory: Space { size: 16 * CHUNK_SIZE, layers: vec![base, own] },
+        disks: vec![Space { size: 2 << 20, layers: vec![Layer::of([(7, Some(4))])] }],
+        first_use: vec![3, 0],
+    }
+}
+
+fn refused(change: impl FnOnce(&mut Index)) -> &'static str {
+    let mut index = sample();
+    change(&mut index);
+    match Index::decode(&index.encode()) {
+        Err(IndexError::Inconsistent { what }) => what,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn index_round_trips() {
+    let index = sample();
+    assert_eq!(Index::decode(&index.encode()).unwrap(), index);
+    assert_eq!(index.blobs[0].size(), 60);
+    let places: Vec<_> = index.chunks().map(|(blob, offset, _)| (blob, offset)).collect();
+    assert_eq!(places, [(0, 0), (0, 10), (0, 30), (1, 0), (1, 40)]);
+}
+
+#[test]
+fn chunks_next_to_each_other_are_one_extent() {
+    let layer = Layer::of([(0, Some(0)), (1, Some(1)), (2, Some(5)), (4, None), (5, None)]);
+    let extents = [
+        Extent { first: 0, count: 2, chunk: 0 },
+        Extent { first: 2, count: 1, chunk: 5 },
+        Extent { first: 4, count: 2, chunk: ZERO },
+    ];
+    assert_eq!(layer.extents, extents);
+    let chunks: Vec<_> = layer.chunks().collect();
+    assert_eq!(chunks, [(0, Some(0)), (1, Some(1)), (2, Some(5)), (4, None), (5, None)]);
+}
+
+#[test]
+fn younger_layers_stand_in_front() {
+    let memory = sample().memory;
+    let all = [(0, Some(0)), (1, Some(3)), (2, None), (3, None), (5, Some(2))];
+    assert_eq!(memory.flattened(0), all);
+    assert_eq!(memory.flattened(1), [(1, Some(3)), (2, None), (3, None)]);
+}
+
+#[test]
+fn identity_is_that_of_the_content() {
+    let index = sample();
+    let mut moved = sample();
+    // The same contents, stored the other way round.
+    moved.blobs[0].chunks.swap(0, 1);
+    moved.memory.layers[0] = Layer::of([(0, Some(1)), (1, Some(0)), (5, Some(2))]);
+    for layers in 0..=2 {
+        let identity = index.identity(&index.memory, layers);
+        assert_eq!(identity, moved.identity(&moved.memory, layers));
+    }
+    assert_ne!(index.identity(&index.memory, 1), index.identity(&index.memory, 2));
+    let mut other = sample();
+    other.blobs[1].chunks[0].content = Digest::of(b"other");
+    assert_eq!(index.identity(&index.memory, 1), other.identity(&other.memory, 1));
+    assert_ne!(index.identity(&index.memory, 2), other.identity(&other.memory, 2));
+}
+
+#[test]
+fn lies_are_refused() {
+    let in_memory = |extent: Extent| {
+        refused(|index| index.memory.layers[1].extents = vec![extent])
+    };
+    let beyond = "an extent beyond its space";
+    assert_eq!(in_memory(Extent { first: 16, count: 1, chunk: 0 }), beyond);
+    assert_eq!(in_memory(Extent { first: 1, count: u32::MAX, chunk: ZERO }), beyond);
+    let no_blob = "an extent of chunks that no blob has";
+    assert_eq!(in_memory(Extent { first: 0, count: 1, chunk: 5 }), no_blob);
+    assert_eq!(in_memory(Extent { first: 0, count: 2, chunk: 4 }), no_blob);
+    assert_eq!(in_memory(Extent { first: 0, count: 2, chunk: u32::MAX - 1 }), no_blob);
+    let order = "an empty extent, or one out of order";
+    assert_eq!(in_memory(Extent { first: 0, count: 0, chunk: 0 }), order);
+    assert_eq!(refused(|index| index.memory.layers[0].extents.reverse()), order);
+    let size = "a space whose size is not whole chunks up to 16 TiB";
+    for bad in [0, 1, CHUNK_SIZE + 1, u64::MAX, 32 << 40] {
+        assert_eq!(refused(|index| index.disks[0].size = bad), size);
+    }
+    let stored = "a chunk that takes no room, or more than any chunk can";
+    for bad in [0, MAX_STORED + 1, u32::MAX] {
+        assert_eq!(refused(|index| index.blobs[1].chunks[0].stored = bad), stored);
+    }
+    let first_use = "a first use of a chunk that no blob has";
+    assert_eq!(refused(|index| index.first_use = vec![5]), first_use);
+    assert_eq!(refused(|index| index.first_use = vec![0; 6]), first_use);
+    let layers = "more than 64 layers in a space";
+    assert_eq!(refused(|index| index.memory.layers = vec![Layer::default(); 65]), layers);
+}
+
+#[test]
+fn truncation_anywhere_is_refused() {
+    let bytes = sample().encode();
+    for end in 0..bytes.len() {
+        assert!(Index::decode(&bytes[..end]).is_err(), "{end}");
+    }
+    let mut longer = bytes;
+    longer.push(0);
+    assert!(matches!(Index::decode(&longer), Err(IndexError::Malformed { .. })));
+}
+
+#[test]
+fn newer_versions_and_features_are_told() {
+    let bytes = sample().encode();
+    let with = |offset: usize, value: u8| {
+        let mut bytes = bytes.clone();
+        bytes[offset] = value;
+        Index::decode(&bytes)
+    };
+    assert_eq!(with(0, b'X').unwrap_err(), IndexError::NotAnIndex);
+    let version = IndexError::Version { found: 2, supported: INDEX_VERSION };
+    assert_eq!(with(8, 2).unwrap_err(), version);
+    assert!(matches!(with(10, 1).unwrap_err(), IndexError::Malformed { .. }));
+    assert_eq!(with(16, 4).unwrap_err(), IndexError::Features { unknown: 4 });
+    assert_eq!(with(24, 4).unwrap(), sample());
+}
+
+#[test]
+fn counts_that_the_input_cannot_hold_allocate_nothing() {
+    let mut bytes = sample().encode();
+    bytes[INDEX_HEADER_SIZE..INDEX_HEADER_SIZE + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    assert!(matches!(Index::decode(&bytes), Err(IndexError::Malformed { .. })));
+}
