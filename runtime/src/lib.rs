@@ -29,6 +29,7 @@ mod exec;
 pub mod host;
 pub mod image;
 pub mod machine;
+pub mod pack;
 mod paths;
 mod timings;
 mod vm;

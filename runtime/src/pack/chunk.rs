@@ -1,0 +1,102 @@
+//! Chunks: stored as zstd frames, checked against the digest of their content.
+
+use std::fmt;
+
+use supermachine_formats::Digest;
+use supermachine_formats::pack::{CHUNK_SIZE, Chunk, Index, MAX_STORED};
+use zstd::bulk::Decompressor;
+
+use super::{BlobFile, Pack, PackError};
+
+/// How the frame of every chunk begins: zstd's magic number, one segment, 64 KiB of content,
+/// neither checksum nor dictionary.
+pub const FRAME_HEADER: [u8; 7] = [0x28, 0xb5, 0x2f, 0xfd, 0x60, 0x00, 0xff];
+
+const SIZE: usize = CHUNK_SIZE as usize;
+
+/// Where each chunk of an index is, by its number.
+#[derive(Debug)]
+struct Place {
+    blob: usize,
+    offset: u64,
+    chunk: Chunk,
+}
+
+/// Reads chunks, one at a time. Each thread has its own.
+pub struct ChunkReader<'a> {
+    blobs: &'a [BlobFile],
+    places: std::sync::Arc<[Place]>,
+    decompressor: Decompressor<'static>,
+    stored: Vec<u8>,
+    content: Vec<u8>,
+}
+
+impl fmt::Debug for ChunkReader<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChunkReader").field("blobs", &self.blobs).finish_non_exhaustive()
+    }
+}
+
+impl<'a> ChunkReader<'a> {
+    /// A reader of a pack's chunks.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn new(pack: &'a Pack) -> Result<Self, PackError> {
+        Self::with_places(&pack.blobs, places(&pack.index))
+    }
+
+    /// Another reader of the same chunks.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn another(&self) -> Result<Self, PackError> {
+        Self::with_places(self.blobs, std::sync::Arc::clone(&self.places))
+    }
+
+    fn with_places(
+        blobs: &'a [BlobFile],
+        places: std::sync::Arc<[Place]>,
+    ) -> Result<Self, PackError> {
+        let decompressor = Decompressor::new().map_err(|source| PackError::Io {
+            operation: "prepare to decompress",
+            path: std::path::PathBuf::new(),
+            source,
+        })?;
+        let stored = vec![0; MAX_STORED as usize];
+        Ok(Self { blobs, places, decompressor, stored, content: vec![0; SIZE] })
+    }
+
+    /// A chunk's content, checked.
+    ///
+    /// # Errors
+    /// [`PackError::Chunk`] if it is not what its digest says.
+    pub fn read(&mut self, number: u32) -> Result<&[u8], PackError> {
+        let place = self.places.get(number as usize);
+        let found = place.and_then(|place| Some((place, self.blobs.get(place.blob)?)));
+        let Some((place, blob)) = found else {
+            return Err(PackError::Inconsistent { what: "a chunk that no blob has" });
+        };
+        let damaged =
+            |what| PackError::Chunk { blob: blob.digest, offset: place.offset, what };
+        let stored = self.stored.get_mut(..place.chunk.stored as usize);
+        let stored = stored.ok_or_else(|| damaged("a chunk larger than any can be"))?;
+        blob.read_exact_at(stored, place.offset).map_err(|_| damaged("an unreadable chunk"))?;
+        // Every bit of the header is known, so that none can be flipped unnoticed.
+        if !stored.starts_with(&FRAME_HEADER) {
+            return Err(damaged("no frame of a chunk"));
+        }
+        let count = self.decompressor.decompress_to_buffer(stored, self.content.as_mut_slice());
+        if !matches!(count, Ok(SIZE)) {
+            return Err(damaged("a frame that cannot be decompressed"));
+        }
+        if Digest::of(&self.content) != place.chunk.content {
+            return Err(damaged("a chunk with another digest"));
+        }
+        Ok(&self.content)
+    }
+}
+
+fn places(index: &Index) -> std::sync::Arc<[Place]> {
+    index.chunks().map(|(blob, offset, chunk)| Place { blob, offset, chunk: *chunk }).collect()
+}

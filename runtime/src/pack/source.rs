@@ -1,0 +1,208 @@
+//! Where packs lie: a folder or a file, and the blobs in it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use supermachine_formats::Digest;
+
+use super::archive::{self, Member};
+use super::manifest::{self, Descriptor, Named};
+use super::{PackError, manifest::ARTIFACT};
+
+const INDEX_JSON: &str = "index.json";
+/// The largest `index.json` that is read.
+const MAX_INDEX_JSON: u64 = 64 << 20;
+
+/// An image layout: a folder, or one file.
+#[derive(Debug, Clone)]
+pub struct Source {
+    path: PathBuf,
+    /// The file and its members; none for a folder.
+    archive: Option<Arc<(Arc<File>, BTreeMap<String, Member>)>>,
+}
+
+/// A blob's bytes.
+#[derive(Debug, Clone)]
+pub struct BlobFile {
+    /// The file that holds them.
+    pub file: Arc<File>,
+    /// Where in the file they begin.
+    pub offset: u64,
+    /// How many they are.
+    pub size: u64,
+    /// The blob's digest. Not checked.
+    pub digest: Digest,
+}
+
+impl BlobFile {
+    /// Reads a part of the blob.
+    ///
+    /// # Errors
+    /// The part is not within the blob, or the file cannot be read.
+    pub fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        let end = at.checked_add(buffer.len() as u64);
+        if end.is_none_or(|end| end > self.size) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.file.read_exact_at(buffer, self.offset + at)
+    }
+}
+
+impl Source {
+    /// Opens the folder or file at `path`.
+    ///
+    /// # Errors
+    /// There is nothing, or something else.
+    pub fn open(path: &Path) -> Result<Self, PackError> {
+        let missing = |source| PackError::Missing { path: path.to_owned(), source };
+        let file = File::open(path).map_err(missing)?;
+        let metadata = file.metadata().map_err(missing)?;
+        let archive = if metadata.is_dir() {
+            None
+        } else {
+            Some(Arc::new((Arc::new(file.try_clone().map_err(missing)?), archive::members(&file, path)?)))
+        };
+        Ok(Self { path: path.to_owned(), archive })
+    }
+
+    /// The folder or file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The snapshots that are here, with their names.
+    ///
+    /// # Errors
+    /// It is no image layout, or its index is damaged.
+    pub fn snapshots(&self) -> Result<Vec<Named>, PackError> {
+        let text = self.index_json()?;
+        let mut all = manifest::read_index(&text)?;
+        all.retain(|named| named.artifact_type.as_deref().is_none_or(|found| found == ARTIFACT));
+        Ok(all)
+    }
+
+    /// The manifest's digest of the snapshot with this name, or of the only one.
+    ///
+    /// # Errors
+    /// There is none, or there are several and no name was given.
+    pub fn find(&self, name: Option<&str>) -> Result<Digest, PackError> {
+        let all = self.snapshots()?;
+        let path = self.path.clone();
+        match name {
+            Some(name) => all
+                .iter()
+                .find(|named| named.name.as_deref() == Some(name))
+                .map(|named| named.descriptor.digest)
+                .ok_or_else(|| PackError::NoSuchName { name: name.to_owned(), path }),
+            None => match all.as_slice() {
+                [only] => Ok(only.descriptor.digest),
+                [] => Err(PackError::NotAPack { path, what: "it holds no snapshot" }),
+                several => Err(PackError::Ambiguous { path, count: several.len() }),
+            },
+        }
+    }
+
+    /// Finds a blob, which must have the size that is told.
+    ///
+    /// # Errors
+    /// It is missing or has another size.
+    pub fn blob(&self, section: &'static str, told: &Descriptor) -> Result<BlobFile, PackError> {
+        let blob = self.find_blob(section, told.digest)?;
+        if blob.size != told.size {
+            let (expected, found) = (told.size, blob.size);
+            return Err(PackError::Size { section, digest: told.digest, expected, found });
+        }
+        Ok(blob)
+    }
+
+    /// Reads a blob and checks its digest.
+    ///
+    /// # Errors
+    /// It is missing, damaged, or larger than `limit`.
+    pub fn read(
+        &self,
+        section: &'static str,
+        told: &Descriptor,
+        limit: u64,
+    ) -> Result<Vec<u8>, PackError> {
+        if told.size > limit {
+            return Err(PackError::TooLarge { section, size: told.size, limit });
+        }
+        let blob = self.blob(section, told)?;
+        self.content(section, &blob)
+    }
+
+    /// Reads a blob of unknown size and checks its digest.
+    pub(super) fn read_unsized(
+        &self,
+        section: &'static str,
+        digest: Digest,
+        limit: u64,
+    ) -> Result<Vec<u8>, PackError> {
+        let blob = self.find_blob(section, digest)?;
+        if blob.size > limit {
+            return Err(PackError::TooLarge { section, size: blob.size, limit });
+        }
+        self.content(section, &blob)
+    }
+
+    fn content(&self, section: &'static str, blob: &BlobFile) -> Result<Vec<u8>, PackError> {
+        let mut content = vec![0; usize::try_from(blob.size).unwrap_or(usize::MAX)];
+        blob.read_exact_at(&mut content, 0).map_err(|source| self.io("read", source))?;
+        let found = Digest::of(&content);
+        if found != blob.digest {
+            return Err(PackError::Damaged { section, digest: blob.digest, found });
+        }
+        Ok(content)
+    }
+
+    fn find_blob(&self, section: &'static str, digest: Digest) -> Result<BlobFile, PackError> {
+        let missing = || PackError::MissingBlob { section, digest };
+        let name = format!("blobs/sha256/{}", digest.hex());
+        if let Some(archive) = &self.archive {
+            let Member { offset, size } = *archive.1.get(&name).ok_or_else(missing)?;
+            return Ok(BlobFile { file: Arc::clone(&archive.0), offset, size, digest });
+        }
+        let path = self.path.join(name);
+        let open = File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
+        match open {
+            Ok((size, file)) => Ok(BlobFile { file: Arc::new(file), offset: 0, size, digest }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing()),
+            Err(source) => Err(PackError::Io { operation: "open", path, source }),
+        }
+    }
+
+    fn index_json(&self) -> Result<Vec<u8>, PackError> {
+        let not_a_pack = |what| PackError::NotAPack { path: self.path.clone(), what };
+        let no_index = || not_a_pack("it has no index.json");
+        let (file, Member { offset, size }) = match &self.archive {
+            Some(archive) => {
+                (Arc::clone(&archive.0), *archive.1.get(INDEX_JSON).ok_or_else(no_index)?)
+            }
+            None => {
+                let open = File::open(self.path.join(INDEX_JSON));
+                let file = open.map_err(|error| match error.kind() {
+                    io::ErrorKind::NotFound => no_index(),
+                    _ => self.io("open the index.json of", error),
+                })?;
+                let size = file.metadata().map_err(|error| self.io("examine", error))?.len();
+                (Arc::new(file), Member { offset: 0, size })
+            }
+        };
+        if size > MAX_INDEX_JSON {
+            return Err(PackError::TooLarge { section: INDEX_JSON, size, limit: MAX_INDEX_JSON });
+        }
+        let mut text = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+        file.read_exact_at(&mut text, offset).map_err(|error| self.io("read", error))?;
+        Ok(text)
+    }
+
+    fn io(&self, operation: &'static str, source: io::Error) -> PackError {
+        PackError::Io { operation, path: self.path.clone(), source }
+    }
+}
