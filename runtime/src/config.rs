@@ -16,6 +16,7 @@ pub struct VmConfig {
     memory_mib: Option<u64>,
     vcpus: Option<u16>,
     hostname: Option<String>,
+    expands_first: bool,
 }
 
 impl VmConfig {
@@ -46,6 +47,14 @@ impl VmConfig {
         self
     }
 
+    /// Expands a snapshot that was never expanded before the machine starts, also where it
+    /// could be started at once.
+    #[must_use]
+    pub fn with_expand_first(mut self, expands_first: bool) -> Self {
+        self.expands_first = expands_first;
+        self
+    }
+
     /// The memory that is required, in MiB.
     #[must_use]
     pub fn memory_mib(&self) -> Option<u64> {
@@ -56,6 +65,11 @@ impl VmConfig {
     #[must_use]
     pub fn vcpus(&self) -> Option<u16> {
         self.vcpus
+    }
+
+    /// Whether a machine may start before its snapshot is expanded.
+    pub(crate) fn starts_on_demand(&self) -> bool {
+        !self.expands_first
     }
 
     /// The guest's host name.

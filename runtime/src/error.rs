@@ -4,64 +4,21 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use supermachine_formats::Digest;
 use supermachine_formats::codec::DecodeError;
-use supermachine_formats::snapshot::SnapshotError;
 use supermachine_formats::wire::Failure;
 
 use crate::machine::{GuestFailure, MachineError};
+use crate::pack::PackError;
 
 /// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is no snapshot at this path.
-    #[error("no snapshot at {path}")]
-    NoSnapshot {
-        /// Where it was looked for.
-        path: PathBuf,
-        /// The operating system's answer.
-        source: io::Error,
-    },
-    /// The file at this path does not name a snapshot.
-    #[error("{path} does not name a snapshot")]
-    NotAReference {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A snapshot's state file is damaged or of another version.
-    #[error("state of snapshot {snapshot} cannot be used")]
-    Snapshot {
-        /// The snapshot.
-        snapshot: Digest,
+    /// The snapshot is missing, damaged, or of another version.
+    #[error("snapshot cannot be used")]
+    Pack {
         /// What is wrong with it.
-        source: SnapshotError,
-    },
-    /// A file of a snapshot is missing.
-    #[error("{what} of the snapshot is missing: {path}")]
-    MissingBlob {
-        /// What the file holds.
-        what: &'static str,
-        /// Where it should be.
-        path: PathBuf,
-    },
-    /// A file of a snapshot is not what it was when it was made.
-    #[error("{what} of the snapshot is damaged: {path} has digest {found}")]
-    DamagedBlob {
-        /// What the file holds.
-        what: &'static str,
-        /// The file; its name is the digest that it should have.
-        path: PathBuf,
-        /// The digest that it has.
-        found: Digest,
-    },
-    /// A snapshot's chain of parents does not end.
-    #[error("snapshot {snapshot} has more than {limit} ancestors")]
-    TooManyAncestors {
-        /// The snapshot.
-        snapshot: Digest,
-        /// How many are followed.
-        limit: usize,
+        source: PackError,
     },
     /// A file operation failed.
     #[error("cannot {operation} {path}")]
@@ -177,5 +134,11 @@ pub enum Error {
 impl From<MachineError> for Error {
     fn from(source: MachineError) -> Self {
         Self::Machine { source }
+    }
+}
+
+impl From<PackError> for Error {
+    fn from(source: PackError) -> Self {
+        Self::Pack { source }
     }
 }

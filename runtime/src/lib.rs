@@ -9,7 +9,7 @@
 //! use supermachine::{Image, VmConfig};
 //!
 //! # fn main() -> Result<(), supermachine::Error> {
-//! let image = Image::from_snapshot("target/snapshots/names/python")?;
+//! let image = Image::from_store("target/snapshots", "python")?;
 //! let vm = image.start(&VmConfig::new())?;
 //! let outcome = vm
 //!     .exec_builder()
@@ -38,5 +38,5 @@ pub use config::VmConfig;
 pub use error::Error;
 pub use exec::{ExecBuilder, ExecOutcome, ExitStatus};
 pub use image::Image;
-pub use timings::Timings;
+pub use timings::{Timings, Way};
 pub use vm::Vm;

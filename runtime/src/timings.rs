@@ -2,10 +2,23 @@
 
 use std::time::{Duration, Instant};
 
+/// What a machine was started from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Way {
+    /// The snapshot's mapped form.
+    Mapped,
+    /// The pack itself: pages come when they are touched. The mapped form is made meanwhile.
+    OnDemand,
+    /// The snapshot's mapped form, which was made first.
+    Expanded,
+}
+
 /// The steps of a start, in order, each with the time that it took.
 #[derive(Debug, Clone)]
 pub struct Timings {
     last: Instant,
+    way: Way,
     steps: Vec<(&'static str, Duration)>,
 }
 
@@ -13,7 +26,7 @@ impl Timings {
     /// Begins to measure.
     #[must_use]
     pub fn start() -> Self {
-        Self { last: Instant::now(), steps: Vec::with_capacity(16) }
+        Self { last: Instant::now(), way: Way::Mapped, steps: Vec::with_capacity(16) }
     }
 
     /// Ends a step that began where the one before it ended.
@@ -21,6 +34,16 @@ impl Timings {
         let now = Instant::now();
         self.steps.push((name, now - self.last));
         self.last = now;
+    }
+
+    /// What the machine was started from.
+    #[must_use]
+    pub fn way(&self) -> Way {
+        self.way
+    }
+
+    pub(crate) fn set_way(&mut self, way: Way) {
+        self.way = way;
     }
 
     /// The steps so far.

@@ -7,6 +7,7 @@ use supermachine_formats::wire::Control;
 
 use crate::agent::resume;
 use crate::machine::{Machine, Restore};
+use crate::timings::Way;
 use crate::{Error, ExecBuilder, ExecOutcome, Image, Timings, VmConfig};
 
 /// A running machine. It ends when it is dropped.
@@ -15,7 +16,7 @@ use crate::{Error, ExecBuilder, ExecOutcome, Image, Timings, VmConfig};
 /// use supermachine::{Image, Vm, VmConfig};
 ///
 /// # fn main() -> Result<(), supermachine::Error> {
-/// let image = Image::from_snapshot("names/busybox")?;
+/// let image = Image::from_store("snapshots", "busybox")?;
 /// let vm = Vm::start(&image, &VmConfig::new())?;
 /// assert_eq!(vm.exec(["echo", "hello"])?.stdout, b"hello\n");
 /// vm.stop()?;
@@ -39,11 +40,10 @@ impl Vm {
     pub fn start(image: &Image, config: &VmConfig) -> Result<Self, Error> {
         let mut timings = Timings::start();
         check(image, config)?;
-        let parts = Restore {
-            snapshot: image.snapshot().clone(),
-            memory: Arc::clone(image.memory()),
-            disks: image.disks().to_vec(),
-        };
+        let (origin, way) = image.origin(config)?;
+        timings.set_way(way);
+        timings.step(if way == Way::Expanded { "expand" } else { "open" });
+        let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin };
         let machine = Machine::restore(parts, &mut timings)?;
         let control = machine.control()?;
         machine.send_control(&Control::Resume(resume(config.hostname())?))?;

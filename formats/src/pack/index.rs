@@ -70,6 +70,15 @@ record! {
         layers: Vec<Layer>,
     }
 
+    /// A place in a space.
+    #[derive(Copy)]
+    pub struct Place {
+        /// The space: 0 the memory, then the disks.
+        space: u8,
+        /// The place, counted in chunks.
+        place: u32,
+    }
+
     /// Where all of a snapshot's chunks are.
     pub struct Index {
         /// Chunks are numbered through all blobs.
@@ -78,9 +87,9 @@ record! {
         memory: Space,
         /// The disks, as the state file lists them.
         disks: Vec<Space>,
-        /// Chunks that are used between a restore and the end of the first command, in the
+        /// Places that are used between a restore and the end of the first command, in the
         /// order of their use.
-        first_use: Vec<u32>,
+        first_use: Vec<Place>,
     }
 }
 
@@ -318,10 +327,11 @@ impl Index {
         for space in self.spaces() {
             space.validate(chunks)?;
         }
-        if self.first_use.len() as u64 > chunks
-            || self.first_use.iter().any(|number| u64::from(*number) >= chunks)
-        {
-            return inconsistent("a first use of a chunk that no blob has");
+        for used in &self.first_use {
+            let space = self.spaces().nth(used.space.into());
+            if space.is_none_or(|space| u64::from(used.place) >= space.size / CHUNK_SIZE) {
+                return inconsistent("a first use of a place that no space has");
+            }
         }
         Ok(())
     }
@@ -333,5 +343,6 @@ const _: () = {
     assert!(Extent::MIN_SIZE == 12);
     assert!(Blob::MIN_SIZE == 36);
     assert!(Space::MIN_SIZE == 12);
+    assert!(Place::MIN_SIZE == 5);
     assert!(Index::MIN_SIZE == 4 + 12 + 4 + 4);
 };

@@ -20,7 +20,7 @@ fn sample() -> Index {
         ],
         memory: Space { size: 16 * CHUNK_SIZE, layers: vec![base, own] },
         disks: vec![Space { size: 2 << 20, layers: vec![Layer::of([(7, Some(4))])] }],
-        first_use: vec![3, 0],
+        first_use: vec![Place { space: 0, place: 1 }, Place { space: 1, place: 31 }],
     }
 }
 
@@ -104,9 +104,10 @@ fn lies_are_refused() {
     for bad in [0, MAX_STORED + 1, u32::MAX] {
         assert_eq!(refused(|index| index.blobs[1].chunks[0].stored = bad), stored);
     }
-    let first_use = "a first use of a chunk that no blob has";
-    assert_eq!(refused(|index| index.first_use = vec![5]), first_use);
-    assert_eq!(refused(|index| index.first_use = vec![0; 6]), first_use);
+    let first_use = "a first use of a place that no space has";
+    for bad in [Place { space: 0, place: 16 }, Place { space: 1, place: 32 }, Place { space: 2, place: 0 }] {
+        assert_eq!(refused(|index| index.first_use.push(bad)), first_use);
+    }
     let layers = "more than 64 layers in a space";
     assert_eq!(refused(|index| index.memory.layers = vec![Layer::default(); 65]), layers);
 }

@@ -1,32 +1,37 @@
 //! Snapshots on disk, ready to start machines from.
 //!
-//! A store is a folder with `names/`, one small file a snapshot that holds the digest of its
-//! state file, and `blobs/sha256/`, where every file is named by the digest of its content.
-//! From these an image's *mapped form* is made once, in the user's cache, and checked while
-//! it is made; after that a start only maps files.
+//! A snapshot lies in a pack: an OCI image-layout folder, or one file that is the same as a
+//! tar. From it an image's *mapped form* is made once, in the user's cache, and checked while
+//! it is made; after that a start only maps files. Until then machines start from the pack
+//! itself, if the system allows: their pages come when they are touched.
 
-mod blobs;
+mod cache;
+mod expand;
+mod form;
 mod mapped;
+mod on_demand;
 mod stamp;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
 
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::Snapshot;
+use supermachine_formats::snapshot::device::Slot;
 
-pub use blobs::Blobs;
 pub use mapped::Mapped;
-pub use stamp::Stamps;
+pub(crate) use stamp::{TEMPORARY, temporary_beside, write_atomically};
 
+use crate::machine::{self, Origin};
+use crate::pack::{Pack, Source};
+use crate::timings::Way;
 use crate::{Error, Vm, VmConfig, paths};
-
-/// More than a file of the `names` folder ever holds.
-const MAX_REFERENCE: u64 = 256;
+use mapped::Place;
+use on_demand::PackChunks;
 
 /// A snapshot that machines can be started from. Cheap to clone.
 ///
@@ -34,37 +39,72 @@ const MAX_REFERENCE: u64 = 256;
 /// use supermachine::{Image, VmConfig};
 ///
 /// # fn main() -> Result<(), supermachine::Error> {
-/// let image = Image::from_snapshot("names/redis")?;
+/// let image = Image::from_snapshot("redis.tar")?;
 /// let vm = image.start(&VmConfig::new().with_memory_mib(128))?;
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Debug, Clone)]
 pub struct Image {
-    mapped: Arc<Mapped>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    digest: Digest,
+    snapshot: Arc<Snapshot>,
+    source: Source,
+    place: Place,
+    mapped: OnceLock<Mapped>,
+    pack: OnceLock<Arc<Pack>>,
+    /// Whether a thread has been started that makes the mapped form.
+    is_expanding: AtomicBool,
 }
 
 impl Image {
-    /// Opens the snapshot that a file in a store's `names` folder refers to.
-    ///
-    /// The first time, its memory is unpacked into the user's cache and every byte is
-    /// checked; after that only a few files are opened.
+    /// Opens the snapshot in a pack: a file, or a folder that holds only this one.
     ///
     /// # Errors
-    /// There is no such snapshot, or it is damaged, or the cache cannot be written.
+    /// There is no such snapshot, or it is damaged.
     pub fn from_snapshot(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let path = path.as_ref();
-        let digest = read_reference(path)?;
-        let cache = paths::cache_dir().ok_or(Error::NoCacheDir)?;
-        Self::open(&Blobs::new(&store_of(path)), digest, &cache)
+        Self::find(path.as_ref(), None)
     }
 
-    /// Opens a snapshot by the digest of its state file, with its mapped form in `cache`.
+    /// Opens a snapshot of a store by its name.
     ///
     /// # Errors
-    /// Those of [`Image::from_snapshot`].
-    pub fn open(blobs: &Blobs, digest: Digest, cache: &Path) -> Result<Self, Error> {
-        Ok(Self { mapped: Arc::new(Mapped::open(blobs, digest, cache)?) })
+    /// There is no such snapshot, or it is damaged.
+    pub fn from_store(store: impl AsRef<Path>, name: &str) -> Result<Self, Error> {
+        Self::find(store.as_ref(), Some(name))
+    }
+
+    fn find(path: &Path, name: Option<&str>) -> Result<Self, Error> {
+        let source = Source::open(path)?;
+        let digest = source.find(name)?;
+        let cache = paths::cache_dir().ok_or(Error::NoCacheDir)?;
+        Self::open(source, digest, &cache)
+    }
+
+    /// Opens a snapshot by the digest of its manifest, with its mapped form in `cache`.
+    ///
+    /// # Errors
+    /// The snapshot is missing or damaged.
+    pub fn open(source: Source, digest: Digest, cache: &Path) -> Result<Self, Error> {
+        let place = Place::new(cache, digest);
+        let (mapped, pack) = (OnceLock::new(), OnceLock::new());
+        let snapshot = match place.existing() {
+            Some((snapshot, found)) => {
+                mapped.get_or_init(|| found);
+                Arc::new(snapshot)
+            }
+            None => {
+                let found = Arc::new(Pack::open(&source, digest)?);
+                Arc::new(pack.get_or_init(|| found).snapshot.clone())
+            }
+        };
+        let is_expanding = AtomicBool::new(false);
+        let inner = Inner { digest, snapshot, source, place, mapped, pack, is_expanding };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Starts a machine.
@@ -77,49 +117,105 @@ impl Image {
 
     /// The state that machines begin with.
     #[must_use]
-    pub fn snapshot(&self) -> &Snapshot {
-        self.mapped.snapshot()
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.inner.snapshot
     }
 
-    /// The digest of the snapshot's state file.
+    /// The digest of the snapshot's manifest.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        self.mapped.digest()
+        self.inner.digest
     }
 
-    /// The memory that machines begin with: a file to map, never to write.
+    /// Where the snapshot lies.
     #[must_use]
-    pub fn memory(&self) -> &Arc<File> {
-        self.mapped.memory()
+    pub fn source(&self) -> &Source {
+        &self.inner.source
     }
 
-    /// The disks that machines have.
-    #[must_use]
-    pub fn disks(&self) -> &[Arc<File>] {
-        self.mapped.disks()
+    /// The snapshot in its portable form.
+    ///
+    /// # Errors
+    /// It is missing or damaged.
+    pub fn pack(&self) -> Result<&Arc<Pack>, Error> {
+        self.inner.pack()
+    }
+
+    /// The snapshot's mapped form, made if it is not there.
+    ///
+    /// # Errors
+    /// The snapshot is missing or damaged, or the cache cannot be written.
+    pub fn mapped(&self) -> Result<&Mapped, Error> {
+        self.inner.mapped()
+    }
+
+    /// What a machine's memory and disks begin as, and which way that is.
+    ///
+    /// # Errors
+    /// The snapshot is missing or damaged, or the cache cannot be written.
+    pub(crate) fn origin(&self, config: &VmConfig) -> Result<(Origin, Way), Error> {
+        let way = match self.inner.found() {
+            Some(_) => Way::Mapped,
+            None if config.starts_on_demand() && self.can_start_on_demand() => {
+                return Ok((self.chunks()?, Way::OnDemand));
+            }
+            None => Way::Expanded,
+        };
+        let Mapped { memory, disks } = self.mapped()?.clone();
+        Ok((Origin::Files { memory, disks }, way))
+    }
+
+    /// Disks that are read by requests need files.
+    fn can_start_on_demand(&self) -> bool {
+        let has_block = self.snapshot().slots.iter().any(|slot| matches!(slot, Slot::Block(..)));
+        !has_block && machine::can_page_on_demand()
+    }
+
+    fn chunks(&self) -> Result<Origin, Error> {
+        let inner = Arc::clone(&self.inner);
+        let then = Box::new(move || inner.expand_in_background());
+        Ok(Origin::Chunks(Box::new(PackChunks::new(self.inner.pack()?, then)?)))
     }
 }
 
-/// The store that a file of its `names` folder belongs to.
-fn store_of(name: &Path) -> PathBuf {
-    let names = name.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match (names.file_name(), names.parent()) {
-        (Some(_), Some(store)) if store.as_os_str().is_empty() => PathBuf::from("."),
-        (Some(_), Some(store)) => store.to_owned(),
-        // `.`, `..` and the like: what is above them cannot be told by their text.
-        _ => names.join(".."),
+impl Inner {
+    fn pack(&self) -> Result<&Arc<Pack>, Error> {
+        if let Some(pack) = self.pack.get() {
+            return Ok(pack);
+        }
+        let pack = Arc::new(Pack::open(&self.source, self.digest)?);
+        Ok(self.pack.get_or_init(|| pack))
     }
-}
 
-/// Reads a file of a store's `names` folder: the digest of a state file, and a line end.
-fn read_reference(path: &Path) -> Result<Digest, Error> {
-    let mut text = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_REFERENCE).read_to_end(&mut text))
-        .map_err(|source| Error::NoSnapshot { path: path.to_owned(), source })?;
-    let text = str::from_utf8(&text).ok();
-    let digest = text.and_then(|text| text.trim_end().parse().ok());
-    digest.ok_or_else(|| Error::NotAReference { path: path.to_owned() })
+    /// The mapped form, if it is there.
+    fn found(&self) -> Option<&Mapped> {
+        if let Some(mapped) = self.mapped.get() {
+            return Some(mapped);
+        }
+        let (_, mapped) = self.place.existing()?;
+        Some(self.mapped.get_or_init(|| mapped))
+    }
+
+    fn mapped(&self) -> Result<&Mapped, Error> {
+        if let Some(mapped) = self.found() {
+            return Ok(mapped);
+        }
+        let mapped = self.place.make(self.pack()?)?;
+        Ok(self.mapped.get_or_init(|| mapped))
+    }
+
+    /// Makes the mapped form for the starts that follow. A failure is told to who needs it.
+    fn expand_in_background(self: &Arc<Self>) {
+        // Only one thread is started; the locks of the cache do the rest.
+        if self.is_expanding.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let inner = Arc::clone(self);
+        let thread = thread::Builder::new().name("sm-expand".into());
+        let _ = thread.spawn(move || {
+            let _ = inner.mapped();
+        });
+    }
 }
 
 /// The folder that mapped forms are kept in by default.

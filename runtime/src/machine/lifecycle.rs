@@ -5,25 +5,26 @@
 //! recorded pages are put in place when it begins to run. Order of a capture: stop the vCPUs, settle the devices, then read everything.
 
 use std::fs::File;
-use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use supermachine_formats::snapshot::device::{Serial, Slot as SlotState};
-use supermachine_formats::snapshot::memory::{Memory, PAGE_SIZE, Run, runs_of};
+use supermachine_formats::snapshot::device::Serial;
+use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run, runs_of};
 use supermachine_formats::snapshot::x86_64::{Clock, IOAPIC_PINS, Ioapic as IoapicState};
 use supermachine_formats::snapshot::{Architecture, HypervisorFamily, Snapshot, Stage, WorkingSet};
-use supermachine_formats::{Hasher, wire};
+use supermachine_formats::wire;
 
 use super::bus::Bus;
 use super::devices::ioapic::Ioapic;
 use super::devices::serial::{Console, SerialPort};
 use super::devices::virtio::{DiskFile, Parts, Slot, Vsock};
 use super::hypervisor::{self, Access, Vm};
-use super::layout::{self, PMEM_START, PMEM_STRIDE, SERIAL_LINE, VSOCK_SLOT};
-use super::memory::{Ram, map_disk};
+use super::layout::{self, SERIAL_LINE, VSOCK_SLOT};
+use super::memory::{MemoryFiles, Ram};
+use super::origin::{Loss, MappedDisk, Mapping, Origin};
+use super::pager::Pager;
 use super::vcpu::{Plan, Vcpus};
 use super::{GuestFailure, MachineError};
 use crate::timings::Timings;
@@ -35,11 +36,24 @@ const FIRST_DISK_WINDOW: u32 = 8;
 #[derive(Debug)]
 pub struct Restore {
     /// The state.
-    pub snapshot: Snapshot,
-    /// The memory file: all of guest RAM, as the snapshot left it.
-    pub memory: Arc<File>,
-    /// The disks, as the snapshot lists them.
-    pub disks: Vec<Arc<File>>,
+    pub snapshot: Arc<Snapshot>,
+    /// The memory and the disks.
+    pub origin: Origin,
+}
+
+/// Copies of pages.
+#[derive(Debug)]
+pub struct DirtyPages {
+    runs: Vec<Run>,
+    bytes: Vec<u8>,
+}
+
+impl DirtyPages {
+    /// Each page's number and content, in rising order.
+    pub fn pages(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let numbers = self.runs.iter().flat_map(|run| run.first..run.end());
+        numbers.zip(self.bytes.chunks_exact(PAGE_SIZE as usize))
+    }
 }
 
 /// A machine's state, read while it stood still.
@@ -48,6 +62,8 @@ pub struct Captured {
     /// The state. Its stage, parent and workload are those of the snapshot that the machine
     /// began from; who captures sets them.
     pub snapshot: Snapshot,
+    /// The pages that were written since the start.
+    pub dirty: DirtyPages,
     /// Pages that were written since the start, or are in place unwritten.
     pub touched: WorkingSet,
 }
@@ -60,10 +76,13 @@ pub struct Machine {
     bus: Arc<Bus>,
     vsock: Vsock,
     vm: Arc<dyn Vm>,
+    /// Ends after the guest, which waits for it, and before the memory that it fills.
+    _pager: Option<Pager>,
     ram: Arc<Ram>,
-    memory_file: Arc<File>,
+    /// The files that the memory began as; none when it came in chunks.
+    memory_files: Option<MemoryFiles>,
     console: Console,
-    origin: Snapshot,
+    origin: Arc<Snapshot>,
 }
 
 impl Machine {
@@ -83,18 +102,17 @@ impl Machine {
         parts: Restore,
         timings: &mut Timings,
     ) -> Result<Self, MachineError> {
-        let Restore { mut snapshot, memory: memory_file, disks } = parts;
+        let Restore { snapshot, origin } = parts;
         if snapshot.slots.len() != usize::from(layout::SLOTS) {
             return Err(MachineError::Snapshot { what: "another number of slots than a machine" });
         }
-        let ram = Ram::map(&memory_file, snapshot.machine.memory_size)
-            .map(Arc::new)
-            .map_err(|source| MachineError::Memory { operation: "mapped", source })?;
+        let Mapping { ram, disks, waiting } = Mapping::of(&snapshot, &origin)?;
+        let ram = Arc::new(ram);
         show_memory(vm.as_ref(), &ram)?;
-        show_disks(vm.as_ref(), &snapshot, &disks)?;
+        show_disks(vm.as_ref(), &disks)?;
         timings.step("map memory");
         let console = Console::default();
-        let bus = Arc::new(make_devices(&vm, &ram, &snapshot, &disks, &console)?);
+        let bus = Arc::new(make_devices(&vm, &ram, &snapshot, origin.disks(), &console)?);
         let vsock = bus
             .slots
             .get(usize::from(VSOCK_SLOT))
@@ -102,17 +120,29 @@ impl Machine {
             .cloned()
             .ok_or(MachineError::Snapshot { what: "no socket device in its slot" })?;
         timings.step("make devices");
+        // What is not there yet comes in larger pieces than page by page.
+        let working_set = match &origin {
+            Origin::Files { .. } => snapshot.working_set.clone(),
+            Origin::Chunks(_) => WorkingSet::default(),
+        };
         let plan = Plan {
-            states: std::mem::take(&mut snapshot.vcpus),
+            states: snapshot.vcpus.clone(),
             tsc_khz: snapshot.clock.tsc_khz,
-            working_set: (Arc::clone(&ram), std::mem::take(&mut snapshot.working_set)),
+            working_set: (Arc::clone(&ram), working_set),
         };
         let streams = vsock.clone();
         let on_failure = Box::new(move |_: &GuestFailure| streams.hang_up());
+        // Before the vCPUs: their state refers to memory.
+        let loss = Arc::new(Loss::default());
+        let (pager, memory_files) = match origin {
+            Origin::Files { memory, .. } => (None, Some(memory)),
+            Origin::Chunks(chunks) => (waiting.map(|it| it.watch(chunks, &loss)).transpose()?, None),
+        };
         let vcpus = Vcpus::start(&vm, &bus, plan, on_failure)?;
+        loss.arm(vcpus.ender())?;
         vm.set_clock_ns(snapshot.clock.monotonic_ns)?;
         timings.step("restore vCPUs");
-        Ok(Self { vcpus, bus, vsock, vm, ram, memory_file, console, origin: snapshot })
+        Ok(Self { vcpus, bus, vsock, vm, _pager: pager, ram, memory_files, console, origin: snapshot })
     }
 
     /// Lets the guest run.
@@ -163,19 +193,24 @@ impl Machine {
         self.vcpus.failure()
     }
 
-    /// The state that the machine began from, without its vCPUs.
+    /// The files that the machine's memory began as; none when it came in chunks.
+    #[must_use]
+    pub fn memory_files(&self) -> Option<&MemoryFiles> {
+        self.memory_files.as_ref()
+    }
+
+    /// The state that the machine began from.
     #[must_use]
     pub fn origin(&self) -> &Snapshot {
         &self.origin
     }
 
-    /// Stops the guest and reads its state. Pages that differ from those the machine began
-    /// with are written to `pages`, one after the other. The machine stays paused; all streams
-    /// but the control stream are closed.
+    /// Stops the guest and reads its state and the pages that were written. The machine stays
+    /// paused; all streams but the control stream are closed.
     ///
     /// # Errors
     /// Data for the guest is still under way, or the state cannot be read or written.
-    pub fn capture(&self, pages: &mut dyn Write) -> Result<Captured, MachineError> {
+    pub fn capture(&self) -> Result<Captured, MachineError> {
         self.vcpus.pause();
         self.vsock.quiesce().map_err(|_| MachineError::Busy)?;
         let saved = self.vcpus.save()?;
@@ -187,7 +222,7 @@ impl Machine {
             written: runs_of(self.ram.written().map_err(memory_error)?),
             read: self.ram.read_only().map_err(memory_error)?,
         };
-        let memory = self.save_memory(&touched.written, pages).map_err(memory_error)?;
+        let dirty = self.copy_pages(&touched.written).map_err(memory_error)?;
         let snapshot = Snapshot {
             architecture: self.origin.architecture,
             hypervisor: hypervisor::family(),
@@ -199,34 +234,17 @@ impl Machine {
             slots: self.bus.slots.iter().map(Slot::state).collect(),
             serial: self.bus.serial.state(),
             disks: self.origin.disks.clone(),
-            memory,
             working_set: WorkingSet::default(),
         };
-        Ok(Captured { snapshot, touched })
+        Ok(Captured { snapshot, dirty, touched })
     }
 
-    /// Writes out those of the written pages that differ from the memory file.
-    fn save_memory(&self, written: &[Run], pages: &mut dyn Write) -> io::Result<Memory> {
-        const SIZE: usize = PAGE_SIZE as usize;
-        let (mut own, mut zeroed) = (Vec::new(), Vec::new());
-        let mut hasher = Hasher::new();
-        let mut before = [0; SIZE];
+    fn copy_pages(&self, written: &[Run]) -> io::Result<DirtyPages> {
+        let mut bytes = Vec::new();
         for page in written.iter().flat_map(|run| run.first..run.end()) {
-            let now = self.ram.page(page).ok_or(io::ErrorKind::InvalidInput)?;
-            self.memory_file.read_exact_at(&mut before, page * PAGE_SIZE)?;
-            if now == before {
-                continue;
-            }
-            if now == [0; SIZE] {
-                zeroed.push(page);
-            } else {
-                hasher.update(&now);
-                pages.write_all(&now)?;
-                own.push(page);
-            }
+            bytes.extend_from_slice(&self.ram.page(page).ok_or(io::ErrorKind::InvalidInput)?);
         }
-        pages.flush()?;
-        Ok(Memory { blob: hasher.finish(), own: runs_of(own), zeroed: runs_of(zeroed) })
+        Ok(DirtyPages { runs: written.to_vec(), bytes })
     }
 }
 
@@ -263,20 +281,10 @@ fn show_memory(vm: &dyn Vm, ram: &Ram) -> Result<(), MachineError> {
 }
 
 /// Shows the guest the disks that stand in memory slots.
-fn show_disks(vm: &dyn Vm, snapshot: &Snapshot, disks: &[Arc<File>]) -> Result<(), MachineError> {
-    for (slot, state) in (0_u8..).zip(&snapshot.slots) {
-        let SlotState::Pmem(_, pmem) = state else { continue };
-        let index = usize::from(pmem.disk);
-        let file = disks.get(index).ok_or(MachineError::Snapshot { what: "a missing disk" })?;
-        let told = snapshot.disks.get(index).map(|disk| disk.size);
-        let address = PMEM_START + u64::from(slot) * PMEM_STRIDE;
-        if pmem.address != address || told != Some(pmem.size) || pmem.size > PMEM_STRIDE {
-            return Err(MachineError::Snapshot { what: "a disk outside its window" });
-        }
-        let disk_error = |source| MachineError::Disk { index, source };
-        let region = map_disk(file, pmem.size).map_err(disk_error)?;
-        let window = FIRST_DISK_WINDOW + u32::from(slot);
-        vm.map(window, address, region, Access::ReadOnly)?;
+fn show_disks(vm: &dyn Vm, mapped: &[MappedDisk]) -> Result<(), MachineError> {
+    for disk in mapped {
+        let window = FIRST_DISK_WINDOW + u32::from(disk.slot);
+        vm.map(window, disk.address, Arc::clone(&disk.region), Access::ReadOnly)?;
     }
     Ok(())
 }

@@ -1,10 +1,11 @@
-//! Guest RAM: a private mapping of a memory file.
+//! Guest RAM: private mappings of memory files, or pages that come when they are touched.
 //!
-//! What the guest writes stays in this process; the file is shared by every machine that
-//! starts from it and never changes.
+//! What the guest writes stays in this process; the files are shared by every machine that
+//! starts from them and never change.
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run, runs_of};
@@ -17,6 +18,50 @@ use super::sys::{self, Populate};
 /// The guest's RAM as devices see it.
 pub(crate) type GuestMemory = GuestMemoryMmap<()>;
 
+/// The files that hold what a machine's memory begins with.
+#[derive(Debug, Clone)]
+pub struct MemoryFiles {
+    /// All of RAM, as the base of the snapshot left it.
+    pub base: Arc<File>,
+    /// What the snapshot has instead.
+    pub overlay: Option<Overlay>,
+}
+
+/// A file as large as RAM, of which some stretches are in front of another's.
+#[derive(Debug, Clone)]
+pub struct Overlay {
+    /// The file.
+    pub file: Arc<File>,
+    /// The stretches, in rising order.
+    pub runs: Arc<[Run]>,
+}
+
+impl MemoryFiles {
+    /// Reads a page as the snapshot has it.
+    ///
+    /// # Errors
+    /// The file cannot be read, or ends before the page.
+    pub fn read_page(&self, page: u64, content: &mut [u8; PAGE_SIZE as usize]) -> io::Result<()> {
+        let in_front = self.overlay.as_ref().filter(|overlay| overlay.has(page));
+        let file = in_front.map_or(&self.base, |overlay| &overlay.file);
+        file.read_exact_at(content, page * PAGE_SIZE)
+    }
+}
+
+impl Overlay {
+    fn has(&self, page: u64) -> bool {
+        let after = self.runs.partition_point(|run| run.first <= page);
+        let run = after.checked_sub(1).and_then(|before| self.runs.get(before));
+        run.is_some_and(|run| page < run.end())
+    }
+}
+
+impl From<Arc<File>> for MemoryFiles {
+    fn from(base: Arc<File>) -> Self {
+        Self { base, overlay: None }
+    }
+}
+
 /// A machine's RAM.
 #[derive(Debug)]
 pub(crate) struct Ram {
@@ -25,16 +70,43 @@ pub(crate) struct Ram {
 }
 
 impl Ram {
-    /// Maps `size` bytes of a memory file, copy-on-write.
+    /// Maps `size` bytes of memory files, copy-on-write.
     ///
     /// # Errors
-    /// The file is shorter than `size`, or the mapping fails.
-    pub(crate) fn map(file: &Arc<File>, size: u64) -> io::Result<Self> {
+    /// A file is shorter than `size`, or the mapping fails.
+    pub(crate) fn map(files: &MemoryFiles, size: u64) -> io::Result<Self> {
+        let ram = Self::of_windows(size, |window| {
+            let offset = FileOffset::from_arc(Arc::clone(&files.base), window.file_offset);
+            map_private(offset, window.size, libc::PROT_READ | libc::PROT_WRITE)
+        })?;
+        if let Some(Overlay { file, runs }) = &files.overlay {
+            if file.metadata()?.len() < size {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            for (region, offset, length, _) in ram.stretches(runs) {
+                let from = offset + ram.file_offset(region);
+                sys::map_over(region, offset, length, file, from)?;
+            }
+        }
+        Ok(ram)
+    }
+
+    /// Makes `size` bytes of RAM that is put in place by somebody else, page by page.
+    ///
+    /// # Errors
+    /// The mapping fails.
+    pub(crate) fn reserve(size: u64) -> io::Result<Self> {
+        Self::of_windows(size, |window| reserve(window.size, libc::PROT_READ | libc::PROT_WRITE))
+    }
+
+    fn of_windows(
+        size: u64,
+        map: impl Fn(&RamWindow) -> io::Result<MmapRegion>,
+    ) -> io::Result<Self> {
         let mut windows = Vec::new();
         for window in ram_windows(size) {
-            let offset = FileOffset::from_arc(Arc::clone(file), window.file_offset);
-            let region = map_private(offset, window.size, libc::PROT_READ | libc::PROT_WRITE)?;
-            windows.push((window, Arc::new(region)));
+            let region = Arc::new(map(&window)?);
+            windows.push((window, region));
         }
         let regions = windows
             .iter()
@@ -45,6 +117,11 @@ impl Ram {
             .collect();
         let memory = GuestMemory::from_arc_regions(regions).map_err(io::Error::other)?;
         Ok(Self { memory: Arc::new(memory), windows })
+    }
+
+    fn file_offset(&self, region: &MmapRegion) -> u64 {
+        let same = |(_, own): &&(RamWindow, Arc<MmapRegion>)| std::ptr::eq(&**own, region);
+        self.windows.iter().find(same).map_or(0, |(window, _)| window.file_offset)
     }
 
     /// What devices read and write.
@@ -137,6 +214,22 @@ impl Ram {
 pub(crate) fn map_disk(file: &Arc<File>, size: u64) -> io::Result<Arc<MmapRegion>> {
     let offset = FileOffset::from_arc(Arc::clone(file), 0);
     map_private(offset, size, libc::PROT_READ).map(Arc::new)
+}
+
+/// Makes room for a disk image that is put in place by somebody else, page by page.
+///
+/// # Errors
+/// The mapping fails.
+pub(crate) fn reserve_disk(size: u64) -> io::Result<Arc<MmapRegion>> {
+    reserve(size, libc::PROT_READ).map(Arc::new)
+}
+
+fn reserve(size: u64, protection: i32) -> io::Result<MmapRegion> {
+    MmapRegionBuilder::new(usize::try_from(size).map_err(io::Error::other)?)
+        .with_mmap_prot(protection)
+        .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE)
+        .build()
+        .map_err(io::Error::other)
 }
 
 fn map_private(offset: FileOffset, size: u64, protection: i32) -> io::Result<MmapRegion> {

@@ -13,10 +13,13 @@ pub mod layout;
 mod lifecycle;
 mod line;
 mod memory;
+mod origin;
+mod pager;
 mod slots;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod uffd;
 mod vcpu;
 
 use std::io;
@@ -26,8 +29,12 @@ use supermachine_formats::snapshot::{Architecture, HypervisorFamily};
 pub use devices::virtio::DeviceError;
 pub use hypervisor::HypervisorError;
 pub(crate) use hypervisor::probe;
-pub use lifecycle::{Captured, Machine, Restore, reset_ioapic, reset_serial};
+pub use lifecycle::{Captured, DirtyPages, Machine, Restore, reset_ioapic, reset_serial};
+pub use memory::{MemoryFiles, Overlay};
+pub use origin::Origin;
+pub use pager::{Chunks, Place};
 pub use slots::{block_disk, boot_slots, mapped_disk};
+pub(crate) use origin::can_page_on_demand;
 pub(crate) use sys::fill_random;
 
 /// Why a machine could not be made, run or captured.
@@ -118,5 +125,11 @@ pub enum GuestFailure {
         reason: &'static str,
         /// Its code.
         code: u64,
+    },
+    /// A part of the snapshot that the guest needed is missing or damaged.
+    #[error("a page of the guest's snapshot is lost: {what}")]
+    PageLost {
+        /// What went wrong.
+        what: String,
     },
 }

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use vm_memory::MmapRegion;
@@ -42,6 +43,33 @@ pub(crate) fn populate(
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Maps a stretch of `file` over a stretch of `region`, copy-on-write.
+///
+/// # Errors
+/// A stretch outside the region, or what `mmap` answers.
+pub(crate) fn map_over(
+    region: &MmapRegion,
+    offset: u64,
+    size: u64,
+    file: &File,
+    file_offset: u64,
+) -> io::Result<()> {
+    let (offset, size) = (offset as usize, size as usize);
+    if offset.checked_add(size).is_none_or(|end| end > region.size()) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let file_offset = file_offset.try_into().map_err(io::Error::other)?;
+    let start = region.as_ptr().wrapping_add(offset).cast();
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    // SAFETY: the stretch lies within `region`, which owns the mapping that is replaced; no
+    // reference into it is alive, as guest memory is only accessed through volatile copies.
+    let mapped = unsafe {
+        libc::mmap(start, size, protection, flags, file.as_raw_fd(), file_offset)
+    };
+    if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Which pages of a private mapping were written: their numbers, counted from the region's

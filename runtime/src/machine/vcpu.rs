@@ -157,6 +157,12 @@ impl Vcpus {
         self.shared.lock().failure.clone()
     }
 
+    /// What ends the guest from another thread, as if it had ended by itself.
+    pub(crate) fn ender(&self) -> Box<dyn Fn(GuestFailure) + Send> {
+        let shared = Arc::clone(&self.shared);
+        Box::new(move |failure| shared.fail(failure))
+    }
+
     fn wait_started(&self) -> Result<(), MachineError> {
         let mut control = self.shared.wait(|progress| !matches!(progress, Progress::Starting));
         for progress in &mut control.progress {

@@ -1,12 +1,13 @@
 //! Chunks: stored as zstd frames, checked against the digest of their content.
 
 use std::fmt;
+use std::sync::Arc;
 
 use supermachine_formats::Digest;
-use supermachine_formats::pack::{CHUNK_SIZE, Chunk, Index, MAX_STORED};
+use supermachine_formats::pack::{CHUNK_SIZE, Chunk, MAX_STORED};
 use zstd::bulk::Decompressor;
 
-use super::{BlobFile, Pack, PackError};
+use super::{Pack, PackError};
 
 /// How the frame of every chunk begins: zstd's magic number, one segment, 64 KiB of content,
 /// neither checksum nor dictionary.
@@ -14,7 +15,7 @@ pub const FRAME_HEADER: [u8; 7] = [0x28, 0xb5, 0x2f, 0xfd, 0x60, 0x00, 0xff];
 
 const SIZE: usize = CHUNK_SIZE as usize;
 
-/// Where each chunk of an index is, by its number.
+/// Where a chunk is.
 #[derive(Debug)]
 struct Place {
     blob: usize,
@@ -23,27 +24,29 @@ struct Place {
 }
 
 /// Reads chunks, one at a time. Each thread has its own.
-pub struct ChunkReader<'a> {
-    blobs: &'a [BlobFile],
-    places: std::sync::Arc<[Place]>,
+pub struct ChunkReader {
+    pack: Arc<Pack>,
+    places: Arc<[Place]>,
     decompressor: Decompressor<'static>,
     stored: Vec<u8>,
     content: Vec<u8>,
 }
 
-impl fmt::Debug for ChunkReader<'_> {
+impl fmt::Debug for ChunkReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChunkReader").field("blobs", &self.blobs).finish_non_exhaustive()
+        f.debug_struct("ChunkReader").field("pack", &self.pack.digest).finish_non_exhaustive()
     }
 }
 
-impl<'a> ChunkReader<'a> {
+impl ChunkReader {
     /// A reader of a pack's chunks.
     ///
     /// # Errors
     /// There is no memory for it.
-    pub fn new(pack: &'a Pack) -> Result<Self, PackError> {
-        Self::with_places(&pack.blobs, places(&pack.index))
+    pub fn new(pack: &Arc<Pack>) -> Result<Self, PackError> {
+        let chunks = pack.index.chunks();
+        let places = chunks.map(|(blob, offset, chunk)| Place { blob, offset, chunk: *chunk });
+        Self::with_places(pack, places.collect())
     }
 
     /// Another reader of the same chunks.
@@ -51,20 +54,20 @@ impl<'a> ChunkReader<'a> {
     /// # Errors
     /// There is no memory for it.
     pub fn another(&self) -> Result<Self, PackError> {
-        Self::with_places(self.blobs, std::sync::Arc::clone(&self.places))
+        Self::with_places(&self.pack, Arc::clone(&self.places))
     }
 
-    fn with_places(
-        blobs: &'a [BlobFile],
-        places: std::sync::Arc<[Place]>,
-    ) -> Result<Self, PackError> {
-        let decompressor = Decompressor::new().map_err(|source| PackError::Io {
-            operation: "prepare to decompress",
-            path: std::path::PathBuf::new(),
-            source,
-        })?;
+    fn with_places(pack: &Arc<Pack>, places: Arc<[Place]>) -> Result<Self, PackError> {
+        let decompressor =
+            Decompressor::new().map_err(|source| PackError::Decompressor { source })?;
         let stored = vec![0; MAX_STORED as usize];
-        Ok(Self { blobs, places, decompressor, stored, content: vec![0; SIZE] })
+        Ok(Self {
+            pack: Arc::clone(pack),
+            places,
+            decompressor,
+            stored,
+            content: vec![0; SIZE],
+        })
     }
 
     /// A chunk's content, checked.
@@ -73,7 +76,7 @@ impl<'a> ChunkReader<'a> {
     /// [`PackError::Chunk`] if it is not what its digest says.
     pub fn read(&mut self, number: u32) -> Result<&[u8], PackError> {
         let place = self.places.get(number as usize);
-        let found = place.and_then(|place| Some((place, self.blobs.get(place.blob)?)));
+        let found = place.and_then(|place| Some((place, self.pack.blobs.get(place.blob)?)));
         let Some((place, blob)) = found else {
             return Err(PackError::Inconsistent { what: "a chunk that no blob has" });
         };
@@ -95,8 +98,4 @@ impl<'a> ChunkReader<'a> {
         }
         Ok(&self.content)
     }
-}
-
-fn places(index: &Index) -> std::sync::Arc<[Place]> {
-    index.chunks().map(|(blob, offset, chunk)| Place { blob, offset, chunk: *chunk }).collect()
 }

@@ -93,6 +93,12 @@ pub enum PackError {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// There is no memory to decompress with.
+    #[error("cannot prepare to decompress")]
+    Decompressor {
+        /// The operating system's answer.
+        source: io::Error,
+    },
     /// A document is not JSON.
     #[error("{section} is not JSON")]
     Json {
