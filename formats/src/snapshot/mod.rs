@@ -58,6 +58,43 @@ byte_enum! {
     }
 }
 
+impl Architecture {
+    /// The name that image platforms have for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "amd64",
+            Self::Aarch64 => "arm64",
+        }
+    }
+}
+
+impl HypervisorFamily {
+    /// Its name, as people and tools are told it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::Kvm => "kvm",
+            Self::Hvf => "hvf",
+            Self::Whp => "whp",
+        }
+    }
+}
+
+impl Stage {
+    /// Its name, as people and tools are told it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Base => "base",
+            Self::Image => "image",
+            Self::Live => "live",
+        }
+    }
+}
+
 record! {
     /// What a machine is.
     pub struct Machine {

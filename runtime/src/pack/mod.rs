@@ -2,13 +2,16 @@
 //!
 //! A pack is an OCI artifact in an image-layout folder, which can hold many that share blobs,
 //! or in one file that is the same as a tar. This module finds a snapshot in either, reads its
-//! small parts and gives chunks; it never writes. Invariant: nothing leaves it that was not
-//! checked against the digest that names it, and nothing it reads makes it take more memory
-//! than the limits of [`supermachine_formats::pack`].
+//! small parts, gives chunks, and writes new snapshots beside their parents. Invariant: nothing
+//! leaves it that was not checked against the digest that names it, and nothing it reads makes
+//! it take more memory than the limits of [`supermachine_formats::pack`].
 
 mod archive;
 mod chunk;
+mod chunk_writer;
+mod compose;
 mod error;
+mod layout;
 mod manifest;
 mod source;
 #[cfg(test)]
@@ -21,7 +24,10 @@ use supermachine_formats::pack::{Index, MAX_INDEX_SIZE, MAX_STATE_SIZE};
 use supermachine_formats::snapshot::Snapshot;
 
 pub use chunk::{ChunkReader, FRAME_HEADER};
+pub use chunk_writer::{ChunkWriter, DEFAULT_LEVEL};
+pub use compose::{Composition, MemoryChange};
 pub use error::PackError;
+pub use layout::{BlobWriter, Hold, Layout};
 pub use manifest::{Descriptor, MANIFEST_TYPE, Manifest, NAME_ANNOTATION, Named};
 pub use source::{BlobFile, Source};
 

@@ -177,7 +177,7 @@ impl Source {
         }
     }
 
-    fn index_json(&self) -> Result<Vec<u8>, PackError> {
+    pub(super) fn index_json(&self) -> Result<Vec<u8>, PackError> {
         let not_a_pack = |what| PackError::NotAPack { path: self.path.clone(), what };
         let no_index = || not_a_pack("it has no index.json");
         let (file, Member { offset, size }) = match &self.archive {
