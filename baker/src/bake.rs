@@ -5,22 +5,25 @@
 //! capture. Every step's result is remembered by the digest of what went into it.
 
 use std::fmt;
-use std::fs::File;
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use supermachine::Timings;
 use supermachine::agent::{Replies, resume};
+use supermachine::image::{expanded_disk, forget_mapped};
 use supermachine::machine::layout::ROOT_SLOT;
-use supermachine::machine::{Machine, MachineError, Restore};
-use supermachine_formats::snapshot::{Disk, Stage, Workload};
+use supermachine::machine::{Machine, MachineError, Origin, Restore};
+use supermachine::pack::{DEFAULT_LEVEL, Manifest};
+use supermachine::{Image, Timings};
+use supermachine_formats::pack::Index;
+use supermachine_formats::snapshot::{Disk, Snapshot, Stage, Workload};
 use supermachine_formats::wire::{Container, Control, Reply, Request};
 use supermachine_formats::{Digest, Hasher};
 
 use crate::ask::ask;
 use crate::base::BaseInputs;
 use crate::boot::check_size;
-use crate::capture::{Kind, capture};
+use crate::capture::{Behind, Capture, Kind, capture};
 use crate::container::{Overrides, argv, container};
 use crate::oci::{self, BlobStore, FetchOptions, ImageSource, OciImage, Platform};
 use crate::root_disk::{self, RootDisk};
@@ -33,9 +36,11 @@ const DEFAULT_MEMORY_MIB: u64 = 256;
 const HOSTNAME: &str = "supermachine";
 /// How long readiness is waited for when nobody says.
 const DEFAULT_READY_TIMEOUT: Duration = Duration::from_secs(120);
+/// What only lives for a moment is compressed as quickly as can be.
+const TRIAL_LEVEL: i32 = 1;
 /// A change of what a bake does must change this, so that what was remembered before is not
 /// taken for it.
-const RECIPE: u16 = 1;
+const RECIPE: u16 = 2;
 
 /// Told what a bake does. Called from any thread, and not to block.
 pub trait Observer: Send + Sync {
@@ -71,6 +76,7 @@ pub struct OciImageBuilder {
     root_disk: RootDisk,
     ready: Ready,
     ready_timeout: Duration,
+    level: i32,
     fetch: FetchOptions,
     observer: Option<Arc<dyn Observer>>,
 }
@@ -86,6 +92,7 @@ impl fmt::Debug for OciImageBuilder {
             .field("root_disk", &self.root_disk)
             .field("ready", &self.ready)
             .field("ready_timeout", &self.ready_timeout)
+            .field("level", &self.level)
             .field("fetch", &self.fetch)
             .finish_non_exhaustive()
     }
@@ -119,6 +126,7 @@ impl OciImageBuilder {
             root_disk: RootDisk::Mapped,
             ready: Ready::Auto,
             ready_timeout: DEFAULT_READY_TIMEOUT,
+            level: DEFAULT_LEVEL,
             fetch: FetchOptions::default(),
             observer: None,
         })
@@ -163,6 +171,14 @@ impl OciImageBuilder {
     #[must_use]
     pub fn ready_timeout(mut self, limit: Duration) -> Self {
         self.ready_timeout = limit;
+        self
+    }
+
+    /// How hard to compress, as zstd counts: 1 is quick, 19 takes long; 9 otherwise. What has
+    /// been stored at another level before is stored again.
+    #[must_use]
+    pub fn compression_level(mut self, level: i32) -> Self {
+        self.level = level;
         self
     }
 
@@ -231,17 +247,18 @@ impl OciImageBuilder {
     /// Any [`BakeError`]. The store is as it was before, but for what later bakes can use.
     pub fn bake(&self, store: &Store) -> Result<Baked, BakeError> {
         let name = self.snapshot_name()?;
-        store.name_path(&name)?;
+        store.check_name(&name)?;
         // Before anything is downloaded for nothing.
         check_size(self.memory_mib, self.vcpus).map_err(|source| BakeError::Boot { source })?;
         let image = self.fetch_image(store)?;
         if argv(&image.config, &self.overrides).is_empty() {
             return Err(BakeError::NoCommand { reference: image.reference });
         }
-        let base = BaseInputs::new(self.memory_mib, self.vcpus)?;
+        let base = BaseInputs::new(self.memory_mib, self.vcpus, self.level)?;
         let key = self.key(&image, base.key());
+        let _hold = store.layout().hold()?;
         let _turn = store.lock(key)?;
-        let known = store.made(key);
+        let known = store.made_snapshot(key);
         let digest = match known {
             Some(digest) => digest,
             None => {
@@ -264,25 +281,39 @@ impl OciImageBuilder {
         self.step("base");
         let parent = base.find_or_make(store)?;
         self.step("start");
-        let machine = start(store, parent, disk, self.root_disk)?;
+        let base = store.open_image(parent)?;
+        let opening = || BakeError::machine("opening of the base");
+        let memory = base.mapped().map_err(opening())?.memory.clone();
+        let machine = start(store, &base, &disk, self.root_disk)?;
         attach(&machine, container(&image.config, &self.overrides, self.root_disk, HOSTNAME))?;
         self.step("wait until ready");
         ready::wait(&machine, &self.ready, &image.config.exposed_ports, self.ready_timeout)?;
         self.step("capture");
         request(&machine, &Request::Settle, "capture")?;
         warm::exercise(&machine).map_err(BakeError::machine("capture"))?;
-        let workload = Workload {
+        let kind = Kind { stage: Stage::Image, parent, workload: Some(self.workload(image)) };
+        let mut capture = capture(&machine, kind)?;
+        drop(machine);
+        let pack = base.pack().map_err(opening())?;
+        let behind = Behind { pack, memory: &memory, is_listed: true };
+        self.step("trial start");
+        let trial = Trial::new(store, &capture, behind, &disk)?;
+        let used = warm::observe(&trial.image).map_err(BakeError::machine("trial start"))?;
+        capture.snapshot.working_set = used.working_set;
+        self.step("store");
+        let digest = capture.store(store, behind, Some(&disk), used.order, self.level)?;
+        trial.remove(store, digest)?;
+        Ok(digest)
+    }
+
+    fn workload(&self, image: &OciImage) -> Workload {
+        Workload {
             reference: image.reference.clone(),
             manifest: image.manifest_digest,
             argv: argv(&image.config, &self.overrides),
             ready: self.ready.to_string(),
             exposed_ports: image.config.exposed_ports.clone(),
-        };
-        let kind = Kind { stage: Stage::Image, parent, workload: Some(workload) };
-        let snapshot = capture(&machine, store, kind)?;
-        drop(machine);
-        self.step("trial start");
-        warm::record(store, snapshot)
+        }
     }
 
     fn fetch_image(&self, store: &Store) -> Result<OciImage, BakeError> {
@@ -303,9 +334,9 @@ impl OciImageBuilder {
         }
     }
 
-    fn find_root_disk(&self, store: &Store, image: &OciImage) -> Result<Disk, BakeError> {
+    fn find_root_disk(&self, store: &Store, image: &OciImage) -> Result<Index, BakeError> {
         self.step("root file system");
-        root_disk::find_or_make(store, image)
+        root_disk::find_or_make(store, image, self.level)
     }
 
     /// The digest of everything that goes into the snapshot.
@@ -321,6 +352,7 @@ impl OciImageBuilder {
         add(&base.0);
         add(&image.manifest_digest.0);
         add(&[self.root_disk as u8]);
+        add(&self.level.to_le_bytes());
         add(self.ready.to_string().as_bytes());
         for list in [
             &argv(&image.config, overrides),
@@ -364,26 +396,59 @@ impl oci::Progress for Forward {
 /// Restores the base with the root disk in its slot and lets it run.
 fn start(
     store: &Store,
-    base: Digest,
-    disk: Disk,
+    base: &Image,
+    disk: &Index,
     root_disk: RootDisk,
 ) -> Result<Machine, BakeError> {
-    let image = store.open_image(base)?;
-    let mut snapshot = image.snapshot().clone();
-    let path = store.blobs().path(disk.blob);
-    let file = File::open(&path).map_err(BakeError::io("open", &path))?;
+    let failed = |source| BakeError::machine("start")(source);
+    let memory = base.mapped().map_err(failed)?.memory.clone();
+    let file = expanded_disk(store.cache(), &store.source()?, disk).map_err(failed)?;
+    let size = disk.disks.first().map_or(0, |disk| disk.size);
+    let mut snapshot = Snapshot::clone(base.snapshot());
     if let Some(slot) = snapshot.slots.get_mut(usize::from(ROOT_SLOT)) {
-        *slot = root_disk.slot(disk.size);
+        *slot = root_disk.slot(size);
     }
-    snapshot.disks = vec![disk];
-    let parts =
-        Restore { snapshot, memory: Arc::clone(image.memory()), disks: vec![Arc::new(file)] };
+    snapshot.disks = vec![Disk { size }];
+    let origin = Origin::Files { memory, disks: vec![Arc::new(file)] };
+    let parts = Restore { snapshot: Arc::new(snapshot), origin };
     let failed = |source: MachineError| BakeError::machine("start")(source.into());
     let machine = Machine::restore(parts, &mut Timings::start()).map_err(failed)?;
     let message = resume(None).map_err(BakeError::machine("start"))?;
     machine.send_control(&Control::Resume(message)).map_err(failed)?;
     machine.run();
     Ok(machine)
+}
+
+/// The snapshot as it is before it is known what its starts use.
+struct Trial {
+    image: Image,
+}
+
+impl Trial {
+    fn new(
+        store: &Store,
+        capture: &Capture,
+        behind: Behind<'_>,
+        disk: &Index,
+    ) -> Result<Self, BakeError> {
+        let digest = capture.store(store, behind, Some(disk), Vec::new(), TRIAL_LEVEL)?;
+        Ok(Self { image: store.open_image(digest)? })
+    }
+
+    /// Removes what only the trial had. Its blobs are those of one moment of one machine, so
+    /// that no other snapshot has them.
+    fn remove(self, store: &Store, kept: Digest) -> Result<(), BakeError> {
+        let source = store.source()?;
+        let (trial, kept) =
+            (Manifest::read(&source, self.image.digest())?, Manifest::read(&source, kept)?);
+        let own = trial.blobs().filter(|blob| kept.blobs().all(|other| other != *blob));
+        for digest in own.map(|blob| blob.digest).chain([self.image.digest()]) {
+            let path = store.layout().blob_path(digest);
+            fs::remove_file(&path).map_err(BakeError::io("remove", path))?;
+        }
+        forget_mapped(store.cache(), self.image.digest());
+        Ok(())
+    }
 }
 
 fn attach(machine: &Machine, container: Container) -> Result<(), BakeError> {

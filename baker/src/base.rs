@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use supermachine::Timings;
 use supermachine::agent::next_event;
-use supermachine::machine::{Machine, Restore};
+use supermachine::machine::{Machine, Origin, Restore};
 use supermachine_formats::snapshot::{FORMAT_VERSION, Stage};
 use supermachine_formats::wire::{self, Event, Request};
 use supermachine_formats::{Digest, Hasher};
@@ -16,7 +16,7 @@ use supermachine_kernel::{Asset, Assets};
 
 use crate::ask::ask;
 use crate::boot::{BootInputs, RECIPE, lay_out};
-use crate::capture::{Kind, capture, put_state};
+use crate::capture::{Behind, Kind, capture};
 use crate::{BakeError, Store};
 
 /// How long a guest may take to boot. Hardware needs a tenth of a second; emulation, minutes.
@@ -29,10 +29,11 @@ pub(crate) struct BaseInputs {
     agent: Asset,
     memory_mib: u64,
     vcpus: u16,
+    level: i32,
 }
 
 impl BaseInputs {
-    pub(crate) fn new(memory_mib: u64, vcpus: u16) -> Result<Self, BakeError> {
+    pub(crate) fn new(memory_mib: u64, vcpus: u16, level: i32) -> Result<Self, BakeError> {
         let assets_error = |source| BakeError::Assets { source };
         let assets = Assets::locate().map_err(assets_error)?;
         Ok(Self {
@@ -40,6 +41,7 @@ impl BaseInputs {
             agent: assets.agent().map_err(assets_error)?,
             memory_mib,
             vcpus,
+            level,
         })
     }
 
@@ -53,17 +55,18 @@ impl BaseInputs {
         hasher.update(&self.agent.digest);
         hasher.update(&self.memory_mib.to_le_bytes());
         hasher.update(&self.vcpus.to_le_bytes());
+        hasher.update(&self.level.to_le_bytes());
         hasher.finish()
     }
 
     /// Finds the base in the store, or makes it.
     pub(crate) fn find_or_make(&self, store: &Store) -> Result<Digest, BakeError> {
         let key = self.key();
-        if let Some(base) = store.made(key) {
+        if let Some(base) = store.made_snapshot(key) {
             return Ok(base);
         }
         let _turn = store.lock(key)?;
-        if let Some(base) = store.made(key) {
+        if let Some(base) = store.made_snapshot(key) {
             return Ok(base);
         }
         let base = self.make(store)?;
@@ -79,24 +82,20 @@ impl BaseInputs {
             vcpus: self.vcpus,
         };
         let boot = lay_out(&inputs).map_err(|source| BakeError::Boot { source })?;
-        store.blobs().put(&boot.pages)?;
-        let parent = put_state(store, &boot.snapshot)?;
-        let machine = boot_machine(store, parent)?;
+        let parent = boot.store(store, self.level)?;
+        let image = store.open_image(parent)?;
+        let opening = || BakeError::machine("opening of the boot snapshot");
+        let mapped = image.mapped().map_err(opening())?;
+        let origin = Origin::Files { memory: mapped.memory.clone(), disks: Vec::new() };
+        let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin };
+        let machine = run_to_idle(parts).map_err(BakeError::machine("boot"))?;
         let kind = Kind { stage: Stage::Base, parent, workload: None };
-        let snapshot = capture(&machine, store, kind)?;
-        put_state(store, &snapshot)
+        let capture = capture(&machine, kind)?;
+        // Hardly a chunk is as the boot snapshot had it: the base stands alone.
+        let pack = image.pack().map_err(opening())?;
+        let behind = Behind { pack, memory: &mapped.memory, is_listed: false };
+        capture.store(store, behind, None, Vec::new(), self.level)
     }
-}
-
-/// Restores a boot snapshot and runs it until the agent is up and idle.
-fn boot_machine(store: &Store, boot: Digest) -> Result<Machine, BakeError> {
-    let image = store.open_image(boot)?;
-    let parts = Restore {
-        snapshot: image.snapshot().clone(),
-        memory: Arc::clone(image.memory()),
-        disks: Vec::new(),
-    };
-    run_to_idle(parts).map_err(BakeError::machine("boot"))
 }
 
 fn run_to_idle(parts: Restore) -> Result<Machine, supermachine::Error> {

@@ -1,12 +1,11 @@
 //! From a machine that stands still to a snapshot in the store.
 
-use std::io;
-
-use supermachine::machine::Machine;
+use supermachine::machine::{Captured, Machine, MemoryFiles};
+use supermachine::pack::{Composition, MemoryChange, Pack};
 use supermachine_formats::Digest;
+use supermachine_formats::pack::{Index, Place};
 use supermachine_formats::snapshot::{Snapshot, Stage, WorkingSet, Workload};
 
-use crate::oci::BlobWriter;
 use crate::{BakeError, Store};
 
 /// What a snapshot is, beyond what can be read from its machine.
@@ -17,35 +16,65 @@ pub(crate) struct Kind {
     pub(crate) workload: Option<Workload>,
 }
 
-/// Captures a machine. Its pages are in the store then; the state file is not.
-pub(crate) fn capture(machine: &Machine, store: &Store, kind: Kind) -> Result<Snapshot, BakeError> {
-    let mut pages = Pages(store.blobs().writer()?);
-    let captured = machine
-        .capture(&mut pages)
-        .map_err(|source| BakeError::machine("capture")(source.into()))?;
-    let mut snapshot = captured.snapshot;
-    pages.0.commit_unnamed()?;
+/// A machine's state and pages, not yet in the store.
+#[derive(Debug)]
+pub(crate) struct Capture {
+    pub(crate) snapshot: Snapshot,
+    captured: Captured,
+}
+
+/// What a capture is stored on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Behind<'a> {
+    /// The parent.
+    pub(crate) pack: &'a Pack,
+    /// The parent's memory.
+    pub(crate) memory: &'a MemoryFiles,
+    /// Whether the parent's blobs are listed, or all is stored anew.
+    pub(crate) is_listed: bool,
+}
+
+/// Captures a machine.
+pub(crate) fn capture(machine: &Machine, kind: Kind) -> Result<Capture, BakeError> {
+    let failed = |source: supermachine::machine::MachineError| source.into();
+    let captured = machine.capture().map_err(failed).map_err(BakeError::machine("capture"))?;
+    let mut snapshot = captured.snapshot.clone();
     snapshot.machine.stage = kind.stage;
     snapshot.machine.parent = Some(kind.parent);
     snapshot.workload = kind.workload;
     snapshot.working_set = WorkingSet::default();
-    Ok(snapshot)
+    Ok(Capture { snapshot, captured })
 }
 
-/// Puts a state file into the store.
-pub(crate) fn put_state(store: &Store, snapshot: &Snapshot) -> Result<Digest, BakeError> {
-    Ok(store.blobs().put(&snapshot.encode())?)
-}
-
-struct Pages(BlobWriter);
-
-impl io::Write for Pages {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes).map_err(io::Error::other)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+impl Capture {
+    /// Stores the capture; gives the manifest's digest.
+    pub(crate) fn store(
+        &self,
+        store: &Store,
+        behind: Behind<'_>,
+        disks: Option<&Index>,
+        first_use: Vec<Place>,
+        level: i32,
+    ) -> Result<Digest, BakeError> {
+        let also = match behind.is_listed {
+            true => Vec::new(),
+            false => {
+                let places = behind.pack.index.memory.flattened(0).into_iter();
+                places.filter_map(|(place, number)| number.map(|_| place)).collect()
+            }
+        };
+        let composition = Composition {
+            snapshot: &self.snapshot,
+            parent: behind.is_listed.then_some(&behind.pack.index),
+            memory: MemoryChange {
+                origin: Some(behind.memory),
+                pages: self.captured.dirty.pages().collect(),
+            },
+            also,
+            disks: disks.map(|index| vec![index]),
+            first_use,
+            level,
+        };
+        Ok(composition.store(store.layout())?.digest)
     }
 }

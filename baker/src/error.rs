@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use supermachine::pack::PackError;
 use supermachine_formats::wire::Failure;
 
 use crate::boot::BootError;
@@ -45,6 +46,12 @@ pub enum BakeError {
         step: &'static str,
         /// Why.
         source: supermachine::Error,
+    },
+    /// A snapshot could not be read from the store, or written to it.
+    #[error("snapshot cannot be read or stored")]
+    Pack {
+        /// Why.
+        source: PackError,
     },
     /// The image has no command and none was given.
     #[error("image {reference} has neither entrypoint nor command; give one")]
@@ -169,5 +176,11 @@ impl BakeError {
 impl From<oci::Error> for BakeError {
     fn from(source: oci::Error) -> Self {
         Self::Fetch { source }
+    }
+}
+
+impl From<PackError> for BakeError {
+    fn from(source: PackError) -> Self {
+        Self::Pack { source }
     }
 }

@@ -1,11 +1,13 @@
 //! The root file system as a disk: made once for a stack of layers, and how a guest has it.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 
-use supermachine::image::Stamps;
+use supermachine::image::adopt_disk;
 use supermachine::machine::layout::ROOT_SLOT;
 use supermachine::machine::{block_disk, mapped_disk};
-use supermachine_formats::snapshot::Disk;
+use supermachine::pack::{ChunkWriter, PackError};
+use supermachine_formats::pack::{Blob, CHUNK_SIZE, Index, Layer, Space};
 use supermachine_formats::snapshot::device::Slot;
 use supermachine_formats::{Digest, Hasher};
 
@@ -15,7 +17,7 @@ use crate::{BakeError, Store};
 
 /// A change of what is written to disks must change this, so that what was remembered before
 /// is not taken for it.
-const RECIPE: u16 = 1;
+const RECIPE: u16 = 2;
 
 /// How a guest reaches its root file system.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,39 +49,67 @@ impl RootDisk {
     }
 }
 
-/// Finds the image's root file system among the store's blobs, or makes it.
-pub(crate) fn find_or_make(store: &Store, image: &OciImage) -> Result<Disk, BakeError> {
+/// Finds the image's root file system among the store's blobs, or makes it: an index with one
+/// disk.
+pub(crate) fn find_or_make(store: &Store, image: &OciImage, level: i32) -> Result<Index, BakeError> {
     let mut hasher = Hasher::new();
     hasher.update(b"root disk");
     hasher.update(&RECIPE.to_le_bytes());
+    hasher.update(&level.to_le_bytes());
     for layer in &image.layers {
         hasher.update(&layer.diff_id.0);
     }
     let key = hasher.finish();
     let _turn = store.lock(key)?;
-    let blob = match store.made(key) {
-        Some(blob) => blob,
-        None => make(store, image, key)?,
-    };
-    let size = store.blob_size(blob).unwrap_or(0);
-    Ok(Disk { blob, size })
+    if let Some(index) = known(store, key) {
+        return Ok(index);
+    }
+    let index = make(store, image, level)?;
+    store.remember(key, store.layout().put(&index.encode())?.digest)?;
+    Ok(index)
 }
 
-fn make(store: &Store, image: &OciImage, key: Digest) -> Result<Digest, BakeError> {
+/// What was made before, if all of it is still there.
+fn known(store: &Store, key: Digest) -> Option<Index> {
+    let bytes = fs::read(store.layout().blob_path(store.made(key)?)).ok()?;
+    let index = Index::decode(&bytes).ok()?;
+    let is_there = |blob: &Blob| store.blob_size(blob.digest) == Some(blob.size());
+    index.blobs.iter().all(is_there).then_some(index)
+}
+
+fn make(store: &Store, image: &OciImage, level: i32) -> Result<Index, BakeError> {
     let layers: Vec<LayerSource> = image.layers.iter().map(layer_source).collect();
-    let scratch = store.dir().join("tmp");
-    let out = store.blobs().temp_file()?;
+    let scratch = store.cache().join("tmp");
+    fs::create_dir_all(&scratch).map_err(BakeError::io("create", &scratch))?;
+    let out = tempfile::Builder::new()
+        .prefix("disk-")
+        .tempfile_in(&scratch)
+        .map_err(BakeError::io("create a file in", &scratch))?;
     let made = rootfs::build(&layers, &scratch, out.path())
         .map_err(|source| BakeError::Rootfs { source })?;
-    let path = store.blobs().path(made.digest);
-    oci::persist(out, &path)?;
-    let file = File::open(&path).map_err(BakeError::io("open", &path))?;
-    // It was hashed as it was written: it need not be read again to be trusted.
-    Stamps::new(store.cache())
-        .record(&made.digest, &file)
+    let file = File::open(out.path()).map_err(BakeError::io("open", out.path()))?;
+    let count = made.size / CHUNK_SIZE;
+    let mut writer = ChunkWriter::new(store.layout(), level)?;
+    let numbers = writer.add(usize::try_from(count).unwrap_or(usize::MAX), |number, chunk| {
+        file.read_exact_at(chunk, number as u64 * CHUNK_SIZE).map_err(|source| PackError::Io {
+            operation: "read",
+            path: out.path().to_owned(),
+            source,
+        })
+    })?;
+    let chunks = (0..).zip(numbers).filter(|(_, number)| number.is_some());
+    let disk = Space { size: made.size, layers: vec![Layer::of(chunks)] };
+    let index = Index {
+        blobs: writer.finish()?.into_iter().collect(),
+        // An index always has a memory.
+        memory: Space::empty(CHUNK_SIZE),
+        disks: vec![disk],
+        first_use: Vec::new(),
+    };
+    // It was read as it was written: it need not be expanded to be used here.
+    adopt_disk(store.cache(), &index, 0, out.path())
         .map_err(BakeError::machine("storing of the root file system"))?;
-    store.remember(key, made.digest)?;
-    Ok(made.digest)
+    Ok(index)
 }
 
 fn layer_source(layer: &oci::Layer) -> LayerSource {

@@ -1,29 +1,26 @@
-//! The folder of snapshots: names, the blobs that they lead to, and what was made before.
+//! The folder of snapshots: an OCI image layout, and what was made before.
 //!
-//! `blobs/sha256/` holds state files, pages and disks, each named by its digest; `names/` one
-//! file a snapshot with the digest of its state file; `keys/` remembers which digest a set of
-//! inputs gave, so that the same work is not done twice; `locks/` makes those who want the
-//! same thing take turns. A name appears only when all that it leads to is there. Any number
-//! of processes may use the folder at once.
+//! Snapshots lie in it as packs that share blobs, named by its index; `keys/` remembers which
+//! digest a set of inputs gave, so that the same work is not done twice; `locks/` makes those
+//! who want the same thing take turns. A name appears only when all that it leads to is there.
+//! Any number of processes may use the folder at once.
 
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 
 use supermachine::Image;
-use supermachine::image::{Blobs, default_cache};
+use supermachine::image::default_cache;
+use supermachine::pack::{Descriptor, Layout, Manifest, Named, PackError, Source};
 use supermachine_formats::Digest;
 
 use crate::BakeError;
-use crate::oci::BlobStore;
 
 const MAX_NAME: usize = 128;
 
 /// A folder of snapshots.
 #[derive(Debug, Clone)]
 pub struct Store {
-    dir: PathBuf,
-    blobs: BlobStore,
+    layout: Layout,
     cache: PathBuf,
 }
 
@@ -46,68 +43,52 @@ impl Store {
         dir: impl Into<PathBuf>,
         cache: impl Into<PathBuf>,
     ) -> Result<Self, BakeError> {
-        let dir = dir.into();
-        for folder in ["names", "keys", "locks"] {
-            let path = dir.join(folder);
-            fs::create_dir_all(&path).map_err(BakeError::io("create", path))?;
-        }
-        Ok(Self { blobs: BlobStore::open(&dir)?, dir, cache: cache.into() })
+        let layout = Layout::open(dir)?;
+        let keys = layout.dir().join("keys");
+        fs::create_dir_all(&keys).map_err(BakeError::io("create", keys))?;
+        Ok(Self { layout, cache: cache.into() })
     }
 
     /// The folder.
     #[must_use]
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.layout.dir()
+    }
+
+    /// The folder as an image layout.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The cache folder.
+    #[must_use]
+    pub fn cache(&self) -> &Path {
+        &self.cache
     }
 
     /// The names of all snapshots, sorted.
     ///
     /// # Errors
-    /// The folder cannot be read.
+    /// The index cannot be read.
     pub fn names(&self) -> Result<Vec<String>, BakeError> {
-        let path = self.dir.join("names");
-        let entries = fs::read_dir(&path).map_err(BakeError::io("read", &path))?;
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(BakeError::io("read", &path))?;
-            if let Some(name) = entry.file_name().to_str().filter(|name| is_name(name)) {
-                names.push(name.to_owned());
-            }
-        }
+        let all = self.layout.snapshots()?.into_iter();
+        let mut names: Vec<String> = all.filter_map(|named| named.name).collect();
         names.sort();
         Ok(names)
     }
 
-    /// The file that names a snapshot: what [`Image::from_snapshot`] takes.
+    /// The manifest's digest that a name leads to.
     ///
     /// # Errors
-    /// The name has no legal form.
-    pub fn name_path(&self, name: &str) -> Result<PathBuf, BakeError> {
-        if is_name(name) {
-            Ok(self.dir.join("names").join(name))
-        } else {
-            Err(BakeError::InvalidName { name: name.to_owned() })
-        }
-    }
-
-    /// The digest that a name leads to.
-    ///
-    /// # Errors
-    /// [`BakeError::NoSuchName`], or the file cannot be read or holds something else.
+    /// [`BakeError::NoSuchName`], or the index cannot be read.
     pub fn digest(&self, name: &str) -> Result<Digest, BakeError> {
-        let path = self.name_path(name)?;
-        let no_such_name =
-            || BakeError::NoSuchName { name: name.to_owned(), store: self.dir.clone() };
-        let not_a_reference = || {
-            let source = supermachine::Error::NotAReference { path: path.clone() };
-            BakeError::machine("opening of the snapshot")(source)
-        };
-        match fs::read_to_string(&path) {
-            Ok(text) => text.trim_end().parse().map_err(|_| not_a_reference()),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(not_a_reference()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(no_such_name()),
-            Err(error) => Err(BakeError::io("read", &path)(error)),
-        }
+        self.check_name(name)?;
+        let mut all = self.layout.snapshots()?.into_iter();
+        let is_wanted = |named: &Named| named.name.as_deref() == Some(name);
+        all.find(is_wanted).map(|named| named.descriptor.digest).ok_or_else(|| {
+            BakeError::NoSuchName { name: name.to_owned(), store: self.dir().to_owned() }
+        })
     }
 
     /// Opens a snapshot by name.
@@ -118,74 +99,77 @@ impl Store {
         self.open_image(self.digest(name)?)
     }
 
+    /// Opens a snapshot by the digest of its manifest.
+    ///
+    /// # Errors
+    /// There is none, or it is damaged.
+    pub fn open_image(&self, digest: Digest) -> Result<Image, BakeError> {
+        Image::open(self.source()?, digest, &self.cache)
+            .map_err(BakeError::machine("opening of the snapshot"))
+    }
+
     /// Forgets a name. Blobs stay: other snapshots may share them.
     ///
     /// # Errors
-    /// [`BakeError::NoSuchName`], or the file cannot be removed.
+    /// [`BakeError::NoSuchName`], or the index cannot be written.
     pub fn remove(&self, name: &str) -> Result<(), BakeError> {
-        let path = self.name_path(name)?;
-        match fs::remove_file(&path) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(BakeError::NoSuchName { name: name.to_owned(), store: self.dir.clone() })
-            }
-            Err(error) => Err(BakeError::io("remove", path)(error)),
+        self.check_name(name)?;
+        if self.layout.remove_name(name)? {
+            return Ok(());
         }
+        Err(BakeError::NoSuchName { name: name.to_owned(), store: self.dir().to_owned() })
     }
 
     /// Bytes of a blob.
     #[must_use]
     pub fn blob_size(&self, digest: Digest) -> Option<u64> {
-        fs::metadata(self.blobs.path(digest)).ok().map(|metadata| metadata.len())
+        fs::metadata(self.layout.blob_path(digest)).ok().map(|metadata| metadata.len())
+    }
+
+    pub(crate) fn source(&self) -> Result<Source, PackError> {
+        self.layout.source()
+    }
+
+    /// Refuses what cannot be a snapshot's name.
+    pub(crate) fn check_name(&self, name: &str) -> Result<(), BakeError> {
+        if is_name(name) { Ok(()) } else { Err(BakeError::InvalidName { name: name.to_owned() }) }
     }
 
     pub(crate) fn set_name(&self, name: &str, digest: Digest) -> Result<(), BakeError> {
-        self.write_digest(&self.name_path(name)?, digest)
+        self.check_name(name)?;
+        let missing = PackError::MissingBlob { section: "manifest", digest };
+        let size = self.blob_size(digest).ok_or(missing)?;
+        Ok(self.layout.set_name(name, Descriptor { digest, size })?)
     }
 
-    pub(crate) fn blobs(&self) -> &BlobStore {
-        &self.blobs
-    }
-
-    pub(crate) fn cache(&self) -> &Path {
-        &self.cache
-    }
-
-    pub(crate) fn open_image(&self, digest: Digest) -> Result<Image, BakeError> {
-        Image::open(&Blobs::new(&self.dir), digest, &self.cache)
-            .map_err(BakeError::machine("opening of the snapshot"))
+    /// The snapshot that a set of inputs gave before, if all of it is still there.
+    pub(crate) fn made_snapshot(&self, key: Digest) -> Option<Digest> {
+        let digest = self.made(key)?;
+        let manifest = Manifest::read(&self.source().ok()?, digest).ok()?;
+        let is_whole = manifest.blobs().all(|blob| self.blob_size(blob.digest) == Some(blob.size));
+        is_whole.then_some(digest)
     }
 
     /// What a set of inputs gave before, if its blob is still there.
     pub(crate) fn made(&self, key: Digest) -> Option<Digest> {
-        let text = fs::read_to_string(self.key_path(key)).ok()?;
+        let text = fs::read_to_string(self.dir().join(key_name(key))).ok()?;
         let digest = text.trim_end().parse().ok()?;
-        self.blobs.path(digest).is_file().then_some(digest)
+        self.layout.blob_path(digest).is_file().then_some(digest)
     }
 
     /// Remembers what a set of inputs gave.
     pub(crate) fn remember(&self, key: Digest, made: Digest) -> Result<(), BakeError> {
-        self.write_digest(&self.key_path(key), made)
+        Ok(self.layout.replace(&key_name(key), format!("{made}\n").as_bytes())?)
     }
 
     /// Holds everybody else who works on `key` off until the result is dropped.
     pub(crate) fn lock(&self, key: Digest) -> Result<File, BakeError> {
-        let path = self.dir.join("locks").join(key.hex());
-        let file = File::create(&path).map_err(BakeError::io("create", &path))?;
-        file.lock().map_err(BakeError::io("lock", &path))?;
-        Ok(file)
+        Ok(self.layout.lock(&key.hex())?)
     }
+}
 
-    fn key_path(&self, key: Digest) -> PathBuf {
-        self.dir.join("keys").join(key.hex())
-    }
-
-    fn write_digest(&self, path: &Path, digest: Digest) -> Result<(), BakeError> {
-        let mut file = self.blobs.temp_file()?;
-        io::Write::write_all(&mut file, format!("{digest}\n").as_bytes())
-            .map_err(BakeError::io("write", path))?;
-        Ok(crate::oci::persist(file, path)?)
-    }
+fn key_name(key: Digest) -> String {
+    format!("keys/{}", key.hex())
 }
 
 fn is_name(name: &str) -> bool {
@@ -207,7 +191,7 @@ mod tests {
     #[test]
     fn a_name_leads_to_its_digest_until_it_is_removed() {
         let (_dir, store) = store();
-        let digest = Digest::of(b"state");
+        let digest = store.layout.put(b"manifest").unwrap().digest;
         store.set_name("web", digest).unwrap();
         assert_eq!(store.digest("web").unwrap(), digest);
         assert_eq!(store.names().unwrap(), ["web"]);
@@ -229,11 +213,11 @@ mod tests {
     fn what_was_made_is_forgotten_with_its_blob() {
         let (_dir, store) = store();
         let key = Digest::of(b"inputs");
-        let made = store.blobs().put(b"made").unwrap();
+        let made = store.layout.put(b"made").unwrap().digest;
         assert_eq!(store.made(key), None);
         store.remember(key, made).unwrap();
         assert_eq!(store.made(key), Some(made));
-        fs::remove_file(store.blobs().path(made)).unwrap();
+        fs::remove_file(store.layout.blob_path(made)).unwrap();
         assert_eq!(store.made(key), None);
     }
 }

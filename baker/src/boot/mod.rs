@@ -13,13 +13,16 @@ use std::io::{self, Cursor};
 use linux_loader::loader::{Elf, KernelLoader};
 use supermachine::machine::layout::ram_windows;
 use supermachine::machine::{boot_slots, reset_ioapic, reset_serial};
-use supermachine_formats::Hasher;
-use supermachine_formats::snapshot::memory::{Memory, PAGE_SIZE, runs_of};
+use supermachine::pack::{Composition, MemoryChange};
+use supermachine_formats::Digest;
+use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run, runs_of};
 use supermachine_formats::snapshot::x86_64::Clock;
 use supermachine_formats::snapshot::{
     Architecture, HypervisorFamily, Machine, Snapshot, Stage, WorkingSet,
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use crate::{BakeError, Store};
 
 /// A change of the layout must change this, so that a base made before is not taken for one
 /// that would be made now.
@@ -83,13 +86,33 @@ pub enum BootError {
     },
 }
 
-/// A boot snapshot and the pages that belong to it.
+/// A boot snapshot and its memory.
 #[derive(Debug)]
 pub struct BootSnapshot {
     /// The state.
     pub snapshot: Snapshot,
-    /// The bytes of its pages blob.
+    /// Which pages are not zero.
+    pub runs: Vec<Run>,
+    /// Those pages, one after the other.
     pub pages: Vec<u8>,
+}
+
+impl BootSnapshot {
+    /// Stores the snapshot; gives the manifest's digest.
+    pub(crate) fn store(&self, store: &Store, level: i32) -> Result<Digest, BakeError> {
+        let numbers = self.runs.iter().flat_map(|run| run.first..run.end());
+        let pages = numbers.zip(self.pages.chunks_exact(PAGE_SIZE as usize)).collect();
+        let composition = Composition {
+            snapshot: &self.snapshot,
+            parent: None,
+            memory: MemoryChange { origin: None, pages },
+            also: Vec::new(),
+            disks: None,
+            first_use: Vec::new(),
+            level,
+        };
+        Ok(composition.store(store.layout())?.digest)
+    }
 }
 
 /// Lays a boot snapshot out.
@@ -116,7 +139,7 @@ pub fn lay_out(inputs: &BootInputs<'_>) -> Result<BootSnapshot, BootError> {
     )?;
     let mut used = written;
     used.push((x86_64::KERNEL_START, kernel_end - x86_64::KERNEL_START));
-    let (memory_section, pages) = gather(&memory, used)?;
+    let (runs, pages) = gather(&memory, used)?;
     let snapshot = Snapshot {
         architecture: Architecture::X86_64,
         hypervisor: HypervisorFamily::Any,
@@ -128,10 +151,9 @@ pub fn lay_out(inputs: &BootInputs<'_>) -> Result<BootSnapshot, BootError> {
         slots: boot_slots(),
         serial: reset_serial(),
         disks: Vec::new(),
-        memory: memory_section,
         working_set: WorkingSet::default(),
     };
-    Ok(BootSnapshot { snapshot, pages })
+    Ok(BootSnapshot { snapshot, runs, pages })
 }
 
 /// Checks a machine's size, and gives its memory in bytes.
@@ -152,7 +174,7 @@ pub(crate) fn check_size(memory_mib: u64, vcpus: u16) -> Result<u64, BootError> 
 fn gather(
     memory: &GuestMemoryMmap<()>,
     mut used: Vec<(u64, u64)>,
-) -> Result<(Memory, Vec<u8>), BootError> {
+) -> Result<(Vec<Run>, Vec<u8>), BootError> {
     used.sort_unstable();
     let (mut pages, mut own) = (Vec::new(), Vec::new());
     let mut page = [0; PAGE_SIZE as usize];
@@ -170,9 +192,7 @@ fn gather(
         }
         next = end.max(next);
     }
-    let mut hasher = Hasher::new();
-    hasher.update(&pages);
-    Ok((Memory { blob: hasher.finish(), own: runs_of(own), zeroed: Vec::new() }, pages))
+    Ok((runs_of(own), pages))
 }
 
 #[cfg(test)]

@@ -44,7 +44,6 @@ use std::time::Duration;
 use supermachine_formats::Digest;
 
 pub use auth::{Credentials, docker_config_dir, find_credentials};
-pub(crate) use blobs::persist;
 pub use blobs::{BlobStore, BlobWriter};
 pub use config::ImageConfig;
 pub use error::{

@@ -69,6 +69,7 @@ pub(crate) fn bake(image: &str) -> OciImageBuilder {
         .unwrap()
         .memory_mib(128)
         .ready_timeout(Duration::from_secs(240))
+        .compression_level(1)
         .observer(Arc::new(observer))
 }
 

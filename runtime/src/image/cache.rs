@@ -89,6 +89,26 @@ impl Entry {
         Ok(Some(making))
     }
 
+    /// Makes `from` the file, unless it is there. It must be on the same file system.
+    pub(super) fn adopt(&self, from: &Path) -> Result<(), Error> {
+        let io = |operation| self.io(operation);
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(dir).map_err(io("create the folder of"))?;
+        let _turn = lock(&self.beside("lock"))?;
+        if self.existing().is_some() {
+            return Ok(());
+        }
+        let file = File::open(from).map_err(io("open what becomes"))?;
+        file.sync_all().map_err(io("write"))?;
+        fs::rename(from, &self.path).map_err(io("name"))?;
+        self.vouch(&file)
+    }
+
+    fn vouch(&self, file: &File) -> Result<(), Error> {
+        let metadata = file.metadata().map_err(self.io("examine"))?;
+        write_atomically(&self.beside("stamp"), stamp(&metadata).as_bytes())
+    }
+
     /// Removes what makers of this file that were killed have left. The lock must be held.
     fn remove_strays(&self, dir: &Path) {
         // What cannot be removed takes room, and no more.
@@ -120,8 +140,7 @@ impl Making {
         self.file.sync_all().map_err(io("write"))?;
         fs::rename(&self.temporary, &self.entry.path).map_err(io("name"))?;
         self.done = true;
-        let metadata = self.file.metadata().map_err(io("examine"))?;
-        write_atomically(&self.entry.beside("stamp"), stamp(&metadata).as_bytes())
+        self.entry.vouch(&self.file)
     }
 
     pub(super) fn io(&self, operation: &'static str) -> impl FnOnce(io::Error) -> Error + use<> {

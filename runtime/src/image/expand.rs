@@ -6,14 +6,14 @@ use std::fs::File;
 use std::num::NonZero;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use supermachine_formats::pack::CHUNK_SIZE;
 
 use super::cache::Making;
 use crate::Error;
-use crate::pack::{ChunkReader, Pack};
+use crate::pack::ChunkReader;
 
 /// A processor more is not worth its thread for fewer chunks than this.
 const CHUNKS_A_THREAD: usize = 16;
@@ -36,7 +36,7 @@ struct Job<'a> {
 }
 
 /// Expands all chunks of all tasks.
-pub(super) fn expand(pack: &Arc<Pack>, tasks: &[Task<'_>]) -> Result<(), Error> {
+pub(super) fn expand(reader: &ChunkReader, tasks: &[Task<'_>]) -> Result<(), Error> {
     let mut jobs: Vec<Job<'_>> = tasks
         .iter()
         .flat_map(|task| {
@@ -52,7 +52,6 @@ pub(super) fn expand(pack: &Arc<Pack>, tasks: &[Task<'_>]) -> Result<(), Error> 
         .collect();
     // In the order in which they are stored, so that the pack is read from front to back.
     jobs.sort_by_key(|job| job.number);
-    let reader = ChunkReader::new(pack)?;
     let work = Work { jobs, next: AtomicUsize::new(0), failed: AtomicBool::new(false) };
     let first_error = Mutex::new(None);
     let run = |reader: Result<ChunkReader, _>| {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use supermachine_formats::Digest;
-use supermachine_formats::pack::{CHUNK_SIZE, Space};
+use supermachine_formats::pack::{CHUNK_SIZE, Index, Space};
 use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
 
@@ -20,7 +20,7 @@ use super::form::{Form, Part};
 use super::stamp::{stamp, write_atomically};
 use crate::Error;
 use crate::machine::{MemoryFiles, Overlay};
-use crate::pack::Pack;
+use crate::pack::{ChunkReader, Pack, PackError, Source};
 
 const PAGES_A_CHUNK: u64 = CHUNK_SIZE / PAGE_SIZE;
 /// A form that was just made can be spoiled by who cleans the cache; not again and again.
@@ -152,7 +152,7 @@ impl Place {
             .iter()
             .map(|(part, making)| Task { making, chunks: part.chunks() })
             .collect();
-        expand(pack, &tasks)?;
+        expand(&ChunkReader::new(pack)?, &tasks)?;
         drop(tasks);
         makings.into_iter().try_for_each(|(_, making)| making.finish())
     }
@@ -177,6 +177,51 @@ impl Wanted<'_> {
         let chunks = space.flattened(self.from);
         chunks.into_iter().filter_map(|(place, number)| Some((place, number?))).collect()
     }
+}
+
+/// Takes a file that holds what a disk of an index does into the cache, so that it need not be
+/// expanded. The caller has checked it; it must be on the cache's file system.
+///
+/// # Errors
+/// The cache cannot be written.
+pub fn adopt_disk(cache: &Path, index: &Index, disk: usize, file: &Path) -> Result<(), Error> {
+    let Some(space) = index.disks.get(disk) else { return Ok(()) };
+    disk_entry(cache, index, space).adopt(file)
+}
+
+/// The expanded file of the only disk of an index, made from a store's blobs if it is not
+/// there.
+///
+/// # Errors
+/// A blob is missing or damaged, or the cache cannot be written.
+pub fn expanded_disk(cache: &Path, source: &Source, index: &Index) -> Result<File, Error> {
+    let Some(space) = index.disks.first() else {
+        return Err(PackError::Inconsistent { what: "no disk" }.into());
+    };
+    let entry = disk_entry(cache, index, space);
+    for _ in 0..ATTEMPTS {
+        if let Some((file, _)) = entry.existing() {
+            return Ok(file);
+        }
+        if let Some(making) = entry.make(space.size)? {
+            let chunks = space.flattened(0).into_iter();
+            let chunks = chunks.filter_map(|(place, number)| Some((place, number?))).collect();
+            let reader = ChunkReader::of_index(source, index)?;
+            expand(&reader, &[Task { making: &making, chunks }])?;
+            making.finish()?;
+        }
+    }
+    let spoiled = std::io::Error::other("it was removed while it was made");
+    Err(entry.io("use")(spoiled))
+}
+
+/// Removes a snapshot's own part of the cache. What cannot be removed takes room, and no more.
+pub fn forget_mapped(cache: &Path, snapshot: Digest) {
+    let _ = fs::remove_dir_all(Place::new(cache, snapshot).dir);
+}
+
+fn disk_entry(cache: &Path, index: &Index, space: &Space) -> Entry {
+    Entry::new(cache, Kind::Disk, index.identity(space, space.layers.len()))
 }
 
 /// The pages that an overlay is in front of.

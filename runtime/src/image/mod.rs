@@ -23,10 +23,10 @@ use supermachine_formats::Digest;
 use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::device::Slot;
 
-pub use mapped::Mapped;
-pub(crate) use stamp::{TEMPORARY, temporary_beside, write_atomically};
+pub use mapped::{Mapped, adopt_disk, expanded_disk, forget_mapped};
+pub(crate) use stamp::{TEMPORARY, temporary_beside};
 
-use crate::machine::{self, Origin};
+use crate::machine::{self, Chunks, Origin};
 use crate::pack::{Pack, Source};
 use crate::timings::Way;
 use crate::{Error, Vm, VmConfig, paths};
@@ -169,6 +169,17 @@ impl Image {
     fn can_start_on_demand(&self) -> bool {
         let has_block = self.snapshot().slots.iter().any(|slot| matches!(slot, Slot::Block(..)));
         !has_block && machine::can_page_on_demand()
+    }
+
+    /// The snapshot's chunks, to start one machine from; none if this process may not do that.
+    ///
+    /// # Errors
+    /// The snapshot is missing or damaged.
+    pub fn chunks_on_demand(&self) -> Result<Option<Box<dyn Chunks>>, Error> {
+        if !self.can_start_on_demand() {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(PackChunks::new(self.pack()?, Box::new(|| ()))?)))
     }
 
     fn chunks(&self) -> Result<Origin, Error> {

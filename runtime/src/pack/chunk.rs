@@ -4,10 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use supermachine_formats::Digest;
-use supermachine_formats::pack::{CHUNK_SIZE, Chunk, MAX_STORED};
+use supermachine_formats::pack::{Blob, CHUNK_SIZE, Chunk, Index, MAX_STORED};
 use zstd::bulk::Decompressor;
 
-use super::{Pack, PackError};
+use super::{BlobFile, Descriptor, Pack, PackError, Source};
 
 /// How the frame of every chunk begins: zstd's magic number, one segment, 64 KiB of content,
 /// neither checksum nor dictionary.
@@ -25,7 +25,7 @@ struct Place {
 
 /// Reads chunks, one at a time. Each thread has its own.
 pub struct ChunkReader {
-    pack: Arc<Pack>,
+    blobs: Arc<[BlobFile]>,
     places: Arc<[Place]>,
     decompressor: Decompressor<'static>,
     stored: Vec<u8>,
@@ -34,7 +34,7 @@ pub struct ChunkReader {
 
 impl fmt::Debug for ChunkReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChunkReader").field("pack", &self.pack.digest).finish_non_exhaustive()
+        f.debug_struct("ChunkReader").field("blobs", &self.blobs).finish_non_exhaustive()
     }
 }
 
@@ -43,10 +43,20 @@ impl ChunkReader {
     ///
     /// # Errors
     /// There is no memory for it.
-    pub fn new(pack: &Arc<Pack>) -> Result<Self, PackError> {
-        let chunks = pack.index.chunks();
-        let places = chunks.map(|(blob, offset, chunk)| Place { blob, offset, chunk: *chunk });
-        Self::with_places(pack, places.collect())
+    pub fn new(pack: &Pack) -> Result<Self, PackError> {
+        Self::over(pack.blobs.as_slice().into(), places(&pack.index))
+    }
+
+    /// A reader of the chunks of an index that belongs to no pack yet.
+    ///
+    /// # Errors
+    /// A blob is missing.
+    pub fn of_index(source: &Source, index: &Index) -> Result<Self, PackError> {
+        let find = |blob: &Blob| {
+            source.blob("chunks", &Descriptor { digest: blob.digest, size: blob.size() })
+        };
+        let blobs = index.blobs.iter().map(find).collect::<Result<_, _>>()?;
+        Self::over(blobs, places(index))
     }
 
     /// Another reader of the same chunks.
@@ -54,20 +64,14 @@ impl ChunkReader {
     /// # Errors
     /// There is no memory for it.
     pub fn another(&self) -> Result<Self, PackError> {
-        Self::with_places(&self.pack, Arc::clone(&self.places))
+        Self::over(Arc::clone(&self.blobs), Arc::clone(&self.places))
     }
 
-    fn with_places(pack: &Arc<Pack>, places: Arc<[Place]>) -> Result<Self, PackError> {
+    fn over(blobs: Arc<[BlobFile]>, places: Arc<[Place]>) -> Result<Self, PackError> {
         let decompressor =
             Decompressor::new().map_err(|source| PackError::Decompressor { source })?;
         let stored = vec![0; MAX_STORED as usize];
-        Ok(Self {
-            pack: Arc::clone(pack),
-            places,
-            decompressor,
-            stored,
-            content: vec![0; SIZE],
-        })
+        Ok(Self { blobs, places, decompressor, stored, content: vec![0; SIZE] })
     }
 
     /// A chunk's content, checked.
@@ -76,7 +80,7 @@ impl ChunkReader {
     /// [`PackError::Chunk`] if it is not what its digest says.
     pub fn read(&mut self, number: u32) -> Result<&[u8], PackError> {
         let place = self.places.get(number as usize);
-        let found = place.and_then(|place| Some((place, self.pack.blobs.get(place.blob)?)));
+        let found = place.and_then(|place| Some((place, self.blobs.get(place.blob)?)));
         let Some((place, blob)) = found else {
             return Err(PackError::Inconsistent { what: "a chunk that no blob has" });
         };
@@ -98,4 +102,8 @@ impl ChunkReader {
         }
         Ok(&self.content)
     }
+}
+
+fn places(index: &Index) -> Arc<[Place]> {
+    index.chunks().map(|(blob, offset, chunk)| Place { blob, offset, chunk: *chunk }).collect()
 }
