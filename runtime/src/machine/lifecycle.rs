@@ -297,16 +297,10 @@ fn make_devices(
     console: &Console,
 ) -> Result<Bus, MachineError> {
     let ioapic = Ioapic::from_state(Arc::clone(vm), &snapshot.ioapic);
-    let disks = snapshot
-        .disks
-        .iter()
-        .zip(disks)
-        .enumerate()
-        .map(|(index, (disk, file))| {
-            let file = file.try_clone().map_err(|source| MachineError::Disk { index, source })?;
-            Ok(DiskFile { file, size: disk.size })
-        })
-        .collect::<Result<Vec<DiskFile>, MachineError>>()?;
+    let disks: Vec<DiskFile> = (0..)
+        .zip(&snapshot.disks)
+        .map(|(index, disk)| DiskFile { file: disks.get::<usize>(index).cloned(), size: disk.size })
+        .collect();
     let mut slots = Vec::with_capacity(snapshot.slots.len());
     for (index, state) in (0_u8..).zip(&snapshot.slots) {
         let parts = Parts {

@@ -72,8 +72,8 @@ pub(crate) trait Device: Debug + Send {
 /// A disk that a device may be made from.
 #[derive(Debug)]
 pub(crate) struct DiskFile {
-    /// The file that holds it.
-    pub(crate) file: File,
+    /// The file that holds it; none if it is only mapped.
+    pub(crate) file: Option<Arc<File>>,
     /// Its size in bytes.
     pub(crate) size: u64,
 }

@@ -61,7 +61,7 @@ pub(crate) fn memory() -> Arc<Memory> {
 pub(crate) fn disk(bytes: &[u8]) -> DiskFile {
     let mut file: File = tempfile::tempfile().unwrap();
     file.write_all(bytes).unwrap();
-    DiskFile { file, size: bytes.len() as u64 }
+    DiskFile { file: Some(Arc::new(file)), size: bytes.len() as u64 }
 }
 
 /// Makes a slot in a fresh memory.

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use supermachine_formats::snapshot::device as formats;
 use virtio_bindings::bindings::virtio_blk::{
@@ -32,7 +33,7 @@ const PIECE: usize = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Block {
     pub(super) disk: u8,
-    pub(super) file: File,
+    pub(super) file: Arc<File>,
     pub(super) sectors: u64,
     pub(super) config: [u8; 16],
     pub(super) chain: Chain,

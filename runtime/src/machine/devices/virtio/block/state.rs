@@ -1,5 +1,7 @@
 //! The disk's state: which it is.
 
+use std::sync::Arc;
+
 use supermachine_formats::snapshot::device as formats;
 
 use super::device::{Block, MAX_SEGMENTS, QUEUES, SECTOR_SIZE};
@@ -16,22 +18,18 @@ impl Block {
     /// The device that a state describes.
     ///
     /// # Errors
-    /// There is no such disk, or its file's handle cannot be duplicated.
+    /// There is no such disk, or it has no file.
     pub(crate) fn from_state(
         state: &formats::Block,
         disks: &[DiskFile],
     ) -> Result<Self, DeviceError> {
         let disk = state.disk;
-        let Some(found) = disks.get(usize::from(disk)) else {
+        let with_file = |found: &DiskFile| Some((Arc::clone(found.file.as_ref()?), found.size));
+        let Some((file, size)) = disks.get(usize::from(disk)).and_then(with_file) else {
             let found = disk.into();
             return Err(DeviceError::Field { device: "block", field: "disk", found });
         };
-        let file = found.file.try_clone().map_err(|source| DeviceError::Host {
-            device: "block",
-            operation: "duplicate the disk's handle",
-            source,
-        })?;
-        let sectors = found.size / SECTOR_SIZE;
+        let sectors = size / SECTOR_SIZE;
         // Capacity, largest segment (not offered), most segments.
         let mut config = [0; 16];
         let (capacity, limits) = config.split_at_mut(8);

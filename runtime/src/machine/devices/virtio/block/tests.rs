@@ -73,7 +73,7 @@ fn read_off_the_disk_fails() {
 #[test]
 fn file_cut_short_fails_the_read() {
     let [disk] = disks();
-    disk.file.set_len(512).unwrap();
+    disk.file.as_ref().unwrap().set_len(512).unwrap();
     let mut guest = Guest::running(&fresh_block(0), &[disk]);
     assert_eq!(request(&mut guest, IN, 0, 512).0, OK);
     assert_eq!(request(&mut guest, IN, 1, 512).0, IOERR);
@@ -82,7 +82,7 @@ fn file_cut_short_fails_the_read() {
 #[test]
 fn write_is_refused_and_changes_nothing() {
     let [disk] = disks();
-    let file = disk.file.try_clone().unwrap();
+    let file = disk.file.clone().unwrap();
     let mut guest = Guest::running(&fresh_block(0), &[disk]);
     assert_eq!(request(&mut guest, OUT, 0, 512).0, IOERR);
     let mut bytes = vec![0; 512];
@@ -127,7 +127,7 @@ fn header_cut_short_fails_the_request() {
 #[test]
 fn read_longer_than_the_limit_fails() {
     let [disk] = disks();
-    disk.file.set_len(64 << 20).unwrap();
+    disk.file.as_ref().unwrap().set_len(64 << 20).unwrap();
     let disk = DiskFile { size: 64 << 20, ..disk };
     let mut guest = Guest::running(&fresh_block(0), &[disk]);
     let (header, status) = (guest.place(&[0; 16]), guest.place(&[0xff]));
