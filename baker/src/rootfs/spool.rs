@@ -128,7 +128,7 @@ impl<W: Write + Seek> Spool<W> {
         Self { out, length: 0, written: 0, block: vec![0; BLOCK] }
     }
 
-    /// Ends writing and gives the sink back, as long as [`Self::length`] says.
+    /// Ends writing and gives the sink back, whole regions long.
     ///
     /// # Errors
     /// The sink's own, when it cannot be written.
