@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "rootfs_erofs/regions.rs"]
+mod regions;
 mod rootfs_image;
 #[path = "../src/rootfs/samples.rs"]
 mod samples;

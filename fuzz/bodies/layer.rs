@@ -6,7 +6,7 @@ use supermachine_baker::rootfs::{Spool, Tree, read_layer};
 
 /// Reads a layer above another; tells whether it was accepted.
 pub(crate) fn run(data: &[u8]) -> bool {
-    let (mut tree, mut spool) = (Tree::new(), Spool::new(io::sink()));
+    let (mut tree, mut spool) = (Tree::new(), Spool::new(io::empty()));
     let is_accepted = read_layer(data, &mut tree, &mut spool).is_ok();
     // Applied once more, its whiteouts and replacements meet what it made itself.
     if is_accepted {

@@ -6,7 +6,7 @@
 //! is applied only if every byte of it was read, to the very end, and hashed.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Write};
+use std::io::{BufReader, Read, Seek, Write};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
@@ -31,7 +31,7 @@ const READ_BUFFER: usize = 256 << 10;
 const ZSTD_WINDOW_LOG: u32 = 27;
 
 /// Reads the layer that `source` names and applies it above what `tree` holds.
-pub(super) fn apply<W: Write>(
+pub(super) fn apply<W: Write + Seek>(
     source: &LayerSource,
     tree: &mut Tree,
     spool: &mut Spool<W>,
@@ -59,7 +59,7 @@ pub(super) fn apply<W: Write>(
 /// # Errors
 /// [`LayerError`] when the archive is damaged, or an entry has no place in an image. The
 /// tree then holds a part of the layer and is of no further use.
-pub fn read_layer<R: Read, W: Write>(
+pub fn read_layer<R: Read, W: Write + Seek>(
     reader: R,
     tree: &mut Tree,
     spool: &mut Spool<W>,
@@ -70,7 +70,9 @@ pub fn read_layer<R: Read, W: Write>(
         let path = String::from_utf8_lossy(&entry.path).into_owned();
         apply_entry(entry, &path, &mut archive, tree, spool)?;
     }
-    archive.drain()
+    archive.drain()?;
+    spool.end_layer();
+    Ok(())
 }
 
 fn open(path: &Path) -> Result<File, Error> {
@@ -85,7 +87,7 @@ fn zstd_decoder<'a, R: Read>(
     Ok(decoder)
 }
 
-fn hash_and_read<R: Read, W: Write>(
+fn hash_and_read<R: Read, W: Write + Seek>(
     reader: R,
     tree: &mut Tree,
     spool: &mut Spool<W>,
@@ -110,7 +112,7 @@ impl<R: Read> Read for Hashed<R> {
     }
 }
 
-fn apply_entry<R: Read, W: Write>(
+fn apply_entry<R: Read, W: Write + Seek>(
     entry: Entry,
     name: &str,
     archive: &mut Archive<R>,

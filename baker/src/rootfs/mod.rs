@@ -4,8 +4,16 @@
 //! not know the image's configuration. Layers are read into a tree in memory, their file
 //! contents put aside in a scratch file, and the tree is written as an uncompressed,
 //! reproducible image. Nothing is unpacked on the host: no rights are needed, no path can
-//! escape, and owners, devices and attributes stay what the layers say. Invariant: an image
-//! is written only after every byte of every layer was read and checked.
+//! escape, and owners, devices and attributes stay what the layers say.
+//!
+//! An image is made to be shared in units of 64 KiB. First comes what depends on all layers:
+//! names, owners, attributes, where contents are. Then each layer has a [`Region`] with the
+//! contents of its regular files, which depends on that layer alone, so that images of one
+//! layer have the same bytes for it, though not at the same place. As in the layers
+//! themselves, contents that an upper layer replaces or hides stay where they are: no name
+//! leads to them, but whoever has the image can find them.
+//!
+//! Invariant: an image is written only after every byte of every layer was read and checked.
 
 mod archive;
 mod erofs;
@@ -55,6 +63,25 @@ pub struct RootfsImage {
     pub size: u64,
     /// Files, directories and others in it.
     pub inodes: u64,
+    /// What comes before the regions and depends on all layers, in bytes; a multiple of
+    /// 64 KiB.
+    pub metadata_size: u64,
+    /// The contents of each layer's files, the lowest layer first, each region right after the
+    /// one before. Layers without contents have none.
+    pub regions: Vec<Region>,
+}
+
+/// The part of an image that holds the contents of one layer's files, and is the same bytes in
+/// every image of that layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Region {
+    /// The digest of the uncompressed layer.
+    pub diff_id: Digest,
+    /// Where the region starts in the image, in bytes; a multiple of 64 KiB.
+    pub offset: u64,
+    /// The region's length in bytes, with the zeros that fill it up to a multiple of 64 KiB;
+    /// never zero.
+    pub length: u64,
 }
 
 /// Writes the EROFS image of `layers`, the lowest first, to the file `out`, which is made
@@ -69,15 +96,22 @@ pub fn build(layers: &[LayerSource], scratch: &Path, out: &Path) -> Result<Rootf
         tempfile::tempfile_in(scratch).map_err(file_error("make a scratch file in", scratch))?;
     let mut spool = Spool::new(BufWriter::with_capacity(SPOOL_BUFFER, spool_file));
     let mut tree = Tree::new();
+    let mut regions = Vec::new();
     for source in layers {
+        let offset = spool.length();
         layer::apply(source, &mut tree, &mut spool)?;
+        let length = spool.length() - offset;
+        if length > 0 {
+            regions.push(Region { diff_id: source.diff_id, offset, length });
+        }
     }
+    let contents_size = spool.length();
     let spool_file = spool
         .finish()
         .and_then(|buffered| buffered.into_inner().map_err(io::IntoInnerError::into_error))
         .map_err(file_error("write the scratch file in", scratch))?;
     let file = File::create(out).map_err(file_error("create", out))?;
-    let written = erofs::write(&tree, spool_file, file).map_err(|error| {
+    let written = erofs::write(&tree, spool_file, contents_size, file).map_err(|error| {
         // What is half-made is of no use; the first error is the one that counts.
         let _ = std::fs::remove_file(out);
         match error {
@@ -86,8 +120,11 @@ pub fn build(layers: &[LayerSource], scratch: &Path, out: &Path) -> Result<Rootf
             WriteError::Output(source) => file_error("write", out)(source),
         }
     })?;
-    let Written { digest, size, inodes } = written;
-    Ok(RootfsImage { digest, size, inodes })
+    let Written { digest, size, metadata_size, inodes } = written;
+    for region in &mut regions {
+        region.offset += metadata_size;
+    }
+    Ok(RootfsImage { digest, size, inodes, metadata_size, regions })
 }
 
 fn file_error(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {

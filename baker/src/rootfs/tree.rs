@@ -18,7 +18,8 @@ use super::spool::{Content, Extent};
 const MAX_HOPS: u32 = 40;
 /// Inodes that all layers together may make, replaced ones included.
 const MAX_INODES: u32 = 4_000_000;
-/// Bytes of names, targets, attributes and extents that all layers together may make.
+/// Bytes of names, targets, attributes, extents and tables of chunks that all layers together
+/// may make.
 const MAX_METADATA: u64 = 1 << 30;
 
 const ROOT: InodeId = InodeId(0);
@@ -277,7 +278,11 @@ impl Tree {
             .filter(|id| *id < MAX_INODES)
             .ok_or(EntryError::TooManyFiles { limit: MAX_INODES })?;
         let held = match &node {
-            Node::File(content) => content.extents.len().saturating_mul(size_of::<Extent>()),
+            Node::File(content) => content
+                .extents
+                .len()
+                .saturating_mul(size_of::<Extent>())
+                .saturating_add(content.chunk_count().saturating_mul(size_of::<u32>())),
             Node::Symlink(target) => target.len(),
             _ => 0,
         };

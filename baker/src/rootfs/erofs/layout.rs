@@ -5,16 +5,19 @@
 //! ```text
 //! block 0   superblock
 //! block 1…  inodes with attributes, short directories, link targets, chunk tables
-//! then      directory blocks and file contents, in the order of their inodes
+//! then      directory blocks and long link targets, in the order of their inodes
+//!           zeros up to a multiple of 64 KiB
+//! then      the contents of regular files, region by region as the layers gave them
 //! end       zeros up to a multiple of 2 MiB
 //! ```
 //!
 //! Invariants: placing depends on the tree alone; the root comes first, so that its number
-//! fits the superblock; contents of regular files start on blocks of their own, so that a
-//! guest can map them without copying.
+//! fits the superblock; contents of regular files stay as they were put aside, so that a
+//! region is the same in every image, and start on blocks of their own, so that a guest can
+//! map them without copying.
 
 use super::super::error::Error;
-use super::super::spool::Content;
+use super::super::spool::{Content, REGION_UNIT};
 use super::super::tree::{Inode, InodeId, Metadata, Node, Tree};
 use super::format::{
     BLOCK, BLOCK_U64, CHUNK_ENTRY, FileType, INODE, Layout, NULL_ADDRESS, SLOT, chunk_format,
@@ -26,12 +29,6 @@ use super::{directory, xattr};
 pub(super) const ALIGNMENT: u64 = 2 << 20;
 /// What one image may take.
 const MAX_IMAGE: u64 = 64 << 30;
-/// Holes smaller than this are written as zeros: plain files map best and serve kernels
-/// that know no chunks.
-const WORTHWHILE_HOLES: u64 = 16 << 20;
-/// Chunks are as small as this while the table stays short.
-const MIN_CHUNK_BITS: u32 = 16;
-const MAX_CHUNKS: u64 = 1 << 14;
 
 /// The whole image, placed.
 #[derive(Debug)]
@@ -40,8 +37,12 @@ pub(super) struct Plan<'t> {
     pub(super) inodes: Vec<Placed<'t>>,
     /// For each inode of the tree, its place in `inodes`.
     places: Vec<Option<u32>>,
-    /// The first block after the inodes.
-    pub(super) data_start: u64,
+    /// Where the inodes end.
+    pub(super) inodes_end: u64,
+    /// Where the metadata ends and the contents start, a multiple of 64 KiB.
+    pub(super) metadata_size: u64,
+    /// What the contents of regular files take.
+    pub(super) contents_size: u64,
     /// The image's size, padding included.
     pub(super) size: u64,
     pub(super) chunked: bool,
@@ -69,7 +70,6 @@ pub(super) struct Placed<'t> {
 pub(super) enum Body<'t> {
     Directory,
     File(&'t Content),
-    Chunks { content: &'t Content, bits: u32, table: Vec<u32> },
     Symlink(&'t [u8]),
     CharDevice,
     BlockDevice,
@@ -77,12 +77,24 @@ pub(super) enum Body<'t> {
 }
 
 impl<'t> Plan<'t> {
-    /// Places all that can be reached from the root.
-    pub(super) fn new(tree: &'t Tree) -> Result<Self, Error> {
+    /// Places all that can be reached from the root, before contents of `contents_size` bytes.
+    pub(super) fn new(tree: &'t Tree, contents_size: u64) -> Result<Self, Error> {
         let (inodes, places) = collect(tree);
-        let mut plan = Self { inodes, places, data_start: 0, size: 0, chunked: false };
+        let mut plan = Self {
+            inodes,
+            places,
+            inodes_end: 0,
+            metadata_size: 0,
+            contents_size,
+            size: 0,
+            chunked: false,
+        };
         plan.place_inodes(tree);
-        plan.place_data()?;
+        plan.place_blocks();
+        plan.place_contents();
+        if plan.size > MAX_IMAGE {
+            return Err(Error::ImageTooLarge { size: plan.size, limit: MAX_IMAGE });
+        }
         Ok(plan)
     }
 
@@ -108,34 +120,36 @@ impl<'t> Plan<'t> {
             position = (position + (fixed + inline) as u64).next_multiple_of(SLOT);
             self.chunked |= placed.layout == Layout::Chunks;
         }
-        self.data_start = position.div_ceil(BLOCK_U64);
+        self.inodes_end = position.next_multiple_of(BLOCK_U64);
     }
 
-    fn place_data(&mut self) -> Result<(), Error> {
-        let mut next = self.data_start;
+    /// Places what needs whole blocks and is no file's contents.
+    fn place_blocks(&mut self) {
+        let mut next = self.inodes_end;
         for placed in &mut self.inodes {
-            let blocks = match &mut placed.body {
-                Body::Chunks { bits, table, .. } => place_chunks(placed.size, *bits, table, next),
-                Body::Directory | Body::Symlink(_) | Body::File(_) => {
-                    let blocks = match placed.layout {
-                        Layout::Inline => placed.size / BLOCK_U64,
-                        _ => placed.size.div_ceil(BLOCK_U64),
-                    };
-                    if blocks > 0 {
-                        placed.locator = address(next);
-                    }
-                    blocks
-                }
+            let size = match (&placed.body, placed.layout) {
+                (Body::Directory | Body::Symlink(_), Layout::Plain) => placed.size,
+                (Body::Directory | Body::Symlink(_), _) => placed.size / BLOCK_U64 * BLOCK_U64,
                 _ => 0,
             };
-            next = next.saturating_add(blocks);
-            let size = next.saturating_mul(BLOCK_U64);
-            if size > MAX_IMAGE {
-                return Err(Error::ImageTooLarge { size, limit: MAX_IMAGE });
+            if size > 0 {
+                placed.locator = address(next);
+            }
+            next = next.saturating_add(size.next_multiple_of(BLOCK_U64));
+        }
+        self.metadata_size = next.next_multiple_of(REGION_UNIT);
+        let end = self.metadata_size.saturating_add(self.contents_size);
+        self.size = end.next_multiple_of(ALIGNMENT);
+    }
+
+    fn place_contents(&mut self) {
+        for placed in &mut self.inodes {
+            if let (Body::File(content), Layout::Plain) = (&placed.body, placed.layout)
+                && let Some(extent) = content.extents.first()
+            {
+                placed.locator = address(self.metadata_size.saturating_add(extent.spooled));
             }
         }
-        self.size = (next * BLOCK_U64).next_multiple_of(ALIGNMENT);
-        Ok(())
     }
 }
 
@@ -143,12 +157,10 @@ impl<'t> Placed<'t> {
     fn new(id: InodeId, inode: &'t Inode, parent: InodeId) -> Self {
         let (body, size, locator) = match &inode.node {
             Node::Directory(_) => (Body::Directory, 0, 0),
-            Node::File(content) => match chunks(content) {
-                Some((bits, table)) => {
-                    (Body::Chunks { content, bits, table }, content.size, chunk_format(bits))
-                }
-                None => (Body::File(content), content.size, 0),
-            },
+            Node::File(content) => {
+                let bits = content.has_holes().then(|| content.chunk_bits());
+                (Body::File(content), content.size, bits.map_or(0, chunk_format))
+            }
             Node::Symlink(target) => (Body::Symlink(target), target.len() as u64, 0),
             Node::CharDevice { major, minor } => {
                 (Body::CharDevice, 0, device_number(*major, *minor))
@@ -183,7 +195,7 @@ impl<'t> Placed<'t> {
     pub(super) fn file_type(&self) -> FileType {
         match self.body {
             Body::Directory => FileType::Directory,
-            Body::File(_) | Body::Chunks { .. } => FileType::Regular,
+            Body::File(_) => FileType::Regular,
             Body::Symlink(_) => FileType::Symlink,
             Body::CharDevice => FileType::CharDevice,
             Body::BlockDevice => FileType::BlockDevice,
@@ -194,9 +206,9 @@ impl<'t> Placed<'t> {
     /// Decides the layout and says how many bytes follow the inode's `fixed` ones.
     fn choose_layout(&mut self, tree: &Tree, fixed: usize) -> usize {
         let tail = match &self.body {
-            Body::Chunks { table, .. } => {
+            Body::File(content) if content.has_holes() => {
                 self.layout = Layout::Chunks;
-                return table.len() * CHUNK_ENTRY;
+                return content.chunk_count() * CHUNK_ENTRY;
             }
             Body::Symlink(target) => target.len(),
             Body::Directory => {
@@ -246,43 +258,25 @@ fn collect(tree: &Tree) -> (Vec<Placed<'_>>, Vec<Option<u32>>) {
     (inodes, places)
 }
 
-/// The chunk size and the table of a file whose holes are worth it; the entries of chunks
-/// with data are zero until they are placed.
-fn chunks(content: &Content) -> Option<(u32, Vec<u32>)> {
-    let data: u64 = content.extents.iter().map(|extent| extent.length).sum();
-    if content.size.saturating_sub(data) < WORTHWHILE_HOLES {
-        return None;
-    }
-    let mut bits = MIN_CHUNK_BITS;
-    while content.size.div_ceil(1 << bits) > MAX_CHUNKS {
-        bits += 1;
-    }
-    // MAX_CHUNKS bounds the count.
-    let count = usize::try_from(content.size.div_ceil(1 << bits)).unwrap_or(0);
-    let mut table = vec![NULL_ADDRESS; count];
-    for extent in content.extents.iter().filter(|extent| extent.length > 0) {
+/// The addresses of the chunks of a file with holes, in an image whose contents start at
+/// `contents_start`.
+pub(super) fn chunk_table(content: &Content, contents_start: u64) -> Vec<u32> {
+    let bits = content.chunk_bits();
+    let mut table = vec![NULL_ADDRESS; content.chunk_count()];
+    for extent in &content.extents {
+        // Both are below the count of chunks.
         let first = usize::try_from(extent.start >> bits).unwrap_or(usize::MAX);
-        let last = usize::try_from((extent.end() - 1) >> bits).unwrap_or(usize::MAX);
-        if let Some(covered) = table.get_mut(first..last.saturating_add(1)) {
-            covered.fill(0);
+        let count = usize::try_from(extent.length.div_ceil(1 << bits)).unwrap_or(0);
+        let start = contents_start.saturating_add(extent.spooled);
+        for (index, entry) in (0_u64..).zip(table.iter_mut().skip(first).take(count)) {
+            *entry = address(start.saturating_add(index << bits));
         }
     }
-    Some((bits, table))
+    table
 }
 
-/// Gives the chunks with data their addresses; returns the blocks that they take.
-fn place_chunks(size: u64, bits: u32, table: &mut [u32], start: u64) -> u64 {
-    let mut next = start;
-    let with_data = table.iter_mut().enumerate().filter(|(_, entry)| **entry != NULL_ADDRESS);
-    for (index, entry) in with_data {
-        *entry = address(next);
-        let rest = size.saturating_sub((index as u64) << bits);
-        next = next.saturating_add(rest.min(1 << bits).div_ceil(BLOCK_U64));
-    }
-    next - start
-}
-
-/// A block's number as inodes hold it. Images are bounded far below what it can name.
-fn address(block: u64) -> u32 {
-    u32::try_from(block).unwrap_or(NULL_ADDRESS)
+/// The block that starts at `position`, as inodes name it. Images are bounded far below what
+/// it can name.
+fn address(position: u64) -> u32 {
+    u32::try_from(position / BLOCK_U64).unwrap_or(NULL_ADDRESS)
 }

@@ -1,9 +1,9 @@
 //! Uncompressed EROFS images.
 //!
 //! Owns how a tree becomes an image that Linux mounts, with direct access where the device
-//! allows it. Does not know layers. `layout` places everything, then this module writes the
-//! image front to back in one pass, hashing as it goes. Invariant: equal trees give equal
-//! bytes.
+//! allows it. Does not know layers: file contents come as they were put aside, in one piece.
+//! `layout` places everything, then this module writes the image front to back in one pass,
+//! hashing as it goes. Invariant: equal trees and contents give equal bytes.
 
 mod directory;
 mod format;
@@ -12,27 +12,30 @@ mod output;
 mod xattr;
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, Write};
 
 use supermachine_formats::Digest;
 
 use self::format::{BLOCK, BLOCK_U64, InodeHead, Superblock, put32};
-use self::layout::{Body, Placed, Plan};
+use self::layout::{Body, Placed, Plan, chunk_table};
 use self::output::Output;
 use super::error::Error;
-use super::spool::Content;
+use super::spool::{REGION_UNIT, is_zero};
 use super::tree::Tree;
 
 pub(super) use self::xattr::holds_attribute;
 
-/// Pieces in which file contents are copied.
+/// Pieces in which file contents are copied, whole units each.
 const COPY_BUFFER: usize = 1 << 20;
+/// The unit in which zeros are looked for.
+const UNIT: usize = REGION_UNIT as usize;
 
 /// What was written.
 #[derive(Debug)]
 pub(super) struct Written {
     pub(super) digest: Digest,
     pub(super) size: u64,
+    pub(super) metadata_size: u64,
     pub(super) inodes: u64,
 }
 
@@ -47,31 +50,38 @@ pub(super) enum WriteError {
     Output(io::Error),
 }
 
-/// Writes the image of `tree` to `out`, which is empty. Contents come from `spool`.
+/// Writes the image of `tree` to `out`, which is empty. Its files' contents are the first
+/// `contents_size` bytes of `spool`.
 pub(super) fn write<S: Read + Seek>(
     tree: &Tree,
     spool: S,
+    contents_size: u64,
     out: File,
 ) -> Result<Written, WriteError> {
-    let plan = Plan::new(tree).map_err(WriteError::Plan)?;
-    let mut writer = Writer { tree, plan: &plan, spool, out: Output::new(out), buffer: Vec::new() };
-    writer.superblock().map_err(WriteError::Output)?;
-    writer.inodes().map_err(WriteError::Output)?;
-    writer.data()?;
-    let inodes = plan.inodes.len() as u64;
+    let plan = Plan::new(tree, contents_size).map_err(WriteError::Plan)?;
+    let mut writer = Writer { tree, plan: &plan, out: Output::new(out), buffer: Vec::new() };
+    writer.metadata().map_err(WriteError::Output)?;
+    writer.contents(spool)?;
     let digest = writer.out.finish(plan.size).map_err(WriteError::Output)?;
-    Ok(Written { digest, size: plan.size, inodes })
+    let (size, metadata_size) = (plan.size, plan.metadata_size);
+    Ok(Written { digest, size, metadata_size, inodes: plan.inodes.len() as u64 })
 }
 
-struct Writer<'a, 't, S> {
+struct Writer<'a, 't> {
     tree: &'t Tree,
     plan: &'a Plan<'t>,
-    spool: S,
     out: Output,
     buffer: Vec<u8>,
 }
 
-impl<S: Read + Seek> Writer<'_, '_, S> {
+impl Writer<'_, '_> {
+    fn metadata(&mut self) -> io::Result<()> {
+        self.superblock()?;
+        self.inodes()?;
+        self.blocks()?;
+        self.out.zeros_until(self.plan.metadata_size)
+    }
+
     fn superblock(&mut self) -> io::Result<()> {
         let root = self.plan.describe(self.tree.root()).0;
         let superblock = Superblock {
@@ -102,14 +112,14 @@ impl<S: Read + Seek> Writer<'_, '_, S> {
             self.append_inline(placed);
             self.out.write_all(&self.buffer)?;
         }
-        self.out.zeros_until(self.plan.data_start * BLOCK_U64)
+        self.out.zeros_until(self.plan.inodes_end)
     }
 
     fn append_inline(&mut self, placed: &Placed<'_>) {
         match &placed.body {
-            Body::Chunks { table, .. } => {
-                for address in table {
-                    put32(&mut self.buffer, *address);
+            Body::File(content) if placed.layout == format::Layout::Chunks => {
+                for address in chunk_table(content, self.plan.metadata_size) {
+                    put32(&mut self.buffer, address);
                 }
             }
             Body::Symlink(target) if placed.layout == format::Layout::Inline => {
@@ -125,27 +135,13 @@ impl<S: Read + Seek> Writer<'_, '_, S> {
         }
     }
 
-    fn data(&mut self) -> Result<(), WriteError> {
+    fn blocks(&mut self) -> io::Result<()> {
         for placed in &self.plan.inodes {
             match &placed.body {
-                Body::Directory => self.directory_blocks(placed).map_err(WriteError::Output)?,
+                Body::Directory => self.directory_blocks(placed)?,
                 Body::Symlink(target) if placed.layout == format::Layout::Plain => {
-                    self.out.write_all(target).map_err(WriteError::Output)?;
-                    self.out.fill_block().map_err(WriteError::Output)?;
-                }
-                Body::File(content) => {
-                    let start = u64::from(placed.locator) * BLOCK_U64;
-                    self.contents(content, 0..content.size, start)?;
-                }
-                Body::Chunks { content, bits, table } => {
-                    for (index, address) in (0_u64..).zip(table) {
-                        if *address != format::NULL_ADDRESS {
-                            let from = index << bits;
-                            let to = content.size.min((index + 1) << bits);
-                            let start = u64::from(*address) * BLOCK_U64;
-                            self.contents(content, from..to, start)?;
-                        }
-                    }
+                    self.out.write_all(target)?;
+                    self.out.fill_block()?;
                 }
                 _ => {}
             }
@@ -171,37 +167,21 @@ impl<S: Read + Seek> Writer<'_, '_, S> {
         Ok(())
     }
 
-    /// Writes the bytes `range` of a file, holes as zeros, at `start` in the image.
-    fn contents(
-        &mut self,
-        content: &Content,
-        range: std::ops::Range<u64>,
-        start: u64,
-    ) -> Result<(), WriteError> {
-        let first = content.extents.partition_point(|extent| extent.end() <= range.start);
-        for extent in content.extents.iter().skip(first) {
-            let (from, to) = (extent.start.max(range.start), extent.end().min(range.end));
-            if from >= to {
-                break;
-            }
-            self.out.zeros_until(start + (from - range.start)).map_err(WriteError::Output)?;
-            self.copy(extent.spooled + (from - extent.start), to - from)?;
-        }
-        if range.is_empty() {
-            return Ok(());
-        }
-        self.out.zeros_until(start + (range.end - range.start)).map_err(WriteError::Output)?;
-        self.out.fill_block().map_err(WriteError::Output)
-    }
-
-    fn copy(&mut self, spooled: u64, length: u64) -> Result<(), WriteError> {
-        self.spool.seek(SeekFrom::Start(spooled)).map_err(WriteError::Spool)?;
-        let mut left = length;
+    /// Copies the contents of all files; where a unit of them is zeros, the image has a hole.
+    fn contents<S: Read + Seek>(&mut self, mut spool: S) -> Result<(), WriteError> {
+        spool.rewind().map_err(WriteError::Spool)?;
+        let (mut position, mut left) = (self.plan.metadata_size, self.plan.contents_size);
         while left > 0 {
             let count = usize::try_from(left).map_or(COPY_BUFFER, |left| left.min(COPY_BUFFER));
             self.buffer.resize(count, 0);
-            self.spool.read_exact(&mut self.buffer).map_err(WriteError::Spool)?;
-            self.out.write_all(&self.buffer).map_err(WriteError::Output)?;
+            spool.read_exact(&mut self.buffer).map_err(WriteError::Spool)?;
+            for unit in self.buffer.chunks(UNIT) {
+                if !is_zero(unit) {
+                    let written = self.out.zeros_until(position);
+                    written.and_then(|()| self.out.write_all(unit)).map_err(WriteError::Output)?;
+                }
+                position += unit.len() as u64;
+            }
             left -= count as u64;
         }
         Ok(())

@@ -1,0 +1,233 @@
+//! What images that share a layer share of their bytes.
+
+use std::ops::Range;
+
+use supermachine_baker::rootfs::Region;
+
+use super::*;
+
+const UNIT: u64 = 64 << 10;
+
+/// A layer with contents of all kinds, and what is in it by path.
+fn shared() -> (Vec<u8>, BTreeMap<&'static str, Vec<u8>>) {
+    let mut sparse = vec![0; 3 << 20];
+    for (at, byte) in [(0, 1), ((3 << 20) - 1, 2)] {
+        sparse[at] = byte;
+    }
+    let files = BTreeMap::from([
+        ("d/hidden", b"nobody finds this".repeat(500)),
+        ("d/one", vec![7]),
+        ("d/unaligned", (0..2 * UNIT + 123).map(|n| (n % 251 + 1) as u8).collect()),
+        ("empty", Vec::new()),
+        ("gone/deep/file", vec![5; 4096]),
+        ("replaced", vec![6; 70_000]),
+        ("sparse", sparse),
+    ]);
+    let layer = files.iter().fold(Sample::new(), |layer, (path, bytes)| layer.file(path, bytes));
+    (layer.hard_link("linked", "d/one").finish(), files)
+}
+
+/// An image in a folder of its own.
+struct Built {
+    dir: TempDir,
+    made: RootfsImage,
+    image: Image,
+}
+
+impl Built {
+    fn new(layers: &[&[u8]]) -> Self {
+        let dir = TempDir::new().unwrap();
+        let layers: Vec<Vec<u8>> = layers.iter().map(|layer| layer.to_vec()).collect();
+        let (made, image) = build_bytes(dir.path(), &layers);
+        let built = Self { dir, made, image };
+        built.assert_regions_follow_each_other();
+        built
+    }
+
+    fn bytes(&self, range: Range<u64>) -> Vec<u8> {
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        let file = File::open(self.dir.path().join("image.erofs")).unwrap();
+        file.read_exact_at(&mut bytes, range.start).unwrap();
+        bytes
+    }
+
+    fn region(&self, layer: &[u8]) -> &Region {
+        let diff_id = Digest::of(layer);
+        let mut regions = self.made.regions.iter().filter(|region| region.diff_id == diff_id);
+        let region = regions.next().unwrap();
+        assert_eq!(regions.next(), None);
+        region
+    }
+
+    fn region_bytes(&self, layer: &[u8]) -> Vec<u8> {
+        let region = self.region(layer);
+        self.bytes(region.offset..region.offset + region.length)
+    }
+
+    fn assert_regions_follow_each_other(&self) {
+        let mut next = self.made.metadata_size;
+        assert_eq!(next % UNIT, 0);
+        for region in &self.made.regions {
+            assert_eq!(region.offset, next);
+            assert!(region.length > 0 && region.length % UNIT == 0);
+            next += region.length;
+        }
+        assert_eq!(self.made.size, next.next_multiple_of(PMEM_ALIGNMENT));
+    }
+
+    /// Extracts the image and looks through all contents.
+    fn some_file_contains(&self, text: &str) -> bool {
+        let to = self.dir.path().join("extracted");
+        extract(&self.dir.path().join("image.erofs"), &to);
+        let mut pending = vec![to];
+        while let Some(path) = pending.pop() {
+            if path.is_dir() {
+                pending.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            } else if contains(&fs::read(&path).unwrap(), text) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn read(&self, path: &str) -> Vec<u8> {
+        self.image.read(&self.image.find(path), 0, u64::MAX)
+    }
+
+    fn names(&self, path: &str) -> Vec<String> {
+        let entries = self.image.entries(&self.image.find(path));
+        let names = entries.into_keys().map(|name| String::from_utf8(name).unwrap());
+        names.filter(|name| !name.starts_with('.')).collect()
+    }
+}
+
+fn contains(bytes: &[u8], text: &str) -> bool {
+    String::from_utf8_lossy(bytes).contains(text)
+}
+
+#[test]
+fn region_of_a_shared_layer_is_the_same_whatever_is_above_and_below() {
+    let (layer, files) = shared();
+    let replacing = Sample::new()
+        .file("replaced", b"new")
+        .file("d/.wh.hidden", b"")
+        .file("more", &[9; 100_000])
+        .finish();
+    let mut deleting = Sample::new().file(".wh.gone", b"").file(".wh.sparse", b"").dir("many");
+    for n in 0..2000 {
+        deleting = deleting.file(&format!("many/{n:0100}"), b"");
+    }
+    let below = Sample::new().file("below", &[8; 4097]).file("d/one", b"hidden by a sibling");
+
+    let alone = Built::new(&[&layer]);
+    let replaced = Built::new(&[&layer, &replacing]);
+    let deleted = Built::new(&[&layer, &deleting.finish()]);
+    let above = Built::new(&[&below.finish(), &layer]);
+
+    let expected = alone.region_bytes(&layer);
+    for image in [&replaced, &deleted, &above] {
+        assert!(image.region_bytes(&layer) == expected);
+        assert!(image.region(&layer).offset > 0);
+    }
+    assert_ne!(deleted.region(&layer).offset, alone.region(&layer).offset);
+    assert_ne!(above.region(&layer).offset, alone.region(&layer).offset);
+    let whole = files.iter().filter(|(path, _)| **path != "sparse");
+    let blocks: u64 = whole.map(|(_, bytes)| (bytes.len() as u64).div_ceil(4096)).sum();
+    // The sparse file has a chunk for each of its two bytes.
+    assert_eq!(expected.len() as u64, (blocks * 4096 + 2 * UNIT).next_multiple_of(UNIT));
+
+    for (path, bytes) in &files {
+        assert!(alone.read(path) == *bytes, "{path}");
+        assert!(above.read(path) == *bytes, "{path}");
+        let changed = ["replaced", "d/hidden"].contains(path);
+        assert!(changed || replaced.read(path) == *bytes, "{path}");
+        let changed = ["sparse", "gone/deep/file"].contains(path);
+        assert!(changed || deleted.read(path) == *bytes, "{path}");
+    }
+    assert_eq!(replaced.read("replaced"), b"new");
+    assert_eq!(replaced.names("d"), ["one", "unaligned"]);
+    assert_eq!(deleted.names("/"), ["d", "empty", "linked", "many", "replaced"]);
+    assert_eq!(above.read("below"), [8; 4097]);
+}
+
+#[test]
+fn content_that_an_upper_layer_hides_is_in_no_file() {
+    let (layer, _) = shared();
+    let upper = Sample::new().file("d/.wh.hidden", b"").finish();
+    let (open, hidden) = (Built::new(&[&layer]), Built::new(&[&layer, &upper]));
+    let text = "nobody finds this";
+    assert!(open.some_file_contains(text));
+    assert!(!hidden.some_file_contains(text));
+    // As in the layer itself, it is there for who looks at the bytes.
+    assert!(contains(&hidden.region_bytes(&layer), text));
+    assert_eq!(hidden.made.inodes, open.made.inodes - 1);
+}
+
+#[test]
+fn region_of_a_layer_that_names_a_file_twice_has_both_contents() {
+    let layer = Sample::new().file("f", b"first").file("f", b"second").finish();
+    let built = Built::new(&[&layer]);
+    let region = built.region_bytes(&layer);
+    assert_eq!((&region[..5], &region[4096..4102]), (&b"first"[..], &b"second"[..]));
+    assert_eq!(built.read("f"), b"second");
+}
+
+#[test]
+fn hard_link_to_a_hidden_file_of_a_lower_layer_reads_the_lower_region() {
+    let (lower, files) = shared();
+    let upper = Sample::new()
+        .hard_link("kept", "d/hidden")
+        .hard_link("kept-holes", "sparse")
+        .file("d/.wh.hidden", b"")
+        .file(".wh.sparse", b"")
+        .finish();
+    let built = Built::new(&[&lower, &upper]);
+    assert_eq!(built.made.regions.len(), 1);
+    assert!(built.read("kept") == files["d/hidden"]);
+    assert!(built.read("kept-holes") == files["sparse"]);
+    assert_eq!(built.image.find("kept").links, 1);
+    assert_eq!(built.image.find("linked").number, built.image.find("d/one").number);
+    let region = built.region(&lower);
+    let position = u64::from(built.image.find("kept").locator) * 4096;
+    assert!((region.offset..region.offset + region.length).contains(&position));
+}
+
+#[test]
+fn layer_without_contents_has_no_region() {
+    let empty = Sample::new().finish();
+    let directories =
+        Sample::new().dir("a").dir("a/b").symlink("l", "a").file("e", b"").file(".wh.x", b"gone");
+    let directories = directories.finish();
+    let file = Sample::new().file("f", b"f").finish();
+    let built = Built::new(&[&empty, &directories, &empty, &file, &directories]);
+    let region = Region { diff_id: Digest::of(&file), offset: UNIT, length: UNIT };
+    assert_eq!(built.made.regions, [region]);
+    assert_eq!(built.names("/"), ["a", "e", "f", "l"]);
+}
+
+#[test]
+fn layer_of_tiny_files_takes_one_block_each() {
+    const FILES: u64 = 3000;
+    let layer = (0..FILES).fold(Sample::new(), |layer, n| layer.file(&format!("{n:x}"), b"x"));
+    let layer = layer.finish();
+    let built = Built::new(&[&layer]);
+    assert_eq!(built.region(&layer).length, (FILES * 4096).next_multiple_of(UNIT));
+    // An inode and a name.
+    assert!(built.made.metadata_size <= (FILES * (64 + 12 + 5)).next_multiple_of(UNIT) + UNIT);
+    assert!((0..FILES).all(|n| built.read(&format!("{n:x}")) == b"x"));
+}
+
+#[test]
+fn image_built_twice_is_the_same_bytes() {
+    let (lower, _) = shared();
+    let upper = Sample::new().file("gone/.wh..wh..opq", b"").file("d/.wh.one", b"").finish();
+    let layers: [&[u8]; 3] = [&lower, &upper, &lower];
+    let (first, second) = (Built::new(&layers), Built::new(&layers));
+    assert_eq!(first.made, second.made);
+    assert!(first.bytes(0..first.made.size) == second.bytes(0..second.made.size));
+    // A layer that comes twice is there twice.
+    let [one, two] = first.made.regions.as_slice() else { panic!("{:?}", first.made.regions) };
+    assert_eq!((one.diff_id, one.length), (two.diff_id, two.length));
+    let at = |region: &Region| first.bytes(region.offset..region.offset + region.length);
+    assert!(at(one) == at(two));
+}
