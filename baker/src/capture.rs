@@ -68,7 +68,12 @@ impl Capture {
             parent: behind.is_listed.then_some(&behind.pack.index),
             memory: MemoryChange {
                 origin: Some(behind.memory),
-                pages: self.captured.dirty.pages().collect(),
+                pages: self
+                    .captured
+                    .dirty
+                    .iter()
+                    .map(|(page, content)| (page, content.as_slice()))
+                    .collect(),
             },
             also,
             disks: disks.map(|index| vec![index]),

@@ -17,7 +17,7 @@ use crate::{BakeError, Store};
 
 /// A change of what is written to disks must change this, so that what was remembered before
 /// is not taken for it.
-const RECIPE: u16 = 2;
+const RECIPE: u16 = 3;
 
 /// How a guest reaches its root file system.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,7 +51,11 @@ impl RootDisk {
 
 /// Finds the image's root file system among the store's blobs, or makes it: an index with one
 /// disk.
-pub(crate) fn find_or_make(store: &Store, image: &OciImage, level: i32) -> Result<Index, BakeError> {
+pub(crate) fn find_or_make(
+    store: &Store,
+    image: &OciImage,
+    level: i32,
+) -> Result<Index, BakeError> {
     let mut hasher = Hasher::new();
     hasher.update(b"root disk");
     hasher.update(&RECIPE.to_le_bytes());
@@ -88,19 +92,19 @@ fn make(store: &Store, image: &OciImage, level: i32) -> Result<Index, BakeError>
     let made = rootfs::build(&layers, &scratch, out.path())
         .map_err(|source| BakeError::Rootfs { source })?;
     let file = File::open(out.path()).map_err(BakeError::io("open", out.path()))?;
-    let count = made.size / CHUNK_SIZE;
-    let mut writer = ChunkWriter::new(store.layout(), level)?;
-    let numbers = writer.add(usize::try_from(count).unwrap_or(usize::MAX), |number, chunk| {
-        file.read_exact_at(chunk, number as u64 * CHUNK_SIZE).map_err(|source| PackError::Io {
-            operation: "read",
-            path: out.path().to_owned(),
-            source,
-        })
-    })?;
-    let chunks = (0..).zip(numbers).filter(|(_, number)| number.is_some());
+    let mut parts = vec![(0, made.metadata_size)];
+    parts.extend(made.regions.iter().map(|region| (region.offset, region.length)));
+    // A blob for the metadata, and one for each layer, which other images can share.
+    let mut blobs: Vec<Blob> = Vec::new();
+    let mut chunks = Vec::new();
+    for (offset, length) in parts {
+        let numbers = store_part(store, &file, (offset, length), level, &mut blobs)?;
+        let places = (offset / CHUNK_SIZE..).filter_map(|place| u32::try_from(place).ok());
+        chunks.extend(places.zip(numbers).filter(|(_, number)| number.is_some()));
+    }
     let disk = Space { size: made.size, layers: vec![Layer::of(chunks)] };
     let index = Index {
-        blobs: writer.finish()?.into_iter().collect(),
+        blobs,
         // An index always has a memory.
         memory: Space::empty(CHUNK_SIZE),
         disks: vec![disk],
@@ -110,6 +114,35 @@ fn make(store: &Store, image: &OciImage, level: i32) -> Result<Index, BakeError>
     adopt_disk(store.cache(), &index, 0, out.path())
         .map_err(BakeError::machine("storing of the root file system"))?;
     Ok(index)
+}
+
+/// Stores a stretch of the file as a blob; gives the number of each of its chunks.
+fn store_part(
+    store: &Store,
+    file: &File,
+    (offset, length): (u64, u64),
+    level: i32,
+    blobs: &mut Vec<Blob>,
+) -> Result<Vec<Option<u32>>, BakeError> {
+    let mut writer = ChunkWriter::new(store.layout(), level)?;
+    let count = usize::try_from(length / CHUNK_SIZE).unwrap_or(usize::MAX);
+    let numbers = writer.add(count, |number, chunk| {
+        let at = offset + number as u64 * CHUNK_SIZE;
+        file.read_exact_at(chunk, at).map_err(|source| PackError::Io {
+            operation: "read the root file system in",
+            path: store.cache().to_owned(),
+            source,
+        })
+    })?;
+    let Some(blob) = writer.finish()? else { return Ok(numbers) };
+    let known = blobs.iter().position(|found| found.digest == blob.digest);
+    let before = known.unwrap_or(blobs.len());
+    let start: usize = blobs.iter().take(before).map(|blob| blob.chunks.len()).sum();
+    let start = u32::try_from(start).unwrap_or(u32::MAX);
+    if known.is_none() {
+        blobs.push(blob);
+    }
+    Ok(numbers.into_iter().map(|number| Some(start + number?)).collect())
 }
 
 fn layer_source(layer: &oci::Layer) -> LayerSource {

@@ -34,7 +34,7 @@ pub(crate) fn observe(image: &Image) -> Result<Use, Error> {
     let mapped = image.mapped()?.clone();
     let origin = Origin::Files { memory: mapped.memory, disks: mapped.disks };
     let machine = run_once(image, origin)?;
-    let touched = machine.capture()?.touched;
+    let touched = machine.touched()?;
     drop(machine);
     let order = match image.chunks_on_demand()? {
         Some(chunks) => order_of_use(image, chunks)?,
@@ -104,9 +104,8 @@ impl Chunks for Recorder {
 fn in_rising_order(touched: &WorkingSet) -> Vec<pack::Place> {
     let runs = touched.written.iter().chain(&touched.read);
     let pages = runs.flat_map(|run| run.first..run.end());
-    let mut places: Vec<u32> = pages
-        .filter_map(|page| u32::try_from(page * PAGE_SIZE / CHUNK_SIZE).ok())
-        .collect();
+    let mut places: Vec<u32> =
+        pages.filter_map(|page| u32::try_from(page * PAGE_SIZE / CHUNK_SIZE).ok()).collect();
     places.sort_unstable();
     places.dedup();
     places.into_iter().map(|place| pack::Place { space: 0, place }).collect()

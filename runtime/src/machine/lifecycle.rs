@@ -1,17 +1,22 @@
-//! Restore and capture: pause → quiesce devices → capture, and the reverse.
+//! Restore and capture: pause → freeze devices → capture, and the reverse.
 //!
 //! Order of a restore: make the VM, map memory and show it, make devices, make and restore
 //! vCPUs, set the clock; then the caller injects what the guest is to find, and runs it. The
-//! recorded pages are put in place when it begins to run. Order of a capture: stop the vCPUs, settle the devices, then read everything.
+//! recorded pages are put in place when it begins to run. Order of a capture: make room for the
+//! pages, stop the vCPUs, freeze the devices, read everything, copy the pages. Whatever can wait
+//! is done before the stop or after.
+//!
+//! Locks: `turn` is held by whoever commands the vCPUs, so that one capture at a time is made
+//! and nobody runs the guest meanwhile. It comes before all others.
 
 use std::fs::File;
-use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use supermachine_formats::snapshot::device::Serial;
-use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run, runs_of};
+use supermachine_formats::snapshot::memory::runs_of;
 use supermachine_formats::snapshot::x86_64::{Clock, IOAPIC_PINS, Ioapic as IoapicState};
 use supermachine_formats::snapshot::{Architecture, HypervisorFamily, Snapshot, Stage, WorkingSet};
 use supermachine_formats::wire;
@@ -20,17 +25,23 @@ use super::bus::Bus;
 use super::devices::ioapic::Ioapic;
 use super::devices::serial::{Console, SerialPort};
 use super::devices::virtio::{DiskFile, Parts, Slot, Vsock};
+use super::dirty::DirtyPages;
 use super::hypervisor::{self, Access, Vm};
 use super::layout::{self, SERIAL_LINE, VSOCK_SLOT};
 use super::memory::{MemoryFiles, Ram};
 use super::origin::{Loss, MappedDisk, Mapping, Origin};
 use super::pager::Pager;
-use super::vcpu::{Plan, Vcpus};
+use super::sys::PageMap;
+use super::vcpu::{Plan, Saved, Vcpus};
 use super::{GuestFailure, MachineError};
 use crate::timings::Timings;
 
 /// Memory windows come first in the hypervisor's numbering, mapped disks from here.
 const FIRST_DISK_WINDOW: u32 = 8;
+/// How often a running machine is stopped to be captured, if streams are busy each time.
+const CAPTURE_ATTEMPTS: u32 = 20;
+/// How long it runs between two attempts.
+const CAPTURE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What a machine is made from.
 #[derive(Debug)]
@@ -41,31 +52,16 @@ pub struct Restore {
     pub origin: Origin,
 }
 
-/// Copies of pages.
-#[derive(Debug)]
-pub struct DirtyPages {
-    runs: Vec<Run>,
-    bytes: Vec<u8>,
-}
-
-impl DirtyPages {
-    /// Each page's number and content, in rising order.
-    pub fn pages(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        let numbers = self.runs.iter().flat_map(|run| run.first..run.end());
-        numbers.zip(self.bytes.chunks_exact(PAGE_SIZE as usize))
-    }
-}
-
 /// A machine's state, read while it stood still.
 #[derive(Debug)]
 pub struct Captured {
     /// The state. Its stage, parent and workload are those of the snapshot that the machine
     /// began from; who captures sets them.
     pub snapshot: Snapshot,
-    /// The pages that were written since the start.
+    /// Every page that was written since the start.
     pub dirty: DirtyPages,
-    /// Pages that were written since the start, or are in place unwritten.
-    pub touched: WorkingSet,
+    /// How long the guest was stopped for it, step by step. If it stays stopped, until now.
+    pub stopped: Timings,
 }
 
 /// A running or paused guest.
@@ -83,6 +79,8 @@ pub struct Machine {
     memory_files: Option<MemoryFiles>,
     console: Console,
     origin: Arc<Snapshot>,
+    /// Held by who commands the vCPUs.
+    turn: Mutex<()>,
 }
 
 impl Machine {
@@ -136,17 +134,31 @@ impl Machine {
         let loss = Arc::new(Loss::default());
         let (pager, memory_files) = match origin {
             Origin::Files { memory, .. } => (None, Some(memory)),
-            Origin::Chunks(chunks) => (waiting.map(|it| it.watch(chunks, &loss)).transpose()?, None),
+            Origin::Chunks(chunks) => {
+                (waiting.map(|waiting| waiting.watch(chunks, &loss)).transpose()?, None)
+            }
         };
         let vcpus = Vcpus::start(&vm, &bus, plan, on_failure)?;
         loss.arm(vcpus.ender())?;
         vm.set_clock_ns(snapshot.clock.monotonic_ns)?;
         timings.step("restore vCPUs");
-        Ok(Self { vcpus, bus, vsock, vm, _pager: pager, ram, memory_files, console, origin: snapshot })
+        Ok(Self {
+            vcpus,
+            bus,
+            vsock,
+            vm,
+            _pager: pager,
+            ram,
+            memory_files,
+            console,
+            origin: snapshot,
+            turn: Mutex::default(),
+        })
     }
 
-    /// Lets the guest run.
+    /// Lets the guest run. While it is captured, this waits.
     pub fn run(&self) {
+        let _turn = self.turn();
         self.vcpus.run();
     }
 
@@ -205,25 +217,102 @@ impl Machine {
         &self.origin
     }
 
-    /// Stops the guest and reads its state and the pages that were written. The machine stays
-    /// paused; all streams but the control stream are closed.
+    /// Stops the guest and reads its state. The guest stays stopped; streams to it stay open,
+    /// but in the state only the control stream goes on: a guest that is restored from it finds
+    /// all others reset. If it fails, the machine goes on as before.
     ///
     /// # Errors
-    /// Data for the guest is still under way, or the state cannot be read or written.
+    /// [`MachineError::Ended`] if the guest has ended, [`MachineError::Busy`] if data for the
+    /// guest's agent is still under way, or the state or memory cannot be read.
     pub fn capture(&self) -> Result<Captured, MachineError> {
+        let (mut captured, stopped) = self.capture_stopped()?;
+        stopped.stay();
+        captured.dirty.trim();
+        Ok(captured)
+    }
+
+    /// The same for a guest that goes on at once, with all its streams, as if nothing had
+    /// happened. One that was not running is left so.
+    ///
+    /// # Errors
+    /// Those of [`Machine::capture`].
+    pub fn capture_live(&self) -> Result<Captured, MachineError> {
+        let (mut captured, stopped) = self.capture_stopped()?;
+        drop(stopped);
+        captured.stopped.step("go on");
+        captured.dirty.trim();
+        Ok(captured)
+    }
+
+    /// Stops the guest and tells which pages it has used since the start.
+    ///
+    /// # Errors
+    /// The process's page map cannot be read.
+    pub fn touched(&self) -> Result<WorkingSet, MachineError> {
+        let _turn = self.turn();
         self.vcpus.pause();
-        self.vsock.quiesce().map_err(|_| MachineError::Busy)?;
+        let error = memory_error("looked through");
+        Ok(WorkingSet {
+            written: runs_of(self.ram.written().map_err(&error)?),
+            read: self.ram.read_only().map_err(&error)?,
+        })
+    }
+
+    /// Captures, and hands out the stopped guest as well.
+    fn capture_stopped(&self) -> Result<(Captured, Stopped<'_>), MachineError> {
+        let turn = self.turn();
+        if let Some(failure) = self.failure() {
+            return Err(failure.into());
+        }
+        let mut map = PageMap::open().map_err(memory_error("looked through"))?;
+        let mut dirty = DirtyPages::prepare(&self.ram, &mut map).map_err(memory_error("copied"))?;
+        let mut attempts = 0;
+        loop {
+            let mut timings = Timings::start();
+            let stopped = Stopped::new(&self.vcpus);
+            timings.step("stop vCPUs");
+            match self.read_stopped(&mut dirty, &mut map, &mut timings) {
+                Ok(snapshot) => {
+                    let stopped = stopped.with(turn);
+                    return Ok((Captured { snapshot, dirty, stopped: timings }, stopped));
+                }
+                Err(MachineError::Busy) if stopped.goes_on && attempts < CAPTURE_ATTEMPTS => {
+                    attempts += 1;
+                    drop(stopped);
+                    thread::sleep(CAPTURE_INTERVAL);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Reads state and pages of a guest that stands still.
+    fn read_stopped(
+        &self,
+        dirty: &mut DirtyPages,
+        map: &mut PageMap,
+        timings: &mut Timings,
+    ) -> Result<Snapshot, MachineError> {
+        if let Some(failure) = self.failure() {
+            return Err(failure.into());
+        }
+        let _frozen = self.vsock.freeze().map_err(|_| MachineError::Busy)?;
         let saved = self.vcpus.save()?;
+        timings.step("save vCPUs");
+        let snapshot = self.state(saved)?;
+        timings.step("save devices");
+        dirty.find(&self.ram, map).map_err(memory_error("looked through"))?;
+        timings.step("find pages");
+        dirty.copy(&self.ram).map_err(memory_error("copied"))?;
+        timings.step("copy pages");
+        Ok(snapshot)
+    }
+
+    fn state(&self, saved: Vec<Saved>) -> Result<Snapshot, MachineError> {
         let tsc_khz = saved.first().map_or(0, |first| first.tsc_khz);
         let clock =
             Clock { monotonic_ns: self.vm.clock_ns()?, realtime_ns: realtime_ns(), tsc_khz };
-        let memory_error = |source| MachineError::Memory { operation: "saved", source };
-        let touched = WorkingSet {
-            written: runs_of(self.ram.written().map_err(memory_error)?),
-            read: self.ram.read_only().map_err(memory_error)?,
-        };
-        let dirty = self.copy_pages(&touched.written).map_err(memory_error)?;
-        let snapshot = Snapshot {
+        Ok(Snapshot {
             architecture: self.origin.architecture,
             hypervisor: hypervisor::family(),
             machine: self.origin.machine.clone(),
@@ -235,17 +324,47 @@ impl Machine {
             serial: self.bus.serial.state(),
             disks: self.origin.disks.clone(),
             working_set: WorkingSet::default(),
-        };
-        Ok(Captured { snapshot, dirty, touched })
+        })
     }
 
-    fn copy_pages(&self, written: &[Run]) -> io::Result<DirtyPages> {
-        let mut bytes = Vec::new();
-        for page in written.iter().flat_map(|run| run.first..run.end()) {
-            bytes.extend_from_slice(&self.ram.page(page).ok_or(io::ErrorKind::InvalidInput)?);
-        }
-        Ok(DirtyPages { runs: written.to_vec(), bytes })
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A guest that was stopped, and goes on when this is dropped if it ran before.
+struct Stopped<'a> {
+    vcpus: &'a Vcpus,
+    goes_on: bool,
+    /// Whose turn it is, until the guest goes on.
+    _turn: Option<MutexGuard<'a, ()>>,
+}
+
+impl<'a> Stopped<'a> {
+    fn new(vcpus: &'a Vcpus) -> Self {
+        Self { vcpus, goes_on: vcpus.pause(), _turn: None }
+    }
+
+    fn with(mut self, turn: MutexGuard<'a, ()>) -> Self {
+        self._turn = Some(turn);
+        self
+    }
+
+    fn stay(mut self) {
+        self.goes_on = false;
+    }
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        if self.goes_on {
+            self.vcpus.run();
+        }
+    }
+}
+
+fn memory_error(operation: &'static str) -> impl Fn(std::io::Error) -> MachineError {
+    move |source| MachineError::Memory { operation, source }
 }
 
 /// The interrupt controller of a machine that was never run.
