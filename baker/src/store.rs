@@ -10,12 +10,10 @@ use std::path::{Path, PathBuf};
 
 use supermachine::Image;
 use supermachine::image::default_cache;
-use supermachine::pack::{Descriptor, Layout, Manifest, Named, PackError, Source};
+use supermachine::pack::{Descriptor, Layout, Manifest, Named, PackError, Source, is_name};
 use supermachine_formats::Digest;
 
 use crate::BakeError;
-
-const MAX_NAME: usize = 128;
 
 /// A folder of snapshots.
 #[derive(Debug, Clone)]
@@ -170,12 +168,6 @@ impl Store {
 
 fn key_name(key: Digest) -> String {
     format!("keys/{}", key.hex())
-}
-
-fn is_name(name: &str) -> bool {
-    let starts_well = name.starts_with(|first: char| first.is_ascii_alphanumeric());
-    let is_legal = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
-    starts_well && name.len() <= MAX_NAME && name.chars().all(is_legal)
 }
 
 #[cfg(test)]

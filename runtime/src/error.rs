@@ -20,6 +20,20 @@ pub enum Error {
         /// What is wrong with it.
         source: PackError,
     },
+    /// Something can only be written to a store, and the snapshot does not lie in one.
+    #[error("{path} is not a store but a single file; import it into a store first")]
+    NotAStore {
+        /// Where the snapshot lies.
+        path: PathBuf,
+    },
+    /// A snapshot's name has a form that is not allowed.
+    #[error(
+        "{name:?} is not a snapshot name: up to 128 letters, digits, '.', '_' and '-', the first a letter or digit"
+    )]
+    InvalidName {
+        /// The name.
+        name: String,
+    },
     /// A file operation failed.
     #[error("cannot {operation} {path}")]
     Io {

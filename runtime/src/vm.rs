@@ -7,6 +7,7 @@ use supermachine_formats::wire::Control;
 
 use crate::agent::resume;
 use crate::machine::{Machine, Restore};
+use crate::live::{self, Snapshotted};
 use crate::timings::Way;
 use crate::{Error, ExecBuilder, ExecOutcome, Image, Timings, VmConfig};
 
@@ -26,6 +27,7 @@ use crate::{Error, ExecBuilder, ExecOutcome, Image, Timings, VmConfig};
 #[derive(Debug)]
 pub struct Vm {
     machine: Machine,
+    image: Image,
     /// Stays open for as long as the guest runs; the agent counts on it.
     _control: UnixStream,
     timings: Timings,
@@ -49,7 +51,7 @@ impl Vm {
         machine.send_control(&Control::Resume(resume(config.hostname())?))?;
         machine.run();
         timings.step("resume");
-        Ok(Self { machine, _control: control, timings })
+        Ok(Self { machine, image: image.clone(), _control: control, timings })
     }
 
     /// Runs a command to its end and collects what it writes.
@@ -67,6 +69,17 @@ impl Vm {
     /// Begins to describe a command.
     pub fn exec_builder(&self) -> ExecBuilder<'_> {
         ExecBuilder::new(self)
+    }
+
+    /// Takes a snapshot of the running machine into the store that its own snapshot lies in.
+    /// The guest stands still for some milliseconds and goes on; machines that start from the
+    /// new snapshot find their streams to the host closed.
+    ///
+    /// # Errors
+    /// The snapshot does not lie in a store, the name is not a possible one, or the guest or
+    /// the store cannot be read or written.
+    pub fn snapshot(&self, name: &str) -> Result<Snapshotted, Error> {
+        live::take(&self.machine, &self.image, name)
     }
 
     /// How long each step of the start took.

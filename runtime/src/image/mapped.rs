@@ -48,6 +48,10 @@ impl Place {
         Self { cache: cache.to_owned(), dir }
     }
 
+    pub(super) fn cache(&self) -> &Path {
+        &self.cache
+    }
+
     /// The form that is there, if it is whole. Whatever is wrong with it, it is made anew.
     pub(super) fn existing(&self) -> Option<(Snapshot, Mapped)> {
         let form = Form::decode(&fs::read_to_string(self.dir.join("form")).ok()?)?;

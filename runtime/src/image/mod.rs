@@ -107,6 +107,11 @@ impl Image {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Another snapshot in the same place, with its mapped form in the same cache.
+    pub(crate) fn sibling(&self, digest: Digest) -> Result<Self, Error> {
+        Self::open(self.inner.source.clone(), digest, self.inner.place.cache())
+    }
+
     /// Starts a machine.
     ///
     /// # Errors

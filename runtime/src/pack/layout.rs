@@ -20,6 +20,7 @@ use crate::image::{TEMPORARY, temporary_beside};
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 const EMPTY: &[u8] =
     br#"{"manifests":[],"mediaType":"application/vnd.oci.image.index.v1+json","schemaVersion":2}"#;
+const MAX_NAME: usize = 128;
 /// How old an unlocked temporary file must be to be a leftover: its owner locks it right after
 /// making it.
 const LEFTOVER_AGE: Duration = Duration::from_secs(60);
@@ -312,6 +313,15 @@ impl Drop for Temporary {
             let _ = fs::remove_file(path);
         }
     }
+}
+
+/// Whether a snapshot can have this name: up to 128 letters, digits, `.`, `_` and `-`, the
+/// first a letter or digit.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    let starts_well = name.starts_with(|first: char| first.is_ascii_alphanumeric());
+    let is_legal = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
+    starts_well && name.len() <= MAX_NAME && name.chars().all(is_legal)
 }
 
 fn name_of(entry: &Value) -> Option<&str> {

@@ -75,6 +75,12 @@ impl Source {
         &self.path
     }
 
+    /// Whether it is a folder, which can be written to.
+    #[must_use]
+    pub fn is_folder(&self) -> bool {
+        self.archive.is_none()
+    }
+
     /// The snapshots that are here, with their names.
     ///
     /// # Errors
