@@ -1,12 +1,10 @@
 //! From a machine that stands still to a snapshot in the store.
 
-use std::io;
-
-use supermachine::machine::Machine;
+use supermachine::machine::{Machine, MachineError};
 use supermachine_formats::Digest;
+use supermachine_formats::snapshot::memory::Memory;
 use supermachine_formats::snapshot::{Snapshot, Stage, WorkingSet, Workload};
 
-use crate::oci::BlobWriter;
 use crate::{BakeError, Store};
 
 /// What a snapshot is, beyond what can be read from its machine.
@@ -19,12 +17,18 @@ pub(crate) struct Kind {
 
 /// Captures a machine. Its pages are in the store then; the state file is not.
 pub(crate) fn capture(machine: &Machine, store: &Store, kind: Kind) -> Result<Snapshot, BakeError> {
-    let mut pages = Pages(store.blobs().writer()?);
-    let captured = machine
-        .capture(&mut pages)
-        .map_err(|source| BakeError::machine("capture")(source.into()))?;
+    let error = |source: MachineError| BakeError::machine("capture")(source.into());
+    let captured = machine.capture().map_err(error)?;
+    let difference = machine.difference(&captured.dirty).map_err(error)?;
+    let mut pages = store.blobs().writer()?;
+    for page in difference.changed.iter().flat_map(|run| run.first..run.end()) {
+        if let Some(content) = captured.dirty.page(page) {
+            pages.write(content)?;
+        }
+    }
+    let (blob, _) = pages.commit_unnamed()?;
     let mut snapshot = captured.snapshot;
-    pages.0.commit_unnamed()?;
+    snapshot.memory = Memory { blob, own: difference.changed, zeroed: difference.zeroed };
     snapshot.machine.stage = kind.stage;
     snapshot.machine.parent = Some(kind.parent);
     snapshot.workload = kind.workload;
@@ -35,17 +39,4 @@ pub(crate) fn capture(machine: &Machine, store: &Store, kind: Kind) -> Result<Sn
 /// Puts a state file into the store.
 pub(crate) fn put_state(store: &Store, snapshot: &Snapshot) -> Result<Digest, BakeError> {
     Ok(store.blobs().put(&snapshot.encode())?)
-}
-
-struct Pages(BlobWriter);
-
-impl io::Write for Pages {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes).map_err(io::Error::other)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

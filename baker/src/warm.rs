@@ -38,7 +38,7 @@ fn used_pages(parts: Restore) -> Result<WorkingSet, Error> {
     machine.send_control(&Control::Resume(resume(None)?))?;
     machine.run();
     run_command(&machine)?;
-    let touched = machine.capture(&mut std::io::sink())?.touched;
+    let touched = machine.touched()?;
     // Pages that are only read are shared with the page cache; putting them in place ahead of
     // time costs as much as it saves.
     Ok(WorkingSet { read: Vec::new(), ..touched })

@@ -1,35 +1,46 @@
-//! Restore and capture: pause → quiesce devices → capture, and the reverse.
+//! Restore and capture: pause → freeze devices → capture, and the reverse.
 //!
 //! Order of a restore: make the VM, map memory and show it, make devices, make and restore
 //! vCPUs, set the clock; then the caller injects what the guest is to find, and runs it. The
-//! recorded pages are put in place when it begins to run. Order of a capture: stop the vCPUs, settle the devices, then read everything.
+//! recorded pages are put in place when it begins to run. Order of a capture: make room for the
+//! pages, stop the vCPUs, freeze the devices, read everything, copy the pages. Whatever can wait
+//! is done before the stop or after.
+//!
+//! Locks: `turn` is held by whoever commands the vCPUs, so that one capture at a time is made
+//! and nobody runs the guest meanwhile. It comes before all others.
 
 use std::fs::File;
-use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use supermachine_formats::snapshot::device::{Serial, Slot as SlotState};
-use supermachine_formats::snapshot::memory::{Memory, PAGE_SIZE, Run, runs_of};
+use supermachine_formats::snapshot::memory::{Memory, PAGE_SIZE, runs_of};
 use supermachine_formats::snapshot::x86_64::{Clock, IOAPIC_PINS, Ioapic as IoapicState};
 use supermachine_formats::snapshot::{Architecture, HypervisorFamily, Snapshot, Stage, WorkingSet};
-use supermachine_formats::{Hasher, wire};
+use supermachine_formats::{Digest, wire};
 
 use super::bus::Bus;
 use super::devices::ioapic::Ioapic;
 use super::devices::serial::{Console, SerialPort};
 use super::devices::virtio::{DiskFile, Parts, Slot, Vsock};
+use super::dirty::{Difference, DirtyPages};
 use super::hypervisor::{self, Access, Vm};
 use super::layout::{self, PMEM_START, PMEM_STRIDE, SERIAL_LINE, VSOCK_SLOT};
 use super::memory::{Ram, map_disk};
-use super::vcpu::{Plan, Vcpus};
+use super::sys::PageMap;
+use super::vcpu::{Plan, Saved, Vcpus};
 use super::{GuestFailure, MachineError};
 use crate::timings::Timings;
 
 /// Memory windows come first in the hypervisor's numbering, mapped disks from here.
 const FIRST_DISK_WINDOW: u32 = 8;
+/// How often a running machine is stopped to be captured, if streams are busy each time.
+const CAPTURE_ATTEMPTS: u32 = 20;
+/// How long it runs between two attempts.
+const CAPTURE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What a machine is made from.
 #[derive(Debug)]
@@ -46,10 +57,12 @@ pub struct Restore {
 #[derive(Debug)]
 pub struct Captured {
     /// The state. Its stage, parent and workload are those of the snapshot that the machine
-    /// began from; who captures sets them.
+    /// began from, and it has no pages of its own; who captures sets them.
     pub snapshot: Snapshot,
-    /// Pages that were written since the start, or are in place unwritten.
-    pub touched: WorkingSet,
+    /// Every page that was written since the start.
+    pub dirty: DirtyPages,
+    /// How long the guest was stopped for it, step by step. If it stays stopped, until now.
+    pub stopped: Timings,
 }
 
 /// A running or paused guest.
@@ -64,6 +77,8 @@ pub struct Machine {
     memory_file: Arc<File>,
     console: Console,
     origin: Snapshot,
+    /// Held by who commands the vCPUs.
+    turn: Mutex<()>,
 }
 
 impl Machine {
@@ -112,11 +127,13 @@ impl Machine {
         let vcpus = Vcpus::start(&vm, &bus, plan, on_failure)?;
         vm.set_clock_ns(snapshot.clock.monotonic_ns)?;
         timings.step("restore vCPUs");
-        Ok(Self { vcpus, bus, vsock, vm, ram, memory_file, console, origin: snapshot })
+        let turn = Mutex::default();
+        Ok(Self { vcpus, bus, vsock, vm, ram, memory_file, console, origin: snapshot, turn })
     }
 
-    /// Lets the guest run.
+    /// Lets the guest run. While it is captured, this waits.
     pub fn run(&self) {
+        let _turn = self.turn();
         self.vcpus.run();
     }
 
@@ -169,26 +186,112 @@ impl Machine {
         &self.origin
     }
 
-    /// Stops the guest and reads its state. Pages that differ from those the machine began
-    /// with are written to `pages`, one after the other. The machine stays paused; all streams
-    /// but the control stream are closed.
+    /// Stops the guest and reads its state. The guest stays stopped; streams to it stay open,
+    /// but in the state only the control stream goes on: a guest that is restored from it finds
+    /// all others reset. If it fails, the machine goes on as before.
     ///
     /// # Errors
-    /// Data for the guest is still under way, or the state cannot be read or written.
-    pub fn capture(&self, pages: &mut dyn Write) -> Result<Captured, MachineError> {
+    /// [`MachineError::Ended`] if the guest has ended, [`MachineError::Busy`] if data for the
+    /// guest's agent is still under way, or the state or memory cannot be read.
+    pub fn capture(&self) -> Result<Captured, MachineError> {
+        let (mut captured, stopped) = self.capture_stopped()?;
+        stopped.stay();
+        captured.dirty.trim();
+        Ok(captured)
+    }
+
+    /// The same for a guest that goes on at once, with all its streams, as if nothing had
+    /// happened. One that was not running is left so.
+    ///
+    /// # Errors
+    /// Those of [`Machine::capture`].
+    pub fn capture_live(&self) -> Result<Captured, MachineError> {
+        let (mut captured, stopped) = self.capture_stopped()?;
+        drop(stopped);
+        captured.stopped.step("go on");
+        captured.dirty.trim();
+        Ok(captured)
+    }
+
+    /// Stops the guest and tells which pages it has used since the start.
+    ///
+    /// # Errors
+    /// The process's page map cannot be read.
+    pub fn touched(&self) -> Result<WorkingSet, MachineError> {
+        let _turn = self.turn();
         self.vcpus.pause();
-        self.vsock.quiesce().map_err(|_| MachineError::Busy)?;
+        let error = memory_error("looked through");
+        Ok(WorkingSet {
+            written: runs_of(self.ram.written().map_err(&error)?),
+            read: self.ram.read_only().map_err(&error)?,
+        })
+    }
+
+    /// Compares captured pages with those that the machine began with.
+    ///
+    /// # Errors
+    /// The memory file cannot be read.
+    pub fn difference(&self, dirty: &DirtyPages) -> Result<Difference, MachineError> {
+        dirty
+            .difference(|page, content| self.memory_file.read_exact_at(content, page * PAGE_SIZE))
+            .map_err(memory_error("read"))
+    }
+
+    /// Captures, and hands out the stopped guest as well.
+    fn capture_stopped(&self) -> Result<(Captured, Stopped<'_>), MachineError> {
+        let turn = self.turn();
+        if let Some(failure) = self.failure() {
+            return Err(failure.into());
+        }
+        let mut map = PageMap::open().map_err(memory_error("looked through"))?;
+        let mut dirty = DirtyPages::prepare(&self.ram, &mut map).map_err(memory_error("copied"))?;
+        let mut attempts = 0;
+        loop {
+            let mut timings = Timings::start();
+            let stopped = Stopped::new(&self.vcpus);
+            timings.step("stop vCPUs");
+            match self.read_stopped(&mut dirty, &mut map, &mut timings) {
+                Ok(snapshot) => {
+                    let stopped = stopped.with(turn);
+                    return Ok((Captured { snapshot, dirty, stopped: timings }, stopped));
+                }
+                Err(MachineError::Busy) if stopped.goes_on && attempts < CAPTURE_ATTEMPTS => {
+                    attempts += 1;
+                    drop(stopped);
+                    thread::sleep(CAPTURE_INTERVAL);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Reads state and pages of a guest that stands still.
+    fn read_stopped(
+        &self,
+        dirty: &mut DirtyPages,
+        map: &mut PageMap,
+        timings: &mut Timings,
+    ) -> Result<Snapshot, MachineError> {
+        if let Some(failure) = self.failure() {
+            return Err(failure.into());
+        }
+        let _frozen = self.vsock.freeze().map_err(|_| MachineError::Busy)?;
         let saved = self.vcpus.save()?;
+        timings.step("save vCPUs");
+        let snapshot = self.state(saved)?;
+        timings.step("save devices");
+        dirty.find(&self.ram, map).map_err(memory_error("looked through"))?;
+        timings.step("find pages");
+        dirty.copy(&self.ram).map_err(memory_error("copied"))?;
+        timings.step("copy pages");
+        Ok(snapshot)
+    }
+
+    fn state(&self, saved: Vec<Saved>) -> Result<Snapshot, MachineError> {
         let tsc_khz = saved.first().map_or(0, |first| first.tsc_khz);
         let clock =
             Clock { monotonic_ns: self.vm.clock_ns()?, realtime_ns: realtime_ns(), tsc_khz };
-        let memory_error = |source| MachineError::Memory { operation: "saved", source };
-        let touched = WorkingSet {
-            written: runs_of(self.ram.written().map_err(memory_error)?),
-            read: self.ram.read_only().map_err(memory_error)?,
-        };
-        let memory = self.save_memory(&touched.written, pages).map_err(memory_error)?;
-        let snapshot = Snapshot {
+        Ok(Snapshot {
             architecture: self.origin.architecture,
             hypervisor: hypervisor::family(),
             machine: self.origin.machine.clone(),
@@ -199,35 +302,49 @@ impl Machine {
             slots: self.bus.slots.iter().map(Slot::state).collect(),
             serial: self.bus.serial.state(),
             disks: self.origin.disks.clone(),
-            memory,
+            memory: Memory { blob: Digest::of(b""), own: Vec::new(), zeroed: Vec::new() },
             working_set: WorkingSet::default(),
-        };
-        Ok(Captured { snapshot, touched })
+        })
     }
 
-    /// Writes out those of the written pages that differ from the memory file.
-    fn save_memory(&self, written: &[Run], pages: &mut dyn Write) -> io::Result<Memory> {
-        const SIZE: usize = PAGE_SIZE as usize;
-        let (mut own, mut zeroed) = (Vec::new(), Vec::new());
-        let mut hasher = Hasher::new();
-        let mut before = [0; SIZE];
-        for page in written.iter().flat_map(|run| run.first..run.end()) {
-            let now = self.ram.page(page).ok_or(io::ErrorKind::InvalidInput)?;
-            self.memory_file.read_exact_at(&mut before, page * PAGE_SIZE)?;
-            if now == before {
-                continue;
-            }
-            if now == [0; SIZE] {
-                zeroed.push(page);
-            } else {
-                hasher.update(&now);
-                pages.write_all(&now)?;
-                own.push(page);
-            }
-        }
-        pages.flush()?;
-        Ok(Memory { blob: hasher.finish(), own: runs_of(own), zeroed: runs_of(zeroed) })
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A guest that was stopped, and goes on when this is dropped if it ran before.
+struct Stopped<'a> {
+    vcpus: &'a Vcpus,
+    goes_on: bool,
+    /// Whose turn it is, until the guest goes on.
+    _turn: Option<MutexGuard<'a, ()>>,
+}
+
+impl<'a> Stopped<'a> {
+    fn new(vcpus: &'a Vcpus) -> Self {
+        Self { vcpus, goes_on: vcpus.pause(), _turn: None }
+    }
+
+    fn with(mut self, turn: MutexGuard<'a, ()>) -> Self {
+        self._turn = Some(turn);
+        self
+    }
+
+    fn stay(mut self) {
+        self.goes_on = false;
+    }
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        if self.goes_on {
+            self.vcpus.run();
+        }
+    }
+}
+
+fn memory_error(operation: &'static str) -> impl Fn(std::io::Error) -> MachineError {
+    move |source| MachineError::Memory { operation, source }
 }
 
 /// The interrupt controller of a machine that was never run.

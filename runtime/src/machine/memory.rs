@@ -86,19 +86,6 @@ impl Ram {
         Ok(runs_of(self.numbered(sys::read_pages)?))
     }
 
-    /// Copies a page's content.
-    pub(crate) fn page(&self, page: u64) -> Option<[u8; PAGE_SIZE as usize]> {
-        use vm_memory::{Bytes, VolatileMemory};
-        let offset = page * PAGE_SIZE;
-        let (window, region) = self.windows.iter().find(|(window, _)| {
-            offset >= window.file_offset && offset < window.file_offset + window.size
-        })?;
-        let mut content = [0; PAGE_SIZE as usize];
-        let at = (offset - window.file_offset) as usize;
-        region.as_volatile_slice().read_slice(&mut content, at).ok()?;
-        Some(content)
-    }
-
     fn numbered(
         &self,
         pages: impl Fn(&MmapRegion, u64) -> io::Result<Vec<u64>>,

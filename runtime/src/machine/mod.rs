@@ -3,11 +3,12 @@
 //! This is the layer below [`Vm`](crate::Vm); `supermachine-baker` uses it to make snapshots.
 //! What crosses the border of a machine is small on purpose, so that a worker process can
 //! stand behind it: [`Machine::restore`] and [`Machine::run`], [`Machine::connect`] and
-//! [`Machine::control`] (each hands out a stream's descriptor), [`Machine::capture`],
-//! [`Machine::console`], [`Machine::failure`], and dropping it.
+//! [`Machine::control`] (each hands out a stream's descriptor), [`Machine::capture`] and
+//! [`Machine::capture_live`], [`Machine::console`], [`Machine::failure`], and dropping it.
 
 mod bus;
 mod devices;
+mod dirty;
 mod hypervisor;
 pub mod layout;
 mod lifecycle;
@@ -24,6 +25,7 @@ use std::io;
 use supermachine_formats::snapshot::{Architecture, HypervisorFamily};
 
 pub use devices::virtio::DeviceError;
+pub use dirty::{Difference, DirtyPages};
 pub use hypervisor::HypervisorError;
 pub(crate) use hypervisor::probe;
 pub use lifecycle::{Captured, Machine, Restore, reset_ioapic, reset_serial};
@@ -101,6 +103,12 @@ pub enum MachineError {
     /// Data for the guest is still under way, so the machine cannot be captured yet.
     #[error("streams to the guest are still busy")]
     Busy,
+    /// The guest has ended by itself.
+    #[error("guest has ended")]
+    Ended {
+        /// How.
+        source: GuestFailure,
+    },
 }
 
 /// How a guest ended by itself.

@@ -5,8 +5,11 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::ptr::NonNull;
 
 use vm_memory::MmapRegion;
+use vmm_sys_util::ioctl::ioctl_with_mut_ref;
+use vmm_sys_util::ioctl_iowr_nr;
 
 /// How the pages of a mapping are put in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,16 +47,228 @@ pub(crate) fn populate(
     }
 }
 
+/// Memory of this process alone, in place when it is handed out: writing to it meets no page
+/// faults. It is not the allocator's, so that it goes back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Block {
+    start: NonNull<u8>,
+    size: usize,
+}
+
+// SAFETY: the block owns its memory as a `Vec<u8>` does; nothing in it belongs to a thread.
+unsafe impl Send for Block {}
+// SAFETY: shared access only reads.
+unsafe impl Sync for Block {}
+
+impl Block {
+    /// A block of zeros, of one page at least.
+    ///
+    /// # Errors
+    /// The host has no room.
+    pub(crate) fn new(size: usize) -> io::Result<Self> {
+        let size = whole_pages(size)?;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: no address is asked for, so no other mapping is replaced.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), size, protection, flags, -1, 0) };
+        let block = Self { start: mapped(start)?, size };
+        block.put_in_place(0)?;
+        Ok(block)
+    }
+
+    /// Makes the block larger or smaller. What it holds stays, as far as there is room.
+    ///
+    /// # Errors
+    /// The host has no room; the block is as it was, or larger.
+    pub(crate) fn resize(&mut self, size: usize) -> io::Result<()> {
+        let size = whole_pages(size)?;
+        let (start, before) = (self.start.as_ptr().cast(), self.size);
+        // SAFETY: the stretch is the block's own mapping, to which nothing refers while it is
+        // borrowed mutably.
+        let start = unsafe { libc::mremap(start, before, size, libc::MREMAP_MAYMOVE) };
+        self.start = mapped(start)?;
+        self.size = size;
+        if before < size { self.put_in_place(before) } else { Ok(()) }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: the block's memory is mapped, initialised by the kernel, and not written while
+        // it is borrowed.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.size) }
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the block's memory is mapped, initialised by the kernel, and this is the only
+        // borrow of it.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.size) }
+    }
+
+    fn put_in_place(&self, from: usize) -> io::Result<()> {
+        let start = self.start.as_ptr().wrapping_add(from).cast();
+        // SAFETY: the stretch lies within the block; populating changes no content.
+        match unsafe { libc::madvise(start, self.size - from, libc::MADV_POPULATE_WRITE) } {
+            0 => Ok(()),
+            _ => match io::Error::last_os_error() {
+                // Kernels before 5.14 put pages in place when they are written.
+                error if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: the stretch is the block's own mapping, and nothing borrows it any more. It
+        // can only fail for a stretch that is none.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.size) };
+    }
+}
+
+fn mapped(start: *mut libc::c_void) -> io::Result<NonNull<u8>> {
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(start.cast()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}
+
+fn whole_pages(size: usize) -> io::Result<usize> {
+    // Every page size that hosts have divides this or is smaller.
+    const UNIT: usize = 64 << 10;
+    size.max(1).checked_next_multiple_of(UNIT).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}
+
+ioctl_iowr_nr!(PAGEMAP_SCAN, b'f' as u32, 16, ScanArguments);
+
+/// `struct pm_scan_arg`.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct ScanArguments {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    regions: u64,
+    regions_length: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_any_of: u64,
+    return_mask: u64,
+}
+
+/// `struct page_region`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct PageRegion {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// Pages of a file, as opposed to a private copy.
+const PAGE_IS_FILE: u64 = 1 << 2;
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
+/// The one page of zeros that all untouched anonymous memory shows when it is read.
+const PAGE_IS_ZERO: u64 = 1 << 5;
+/// Stretches fetched at once.
+const REGIONS: usize = 1024;
+
+/// This process's page map: which pages of its mappings are in place, and how.
+#[derive(Debug)]
+pub(crate) struct PageMap {
+    file: File,
+    regions: Vec<PageRegion>,
+}
+
+impl PageMap {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// What the host says, which may not show it.
+    pub(crate) fn open() -> io::Result<Self> {
+        Ok(Self::over(File::open("/proc/self/pagemap")?))
+    }
+
+    pub(super) fn over(file: File) -> Self {
+        Self { file, regions: vec![PageRegion::default(); REGIONS] }
+    }
+
+    /// Tells the stretches of a private mapping that were written, in rising order: first page
+    /// and count, counted from the region's start. Pages next to each other may come in two
+    /// stretches.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub(crate) fn written(
+        &mut self,
+        region: &MmapRegion,
+        page_size: u64,
+        mut tell: impl FnMut(u64, u64),
+    ) -> io::Result<()> {
+        match self.scan(region, page_size, &mut tell) {
+            // Kernels before 6.7 have no such call.
+            Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
+                let pages = pages_in(&self.file, region, page_size, is_written)?;
+                pages.into_iter().for_each(|page| tell(page, 1));
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn scan(
+        &mut self,
+        region: &MmapRegion,
+        page_size: u64,
+        tell: &mut impl FnMut(u64, u64),
+    ) -> io::Result<()> {
+        let first = region.as_ptr() as u64;
+        let end = first + region.size() as u64;
+        let mut at = first;
+        while at < end {
+            let mut arguments = ScanArguments {
+                size: size_of::<ScanArguments>() as u64,
+                start: at,
+                end,
+                regions: self.regions.as_mut_ptr() as u64,
+                regions_length: self.regions.len() as u64,
+                category_inverted: PAGE_IS_FILE | PAGE_IS_ZERO,
+                category_mask: PAGE_IS_FILE | PAGE_IS_ZERO,
+                category_any_of: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+                ..ScanArguments::default()
+            };
+            // SAFETY: the kernel reads and writes one `pm_scan_arg`, which `arguments` is, and
+            // writes at most `regions_length` elements to where `regions` has as many.
+            let count = unsafe { ioctl_with_mut_ref(&self.file, PAGEMAP_SCAN(), &mut arguments) };
+            let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+            for found in self.regions.iter().take(count) {
+                let pages = found.end.saturating_sub(found.start) / page_size;
+                tell(found.start.saturating_sub(first) / page_size, pages);
+            }
+            if arguments.walk_end <= at {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            at = arguments.walk_end;
+        }
+        Ok(())
+    }
+}
+
 /// Which pages of a private mapping were written: their numbers, counted from the region's
 /// start, in rising order.
 ///
 /// # Errors
 /// The process's page map cannot be read.
 pub(crate) fn written_pages(region: &MmapRegion, page_size: u64) -> io::Result<Vec<u64>> {
-    pages_with(region, page_size, |entry| {
-        let (present, swapped, of_file) = (entry >> 63 & 1, entry >> 62 & 1, entry >> 61 & 1);
-        swapped == 1 || (present == 1 && of_file == 0)
-    })
+    pages_in(&File::open("/proc/self/pagemap")?, region, page_size, is_written)
+}
+
+fn is_written(entry: u64) -> bool {
+    let (present, swapped, of_file) = (entry >> 63 & 1, entry >> 62 & 1, entry >> 61 & 1);
+    swapped == 1 || (present == 1 && of_file == 0)
 }
 
 /// Which pages of a private mapping are in place but were not written.
@@ -61,16 +276,17 @@ pub(crate) fn written_pages(region: &MmapRegion, page_size: u64) -> io::Result<V
 /// # Errors
 /// The process's page map cannot be read.
 pub(crate) fn read_pages(region: &MmapRegion, page_size: u64) -> io::Result<Vec<u64>> {
-    pages_with(region, page_size, |entry| entry >> 63 & 1 == 1 && entry >> 61 & 1 == 1)
+    let in_place = |entry: u64| entry >> 63 & 1 == 1 && entry >> 61 & 1 == 1;
+    pages_in(&File::open("/proc/self/pagemap")?, region, page_size, in_place)
 }
 
-fn pages_with(
+fn pages_in(
+    map: &File,
     region: &MmapRegion,
     page_size: u64,
     wanted: impl Fn(u64) -> bool,
 ) -> io::Result<Vec<u64>> {
     const ENTRY: u64 = 8;
-    let map = File::open("/proc/self/pagemap")?;
     let first = region.as_ptr() as u64 / page_size;
     let pages = region.size() as u64 / page_size;
     let mut found = Vec::new();

@@ -2,12 +2,16 @@
 //!
 //! Each vCPU has a thread, `sm-vcpu<N>`, owned by [`Vcpus`] and joined when that is dropped.
 //! A thread makes its vCPU, restores it, and parks. The only lock, [`Shared::control`],
-//! guards the command that all threads follow; it is not held while a guest runs or while a
-//! device is served. After each change of the command all vCPUs are kicked, and a kicked
-//! thread looks at the command again.
+//! guards the command that all threads follow; it is not held while a guest runs, is saved, or
+//! while a device is served. After each change of the command the running vCPUs are kicked, and
+//! a kicked thread looks at the command again. However a thread ends, it says so in its
+//! progress, so that nobody waits for it for ever; one that ends unasked ends the guest.
+//!
+//! Commands come from one thread at a time: whoever uses [`Vcpus`] sees to that.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use supermachine_formats::snapshot::{WorkingSet, x86_64};
 
@@ -16,6 +20,10 @@ use super::hypervisor::{Exit, HypervisorError, Kick, Vcpu, Vm};
 use super::memory::Ram;
 use super::sys::Populate;
 use super::{GuestFailure, MachineError};
+
+/// How long a vCPU may take to leave the guest before it is kicked again: the kick is a queued
+/// signal, and is lost while the user has as many of them waiting as the host allows.
+const KICK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What a vCPU thread needs to make its vCPU.
 #[derive(Debug)]
@@ -64,7 +72,8 @@ struct Control {
     command: Command,
     /// What each thread has come to.
     progress: Vec<Progress>,
-    kickers: Vec<Box<dyn Kick>>,
+    /// What kicks each vCPU, while its thread lives.
+    kickers: Vec<Option<Box<dyn Kick>>>,
     failure: Option<GuestFailure>,
 }
 
@@ -85,6 +94,8 @@ enum Progress {
     Saved(Box<Result<Saved, HypervisorError>>),
     /// The vCPU could not be made or restored.
     Refused(HypervisorError),
+    /// The thread has ended.
+    Ended,
 }
 
 impl Vcpus {
@@ -98,7 +109,7 @@ impl Vcpus {
         let control = Control {
             command: Command::Pause,
             progress: plan.states.iter().map(|_| Progress::Starting).collect(),
-            kickers: Vec::new(),
+            kickers: plan.states.iter().map(|_| None).collect(),
             failure: None,
         };
         let shared =
@@ -127,29 +138,39 @@ impl Vcpus {
         Ok(vcpus)
     }
 
-    /// Lets the vCPUs run.
+    /// Lets the vCPUs run, unless the guest has ended.
     pub(crate) fn run(&self) {
-        self.shared.command(Command::Run);
+        let mut control = self.shared.lock();
+        if control.failure.is_none() {
+            self.shared.follow(&mut control, Command::Run);
+        }
     }
 
-    /// Stops the vCPUs; on return none is in the guest.
-    pub(crate) fn pause(&self) {
-        self.shared.command(Command::Pause);
+    /// Stops the vCPUs; on return none is in the guest. Tells whether they were to run.
+    pub(crate) fn pause(&self) -> bool {
+        let was_to_run = self.shared.command(Command::Pause) == Command::Run;
         drop(self.shared.wait(|progress| !matches!(progress, Progress::Running)));
+        was_to_run
     }
 
-    /// Stops the vCPUs and saves them.
-    pub(crate) fn save(&self) -> Result<Vec<Saved>, HypervisorError> {
+    /// Stops the vCPUs and saves them, each on its own thread.
+    pub(crate) fn save(&self) -> Result<Vec<Saved>, MachineError> {
         self.shared.command(Command::Save);
-        let mut control = self.shared.wait(|progress| matches!(progress, Progress::Saved(_)));
+        let mut control =
+            self.shared.wait(|progress| matches!(progress, Progress::Saved(_) | Progress::Ended));
         control.command = Command::Pause;
-        let saved = control.progress.iter_mut().map(|progress| {
-            match std::mem::replace(progress, Progress::Parked) {
-                Progress::Saved(result) => *result,
-                _ => Err(HypervisorError::Unsupported),
+        let mut saved = Vec::with_capacity(control.progress.len());
+        for progress in &mut control.progress {
+            if matches!(progress, Progress::Saved(_))
+                && let Progress::Saved(result) = std::mem::replace(progress, Progress::Parked)
+            {
+                saved.push(*result);
             }
-        });
-        saved.collect()
+        }
+        if saved.len() < control.progress.len() {
+            return Err(thread_ended().into());
+        }
+        Ok(saved.into_iter().collect::<Result<_, _>>()?)
     }
 
     /// How the guest ended, if it did.
@@ -164,6 +185,9 @@ impl Vcpus {
                 && let Progress::Refused(error) = std::mem::replace(progress, Progress::Parked)
             {
                 return Err(error.into());
+            }
+            if matches!(progress, Progress::Ended) {
+                return Err(thread_ended().into());
             }
         }
         Ok(())
@@ -209,38 +233,71 @@ fn put_in_place(vcpu: &mut dyn Vcpu, ram: &Ram, pages: &WorkingSet) {
     }
 }
 
+/// What becomes of a guest whose vCPU has no thread any more.
+fn thread_ended() -> GuestFailure {
+    GuestFailure::Unrunnable { reason: "vCPU thread ended", code: 0 }
+}
+
 fn save(vcpu: &mut dyn Vcpu) -> Result<Saved, HypervisorError> {
     vcpu.complete_exit()?;
     Ok(Saved { state: vcpu.save()?, tsc_khz: vcpu.tsc_khz()? })
 }
 
+/// A vCPU thread's stay, whose end is told however it comes about.
+struct Stay<'a> {
+    shared: &'a Shared,
+    index: usize,
+}
+
+impl Drop for Stay<'_> {
+    fn drop(&mut self) {
+        let mut control = self.shared.lock();
+        // The thread's number may soon be another's, who must not be kicked.
+        if let Some(kicker) = control.kickers.get_mut(self.index) {
+            *kicker = None;
+        }
+        let is_refused = control.is(self.index, |is| matches!(is, Progress::Refused(_)));
+        let is_asked = is_refused || control.command == Command::Stop;
+        if !is_refused {
+            control.set(self.index, Progress::Ended);
+        }
+        drop(control);
+        self.shared.changed.notify_all();
+        if !is_asked {
+            self.shared.fail(thread_ended());
+        }
+    }
+}
+
 impl Shared {
     fn thread(&self, birth: Birth, bus: &Bus) {
         let index = usize::from(birth.index);
+        // Before the vCPU, so that it ends after it.
+        let _stay = Stay { shared: self, index };
         let mut vcpu = match birth.vcpu() {
             Ok(vcpu) => vcpu,
             Err(error) => return self.report(index, Progress::Refused(error)),
         };
-        self.lock().kickers.push(vcpu.kicker());
-        let mut exited = false;
+        if let Some(kicker) = self.lock().kickers.get_mut(index) {
+            *kicker = Some(vcpu.kicker());
+        }
         let mut working_set = birth.working_set;
         loop {
             match self.park(index, vcpu.as_mut()) {
                 Command::Stop => return,
-                _ if exited => self.pause_all(),
                 _ => {
                     // Here, where whoever started the machine has not to wait for it.
                     if let Some((ram, pages)) = working_set.take() {
                         put_in_place(vcpu.as_mut(), &ram, &pages);
                     }
-                    exited = self.run_guest(vcpu.as_mut(), bus);
+                    self.run_guest(vcpu.as_mut(), bus);
                 }
             }
         }
     }
 
-    /// Runs the guest until it is kicked (false) or has ended (true).
-    fn run_guest(&self, vcpu: &mut dyn Vcpu, bus: &Bus) -> bool {
+    /// Runs the guest until it is kicked or has ended.
+    fn run_guest(&self, vcpu: &mut dyn Vcpu, bus: &Bus) {
         loop {
             let failure = match vcpu.run() {
                 Ok(exit) => match bus.serve(exit) {
@@ -249,7 +306,7 @@ impl Shared {
                         GuestFailure::Unrunnable { reason, code }
                     }
                     Some(Exit::Shutdown) => GuestFailure::Shutdown,
-                    Some(_) => return false,
+                    Some(_) => return,
                 },
                 Err(HypervisorError::Call { source, .. }) => GuestFailure::Unrunnable {
                     reason: "hypervisor call failed",
@@ -257,12 +314,11 @@ impl Shared {
                 },
                 Err(_) => GuestFailure::Unrunnable { reason: "hypervisor refused", code: 0 },
             };
-            self.fail(failure);
-            return true;
+            return self.fail(failure);
         }
     }
 
-    /// Records how the guest ended; the first thread to say so counts.
+    /// Records how the guest ended; the first thread to say so counts. It runs no more then.
     fn fail(&self, failure: GuestFailure) {
         let mut control = self.lock();
         let is_first = control.failure.is_none();
@@ -293,12 +349,17 @@ impl Shared {
                     control.set(index, Progress::Running);
                     return Command::Run;
                 }
-                Command::Save if !control.is_saved(index) => {
+                Command::Save if !control.is(index, |is| matches!(is, Progress::Saved(_))) => {
+                    drop(control);
                     let state = save(vcpu);
-                    control.set(index, Progress::Saved(Box::new(state)));
-                    self.changed.notify_all();
+                    control = self.lock();
+                    // A stop may have come meanwhile.
+                    if control.command == Command::Save {
+                        control.set(index, Progress::Saved(Box::new(state)));
+                        self.changed.notify_all();
+                    }
                 }
-                Command::Pause if !control.is_parked(index) => {
+                Command::Pause if !control.is(index, |is| matches!(is, Progress::Parked)) => {
                     control.set(index, Progress::Parked);
                     self.changed.notify_all();
                 }
@@ -314,8 +375,12 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    fn command(&self, command: Command) {
-        self.follow(&mut self.lock(), command);
+    /// Gives a command; tells the one before it.
+    fn command(&self, command: Command) -> Command {
+        let mut control = self.lock();
+        let before = control.command;
+        self.follow(&mut control, command);
+        before
     }
 
     fn follow(&self, control: &mut Control, command: Command) {
@@ -323,9 +388,7 @@ impl Shared {
         self.changed.notify_all();
         // Threads that are to run wait for the command; only those in the guest need a kick.
         if command != Command::Run {
-            for kicker in &control.kickers {
-                kicker.kick();
-            }
+            control.kick();
         }
     }
 
@@ -333,7 +396,14 @@ impl Shared {
     fn wait(&self, wanted: impl Fn(&Progress) -> bool) -> MutexGuard<'_, Control> {
         let mut control = self.lock();
         while !control.progress.iter().all(&wanted) {
-            control = self.changed.wait(control).unwrap_or_else(PoisonError::into_inner);
+            let (next, waited) = self
+                .changed
+                .wait_timeout(control, KICK_AGAIN)
+                .unwrap_or_else(PoisonError::into_inner);
+            control = next;
+            if waited.timed_out() && control.command != Command::Run {
+                control.kick();
+            }
         }
         control
     }
@@ -350,17 +420,29 @@ impl Control {
         }
     }
 
-    fn is_saved(&self, index: usize) -> bool {
-        matches!(self.progress.get(index), Some(Progress::Saved(_)))
+    fn is(&self, index: usize, wanted: impl Fn(&Progress) -> bool) -> bool {
+        self.progress.get(index).is_some_and(wanted)
     }
 
-    fn is_parked(&self, index: usize) -> bool {
-        matches!(self.progress.get(index), Some(Progress::Parked))
+    /// Has the vCPUs that are in the guest leave it. Progress and command are judged under one
+    /// lock, so none that is still to look at the command is missed.
+    fn kick(&self) {
+        for (progress, kicker) in self.progress.iter().zip(&self.kickers) {
+            if let (Progress::Running, Some(kicker)) = (progress, kicker) {
+                kicker.kick();
+            }
+        }
     }
 }
 
 impl From<HypervisorError> for MachineError {
     fn from(source: HypervisorError) -> Self {
         Self::Hypervisor { source }
+    }
+}
+
+impl From<GuestFailure> for MachineError {
+    fn from(source: GuestFailure) -> Self {
+        Self::Ended { source }
     }
 }

@@ -254,7 +254,19 @@ impl Connection {
     /// Whether the state tells all there is of it.
     pub(super) fn is_quiet(&self) -> bool {
         let idle = self.inbox.is_empty() && self.outbox.is_empty();
-        idle && !self.parted && !self.requested && !self.due.request && !self.due.response
+        let Due { request, response, credit } = self.due;
+        let owed = request || response || credit || self.owes_update();
+        idle && !owed && !self.parted && !self.requested
+    }
+
+    /// Whether the guest knows it, and does not know it to be at its end.
+    pub(super) fn must_be_reset(&self) -> bool {
+        !self.parted && !self.due.request && self.told_shutdown != SHUTDOWN_BOTH
+    }
+
+    /// Whether the guest must hear how much was consumed, lest it wait for room that there is.
+    fn owes_update(&self) -> bool {
+        self.passed.wrapping_sub(self.told_passed) >= UPDATE_AFTER
     }
 
     /// What goes into a snapshot, if that tells all there is of it.
@@ -326,7 +338,7 @@ impl Connection {
                 self.outbox = VecDeque::new();
             }
         }
-        if self.due.credit || self.passed.wrapping_sub(self.told_passed) >= UPDATE_AFTER {
+        if self.due.credit || self.owes_update() {
             if !self.tell(OP_CREDIT_UPDATE, 0, lane, queues)? {
                 return Ok(Progress::Blocked);
             }

@@ -1,8 +1,9 @@
 //! The device: its queues, its table of connections, and what it answers to each packet.
 //!
 //! Owns which connections there are. The guest may connect to one port of the host, once; all
-//! else that it asks for is reset. Its event queue is left alone: a restored guest keeps its
-//! connections, and those that the host has dropped are reset when the guest speaks of them.
+//! else that it asks for is reset. Its event queue is left alone: it could only tell the guest
+//! that all of its connections are gone, and a restored guest keeps one. The others are reset one
+//! by one when it goes on.
 //!
 //! Invariant: nothing the guest sends makes more than [`MAX_CONNECTIONS`] connections or more
 //! than [`MAX_REPLIES`] waiting answers; with that many waiting, the guest's packets stay in its
@@ -119,6 +120,8 @@ pub(super) struct Sockets {
     blocked: VecDeque<Key>,
     /// Answers that belong to no connection and wait for the guest's buffers.
     replies: VecDeque<Header>,
+    /// Connections that a restored guest has and the host does not: reset behind `replies`.
+    pub(super) gone: VecDeque<Key>,
     /// The guest's packets wait until answers are out.
     stalled: bool,
     packet: Chain,
@@ -141,6 +144,7 @@ impl Sockets {
             next_port,
             blocked: VecDeque::new(),
             replies: VecDeque::new(),
+            gone: VecDeque::new(),
             stalled: false,
             packet: Chain::default(),
             payload: Vec::new(),
@@ -178,10 +182,10 @@ impl Sockets {
         stream: UnixStream,
         queues: &mut Queues,
     ) -> Result<io::Result<()>, Broken> {
-        if self.connections.len() >= MAX_CONNECTIONS {
+        if self.is_full() {
             self.drop_closing();
         }
-        if self.connections.len() >= MAX_CONNECTIONS {
+        if self.is_full() {
             return Ok(Err(io::ErrorKind::ResourceBusy.into()));
         }
         let key = self.free_key(guest_port);
@@ -214,15 +218,15 @@ impl Sockets {
         let key = connection.key;
         let progress = connection.offer(bytes, &mut self.lane, queues)?;
         self.note(key, progress);
+        // Behind the message, which may be what the guest must know first.
+        self.send_replies(queues)?;
         Ok(Ok(()))
     }
 
-    /// Drops all but the control connection; true if nothing of that one is under way.
-    pub(super) fn quiesce(&mut self) -> bool {
-        let control = self.control;
-        self.connections.retain(|key, _| Some(*key) == control);
-        self.blocked.retain(|key| Some(*key) == control);
-        let quiet = self.connections.values_mut().all(|connection| {
+    /// Whether the state tells all that is under way, but for streams that end with it.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        let control = self.control.and_then(|key| self.connections.get_mut(&key));
+        let quiet = control.is_none_or(|connection| {
             // A host that is gone takes nothing; the guest learns it when it next sends.
             connection.flush();
             connection.is_quiet()
@@ -359,7 +363,7 @@ impl Sockets {
             return None;
         }
         let wanted = key.host_port == CONTROL_PORT && !self.control_made;
-        let busy = self.connections.contains_key(&key) || self.connections.len() >= MAX_CONNECTIONS;
+        let busy = self.connections.contains_key(&key) || self.is_full();
         let ends = match self.control_waiting.take_if(|_| wanted && !busy) {
             Some(ours) => Some((ours, None)),
             None if wanted && !busy => pair().ok().map(|(ours, theirs)| (ours, Some(theirs))),
@@ -429,6 +433,10 @@ impl Sockets {
         self.connections.retain(|_, connection| !connection.is_closing());
     }
 
+    fn is_full(&self) -> bool {
+        self.connections.len() + self.gone.len() >= MAX_CONNECTIONS
+    }
+
     fn knows(&self, key: Key) -> bool {
         self.connections.get(&key).is_some_and(|connection| !connection.parted)
     }
@@ -438,7 +446,7 @@ impl Sockets {
             let host_port = self.next_port;
             self.next_port = host_port.checked_add(1).unwrap_or(FIRST_PORT);
             let key = Key { host_port, guest_port };
-            if !self.connections.contains_key(&key) {
+            if !self.connections.contains_key(&key) && !self.gone.contains(&key) {
                 return key;
             }
         }
@@ -463,9 +471,23 @@ impl Sockets {
     fn send_replies(&mut self, queues: &mut Queues) -> Result<(), Broken> {
         while let Some(header) = self.replies.front() {
             if self.lane.send(queues, *header, &[])?.is_none() {
-                break;
+                return Ok(());
             }
             self.replies.pop_front();
+        }
+        while let Some(Key { host_port, guest_port }) = self.gone.front().copied() {
+            let reset = Header {
+                source_cid: HOST_CID,
+                source_port: host_port,
+                destination_port: guest_port,
+                kind: TYPE_STREAM,
+                operation: OP_RST,
+                ..Header::default()
+            };
+            if self.lane.send(queues, reset, &[])?.is_none() {
+                break;
+            }
+            self.gone.pop_front();
         }
         Ok(())
     }
@@ -531,6 +553,7 @@ impl Device for Sockets {
         self.control_end = None;
         self.blocked.clear();
         self.replies.clear();
+        self.gone.clear();
         self.stalled = false;
     }
 

@@ -19,7 +19,7 @@ mod watch;
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use self::device::Sockets;
 pub(crate) use self::state::fresh_vsock;
@@ -57,6 +57,7 @@ impl Vsock {
     /// connections, or what the host says when it has no sockets or threads left.
     pub(crate) fn connect(&self, guest_port: u32, first: &[u8]) -> io::Result<UnixStream> {
         let (ours, theirs) = device::pair()?;
+        let _inside = self.owner.watch.enter();
         self.owner
             .device
             .serve(|device, queues| device.connect(guest_port, first, ours, queues))
@@ -83,20 +84,24 @@ impl Vsock {
     /// # Errors
     /// `NotConnected` if there is no control connection, or no driver.
     pub(crate) fn send_control(&self, bytes: &[u8]) -> io::Result<()> {
+        let _inside = self.owner.watch.enter();
         self.owner
             .device
             .serve(|device, queues| device.send_control(bytes, queues))
             .unwrap_or_else(|| Err(io::ErrorKind::NotConnected.into()))
     }
 
-    /// Ends all streams but the control connection, and sees that nothing of that one is
-    /// under way, so that the state is whole. The vCPUs must be paused.
+    /// Holds the device still until the guard goes: no bytes pass from callers to the guest, and
+    /// who wants to open a stream waits. The vCPUs must be paused. Streams stay as they are; the
+    /// state tells the control connection, and which others the guest must be told are gone.
     ///
     /// # Errors
-    /// `ResourceBusy` if bytes wait for the guest to make room, or for the caller to read.
-    pub(crate) fn quiesce(&self) -> io::Result<()> {
-        if self.owner.device.with_device(Sockets::quiesce) {
-            Ok(())
+    /// `ResourceBusy` if something of the control connection is under way that the state does
+    /// not tell: bytes that wait for the guest to make room, or for the caller to read.
+    pub(crate) fn freeze(&self) -> io::Result<Frozen<'_>> {
+        let inside = self.owner.watch.enter();
+        if self.owner.device.with_device(Sockets::is_quiet) {
+            Ok(Frozen { _inside: inside })
         } else {
             Err(io::ErrorKind::ResourceBusy.into())
         }
@@ -111,6 +116,12 @@ impl Vsock {
     pub(super) fn window(&self) -> Arc<dyn Window> {
         self.owner.device.clone()
     }
+}
+
+/// A device that stands still.
+#[derive(Debug)]
+pub(crate) struct Frozen<'a> {
+    _inside: MutexGuard<'a, ()>,
 }
 
 impl Drop for Owner {

@@ -1,7 +1,7 @@
-//! The device's state: the guest's address and its control connection.
+//! The device's state: the guest's address, its control connection, and the names of the others.
 //!
-//! Other connections are not recorded: their callers are gone when a machine goes on elsewhere,
-//! and the guest is told so when it next speaks of them.
+//! Of other connections no more is recorded: their callers are gone when a machine goes on
+//! elsewhere, and the guest is told so as soon as it runs.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use supermachine_formats::snapshot::device as formats;
 use supermachine_formats::wire::CONTROL_PORT;
 
 use super::Vsock;
-use super::connection::Connection;
-use super::device::{FIRST_PORT, QUEUES, Sockets, pair};
+use super::connection::{Connection, Key};
+use super::device::{FIRST_PORT, MAX_CONNECTIONS, QUEUES, Sockets, pair};
 use super::watch::Watch;
 use crate::machine::devices::virtio::mmio::{Mmio, fresh_transport};
 use crate::machine::devices::virtio::{DeviceError, Memory};
@@ -47,14 +47,26 @@ impl Vsock {
             return Err(illegal("next port", state.next_port.into()));
         }
         let mut device = Sockets::new(state.guest_cid, state.next_port, Arc::clone(&watch));
-        match state.connections.as_slice() {
-            [] => {}
-            [control] if control.host_port == CONTROL_PORT => {
-                let (ours, theirs) = pair().map_err(host("create a socket pair"))?;
-                device.set_control(Connection::restored(control, ours), Some(theirs));
+        let mut others = state.connections.as_slice();
+        if let Some((control, rest)) = others.split_first()
+            && control.host_port == CONTROL_PORT
+        {
+            let (ours, theirs) = pair().map_err(host("create a socket pair"))?;
+            device.set_control(Connection::restored(control, ours), Some(theirs));
+            others = rest;
+        }
+        if others.len() > MAX_CONNECTIONS {
+            return Err(illegal("count of connections", state.connections.len() as u64));
+        }
+        for other in others {
+            let key = Key { host_port: other.host_port, guest_port: other.guest_port };
+            if key.host_port < FIRST_PORT {
+                return Err(illegal("host port", key.host_port.into()));
             }
-            [other] => return Err(illegal("host port", other.host_port.into())),
-            more => return Err(illegal("count of connections", more.len() as u64)),
+            if *other != gone(key) {
+                return Err(illegal("credit of a connection that is gone", other.sent.into()));
+            }
+            device.gone.push_back(key);
         }
         let device = Mmio::from_state(NAME, transport, device, memory, line)?;
         if !state.connections.is_empty() && device.serve(|_, _| Ok(())).is_none() {
@@ -68,7 +80,24 @@ impl Sockets {
     /// What goes into a snapshot.
     pub(super) fn sockets_state(&self) -> formats::Vsock {
         let control = self.control.and_then(|key| self.connections.get(&key));
-        let connections = control.and_then(Connection::state).into_iter().collect();
+        let known = self.connections.values().filter(|connection| {
+            Some(connection.key) != self.control && connection.must_be_reset()
+        });
+        let others = self.gone.iter().copied().chain(known.map(|connection| connection.key));
+        let connections =
+            control.and_then(Connection::state).into_iter().chain(others.map(gone)).collect();
         formats::Vsock { guest_cid: self.guest_cid, next_port: self.next_port, connections }
+    }
+}
+
+/// What tells of a connection that the guest is to forget.
+fn gone(Key { host_port, guest_port }: Key) -> formats::VsockConnection {
+    formats::VsockConnection {
+        host_port,
+        guest_port,
+        peer_buffer: 0,
+        peer_consumed: 0,
+        sent: 0,
+        consumed: 0,
     }
 }

@@ -6,14 +6,16 @@
 //! no buffers, closed on one side) does not keep the thread busy; whoever removes the obstacle
 //! goes on with the stream.
 //!
-//! Locks: `thread` guards starting and stopping. It may be taken under the device's lock, and
-//! no other lock is taken under it.
+//! Locks: `gate` is held by whoever touches the device from outside of the guest, and so by this
+//! thread while it tells of an event; who holds it keeps the others out. It comes before the
+//! device's lock. `thread` guards starting and stopping; it may be taken under the device's lock,
+//! and no other lock is taken under it.
 
 use std::fmt::Debug;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::{Builder, JoinHandle};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -40,6 +42,7 @@ pub(super) struct Watch {
     epoll: Arc<Epoll>,
     end: EventFd,
     watcher: OnceLock<Weak<dyn Watcher>>,
+    gate: Arc<Mutex<()>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -52,7 +55,13 @@ impl Watch {
         let epoll = Arc::new(Epoll::new()?);
         let end = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
         epoll.ctl(ControlOperation::Add, end.as_raw_fd(), EpollEvent::new(EventSet::IN, STOP))?;
-        Ok(Self { epoll, end, watcher: OnceLock::new(), thread: Mutex::new(None) })
+        let (watcher, gate, thread) = (OnceLock::new(), Arc::default(), Mutex::new(None));
+        Ok(Self { epoll, end, watcher, gate, thread })
+    }
+
+    /// Keeps everyone else outside of the guest from the device.
+    pub(super) fn enter(&self) -> MutexGuard<'_, ()> {
+        enter(&self.gate)
     }
 
     /// Says whom to tell; the first call counts.
@@ -81,7 +90,8 @@ impl Watch {
             let epoll = Arc::clone(&self.epoll);
             let watcher: Weak<dyn Watcher> =
                 self.watcher.get().cloned().ok_or(io::ErrorKind::NotConnected)?;
-            let watch = move || watch(&epoll, &watcher);
+            let gate = Arc::clone(&self.gate);
+            let watch = move || watch(&epoll, &gate, &watcher);
             *thread = Some(Builder::new().name(THREAD_NAME.into()).spawn(watch)?);
         }
         Ok(())
@@ -107,7 +117,11 @@ impl Watch {
     }
 }
 
-fn watch(epoll: &Epoll, watcher: &Weak<dyn Watcher>) {
+fn enter(gate: &Mutex<()>) -> MutexGuard<'_, ()> {
+    gate.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn watch(epoll: &Epoll, gate: &Mutex<()>, watcher: &Weak<dyn Watcher>) {
     let mut events = [EpollEvent::default(); BATCH];
     loop {
         let count = match epoll.wait(-1, &mut events) {
@@ -122,6 +136,7 @@ fn watch(epoll: &Epoll, watcher: &Weak<dyn Watcher>) {
             let Some(watcher) = watcher.upgrade() else { return };
             let events = event.event_set();
             let (room, hung) = (events.contains(EventSet::OUT), events.contains(EventSet::HANG_UP));
+            let _inside = enter(gate);
             watcher.stirred(Key::unpack(event.data()), room, hung);
         }
     }

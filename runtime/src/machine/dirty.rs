@@ -1,0 +1,190 @@
+//! The pages that a guest wrote, copied while it stood still.
+//!
+//! Owns the copy and the way to make it in little time: what needs the host's memory or its
+//! page tables to be walked for the first time is done ahead, while the guest runs
+//! ([`DirtyPages::prepare`]), and what has to be true of one moment when it stands still
+//! ([`DirtyPages::find`], [`DirtyPages::copy`]). Which of the pages differ from those that the
+//! machine began with is judged later, by [`DirtyPages::difference`].
+//!
+//! Written pages are found from the process's page table, where they are private copies. A page
+//! that was given its first content by this process counts as written; one that was only read
+//! does not.
+
+use std::io;
+
+use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run, runs_of};
+use vm_memory::VolatileMemory;
+
+use super::memory::Ram;
+use super::sys::{Block, PageMap};
+
+const SIZE: usize = PAGE_SIZE as usize;
+/// Room for pages that are written between the first look and the second, besides an eighth.
+const SLACK_PAGES: u64 = 512;
+
+/// Pages that a guest wrote, with what they held when it was captured.
+#[derive(Debug)]
+pub struct DirtyPages {
+    /// Rising, and apart from each other.
+    runs: Vec<Run>,
+    /// How many pages stand before each run's in `block`.
+    before: Vec<u64>,
+    /// The pages, one after the other, and room behind them.
+    block: Block,
+}
+
+/// Which dirty pages differ from those that a machine began with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Pages with another content that is not all zeros.
+    pub changed: Vec<Run>,
+    /// Pages that are zero, and were not.
+    pub zeroed: Vec<Run>,
+}
+
+impl DirtyPages {
+    /// Makes room for the pages that are written now, and some more. The guest may run.
+    pub(super) fn prepare(ram: &Ram, map: &mut PageMap) -> io::Result<Self> {
+        let runs = written(ram, map, Vec::new())?;
+        let count = pages_of(&runs);
+        let room = count.saturating_add(count / 8).saturating_add(SLACK_PAGES);
+        let block = Block::new(bytes_of(room)?)?;
+        Ok(Self { before: Vec::with_capacity(runs.capacity()), runs, block })
+    }
+
+    /// Finds the written pages of a guest that stands still.
+    pub(super) fn find(&mut self, ram: &Ram, map: &mut PageMap) -> io::Result<()> {
+        self.runs = written(ram, map, std::mem::take(&mut self.runs))?;
+        self.before.clear();
+        let mut count = 0;
+        for run in &self.runs {
+            self.before.push(count);
+            count += u64::from(run.count);
+        }
+        Ok(())
+    }
+
+    /// Copies the pages that were found, of a guest that has stood still since.
+    pub(super) fn copy(&mut self, ram: &Ram) -> io::Result<()> {
+        let size = bytes_of(pages_of(&self.runs))?;
+        if size > self.block.bytes().len() {
+            self.block.resize(size)?;
+        }
+        let mut rest = self.block.bytes_mut();
+        for run in &self.runs {
+            let (start, end) = (run.first * PAGE_SIZE, run.end() * PAGE_SIZE);
+            for (window, region) in ram.windows() {
+                let from = start.max(window.file_offset);
+                let to = end.min(window.file_offset.saturating_add(window.size));
+                if from >= to {
+                    continue;
+                }
+                let (offset, length) = ((from - window.file_offset) as usize, (to - from) as usize);
+                let (now, later) = std::mem::take(&mut rest)
+                    .split_at_mut_checked(length)
+                    .ok_or(io::ErrorKind::InvalidInput)?;
+                let source = region.as_volatile_slice();
+                source.subslice(offset, length).map_err(io::Error::other)?.copy_to(now);
+                rest = later;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back what room was not needed.
+    pub(super) fn trim(&mut self) {
+        if let Ok(size) = bytes_of(pages_of(&self.runs)) {
+            // A host that does not take it leaves the block as it was.
+            let _ = self.block.resize(size);
+        }
+    }
+
+    /// Which pages there are, in rising order. Pages are counted as in
+    /// [`Run`]: in guest RAM, without holes.
+    #[must_use]
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    /// How many pages there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        pages_of(&self.runs)
+    }
+
+    /// A page's content; none if it was not written.
+    #[must_use]
+    pub fn page(&self, page: u64) -> Option<&[u8; SIZE]> {
+        let index = self.runs.partition_point(|run| run.first <= page).checked_sub(1)?;
+        let (run, before) = (self.runs.get(index)?, self.before.get(index)?);
+        let place = before + page.checked_sub(run.first).filter(|at| *at < run.count.into())?;
+        let start = usize::try_from(place).ok()?.checked_mul(SIZE)?;
+        self.block.bytes().get(start..)?.first_chunk()
+    }
+
+    /// The pages with their numbers, in rising order.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8; SIZE])> {
+        let numbers = self.runs.iter().flat_map(|run| run.first..run.end());
+        numbers.zip(self.block.bytes().as_chunks().0)
+    }
+
+    /// Compares each page with what it was; `origin` fills in a page of the snapshot that the
+    /// machine began from.
+    ///
+    /// # Errors
+    /// What `origin` answers.
+    pub fn difference(
+        &self,
+        mut origin: impl FnMut(u64, &mut [u8; SIZE]) -> io::Result<()>,
+    ) -> io::Result<Difference> {
+        let (mut changed, mut zeroed) = (Vec::new(), Vec::new());
+        let mut before = [0; SIZE];
+        for (page, now) in self.iter() {
+            origin(page, &mut before)?;
+            if *now == before {
+                continue;
+            }
+            if *now == [0; SIZE] { zeroed.push(page) } else { changed.push(page) }
+        }
+        Ok(Difference { changed: runs_of(changed), zeroed: runs_of(zeroed) })
+    }
+}
+
+/// The written pages of all windows, in the room of `runs`.
+fn written(ram: &Ram, map: &mut PageMap, mut runs: Vec<Run>) -> io::Result<Vec<Run>> {
+    runs.clear();
+    for (window, region) in ram.windows() {
+        let first = window.file_offset / PAGE_SIZE;
+        map.written(region, PAGE_SIZE, |page, count| append(&mut runs, first + page, count))?;
+    }
+    Ok(runs)
+}
+
+/// Adds pages behind the last run, or to it.
+fn append(runs: &mut Vec<Run>, mut first: u64, mut count: u64) {
+    while count > 0 {
+        let piece = match runs.last_mut() {
+            Some(last) if last.end() == first && last.count < u32::MAX => {
+                let piece = u32::try_from(count).unwrap_or(u32::MAX).min(u32::MAX - last.count);
+                last.count += piece;
+                piece
+            }
+            _ => {
+                let piece = u32::try_from(count).unwrap_or(u32::MAX);
+                runs.push(Run { first, count: piece });
+                piece
+            }
+        };
+        first += u64::from(piece);
+        count -= u64::from(piece);
+    }
+}
+
+fn pages_of(runs: &[Run]) -> u64 {
+    runs.iter().map(|run| u64::from(run.count)).sum()
+}
+
+fn bytes_of(pages: u64) -> io::Result<usize> {
+    let bytes = pages.checked_mul(PAGE_SIZE).and_then(|bytes| usize::try_from(bytes).ok());
+    bytes.ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}
