@@ -1,13 +1,13 @@
 //! The machine model above the hypervisor seam, on a hypervisor that plays a script.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use supermachine_formats::Digest;
-use supermachine_formats::snapshot::device::Slot;
+use supermachine_formats::{Digest, wire};
+use supermachine_formats::snapshot::device::{Slot, VsockConnection};
 use supermachine_formats::snapshot::memory::{Memory, PAGE_SIZE, Run, runs_of};
 use supermachine_formats::snapshot::x86_64::{Clock, Msr, RunState, Vcpu};
 use supermachine_formats::snapshot::{
@@ -22,7 +22,7 @@ use super::layout::{
     SLOTS, slot_address,
 };
 use super::memory::Ram;
-use super::sys::Populate;
+use super::sys::{Block, PageMap, Populate};
 use super::*;
 use crate::timings::Timings;
 
@@ -197,7 +197,8 @@ fn serial_output_is_the_console() {
 fn a_restored_machine_does_not_run_before_it_is_told() {
     let vm = Arc::new(FakeVm::with_script(vec![read(slot_address(0), 4)]));
     let machine = restore(&vm, snapshot(1)).unwrap();
-    let state = machine.capture(&mut Vec::new()).unwrap();
+    let state = machine.capture_live().unwrap();
+    assert_eq!(vm.inside(), 0);
     assert!(vm.answers().is_empty());
     assert_eq!(state.snapshot.clock.monotonic_ns, 77);
     machine.run();
@@ -230,9 +231,9 @@ fn a_capture_holds_what_the_restore_was_given() {
     let vm = Arc::new(FakeVm::default());
     let given = with_disk(snapshot(2));
     let machine = restore(&vm, given.clone()).unwrap();
-    let mut pages = Vec::new();
-    let captured = machine.capture(&mut pages).unwrap().snapshot;
-    assert!(pages.is_empty());
+    let captured = machine.capture().unwrap();
+    assert_eq!((captured.dirty.runs(), captured.dirty.count()), (&[][..], 0));
+    let captured = captured.snapshot;
     assert_eq!(captured.vcpus, given.vcpus);
     assert_eq!(captured.slots, given.slots);
     assert_eq!(captured.ioapic, given.ioapic);
@@ -257,22 +258,26 @@ fn a_capture_holds_only_pages_that_differ() {
     let machine = restore_from(&vm, snapshot(1), memory).unwrap();
     machine.run();
     vm.wait_idle(1);
-    let mut pages = Vec::new();
-    let first = machine.capture(&mut pages).unwrap();
+    let first = machine.capture().unwrap();
     let last = MEMORY / PAGE_SIZE - 1;
-    let mut expected = vec![0; 2 * PAGE];
-    expected[0] = 5;
-    expected[2 * PAGE - 1] = 6;
-    assert_eq!(pages, expected);
-    assert_eq!(first.snapshot.memory.own, runs_of([1, last]));
-    assert_eq!(first.snapshot.memory.zeroed, runs_of([2]));
-    assert_eq!(first.snapshot.memory.blob, Digest::of(&pages));
-    assert_eq!(first.touched.written, runs_of([0, 1, 2, last]));
+    assert_eq!(first.dirty.runs(), runs_of([0, 1, 2, last]));
+    assert_eq!(first.dirty.count(), 4);
+    assert_eq!(first.dirty.page(1).unwrap()[0], 5);
+    assert_eq!(first.dirty.page(last).unwrap()[PAGE - 1], 6);
+    for absent in [3, last - 1, last + 1, u64::MAX] {
+        assert_eq!(first.dirty.page(absent), None);
+    }
+    let numbers: Vec<u64> = first.dirty.iter().map(|(page, _)| page).collect();
+    assert_eq!(numbers, [0, 1, 2, last]);
+    assert!(first.dirty.iter().all(|(page, content)| first.dirty.page(page) == Some(content)));
+    let difference = Difference { changed: runs_of([1, last]), zeroed: runs_of([2]) };
+    assert_eq!(machine.difference(&first.dirty).unwrap(), difference);
+    let error = first.dirty.difference(|_, _| Err(io::ErrorKind::NotFound.into()));
+    assert_eq!(error.unwrap_err().kind(), io::ErrorKind::NotFound);
 
-    let mut again = Vec::new();
-    let mut second = machine.capture(&mut again).unwrap();
+    let mut second = machine.capture().unwrap();
     second.snapshot.clock.realtime_ns = first.snapshot.clock.realtime_ns;
-    assert_eq!(again, pages);
+    assert!(second.dirty.iter().eq(first.dirty.iter()));
     assert_eq!(second.snapshot, first.snapshot);
 }
 
@@ -284,35 +289,12 @@ fn a_machine_goes_on_after_a_capture() {
     within(move || {
         for _ in 0..50 {
             machine.run();
-            machine.capture(&mut Vec::new()).unwrap();
+            machine.capture().unwrap();
         }
         machine.run();
         vm.wait_idle(3);
         assert_eq!(machine.failure(), None);
     });
-}
-
-#[test]
-fn pages_that_cannot_be_written_out_fail_the_capture() {
-    struct Full;
-    impl Write for Full {
-        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::StorageFull.into())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let vm = Arc::new(FakeVm::with_script(vec![Step::Store { address: 0, data: vec![1] }]));
-    let machine = restore(&vm, snapshot(1)).unwrap();
-    machine.run();
-    vm.wait_idle(1);
-    match machine.capture(&mut Full) {
-        Err(MachineError::Memory { operation: "saved", source }) => {
-            assert_eq!(source.kind(), io::ErrorKind::StorageFull);
-        }
-        other => panic!("{other:?}"),
-    }
 }
 
 #[test]
@@ -326,12 +308,13 @@ fn a_working_set_is_put_in_place_before_the_guest_runs() {
     let machine = restore(&vm, given).unwrap();
     machine.run();
     vm.wait_idle(1);
-    let captured = machine.capture(&mut Vec::new()).unwrap();
-    assert_eq!(captured.touched.written, runs_of([3, 4]));
-    assert!(captured.snapshot.memory.own.is_empty());
-    let is_in_place =
-        |page| captured.touched.read.iter().any(|run| (run.first..run.end()).contains(&page));
-    assert!(is_in_place(8), "{:?}", captured.touched.read);
+    let touched = machine.touched().unwrap();
+    assert_eq!(touched.written, runs_of([3, 4]));
+    let is_in_place = |page| touched.read.iter().any(|run| (run.first..run.end()).contains(&page));
+    assert!(is_in_place(8), "{:?}", touched.read);
+    let dirty = machine.capture().unwrap().dirty;
+    assert_eq!(dirty.runs(), touched.written);
+    assert_eq!(machine.difference(&dirty).unwrap().changed, []);
 }
 
 #[test]
@@ -341,7 +324,7 @@ fn sixteen_vcpus_run_and_are_saved_in_their_order() {
     machine.run();
     vm.wait_idle(16);
     assert_eq!(vm.alive(), 16);
-    let captured = machine.capture(&mut Vec::new()).unwrap();
+    let captured = machine.capture().unwrap();
     assert_eq!(captured.snapshot.vcpus, (0..16).map(vcpu).collect::<Vec<_>>());
     within(move || drop(machine));
     assert_eq!(vm.alive(), 0);
@@ -357,10 +340,13 @@ fn a_guest_that_shuts_down_is_told_and_its_streams_end() {
     let end = within(move || control.read_to_end(&mut Vec::new()));
     assert_eq!(end.unwrap(), 0);
     assert_eq!(machine.failure(), Some(GuestFailure::Shutdown));
-    // It stays ended, and can still be looked at.
+    // It stays ended, and is nothing to begin from.
     machine.run();
     let machine = within(move || {
-        machine.capture(&mut Vec::new()).unwrap();
+        for result in [machine.capture(), machine.capture_live()] {
+            let Err(MachineError::Ended { source }) = result else { panic!("{result:?}") };
+            assert_eq!(source, GuestFailure::Shutdown);
+        }
         machine
     });
     assert_eq!(machine.failure(), Some(GuestFailure::Shutdown));
@@ -400,13 +386,17 @@ fn a_machine_that_is_dropped_while_its_guest_ends_does_not_hang() {
 
 #[test]
 fn a_machine_in_any_state_can_be_dropped() {
-    let uses: [fn(&Machine); 4] = [
+    let uses: [fn(&Machine); 5] = [
         |_| {},
         Machine::run,
-        |machine| drop(machine.capture(&mut Vec::new()).unwrap()),
+        |machine| drop(machine.capture().unwrap()),
         |machine| {
             machine.run();
             drop(machine.control().unwrap());
+        },
+        |machine| {
+            machine.run();
+            drop(machine.capture_live().unwrap());
         },
     ];
     for use_machine in uses {
@@ -454,10 +444,169 @@ fn a_refusal_of_the_hypervisor_is_the_error_and_leaves_no_vcpu() {
 fn a_vcpu_that_cannot_be_saved_fails_the_capture_and_no_more() {
     let vm = Arc::new(FakeVm::refusing(Refusal::Save));
     let machine = restore(&vm, snapshot(2)).unwrap();
-    let result = machine.capture(&mut Vec::new());
+    let result = machine.capture();
     assert!(matches!(result, Err(MachineError::Hypervisor { .. })), "{result:?}");
+    assert_eq!(vm.inside(), 0);
     machine.run();
-    vm.wait_idle(2);
+    vm.wait_inside(2);
+    within(move || {
+        for capture in [Machine::capture, Machine::capture_live] {
+            let result = capture(&machine);
+            assert!(matches!(result, Err(MachineError::Hypervisor { .. })), "{result:?}");
+            vm.wait_inside(2);
+        }
+    });
+}
+
+#[test]
+fn a_running_machine_goes_on_after_it_was_captured_live() {
+    let vm = Arc::new(FakeVm::with_script(vec![Step::Store { address: 0, data: vec![7] }]));
+    let machine = restore(&vm, snapshot(3)).unwrap();
+    machine.run();
+    within(move || {
+        for _ in 0..50 {
+            vm.wait_inside(3);
+            let captured = machine.capture_live().unwrap();
+            assert_eq!(captured.dirty.page(0).unwrap()[0], 7);
+            assert_eq!(captured.snapshot.vcpus, (0..3).map(vcpu).collect::<Vec<_>>());
+            let steps: Vec<&str> = captured.stopped.steps().iter().map(|(name, _)| *name).collect();
+            assert_eq!((steps[0], steps[steps.len() - 1]), ("stop vCPUs", "go on"));
+        }
+        vm.wait_inside(3);
+        machine.capture().unwrap();
+        assert_eq!(vm.inside(), 0);
+    });
+}
+
+#[test]
+fn captures_and_runs_at_once_do_not_hang() {
+    let vm = Arc::new(FakeVm::default());
+    let machine = Arc::new(restore(&vm, snapshot(2)).unwrap());
+    let uses: [fn(&Machine); 5] = [
+        Machine::run,
+        |machine| drop(machine.capture().unwrap()),
+        |machine| drop(machine.capture_live().unwrap()),
+        |machine| drop(machine.capture_live().unwrap()),
+        |machine| drop(machine.touched().unwrap()),
+    ];
+    let threads: Vec<_> = uses
+        .into_iter()
+        .map(|use_machine| {
+            let machine = Arc::clone(&machine);
+            std::thread::spawn(move || (0..200).for_each(|_| use_machine(&machine)))
+        })
+        .collect();
+    within(move || threads.into_iter().for_each(|thread| thread.join().unwrap()));
+    machine.run();
+    within(move || {
+        vm.wait_inside(2);
+        drop(machine);
+    });
+}
+
+#[test]
+fn a_vcpu_thread_that_panics_ends_the_guest_and_nobody_waits_for_it() {
+    let ended = GuestFailure::Unrunnable { reason: "vCPU thread ended", code: 0 };
+    let vm = Arc::new(FakeVm::with_script(vec![Step::Panic]));
+    let machine = restore(&vm, snapshot(3)).unwrap();
+    let mut control = machine.control().unwrap();
+    machine.run();
+    within(move || {
+        control.read_to_end(&mut Vec::new()).unwrap();
+        assert_eq!(machine.failure(), Some(ended.clone()));
+        machine.run();
+        let result = machine.capture_live();
+        let Err(MachineError::Ended { source }) = result else { panic!("{result:?}") };
+        assert_eq!(source, ended);
+        machine.touched().unwrap();
+    });
+
+    let vm = Arc::new(FakeVm::refusing(Refusal::SaveAtAll));
+    let machine = restore(&vm, snapshot(3)).unwrap();
+    machine.run();
+    within(move || {
+        let result = machine.capture_live();
+        assert!(matches!(result, Err(MachineError::Ended { .. })), "{result:?}");
+        drop(machine);
+        assert_eq!(vm.alive(), 0);
+    });
+}
+
+#[test]
+fn a_kick_that_is_lost_is_given_again() {
+    let vm = Arc::new(FakeVm::refusing(Refusal::FirstKick));
+    let machine = restore(&vm, snapshot(2)).unwrap();
+    machine.run();
+    vm.wait_inside(2);
+    within(move || machine.capture().unwrap());
+}
+
+/// A snapshot whose guest has a control connection, and a driver with a ring of two empty
+/// receive buffers that the device has not been told of.
+fn with_control(mut snapshot: Snapshot) -> Snapshot {
+    let Slot::Vsock(transport, sockets) = &mut snapshot.slots[0] else { panic!("no sockets") };
+    transport.driver_features = 1 << 32;
+    transport.status = 0xf;
+    for (index, queue) in (0..).zip(&mut transport.queues) {
+        let base = 0x1_0000 + index * 0x4000;
+        (queue.descriptors, queue.available, queue.used) = (base, base + 0x1000, base + 0x2000);
+        queue.size = 8;
+        queue.ready = true;
+    }
+    sockets.connections.push(VsockConnection {
+        host_port: 1,
+        guest_port: 9000,
+        peer_buffer: 1 << 16,
+        peer_consumed: 0,
+        sent: 0,
+        consumed: 0,
+    });
+    snapshot
+}
+
+#[test]
+fn a_busy_control_stream_delays_a_capture_until_it_is_quiet() {
+    let mut buffers = Vec::new();
+    for index in 0..2_u64 {
+        buffers.extend((0x4_0000 + index * 0x1000).to_le_bytes());
+        buffers.extend(0x1000_u32.to_le_bytes());
+        buffers.extend(2_u16.to_le_bytes());
+        buffers.extend(0_u16.to_le_bytes());
+    }
+    let script = vec![
+        Step::Store { address: 0x1_0000, data: buffers },
+        Step::Store { address: 0x1_1000, data: vec![0, 0, 2, 0, 0, 0, 1, 0] },
+        Step::Write { address: slot_address(0) + 0x50, data: vec![0; 4] },
+    ];
+    let vm = Arc::new(FakeVm::with_script(script));
+    let machine = restore(&vm, with_control(snapshot(1))).unwrap();
+    machine.send_control(&wire::Control::Resume(crate::agent::resume(None).unwrap())).unwrap();
+    for capture in [Machine::capture, Machine::capture_live] {
+        assert!(matches!(capture(&machine), Err(MachineError::Busy)));
+    }
+    machine.run();
+    let captured = within(move || {
+        let captured = machine.capture_live().unwrap();
+        vm.wait_inside(1);
+        captured
+    });
+    let Slot::Vsock(_, sockets) = &captured.snapshot.slots[0] else { panic!("no sockets") };
+    assert!(sockets.connections[0].sent > 0);
+}
+
+#[test]
+fn a_control_stream_that_stays_busy_fails_the_capture_and_the_machine_goes_on() {
+    let vm = Arc::new(FakeVm::default());
+    let machine = restore(&vm, with_control(snapshot(1))).unwrap();
+    machine.send_control(&wire::Control::Resume(crate::agent::resume(None).unwrap())).unwrap();
+    machine.run();
+    within(move || {
+        for capture in [Machine::capture, Machine::capture_live] {
+            vm.wait_inside(1);
+            assert!(matches!(capture(&machine), Err(MachineError::Busy)));
+        }
+        vm.wait_inside(1);
+    });
 }
 
 #[test]
@@ -554,9 +703,14 @@ fn memory_above_four_gib_goes_on_behind_the_hole() {
     assert!(memory.write_slice(&[3], GuestAddress(LOW_RAM_END)).is_err());
     let hole = LOW_RAM_END / PAGE_SIZE;
     assert_eq!(ram.written().unwrap(), [hole - 1, hole]);
-    assert_eq!(ram.page(hole - 1).unwrap()[PAGE - 1], 1);
-    assert_eq!(ram.page(hole).unwrap()[0], 2);
-    assert_eq!(ram.page(size / PAGE_SIZE), None);
+    let mut map = PageMap::open().unwrap();
+    let mut dirty = DirtyPages::prepare(&ram, &mut map).unwrap();
+    dirty.find(&ram, &mut map).unwrap();
+    dirty.copy(&ram).unwrap();
+    assert_eq!(dirty.runs(), [Run { first: hole - 1, count: 2 }]);
+    assert_eq!(dirty.page(hole - 1).unwrap()[PAGE - 1], 1);
+    assert_eq!(dirty.page(hole).unwrap()[0], 2);
+    assert_eq!(dirty.page(size / PAGE_SIZE), None);
 }
 
 #[test]
@@ -594,6 +748,66 @@ fn pages_that_are_only_read_do_not_count_as_written() {
     let read: Vec<u64> =
         ram.read_only().unwrap().iter().flat_map(|run| run.first..run.end()).collect();
     assert!(read.contains(&1), "{read:?}");
+}
+
+#[test]
+fn more_pages_than_there_was_room_for_are_copied_all() {
+    let size = 16 << 20;
+    let ram = Ram::map(&file(size), size).unwrap();
+    let mut map = PageMap::open().unwrap();
+    let mut dirty = DirtyPages::prepare(&ram, &mut map).unwrap();
+    // Every third page, so that there are many runs.
+    let pages: Vec<u64> = (0..size / PAGE_SIZE).step_by(3).collect();
+    for page in &pages {
+        ram.memory().write_slice(&page.to_le_bytes(), GuestAddress(page * PAGE_SIZE)).unwrap();
+    }
+    dirty.find(&ram, &mut map).unwrap();
+    dirty.copy(&ram).unwrap();
+    dirty.trim();
+    assert_eq!(dirty.runs(), runs_of(pages.clone()));
+    for page in pages {
+        assert_eq!(dirty.page(page).unwrap()[..8], page.to_le_bytes());
+    }
+}
+
+#[test]
+fn both_ways_of_reading_the_page_map_agree() {
+    let file = file(MEMORY);
+    file.write_all_at(&[1; 8 * PAGE], 0).unwrap();
+    let ram = Ram::map(&file, MEMORY).unwrap();
+    ram.populate(&[Run { first: 0, count: 6 }], Populate::Read);
+    ram.populate(&[Run { first: 3, count: 2 }, Run { first: 100, count: 3 }], Populate::Write);
+    let (_, region) = &ram.windows()[0];
+    let mut found = Vec::new();
+    let tell = |first, count| found.extend(first..first + count);
+    PageMap::open().unwrap().written(region, PAGE_SIZE, tell).unwrap();
+    assert_eq!(found, [3, 4, 100, 101, 102]);
+    assert_eq!(sys::written_pages(region, PAGE_SIZE).unwrap(), found);
+}
+
+#[test]
+fn a_page_map_that_cannot_be_read_is_an_error() {
+    let ram = Ram::map(&file(MEMORY), MEMORY).unwrap();
+    let mut map = PageMap::over(tempfile::tempfile().unwrap());
+    let error = DirtyPages::prepare(&ram, &mut map).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+}
+
+#[test]
+fn a_block_keeps_its_content_when_it_grows_and_one_without_room_is_an_error() {
+    let mut block = Block::new(0).unwrap();
+    block.bytes_mut().fill(3);
+    let before = block.bytes().len();
+    block.resize(40 << 20).unwrap();
+    assert!(block.bytes().len() >= 40 << 20);
+    assert!(block.bytes()[..before].iter().all(|byte| *byte == 3));
+    assert!(block.bytes()[before..].iter().all(|byte| *byte == 0));
+    for size in [usize::MAX, usize::MAX / 2, 1 << 47] {
+        assert!(Block::new(size).is_err());
+        assert!(block.resize(size).is_err());
+    }
+    block.resize(1).unwrap();
+    assert_eq!(block.bytes()[0], 3);
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub(crate) enum Step {
     Fail,
     /// Running the vCPU is an error.
     Refuse,
+    /// The vCPU's thread panics.
+    Panic,
 }
 
 /// What a [`FakeVm`] does not do.
@@ -42,6 +44,10 @@ pub(crate) enum Refusal {
     Restore(u16),
     /// Saving any vCPU.
     Save,
+    /// Saving any vCPU, by a panic.
+    SaveAtAll,
+    /// The first kick of each vCPU: it is lost.
+    FirstKick,
     SetClock,
 }
 
@@ -73,6 +79,8 @@ struct Counts {
     alive: usize,
     /// vCPUs that have played their script to the end.
     idle: usize,
+    /// Of these, those that are in the guest now.
+    inside: usize,
 }
 
 impl FakeVm {
@@ -106,6 +114,17 @@ impl FakeVm {
     pub(crate) fn wait_idle(&self, vcpus: usize) {
         let counts = self.record.counts.lock().unwrap();
         drop(self.record.counted.wait_while(counts, |counts| counts.idle < vcpus).unwrap());
+    }
+
+    /// Waits until this many vCPUs are in the guest and have nothing left to do.
+    pub(crate) fn wait_inside(&self, vcpus: usize) {
+        let counts = self.record.counts.lock().unwrap();
+        drop(self.record.counted.wait_while(counts, |counts| counts.inside < vcpus).unwrap());
+    }
+
+    /// How many vCPUs are in the guest and have nothing left to do.
+    pub(crate) fn inside(&self) -> usize {
+        self.record.counts.lock().unwrap().inside
     }
 
     fn refuse(&self, refusal: Refusal) -> Result<(), HypervisorError> {
@@ -168,7 +187,10 @@ impl Vm for FakeVm {
             answer: [0; 8],
             is_idle: false,
             state: None,
-            kick: Arc::default(),
+            kick: Arc::new(FakeKick {
+                is_deaf: Mutex::new(self.refusal == Some(Refusal::FirstKick)),
+                ..FakeKick::default()
+            }),
         }))
     }
 
@@ -244,13 +266,16 @@ impl Vcpu for FakeVcpu {
             }
             Some(Step::Fail) => Exit::Failed { reason: "the script says so", code: 7 },
             Some(Step::Refuse) => return Err(HypervisorError::Unsupported),
+            Some(Step::Panic) => panic!("the script says so"),
             Some(_) => Exit::Shutdown,
             None => {
                 if !self.is_idle {
                     self.is_idle = true;
                     self.record.count(|counts| counts.idle += 1);
                 }
+                self.record.count(|counts| counts.inside += 1);
                 self.kick.wait();
+                self.record.count(|counts| counts.inside -= 1);
                 Exit::Kicked
             }
         })
@@ -262,6 +287,7 @@ impl Vcpu for FakeVcpu {
     }
 
     fn save(&mut self) -> Result<x86_64::Vcpu, HypervisorError> {
+        assert_ne!(self.refusal, Some(Refusal::SaveAtAll), "as the test asks for");
         refuse(self.refusal, Refusal::Save)?;
         self.state.clone().ok_or(HypervisorError::Unsupported)
     }
@@ -298,6 +324,7 @@ impl Drop for FakeVcpu {
 #[derive(Debug, Default)]
 struct FakeKick {
     pending: Mutex<bool>,
+    is_deaf: Mutex<bool>,
     changed: Condvar,
 }
 
@@ -316,6 +343,9 @@ struct FakeKicker(Arc<FakeKick>);
 
 impl Kick for FakeKicker {
     fn kick(&self) {
+        if std::mem::take(&mut *self.0.is_deaf.lock().unwrap()) {
+            return;
+        }
         *self.0.pending.lock().unwrap() = true;
         self.0.changed.notify_all();
     }

@@ -599,18 +599,41 @@ fn many_sent_packets_cause_an_interrupt_in_the_end() {
     assert_eq!(peer.guest.interrupts(), before + 1);
 }
 
+/// The device that stands where a state was taken, over the same memory.
+fn restored(peer: &Peer, state: &formats::Slot) -> Peer {
+    let mut guest = Guest::over(peer.guest.memory.clone(), state, &[]);
+    guest.queues = peer.guest.queues.clone();
+    let Peer { buffers, held, out, consumed, .. } = peer;
+    Peer { guest, buffers: buffers.clone(), held: *held, out: *out, consumed: *consumed }
+}
+
+fn sockets_of(state: &formats::Slot) -> &formats::Vsock {
+    let formats::Slot::Vsock(_, sockets) = state else { panic!("not a socket device") };
+    sockets
+}
+
+fn gone(request: &Header) -> formats::VsockConnection {
+    formats::VsockConnection {
+        host_port: request.source_port,
+        guest_port: request.destination_port,
+        peer_buffer: 0,
+        peer_consumed: 0,
+        sent: 0,
+        consumed: 0,
+    }
+}
+
 #[test]
-fn control_connection_goes_on_after_a_restore() {
+fn control_connection_goes_on_after_a_restore_and_others_are_reset() {
     let mut peer = Peer::new(8);
     let control = peer.with_control();
     peer.write(&control, b"hello");
     peer.vsock().send_control(b"abc").unwrap();
     peer.expect(OP_RW);
     let (mut stream, request) = peer.established();
-    peer.vsock().quiesce().unwrap();
-    assert!(is_at_end(&mut stream));
+    let vsock = peer.vsock();
+    let frozen = vsock.freeze().unwrap();
     let state = peer.guest.slot.state();
-    let formats::Slot::Vsock(_, sockets) = &state else { panic!("a socket device") };
     let expected = formats::VsockConnection {
         host_port: CONTROL_PORT,
         guest_port: 9000,
@@ -620,51 +643,147 @@ fn control_connection_goes_on_after_a_restore() {
         consumed: 5,
     };
     assert_eq!(
-        *sockets,
+        *sockets_of(&state),
         formats::Vsock {
             guest_cid: CID,
-            next_port: sockets.next_port,
-            connections: vec![expected]
+            next_port: request.source_port + 1,
+            connections: vec![expected, gone(&request)]
         }
     );
-
-    let mut guest = Guest::over(peer.guest.memory.clone(), &state, &[]);
-    guest.queues = peer.guest.queues.clone();
-    let mut restored = Peer { guest, ..peer };
-    assert_eq!(restored.guest.slot.state(), state);
-    restored.vsock().send_control(b"resume").unwrap();
-    assert_eq!(restored.guest.interrupts(), 1);
-    let (header, data) = restored.expect(OP_RW);
+    let mut copy = restored(&peer, &state);
+    assert_eq!(copy.guest.slot.state(), state);
+    copy.vsock().send_control(b"resume").unwrap();
+    assert_eq!(copy.guest.interrupts(), 1);
+    let (header, data) = copy.expect(OP_RW);
     assert_eq!((&data[..], header.consumed, header.source_port), (&b"resume"[..], 5, CONTROL_PORT));
-    let mut end = restored.vsock().control().unwrap();
-    restored.write(&control, b"resumed");
+    let (reset, _) = copy.expect(OP_RST);
+    let ports = |header: &Header| (header.source_port, header.destination_port);
+    assert_eq!(ports(&reset), ports(&request));
+    assert_eq!(sockets_of(&copy.guest.slot.state()).connections.len(), 1);
+    let mut end = copy.vsock().control().unwrap();
+    copy.write(&control, b"resumed");
     let mut resumed = [0; 7];
     end.read_exact(&mut resumed).unwrap();
     assert_eq!(&resumed, b"resumed");
-    restored.tell(&request, OP_SHUTDOWN, SHUTDOWN_BOTH);
-    assert_eq!(restored.expect(OP_RST).0.source_port, request.source_port);
-    restored.established();
+    // What the guest sent before it learned of it.
+    copy.tell(&request, OP_SHUTDOWN, SHUTDOWN_BOTH);
+    assert_eq!(copy.expect(OP_RST).0.source_port, request.source_port);
+    copy.established();
+
+    // The first one's stream is as it was.
+    drop(frozen);
+    peer.guest.queues = copy.guest.queues.clone();
+    stream.set_nonblocking(true).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
 }
 
 #[test]
-fn quiesce_with_bytes_on_the_way_is_busy() {
+fn streams_go_on_after_a_freeze() {
+    let mut peer = Peer::new(8);
+    peer.with_control();
+    let (mut stream, request) = peer.established();
+    let vsock = peer.vsock();
+    let frozen = vsock.freeze().unwrap();
+    let before = peer.guest.slot.state();
+    stream.write_all(b"in").unwrap();
+    let opener = peer.vsock();
+    let opening = thread::spawn(move || opener.connect(8, b"first"));
+    // Time for those who must not get through.
+    thread::sleep(Duration::from_millis(30));
+    assert!(peer.poll().is_none());
+    assert_eq!(peer.guest.slot.state(), before);
+    drop(frozen);
+    let _other = opening.join().unwrap().unwrap();
+    let mut heard: Vec<_> = (0..3).map(|_| peer.receive()).collect();
+    heard.sort_by_key(|(header, data)| (header.destination_port, data.clone()));
+    let heard: Vec<_> = heard.iter().map(|(header, data)| (header.operation, &data[..])).collect();
+    assert_eq!(heard, [(OP_RW, &b"in"[..]), (OP_REQUEST, b""), (OP_RW, b"first")]);
+    peer.write(&request, b"out");
+    let mut out = [0; 3];
+    stream.read_exact(&mut out).unwrap();
+    assert_eq!(&out, b"out");
+}
+
+#[test]
+fn resets_after_a_restore_wait_for_buffers_and_are_told_again_until_then() {
+    let mut peer = Peer::new(1);
+    let streams: Vec<_> = (0..5).map(|_| peer.established()).collect();
+    let state = peer.guest.slot.state();
+    let wanted: Vec<_> = streams.iter().map(|(_, request)| gone(request)).collect();
+    assert_eq!(sockets_of(&state).connections, wanted);
+    let mut copy = restored(&peer, &state);
+    for done in 0..5 {
+        assert_eq!(sockets_of(&copy.guest.slot.state()).connections, wanted[done..]);
+        copy.guest.notify(RX);
+        let (reset, _) = copy.poll().unwrap();
+        assert_eq!(
+            (reset.operation, reset.source_port, reset.destination_port),
+            (OP_RST, wanted[done].host_port, wanted[done].guest_port)
+        );
+    }
+    copy.guest.notify(RX);
+    assert!(copy.poll().is_none());
+    copy.established();
+}
+
+#[test]
+fn stream_that_is_at_its_end_is_not_reset_after_a_restore() {
+    let mut peer = Peer::new(8);
+    let (stream, _) = peer.established();
+    drop(stream);
+    while peer.expect(OP_SHUTDOWN).0.flags != SHUTDOWN_BOTH {}
+    let (_parted, request) = peer.established();
+    peer.tell(&request, OP_RST, 0);
+    assert_eq!(sockets_of(&peer.guest.slot.state()).connections, []);
+}
+
+#[test]
+fn freeze_with_control_bytes_on_the_way_is_busy() {
     let mut peer = Peer::new(1);
     let control = peer.with_control();
-    peer.vsock().send_control(&text(5000)).unwrap();
-    assert_eq!(peer.vsock().quiesce().unwrap_err().kind(), io::ErrorKind::ResourceBusy);
+    let vsock = peer.vsock();
+    let busy = || vsock.freeze().err().map(|error| error.kind());
+    vsock.send_control(&text(5000)).unwrap();
+    assert_eq!(busy(), Some(io::ErrorKind::ResourceBusy));
     peer.expect(OP_RW);
     peer.expect(OP_RW);
-    peer.vsock().quiesce().unwrap();
-    let mut end = peer.vsock().control().unwrap();
+    assert_eq!(busy(), None);
+    let mut end = vsock.control().unwrap();
     let piece = text(50_000);
     for _ in 0..6 {
         peer.write(&control, &piece);
     }
-    let waits = peer.vsock().quiesce().is_err();
+    let waits = busy().is_some();
     let mut got = vec![0; 300_000];
     end.read_exact(&mut got).unwrap();
-    peer.vsock().quiesce().unwrap();
+    while let Some((header, _)) = peer.poll() {
+        assert_eq!(header.operation, OP_CREDIT_UPDATE);
+        peer.guest.notify(RX);
+    }
+    assert_eq!(busy(), None);
     assert!(waits, "a socket does not hold so much");
+}
+
+#[test]
+fn freeze_with_a_reset_or_credit_to_tell_is_busy() {
+    for operation in [OP_RW, OP_CREDIT_REQUEST] {
+        let mut peer = Peer::new(1);
+        let control = peer.with_control();
+        let vsock = peer.vsock();
+        let _end = vsock.control().unwrap();
+        // Takes the only buffer.
+        let _stream = vsock.connect(7, &[]).unwrap();
+        if operation == OP_RW {
+            let stranger = Header { source_port: 77, ..control };
+            peer.write(&stranger, b"x");
+        } else {
+            peer.tell(&control, operation, 0);
+        }
+        assert!(vsock.freeze().is_err(), "{operation}");
+        peer.expect(OP_REQUEST);
+        peer.receive();
+        assert!(vsock.freeze().is_ok(), "{operation}");
+    }
 }
 
 #[test]
@@ -730,8 +849,23 @@ fn state_with_an_illegal_field_is_refused() {
         ("guest cid is 0xffffffff", changed(|_, sockets| sockets.guest_cid = u32::MAX.into())),
         ("host port is 0x9", changed(|_, sockets| sockets.connections[0].host_port = 9)),
         (
-            "count of connections is 0x2",
+            "host port is 0x1",
             changed(|_, sockets| sockets.connections.push(sockets.connections[0].clone())),
+        ),
+        ("host port is 0x3ff", changed(|_, sockets| sockets.connections[0].host_port = 0x3ff)),
+        (
+            "credit of a connection that is gone is 0x7",
+            changed(|_, sockets| {
+                let other = gone(&Header { source_port: 1024, ..Header::default() });
+                sockets.connections.push(formats::VsockConnection { sent: 7, ..other });
+            }),
+        ),
+        (
+            "count of connections is 0x42",
+            changed(|_, sockets| {
+                let other = gone(&Header { source_port: 1024, ..Header::default() });
+                sockets.connections.resize(MAX_CONNECTIONS + 2, other);
+            }),
         ),
         ("status is 0xb", changed(|transport, _| transport.status = 0xb)),
     ] {
