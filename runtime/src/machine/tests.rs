@@ -6,13 +6,13 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use supermachine_formats::{Digest, wire};
 use supermachine_formats::snapshot::device::{Slot, VsockConnection};
 use supermachine_formats::snapshot::memory::{Memory, PAGE_SIZE, Run, runs_of};
 use supermachine_formats::snapshot::x86_64::{Clock, Msr, RunState, Vcpu};
 use supermachine_formats::snapshot::{
     Architecture, Disk, HypervisorFamily, Machine as MachineState, Snapshot, Stage, WorkingSet,
 };
+use supermachine_formats::{Digest, wire};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::hypervisor::fake::{FakeVm, Refusal, Step};
