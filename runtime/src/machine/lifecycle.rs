@@ -25,7 +25,7 @@ use super::hypervisor::{self, Access, Vm};
 use super::layout::{self, PMEM_START, PMEM_STRIDE, SERIAL_LINE, VSOCK_SLOT};
 use super::memory::{Ram, map_disk};
 use super::vcpu::{Plan, Vcpus};
-use super::{GuestFailure, MachineError};
+use super::{GuestFailure, MachineError, baseline};
 use crate::timings::Timings;
 
 /// Memory windows come first in the hypervisor's numbering, mapped disks from here.
@@ -87,6 +87,7 @@ impl Machine {
         if snapshot.slots.len() != usize::from(layout::SLOTS) {
             return Err(MachineError::Snapshot { what: "another number of slots than a machine" });
         }
+        baseline::check(vm.as_ref(), &snapshot)?;
         let ram = Ram::map(&memory_file, snapshot.machine.memory_size)
             .map(Arc::new)
             .map_err(|source| MachineError::Memory { operation: "mapped", source })?;
@@ -102,6 +103,7 @@ impl Machine {
             .cloned()
             .ok_or(MachineError::Snapshot { what: "no socket device in its slot" })?;
         timings.step("make devices");
+        baseline::complete(vm.as_ref(), snapshot.processor.baseline, &mut snapshot.vcpus)?;
         let plan = Plan {
             states: std::mem::take(&mut snapshot.vcpus),
             tsc_khz: snapshot.clock.tsc_khz,
@@ -188,12 +190,14 @@ impl Machine {
             read: self.ram.read_only().map_err(memory_error)?,
         };
         let memory = self.save_memory(&touched.written, pages).map_err(memory_error)?;
+        let vcpus: Vec<_> = saved.into_iter().map(|vcpu| vcpu.state).collect();
         let snapshot = Snapshot {
             architecture: self.origin.architecture,
             hypervisor: hypervisor::family(),
             machine: self.origin.machine.clone(),
             workload: self.origin.workload.clone(),
-            vcpus: saved.into_iter().map(|vcpu| vcpu.state).collect(),
+            processor: baseline::note(self.vm.as_ref(), &self.origin.processor, &vcpus),
+            vcpus,
             ioapic: self.bus.ioapic.state(),
             clock,
             slots: self.bus.slots.iter().map(Slot::state).collect(),
