@@ -9,6 +9,7 @@ use std::time::Duration;
 use supermachine::Timings;
 use supermachine::agent::next_event;
 use supermachine::machine::{Machine, Origin, Restore};
+use supermachine_formats::snapshot::baseline::Baseline;
 use supermachine_formats::snapshot::{FORMAT_VERSION, Stage};
 use supermachine_formats::wire::{self, Event, Request};
 use supermachine_formats::{Digest, Hasher};
@@ -29,11 +30,18 @@ pub(crate) struct BaseInputs {
     agent: Asset,
     memory_mib: u64,
     vcpus: u16,
+    baseline: Baseline,
+    /// How hard to compress.
     level: i32,
 }
 
 impl BaseInputs {
-    pub(crate) fn new(memory_mib: u64, vcpus: u16, level: i32) -> Result<Self, BakeError> {
+    pub(crate) fn new(
+        memory_mib: u64,
+        vcpus: u16,
+        baseline: Baseline,
+        level: i32,
+    ) -> Result<Self, BakeError> {
         let assets_error = |source| BakeError::Assets { source };
         let assets = Assets::locate().map_err(assets_error)?;
         Ok(Self {
@@ -42,6 +50,7 @@ impl BaseInputs {
             memory_mib,
             vcpus,
             level,
+            baseline,
         })
     }
 
@@ -56,6 +65,7 @@ impl BaseInputs {
         hasher.update(&self.memory_mib.to_le_bytes());
         hasher.update(&self.vcpus.to_le_bytes());
         hasher.update(&self.level.to_le_bytes());
+        hasher.update(&[self.baseline as u8]);
         hasher.finish()
     }
 
@@ -80,6 +90,7 @@ impl BaseInputs {
             agent: &self.agent.bytes,
             memory_mib: self.memory_mib,
             vcpus: self.vcpus,
+            baseline: self.baseline,
         };
         let boot = lay_out(&inputs).map_err(|source| BakeError::Boot { source })?;
         let parent = boot.store(store, self.level)?;

@@ -6,6 +6,7 @@
 
 use alloc::vec::Vec;
 
+use super::baseline::Baseline;
 use super::{Architecture, HypervisorFamily, Section};
 use crate::Digest;
 use crate::codec::{DecodeError, Put, Reader};
@@ -16,7 +17,7 @@ pub const MAGIC: [u8; 8] = *b"SUPERMSN";
 /// The version of the format that this build writes and reads.
 pub const FORMAT_VERSION: u16 = 2;
 /// Bytes of the header.
-pub const HEADER_SIZE: usize = 32;
+pub const HEADER_SIZE: usize = 36;
 /// Bytes of an entry of the section table.
 pub const TABLE_ENTRY_SIZE: usize = 48;
 /// The most sections that a file may have.
@@ -85,12 +86,17 @@ pub enum SnapshotError {
 pub(super) struct Builder {
     architecture: Architecture,
     hypervisor: HypervisorFamily,
+    baseline: Baseline,
     sections: Vec<(Section, Vec<u8>)>,
 }
 
 impl Builder {
-    pub(super) fn new(architecture: Architecture, hypervisor: HypervisorFamily) -> Self {
-        Self { architecture, hypervisor, sections: Vec::new() }
+    pub(super) fn new(
+        architecture: Architecture,
+        hypervisor: HypervisorFamily,
+        baseline: Baseline,
+    ) -> Self {
+        Self { architecture, hypervisor, baseline, sections: Vec::new() }
     }
 
     pub(super) fn add(&mut self, section: Section, content: &impl Field) {
@@ -105,6 +111,8 @@ impl Builder {
         out.put_u16(FORMAT_VERSION);
         self.architecture.put(&mut out);
         self.hypervisor.put(&mut out);
+        self.baseline.put(&mut out);
+        Put::put(&mut out, &[0; 3]);
         out.put_u64(0);
         out.put_u64(0);
         out.put_count(self.sections.len());
@@ -129,6 +137,7 @@ impl Builder {
 pub(super) struct Container<'a> {
     pub(super) architecture: Architecture,
     pub(super) hypervisor: HypervisorFamily,
+    pub(super) baseline: Baseline,
     head: &'a [u8],
     head_digest: Digest,
     sections: Vec<Entry<'a>>,
@@ -153,6 +162,10 @@ impl<'a> Container<'a> {
         }
         let architecture = Field::read("architecture", &mut reader).map_err(header)?;
         let hypervisor = Field::read("hypervisor", &mut reader).map_err(header)?;
+        let baseline = Field::read("baseline", &mut reader).map_err(header)?;
+        if reader.array("reserved").map_err(header)? != [0; 3] {
+            return Err(header(reader.illegal("reserved", 1)));
+        }
         let unknown = reader.u64("incompatible features").map_err(header)?;
         if unknown != 0 {
             return Err(SnapshotError::Features { unknown });
@@ -173,7 +186,7 @@ impl<'a> Container<'a> {
             sections.push(Entry { tag, digest, bytes });
         }
         reader.finish().map_err(header)?;
-        Ok(Self { architecture, hypervisor, head, head_digest, sections })
+        Ok(Self { architecture, hypervisor, baseline, head, head_digest, sections })
     }
 
     pub(super) fn verify(&self) -> Result<(), SnapshotError> {

@@ -5,6 +5,7 @@
 //! [`Snapshot::decode`] checks every digest; [`Snapshot::decode_trusted`] is for files whose
 //! digest was checked before and which are known to be unchanged since.
 
+pub mod baseline;
 mod container;
 pub mod device;
 pub mod memory;
@@ -21,6 +22,7 @@ pub use container::{
 
 use crate::Digest;
 use crate::record::{byte_enum, record};
+use baseline::Processor;
 use container::Container;
 use memory::Run;
 
@@ -146,6 +148,8 @@ pub struct Snapshot {
     pub machine: Machine,
     /// What runs in it.
     pub workload: Option<Workload>,
+    /// What it asks of the host's processor.
+    pub processor: Processor,
     /// Its virtual processors.
     pub vcpus: Vec<x86_64::Vcpu>,
     /// Its interrupt controller.
@@ -195,11 +199,13 @@ pub enum Section {
     Disks = 8,
     /// [`WorkingSet`].
     WorkingSet = 10,
+    /// [`Processor`].
+    Processor = 11,
 }
 
 impl Section {
     /// Every section, in the order in which they are written.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Machine,
         Self::Workload,
         Self::Vcpus,
@@ -209,6 +215,7 @@ impl Section {
         Self::Serial,
         Self::Disks,
         Self::WorkingSet,
+        Self::Processor,
     ];
 
     /// The section's name, as errors tell it.
@@ -224,6 +231,7 @@ impl Section {
             Self::Serial => "serial",
             Self::Disks => "disks",
             Self::WorkingSet => "working set",
+            Self::Processor => "processor",
         }
     }
 }
@@ -232,7 +240,11 @@ impl Snapshot {
     /// The state file's bytes. The same snapshot gives the same bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut container = container::Builder::new(self.architecture, self.hypervisor);
+        let mut container = container::Builder::new(
+            self.architecture,
+            self.hypervisor,
+            self.processor.baseline,
+        );
         container.add(Section::Machine, &self.machine);
         container.add(Section::Workload, &self.workload);
         container.add(Section::Vcpus, &self.vcpus);
@@ -242,6 +254,7 @@ impl Snapshot {
         container.add(Section::Serial, &self.serial);
         container.add(Section::Disks, &self.disks);
         container.add(Section::WorkingSet, &self.working_set);
+        container.add(Section::Processor, &self.processor);
         container.finish()
     }
 
@@ -269,6 +282,7 @@ impl Snapshot {
             hypervisor: container.hypervisor,
             machine: container.section(Section::Machine)?,
             workload: container.section(Section::Workload)?,
+            processor: container.section(Section::Processor)?,
             vcpus: container.list(Section::Vcpus, MAX_VCPUS)?,
             ioapic: container.section(Section::Ioapic)?,
             clock: container.section(Section::Clock)?,
@@ -277,6 +291,10 @@ impl Snapshot {
             disks: container.list(Section::Disks, MAX_SLOTS)?,
             working_set: container.section(Section::WorkingSet)?,
         };
+        if container.baseline != snapshot.processor.baseline {
+            let (section, what) = (Section::Processor.name(), "another baseline than the header");
+            return Err(SnapshotError::Inconsistent { section, what });
+        }
         snapshot.validate()?;
         Ok(snapshot)
     }
@@ -292,6 +310,9 @@ impl Snapshot {
         let vcpus = usize::from(self.machine.vcpus);
         if vcpus == 0 || self.vcpus.len() != vcpus {
             return Err(inconsistent(Section::Vcpus, "another number of processors than told"));
+        }
+        if !self.processor.is_valid() {
+            return Err(inconsistent(Section::Processor, "features out of order"));
         }
         let pages = size / memory::PAGE_SIZE;
         let in_memory = |section: Section| {

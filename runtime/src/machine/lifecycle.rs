@@ -33,7 +33,7 @@ use super::origin::{Loss, MappedDisk, Mapping, Origin};
 use super::pager::Pager;
 use super::sys::PageMap;
 use super::vcpu::{Plan, Saved, Vcpus};
-use super::{GuestFailure, MachineError};
+use super::{GuestFailure, MachineError, baseline};
 use crate::timings::Timings;
 
 /// Memory windows come first in the hypervisor's numbering, mapped disks from here.
@@ -104,6 +104,7 @@ impl Machine {
         if snapshot.slots.len() != usize::from(layout::SLOTS) {
             return Err(MachineError::Snapshot { what: "another number of slots than a machine" });
         }
+        baseline::check(vm.as_ref(), &snapshot)?;
         let Mapping { ram, disks, waiting } = Mapping::of(&snapshot, &origin)?;
         let ram = Arc::new(ram);
         show_memory(vm.as_ref(), &ram)?;
@@ -123,8 +124,10 @@ impl Machine {
             Origin::Files { .. } => snapshot.working_set.clone(),
             Origin::Chunks(_) => WorkingSet::default(),
         };
+        let mut states = snapshot.vcpus.clone();
+        baseline::complete(vm.as_ref(), snapshot.processor.baseline, &mut states)?;
         let plan = Plan {
-            states: snapshot.vcpus.clone(),
+            states,
             tsc_khz: snapshot.clock.tsc_khz,
             working_set: (Arc::clone(&ram), working_set),
         };
@@ -312,12 +315,14 @@ impl Machine {
         let tsc_khz = saved.first().map_or(0, |first| first.tsc_khz);
         let clock =
             Clock { monotonic_ns: self.vm.clock_ns()?, realtime_ns: realtime_ns(), tsc_khz };
+        let vcpus: Vec<_> = saved.into_iter().map(|vcpu| vcpu.state).collect();
         Ok(Snapshot {
             architecture: self.origin.architecture,
             hypervisor: hypervisor::family(),
             machine: self.origin.machine.clone(),
             workload: self.origin.workload.clone(),
-            vcpus: saved.into_iter().map(|vcpu| vcpu.state).collect(),
+            processor: baseline::note(self.vm.as_ref(), &self.origin.processor, &vcpus),
+            vcpus,
             ioapic: self.bus.ioapic.state(),
             clock,
             slots: self.bus.slots.iter().map(Slot::state).collect(),
