@@ -31,9 +31,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let store = bake(folder.path(), image, &name)?;
         report_store(&store, image, &name)?;
         if index == 0 {
-            let path = store.name_path(&name)?;
-            measure_process(&exec, &path)?;
-            measure_machines(&Image::from_snapshot(&path)?)?;
+            measure_process(&exec, &store, &name)?;
+            measure_machines(&Image::from_store(store.dir(), &name)?)?;
         }
     }
     Ok(())
@@ -81,23 +80,24 @@ fn bake(folder: &Path, image: &str, name: &str) -> Result<Store, Box<dyn Error>>
 }
 
 fn report_store(store: &Store, image: &str, name: &str) -> Result<(), Box<dyn Error>> {
-    let opened = store.image(name)?;
-    let snapshot = opened.snapshot();
-    let size = |digest| store.blob_size(digest).unwrap_or(0) as f64 / f64::from(1 << 20);
-    report(&format!("{image}: state file"), "MiB", &[size(opened.digest())]);
-    report(&format!("{image}: own pages"), "MiB", &[size(snapshot.memory.blob)]);
-    let disks = snapshot.disks.iter().map(|disk| size(disk.blob)).sum();
-    report(&format!("{image}: disks"), "MiB", &[disks]);
+    let footprint = store.footprint(name)?;
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    for (kind, sizes) in [("own", footprint.own), ("shared", footprint.shared)] {
+        report(&format!("{image}: {kind} description"), "MiB", &[mib(sizes.description)]);
+        report(&format!("{image}: {kind} memory"), "MiB", &[mib(sizes.memory)]);
+        report(&format!("{image}: {kind} disks"), "MiB", &[mib(sizes.disks)]);
+    }
     Ok(())
 }
 
 /// From the start of a process to the first byte that its first command writes.
-fn measure_process(exec: &Path, snapshot: &Path) -> Result<(), Box<dyn Error>> {
+fn measure_process(exec: &Path, store: &Store, name: &str) -> Result<(), Box<dyn Error>> {
     let mut runs = Vec::new();
     for run in 0..=RUNS {
         let begin = Instant::now();
         let mut child = Command::new(exec)
-            .arg(snapshot)
+            .arg(store.dir())
+            .arg(name)
             .args(["/bin/echo", "x"])
             .stdout(Stdio::piped())
             .spawn()?;

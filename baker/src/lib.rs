@@ -33,7 +33,7 @@ pub use bake::{Baked, Observer, OciImageBuilder};
 pub use error::BakeError;
 pub use ready::Ready;
 pub use root_disk::RootDisk;
-pub use store::Store;
+pub use store::{Footprint, Sizes, Store, Summary};
 
 /// The examples of the project's front page, compiled with all others.
 #[cfg(doctest)]

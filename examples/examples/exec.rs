@@ -1,7 +1,7 @@
 //! Restores a snapshot, runs one command in it, and ends as the command did.
 //!
 //! ```text
-//! exec STORE/names/NAME ARGV…
+//! exec STORE NAME ARGV…
 //! ```
 //!
 //! It stands for every program that only restores and runs commands: its dependencies and
@@ -20,14 +20,15 @@ const SIGNALLED: i32 = 128;
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os().skip(1);
-    let (Some(snapshot), argv) = (words.next(), words.collect::<Vec<_>>()) else {
-        return fail("usage: exec STORE/names/NAME ARGV…");
+    let (Some(store), Some(name)) = (words.next(), words.next()) else {
+        return fail("usage: exec STORE NAME ARGV…");
     };
-    run(&snapshot, &argv).unwrap_or_else(|error| fail(&chain(&error)))
+    let argv: Vec<OsString> = words.collect();
+    run(&store, &name.to_string_lossy(), &argv).unwrap_or_else(|error| fail(&chain(&error)))
 }
 
-fn run(snapshot: &OsString, argv: &[OsString]) -> Result<ExitCode, Error> {
-    let vm = Image::from_snapshot(snapshot)?.start(&VmConfig::new())?;
+fn run(store: &OsString, name: &str, argv: &[OsString]) -> Result<ExitCode, Error> {
+    let vm = Image::from_store(store, name)?.start(&VmConfig::new())?;
     let outcome = vm.exec(argv)?;
     // Shown first: whoever waits for the output need not wait for the machine's end.
     let status = show(&outcome).unwrap_or_else(|error| fail(&error.to_string()));

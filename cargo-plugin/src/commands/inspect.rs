@@ -1,17 +1,18 @@
 //! `supermachine inspect`: all about a snapshot.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use serde::Serialize;
-use supermachine_baker::{BakeError, Store};
-use supermachine_formats::Digest;
+use supermachine_baker::{Footprint, Sizes, Summary};
 use supermachine_formats::snapshot::baseline::FeatureWord;
 use supermachine_formats::snapshot::device::Slot;
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
-use supermachine_formats::snapshot::{Architecture, HypervisorFamily, Snapshot, Stage, Workload};
+use supermachine_formats::snapshot::{
+    Architecture, FORMAT_VERSION, HypervisorFamily, Snapshot, Workload,
+};
 
 use crate::error::Error;
-use crate::store::{Lineage, Sizes};
 use crate::{Globals, format, store};
 
 /// Tell all about a snapshot
@@ -33,6 +34,7 @@ struct Report {
     architecture: &'static str,
     hypervisor: &'static str,
     processor: Processor,
+    format_version: u16,
     memory_mib: u64,
     vcpus: u16,
     lineage: Vec<Ancestor>,
@@ -40,9 +42,10 @@ struct Report {
     slots: Vec<&'static str>,
     working_set: WorkingSet,
     /// Bytes of this snapshot alone.
-    own: Sizes,
-    /// Bytes of those that it builds on.
-    shared: Sizes,
+    own: Size,
+    /// Bytes of it that other snapshots share.
+    shared: Size,
+    shared_with: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -69,14 +72,20 @@ struct Ancestor {
     digest: String,
     #[serde(skip)]
     short: String,
-    own_pages: u64,
     size: u64,
 }
 
 #[derive(Debug, Serialize)]
 struct Disk {
-    digest: String,
     size: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Size {
+    description: u64,
+    memory: u64,
+    disks: u64,
+    total: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -87,39 +96,39 @@ struct WorkingSet {
 
 /// Prints what there is to know.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
-    let Some(store) = store::open_existing(globals.store.as_deref())? else {
-        let store = store::dir(globals.store.as_deref())?;
-        return Err(BakeError::NoSuchName { name: args.name.clone(), store }.into());
-    };
-    let digest = store.digest(&args.name)?;
-    let lineage = store::lineage(&store, digest)?;
-    let report = Report::new(&args.name, digest, &lineage, &store);
+    let store = store::open_for(globals.store.as_deref(), &args.name)?;
+    let lineage = store.lineage(store.digest(&args.name)?)?;
+    let footprint = store.footprint(&args.name)?;
+    let Some(summary) = lineage.first() else { return Ok(1) };
+    let report = Report::new(&args.name, summary, &lineage, footprint);
     let text = if args.json { format::json(&report) } else { report.text() };
     io::stdout().write_all(text.as_bytes()).map_err(|source| Error::Output { source })?;
     Ok(0)
 }
 
 impl Report {
-    fn new(name: &str, digest: Digest, lineage: &Lineage, store: &Store) -> Self {
-        let snapshot = lineage.snapshot();
+    fn new(name: &str, summary: &Summary, lineage: &[Summary], footprint: Footprint) -> Self {
+        let snapshot = &summary.snapshot;
         Self {
             name: name.to_owned(),
-            digest: digest.to_string(),
+            digest: summary.descriptor.digest.to_string(),
             image: snapshot.workload.as_ref().map(Image::new),
             architecture: architecture(snapshot),
             hypervisor: hypervisor(snapshot),
             processor: Processor::new(snapshot),
+            format_version: FORMAT_VERSION,
             memory_mib: snapshot.machine.memory_size >> 20,
             vcpus: snapshot.machine.vcpus,
-            lineage: lineage.stages().map(|stage| Ancestor::new(store, stage)).collect(),
-            disks: snapshot.disks.iter().map(Disk::new).collect(),
+            lineage: lineage.iter().map(Ancestor::new).collect(),
+            disks: snapshot.disks.iter().map(|disk| Disk { size: disk.size }).collect(),
             slots: snapshot.slots.iter().map(device).collect(),
             working_set: WorkingSet {
                 written_pages: pages(&snapshot.working_set.written),
                 read_pages: pages(&snapshot.working_set.read),
             },
-            own: lineage.own(store),
-            shared: lineage.shared(store),
+            own: Size::new(footprint.own),
+            shared: Size::new(footprint.shared),
+            shared_with: footprint.shared_with,
         }
     }
 
@@ -142,18 +151,18 @@ impl Report {
         let Processor { baseline, features, tsc_khz } = &self.processor;
         row("processor", format!("{baseline}, time-stamp counter at {} MHz", tsc_khz / 1000));
         row("needs", features.join(" "));
+        row("format", format!("version {}", self.format_version));
         row("memory", format!("{} MiB", self.memory_mib));
         row("vcpus", self.vcpus.to_string());
         let filled: Vec<_> = self.slots.iter().copied().filter(|kind| *kind != "empty").collect();
         row("slots", format!("{} of {}: {}", filled.len(), self.slots.len(), filled.join(", ")));
         for disk in &self.disks {
-            row("disk", format!("{}, {}", disk.digest, format::bytes(disk.size)));
+            row("disk", format::bytes(disk.size));
         }
         for (index, ancestor) in self.lineage.iter().enumerate() {
             let label = if index == 0 { "lineage" } else { "" };
-            let Ancestor { stage, short, own_pages, size, .. } = ancestor;
-            let size = format::bytes(*size);
-            row(label, format!("{stage:5} {short}  {own_pages} pages of its own, {size}"));
+            let Ancestor { stage, short, size, .. } = ancestor;
+            row(label, format!("{stage:5} {short}  {}", format::bytes(*size)));
         }
         let WorkingSet { written_pages, read_pages } = self.working_set;
         let bytes = format::bytes((written_pages + read_pages).saturating_mul(PAGE_SIZE));
@@ -161,8 +170,12 @@ impl Report {
             "working set",
             format!("{written_pages} pages written, {read_pages} read, {bytes} of memory"),
         );
-        let (own, shared) = (format::bytes(self.own.total()), format::bytes(self.shared.total()));
-        row("size", format!("{own} of its own, {shared} that others share"));
+        row("own", self.own.text());
+        row("shared", self.shared.text());
+        for (index, (name, bytes)) in self.shared_with.iter().enumerate() {
+            let label = if index == 0 { "shared with" } else { "" };
+            row(label, format!("{name}, {}", format::bytes(*bytes)));
+        }
         format::table(&rows)
     }
 }
@@ -191,25 +204,26 @@ impl Image {
 }
 
 impl Ancestor {
-    fn new(store: &Store, stage: &(Digest, Snapshot)) -> Self {
-        let (digest, snapshot) = stage;
+    fn new(summary: &Summary) -> Self {
+        let digest = summary.descriptor.digest;
         Self {
-            stage: match snapshot.machine.stage {
-                Stage::Boot => "boot",
-                Stage::Base => "base",
-                Stage::Image => "image",
-            },
+            stage: summary.snapshot.machine.stage.name(),
             digest: digest.to_string(),
-            short: format::short(*digest),
-            own_pages: snapshot.memory.own_pages(),
-            size: Sizes::of(store, stage).total(),
+            short: format::short(digest),
+            size: summary.size(),
         }
     }
 }
 
-impl Disk {
-    fn new(disk: &supermachine_formats::snapshot::Disk) -> Self {
-        Self { digest: disk.blob.to_string(), size: disk.size }
+impl Size {
+    fn new(sizes: Sizes) -> Self {
+        let Sizes { description, memory, disks, .. } = sizes;
+        Self { description, memory, disks, total: sizes.total() }
+    }
+
+    fn text(&self) -> String {
+        let [total, memory, disks] = [self.total, self.memory, self.disks].map(format::bytes);
+        format!("{total}: memory {memory}, disks {disks}")
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{Globals, format, report, store};
 
 /// List the snapshots
 ///
-/// SIZE is what a snapshot and those that it builds on take on disk, shared parts included.
+/// SIZE is what a snapshot takes on disk, with the parts that it shares with others.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Print JSON
@@ -65,9 +65,8 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
 
 fn row(store: &Store, name: &str) -> Result<Row, Error> {
     let digest: Digest = store.digest(name)?;
-    let lineage = store::lineage(store, digest)?;
-    let size = lineage.own(store).total().saturating_add(lineage.shared(store).total());
-    let snapshot = lineage.snapshot();
+    let summary = store.summary(digest)?;
+    let (size, snapshot) = (summary.size(), &summary.snapshot);
     Ok(Row {
         name: name.to_owned(),
         image: snapshot.workload.as_ref().map(|workload| workload.reference.clone()),

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use supermachine::{ExecOutcome, Image, Timings, VmConfig};
-use supermachine_baker::Store;
 use supermachine_baker::oci::ImageSource;
+use supermachine_baker::{BakeError, Store};
 
 use super::pull::{self, FetchArgs};
 use crate::error::Error;
@@ -77,9 +77,9 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
         return Err(Error::NoCommand { name: args.target.clone() });
     };
     let mut timings = Timings::start();
-    let path = find(args, globals)?;
+    let (dir, name) = find(args, globals)?;
     timings.step("find");
-    let image = Image::from_snapshot(path)?;
+    let image = Image::from_store(dir, &name)?;
     timings.step("open");
     let vm = image.start(&VmConfig::new())?;
     timings.step("start");
@@ -143,34 +143,36 @@ fn explain(error: supermachine::Error, program: &str) -> Error {
     }
 }
 
-/// The file of the snapshot that is meant; an image that has none is pulled.
-fn find(args: &Args, globals: &Globals) -> Result<PathBuf, Error> {
+/// The store and the name of the snapshot that is meant; an image that has none is pulled.
+fn find(args: &Args, globals: &Globals) -> Result<(PathBuf, String), Error> {
     let dir = store::dir(globals.store.as_deref())?;
-    if let Some(path) = store::find(&dir, &args.target) {
-        return Ok(path);
+    if store::has(&dir, &args.target)? {
+        return Ok((dir, args.target.clone()));
     }
-    let source: ImageSource = args.target.parse().map_err(supermachine_baker::BakeError::from)?;
+    let source: ImageSource = args.target.parse().map_err(BakeError::from)?;
     let reference = source.to_string();
     if let Some(store) = store::open_existing(Some(&dir))?
         && let Some(name) = named(&store, &reference)?
     {
-        return Ok(store.name_path(&name)?);
+        return Ok((dir, name));
     }
     if !globals.quiet {
         report::note(&format!("no snapshot of {reference} yet, pulling it"));
     }
-    pull(args, &dir, &reference, globals.quiet).map_err(|error| match error {
-        Error::NameTaken { .. } => error,
-        source => Error::NotPulled { wanted: reference, store: dir, source: Box::new(source) },
-    })
+    match pull(args, &dir, &reference, globals.quiet) {
+        Ok(name) => Ok((dir, name)),
+        Err(error @ Error::NameTaken { .. }) => Err(error),
+        Err(source) => {
+            Err(Error::NotPulled { wanted: reference, store: dir, source: Box::new(source) })
+        }
+    }
 }
 
-fn pull(args: &Args, dir: &Path, reference: &str, quiet: bool) -> Result<PathBuf, Error> {
+fn pull(args: &Args, dir: &Path, reference: &str, quiet: bool) -> Result<String, Error> {
     pull::check_host()?;
     let store = store::open(Some(dir))?;
     let name = free_name(&store, &args.target, reference)?;
-    let baked = pull::bake_default(&args.target, &name, &args.fetch, &store, quiet)?;
-    Ok(store.name_path(&baked.name)?)
+    Ok(pull::bake_default(&args.target, &name, &args.fetch, &store, quiet)?.name)
 }
 
 /// The name of a snapshot of this image.
@@ -185,8 +187,8 @@ fn named(store: &Store, reference: &str) -> Result<Option<String>, Error> {
 }
 
 fn image_of(store: &Store, name: &str) -> Option<String> {
-    let snapshot = store::state(store, store.digest(name).ok()?).ok()?;
-    Some(snapshot.workload?.reference)
+    let summary = store.summary(store.digest(name).ok()?).ok()?;
+    Some(summary.snapshot.workload?.reference)
 }
 
 /// A name for an image's snapshot that no other image has: `redis`, else `redis-7.2`.
@@ -195,7 +197,7 @@ fn free_name(store: &Store, target: &str, reference: &str) -> Result<String, Err
     let short = last.split(['@', ':']).next().unwrap_or_default();
     let long = last.replace(['@', ':'], "-");
     for name in [short, &long] {
-        if store.name_path(name).is_ok_and(|path| !path.exists()) {
+        if matches!(store.digest(name), Err(BakeError::NoSuchName { .. })) {
             return Ok(name.to_owned());
         }
     }

@@ -5,6 +5,8 @@
 //! who want the same thing take turns. A name appears only when all that it leads to is there.
 //! Any number of processes may use the folder at once.
 
+mod summary;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +16,7 @@ use supermachine::pack::{Descriptor, Layout, Manifest, Named, PackError, Source,
 use supermachine_formats::Digest;
 
 use crate::BakeError;
+pub use summary::{Footprint, Sizes, Summary};
 
 /// A folder of snapshots.
 #[derive(Debug, Clone)]
