@@ -4,7 +4,7 @@
 //! page tables to be walked for the first time is done ahead, while the guest runs
 //! ([`DirtyPages::prepare`]), and what has to be true of one moment when it stands still
 //! ([`DirtyPages::find`], [`DirtyPages::copy`]). Which of the pages differ from those that the
-//! machine began with is judged later, by [`DirtyPages::difference`].
+//! machine began with is judged later, by who stores them.
 //!
 //! Written pages are found from the process's page table, where they are private copies. A page
 //! that was given its first content by this process counts as written; one that was only read
@@ -12,7 +12,7 @@
 
 use std::io;
 
-use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run, runs_of};
+use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
 use vm_memory::VolatileMemory;
 
 use super::memory::Ram;
@@ -31,15 +31,6 @@ pub struct DirtyPages {
     before: Vec<u64>,
     /// The pages, one after the other, and room behind them.
     block: Block,
-}
-
-/// Which dirty pages differ from those that a machine began with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
-    /// Pages with another content that is not all zeros.
-    pub changed: Vec<Run>,
-    /// Pages that are zero, and were not.
-    pub zeroed: Vec<Run>,
 }
 
 impl DirtyPages {
@@ -126,27 +117,6 @@ impl DirtyPages {
     pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8; SIZE])> {
         let numbers = self.runs.iter().flat_map(|run| run.first..run.end());
         numbers.zip(self.block.bytes().as_chunks().0)
-    }
-
-    /// Compares each page with what it was; `origin` fills in a page of the snapshot that the
-    /// machine began from.
-    ///
-    /// # Errors
-    /// What `origin` answers.
-    pub fn difference(
-        &self,
-        mut origin: impl FnMut(u64, &mut [u8; SIZE]) -> io::Result<()>,
-    ) -> io::Result<Difference> {
-        let (mut changed, mut zeroed) = (Vec::new(), Vec::new());
-        let mut before = [0; SIZE];
-        for (page, now) in self.iter() {
-            origin(page, &mut before)?;
-            if *now == before {
-                continue;
-            }
-            if *now == [0; SIZE] { zeroed.push(page) } else { changed.push(page) }
-        }
-        Ok(Difference { changed: runs_of(changed), zeroed: runs_of(zeroed) })
     }
 }
 

@@ -30,15 +30,15 @@ use supermachine_formats::snapshot::baseline::{Baseline, Features};
 use supermachine_formats::snapshot::{Architecture, HypervisorFamily};
 
 pub use devices::virtio::DeviceError;
-pub use dirty::{Difference, DirtyPages};
+pub use dirty::DirtyPages;
 pub use hypervisor::HypervisorError;
 pub(crate) use hypervisor::{probe, processor_word};
 pub use lifecycle::{Captured, Machine, Restore, reset_ioapic, reset_serial};
 pub use memory::{MemoryFiles, Overlay};
 pub use origin::Origin;
+pub(crate) use origin::can_page_on_demand;
 pub use pager::{Chunks, Place};
 pub use slots::{block_disk, boot_slots, mapped_disk};
-pub(crate) use origin::can_page_on_demand;
 pub(crate) use sys::fill_random;
 
 /// Why a machine could not be made, run or captured.

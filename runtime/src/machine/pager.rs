@@ -84,9 +84,8 @@ impl Pager {
             placed: HashSet::new(),
             stop: stop.try_clone()?,
         };
-        let thread = thread::Builder::new()
-            .name("sm-pager".into())
-            .spawn(move || worker.work(&on_loss))?;
+        let thread =
+            thread::Builder::new().name("sm-pager".into()).spawn(move || worker.work(&on_loss))?;
         Ok(Self { stop, thread: Some(thread) })
     }
 }

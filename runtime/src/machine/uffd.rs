@@ -213,9 +213,7 @@ fn by_device() -> io::Result<OwnedFd> {
 /// By the system call, which the kernel may keep for administrators.
 fn by_call() -> io::Result<OwnedFd> {
     // SAFETY: the call takes flags by value and touches no memory.
-    let fd = unsafe {
-        libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK)
-    };
+    let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
     owned(fd)
 }
 
