@@ -23,6 +23,9 @@ const MEMORY_MIB: u32 = 8192;
 /// Where everything is in the host; its shape is that of a cache folder.
 const FOLDER: &str = "/dev/shm/bench";
 
+/// What is baked. Commands are measured in the first, first starts of the last.
+const IMAGES: [&str; 4] = ["busybox", "redis", "python3", "nginx"];
+
 /// What the measuring host runs.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
@@ -50,7 +53,7 @@ struct Measure {
 pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     host::require(args.host)?;
     assets::ensure()?;
-    images::ensure(&["busybox", "nginx"])?;
+    images::ensure(&IMAGES)?;
     let mut cargo = workspace::cargo();
     cargo.args(["build", "--release", "--package", "supermachine-baker", "--example", "bench"]);
     command::run(&mut cargo)?;
@@ -67,10 +70,11 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     ];
     let script = format!(
         "{}export XDG_CACHE_HOME={FOLDER} XDG_DATA_HOME={FOLDER}/data TMPDIR={FOLDER}\n\
-         exec ./xtask registry -- sh -c '\
-         exec ./bench ./exec \
-         \"$SUPERMACHINE_TEST_REGISTRY/busybox\" \"$SUPERMACHINE_TEST_REGISTRY/nginx\"'",
-        copying(&files)
+         exec ./xtask registry -- sh -c 'for image; do \
+         set -- \"$@\" \"$SUPERMACHINE_TEST_REGISTRY/$image\"; shift; done; \
+         exec ./bench ./exec \"$@\"' bench {}",
+        copying(&files),
+        IMAGES.join(" ")
     );
     let mut command = Command::new(us);
     command.args(["host", "--host", args.host.name(), "--memory", &MEMORY_MIB.to_string(), "--"]);

@@ -1,0 +1,106 @@
+//! The measurements that `cargo xtask bench` takes, one JSON object a line.
+//!
+//! Run by hand: `bench EXEC IMAGE…`, where EXEC is the built example `exec` and each IMAGE a
+//! source that can be baked, with `/bin/true` in it. The store is made anew.
+#![expect(clippy::print_stdout, reason = "its output is what it is for")]
+
+mod machines;
+mod packs;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use supermachine_baker::{Observer, OciImageBuilder, Store, oci};
+
+const RUNS: usize = 10;
+const BAKES: usize = 3;
+const MEMORY_MIB: u64 = 128;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args_os().skip(1);
+    let exec = arguments.next().map(PathBuf::from).ok_or("usage: bench EXEC IMAGE…")?;
+    let images: Vec<String> = arguments.filter_map(|image| image.into_string().ok()).collect();
+    let folder = tempfile::tempdir()?;
+    let (Some(first), Some(last)) = (images.first(), images.last()) else {
+        return Err("no image to bake".into());
+    };
+    for (index, image) in [first, last].into_iter().enumerate() {
+        measure_bakes(&folder.path().join(index.to_string()), image)?;
+    }
+    let store = Store::open(folder.path().join("store"))?;
+    for image in &images {
+        builder(image)?.bake(&store)?;
+    }
+    for name in store.names()? {
+        report_sizes(&store, &name)?;
+    }
+    let (first, last) = (short(first), short(last));
+    machines::measure_process(&exec, &store, first)?;
+    machines::measure(&store.image(first)?)?;
+    packs::measure_first_starts(&store.image(last)?, folder.path())?;
+    packs::measure_live(&store.image(first)?)
+}
+
+/// The last part of an image's name, which is that of its snapshot.
+fn short(image: &str) -> &str {
+    image.rsplit('/').next().unwrap_or(image)
+}
+
+fn builder(image: &str) -> Result<OciImageBuilder, Box<dyn Error>> {
+    Ok(OciImageBuilder::new(image)?.name(short(image)).memory_mib(MEMORY_MIB))
+}
+
+/// When each step of a bake began.
+struct Steps(Mutex<Vec<(String, Instant)>>);
+
+impl Observer for Steps {
+    fn step(&self, step: &str) {
+        let mut steps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        steps.push((step.to_owned(), Instant::now()));
+    }
+
+    fn fetch(&self, _: oci::Event<'_>) {}
+}
+
+/// Bakes an image into empty stores, so that each bake makes its base too.
+fn measure_bakes(folder: &Path, image: &str) -> Result<(), Box<dyn Error>> {
+    let (mut base, mut whole) = (Vec::new(), Vec::new());
+    for run in 0..BAKES {
+        let cache = supermachine::image::default_cache()?;
+        let store = Store::open_with_cache(folder.join(run.to_string()), cache)?;
+        let steps = Arc::new(Steps(Mutex::default()));
+        let begin = Instant::now();
+        builder(image)?.observer(Arc::clone(&steps) as Arc<dyn Observer>).bake(&store)?;
+        whole.push(ms(begin.elapsed()));
+        let steps = steps.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut from_base = steps.iter().skip_while(|(name, _)| name != "base");
+        if let (Some((_, begin)), Some((_, end))) = (from_base.next(), from_base.next()) {
+            base.push(ms(*end - *begin));
+        }
+    }
+    report(&format!("{}: base boot", short(image)), "ms", &base);
+    report(&format!("{}: bake, base included", short(image)), "ms", &whole);
+    Ok(())
+}
+
+/// What a snapshot takes in a store that holds all of them.
+fn report_sizes(store: &Store, name: &str) -> Result<(), Box<dyn Error>> {
+    let footprint = store.footprint(name)?;
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    for (kind, sizes) in [("own", footprint.own), ("shared", footprint.shared)] {
+        report(&format!("{name}: {kind} description"), "MiB", &[mib(sizes.description)]);
+        report(&format!("{name}: {kind} memory"), "MiB", &[mib(sizes.memory)]);
+        report(&format!("{name}: {kind} disks"), "MiB", &[mib(sizes.disks)]);
+    }
+    Ok(())
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+fn report(name: &str, unit: &str, runs: &[f64]) {
+    println!("{}", serde_json::json!({ "name": name, "unit": unit, "runs": runs }));
+}
