@@ -1,12 +1,13 @@
-//! Restore and capture: pause → freeze devices → capture, and the reverse.
+//! Restore, capture and reset: pause → freeze devices → capture, and the reverse.
 //!
 //! Order of a restore: make the VM, map memory and show it, make devices, make and restore
 //! vCPUs, set the clock; then the caller injects what the guest is to find, and runs it. The
 //! recorded pages are put in place when it begins to run. Order of a capture: make room for the
 //! pages, stop the vCPUs, freeze the devices, read everything, copy the pages. Whatever can wait
-//! is done before the stop or after.
+//! is done before the stop or after. Order of a reset: stop the vCPUs, hold the socket device, put
+//! devices, vCPUs and memory back; then the caller goes on as after a restore.
 //!
-//! Locks: `turn` is held by whoever commands the vCPUs, so that one capture at a time is made
+//! Locks: `turn` is held by whoever commands the vCPUs, so that one capture or reset at a time is made
 //! and nobody runs the guest meanwhile. It comes before all others.
 
 use std::fs::File;
@@ -36,6 +37,8 @@ use super::vcpu::{Plan, Saved, Vcpus};
 use super::{GuestFailure, MachineError, baseline};
 use crate::timings::Timings;
 
+const TOO_MUCH_SERIAL_INPUT: MachineError =
+    MachineError::Snapshot { what: "more serial input than the port holds" };
 /// Memory windows come first in the hypervisor's numbering, mapped disks from here.
 const FIRST_DISK_WINDOW: u32 = 8;
 /// How often a running machine is stopped to be captured, if streams are busy each time.
@@ -77,6 +80,7 @@ pub struct Machine {
     ram: Arc<Ram>,
     /// The files that the memory began as; none when it came in chunks.
     memory_files: Option<MemoryFiles>,
+    disks: Vec<DiskFile>,
     console: Console,
     origin: Arc<Snapshot>,
     /// Held by who commands the vCPUs.
@@ -105,13 +109,14 @@ impl Machine {
             return Err(MachineError::Snapshot { what: "another number of slots than a machine" });
         }
         baseline::check(vm.as_ref(), &snapshot)?;
-        let Mapping { ram, disks, waiting } = Mapping::of(&snapshot, &origin)?;
+        let Mapping { ram, disks: mapped, waiting } = Mapping::of(&snapshot, &origin)?;
         let ram = Arc::new(ram);
         show_memory(vm.as_ref(), &ram)?;
-        show_disks(vm.as_ref(), &disks)?;
+        show_disks(vm.as_ref(), &mapped)?;
         timings.step("map memory");
         let console = Console::default();
-        let bus = Arc::new(make_devices(&vm, &ram, &snapshot, origin.disks(), &console)?);
+        let disks = disk_files(&snapshot, origin.disks());
+        let bus = Arc::new(make_devices(&vm, &ram, &snapshot, &disks, &console)?);
         let vsock = bus
             .slots
             .get(usize::from(VSOCK_SLOT))
@@ -153,6 +158,7 @@ impl Machine {
             _pager: pager,
             ram,
             memory_files,
+            disks,
             console,
             origin: snapshot,
             turn: Mutex::default(),
@@ -163,6 +169,45 @@ impl Machine {
     pub fn run(&self) {
         let _turn = self.turn();
         self.vcpus.run();
+    }
+
+    /// Whether [`Machine::reset`] can be used: pages that came when they were touched cannot be
+    /// had a second time.
+    #[must_use]
+    pub fn can_reset(&self) -> bool {
+        self.memory_files.is_some()
+    }
+
+    /// Puts the machine back to where its snapshot was taken, in place of making another one.
+    /// It stands still then, as after [`Machine::restore`]. All streams have ended, the control
+    /// stream is a new one, and nothing is left of what the guest and its users did, but for
+    /// processor registers that no snapshot holds.
+    ///
+    /// # Errors
+    /// [`MachineError::Ended`] if the guest has ended, [`MachineError::Unresettable`] for one that
+    /// [cannot be reset](Machine::can_reset), or the host refuses. After an error the machine must
+    /// not be used any more.
+    pub fn reset(&self, timings: &mut Timings) -> Result<(), MachineError> {
+        let files = self.memory_files.as_ref().ok_or(MachineError::Unresettable)?;
+        let snapshot = &*self.origin;
+        let _turn = self.turn();
+        self.vcpus.pause();
+        if let Some(failure) = self.failure() {
+            return Err(failure.into());
+        }
+        timings.step("stop vCPUs");
+        let _held = self.vsock.hold();
+        reset_devices(&self.bus, &self.ram, snapshot, &self.disks, &self.console)?;
+        timings.step("reset devices");
+        // Before memory: what they are in the middle of may still write to it. And after
+        // devices, which may have given them interrupts.
+        self.vcpus.reset()?;
+        timings.step("reset vCPUs");
+        let kept = &snapshot.working_set.written;
+        self.ram.reset(files, kept).map_err(memory_error("put back"))?;
+        timings.step("reset memory");
+        self.vm.set_clock_ns(snapshot.clock.monotonic_ns)?;
+        Ok(())
     }
 
     /// Puts a message for the agent in place on the control stream of a restored machine.
@@ -413,33 +458,57 @@ fn show_disks(vm: &dyn Vm, mapped: &[MappedDisk]) -> Result<(), MachineError> {
     Ok(())
 }
 
+fn disk_files(snapshot: &Snapshot, files: &[Arc<File>]) -> Vec<DiskFile> {
+    let disks = (0..).zip(&snapshot.disks);
+    disks
+        .map(|(index, disk)| DiskFile { file: files.get::<usize>(index).cloned(), size: disk.size })
+        .collect()
+}
+
 fn make_devices(
     vm: &Arc<dyn Vm>,
     ram: &Ram,
     snapshot: &Snapshot,
-    disks: &[Arc<File>],
+    disks: &[DiskFile],
     console: &Console,
 ) -> Result<Bus, MachineError> {
     let ioapic = Ioapic::from_state(Arc::clone(vm), &snapshot.ioapic);
-    let disks: Vec<DiskFile> = (0..)
-        .zip(&snapshot.disks)
-        .map(|(index, disk)| DiskFile { file: disks.get::<usize>(index).cloned(), size: disk.size })
-        .collect();
     let mut slots = Vec::with_capacity(snapshot.slots.len());
-    for (index, state) in (0_u8..).zip(&snapshot.slots) {
-        let parts = Parts {
-            memory: Arc::clone(ram.memory()),
-            line: ioapic.pin(layout::slot_line(index)),
-            disks: &disks,
-        };
-        let slot = Slot::from_state(state, parts)
+    for (index, state) in (0..).zip(&snapshot.slots) {
+        let slot = Slot::from_state(state, parts(index, ram, &ioapic, disks))
             .map_err(|source| MachineError::Device { slot: usize::from(index), source })?;
         slots.push(slot);
     }
     let line = ioapic.pin(SERIAL_LINE);
     let serial = SerialPort::from_state(&snapshot.serial, line, console.clone())
-        .ok_or(MachineError::Snapshot { what: "more serial input than the port holds" })?;
+        .ok_or(TOO_MUCH_SERIAL_INPUT)?;
     Ok(Bus { slots, ioapic, serial })
+}
+
+/// Puts every device back to the snapshot's state, in place.
+fn reset_devices(
+    bus: &Bus,
+    ram: &Ram,
+    snapshot: &Snapshot,
+    disks: &[DiskFile],
+    console: &Console,
+) -> Result<(), MachineError> {
+    let Bus { slots, ioapic, serial } = bus;
+    ioapic.reset(&snapshot.ioapic);
+    for ((index, state), slot) in (0..).zip(&snapshot.slots).zip(slots) {
+        slot.reset(state, parts(index, ram, ioapic, disks))
+            .map_err(|source| MachineError::Device { slot: usize::from(index), source })?;
+    }
+    serial
+        .reset(&snapshot.serial, ioapic.pin(SERIAL_LINE), console.clone())
+        .ok_or(TOO_MUCH_SERIAL_INPUT)?;
+    console.clear();
+    Ok(())
+}
+
+/// What the device of a slot gets.
+fn parts<'a>(index: u8, ram: &Ram, ioapic: &Arc<Ioapic>, disks: &'a [DiskFile]) -> Parts<'a> {
+    Parts { memory: Arc::clone(ram.memory()), line: ioapic.pin(layout::slot_line(index)), disks }
 }
 
 fn realtime_ns() -> u64 {

@@ -48,6 +48,19 @@ impl MemoryFiles {
     }
 }
 
+impl MemoryFiles {
+    /// The file that holds the pages from `page` on, and where that ends; at `end` at the latest.
+    fn holder(&self, page: u64, end: u64) -> (&File, u64) {
+        let Some(overlay) = &self.overlay else { return (&self.base, end) };
+        let after = overlay.runs.partition_point(|run| run.end() <= page);
+        match overlay.runs.get(after) {
+            Some(run) if run.first <= page => (&overlay.file, run.end().min(end)),
+            Some(run) => (&self.base, run.first.min(end)),
+            None => (&self.base, end),
+        }
+    }
+}
+
 impl Overlay {
     fn has(&self, page: u64) -> bool {
         let after = self.runs.partition_point(|run| run.first <= page);
@@ -153,6 +166,64 @@ impl Ram {
     /// The process's page map cannot be read.
     pub(crate) fn written(&self) -> io::Result<Vec<u64>> {
         self.numbered(sys::written_pages)
+    }
+
+    /// Puts back what the files hold in every page that was written. Those in `kept`, which is
+    /// in rising order, stay in place; all others are given back.
+    ///
+    /// # Errors
+    /// The process's page map or a file cannot be read, or pages cannot be dropped. Some pages
+    /// may be back then, and others not.
+    pub(crate) fn reset(&self, files: &MemoryFiles, kept: &[Run]) -> io::Result<()> {
+        let mut runs = Vec::new();
+        let mut map = sys::PageMap::open()?;
+        for (window, region) in &self.windows {
+            let first = window.file_offset / PAGE_SIZE;
+            map.written(region, PAGE_SIZE, |page, count| {
+                runs.push((first + page, first + page + count));
+            })?;
+        }
+        for (mut at, end) in runs {
+            while at < end {
+                let after = kept.partition_point(|run| run.end() <= at);
+                let next = match kept.get(after) {
+                    Some(run) if run.first <= at => {
+                        let (file, next) = files.holder(at, run.end().min(end));
+                        self.each_stretch(at, next, |region, offset, size, from| {
+                            sys::read_over(region, offset, size, file, from)
+                        })?;
+                        next
+                    }
+                    found => {
+                        let next = found.map_or(end, |run| run.first.min(end));
+                        self.each_stretch(at, next, |region, offset, size, _| {
+                            sys::drop_pages(region, offset, size)
+                        })?;
+                        next
+                    }
+                };
+                at = next;
+            }
+        }
+        Ok(())
+    }
+
+    /// Cuts pages from `first` to before `end` at window borders: region, offset in it, size,
+    /// offset in the files.
+    fn each_stretch(
+        &self,
+        first: u64,
+        end: u64,
+        mut work: impl FnMut(&MmapRegion, u64, u64, u64) -> io::Result<()>,
+    ) -> io::Result<()> {
+        for (window, region) in &self.windows {
+            let from = (first * PAGE_SIZE).max(window.file_offset);
+            let to = (end * PAGE_SIZE).min(window.file_offset + window.size);
+            if from < to {
+                work(region, from - window.file_offset, to - from, from)?;
+            }
+        }
+        Ok(())
     }
 
     /// Pages that are in place but were not written.

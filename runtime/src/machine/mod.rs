@@ -2,7 +2,7 @@
 //!
 //! This is the layer below [`Vm`](crate::Vm); `supermachine-baker` uses it to make snapshots.
 //! What crosses the border of a machine is small on purpose, so that a worker process can
-//! stand behind it: [`Machine::restore`] and [`Machine::run`], [`Machine::connect`] and
+//! stand behind it: [`Machine::restore`], [`Machine::run`] and [`Machine::reset`], [`Machine::connect`] and
 //! [`Machine::control`] (each hands out a stream's descriptor), [`Machine::capture`] and
 //! [`Machine::capture_live`], [`Machine::console`], [`Machine::failure`], and dropping it.
 
@@ -128,6 +128,9 @@ pub enum MachineError {
     /// Data for the guest is still under way, so the machine cannot be captured yet.
     #[error("streams to the guest are still busy")]
     Busy,
+    /// The machine's memory came when it was touched, and cannot be had a second time.
+    #[error("machine that started before its snapshot was expanded cannot be reset")]
+    Unresettable,
     /// The guest has ended by itself.
     #[error("guest has ended")]
     Ended {

@@ -31,15 +31,11 @@ pub(crate) fn populate(
     size: u64,
     how: Populate,
 ) -> io::Result<()> {
-    let (offset, size) = (offset as usize, size as usize);
-    if offset.checked_add(size).is_none_or(|end| end > region.size()) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
+    let (start, size) = stretch(region, offset, size)?;
     let advice = match how {
         Populate::Read => libc::MADV_POPULATE_READ,
         Populate::Write => libc::MADV_POPULATE_WRITE,
     };
-    let start = region.as_ptr().wrapping_add(offset);
     // SAFETY: the stretch lies within `region`, which is mapped; populating changes no
     // content.
     match unsafe { libc::madvise(start.cast(), size, advice) } {
@@ -59,19 +55,74 @@ pub(crate) fn map_over(
     file: &File,
     file_offset: u64,
 ) -> io::Result<()> {
-    let (offset, size) = (offset as usize, size as usize);
-    if offset.checked_add(size).is_none_or(|end| end > region.size()) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
+    let (start, size) = stretch(region, offset, size)?;
     let file_offset = file_offset.try_into().map_err(io::Error::other)?;
-    let start = region.as_ptr().wrapping_add(offset).cast();
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE | libc::MAP_FIXED;
     // SAFETY: the stretch lies within `region`, which owns the mapping that is replaced; no
     // reference into it is alive, as guest memory is only accessed through volatile copies.
     let mapped =
-        unsafe { libc::mmap(start, size, protection, flags, file.as_raw_fd(), file_offset) };
+        unsafe { libc::mmap(start.cast(), size, protection, flags, file.as_raw_fd(), file_offset) };
     if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Drops a stretch of a private mapping: what was written there is gone, and what was mapped
+/// shows again.
+///
+/// # Errors
+/// A stretch outside the region, or what `madvise` answers.
+pub(crate) fn drop_pages(region: &MmapRegion, offset: u64, size: u64) -> io::Result<()> {
+    let (start, size) = stretch(region, offset, size)?;
+    // SAFETY: the stretch lies within `region`, which is mapped; no reference into it is alive,
+    // as guest memory is only accessed through volatile copies.
+    match unsafe { libc::madvise(start.cast(), size, libc::MADV_DONTNEED) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Reads a stretch of `file` into a stretch of `region`.
+///
+/// # Errors
+/// A stretch outside the region, a file that ends before, or what `pread` answers.
+pub(crate) fn read_over(
+    region: &MmapRegion,
+    offset: u64,
+    size: u64,
+    file: &File,
+    file_offset: u64,
+) -> io::Result<()> {
+    let (start, size) = stretch(region, offset, size)?;
+    let mut done = 0;
+    while done < size {
+        let from = file_offset.checked_add(done as u64).ok_or(io::ErrorKind::InvalidInput)?;
+        let from = from.try_into().map_err(io::Error::other)?;
+        let to = start.wrapping_add(done).cast();
+        // SAFETY: the stretch lies within `region`, which is mapped and writable or fails with
+        // EFAULT; no reference into it is alive, as guest memory is only accessed through
+        // volatile copies.
+        let count = unsafe { libc::pread(file.as_raw_fd(), to, size - done, from) };
+        match usize::try_from(count) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => done += count,
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where a stretch of a region lies, if it lies within.
+fn stretch(region: &MmapRegion, offset: u64, size: u64) -> io::Result<(*mut u8, usize)> {
+    let (offset, size) = (offset as usize, size as usize);
+    if offset.checked_add(size).is_none_or(|end| end > region.size()) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok((region.as_ptr().wrapping_add(offset), size))
 }
 
 /// Memory of this process alone, in place when it is handed out: writing to it meets no page

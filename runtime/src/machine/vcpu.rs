@@ -82,8 +82,23 @@ enum Command {
     Pause,
     /// Pause, and save the state.
     Save,
+    /// Pause, and take on the state of the beginning.
+    Reset(Round),
     Run,
     Stop,
+}
+
+/// Which vCPUs are reset: the first alone, then all others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Round {
+    First,
+    Others,
+}
+
+impl Round {
+    fn includes(self, index: usize) -> bool {
+        (index == 0) == (self == Self::First)
+    }
 }
 
 #[derive(Debug)]
@@ -92,6 +107,7 @@ enum Progress {
     Running,
     Parked,
     Saved(Box<Result<Saved, HypervisorError>>),
+    Reset(Result<(), HypervisorError>),
     /// The vCPU could not be made or restored.
     Refused(HypervisorError),
     /// The thread has ended.
@@ -169,6 +185,38 @@ impl Vcpus {
             return Err(thread_ended().into());
         }
         Ok(saved.into_iter().collect::<Result<_, _>>()?)
+    }
+
+    /// Stops the vCPUs and has them take on the state that they began with.
+    ///
+    /// # Errors
+    /// A vCPU does not take it, or its thread has ended.
+    pub(crate) fn reset(&self) -> Result<(), MachineError> {
+        self.reset_round(Round::First)?;
+        if self.threads.len() > 1 { self.reset_round(Round::Others) } else { Ok(()) }
+    }
+
+    fn reset_round(&self, round: Round) -> Result<(), MachineError> {
+        self.shared.command(Command::Reset(round));
+        let mut control = self.shared.wait_each(|index, progress| {
+            !round.includes(index) || matches!(progress, Progress::Reset(_) | Progress::Ended)
+        });
+        control.command = Command::Pause;
+        let mut result = Ok(());
+        for (index, progress) in control.progress.iter_mut().enumerate() {
+            match progress {
+                Progress::Reset(_) => {
+                    if let Progress::Reset(Err(error)) =
+                        std::mem::replace(progress, Progress::Parked)
+                    {
+                        result = Err(error.into());
+                    }
+                }
+                Progress::Ended if round.includes(index) => return Err(thread_ended().into()),
+                _ => {}
+            }
+        }
+        result
     }
 
     /// How the guest ended, if it did.
@@ -273,7 +321,7 @@ impl Drop for Stay<'_> {
 }
 
 impl Shared {
-    fn thread(&self, birth: Birth, bus: &Bus) {
+    fn thread(&self, mut birth: Birth, bus: &Bus) {
         let index = usize::from(birth.index);
         // Before the vCPU, so that it ends after it.
         let _stay = Stay { shared: self, index };
@@ -284,9 +332,9 @@ impl Shared {
         if let Some(kicker) = self.lock().kickers.get_mut(index) {
             *kicker = Some(vcpu.kicker());
         }
-        let mut working_set = birth.working_set;
+        let mut working_set = birth.working_set.take();
         loop {
-            match self.park(index, vcpu.as_mut()) {
+            match self.park(index, vcpu.as_mut(), &birth.state) {
                 Command::Stop => return,
                 _ => {
                     // Here, where whoever started the machine has not to wait for it.
@@ -342,8 +390,9 @@ impl Shared {
         }
     }
 
-    /// Waits on the vCPU's thread until it is to run or to stop, and saves it if asked.
-    fn park(&self, index: usize, vcpu: &mut dyn Vcpu) -> Command {
+    /// Waits on the vCPU's thread until it is to run or to stop, and saves it or brings it back
+    /// to how it began if asked.
+    fn park(&self, index: usize, vcpu: &mut dyn Vcpu, begin: &x86_64::Vcpu) -> Command {
         let mut control = self.lock();
         loop {
             match control.command {
@@ -362,11 +411,24 @@ impl Shared {
                         self.changed.notify_all();
                     }
                 }
+                Command::Reset(round)
+                    if round.includes(index)
+                        && !control.is(index, |is| matches!(is, Progress::Reset(_))) =>
+                {
+                    drop(control);
+                    let result = vcpu.reset(begin, round == Round::First);
+                    control = self.lock();
+                    // A stop may have come meanwhile.
+                    if control.command == Command::Reset(round) {
+                        control.set(index, Progress::Reset(result));
+                        self.changed.notify_all();
+                    }
+                }
                 Command::Pause if !control.is(index, |is| matches!(is, Progress::Parked)) => {
                     control.set(index, Progress::Parked);
                     self.changed.notify_all();
                 }
-                Command::Save | Command::Pause => {
+                Command::Save | Command::Reset(_) | Command::Pause => {
                     control = self.changed.wait(control).unwrap_or_else(PoisonError::into_inner);
                 }
             }
@@ -397,8 +459,12 @@ impl Shared {
 
     /// Waits until every thread's progress is as wanted.
     fn wait(&self, wanted: impl Fn(&Progress) -> bool) -> MutexGuard<'_, Control> {
+        self.wait_each(|_, progress| wanted(progress))
+    }
+
+    fn wait_each(&self, wanted: impl Fn(usize, &Progress) -> bool) -> MutexGuard<'_, Control> {
         let mut control = self.lock();
-        while !control.progress.iter().all(&wanted) {
+        while !control.progress.iter().enumerate().all(|(index, is)| wanted(index, is)) {
             let (next, waited) = self
                 .changed
                 .wait_timeout(control, KICK_AGAIN)

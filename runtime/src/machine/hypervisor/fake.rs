@@ -43,6 +43,8 @@ pub(crate) enum Refusal {
     Create(u16),
     /// Restoring the vCPU with this index.
     Restore(u16),
+    /// Resetting the vCPU with this index.
+    Reset(u16),
     /// Saving any vCPU.
     Save,
     /// Saving any vCPU, by a panic.
@@ -190,6 +192,7 @@ impl Vm for FakeVm {
             index,
             record: Arc::clone(&self.record),
             refusal: self.refusal,
+            again: script.clone(),
             script: script.into(),
             current: None,
             answer: [0; 8],
@@ -240,6 +243,8 @@ struct FakeVcpu {
     record: Arc<Record>,
     refusal: Option<Refusal>,
     script: VecDeque<Step>,
+    /// What it plays after a reset.
+    again: Vec<Step>,
     current: Option<Step>,
     answer: [u8; 8],
     is_idle: bool,
@@ -318,6 +323,15 @@ impl Vcpu for FakeVcpu {
 
     fn restore(&mut self, state: &x86_64::Vcpu) -> Result<(), HypervisorError> {
         refuse(self.refusal, Refusal::Restore(self.index))?;
+        self.state = Some(state.clone());
+        Ok(())
+    }
+
+    fn reset(&mut self, state: &x86_64::Vcpu, _: bool) -> Result<(), HypervisorError> {
+        refuse(self.refusal, Refusal::Reset(self.index))?;
+        self.keep_answer();
+        self.script = self.again.clone().into();
+        self.is_idle = false;
         self.state = Some(state.clone());
         Ok(())
     }

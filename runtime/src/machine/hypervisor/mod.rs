@@ -85,6 +85,15 @@ pub(crate) trait Vcpu: Debug {
     /// Takes on a saved state.
     fn restore(&mut self, state: &x86_64::Vcpu) -> Result<(), HypervisorError>;
 
+    /// Takes on a saved state on a processor that ran: all of it but what a guest cannot
+    /// change, and whatever was under way is done or dropped. The processors of a VM are reset
+    /// in two rounds: the one with `leads` alone, which tears its clock from the former time,
+    /// then the others, which join it.
+    ///
+    /// # Errors
+    /// [`HypervisorError::PartialState`] if something of the former guest would stay.
+    fn reset(&mut self, state: &x86_64::Vcpu, leads: bool) -> Result<(), HypervisorError>;
+
     /// Makes the pages of a stretch of guest memory reachable without an exit for each. Only
     /// a speed-up: tells whether it could be done.
     fn pre_fault(&mut self, guest_address: u64, size: u64) -> bool;
@@ -170,6 +179,9 @@ pub enum HypervisorError {
         /// This host's rate.
         host_khz: u32,
     },
+    /// A processor in use was to take on a state that leaves parts of it as they are.
+    #[error("state holds only a part of a processor")]
+    PartialState,
     /// A call failed.
     #[error("hypervisor call {call} failed")]
     Call {

@@ -10,9 +10,12 @@ use crate::machine::hypervisor::Vm;
 impl Ioapic {
     /// A controller with saved registers. Every value is legal: a guest can write them all.
     pub(crate) fn from_state(vm: Arc<dyn Vm>, state: &formats::Ioapic) -> Arc<Self> {
-        let registers =
-            Registers { id: state.id & 0x0f00_0000, selected: state.selected, pins: state.pins };
-        Self::with_registers(vm, registers)
+        Self::with_registers(vm, registers(state))
+    }
+
+    /// Takes on saved registers in place.
+    pub(crate) fn reset(&self, state: &formats::Ioapic) {
+        *self.lock() = registers(state);
     }
 
     /// The registers.
@@ -20,4 +23,8 @@ impl Ioapic {
         let Registers { id, selected, pins } = self.lock().clone();
         formats::Ioapic { id, selected, pins }
     }
+}
+
+fn registers(state: &formats::Ioapic) -> Registers {
+    Registers { id: state.id & 0x0f00_0000, selected: state.selected, pins: state.pins }
 }

@@ -23,6 +23,12 @@ impl Console {
         self.lock().iter().copied().collect()
     }
 
+    /// Forgets what was written.
+    pub(crate) fn clear(&self) {
+        // The memory goes too: the next text is another's.
+        *self.lock() = VecDeque::new();
+    }
+
     fn lock(&self) -> MutexGuard<'_, VecDeque<u8>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -6,7 +6,7 @@ use supermachine_formats::snapshot::device as formats;
 use vm_superio::Serial;
 use vm_superio::serial::{NoEvents, SerialState};
 
-use super::device::{Console, SerialLine, SerialPort};
+use super::device::{Console, Port, SerialLine, SerialPort};
 use crate::machine::line::Line;
 
 impl SerialPort {
@@ -16,21 +16,18 @@ impl SerialPort {
         line: Arc<dyn Line>,
         console: Console,
     ) -> Option<Self> {
-        let [baud_divisor_low, baud_divisor_high] = state.divisor;
-        let registers = SerialState {
-            baud_divisor_low,
-            baud_divisor_high,
-            interrupt_enable: state.interrupt_enable,
-            interrupt_identification: state.interrupt_identification,
-            line_control: state.line_control,
-            line_status: state.line_status,
-            modem_control: state.modem_control,
-            modem_status: state.modem_status,
-            scratch: state.scratch,
-            in_buffer: state.input.clone(),
-        };
-        let port = Serial::from_state(&registers, SerialLine(line), NoEvents, console).ok()?;
-        Some(Self { port: Mutex::new(port) })
+        Some(Self { port: Mutex::new(port(state, line, console)?) })
+    }
+
+    /// Takes on saved registers in place. None when more input waits than the port can hold.
+    pub(crate) fn reset(
+        &self,
+        state: &formats::Serial,
+        line: Arc<dyn Line>,
+        console: Console,
+    ) -> Option<()> {
+        *self.lock() = port(state, line, console)?;
+        Some(())
     }
 
     /// The registers.
@@ -42,6 +39,23 @@ impl SerialPort {
     pub(crate) fn reset_state() -> formats::Serial {
         saved(SerialState::default())
     }
+}
+
+fn port(state: &formats::Serial, line: Arc<dyn Line>, console: Console) -> Option<Port> {
+    let [baud_divisor_low, baud_divisor_high] = state.divisor;
+    let registers = SerialState {
+        baud_divisor_low,
+        baud_divisor_high,
+        interrupt_enable: state.interrupt_enable,
+        interrupt_identification: state.interrupt_identification,
+        line_control: state.line_control,
+        line_status: state.line_status,
+        modem_control: state.modem_control,
+        modem_status: state.modem_status,
+        scratch: state.scratch,
+        in_buffer: state.input.clone(),
+    };
+    Serial::from_state(&registers, SerialLine(line), NoEvents, console).ok()
 }
 
 fn saved(state: SerialState) -> formats::Serial {

@@ -67,6 +67,25 @@ impl<D: Device> Mmio<D> {
         Ok(Self { transport: Mutex::new(transport) })
     }
 
+    /// Puts the registers and a device that a state describes in the place of what is there, of
+    /// which nothing stays. The vCPUs must be paused.
+    ///
+    /// # Errors
+    /// A field of the state is illegal; all is as it was then.
+    pub(crate) fn reset(
+        &self,
+        name: &'static str,
+        state: &formats::Virtio,
+        device: D,
+        memory: Arc<Memory>,
+        line: Arc<dyn Line>,
+    ) -> Result<(), DeviceError> {
+        let transport = Transport::from_state(name, state, device, memory, line)?;
+        let former = std::mem::replace(&mut *self.lock(), transport);
+        drop(former);
+        Ok(())
+    }
+
     /// Works on the device with its queues, if a driver runs it, and raises what interrupt
     /// follows. None if no driver runs it or the driver broke a ring.
     pub(crate) fn serve<R>(

@@ -39,6 +39,10 @@ pub(crate) use self::rng::fresh_rng;
 pub(crate) use self::vsock::{Vsock, fresh_vsock};
 use crate::machine::line::Line;
 
+const RNG: &str = "rng";
+const PMEM: &str = "pmem";
+const BLOCK: &str = "block";
+
 /// The guest's memory, as devices see it.
 pub(crate) type Memory = vm_memory::GuestMemoryMmap<()>;
 
@@ -132,9 +136,12 @@ pub enum DeviceError {
 
 /// One virtio-mmio slot: an address window with a device behind it, or empty.
 #[derive(Debug, Clone)]
-pub(crate) struct Slot {
-    window: Option<Arc<dyn Window>>,
-    vsock: Option<Vsock>,
+pub(crate) enum Slot {
+    Empty,
+    Vsock(Vsock),
+    Rng(Arc<Mmio<rng::Rng>>),
+    Pmem(Arc<Mmio<pmem::Pmem>>),
+    Block(Arc<Mmio<block::Block>>),
 }
 
 impl Slot {
@@ -144,42 +151,71 @@ impl Slot {
     /// A field of the state is illegal, or the host lacks what the device needs.
     pub(crate) fn from_state(state: &formats::Slot, parts: Parts<'_>) -> Result<Self, DeviceError> {
         let Parts { memory, line, disks } = parts;
-        let window: Arc<dyn Window> = match state {
-            formats::Slot::Empty => return Ok(Self { window: None, vsock: None }),
+        Ok(match state {
+            formats::Slot::Empty => Self::Empty,
             formats::Slot::Vsock(transport, state) => {
-                let vsock = Vsock::from_state(transport, state, memory, line)?;
-                return Ok(Self { window: Some(vsock.window()), vsock: Some(vsock) });
+                Self::Vsock(Vsock::from_state(transport, state, memory, line)?)
             }
             formats::Slot::Rng(transport) => {
                 let device = rng::Rng::from_state()?;
-                Arc::new(Mmio::from_state("rng", transport, device, memory, line)?)
+                Self::Rng(Arc::new(Mmio::from_state(RNG, transport, device, memory, line)?))
             }
             formats::Slot::Pmem(transport, state) => {
                 let device = pmem::Pmem::from_state(state, disks)?;
-                Arc::new(Mmio::from_state("pmem", transport, device, memory, line)?)
+                Self::Pmem(Arc::new(Mmio::from_state(PMEM, transport, device, memory, line)?))
             }
             formats::Slot::Block(transport, state) => {
                 let device = block::Block::from_state(state, disks)?;
-                Arc::new(Mmio::from_state("block", transport, device, memory, line)?)
+                Self::Block(Arc::new(Mmio::from_state(BLOCK, transport, device, memory, line)?))
             }
             _ => return Err(DeviceError::UnknownKind),
-        };
-        Ok(Self { window: Some(window), vsock: None })
+        })
+    }
+
+    /// Puts the device that a state describes in the place of the one that is here, of which
+    /// nothing stays. The vCPUs must be paused, and the socket device held.
+    ///
+    /// # Errors
+    /// The state is of another kind of device or illegal, or the host lacks what the device
+    /// needs.
+    pub(crate) fn reset(&self, state: &formats::Slot, parts: Parts<'_>) -> Result<(), DeviceError> {
+        let Parts { memory, line, disks } = parts;
+        match (self, state) {
+            (Self::Empty, formats::Slot::Empty) => Ok(()),
+            (Self::Vsock(vsock), formats::Slot::Vsock(transport, state)) => {
+                vsock.reset(transport, state, memory, line)
+            }
+            (Self::Rng(window), formats::Slot::Rng(transport)) => {
+                window.reset(RNG, transport, rng::Rng::from_state()?, memory, line)
+            }
+            (Self::Pmem(window), formats::Slot::Pmem(transport, state)) => {
+                let device = pmem::Pmem::from_state(state, disks)?;
+                window.reset(PMEM, transport, device, memory, line)
+            }
+            (Self::Block(window), formats::Slot::Block(transport, state)) => {
+                let device = block::Block::from_state(state, disks)?;
+                window.reset(BLOCK, transport, device, memory, line)
+            }
+            _ => Err(DeviceError::UnknownKind),
+        }
     }
 
     /// The state to go on from. The vCPUs must be paused.
     pub(crate) fn state(&self) -> formats::Slot {
-        self.window.as_ref().map_or(formats::Slot::Empty, |window| window.state())
+        self.window().map_or(formats::Slot::Empty, Window::state)
     }
 
     /// The socket device, if that is what stands here.
     pub(crate) fn vsock(&self) -> Option<&Vsock> {
-        self.vsock.as_ref()
+        match self {
+            Self::Vsock(vsock) => Some(vsock),
+            _ => None,
+        }
     }
 
     /// Answers a guest's read at an offset of the window. Undefined bytes read zero.
     pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
-        match &self.window {
+        match self.window() {
             Some(window) => window.read(offset, data),
             None => mmio::read_empty(offset, data),
         }
@@ -187,8 +223,18 @@ impl Slot {
 
     /// Takes a guest's write at an offset of the window. What is not defined is ignored.
     pub(crate) fn write(&self, offset: u64, data: &[u8]) {
-        if let Some(window) = &self.window {
+        if let Some(window) = self.window() {
             window.write(offset, data);
         }
+    }
+
+    fn window(&self) -> Option<&dyn Window> {
+        Some(match self {
+            Self::Empty => return None,
+            Self::Vsock(vsock) => vsock.window(),
+            Self::Rng(window) => &**window,
+            Self::Pmem(window) => &**window,
+            Self::Block(window) => &**window,
+        })
     }
 }

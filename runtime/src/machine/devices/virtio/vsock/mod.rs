@@ -99,12 +99,17 @@ impl Vsock {
     /// `ResourceBusy` if something of the control connection is under way that the state does
     /// not tell: bytes that wait for the guest to make room, or for the caller to read.
     pub(crate) fn freeze(&self) -> io::Result<Frozen<'_>> {
-        let inside = self.owner.watch.enter();
+        let held = self.hold();
         if self.owner.device.with_device(Sockets::is_quiet) {
-            Ok(Frozen { _inside: inside })
+            Ok(held)
         } else {
             Err(io::ErrorKind::ResourceBusy.into())
         }
+    }
+
+    /// The same, whatever is under way.
+    pub(crate) fn hold(&self) -> Frozen<'_> {
+        Frozen { _inside: self.owner.watch.enter() }
     }
 
     /// Ends every stream, the control connection too: the guest will not go on.
@@ -113,8 +118,8 @@ impl Vsock {
     }
 
     /// What the bus talks to.
-    pub(super) fn window(&self) -> Arc<dyn Window> {
-        self.owner.device.clone()
+    pub(super) fn window(&self) -> &dyn Window {
+        &*self.owner.device
     }
 }
 

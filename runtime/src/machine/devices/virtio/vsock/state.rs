@@ -37,16 +37,52 @@ impl Vsock {
         memory: Arc<Memory>,
         line: Arc<dyn Line>,
     ) -> Result<Self, DeviceError> {
-        let illegal = |field, found| DeviceError::Field { device: NAME, field, found };
+        let watch = Arc::new(Watch::new().map_err(host("create an epoll descriptor"))?);
+        let device = Sockets::from_state(state, Arc::clone(&watch))?;
+        let device = Mmio::from_state(NAME, transport, device, memory, line)?;
+        if !state.connections.is_empty() && device.serve(|_, _| Ok(())).is_none() {
+            return Err(illegal("status", transport.status.into()));
+        }
+        Ok(Self::new(device, watch))
+    }
+
+    /// Takes on a state in place. All streams end, and the control connection gets a new one.
+    /// The device must be held.
+    ///
+    /// # Errors
+    /// Those of [`Vsock::from_state`].
+    pub(crate) fn reset(
+        &self,
+        transport: &formats::Virtio,
+        state: &formats::Vsock,
+        memory: Arc<Memory>,
+        line: Arc<dyn Line>,
+    ) -> Result<(), DeviceError> {
+        let mut device = Sockets::from_state(state, Arc::clone(&self.owner.watch))?;
+        // What the watching thread was told of streams that are gone must not be taken for
+        // news of others: no port is used a second time.
+        device.next_port = self.owner.device.with_device(|former| former.next_port);
+        self.owner.device.reset(NAME, transport, device, memory, line)
+    }
+}
+
+fn illegal(field: &'static str, found: u64) -> DeviceError {
+    DeviceError::Field { device: NAME, field, found }
+}
+
+fn host(operation: &'static str) -> impl Fn(std::io::Error) -> DeviceError {
+    move |source| DeviceError::Host { device: NAME, operation, source }
+}
+
+impl Sockets {
+    fn from_state(state: &formats::Vsock, watch: Arc<Watch>) -> Result<Self, DeviceError> {
         if !GUEST_CIDS.contains(&state.guest_cid) {
             return Err(illegal("guest cid", state.guest_cid));
         }
-        let host = |operation| move |source| DeviceError::Host { device: NAME, operation, source };
-        let watch = Arc::new(Watch::new().map_err(host("create an epoll descriptor"))?);
         if state.next_port < FIRST_PORT {
             return Err(illegal("next port", state.next_port.into()));
         }
-        let mut device = Sockets::new(state.guest_cid, state.next_port, Arc::clone(&watch));
+        let mut device = Self::new(state.guest_cid, state.next_port, watch);
         let mut others = state.connections.as_slice();
         if let Some((control, rest)) = others.split_first()
             && control.host_port == CONTROL_PORT
@@ -69,15 +105,9 @@ impl Vsock {
             }
             device.gone.push_back(key);
         }
-        let device = Mmio::from_state(NAME, transport, device, memory, line)?;
-        if !state.connections.is_empty() && device.serve(|_, _| Ok(())).is_none() {
-            return Err(illegal("status", transport.status.into()));
-        }
-        Ok(Self::new(device, watch))
+        Ok(device)
     }
-}
 
-impl Sockets {
     /// What goes into a snapshot.
     pub(super) fn sockets_state(&self) -> formats::Vsock {
         let control = self.control.and_then(|key| self.connections.get(&key));

@@ -29,6 +29,17 @@ const TSC_TOLERANCE_PPM: u64 = 250;
 /// The parts of the extended state that a guest without XSAVE has: x87 and SSE.
 const LEGACY_STATE: u64 = 3;
 
+/// Whether a state says everything of a processor.
+fn is_whole(state: &State) -> bool {
+    state.registers.is_some()
+        && state.special.is_some()
+        && state.lapic.is_some()
+        && state.xsave.is_some()
+        && state.debug.is_some()
+        && state.events.is_some()
+        && !state.msrs.is_empty()
+}
+
 #[derive(Debug)]
 pub(super) struct KvmVcpu {
     kvm: Arc<Kvm>,
@@ -54,6 +65,39 @@ impl KvmVcpu {
             return Err(HypervisorError::TscRate { snapshot_khz: wanted, host_khz: own });
         }
         self.fd.set_tsc_khz(wanted).map_err(call("KVM_SET_TSC_KHZ"))
+    }
+
+    /// Sets everything but the answers of CPUID.
+    fn load(&self, state: &State) -> Result<(), HypervisorError> {
+        let fd = &self.fd;
+        fd.set_mp_state(convert::mp_state(state.run_state)).map_err(call("KVM_SET_MP_STATE"))?;
+        if let Some(registers) = &state.registers {
+            fd.set_regs(&convert::kvm_regs(registers)).map_err(call("KVM_SET_REGS"))?;
+        }
+        if let Some(special) = &state.special {
+            fd.set_sregs(&convert::kvm_sregs(special)).map_err(call("KVM_SET_SREGS"))?;
+        }
+        if let Some(xsave) = &state.xsave {
+            let region = convert::kvm_xsave(xsave);
+            // SAFETY: the kernel reads as much as the guest's enabled features take; those that
+            // need more than the 4096 bytes of the region are never offered to a guest.
+            unsafe { fd.set_xsave(&region) }.map_err(call("KVM_SET_XSAVE"))?;
+        }
+        if let Some(xcr0) = state.xcr0 {
+            fd.set_xcrs(&convert::kvm_xcrs(xcr0)).map_err(call("KVM_SET_XCRS"))?;
+        }
+        if let Some(debug) = &state.debug {
+            fd.set_debug_regs(&convert::kvm_debugregs(debug)).map_err(call("KVM_SET_DEBUGREGS"))?;
+        }
+        if let Some(lapic) = &state.lapic {
+            fd.set_lapic(&convert::kvm_lapic(lapic)).map_err(call("KVM_SET_LAPIC"))?;
+        }
+        msr::write(fd, &state.msrs)?;
+        if let Some(events) = &state.events {
+            fd.set_vcpu_events(&convert::kvm_events(events))
+                .map_err(call("KVM_SET_VCPU_EVENTS"))?;
+        }
+        Ok(())
     }
 }
 
@@ -129,44 +173,22 @@ impl Vcpu for KvmVcpu {
     }
 
     fn restore(&mut self, state: &State) -> Result<(), HypervisorError> {
-        let fd = &self.fd;
-        cpuid::write(fd, &state.cpuid)?;
-        fd.set_mp_state(convert::mp_state(state.run_state)).map_err(call("KVM_SET_MP_STATE"))?;
-        if let Some(registers) = &state.registers {
-            fd.set_regs(&convert::kvm_regs(registers)).map_err(call("KVM_SET_REGS"))?;
-        }
-        if let Some(special) = &state.special {
-            fd.set_sregs(&convert::kvm_sregs(special)).map_err(call("KVM_SET_SREGS"))?;
-        }
-        if let Some(xsave) = &state.xsave {
-            let region = convert::kvm_xsave(xsave);
-            // SAFETY: the kernel reads as much as the guest's enabled features take; those that
-            // need more than the 4096 bytes of the region are never offered to a guest.
-            unsafe { fd.set_xsave(&region) }.map_err(call("KVM_SET_XSAVE"))?;
-        }
-        if let Some(xcr0) = state.xcr0 {
-            fd.set_xcrs(&convert::kvm_xcrs(xcr0)).map_err(call("KVM_SET_XCRS"))?;
-        }
-        if let Some(debug) = &state.debug {
-            fd.set_debug_regs(&convert::kvm_debugregs(debug)).map_err(call("KVM_SET_DEBUGREGS"))?;
-        }
-        if let Some(lapic) = &state.lapic {
-            fd.set_lapic(&convert::kvm_lapic(lapic)).map_err(call("KVM_SET_LAPIC"))?;
-        }
-        msr::write(fd, &state.msrs)?;
-        if let Some(events) = &state.events {
-            fd.set_vcpu_events(&convert::kvm_events(events))
-                .map_err(call("KVM_SET_VCPU_EVENTS"))?;
-        }
-        Ok(())
+        cpuid::write(&self.fd, &state.cpuid)?;
+        self.load(state)
     }
 
-    fn set_tsc_khz(&mut self, khz: u32) -> Result<(), HypervisorError> {
-        self.scale_tsc(khz)
-    }
-
-    fn tsc_khz(&self) -> Result<u32, HypervisorError> {
-        self.fd.get_tsc_khz().map_err(call("KVM_GET_TSC_KHZ"))
+    fn reset(&mut self, state: &State, leads: bool) -> Result<(), HypervisorError> {
+        if !is_whole(state) {
+            return Err(HypervisorError::PartialState);
+        }
+        self.complete_exit()?;
+        // Reading it lets the kernel settle pending INIT and start-up messages, which would
+        // change the state later.
+        self.fd.get_mp_state().map_err(call("KVM_GET_MP_STATE"))?;
+        if leads {
+            msr::leave_time(&self.fd, &state.msrs)?;
+        }
+        self.load(state)
     }
 
     fn pre_fault(&mut self, guest_address: u64, size: u64) -> bool {
@@ -181,6 +203,14 @@ impl Vcpu for KvmVcpu {
             }
         }
         true
+    }
+
+    fn set_tsc_khz(&mut self, khz: u32) -> Result<(), HypervisorError> {
+        self.scale_tsc(khz)
+    }
+
+    fn tsc_khz(&self) -> Result<u32, HypervisorError> {
+        self.fd.get_tsc_khz().map_err(call("KVM_GET_TSC_KHZ"))
     }
 
     fn kicker(&self) -> Box<dyn Kick> {

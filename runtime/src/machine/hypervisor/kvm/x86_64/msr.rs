@@ -11,6 +11,8 @@ use supermachine_formats::snapshot::x86_64::{CpuidLeaf, Msr};
 use super::cpuid::KVM_CPUID_FEATURES;
 use super::{HypervisorError, call};
 
+const TIME_STAMP_COUNTER: u32 = 0x10;
+
 /// A saved register, and what a guest has that has it.
 type Saved = (u32, Has);
 
@@ -66,9 +68,9 @@ const SAVED: [Saved; 26] = [
     (0x4b56_4d02, kvm(4)),                                // KVM_ASYNC_PF
     (0x4b56_4d06, kvm(14)),                               // KVM_ASYNC_PF_INT
     (0x3b, Has::OneOf(&[(7, 0, Register::Ebx, 1 << 1)])), // TSC_ADJUST
-    (0x10, Has::Always),                                  // TSC
-    (0x1d9, Has::Always),                                 // DEBUGCTL
-    (0x6e0, Has::Always),                                 // TSC_DEADLINE
+    (TIME_STAMP_COUNTER, Has::Always),
+    (0x1d9, Has::Always), // DEBUGCTL
+    (0x6e0, Has::Always), // TSC_DEADLINE
 ];
 
 impl Has {
@@ -118,6 +120,18 @@ pub(super) fn write(fd: &VcpuFd, msrs: &[Msr]) -> Result<(), HypervisorError> {
         Some(refused) => Err(HypervisorError::Msr { index: refused.index }),
         None => Ok(()),
     }
+}
+
+/// Has the time-stamp counter forget what it counted, so that it can be set back.
+///
+/// The kernel takes a value that is within a second of what the counter would show for an
+/// attempt to bring several processors into step, and lets it run on. Its next value is meant
+/// as it stands if the one before was far away.
+pub(super) fn leave_time(fd: &VcpuFd, msrs: &[Msr]) -> Result<(), HypervisorError> {
+    const FAR: u64 = 1 << 60;
+    let counter = msrs.iter().find(|msr| msr.index == TIME_STAMP_COUNTER);
+    let far = counter.map(|msr| Msr { value: msr.value ^ FAR, ..*msr });
+    far.map_or(Ok(()), |far| write(fd, &[far]))
 }
 
 fn entries(msrs: impl Iterator<Item = (u32, u64)>) -> Result<Msrs, HypervisorError> {
