@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use supermachine::Timings;
 use supermachine::agent::{Replies, resume};
+use supermachine::host::missing_features;
 use supermachine::machine::layout::ROOT_SLOT;
 use supermachine::machine::{Machine, MachineError, Restore};
+use supermachine_formats::snapshot::baseline::Baseline;
 use supermachine_formats::snapshot::{Disk, Stage, Workload};
 use supermachine_formats::wire::{Container, Control, Reply, Request};
 use supermachine_formats::{Digest, Hasher};
@@ -67,6 +69,7 @@ pub struct OciImageBuilder {
     name: Option<String>,
     memory_mib: u64,
     vcpus: u16,
+    baseline: Baseline,
     overrides: Overrides,
     root_disk: RootDisk,
     ready: Ready,
@@ -82,6 +85,7 @@ impl fmt::Debug for OciImageBuilder {
             .field("name", &self.name)
             .field("memory_mib", &self.memory_mib)
             .field("vcpus", &self.vcpus)
+            .field("baseline", &self.baseline)
             .field("overrides", &self.overrides)
             .field("root_disk", &self.root_disk)
             .field("ready", &self.ready)
@@ -115,6 +119,7 @@ impl OciImageBuilder {
             name: None,
             memory_mib: DEFAULT_MEMORY_MIB,
             vcpus: 1,
+            baseline: Baseline::V3,
             overrides: Overrides::default(),
             root_disk: RootDisk::Mapped,
             ready: Ready::Auto,
@@ -142,6 +147,14 @@ impl OciImageBuilder {
     #[must_use]
     pub fn vcpus(mut self, vcpus: u16) -> Self {
         self.vcpus = vcpus;
+        self
+    }
+
+    /// The processor features that the guest may use; those of x86-64-v3 otherwise. The snapshot
+    /// goes on only where they are.
+    #[must_use]
+    pub fn cpu_baseline(mut self, baseline: Baseline) -> Self {
+        self.baseline = baseline;
         self
     }
 
@@ -234,11 +247,12 @@ impl OciImageBuilder {
         store.name_path(&name)?;
         // Before anything is downloaded for nothing.
         check_size(self.memory_mib, self.vcpus).map_err(|source| BakeError::Boot { source })?;
+        check_processor(self.baseline)?;
         let image = self.fetch_image(store)?;
         if argv(&image.config, &self.overrides).is_empty() {
             return Err(BakeError::NoCommand { reference: image.reference });
         }
-        let base = BaseInputs::new(self.memory_mib, self.vcpus)?;
+        let base = BaseInputs::new(self.memory_mib, self.vcpus, self.baseline)?;
         let key = self.key(&image, base.key());
         let _turn = store.lock(key)?;
         let known = store.made(key);
@@ -350,6 +364,11 @@ impl OciImageBuilder {
             observer.step(step);
         }
     }
+}
+
+fn check_processor(baseline: Baseline) -> Result<(), BakeError> {
+    let missing = missing_features(baseline);
+    if missing.0.is_empty() { Ok(()) } else { Err(BakeError::Baseline { baseline, missing }) }
 }
 
 /// Passes a fetch's events on to a bake's observer.

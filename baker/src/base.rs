@@ -9,6 +9,7 @@ use std::time::Duration;
 use supermachine::Timings;
 use supermachine::agent::next_event;
 use supermachine::machine::{Machine, Restore};
+use supermachine_formats::snapshot::baseline::Baseline;
 use supermachine_formats::snapshot::{FORMAT_VERSION, Stage};
 use supermachine_formats::wire::{self, Event, Request};
 use supermachine_formats::{Digest, Hasher};
@@ -29,10 +30,11 @@ pub(crate) struct BaseInputs {
     agent: Asset,
     memory_mib: u64,
     vcpus: u16,
+    baseline: Baseline,
 }
 
 impl BaseInputs {
-    pub(crate) fn new(memory_mib: u64, vcpus: u16) -> Result<Self, BakeError> {
+    pub(crate) fn new(memory_mib: u64, vcpus: u16, baseline: Baseline) -> Result<Self, BakeError> {
         let assets_error = |source| BakeError::Assets { source };
         let assets = Assets::locate().map_err(assets_error)?;
         Ok(Self {
@@ -40,6 +42,7 @@ impl BaseInputs {
             agent: assets.agent().map_err(assets_error)?,
             memory_mib,
             vcpus,
+            baseline,
         })
     }
 
@@ -53,6 +56,7 @@ impl BaseInputs {
         hasher.update(&self.agent.digest);
         hasher.update(&self.memory_mib.to_le_bytes());
         hasher.update(&self.vcpus.to_le_bytes());
+        hasher.update(&[self.baseline as u8]);
         hasher.finish()
     }
 
@@ -77,6 +81,7 @@ impl BaseInputs {
             agent: &self.agent.bytes,
             memory_mib: self.memory_mib,
             vcpus: self.vcpus,
+            baseline: self.baseline,
         };
         let boot = lay_out(&inputs).map_err(|source| BakeError::Boot { source })?;
         store.blobs().put(&boot.pages)?;

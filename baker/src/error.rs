@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use supermachine_formats::snapshot::baseline::{Baseline, Features};
 use supermachine_formats::wire::Failure;
 
 use crate::boot::BootError;
@@ -37,6 +38,14 @@ pub enum BakeError {
     Boot {
         /// Why.
         source: BootError,
+    },
+    /// This host lacks what the guest is to use.
+    #[error("this host's processor lacks {missing} of {baseline}; ask for {}", lower(*baseline))]
+    Baseline {
+        /// What was asked for.
+        baseline: Baseline,
+        /// What is not there.
+        missing: Features,
     },
     /// A machine could not be started, asked or captured.
     #[error("machine failed during the {step}")]
@@ -130,6 +139,14 @@ pub enum BakeError {
         /// The operating system's answer.
         source: io::Error,
     },
+}
+
+/// What to ask for where a baseline's features are not.
+fn lower(baseline: Baseline) -> &'static str {
+    match baseline {
+        Baseline::V3 => "x86-64-v2 or host (--cpu)",
+        Baseline::V2 | Baseline::Host => "host (--cpu)",
+    }
 }
 
 /// What a machine said last, for the errors of those that never became ready.

@@ -1,8 +1,9 @@
 //! SPEC.md and the code tell the same numbers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use supermachine_formats::codec::DecodeError;
+use supermachine_formats::snapshot::baseline::{Baseline, FeatureWord, MAX_FEATURE_WORDS};
 use supermachine_formats::snapshot::memory::PAGE_SIZE;
 use supermachine_formats::snapshot::x86_64::{IOAPIC_PINS, LAPIC_SIZE, XSAVE_SIZE};
 use supermachine_formats::snapshot::{
@@ -41,6 +42,21 @@ fn every_section_is_in_the_spec_with_its_tag() {
     let known: Vec<(u16, &str)> =
         Section::ALL.into_iter().map(|section| (section as u16, section.name())).collect();
     assert_eq!(told, known);
+}
+
+#[test]
+fn baselines_are_those_of_the_spec() {
+    let rows = table("| set | features |");
+    let told = |wanted: &[usize]| -> BTreeSet<String> {
+        let texts = wanted.iter().map(|row| rows[*row][1]);
+        texts.flat_map(|text| text.split(' ')).map(str::to_owned).collect()
+    };
+    let names = |words: Vec<FeatureWord>| words.iter().flat_map(FeatureWord::names).collect();
+    assert_eq!(rows.len(), 3);
+    assert_eq!(told(&[0]), names(Baseline::V2.required()));
+    assert_eq!(told(&[0, 1]), names(Baseline::V3.required()));
+    assert_eq!(told(&[0, 2]), names(Baseline::V2.shown()));
+    assert_eq!(told(&[0, 1, 2]), names(Baseline::V3.shown()));
 }
 
 #[test]
@@ -92,6 +108,7 @@ fn sizes_and_limits_are_those_of_the_spec() {
         format!("header ({HEADER_SIZE}) · section table ({TABLE_ENTRY_SIZE} each)"),
         format!("| section count | at most {MAX_SECTIONS} |"),
         format!("`list of Vcpu`, at most {MAX_VCPUS},"),
+        format!("`list of FeatureWord`, at most {MAX_FEATURE_WORDS},"),
         format!("`list of Slot`, at most {MAX_SLOTS} |"),
         format!("`list of Disk`, at most {MAX_SLOTS} |"),
         format!("`[u8; {LAPIC_SIZE}]?` | lapic"),

@@ -1,6 +1,7 @@
 //! The state file: any bytes are refused or mean one snapshot.
 
 use supermachine_formats::Digest;
+use supermachine_formats::snapshot::baseline::{Baseline, Processor};
 use supermachine_formats::snapshot::device::{
     Block, Pmem, Queue, Serial, Slot, Virtio, Vsock, VsockConnection,
 };
@@ -49,6 +50,10 @@ fn sample(is_full: bool) -> Snapshot {
             ready: "tcp:80".into(),
             exposed_ports: vec![80],
         }),
+        processor: Processor {
+            baseline: if is_full { Baseline::V3 } else { Baseline::Host },
+            features: if is_full { Baseline::V3.required() } else { Vec::new() },
+        },
         vcpus: vec![vcpu(is_full)],
         ioapic: Ioapic { id: 0, selected: 1, pins: [1 << 16; IOAPIC_PINS] },
         clock: Clock { monotonic_ns: 1, realtime_ns: 2, tsc_khz: 3 },

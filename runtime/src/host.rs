@@ -1,5 +1,7 @@
 //! What this host can do.
 
+use supermachine_formats::snapshot::baseline::{Baseline, Features};
+
 use crate::machine::{self, HypervisorError};
 
 /// How fast a guest's kernel runs on this host.
@@ -26,4 +28,11 @@ impl Speed {
 /// There is no hypervisor, it may not be opened, or it does not run the instructions.
 pub fn probe() -> Result<Speed, HypervisorError> {
     machine::probe()
+}
+
+/// The features of a baseline that this host's processor lacks, or its operating system has
+/// not switched on. Nothing for [`Baseline::Host`].
+#[must_use]
+pub fn missing_features(baseline: Baseline) -> Features {
+    Features::missing(&baseline.required(), machine::processor_word)
 }

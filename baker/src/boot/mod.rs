@@ -14,6 +14,7 @@ use linux_loader::loader::{Elf, KernelLoader};
 use supermachine::machine::layout::ram_windows;
 use supermachine::machine::{boot_slots, reset_ioapic, reset_serial};
 use supermachine_formats::Hasher;
+use supermachine_formats::snapshot::baseline::{Baseline, Processor};
 use supermachine_formats::snapshot::memory::{Memory, PAGE_SIZE, runs_of};
 use supermachine_formats::snapshot::x86_64::Clock;
 use supermachine_formats::snapshot::{
@@ -23,7 +24,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// A change of the layout must change this, so that a base made before is not taken for one
 /// that would be made now.
-pub(crate) const RECIPE: u16 = 2;
+pub(crate) const RECIPE: u16 = 3;
 
 /// The least memory that a machine can have, in MiB.
 pub const MIN_MEMORY_MIB: u64 = 64;
@@ -43,6 +44,8 @@ pub struct BootInputs<'a> {
     pub memory_mib: u64,
     /// Virtual processors.
     pub vcpus: u16,
+    /// The processor features that the guest may use.
+    pub baseline: Baseline,
 }
 
 /// Why a boot snapshot could not be laid out.
@@ -122,6 +125,7 @@ pub fn lay_out(inputs: &BootInputs<'_>) -> Result<BootSnapshot, BootError> {
         hypervisor: HypervisorFamily::Any,
         machine: Machine { stage: Stage::Boot, parent: None, memory_size, vcpus: inputs.vcpus },
         workload: None,
+        processor: Processor::of(inputs.baseline),
         vcpus: x86_64::vcpus(inputs.vcpus, kernel.kernel_load.0),
         ioapic: reset_ioapic(),
         clock: Clock { monotonic_ns: 0, realtime_ns: 0, tsc_khz: 0 },

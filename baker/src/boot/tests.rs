@@ -26,7 +26,7 @@ fn tiny_kernel() -> Vec<u8> {
 }
 
 fn inputs(kernel: &[u8]) -> BootInputs<'_> {
-    BootInputs { kernel, agent: b"agent", memory_mib: 128, vcpus: 2 }
+    BootInputs { kernel, agent: b"agent", memory_mib: 128, vcpus: 2, baseline: Baseline::V3 }
 }
 
 #[test]
@@ -35,6 +35,17 @@ fn the_same_inputs_give_the_same_bytes() {
     let (one, two) = (lay_out(&inputs(&kernel)).unwrap(), lay_out(&inputs(&kernel)).unwrap());
     assert_eq!(one.snapshot.encode(), two.snapshot.encode());
     assert_eq!(one.pages, two.pages);
+}
+
+#[test]
+fn the_baseline_is_told_with_what_it_asks_for() {
+    let kernel = tiny_kernel();
+    for baseline in Baseline::ALL {
+        let boot = lay_out(&BootInputs { baseline, ..inputs(&kernel) }).unwrap();
+        assert_eq!(boot.snapshot.processor.baseline, baseline);
+        assert_eq!(boot.snapshot.processor.features, baseline.required());
+        assert!(boot.snapshot.vcpus.iter().all(|vcpu| vcpu.cpuid.is_empty()));
+    }
 }
 
 #[test]

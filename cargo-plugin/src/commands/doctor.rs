@@ -11,6 +11,7 @@ use serde::Serialize;
 use supermachine::host::Speed;
 use supermachine::image::default_cache;
 use supermachine::machine::HypervisorError;
+use supermachine_formats::snapshot::baseline::{Baseline, Features};
 use supermachine_kernel::Assets;
 
 use crate::error::Error;
@@ -59,7 +60,7 @@ enum Status {
 
 /// Prints the checks. The status is 1 if machines cannot run.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
-    let mut checks = vec![cpu()];
+    let mut checks = vec![cpu(), baselines(supermachine::host::missing_features)];
     checks.extend(hypervisor(supermachine::host::probe()));
     checks.push(assets());
     checks.push(folder("store", store::dir(globals.store.as_deref()).ok().as_deref()));
@@ -160,6 +161,26 @@ fn virtualization(model: &str, flags: &str) -> Check {
             "machines run, but slowly; load the kvm module with nested paging switched on",
         )
     }
+}
+
+/// Which CPU baselines this host's processor has: those it can bake for and run.
+fn baselines(missing: impl Fn(Baseline) -> Features) -> Check {
+    const NAME: &str = "baselines";
+    let lacks: Vec<_> = Baseline::ALL
+        .into_iter()
+        .map(|baseline| (baseline, missing(baseline)))
+        .filter(|(_, features)| !features.0.is_empty())
+        .collect();
+    let had = Baseline::ALL.into_iter().filter(|one| lacks.iter().all(|(other, _)| one != other));
+    let had: Vec<_> = had.map(Baseline::name).collect();
+    let Some((lowest, features)) = lacks.first() else {
+        return Check::ok(NAME, format!("{}: can be baked and run", had.join(", ")));
+    };
+    Check::warning(
+        NAME,
+        format!("{} can be baked and run; for {lowest} it lacks {features}", had.join(", ")),
+        format!("bake with --cpu {}", had.first().unwrap_or(&Baseline::Host.name())),
+    )
 }
 
 /// That the hypervisor opens, and that it runs guest code at speed.
@@ -305,6 +326,21 @@ mod tests {
         let none = virtualization("X", "fpu vmxx");
         assert_eq!(none.status, Status::Warning);
         assert!(none.remedy.unwrap().contains("firmware"));
+    }
+
+    #[test]
+    fn baseline_that_the_processor_lacks_is_told_with_what_is_missing() {
+        let all = baselines(|_| Features::default());
+        assert_eq!(all.status, Status::Ok);
+        assert_eq!(all.found, "x86-64-v2, x86-64-v3, host: can be baked and run");
+        let old = baselines(|baseline| {
+            let required = baseline.required();
+            Features(required.into_iter().filter(|word| word.function == 7).collect())
+        });
+        assert_eq!(old.status, Status::Warning);
+        assert!(old.found.starts_with("x86-64-v2, host can be baked and run; for x86-64-v3"));
+        assert!(old.found.contains("avx2, bmi2"), "{}", old.found);
+        assert_eq!(old.remedy.unwrap(), "bake with --cpu x86-64-v2");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use supermachine_baker::{BakeError, Store};
 use supermachine_formats::Digest;
+use supermachine_formats::snapshot::baseline::FeatureWord;
 use supermachine_formats::snapshot::device::Slot;
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
 use supermachine_formats::snapshot::{Architecture, HypervisorFamily, Snapshot, Stage, Workload};
@@ -31,6 +32,7 @@ struct Report {
     image: Option<Image>,
     architecture: &'static str,
     hypervisor: &'static str,
+    processor: Processor,
     memory_mib: u64,
     vcpus: u16,
     lineage: Vec<Ancestor>,
@@ -41,6 +43,15 @@ struct Report {
     own: Sizes,
     /// Bytes of those that it builds on.
     shared: Sizes,
+}
+
+#[derive(Debug, Serialize)]
+struct Processor {
+    baseline: &'static str,
+    /// What a host's processor must have, as `/proc/cpuinfo` names it.
+    features: Vec<String>,
+    /// The rate of the time-stamp counter.
+    tsc_khz: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -97,6 +108,7 @@ impl Report {
             image: snapshot.workload.as_ref().map(Image::new),
             architecture: architecture(snapshot),
             hypervisor: hypervisor(snapshot),
+            processor: Processor::new(snapshot),
             memory_mib: snapshot.machine.memory_size >> 20,
             vcpus: snapshot.machine.vcpus,
             lineage: lineage.stages().map(|stage| Ancestor::new(store, stage)).collect(),
@@ -127,6 +139,9 @@ impl Report {
             row("ports", or_none(ports.join(", ")));
         }
         row("machine", format!("{} on {}", self.architecture, self.hypervisor));
+        let Processor { baseline, features, tsc_khz } = &self.processor;
+        row("processor", format!("{baseline}, time-stamp counter at {} MHz", tsc_khz / 1000));
+        row("needs", features.join(" "));
         row("memory", format!("{} MiB", self.memory_mib));
         row("vcpus", self.vcpus.to_string());
         let filled: Vec<_> = self.slots.iter().copied().filter(|kind| *kind != "empty").collect();
@@ -149,6 +164,17 @@ impl Report {
         let (own, shared) = (format::bytes(self.own.total()), format::bytes(self.shared.total()));
         row("size", format!("{own} of its own, {shared} that others share"));
         format::table(&rows)
+    }
+}
+
+impl Processor {
+    fn new(snapshot: &Snapshot) -> Self {
+        let processor = &snapshot.processor;
+        Self {
+            baseline: processor.baseline.name(),
+            features: processor.features.iter().flat_map(FeatureWord::names).collect(),
+            tsc_khz: snapshot.clock.tsc_khz,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use supermachine_baker::oci::{Credentials, FetchOptions, Platform};
 use supermachine_baker::{Baked, OciImageBuilder, Ready, Store};
+use supermachine_formats::snapshot::baseline::Baseline;
 use supermachine_kernel::Assets;
 
 use crate::error::Error;
@@ -64,6 +65,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=16))]
     vcpus: u16,
+    /// The processor features that the machine may use: x86-64-v2, x86-64-v3 or host. The snapshot
+    /// goes on only where they are
+    #[arg(long, value_name = "BASELINE", default_value = "x86-64-v3")]
+    cpu: Baseline,
     /// When the machine is ready: auto, tcp:PORT, log:REGEX, exec:COMMAND or exit
     #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = ready)]
     ready: Ready,
@@ -201,6 +206,7 @@ impl Args {
         let mut builder = OciImageBuilder::new(&self.image)?
             .memory_mib(self.memory)
             .vcpus(self.vcpus)
+            .cpu_baseline(self.cpu)
             .ready(self.ready.clone())
             .ready_timeout(self.ready_timeout)
             .fetch_options(self.fetch.options()?);

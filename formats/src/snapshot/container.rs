@@ -14,7 +14,7 @@ use crate::record::Field;
 /// The first bytes of a state file.
 pub const MAGIC: [u8; 8] = *b"SUPERMSN";
 /// The version of the format that this build writes and reads.
-pub const FORMAT_VERSION: u16 = 1;
+pub const FORMAT_VERSION: u16 = 2;
 /// Bytes of the header.
 pub const HEADER_SIZE: usize = 32;
 /// Bytes of an entry of the section table.

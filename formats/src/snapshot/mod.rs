@@ -5,6 +5,7 @@
 //! [`Snapshot::decode`] checks every digest; [`Snapshot::decode_trusted`] is for files whose
 //! digest was checked before and which are known to be unchanged since.
 
+pub mod baseline;
 mod container;
 pub mod device;
 pub mod memory;
@@ -21,6 +22,7 @@ pub use container::{
 
 use crate::Digest;
 use crate::record::{byte_enum, record};
+use baseline::Processor;
 use container::Container;
 use memory::{Memory, Run};
 
@@ -108,6 +110,8 @@ pub struct Snapshot {
     pub machine: Machine,
     /// What runs in it.
     pub workload: Option<Workload>,
+    /// What it asks of the host's processor.
+    pub processor: Processor,
     /// Its virtual processors.
     pub vcpus: Vec<x86_64::Vcpu>,
     /// Its interrupt controller.
@@ -161,11 +165,13 @@ pub enum Section {
     Memory = 9,
     /// [`WorkingSet`].
     WorkingSet = 10,
+    /// [`Processor`].
+    Processor = 11,
 }
 
 impl Section {
     /// Every section, in the order in which they are written.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Machine,
         Self::Workload,
         Self::Vcpus,
@@ -176,6 +182,7 @@ impl Section {
         Self::Disks,
         Self::Memory,
         Self::WorkingSet,
+        Self::Processor,
     ];
 
     /// The section's name, as errors tell it.
@@ -192,6 +199,7 @@ impl Section {
             Self::Disks => "disks",
             Self::Memory => "memory",
             Self::WorkingSet => "working set",
+            Self::Processor => "processor",
         }
     }
 }
@@ -211,6 +219,7 @@ impl Snapshot {
         container.add(Section::Disks, &self.disks);
         container.add(Section::Memory, &self.memory);
         container.add(Section::WorkingSet, &self.working_set);
+        container.add(Section::Processor, &self.processor);
         container.finish()
     }
 
@@ -238,6 +247,7 @@ impl Snapshot {
             hypervisor: container.hypervisor,
             machine: container.section(Section::Machine)?,
             workload: container.section(Section::Workload)?,
+            processor: container.section(Section::Processor)?,
             vcpus: container.list(Section::Vcpus, MAX_VCPUS)?,
             ioapic: container.section(Section::Ioapic)?,
             clock: container.section(Section::Clock)?,
@@ -262,6 +272,9 @@ impl Snapshot {
         let vcpus = usize::from(self.machine.vcpus);
         if vcpus == 0 || self.vcpus.len() != vcpus {
             return Err(inconsistent(Section::Vcpus, "another number of processors than told"));
+        }
+        if !self.processor.is_valid() {
+            return Err(inconsistent(Section::Processor, "features out of order"));
         }
         let pages = size / memory::PAGE_SIZE;
         let in_memory = |section: Section| {

@@ -1,3 +1,4 @@
+use super::baseline::{Baseline, FeatureWord, Processor, Register};
 use super::device::{Block, Pmem, Queue, Serial, Slot, Virtio, Vsock, VsockConnection};
 use super::x86_64::*;
 use super::*;
@@ -22,6 +23,13 @@ fn sample() -> Snapshot {
             ready: "tcp:80".into(),
             exposed_ports: vec![80],
         }),
+        processor: Processor {
+            baseline: Baseline::V3,
+            features: vec![
+                FeatureWord { function: 1, index: 2, register: Register::Ecx, mask: 3 },
+                FeatureWord { function: 1, index: 2, register: Register::Edx, mask: 4 },
+            ],
+        },
         vcpus: vec![vcpu()],
         ioapic: Ioapic { id: 1, selected: 2, pins: core::array::from_fn(|pin| pin as u64) },
         clock: Clock { monotonic_ns: 1, realtime_ns: 2, tsc_khz: 3 },
@@ -166,14 +174,14 @@ fn a_flipped_byte_in_a_section_names_the_section() {
     let mut file = sample().encode();
     let last = file.len() - 1;
     file[last] ^= 1;
-    assert_eq!(Snapshot::decode(&file), Err(SnapshotError::Digest { section: "working set" }));
+    assert_eq!(Snapshot::decode(&file), Err(SnapshotError::Digest { section: "processor" }));
 }
 
 #[test]
 fn another_version_is_refused_by_number() {
     let mut file = sample().encode();
-    file[8] = 2;
-    let expected = SnapshotError::Version { found: 2, supported: 1 };
+    file[8] = 1;
+    let expected = SnapshotError::Version { found: 1, supported: 2 };
     assert_eq!(Snapshot::decode(&file), Err(expected));
 }
 
@@ -192,6 +200,25 @@ fn runs_out_of_order_are_refused() {
         Snapshot::decode(&snapshot.encode()),
         Err(SnapshotError::Section { section: "memory", .. })
     ));
+}
+
+#[test]
+fn features_out_of_order_or_empty_are_refused() {
+    let refused = |change: fn(&mut Vec<FeatureWord>)| {
+        let mut snapshot = sample();
+        change(&mut snapshot.processor.features);
+        matches!(
+            Snapshot::decode(&snapshot.encode()),
+            Err(SnapshotError::Inconsistent { section: "processor", .. })
+        )
+    };
+    assert!(refused(|features| features.swap(0, 1)));
+    assert!(refused(|features| features.push(features[1])));
+    assert!(refused(|features| features[0].mask = 0));
+    assert!(refused(|features| {
+        *features = (0..=64).map(|function| FeatureWord { function, ..features[0] }).collect();
+    }));
+    assert!(!refused(Vec::clear));
 }
 
 #[test]
@@ -259,8 +286,8 @@ fn page_numbers_gather_into_runs() {
 /// The layout is fixed by the format's version. A change here is a new version, not a new
 /// number in this test.
 #[test]
-fn the_layout_of_version_one_is_locked() {
-    assert_eq!((FORMAT_VERSION, HEADER_SIZE, TABLE_ENTRY_SIZE), (1, 32, 48));
+fn the_layout_of_version_two_is_locked() {
+    assert_eq!((FORMAT_VERSION, HEADER_SIZE, TABLE_ENTRY_SIZE), (2, 32, 48));
     let digest = Digest::of(&sample().encode());
-    assert_eq!(digest.hex(), include_str!("layout-v1.sha256").trim());
+    assert_eq!(digest.hex(), include_str!("layout-v2.sha256").trim());
 }

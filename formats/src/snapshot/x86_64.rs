@@ -6,6 +6,7 @@
 
 use alloc::vec::Vec;
 
+use super::baseline::Register;
 use crate::record::{byte_enum, record};
 
 /// Input pins of the I/O interrupt controller.
@@ -18,7 +19,7 @@ pub const XSAVE_SIZE: usize = 4096;
 record! {
     /// One virtual processor. Parts that are absent keep the state of a processor after reset.
     pub struct Vcpu {
-        /// What CPUID answers; empty means: what the host supports.
+        /// What CPUID answers; empty means: what the baseline says.
         cpuid: Vec<CpuidLeaf>,
         /// General registers.
         registers: Option<Registers>,
@@ -203,6 +204,29 @@ record! {
         base: u64,
         /// Limit in bytes.
         limit: u16,
+    }
+}
+
+impl CpuidLeaf {
+    /// One register of the answer.
+    #[must_use]
+    pub fn register(&self, register: Register) -> u32 {
+        match register {
+            Register::Eax => self.eax,
+            Register::Ebx => self.ebx,
+            Register::Ecx => self.ecx,
+            Register::Edx => self.edx,
+        }
+    }
+
+    /// One register of the answer, to be changed.
+    pub fn register_mut(&mut self, register: Register) -> &mut u32 {
+        match register {
+            Register::Eax => &mut self.eax,
+            Register::Ebx => &mut self.ebx,
+            Register::Ecx => &mut self.ecx,
+            Register::Edx => &mut self.edx,
+        }
     }
 }
 

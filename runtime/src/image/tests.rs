@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 use std::sync::Barrier;
 use std::time::{Duration, SystemTime};
 
+use supermachine_formats::snapshot::baseline::{Baseline, Processor};
 use supermachine_formats::snapshot::memory::{Memory, PAGE_SIZE, runs_of};
 use supermachine_formats::snapshot::x86_64::{Clock, RunState, Vcpu};
 use supermachine_formats::snapshot::{
@@ -67,6 +68,7 @@ impl Place {
             hypervisor: HypervisorFamily::Any,
             machine: Machine { stage: Stage::Boot, parent, memory_size: MEMORY, vcpus: 1 },
             workload: None,
+            processor: Processor::of(Baseline::V3),
             vcpus: vec![Vcpu {
                 cpuid: Vec::new(),
                 registers: None,

@@ -32,7 +32,7 @@ use super::layout::{self, PMEM_START, PMEM_STRIDE, SERIAL_LINE, VSOCK_SLOT};
 use super::memory::{Ram, map_disk};
 use super::sys::PageMap;
 use super::vcpu::{Plan, Saved, Vcpus};
-use super::{GuestFailure, MachineError};
+use super::{GuestFailure, MachineError, baseline};
 use crate::timings::Timings;
 
 /// Memory windows come first in the hypervisor's numbering, mapped disks from here.
@@ -102,6 +102,7 @@ impl Machine {
         if snapshot.slots.len() != usize::from(layout::SLOTS) {
             return Err(MachineError::Snapshot { what: "another number of slots than a machine" });
         }
+        baseline::check(vm.as_ref(), &snapshot)?;
         let ram = Ram::map(&memory_file, snapshot.machine.memory_size)
             .map(Arc::new)
             .map_err(|source| MachineError::Memory { operation: "mapped", source })?;
@@ -117,6 +118,7 @@ impl Machine {
             .cloned()
             .ok_or(MachineError::Snapshot { what: "no socket device in its slot" })?;
         timings.step("make devices");
+        baseline::complete(vm.as_ref(), snapshot.processor.baseline, &mut snapshot.vcpus)?;
         let plan = Plan {
             states: std::mem::take(&mut snapshot.vcpus),
             tsc_khz: snapshot.clock.tsc_khz,
@@ -291,12 +293,14 @@ impl Machine {
         let tsc_khz = saved.first().map_or(0, |first| first.tsc_khz);
         let clock =
             Clock { monotonic_ns: self.vm.clock_ns()?, realtime_ns: realtime_ns(), tsc_khz };
+        let vcpus: Vec<_> = saved.into_iter().map(|vcpu| vcpu.state).collect();
         Ok(Snapshot {
             architecture: self.origin.architecture,
             hypervisor: hypervisor::family(),
             machine: self.origin.machine.clone(),
             workload: self.origin.workload.clone(),
-            vcpus: saved.into_iter().map(|vcpu| vcpu.state).collect(),
+            processor: baseline::note(self.vm.as_ref(), &self.origin.processor, &vcpus),
+            vcpus,
             ioapic: self.bus.ioapic.state(),
             clock,
             slots: self.bus.slots.iter().map(Slot::state).collect(),

@@ -6,6 +6,7 @@
 //! [`Machine::control`] (each hands out a stream's descriptor), [`Machine::capture`] and
 //! [`Machine::capture_live`], [`Machine::console`], [`Machine::failure`], and dropping it.
 
+mod baseline;
 mod bus;
 mod devices;
 mod dirty;
@@ -22,12 +23,13 @@ mod vcpu;
 
 use std::io;
 
+use supermachine_formats::snapshot::baseline::{Baseline, Features};
 use supermachine_formats::snapshot::{Architecture, HypervisorFamily};
 
 pub use devices::virtio::DeviceError;
 pub use dirty::{Difference, DirtyPages};
 pub use hypervisor::HypervisorError;
-pub(crate) use hypervisor::probe;
+pub(crate) use hypervisor::{probe, processor_word};
 pub use lifecycle::{Captured, Machine, Restore, reset_ioapic, reset_serial};
 pub use slots::{block_disk, boot_slots, mapped_disk};
 pub(crate) use sys::fill_random;
@@ -81,6 +83,22 @@ pub enum MachineError {
         found: HypervisorFamily,
         /// This host's.
         host: HypervisorFamily,
+    },
+    /// The host's processor lacks features that the guest uses.
+    #[error("this host's processor lacks {missing}, which the snapshot ({baseline}) uses")]
+    Features {
+        /// What the snapshot was made for.
+        baseline: Baseline,
+        /// What is not there.
+        missing: Features,
+    },
+    /// The snapshot was made for `host` on another vendor's processor.
+    #[error("snapshot (host) is for processors of {found}, this host's is of {host}")]
+    Vendor {
+        /// The snapshot's.
+        found: String,
+        /// This host's.
+        host: String,
     },
     /// The snapshot describes a machine that cannot be.
     #[error("snapshot has {what}")]

@@ -6,9 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use supermachine_formats::snapshot::baseline::{Baseline, FeatureWord, Processor, Register};
 use supermachine_formats::snapshot::device::{Slot, VsockConnection};
 use supermachine_formats::snapshot::memory::{Memory, PAGE_SIZE, Run, runs_of};
-use supermachine_formats::snapshot::x86_64::{Clock, Msr, RunState, Vcpu};
+use supermachine_formats::snapshot::x86_64::{Clock, CpuidLeaf, Msr, RunState, Vcpu};
 use supermachine_formats::snapshot::{
     Architecture, Disk, HypervisorFamily, Machine as MachineState, Snapshot, Stage, WorkingSet,
 };
@@ -72,6 +73,7 @@ fn snapshot(vcpus: u16) -> Snapshot {
         hypervisor: HypervisorFamily::Any,
         machine: MachineState { stage: Stage::Boot, parent: None, memory_size: MEMORY, vcpus },
         workload: None,
+        processor: Processor::of(Baseline::V3),
         vcpus: (0..vcpus).map(vcpu).collect(),
         ioapic: reset_ioapic(),
         clock: Clock { monotonic_ns: 77, realtime_ns: 0, tsc_khz: 0 },
@@ -816,4 +818,66 @@ fn random_bytes_fill_the_whole_buffer() {
     fill_random(&mut buffer).unwrap();
     assert!(buffer.chunks(64).all(|chunk| chunk.iter().any(|byte| *byte != 0)));
     fill_random(&mut []).unwrap();
+}
+
+#[test]
+fn a_processor_without_a_feature_of_the_snapshot_is_refused_by_name() {
+    let lacking =
+        vec![FeatureWord { function: 7, index: 0, register: Register::Ebx, mask: 1 << 5 }];
+    let vm = Arc::new(FakeVm::lacking(lacking.clone()));
+    let error = refused(restore(&vm, snapshot(1)));
+    let MachineError::Features { baseline: Baseline::V3, missing } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(missing.0, lacking);
+    assert_eq!(
+        error.to_string(),
+        "this host's processor lacks avx2, which the snapshot (x86-64-v3) uses"
+    );
+    assert!(vm.windows().is_empty(), "before anything is done");
+    // What the guest does not use is not asked for.
+    let lower = Snapshot { processor: Processor::of(Baseline::V2), ..snapshot(1) };
+    drop(restore(&vm, lower).unwrap());
+}
+
+#[test]
+fn a_host_snapshot_goes_on_only_with_its_vendor() {
+    let leaf = CpuidLeaf {
+        function: 0,
+        index: 0,
+        indexed: false,
+        eax: 1,
+        ebx: u32::from_le_bytes(*b"Genu"),
+        ecx: u32::from_le_bytes(*b"ntel"),
+        edx: u32::from_le_bytes(*b"ineI"),
+    };
+    let mut own = snapshot(1);
+    own.vcpus[0].cpuid = vec![leaf];
+    // A named baseline has an identity of its own.
+    drop(restore(&Arc::default(), own.clone()).unwrap());
+    own.processor = Processor::of(Baseline::Host);
+    let error = refused(restore(&Arc::default(), own));
+    assert!(matches!(&error, MachineError::Vendor { found, .. } if found == "GenuineIntel"));
+}
+
+#[test]
+fn a_captured_machine_asks_for_what_its_guest_was_shown() {
+    let machine = restore(&Arc::default(), snapshot(1)).unwrap();
+    let captured = machine.capture(&mut std::io::sink()).unwrap().snapshot;
+    assert_eq!(captured.processor, Processor::of(Baseline::V3));
+    let mut own = snapshot(1);
+    own.processor = Processor::of(Baseline::Host);
+    own.vcpus[0].cpuid = vec![CpuidLeaf {
+        function: 7,
+        index: 0,
+        indexed: true,
+        eax: 0,
+        ebx: 1 << 5,
+        ecx: 0,
+        edx: 0,
+    }];
+    let machine = restore(&Arc::default(), own).unwrap();
+    let captured = machine.capture(&mut std::io::sink()).unwrap().snapshot;
+    let avx2 = FeatureWord { function: 7, index: 0, register: Register::Ebx, mask: 1 << 5 };
+    assert_eq!(captured.processor, Processor { baseline: Baseline::Host, features: vec![avx2] });
 }

@@ -115,13 +115,11 @@ impl Vcpus {
         let shared =
             Arc::new(Shared { control: Mutex::new(control), changed: Condvar::new(), on_failure });
         let mut vcpus = Self { shared, threads: Vec::with_capacity(plan.states.len()) };
-        let count = u16::try_from(plan.states.len()).unwrap_or(u16::MAX);
         let mut working_set = Some(plan.working_set);
         for (index, state) in (0..).zip(plan.states) {
             let birth = Birth {
                 vm: Arc::clone(vm),
                 index,
-                count,
                 state,
                 tsc_khz: plan.tsc_khz,
                 working_set: working_set.take(),
@@ -208,7 +206,6 @@ impl Drop for Vcpus {
 struct Birth {
     vm: Arc<dyn Vm>,
     index: u16,
-    count: u16,
     state: x86_64::Vcpu,
     tsc_khz: u32,
     working_set: Option<(Arc<Ram>, WorkingSet)>,
@@ -216,7 +213,7 @@ struct Birth {
 
 impl Birth {
     fn vcpu(&self) -> Result<Box<dyn Vcpu>, HypervisorError> {
-        let mut vcpu = self.vm.create_vcpu(self.index, self.count)?;
+        let mut vcpu = self.vm.create_vcpu(self.index)?;
         vcpu.set_tsc_khz(self.tsc_khz)?;
         vcpu.restore(&self.state)?;
         Ok(vcpu)

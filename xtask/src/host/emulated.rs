@@ -29,6 +29,8 @@ use crate::packages;
 pub(crate) const FAST_FOLDER: &str = "/dev/shm";
 /// The memory of an emulated host unless asked otherwise.
 pub(crate) const MEMORY_MIB: u32 = 4096;
+/// The processor of an emulated host unless asked otherwise.
+pub(crate) const CPU: &str = "EPYC-Rome,+svm,+npt";
 const FILE_SERVER: &str = "/usr/lib/qemu/virtiofsd";
 /// The statuses of timeout(1) and of a reader that went away.
 const TIMED_OUT: u8 = 124;
@@ -43,7 +45,7 @@ pub(super) fn run(kind: Kind, command: &Command, limits: &Limits) -> Result<u8, 
     packages::ensure(packages::HOST)?;
     let kernel = image::ensure()?;
     let request = request(kind, command, &kernel)?;
-    let mut host = Host::start(kind, limits.memory_mib, &kernel)?;
+    let mut host = Host::start(kind, limits, &kernel)?;
     let status = host.serve(&request, limits.timeout);
     host.stop();
     status
@@ -94,7 +96,7 @@ struct Ports {
 }
 
 impl Host {
-    fn start(kind: Kind, memory_mib: u32, kernel: &Path) -> Result<Self, Error> {
+    fn start(kind: Kind, limits: &Limits, kernel: &Path) -> Result<Self, Error> {
         let pair = || UnixStream::pair().map_err(Error::system("make a socket pair"));
         let (files_socket, files) = start_file_server()?;
         let (stdout, stdout_far) = pair()?;
@@ -107,7 +109,7 @@ impl Host {
         ];
         let init = std::env::current_exe().map_err(Error::system("find this program"))?;
         let mut machine = Command::new("qemu-system-x86_64");
-        machine.args(arguments(kind, memory_mib, kernel, &init, files_socket.as_raw_fd(), &ports));
+        machine.args(arguments(kind, limits, kernel, &init, files_socket.as_raw_fd(), &ports));
         let mut inherited: Vec<RawFd> = ports.iter().map(|(_, fd)| *fd).collect();
         inherited.push(files_socket.as_raw_fd());
         keep_open(&mut machine, inherited);
@@ -199,7 +201,7 @@ fn start_file_server() -> Result<(UnixStream, Child), Error> {
 
 fn arguments(
     kind: Kind,
-    memory_mib: u32,
+    limits: &Limits,
     kernel: &Path,
     init: &Path,
     files: RawFd,
@@ -209,10 +211,12 @@ fn arguments(
     let mut add = |words: &str| args.extend(words.split(' ').map(OsString::from));
     // One emulated processor in one thread: KVM's patching of running code is not safe
     // with more under emulation.
-    add("-accel tcg,thread=single -smp 1 -M q35 -cpu EPYC-Rome,+svm,+npt");
+    add("-accel tcg,thread=single -smp 1 -M q35");
+    add(&format!("-cpu {}", limits.cpu));
     if kind == Kind::Measuring {
         add("-icount shift=1,sleep=off");
     }
+    let memory_mib = limits.memory_mib;
     add(&format!("-m {memory_mib} -numa node,memdev=mem"));
     add(&format!("-object memory-backend-memfd,id=mem,size={memory_mib}M,share=on"));
     add("-nodefaults -nographic -monitor none -serial stdio -no-reboot");

@@ -61,6 +61,10 @@ pub(crate) struct Args {
     /// The emulated host's memory.
     #[arg(long, value_name = "MIB", default_value_t = emulated::MEMORY_MIB)]
     memory: u32,
+    /// The emulated host's processor, as QEMU's -cpu takes it; an AMD one with svm and npt, or one
+    /// that is told to be.
+    #[arg(long, value_name = "MODEL", default_value = emulated::CPU)]
+    cpu: String,
     /// The command and its arguments.
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -77,22 +81,28 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     let Some((program, rest)) = args.command.split_first() else { return Ok(0) };
     let mut command = Command::new(program);
     command.args(rest);
-    let limits = Limits { timeout: args.timeout.map(Duration::from_secs), memory_mib: args.memory };
+    let limits = Limits {
+        timeout: args.timeout.map(Duration::from_secs),
+        memory_mib: args.memory,
+        cpu: args.cpu.clone(),
+    };
     run(kind, &command, &limits)
 }
 
 /// What a command in a host may use.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Limits {
     /// How long it may take.
     pub(crate) timeout: Option<Duration>,
     /// The emulated host's memory.
     pub(crate) memory_mib: u32,
+    /// The emulated host's processor.
+    pub(crate) cpu: String,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { timeout: None, memory_mib: emulated::MEMORY_MIB }
+        Self { timeout: None, memory_mib: emulated::MEMORY_MIB, cpu: emulated::CPU.to_owned() }
     }
 }
 

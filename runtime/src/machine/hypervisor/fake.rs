@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex};
 
+use supermachine_formats::snapshot::baseline::{Baseline, FeatureWord, Register};
 use supermachine_formats::snapshot::x86_64;
 use vm_memory::bitmap::BS;
 use vm_memory::{Bytes, MmapRegion, VolatileMemory, VolatileSlice};
@@ -61,6 +62,8 @@ pub(crate) struct FakeVm {
     clock_ns: Mutex<u64>,
     script: Vec<Step>,
     refusal: Option<Refusal>,
+    /// What the processor has not.
+    lacking: Vec<FeatureWord>,
 }
 
 /// What all vCPUs of a VM share.
@@ -90,6 +93,11 @@ impl FakeVm {
 
     pub(crate) fn refusing(refusal: Refusal) -> Self {
         Self { refusal: Some(refusal), ..Self::default() }
+    }
+
+    /// A VM on a processor without some features.
+    pub(crate) fn lacking(features: Vec<FeatureWord>) -> Self {
+        Self { lacking: features, ..Self::default() }
     }
 
     pub(crate) fn messages(&self) -> Vec<(u64, u32)> {
@@ -174,7 +182,7 @@ impl Vm for FakeVm {
         Ok(())
     }
 
-    fn create_vcpu(&self, index: u16, _: u16) -> Result<Box<dyn Vcpu>, HypervisorError> {
+    fn create_vcpu(&self, index: u16) -> Result<Box<dyn Vcpu>, HypervisorError> {
         self.refuse(Refusal::Create(index))?;
         self.record.count(|counts| counts.alive += 1);
         let script = if index == 0 { self.script.clone() } else { Vec::new() };
@@ -192,6 +200,22 @@ impl Vm for FakeVm {
                 ..FakeKick::default()
             }),
         }))
+    }
+
+    fn cpuid(
+        &self,
+        _: Baseline,
+        _: u16,
+        _: u16,
+    ) -> Result<Vec<x86_64::CpuidLeaf>, HypervisorError> {
+        Ok(Vec::new())
+    }
+
+    fn processor_word(&self, function: u32, index: u32, register: Register) -> u32 {
+        let place = (function, index, register);
+        let lacking =
+            self.lacking.iter().find(|word| (word.function, word.index, word.register) == place);
+        !lacking.map_or(0, |word| word.mask)
     }
 
     fn signal_msi(&self, address: u64, data: u32) -> Result<(), HypervisorError> {

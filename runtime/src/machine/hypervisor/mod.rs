@@ -16,13 +16,14 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use supermachine_formats::snapshot::baseline::{Baseline, Features, Register};
 use supermachine_formats::snapshot::x86_64;
 use vm_memory::MmapRegion;
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-pub(crate) use kvm::{create_vm, family, probe};
+pub(crate) use kvm::{create_vm, family, probe, processor_word};
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-pub(crate) use stub::{create_vm, family, probe};
+pub(crate) use stub::{create_vm, family, probe, processor_word};
 
 /// A virtual machine without devices.
 pub(crate) trait Vm: Debug + Send + Sync {
@@ -37,7 +38,21 @@ pub(crate) trait Vm: Debug + Send + Sync {
     ) -> Result<(), HypervisorError>;
 
     /// Makes the vCPU with this index. Called on the thread that will run it.
-    fn create_vcpu(&self, index: u16, count: u16) -> Result<Box<dyn Vcpu>, HypervisorError>;
+    fn create_vcpu(&self, index: u16) -> Result<Box<dyn Vcpu>, HypervisorError>;
+
+    /// What the CPUID instruction of vCPU `index` of `count` answers on a machine that was never
+    /// run: all of a named baseline and nothing else, or what a snapshot can bring back of
+    /// what the host has.
+    fn cpuid(
+        &self,
+        baseline: Baseline,
+        index: u16,
+        count: u16,
+    ) -> Result<Vec<x86_64::CpuidLeaf>, HypervisorError>;
+
+    /// What the host's own CPUID instruction answers. Zero where there is no such answer;
+    /// without the parts of the extended state that the operating system has not switched on.
+    fn processor_word(&self, function: u32, index: u32, register: Register) -> u32;
 
     /// Delivers a message-signalled interrupt.
     fn signal_msi(&self, address: u64, data: u32) -> Result<(), HypervisorError>;
@@ -136,6 +151,24 @@ pub enum HypervisorError {
     Capability {
         /// What it lacks.
         capability: &'static str,
+    },
+    /// The hypervisor does not offer guests all of a baseline.
+    #[error("hypervisor offers guests no {missing}, which {baseline} has")]
+    Features {
+        /// The baseline.
+        baseline: Baseline,
+        /// What is not there.
+        missing: Features,
+    },
+    /// The time-stamp counter has another rate, and the hypervisor cannot scale it.
+    #[error(
+        "snapshot's time-stamp counter runs at {snapshot_khz} kHz, this host's at {host_khz} kHz, and the hypervisor cannot scale it"
+    )]
+    TscRate {
+        /// The rate when the snapshot was taken.
+        snapshot_khz: u32,
+        /// This host's rate.
+        host_khz: u32,
     },
     /// A call failed.
     #[error("hypervisor call {call} failed")]

@@ -20,12 +20,14 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use supermachine_formats::snapshot::HypervisorFamily;
-use supermachine_formats::snapshot::x86_64::IOAPIC_PINS;
+use supermachine_formats::snapshot::baseline::{Baseline, Register};
+use supermachine_formats::snapshot::x86_64::{CpuidLeaf, IOAPIC_PINS};
 use vm_memory::MmapRegion;
 
 use super::{Access, HypervisorError, Vcpu, Vm};
 pub(crate) use probe::probe;
-use x86_64::KvmVcpu;
+pub(crate) use x86_64::processor_word;
+use x86_64::{KvmVcpu, cpuid};
 
 const DEVICE: &str = "/dev/kvm";
 
@@ -123,9 +125,22 @@ impl Vm for KvmVm {
         Ok(())
     }
 
-    fn create_vcpu(&self, index: u16, count: u16) -> Result<Box<dyn Vcpu>, HypervisorError> {
+    fn create_vcpu(&self, index: u16) -> Result<Box<dyn Vcpu>, HypervisorError> {
         let fd = self.fd.create_vcpu(index.into()).map_err(call("KVM_CREATE_VCPU"))?;
-        Ok(Box::new(KvmVcpu::new(Arc::clone(&self.kvm), fd, index, count)?))
+        Ok(Box::new(KvmVcpu::new(Arc::clone(&self.kvm), fd)?))
+    }
+
+    fn cpuid(
+        &self,
+        baseline: Baseline,
+        index: u16,
+        count: u16,
+    ) -> Result<Vec<CpuidLeaf>, HypervisorError> {
+        cpuid::answers(&self.kvm, baseline, index, count)
+    }
+
+    fn processor_word(&self, function: u32, index: u32, register: Register) -> u32 {
+        processor_word(function, index, register)
     }
 
     fn signal_msi(&self, address: u64, data: u32) -> Result<(), HypervisorError> {

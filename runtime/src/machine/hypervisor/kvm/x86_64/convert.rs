@@ -165,10 +165,20 @@ pub(super) fn kvm_lapic(from: &[u8; LAPIC_SIZE]) -> kvm_lapic_state {
     kvm_lapic_state { regs: from.map(u8::cast_signed) }
 }
 
-pub(super) fn xsave(from: &kvm_xsave) -> [u8; XSAVE_SIZE] {
+/// Where an XSAVE area tells which parts of it are in use.
+const XSTATE_BV: std::ops::Range<usize> = 512..520;
+
+/// Keeps to the given parts of the extended state: some kernels name parts that the guest
+/// does not have, and a host without them would refuse those.
+pub(super) fn xsave(from: &kvm_xsave, parts: u64) -> [u8; XSAVE_SIZE] {
     let mut bytes = [0; XSAVE_SIZE];
     for (out, word) in bytes.chunks_exact_mut(4).zip(from.region) {
         out.copy_from_slice(&word.to_le_bytes());
+    }
+    if let Some(used) = bytes.get_mut(XSTATE_BV) {
+        for (byte, parts) in used.iter_mut().zip(parts.to_le_bytes()) {
+            *byte &= parts;
+        }
     }
     bytes
 }

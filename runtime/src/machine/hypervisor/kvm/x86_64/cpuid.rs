@@ -1,16 +1,19 @@
 //! What a guest's CPUID answers.
 //!
-//! A snapshot that was never run has no answers of its own: it gets the host's, less what a
-//! restore could not bring back (nested virtualization, performance counters, tile state,
-//! asynchronous page faults) and with the topology of one package of single-thread cores.
+//! A snapshot that was never run has no answers of its own. It gets those of its baseline's
+//! [`model`], if the kernel offers them all; for `host` it gets what the kernel offers, less
+//! what a restore could not bring back (nested virtualization, performance counters, tile
+//! state, asynchronous page faults). Both with the topology of one package of single-thread
+//! cores.
 
 use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
 };
 use kvm_ioctls::{Kvm, VcpuFd};
+use supermachine_formats::snapshot::baseline::{Baseline, Features};
 use supermachine_formats::snapshot::x86_64::CpuidLeaf;
 
-use super::{HypervisorError, call};
+use super::{HypervisorError, call, model};
 
 /// KVM's paravirtual features that are kept from guests: each registers guest memory that
 /// the host would go on writing to. Bits of leaf 0x4000_0001's EAX.
@@ -18,6 +21,11 @@ const HIDDEN_KVM_FEATURES: u32 = (1 << 4) | (1 << 5) | (1 << 10) | (1 << 14) | (
 
 /// Parts of the extended state that fit the saved area: x87, SSE, AVX, MPX, AVX-512, PKRU.
 const XSAVE_FEATURES: u32 = 0x2ff;
+
+/// The answer with KVM's paravirtual features.
+pub(super) const KVM_CPUID_FEATURES: u32 = 0x4000_0001;
+
+const XSAVE: u32 = 1 << 26;
 
 /// The largest XSAVE area with [`XSAVE_FEATURES`].
 const XSAVE_AREA: u32 = 2696;
@@ -28,46 +36,71 @@ pub(super) fn read(fd: &VcpuFd) -> Result<Vec<CpuidLeaf>, HypervisorError> {
     Ok(cpuid.as_slice().iter().map(leaf).collect())
 }
 
-/// Gives a vCPU saved answers.
+/// Gives a vCPU its answers.
 pub(super) fn write(fd: &VcpuFd, leaves: &[CpuidLeaf]) -> Result<(), HypervisorError> {
     let entries: Vec<kvm_cpuid_entry2> = leaves.iter().map(entry).collect();
-    set(fd, &entries)
-}
-
-/// Gives vCPU `index` of `count` the host's answers, trimmed.
-pub(super) fn write_host(
-    kvm: &Kvm,
-    fd: &VcpuFd,
-    index: u16,
-    count: u16,
-) -> Result<(), HypervisorError> {
-    let mut cpuid =
-        kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(call("KVM_GET_SUPPORTED_CPUID"))?;
-    for entry in cpuid.as_mut_slice() {
-        trim(entry);
-        place(entry, index.into(), count.into());
-    }
-    let kept: Vec<kvm_cpuid_entry2> =
-        cpuid.as_slice().iter().filter(|entry| is_kept(entry)).copied().collect();
-    set(fd, &kept)
-}
-
-fn set(fd: &VcpuFd, entries: &[kvm_cpuid_entry2]) -> Result<(), HypervisorError> {
-    let cpuid = CpuId::from_entries(entries).map_err(|_| HypervisorError::Capability {
+    let cpuid = CpuId::from_entries(&entries).map_err(|_| HypervisorError::Capability {
         capability: "room for the CPUID answers of a snapshot",
     })?;
     fd.set_cpuid2(&cpuid).map_err(call("KVM_SET_CPUID2"))
 }
 
+/// The answers for vCPU `index` of `count` on a machine that was never run.
+pub(in super::super) fn answers(
+    kvm: &Kvm,
+    baseline: Baseline,
+    index: u16,
+    count: u16,
+) -> Result<Vec<CpuidLeaf>, HypervisorError> {
+    let supported =
+        kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(call("KVM_GET_SUPPORTED_CPUID"))?;
+    let supported: Vec<CpuidLeaf> = supported.as_slice().iter().map(leaf).collect();
+    let mut leaves = match baseline {
+        Baseline::Host => {
+            let mut leaves = supported;
+            leaves.iter_mut().for_each(trim);
+            leaves.retain(is_kept);
+            leaves
+        }
+        Baseline::V2 | Baseline::V3 => {
+            check(&supported, baseline)?;
+            model::answers(baseline)
+        }
+    };
+    for leaf in &mut leaves {
+        place(leaf, index.into(), count.into());
+    }
+    Ok(leaves)
+}
+
+/// The parts of the extended state that a guest with these answers can use; none without
+/// XSAVE.
+pub(super) fn extended_state(leaves: &[CpuidLeaf]) -> Option<u64> {
+    let answer = |function| leaves.iter().find(|leaf| (leaf.function, leaf.index) == (function, 0));
+    let has_xsave = answer(1).is_some_and(|leaf| leaf.ecx & XSAVE != 0);
+    let state = answer(0xd).filter(|_| has_xsave)?;
+    Some(u64::from(state.eax) | (u64::from(state.edx) << 32))
+}
+
+/// Refuses a kernel that does not offer guests all of a baseline. What hypervisors provide on
+/// every processor is not asked for: some kernels provide it without saying so.
+fn check(supported: &[CpuidLeaf], baseline: Baseline) -> Result<(), HypervisorError> {
+    let missing = Features::missing(&baseline.required(), |function, index, register| {
+        let place = |leaf: &&CpuidLeaf| (leaf.function, leaf.index) == (function, index);
+        supported.iter().find(place).map_or(0, |leaf| leaf.register(register))
+    });
+    if missing.0.is_empty() { Ok(()) } else { Err(HypervisorError::Features { baseline, missing }) }
+}
+
 /// Drops the descriptions of extended state that [`trim`] took away.
-fn is_kept(entry: &kvm_cpuid_entry2) -> bool {
+fn is_kept(entry: &CpuidLeaf) -> bool {
     entry.function != 0xd
         || entry.index < 2
         || XSAVE_FEATURES.checked_shr(entry.index).is_some_and(|bits| bits & 1 == 1)
 }
 
 /// Takes away what a snapshot could not bring back.
-fn trim(entry: &mut kvm_cpuid_entry2) {
+fn trim(entry: &mut CpuidLeaf) {
     match (entry.function, entry.index) {
         (1, _) => {
             entry.ecx &= !(1 << 5); // VMX
@@ -89,13 +122,13 @@ fn trim(entry: &mut kvm_cpuid_entry2) {
             entry.ecx &= !((1 << 2) | (1 << 23) | (1 << 24) | (1 << 28)); // SVM, counters
         }
         (0x8000_000a, _) => (entry.eax, entry.ebx, entry.edx) = (0, 0, 0),
-        (0x4000_0001, _) => entry.eax &= !HIDDEN_KVM_FEATURES,
+        (KVM_CPUID_FEATURES, _) => entry.eax &= !HIDDEN_KVM_FEATURES,
         _ => {}
     }
 }
 
 /// Describes one package in which each vCPU is a core of its own.
-fn place(entry: &mut kvm_cpuid_entry2, index: u32, count: u32) {
+fn place(entry: &mut CpuidLeaf, index: u32, count: u32) {
     let id_bits = u32::BITS - count.saturating_sub(1).leading_zeros();
     match (entry.function, entry.index) {
         (1, _) => {
@@ -115,7 +148,11 @@ fn place(entry: &mut kvm_cpuid_entry2, index: u32, count: u32) {
         (0x8000_0008, _) => {
             entry.ecx = (id_bits << 12) | count.saturating_sub(1).min(255);
         }
-        (0x8000_001d, _) => entry.eax &= 0x3fff,
+        (0x8000_001d, index) => {
+            // The last cache of all is everyone's.
+            let sharing = if index == 3 { count.saturating_sub(1) & 0xfff } else { 0 };
+            entry.eax = (entry.eax & 0x3fff) | (sharing << 14);
+        }
         (0x8000_001e, _) => {
             (entry.eax, entry.ebx, entry.ecx) = (index, index & 0xff, 0);
         }
@@ -156,24 +193,15 @@ fn entry(from: &CpuidLeaf) -> kvm_cpuid_entry2 {
 mod tests {
     use super::*;
 
-    fn answer(function: u32, index: u32) -> kvm_cpuid_entry2 {
+    fn answer(function: u32, index: u32) -> CpuidLeaf {
         let all = u32::MAX;
-        kvm_cpuid_entry2 {
-            function,
-            index,
-            flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
-            eax: all,
-            ebx: all,
-            ecx: all,
-            edx: all,
-            ..Default::default()
-        }
+        CpuidLeaf { function, index, indexed: true, eax: all, ebx: all, ecx: all, edx: all }
     }
 
     #[test]
     fn a_leaf_round_trips() {
-        let entry_before = answer(7, 1);
-        assert_eq!(entry(&leaf(&entry_before)), entry_before);
+        let before = answer(7, 1);
+        assert_eq!(leaf(&entry(&before)), before);
     }
 
     #[test]
@@ -185,6 +213,22 @@ mod tests {
         trim(&mut amd);
         assert_eq!(amd.ecx & (1 << 2), 0);
         assert!(is_kept(&answer(0xd, 2)) && !is_kept(&answer(0xd, 18)));
+    }
+
+    #[test]
+    fn a_kernel_without_all_of_a_baseline_is_refused_by_name() {
+        let mut offered: Vec<CpuidLeaf> = model::answers(Baseline::V3);
+        assert!(check(&offered, Baseline::V3).is_ok());
+        offered.iter_mut().filter(|leaf| leaf.function == 7).for_each(|leaf| leaf.ebx &= !0x120);
+        let error = check(&offered, Baseline::V3).unwrap_err().to_string();
+        assert_eq!(error, "hypervisor offers guests no avx2, bmi2, which x86-64-v3 has");
+        assert!(check(&offered, Baseline::V2).is_ok());
+    }
+
+    #[test]
+    fn extended_state_is_what_the_guest_can_use() {
+        assert_eq!(extended_state(&model::answers(Baseline::V3)), Some(7));
+        assert_eq!(extended_state(&model::answers(Baseline::V2)), None);
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! KVM's vCPUs on x86_64.
 
 mod convert;
-mod cpuid;
+pub(super) mod cpuid;
+mod model;
 mod msr;
+mod processor;
 
 use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::kvm_pre_fault_memory;
-use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
+use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd};
 use supermachine_formats::snapshot::x86_64::Vcpu as State;
 use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 use vmm_sys_util::ioctl_iowr_nr;
@@ -16,6 +18,7 @@ use vmm_sys_util::ioctl_iowr_nr;
 use super::signal::{self, ThreadKick};
 use super::{HypervisorError, call};
 use crate::machine::hypervisor::{Exit, Kick, Vcpu};
+pub(crate) use processor::processor_word;
 
 ioctl_iowr_nr!(KVM_PRE_FAULT_MEMORY, kvm_bindings::KVMIO, 0xd5, kvm_pre_fault_memory);
 
@@ -23,24 +26,20 @@ ioctl_iowr_nr!(KVM_PRE_FAULT_MEMORY, kvm_bindings::KVMIO, 0xd5, kvm_pre_fault_me
 /// same rate: what the kernel's own clock discipline copes with.
 const TSC_TOLERANCE_PPM: u64 = 250;
 
+/// The parts of the extended state that a guest without XSAVE has: x87 and SSE.
+const LEGACY_STATE: u64 = 3;
+
 #[derive(Debug)]
 pub(super) struct KvmVcpu {
     kvm: Arc<Kvm>,
     fd: VcpuFd,
-    index: u16,
-    count: u16,
 }
 
 impl KvmVcpu {
-    pub(super) fn new(
-        kvm: Arc<Kvm>,
-        fd: VcpuFd,
-        index: u16,
-        count: u16,
-    ) -> Result<Self, HypervisorError> {
+    pub(super) fn new(kvm: Arc<Kvm>, fd: VcpuFd) -> Result<Self, HypervisorError> {
         signal::prepare_thread(&fd)
             .map_err(|source| HypervisorError::Call { call: "KVM_SET_SIGNAL_MASK", source })?;
-        Ok(Self { kvm, fd, index, count })
+        Ok(Self { kvm, fd })
     }
 
     /// Brings the guest's time-stamp counter to the rate that it had when it was saved.
@@ -49,6 +48,10 @@ impl KvmVcpu {
         let difference = u64::from(own.abs_diff(wanted)) * 1_000_000;
         if wanted == 0 || difference <= u64::from(wanted) * TSC_TOLERANCE_PPM {
             return Ok(());
+        }
+        // Without scaling, the kernel takes some rates nevertheless and lets the counter jump.
+        if !self.kvm.check_extension(Cap::TscControl) {
+            return Err(HypervisorError::TscRate { snapshot_khz: wanted, host_khz: own });
         }
         self.fd.set_tsc_khz(wanted).map_err(call("KVM_SET_TSC_KHZ"))
     }
@@ -100,31 +103,34 @@ impl Vcpu for KvmVcpu {
         // The run state first: reading it lets the kernel settle pending INIT and start-up
         // messages, which changes registers.
         let run_state = convert::run_state(fd.get_mp_state().map_err(call("KVM_GET_MP_STATE"))?)?;
+        let cpuid = cpuid::read(fd)?;
         let special = fd.get_sregs().map_err(call("KVM_GET_SREGS"))?;
-        let xcrs = fd.get_xcrs().map_err(call("KVM_GET_XCRS"))?;
+        let xsave = fd.get_xsave().map_err(call("KVM_GET_XSAVE"))?;
+        let parts = cpuid::extended_state(&cpuid);
+        // A guest without XSAVE has no XCR0, and a host without it would refuse one.
+        let xcr0 = match parts {
+            Some(_) => Some(convert::xcr0(&fd.get_xcrs().map_err(call("KVM_GET_XCRS"))?)),
+            None => None,
+        };
         Ok(State {
-            cpuid: cpuid::read(fd)?,
             registers: Some(convert::registers(&fd.get_regs().map_err(call("KVM_GET_REGS"))?)),
             special: Some(convert::special(&special)),
             run_state,
             lapic: Some(convert::lapic(&fd.get_lapic().map_err(call("KVM_GET_LAPIC"))?)),
-            xsave: Some(convert::xsave(&fd.get_xsave().map_err(call("KVM_GET_XSAVE"))?)),
-            xcr0: Some(convert::xcr0(&xcrs)),
+            xsave: Some(convert::xsave(&xsave, parts.unwrap_or(LEGACY_STATE))),
+            xcr0,
             debug: Some(convert::debug(&fd.get_debug_regs().map_err(call("KVM_GET_DEBUGREGS"))?)),
             events: Some(convert::events(
                 &fd.get_vcpu_events().map_err(call("KVM_GET_VCPU_EVENTS"))?,
             )),
-            msrs: msr::read(fd)?,
+            msrs: msr::read(fd, &cpuid)?,
+            cpuid,
         })
     }
 
     fn restore(&mut self, state: &State) -> Result<(), HypervisorError> {
         let fd = &self.fd;
-        if state.cpuid.is_empty() {
-            cpuid::write_host(&self.kvm, fd, self.index, self.count)?;
-        } else {
-            cpuid::write(fd, &state.cpuid)?;
-        }
+        cpuid::write(fd, &state.cpuid)?;
         fd.set_mp_state(convert::mp_state(state.run_state)).map_err(call("KVM_SET_MP_STATE"))?;
         if let Some(registers) = &state.registers {
             fd.set_regs(&convert::kvm_regs(registers)).map_err(call("KVM_SET_REGS"))?;

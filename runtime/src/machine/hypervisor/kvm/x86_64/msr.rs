@@ -5,42 +5,97 @@
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
-use supermachine_formats::snapshot::x86_64::Msr;
+use supermachine_formats::snapshot::baseline::Register;
+use supermachine_formats::snapshot::x86_64::{CpuidLeaf, Msr};
 
+use super::cpuid::KVM_CPUID_FEATURES;
 use super::{HypervisorError, call};
 
-const SAVED: [u32; 26] = [
-    0x174,       // SYSENTER_CS
-    0x175,       // SYSENTER_ESP
-    0x176,       // SYSENTER_EIP
-    0xc000_0081, // STAR
-    0xc000_0082, // LSTAR
-    0xc000_0083, // CSTAR
-    0xc000_0084, // SYSCALL_MASK
-    0xc000_0102, // KERNEL_GS_BASE
-    0xc000_0103, // TSC_AUX
-    0x277,       // PAT
-    0x1a0,       // MISC_ENABLE
-    0x2ff,       // MTRR_DEF_TYPE
-    0xda0,       // XSS
-    0x48,        // SPEC_CTRL
-    0x140,       // MISC_FEATURES_ENABLES
-    0x4b56_4d00, // KVM_WALL_CLOCK
-    0x4b56_4d01, // KVM_SYSTEM_TIME
-    0x4b56_4d03, // KVM_STEAL_TIME
-    0x4b56_4d04, // KVM_PV_EOI
-    0x4b56_4d05, // KVM_POLL_CONTROL
-    0x4b56_4d02, // KVM_ASYNC_PF
-    0x4b56_4d06, // KVM_ASYNC_PF_INT
-    0x3b,        // TSC_ADJUST
-    0x10,        // TSC
-    0x1d9,       // DEBUGCTL
-    0x6e0,       // TSC_DEADLINE
+/// A saved register, and what a guest has that has it.
+type Saved = (u32, Has);
+
+/// What a guest must have been shown for a register to be its own. Others are left out, since
+/// another host's kernel need not have them.
+#[derive(Debug, Clone, Copy)]
+enum Has {
+    /// Every processor has it.
+    Always,
+    /// One of these bits is set.
+    OneOf(&'static [(u32, u32, Register, u32)]),
+    /// KVM's paravirtual features include one of these.
+    Paravirtual(u32),
+    /// The vendor is Intel.
+    Intel,
+}
+
+/// A register of the paravirtual feature with this bit.
+const fn kvm(bit: u32) -> Has {
+    Has::Paravirtual(1 << bit)
+}
+
+const SAVED: [Saved; 26] = [
+    (0x174, Has::Always),       // SYSENTER_CS
+    (0x175, Has::Always),       // SYSENTER_ESP
+    (0x176, Has::Always),       // SYSENTER_EIP
+    (0xc000_0081, Has::Always), // STAR
+    (0xc000_0082, Has::Always), // LSTAR
+    (0xc000_0083, Has::Always), // CSTAR
+    (0xc000_0084, Has::Always), // SYSCALL_MASK
+    (0xc000_0102, Has::Always), // KERNEL_GS_BASE
+    (
+        0xc000_0103, // TSC_AUX
+        Has::OneOf(&[(0x8000_0001, 0, Register::Edx, 1 << 27), (7, 0, Register::Ecx, 1 << 22)]),
+    ),
+    (0x277, Has::Always),                                    // PAT
+    (0x1a0, Has::Always),                                    // MISC_ENABLE
+    (0x2ff, Has::Always),                                    // MTRR_DEF_TYPE
+    (0xda0, Has::OneOf(&[(0xd, 1, Register::Eax, 1 << 3)])), // XSS
+    (
+        0x48, // SPEC_CTRL
+        Has::OneOf(&[
+            (7, 0, Register::Edx, (1 << 26) | (1 << 27) | (1 << 31)),
+            (0x8000_0008, 0, Register::Ebx, (1 << 14) | (1 << 15) | (1 << 24)),
+        ]),
+    ),
+    (0x140, Has::Intel),                                  // MISC_FEATURES_ENABLES
+    (0x4b56_4d00, kvm(3)),                                // KVM_WALL_CLOCK
+    (0x4b56_4d01, kvm(3)),                                // KVM_SYSTEM_TIME
+    (0x4b56_4d03, kvm(5)),                                // KVM_STEAL_TIME
+    (0x4b56_4d04, kvm(6)),                                // KVM_PV_EOI
+    (0x4b56_4d05, kvm(12)),                               // KVM_POLL_CONTROL
+    (0x4b56_4d02, kvm(4)),                                // KVM_ASYNC_PF
+    (0x4b56_4d06, kvm(14)),                               // KVM_ASYNC_PF_INT
+    (0x3b, Has::OneOf(&[(7, 0, Register::Ebx, 1 << 1)])), // TSC_ADJUST
+    (0x10, Has::Always),                                  // TSC
+    (0x1d9, Has::Always),                                 // DEBUGCTL
+    (0x6e0, Has::Always),                                 // TSC_DEADLINE
 ];
 
+impl Has {
+    fn holds(self, cpuid: &[CpuidLeaf]) -> bool {
+        let word = |function: u32, index: u32, register: Register| {
+            let leaf = cpuid.iter().find(|leaf| (leaf.function, leaf.index) == (function, index));
+            leaf.map_or(0, |leaf| leaf.register(register))
+        };
+        match self {
+            Self::Always => true,
+            Self::OneOf(bits) => bits.iter().any(|(function, index, register, mask)| {
+                word(*function, *index, *register) & mask != 0
+            }),
+            Self::Paravirtual(mask) => word(KVM_CPUID_FEATURES, 0, Register::Eax) & mask != 0,
+            Self::Intel => word(0, 0, Register::Ebx).to_le_bytes() == *b"Genu",
+        }
+    }
+}
+
+/// The registers that a guest with these CPUID answers has.
+fn saved(cpuid: &[CpuidLeaf]) -> Vec<u32> {
+    SAVED.iter().filter(|(_, has)| has.holds(cpuid)).map(|(index, _)| *index).collect()
+}
+
 /// Reads those of the saved registers that this vCPU has.
-pub(super) fn read(fd: &VcpuFd) -> Result<Vec<Msr>, HypervisorError> {
-    let mut wanted: Vec<u32> = SAVED.to_vec();
+pub(super) fn read(fd: &VcpuFd, cpuid: &[CpuidLeaf]) -> Result<Vec<Msr>, HypervisorError> {
+    let mut wanted = saved(cpuid);
     loop {
         let mut msrs = entries(wanted.iter().map(|index| (*index, 0)))?;
         let count = fd.get_msrs(&mut msrs).map_err(call("KVM_GET_MSRS"))?;
@@ -70,4 +125,41 @@ fn entries(msrs: impl Iterator<Item = (u32, u64)>) -> Result<Msrs, HypervisorErr
         msrs.map(|(index, data)| kvm_msr_entry { index, data, ..Default::default() }).collect();
     Msrs::from_entries(&entries)
         .map_err(|_| HypervisorError::Capability { capability: "room for the MSRs of a snapshot" })
+}
+
+#[cfg(test)]
+mod tests {
+    use supermachine_formats::snapshot::baseline::Baseline;
+
+    use super::super::model;
+    use super::*;
+
+    #[test]
+    fn a_named_baseline_saves_no_register_that_another_model_lacks() {
+        for baseline in [Baseline::V2, Baseline::V3] {
+            let saved = saved(&model::answers(baseline));
+            for index in [0xda0, 0x48, 0x140, 0x4b56_4d02, 0x4b56_4d03, 0x4b56_4d05, 0x4b56_4d06] {
+                assert!(!saved.contains(&index), "{baseline}: {index:#x}");
+            }
+            for index in [0x10, 0x3b, 0x6e0, 0xc000_0082, 0x4b56_4d01, 0x4b56_4d04] {
+                assert!(saved.contains(&index), "{baseline}: {index:#x}");
+            }
+        }
+        assert!(saved(&model::answers(Baseline::V3)).contains(&0xc000_0103));
+        assert!(!saved(&model::answers(Baseline::V2)).contains(&0xc000_0103));
+    }
+
+    #[test]
+    fn a_register_is_saved_where_its_feature_is_shown() {
+        let leaf = CpuidLeaf {
+            function: 7,
+            index: 0,
+            indexed: true,
+            eax: 0,
+            ebx: 0,
+            ecx: 0,
+            edx: 1 << 26,
+        };
+        assert!(saved(&[leaf]).contains(&0x48));
+    }
 }
