@@ -25,6 +25,18 @@ use crate::workspace;
 const VM_PREFIX: &str = "vm_";
 /// An emulated host has one processor, so two of them use two of ours.
 const SIDE_BY_SIDE: usize = 2;
+/// The test program that is run in several hosts, each with another processor.
+const PROCESSORS_PROGRAM: &str = "vm_cpu";
+/// Which of its modules are run on which processor, one after the other on one store. An
+/// emulated host without a model named has the usual one.
+const PROCESSORS: [(Option<&str>, &[&str]); 4] = [
+    (None, &["baking::"]),
+    (Some("Skylake-Server,vendor=AuthenticAMD,+svm,+npt"), &["going_on::"]),
+    (Some("max,vendor=AuthenticAMD,+svm,+npt"), &["going_on::", "baking_host::"]),
+    (None, &["going_on::", "refusing::"]),
+];
+/// Where [`PROCESSORS_PROGRAM`] finds that store.
+const PROCESSORS_STORE: &str = "SUPERMACHINE_TEST_CPU_STORE";
 /// The memory of an emulated host for tests: their files are in memory too.
 const MEMORY_MIB: u32 = 6144;
 
@@ -168,24 +180,53 @@ fn program(line: &str) -> Option<Program> {
 
 impl Program {
     fn here(&self, args: &Args) -> Command {
-        self.prepared(Command::new(&self.path), args)
+        let mut command = self.prepared(Command::new(&self.path));
+        command.args(&args.arguments);
+        command
+    }
+
+    /// Runs it in a host, or in one after the other if it is about processors.
+    fn run_in_host(&self, us: &Path, kind: Kind, args: &Args) -> Result<Vec<Outcome>, Error> {
+        if self.name != PROCESSORS_PROGRAM {
+            let mut command = self.in_host(us, kind, None, args);
+            command.args(&args.arguments);
+            return Ok(vec![watch(&self.name, &mut command)?]);
+        }
+        let store = tempfile::tempdir().map_err(Error::system("make a folder"))?;
+        let mut outcomes = Vec::new();
+        let mut runs = PROCESSORS.to_vec();
+        if kind == Kind::Native {
+            println!("[{}] no other model than this machine's processor is tried", self.name);
+            runs = vec![(None, &["baking::"]), (None, &["going_on::", "baking_host::"])];
+        }
+        for (cpu, modules) in runs {
+            let mut command = self.in_host(us, kind, cpu, args);
+            command.args(modules).env(PROCESSORS_STORE, store.path());
+            // A filter would bring back modules that are for another host.
+            command.args(args.arguments.iter().filter(|text| text.starts_with('-')));
+            let model = cpu.and_then(|cpu| cpu.split(',').next()).unwrap_or("usual host");
+            outcomes.push(watch(&format!("{}, {model}", self.name), &mut command)?);
+        }
+        Ok(outcomes)
     }
 
     /// In a host of its own, where the test registry serves meanwhile.
-    fn in_host(&self, us: &Path, kind: Kind, args: &Args) -> Command {
+    fn in_host(&self, us: &Path, kind: Kind, cpu: Option<&str>, args: &Args) -> Command {
         let mut command = Command::new(us);
         command.args(["host", "--host", kind.name(), "--timeout", &args.timeout.to_string()]);
-        command.args(["--memory", &MEMORY_MIB.to_string(), "--"]).arg(us);
+        command.args(["--memory", &MEMORY_MIB.to_string()]);
+        command.args(cpu.into_iter().flat_map(|cpu| ["--cpu", cpu]));
+        command.arg("--").arg(us);
         command.args(["registry", "--"]).arg(&self.path);
         if kind != Kind::Native {
             command.env("TMPDIR", host::emulated::FAST_FOLDER);
         }
-        self.prepared(command, args)
+        self.prepared(command)
     }
 
     /// As cargo runs a test program.
-    fn prepared(&self, mut command: Command, args: &Args) -> Command {
-        command.args(&args.arguments).current_dir(&self.package);
+    fn prepared(&self, mut command: Command) -> Command {
+        command.current_dir(&self.package);
         command.env("CARGO_MANIFEST_DIR", &self.package);
         command
     }
@@ -200,7 +241,7 @@ fn side_by_side(programs: &[&Program], kind: Kind, args: &Args) -> Result<Vec<Ou
         loop {
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some(program) = next else { return Ok(outcomes) };
-            outcomes.push(watch(&program.name, &mut program.in_host(&us, kind, args))?);
+            outcomes.extend(program.run_in_host(&us, kind, args)?);
         }
     };
     thread::scope(|scope| {

@@ -12,6 +12,8 @@ use super::hypervisor::{HypervisorError, Vm};
 
 /// The answer of the CPUID instruction that tells the vendor.
 const VENDOR: u32 = 0;
+/// The answer that tells the parts of the extended state.
+const EXTENDED_STATE: u32 = 0xd;
 
 /// Refuses a snapshot whose guest uses what this host's processor has not.
 pub(super) fn check(vm: &dyn Vm, snapshot: &Snapshot) -> Result<(), MachineError> {
@@ -28,7 +30,9 @@ pub(super) fn check(vm: &dyn Vm, snapshot: &Snapshot) -> Result<(), MachineError
     }
 }
 
-/// Gives the vCPUs of a machine that was never run their CPUID.
+/// Gives the vCPUs of a machine that was never run their CPUID, and switches on all parts of
+/// the extended state that it tells, as firmware may. The kernel would do so itself, but
+/// emulated hosts do not notice that, and tell sizes that do not fit then.
 pub(super) fn complete(
     vm: &dyn Vm,
     baseline: Baseline,
@@ -38,6 +42,8 @@ pub(super) fn complete(
     for (index, state) in (0..).zip(states) {
         if state.cpuid.is_empty() {
             state.cpuid = vm.cpuid(baseline, index, count)?;
+            let parts = find(&state.cpuid, EXTENDED_STATE, 0).map(|leaf| leaf.eax.into());
+            state.xcr0 = state.xcr0.or(parts);
         }
     }
     Ok(())
@@ -66,6 +72,9 @@ fn vendor(word: impl Fn(Register) -> u32) -> String {
 }
 
 fn answer(vcpus: &[Vcpu], function: u32, index: u32) -> Option<&CpuidLeaf> {
-    let leaves = vcpus.first().map(|vcpu| vcpu.cpuid.as_slice()).unwrap_or_default();
+    find(&vcpus.first()?.cpuid, function, index)
+}
+
+fn find(leaves: &[CpuidLeaf], function: u32, index: u32) -> Option<&CpuidLeaf> {
     leaves.iter().find(|leaf| leaf.function == function && (!leaf.indexed || leaf.index == index))
 }
