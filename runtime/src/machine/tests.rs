@@ -869,7 +869,7 @@ fn a_host_snapshot_goes_on_only_with_its_vendor() {
 #[test]
 fn a_captured_machine_asks_for_what_its_guest_was_shown() {
     let machine = restore(&Arc::default(), snapshot(1)).unwrap();
-    let captured = machine.capture(&mut std::io::sink()).unwrap().snapshot;
+    let captured = machine.capture().unwrap().snapshot;
     assert_eq!(captured.processor, Processor::of(Baseline::V3));
     let mut own = snapshot(1);
     own.processor = Processor::of(Baseline::Host);
@@ -883,7 +883,7 @@ fn a_captured_machine_asks_for_what_its_guest_was_shown() {
         edx: 0,
     }];
     let machine = restore(&Arc::default(), own).unwrap();
-    let captured = machine.capture(&mut std::io::sink()).unwrap().snapshot;
+    let captured = machine.capture().unwrap().snapshot;
     let avx2 = FeatureWord { function: 7, index: 0, register: Register::Ebx, mask: 1 << 5 };
     assert_eq!(captured.processor, Processor { baseline: Baseline::Host, features: vec![avx2] });
 }

@@ -144,7 +144,10 @@ impl Source {
     }
 
     /// Reads a blob of unknown size and checks its digest.
-    pub(super) fn read_unsized(
+    ///
+    /// # Errors
+    /// It is missing, damaged, or larger than `limit`.
+    pub fn read_unsized(
         &self,
         section: &'static str,
         digest: Digest,

@@ -1,0 +1,116 @@
+//! What is said on the control stream: the resume, and its answer.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::field::{put_failure, read_failure};
+use super::{ENTROPY_SIZE, Failure, MAX_NAME, Message, unknown_kind};
+use crate::codec::{DecodeError, Put, Reader};
+
+/// Host to agent on the control stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Control {
+    /// The first message after every start. The agent acts on it before it answers requests.
+    Resume(Resume),
+}
+
+/// What a machine must be told when it goes on.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Resume {
+    /// The wall clock, in nanoseconds since 1970-01-01 UTC.
+    pub realtime_ns: u64,
+    /// Fresh random bytes for the guest kernel's generator and for what must be unique.
+    pub entropy: [u8; ENTROPY_SIZE],
+    /// The new host name, if it is to change.
+    pub hostname: Option<String>,
+}
+
+impl core::fmt::Debug for Resume {
+    /// Leaves the entropy out, so that it reaches no log.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Resume")
+            .field("realtime_ns", &self.realtime_ns)
+            .field("hostname", &self.hostname)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Agent to host on the control stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The agent is up; sent once, at boot.
+    Hello {
+        /// The agent's [`VERSION`].
+        version: u16,
+    },
+    /// [`Control::Resume`] was carried out.
+    Resumed,
+    /// A step of [`Control::Resume`] failed; the machine must not be used.
+    ResumeFailed(Failure),
+}
+
+impl Message for Control {
+    fn kind(&self) -> u16 {
+        match self {
+            Self::Resume(_) => 0x01,
+        }
+    }
+
+    fn put_payload(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Resume(resume) => {
+                out.put_u64(resume.realtime_ns);
+                out.put(&resume.entropy);
+                out.put_option(resume.hostname.as_ref(), |out, name| {
+                    out.put_byte_string(name.as_bytes());
+                });
+            }
+        }
+    }
+
+    fn decode(kind: u16, payload: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(payload);
+        let message = match kind {
+            0x01 => Self::Resume(Resume {
+                realtime_ns: reader.u64("realtime")?,
+                entropy: reader.array("entropy")?,
+                hostname: reader.option("hostname", |r| r.string("hostname", MAX_NAME))?,
+            }),
+            _ => return Err(unknown_kind(kind)),
+        };
+        reader.finish()?;
+        Ok(message)
+    }
+}
+
+impl Message for Event {
+    fn kind(&self) -> u16 {
+        match self {
+            Self::Hello { .. } => 0x11,
+            Self::Resumed => 0x12,
+            Self::ResumeFailed(_) => 0x13,
+        }
+    }
+
+    fn put_payload(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Hello { version } => out.put_u16(*version),
+            Self::Resumed => {}
+            Self::ResumeFailed(failure) => put_failure(out, failure),
+        }
+    }
+
+    fn decode(kind: u16, payload: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(payload);
+        let message = match kind {
+            0x11 => Self::Hello { version: reader.u16("version")? },
+            0x12 => Self::Resumed,
+            0x13 => Self::ResumeFailed(read_failure(&mut reader)?),
+            _ => return Err(unknown_kind(kind)),
+        };
+        reader.finish()?;
+        Ok(message)
+    }
+}

@@ -1,0 +1,71 @@
+//! The parts that several messages have in common.
+
+use alloc::vec::Vec;
+
+use super::{Failure, MAX_CHUNK, MAX_NAME, MAX_PAYLOAD, MAX_STRINGS};
+use crate::codec::{DecodeError, Put, Reader};
+
+/// A string is bounded by the frame that it comes in.
+const MAX_STRING: usize = MAX_PAYLOAD;
+
+pub(super) fn put_failure(out: &mut Vec<u8>, failure: &Failure) {
+    out.put_byte_string(failure.operation.as_bytes());
+    out.put_byte_string(failure.subject.as_bytes());
+    out.put_u16(failure.errno);
+}
+
+pub(super) fn read_failure(reader: &mut Reader<'_>) -> Result<Failure, DecodeError> {
+    Ok(Failure {
+        operation: reader.string("operation", MAX_NAME)?,
+        subject: reader.string("subject", MAX_NAME)?,
+        errno: reader.u16("errno")?,
+    })
+}
+
+pub(super) fn put_strings(out: &mut Vec<u8>, strings: &[Vec<u8>]) {
+    out.put_list(strings, |out, string| out.put_byte_string(string));
+}
+
+/// Strings that become C strings in the guest: none may hold a zero byte.
+pub(super) fn read_strings(
+    reader: &mut Reader<'_>,
+    field: &'static str,
+) -> Result<Vec<Vec<u8>>, DecodeError> {
+    reader.list(field, MAX_STRINGS, 4, |r| read_c_string(r, field, MAX_STRING))
+}
+
+pub(super) fn read_path(
+    reader: &mut Reader<'_>,
+    field: &'static str,
+) -> Result<Vec<u8>, DecodeError> {
+    read_c_string(reader, field, MAX_NAME)
+}
+
+fn read_c_string(
+    reader: &mut Reader<'_>,
+    field: &'static str,
+    limit: usize,
+) -> Result<Vec<u8>, DecodeError> {
+    let bytes = reader.byte_string(field, limit)?;
+    if bytes.contains(&0) { Err(reader.illegal(field, 0)) } else { Ok(bytes.into()) }
+}
+
+pub(super) fn read_chunk(reader: &mut Reader<'_>) -> Result<Vec<u8>, DecodeError> {
+    let count = reader.remaining();
+    if count > MAX_CHUNK {
+        return Err(DecodeError::TooLarge {
+            field: "chunk",
+            offset: 0,
+            value: count as u64,
+            limit: MAX_CHUNK as u64,
+        });
+    }
+    Ok(reader.bytes("chunk", count)?.into())
+}
+
+pub(super) fn read_signal(reader: &mut Reader<'_>) -> Result<u8, DecodeError> {
+    match reader.u8("signal")? {
+        signal @ 1..=64 => Ok(signal),
+        value => Err(reader.illegal("signal", value.into())),
+    }
+}

@@ -1,0 +1,111 @@
+//! What host and agent say to each other: frames over vsock streams.
+//!
+//! One control stream is opened by the agent at boot and lives on across snapshot and
+//! restore: it carries [`Control`] to the agent and [`Event`] back. Every other stream is one
+//! request, opened by the host: a [`Request`], then [`Input`] to the agent and [`Reply`] back,
+//! until a final reply. Layouts and limits are in `SPEC.md`.
+
+mod control;
+mod field;
+mod reply;
+mod request;
+#[cfg(test)]
+mod tests;
+
+use alloc::vec::Vec;
+
+pub use self::control::{Control, Event, Resume};
+pub use self::reply::{Exit, ExitStatus, Failure, Reply};
+pub use self::request::{Command, Container, Input, Process, Request};
+use crate::codec::{DecodeError, Put, Reader};
+
+/// The version of this protocol, told in [`Event::Hello`]. Both sides must agree.
+pub const VERSION: u16 = 1;
+/// The host's vsock port that the agent connects its control stream to.
+pub const CONTROL_PORT: u32 = 1;
+/// The agent's vsock port that requests are made to.
+pub const REQUEST_PORT: u32 = 2;
+/// Bytes before each frame's payload: length, kind, zero.
+pub const HEADER_SIZE: usize = 8;
+/// The largest payload of a frame.
+pub const MAX_PAYLOAD: usize = 1 << 20;
+/// The largest piece of a stream in one frame.
+pub const MAX_CHUNK: usize = 64 << 10;
+/// The most arguments or environment variables of one command.
+pub const MAX_STRINGS: usize = 16 << 10;
+/// The longest path, host name or operation in a frame.
+pub const MAX_NAME: usize = 4096;
+/// Entropy sent with [`Control::Resume`], in bytes.
+pub const ENTROPY_SIZE: usize = 64;
+
+/// The first eight bytes of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Payload bytes that follow.
+    pub length: usize,
+    /// Which message the payload is.
+    pub kind: u16,
+}
+
+impl Header {
+    /// Reads a header.
+    ///
+    /// # Errors
+    /// A length over [`MAX_PAYLOAD`], or reserved bytes that are not zero.
+    pub fn decode(bytes: [u8; HEADER_SIZE]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(&bytes);
+        let length = usize::try_from(reader.u32("frame length")?).unwrap_or(usize::MAX);
+        if length > MAX_PAYLOAD {
+            return Err(DecodeError::TooLarge {
+                field: "frame length",
+                offset: 0,
+                value: length as u64,
+                limit: MAX_PAYLOAD as u64,
+            });
+        }
+        let kind = reader.u16("frame kind")?;
+        match reader.u16("frame reserved")? {
+            0 => Ok(Self { length, kind }),
+            value => Err(reader.illegal("frame reserved", value.into())),
+        }
+    }
+}
+
+/// A message that travels as one frame.
+pub trait Message: Sized {
+    /// The frame's kind.
+    fn kind(&self) -> u16;
+
+    /// Appends the payload.
+    fn put_payload(&self, out: &mut Vec<u8>);
+
+    /// Reads the payload of a frame of this kind.
+    ///
+    /// # Errors
+    /// An unknown kind, or a payload that is not of its form.
+    fn decode(kind: u16, payload: &[u8]) -> Result<Self, DecodeError>;
+
+    /// Appends the whole frame.
+    fn encode(&self, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.put_u32(0);
+        out.put_u16(self.kind());
+        out.put_u16(0);
+        self.put_payload(out);
+        let length = out.len() - start - HEADER_SIZE;
+        if let Some(field) = out.get_mut(start..start + 4) {
+            field.copy_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+        }
+    }
+
+    /// The whole frame.
+    fn to_frame(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.encode(&mut out);
+        out
+    }
+}
+
+fn unknown_kind(kind: u16) -> DecodeError {
+    DecodeError::Illegal { field: "frame kind", offset: 4, value: kind.into() }
+}

@@ -1,0 +1,142 @@
+//! What the agent answers.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use super::field::{put_failure, read_chunk, read_failure};
+use super::{Message, unknown_kind};
+use crate::codec::{DecodeError, Put, Reader};
+
+/// Agent to host on a request stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reply {
+    /// The request was carried out. Final.
+    Done,
+    /// The request could not be carried out. Final.
+    Failed(Failure),
+    /// The process runs.
+    Started {
+        /// Its process id in the guest.
+        pid: u32,
+    },
+    /// Bytes from standard output, at most [`MAX_CHUNK`].
+    Stdout(Vec<u8>),
+    /// Bytes from standard error, at most [`MAX_CHUNK`].
+    Stderr(Vec<u8>),
+    /// The process ended and all its output was sent. Final.
+    Exited(Exit),
+    /// The answer to [`Request::Listening`], sorted, without duplicates. Final.
+    Ports(Vec<u16>),
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// Its exit code or the signal that ended it.
+    pub status: ExitStatus,
+    /// Whether the time-out killed it.
+    pub timed_out: bool,
+    /// From its start to its end, in microseconds.
+    pub duration_us: u64,
+    /// The most memory that was resident at once, in KiB.
+    pub peak_rss_kib: u64,
+}
+
+/// An exit code or a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// The process returned this code.
+    Code(u8),
+    /// This signal ended the process.
+    Signal(u8),
+}
+
+/// Why the agent could not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The operation that failed, such as `mount` or `execve`.
+    pub operation: String,
+    /// What it was applied to: a path, a user name, a device.
+    pub subject: String,
+    /// The guest kernel's error number; 0 when none was involved.
+    pub errno: u16,
+}
+
+impl core::fmt::Display for Failure {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{} of {} failed with errno {}", self.operation, self.subject, self.errno)
+    }
+}
+
+impl Message for Reply {
+    fn kind(&self) -> u16 {
+        match self {
+            Self::Done => 0x41,
+            Self::Failed(_) => 0x42,
+            Self::Started { .. } => 0x43,
+            Self::Stdout(_) => 0x44,
+            Self::Stderr(_) => 0x45,
+            Self::Exited(_) => 0x46,
+            Self::Ports(_) => 0x47,
+        }
+    }
+
+    fn put_payload(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Done => {}
+            Self::Failed(failure) => put_failure(out, failure),
+            Self::Started { pid } => out.put_u32(*pid),
+            Self::Stdout(bytes) | Self::Stderr(bytes) => out.put(bytes),
+            Self::Exited(exit) => put_exit(out, exit),
+            Self::Ports(ports) => out.put_list(ports, |out, port| out.put_u16(*port)),
+        }
+    }
+
+    fn decode(kind: u16, payload: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(payload);
+        let message = match kind {
+            0x41 => Self::Done,
+            0x42 => Self::Failed(read_failure(&mut reader)?),
+            0x43 => Self::Started { pid: reader.u32("pid")? },
+            0x44 => Self::Stdout(read_chunk(&mut reader)?),
+            0x45 => Self::Stderr(read_chunk(&mut reader)?),
+            0x46 => Self::Exited(read_exit(&mut reader)?),
+            0x47 => Self::Ports(reader.list("ports", 65536, 2, |r| r.u16("port"))?),
+            _ => return Err(unknown_kind(kind)),
+        };
+        reader.finish()?;
+        Ok(message)
+    }
+}
+
+impl Reply {
+    /// Whether no further reply follows on the stream.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Done | Self::Failed(_) | Self::Exited(_) | Self::Ports(_))
+    }
+}
+
+fn put_exit(out: &mut Vec<u8>, exit: &Exit) {
+    let (by_signal, value) = match exit.status {
+        ExitStatus::Code(code) => (false, code),
+        ExitStatus::Signal(signal) => (true, signal),
+    };
+    out.put_bool(by_signal);
+    out.put_u8(value);
+    out.put_bool(exit.timed_out);
+    out.put_u64(exit.duration_us);
+    out.put_u64(exit.peak_rss_kib);
+}
+
+fn read_exit(reader: &mut Reader<'_>) -> Result<Exit, DecodeError> {
+    let by_signal = reader.bool("by signal")?;
+    let value = reader.u8("status")?;
+    Ok(Exit {
+        status: if by_signal { ExitStatus::Signal(value) } else { ExitStatus::Code(value) },
+        timed_out: reader.bool("timed out")?,
+        duration_us: reader.u64("duration")?,
+        peak_rss_kib: reader.u64("peak rss")?,
+    })
+}
