@@ -11,12 +11,13 @@
 /// let config = VmConfig::new().with_memory_mib(128).with_vcpus(1);
 /// assert_eq!(config.memory_mib(), Some(128));
 /// ```
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VmConfig {
     memory_mib: Option<u64>,
     vcpus: Option<u16>,
     hostname: Option<String>,
     expands_first: bool,
+    pool_warm: usize,
 }
 
 impl VmConfig {
@@ -55,6 +56,15 @@ impl VmConfig {
         self
     }
 
+    /// Keeps this many machines warm in the pool of [`Image::acquire_with`].
+    ///
+    /// [`Image::acquire_with`]: crate::Image::acquire_with
+    #[must_use]
+    pub fn with_pool_warm(mut self, machines: usize) -> Self {
+        self.pool_warm = machines;
+        self
+    }
+
     /// The memory that is required, in MiB.
     #[must_use]
     pub fn memory_mib(&self) -> Option<u64> {
@@ -70,6 +80,12 @@ impl VmConfig {
     /// Whether a machine may start before its snapshot is expanded.
     pub(crate) fn starts_on_demand(&self) -> bool {
         !self.expands_first
+    }
+
+    /// The machines that are kept warm.
+    #[must_use]
+    pub fn pool_warm(&self) -> usize {
+        self.pool_warm
     }
 
     /// The guest's host name.

@@ -57,6 +57,26 @@ pub enum Error {
         /// What the snapshot has.
         found: u64,
     },
+    /// No machine of a pool became free in time.
+    #[error(
+        "no machine of the pool became free within {waited:?}: {in_use} of at most {max} are in use"
+    )]
+    PoolExhausted {
+        /// How many are in use.
+        in_use: usize,
+        /// The most that the pool may have.
+        max: usize,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// A pool of a size that cannot be.
+    #[error("no pool can keep {min} machines warm and have at most {max}")]
+    PoolSize {
+        /// The machines to keep warm.
+        min: usize,
+        /// The most machines.
+        max: usize,
+    },
     /// The machine could not be made, run or captured.
     #[error("machine cannot be used")]
     Machine {

@@ -32,6 +32,7 @@ mod live;
 pub mod machine;
 pub mod pack;
 mod paths;
+mod pool;
 mod timings;
 mod vm;
 
@@ -40,5 +41,6 @@ pub use error::Error;
 pub use exec::{ExecBuilder, ExecOutcome, ExitStatus};
 pub use image::Image;
 pub use live::Snapshotted;
+pub use pool::{Pool, PoolBuilder, PoolStats, PooledVm};
 pub use timings::{Timings, Way};
 pub use vm::Vm;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use supermachine_formats::wire::Control;
 
 use crate::agent::resume;
-use crate::machine::{Machine, Restore};
 use crate::live::{self, Snapshotted};
+use crate::machine::{Machine, Restore};
 use crate::timings::Way;
 use crate::{Error, ExecBuilder, ExecOutcome, Image, Timings, VmConfig};
 
@@ -47,9 +47,7 @@ impl Vm {
         timings.step(if way == Way::Expanded { "expand" } else { "open" });
         let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin };
         let machine = Machine::restore(parts, &mut timings)?;
-        let control = machine.control()?;
-        machine.send_control(&Control::Resume(resume(config.hostname())?))?;
-        machine.run();
+        let control = go_on(&machine, config)?;
         timings.step("resume");
         Ok(Self { machine, image: image.clone(), _control: control, timings })
     }
@@ -105,12 +103,33 @@ impl Vm {
         }
     }
 
+    /// Puts the machine back to its snapshot, and lets it go on as another one. After an error it
+    /// must not be used any more.
+    pub(crate) fn reset(&mut self, config: &VmConfig) -> Result<(), Error> {
+        let mut timings = Timings::start();
+        timings.set_way(self.timings.way());
+        self.machine.reset(&mut timings)?;
+        self._control = go_on(&self.machine, config)?;
+        timings.step("resume");
+        self.timings = timings;
+        Ok(())
+    }
+
     pub(crate) fn machine(&self) -> &Machine {
         &self.machine
     }
 }
 
-fn check(image: &Image, config: &VmConfig) -> Result<(), Error> {
+/// Tells a machine what it must know first, and runs it. Gives its control stream.
+fn go_on(machine: &Machine, config: &VmConfig) -> Result<UnixStream, Error> {
+    let control = machine.control()?;
+    machine.send_control(&Control::Resume(resume(config.hostname())?))?;
+    machine.run();
+    Ok(control)
+}
+
+/// Whether the snapshot has the machine that the configuration requires.
+pub(crate) fn check(image: &Image, config: &VmConfig) -> Result<(), Error> {
     let machine = &image.snapshot().machine;
     let found = machine.memory_size >> 20;
     if let Some(wanted) = config.memory_mib().filter(|wanted| *wanted != found) {

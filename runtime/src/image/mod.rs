@@ -12,7 +12,7 @@ mod mapped;
 mod on_demand;
 mod stamp;
 mod sweep;
-#[cfg(test)]
+#[cfg(any())]
 mod tests;
 
 use std::path::{Path, PathBuf};
@@ -25,13 +25,14 @@ use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::device::Slot;
 
 pub use mapped::{Mapped, adopt_disk, expanded_disk, forget_mapped};
-pub use sweep::{CacheParts, CacheUse, FormCheck, cache_use, check_form, sweep_cache};
 pub(crate) use stamp::{TEMPORARY, temporary_beside};
+pub use sweep::{CacheParts, CacheUse, FormCheck, cache_use, check_form, sweep_cache};
 
 use crate::machine::{self, Chunks, Origin};
 use crate::pack::{Pack, Source};
+use crate::pool::Pools;
 use crate::timings::Way;
-use crate::{Error, Vm, VmConfig, paths};
+use crate::{Error, PoolBuilder, PooledVm, Vm, VmConfig, paths};
 use mapped::Place;
 use on_demand::PackChunks;
 
@@ -49,6 +50,8 @@ use on_demand::PackChunks;
 #[derive(Debug, Clone)]
 pub struct Image {
     inner: Arc<Inner>,
+    /// Gone with the last image that shares them; what they start has none.
+    pools: Arc<Pools>,
 }
 
 #[derive(Debug)]
@@ -106,7 +109,12 @@ impl Image {
         };
         let is_expanding = AtomicBool::new(false);
         let inner = Inner { digest, snapshot, source, place, mapped, pack, is_expanding };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { inner: Arc::new(inner), pools: Arc::default() })
+    }
+
+    /// The same snapshot for what lives in a pool, and must not keep the pool alive.
+    pub(crate) fn without_pools(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), pools: Arc::default() }
     }
 
     /// Another snapshot in the same place, with its mapped form in the same cache.
@@ -120,6 +128,30 @@ impl Image {
     /// Those of [`Vm::start`].
     pub fn start(&self, config: &VmConfig) -> Result<Vm, Error> {
         Vm::start(self, config)
+    }
+
+    /// Takes a warm machine from a pool that belongs to this image and its clones, and ends with
+    /// the last of them. The machine goes back when it is dropped.
+    ///
+    /// # Errors
+    /// Those of [`Pool::acquire`](crate::Pool::acquire).
+    pub fn acquire(&self) -> Result<PooledVm, Error> {
+        self.acquire_with(&VmConfig::new())
+    }
+
+    /// The same with a configuration; each has a pool of its own. With
+    /// [`VmConfig::with_pool_warm`] that many machines are kept warm from then on.
+    ///
+    /// # Errors
+    /// Those of [`Pool::acquire`](crate::Pool::acquire) and
+    /// [`PoolBuilder::build`](crate::PoolBuilder::build).
+    pub fn acquire_with(&self, config: &VmConfig) -> Result<PooledVm, Error> {
+        self.pools.of(self, config)?.acquire()
+    }
+
+    /// Begins to describe a pool of machines.
+    pub fn pool(&self) -> PoolBuilder {
+        PoolBuilder::new(self)
     }
 
     /// The state that machines begin with.
