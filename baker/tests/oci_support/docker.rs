@@ -1,5 +1,7 @@
 //! Debian's registry and its tool for copying images.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
