@@ -2,7 +2,7 @@
 //!
 //! Needs the packages `docker-registry` and `skopeo`.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod oci_support;
 mod samples;

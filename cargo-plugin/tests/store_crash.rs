@@ -2,7 +2,7 @@
 //!
 //! Needs the package `docker-registry`.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../../baker/tests/oci_support/docker.rs"]
 mod docker;

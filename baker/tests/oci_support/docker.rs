@@ -1,6 +1,7 @@
 //! Debian's registry and its tool for copying images.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
