@@ -62,6 +62,12 @@ pub enum BakeError {
         /// Why.
         source: PackError,
     },
+    /// The cache could not be looked through.
+    #[error("cache of mapped forms cannot be used")]
+    Cache {
+        /// Why.
+        source: supermachine::Error,
+    },
     /// A snapshot could not be pushed to a registry or pulled from one.
     #[error("snapshot cannot be {done}")]
     Transfer {

@@ -1,8 +1,8 @@
-//! What the agent reads: control messages, requests and input of the host.
+//! What the agent reads: control messages, requests, input and segments of the host.
 
 use supermachine_formats::wire::{
     Command, Container, Control, ENTROPY_SIZE, HEADER_SIZE, Header, Input, Message, Process,
-    Request, Resume,
+    Request, Resume, Segment,
 };
 
 /// Reads frames until one is refused; tells whether all were accepted.
@@ -13,7 +13,8 @@ pub(crate) fn run(data: &[u8]) -> bool {
         let Some((payload, behind)) = behind.split_at_checked(header.length) else { return false };
         let is_accepted = accepts::<Control>(&header, payload)
             || accepts::<Request>(&header, payload)
-            || accepts::<Input>(&header, payload);
+            || accepts::<Input>(&header, payload)
+            || accepts::<Segment>(&header, payload);
         if !is_accepted {
             return false;
         }
@@ -61,18 +62,25 @@ pub(crate) fn samples() -> Vec<Vec<u8>> {
     for input in [Input::Stdin(b"in".to_vec()), Input::Signal(15), Input::StdinEnd] {
         exec.extend(input.to_frame());
     }
+    let mut connect = Request::Connect { port: 80, framed: true }.to_frame();
+    for segment in [Segment::Data(b"in".to_vec()), Segment::End] {
+        connect.extend(segment.to_frame());
+    }
     let others = [
         Request::Start,
         Request::Listening,
         Request::Logs { follow: true },
         Request::SignalEntrypoint { signal: 15 },
         Request::Settle,
+        Request::Listen { port: 0 },
+        Request::Accept { connection: 7 },
     ];
     vec![
         resume(None),
         resume(Some("web".into())),
         Request::Attach(container).to_frame(),
         exec,
+        connect,
         others.iter().flat_map(Message::to_frame).collect(),
     ]
 }

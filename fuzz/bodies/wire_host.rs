@@ -32,7 +32,7 @@ pub(crate) fn samples() -> Vec<Vec<u8>> {
     let exit =
         |status| Reply::Exited(Exit { status, timed_out: false, duration_us: 5, peak_rss_kib: 6 });
     let control: Vec<u8> =
-        [Event::Hello { version: 1 }, Event::Resumed, Event::ResumeFailed(failure.clone())]
+        [Event::Hello { version: 2 }, Event::Resumed, Event::ResumeFailed(failure.clone())]
             .iter()
             .flat_map(Message::to_frame)
             .collect();
@@ -43,7 +43,14 @@ pub(crate) fn samples() -> Vec<Vec<u8>> {
         exit(ExitStatus::Code(3)),
         exit(ExitStatus::Signal(9)),
     ];
-    let others = [Reply::Done, Reply::Failed(failure), Reply::Ports(vec![80, 443])];
+    let others = [
+        Reply::Done,
+        Reply::Failed(failure),
+        Reply::Ports(vec![80, 443]),
+        Reply::Connected,
+        Reply::Listens { port: 80 },
+        Reply::Accepted { connection: 7 },
+    ];
     let frames = |replies: &[Reply]| replies.iter().flat_map(Message::to_frame).collect();
     vec![control, frames(&exec), frames(&others)]
 }

@@ -91,7 +91,8 @@ impl Store {
         };
         marks.dead_keys.iter().try_for_each(|path| remove(path))?;
         let CacheUse { count, bytes, .. } =
-            sweep_cache(self.cache(), &marks.cache, options.dry_run);
+            sweep_cache(self.cache(), &marks.cache, options.dry_run)
+                .map_err(|source| BakeError::Cache { source })?;
         swept.mapped = Freed { count, bytes };
         unneeded.iter().try_for_each(|(path, _)| remove(path))?;
         for (path, bytes) in self.leftovers()? {

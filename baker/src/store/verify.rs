@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use supermachine::image::{FormCheck, check_form};
@@ -58,11 +58,12 @@ impl Store {
         }
         match Pack::open(&source, digest) {
             Ok(pack) => {
-                let pack = Arc::new(pack);
                 let (chunks, problems) = check_chunks(&pack)?;
                 verified.chunks = chunks;
                 verified.problems.extend(problems);
-                verified.mapped = Some(check_form(self.cache(), &pack));
+                let checked = check_form(self.cache(), &pack);
+                let checked = checked.map_err(|source| BakeError::Cache { source })?;
+                verified.mapped = Some(checked);
             }
             // The digests have told it already.
             Err(_) if !verified.problems.is_empty() => {}

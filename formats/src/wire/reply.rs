@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::field::{put_failure, read_chunk, read_failure};
+use super::field::{put_failure, read_chunk, read_failure, read_port};
 use super::{Message, unknown_kind};
 use crate::codec::{DecodeError, Put, Reader};
 
@@ -28,6 +28,19 @@ pub enum Reply {
     Exited(Exit),
     /// The answer to [`Request::Listening`], sorted, without duplicates. Final.
     Ports(Vec<u16>),
+    /// The connection is made. No reply follows: from here on the agent's side of the stream is
+    /// what the connection carries. Final.
+    Connected,
+    /// The answer to [`Request::Listen`](super::Request::Listen): connections are accepted.
+    Listens {
+        /// The port.
+        port: u16,
+    },
+    /// A connection was made to the port, and waits to be picked up.
+    Accepted {
+        /// Its number, for [`Request::Accept`](super::Request::Accept).
+        connection: u32,
+    },
 }
 
 /// How a process ended.
@@ -79,17 +92,22 @@ impl Message for Reply {
             Self::Stderr(_) => 0x45,
             Self::Exited(_) => 0x46,
             Self::Ports(_) => 0x47,
+            Self::Connected => 0x4C,
+            Self::Listens { .. } => 0x4D,
+            Self::Accepted { .. } => 0x4E,
         }
     }
 
     fn put_payload(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Done => {}
+            Self::Done | Self::Connected => {}
             Self::Failed(failure) => put_failure(out, failure),
             Self::Started { pid } => out.put_u32(*pid),
             Self::Stdout(bytes) | Self::Stderr(bytes) => out.put(bytes),
             Self::Exited(exit) => put_exit(out, exit),
             Self::Ports(ports) => out.put_list(ports, |out, port| out.put_u16(*port)),
+            Self::Listens { port } => out.put_u16(*port),
+            Self::Accepted { connection } => out.put_u32(*connection),
         }
     }
 
@@ -103,6 +121,9 @@ impl Message for Reply {
             0x45 => Self::Stderr(read_chunk(&mut reader)?),
             0x46 => Self::Exited(read_exit(&mut reader)?),
             0x47 => Self::Ports(reader.list("ports", 65536, 2, |r| r.u16("port"))?),
+            0x4C => Self::Connected,
+            0x4D => Self::Listens { port: read_port(&mut reader)? },
+            0x4E => Self::Accepted { connection: reader.u32("connection")? },
             _ => return Err(unknown_kind(kind)),
         };
         reader.finish()?;
@@ -114,7 +135,10 @@ impl Reply {
     /// Whether no further reply follows on the stream.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Done | Self::Failed(_) | Self::Exited(_) | Self::Ports(_))
+        matches!(
+            self,
+            Self::Done | Self::Failed(_) | Self::Exited(_) | Self::Ports(_) | Self::Connected
+        )
     }
 }
 

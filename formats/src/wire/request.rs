@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::field::{put_strings, read_chunk, read_path, read_signal, read_strings};
+use super::field::{put_strings, read_chunk, read_path, read_port, read_signal, read_strings};
 use super::{MAX_NAME, Message, unknown_kind};
 use crate::codec::{DecodeError, Put, Reader};
 
@@ -31,6 +31,27 @@ pub enum Request {
     },
     /// Writes back dirty files and gives free memory back, before a capture.
     Settle,
+    /// Connects to a TCP port on the guest's loopback interface. Answered by
+    /// [`Reply::Connected`](super::Reply::Connected); what the connection carries follows.
+    Connect {
+        /// The port; not 0.
+        port: u16,
+        /// Whether the host's bytes come as [`Segment`](super::Segment)s, so that their end and
+        /// a broken connection can be told apart at any time.
+        framed: bool,
+    },
+    /// Listens on a TCP port of the guest's loopback interface for as long as the stream is
+    /// open. Answered by [`Reply::Listens`](super::Reply::Listens).
+    Listen {
+        /// The port; 0 has the guest pick one.
+        port: u16,
+    },
+    /// Picks up a connection that [`Reply::Accepted`](super::Reply::Accepted) told. Goes on like
+    /// a framed [`Request::Connect`].
+    Accept {
+        /// Its number.
+        connection: u32,
+    },
 }
 
 /// The container that an image describes.
@@ -102,6 +123,9 @@ impl Message for Request {
             Self::Logs { .. } => 0x25,
             Self::SignalEntrypoint { .. } => 0x26,
             Self::Settle => 0x27,
+            Self::Connect { .. } => 0x2C,
+            Self::Listen { .. } => 0x2D,
+            Self::Accept { .. } => 0x2E,
         }
     }
 
@@ -117,6 +141,12 @@ impl Message for Request {
             Self::Exec(command) => put_command(out, command),
             Self::Logs { follow } => out.put_bool(*follow),
             Self::SignalEntrypoint { signal } => out.put_u8(*signal),
+            Self::Connect { port, framed } => {
+                out.put_u16(*port);
+                out.put_bool(*framed);
+            }
+            Self::Listen { port } => out.put_u16(*port),
+            Self::Accept { connection } => out.put_u32(*connection),
             Self::Start | Self::Listening | Self::Settle => {}
         }
     }
@@ -137,6 +167,9 @@ impl Message for Request {
             0x25 => Self::Logs { follow: reader.bool("follow")? },
             0x26 => Self::SignalEntrypoint { signal: read_signal(&mut reader)? },
             0x27 => Self::Settle,
+            0x2C => Self::Connect { port: read_port(&mut reader)?, framed: reader.bool("framed")? },
+            0x2D => Self::Listen { port: reader.u16("port")? },
+            0x2E => Self::Accept { connection: reader.u32("connection")? },
             _ => return Err(unknown_kind(kind)),
         };
         reader.finish()?;

@@ -19,6 +19,7 @@ pub(crate) mod mount;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod socket;
+pub(crate) mod tcp;
 
 use linux_raw_sys::general as nr;
 
@@ -35,7 +36,8 @@ macro_rules! errnos {
 
 impl Errno {
     errnos! { EACCES EAGAIN EALREADY EBUSY ECHILD EEXIST EINTR EINVAL ENOENT ENODEV ENOTDIR
-    ENXIO EPIPE ESRCH ETIMEDOUT EPROTO }
+    ENXIO EPIPE ESRCH ETIMEDOUT EPROTO EAFNOSUPPORT EADDRNOTAVAIL
+    ECONNABORTED ECONNRESET EINPROGRESS }
 }
 
 /// The result of a system call.

@@ -15,6 +15,8 @@ use supermachine_formats::Digest;
 use super::stamp::{TEMPORARY, stamp, temporary_beside, write_atomically};
 use crate::Error;
 
+const SWEEP_LOCK: &str = "sweep.lock";
+
 /// What a file of the cache holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -146,15 +148,14 @@ impl Entry {
         self.path.with_extension(extension)
     }
 
-    /// Removes the file and all that belongs to it, unless somebody makes it just now. What
-    /// cannot be removed takes room, and no more.
-    pub(super) fn remove(&self) -> bool {
-        let Some(_turn) = try_lock(&self.beside("lock")) else { return false };
+    /// Removes the file and all that belongs to it, also what was left by killed makers. Nobody
+    /// may make it. What cannot be removed takes room, and no more.
+    pub(super) fn remove(&self) {
         // Without its stamp the file counts for nothing.
         let _ = fs::remove_file(self.beside("stamp"));
         let _ = fs::remove_file(&self.path);
+        self.remove_strays(self.path.parent().unwrap_or(Path::new(".")));
         let _ = fs::remove_file(self.beside("lock"));
-        true
     }
 
     pub(super) fn io(&self, operation: &'static str) -> impl FnOnce(io::Error) -> Error + use<> {
@@ -208,11 +209,29 @@ pub(super) fn lock(path: &Path) -> Result<File, Error> {
     }
 }
 
-/// Like [`lock`], but does not wait, and makes no folder: none if somebody has the lock.
-pub(super) fn try_lock(path: &Path) -> Option<File> {
-    let file = File::create(path).ok()?;
-    file.try_lock().ok()?;
-    is_at(&file, path).then_some(file)
+/// Keeps what is in the cache from being swept away until the result is dropped.
+pub(super) fn hold(cache: &Path) -> Result<File, Error> {
+    let file = sweep_lock(cache)?;
+    file.lock_shared().map_err(sweep_error("lock", cache))?;
+    Ok(file)
+}
+
+/// Waits until nobody makes anything in the cache, and keeps everybody from doing so.
+pub(super) fn hold_alone(cache: &Path) -> Result<File, Error> {
+    let file = sweep_lock(cache)?;
+    file.lock().map_err(sweep_error("lock", cache))?;
+    Ok(file)
+}
+
+/// The file is never removed.
+fn sweep_lock(cache: &Path) -> Result<File, Error> {
+    fs::create_dir_all(cache).map_err(sweep_error("create the folder of", cache))?;
+    File::create(cache.join(SWEEP_LOCK)).map_err(sweep_error("create", cache))
+}
+
+fn sweep_error(operation: &'static str, cache: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = cache.join(SWEEP_LOCK);
+    move |source| Error::Io { operation, path, source }
 }
 
 /// Whether a file is still what its path leads to.
@@ -234,7 +253,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("form/lock");
         let first = lock(&path).unwrap();
-        assert!(try_lock(&path).is_none());
+        let is_locked = || File::open(&path).unwrap().try_lock().is_err();
+        assert!(is_locked());
         thread::scope(|scope| {
             let waiting: Vec<_> = (0..4).map(|_| scope.spawn(|| lock(&path).map(drop))).collect();
             fs::remove_dir_all(path.parent().unwrap()).unwrap();
@@ -242,8 +262,8 @@ mod tests {
             waiting.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
         });
         let second = lock(&path).unwrap();
-        assert!(try_lock(&path).is_none());
+        assert!(is_locked());
         drop(second);
-        assert!(try_lock(&path).is_some());
+        assert!(!is_locked());
     }
 }

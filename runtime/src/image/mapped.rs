@@ -15,7 +15,7 @@ use supermachine_formats::pack::{CHUNK_SIZE, Index, Space};
 use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
 
-use super::cache::{Entry, Kind, Making, lock};
+use super::cache::{Entry, Kind, Making, hold, lock};
 use super::expand::{Task, expand};
 use super::form::{Form, Part};
 use super::stamp::{stamp, write_atomically};
@@ -83,7 +83,7 @@ impl Place {
             let path = self.dir.clone();
             move |source| Error::Io { operation, path, source }
         };
-        fs::create_dir_all(&self.dir).map_err(io("create"))?;
+        let _hold = hold(&self.cache)?;
         let _turn = lock(&self.dir.join("lock"))?;
         for _ in 0..ATTEMPTS {
             if let Some((_, mapped)) = self.existing() {
@@ -217,6 +217,7 @@ pub fn expanded_disk(cache: &Path, source: &Source, index: &Index) -> Result<Fil
     let Some(space) = index.disks.first() else {
         return Err(PackError::Inconsistent { what: "no disk" }.into());
     };
+    let _hold = hold(cache)?;
     let entry = disk_entry(cache, index, space);
     for _ in 0..ATTEMPTS {
         if let Some((file, _)) = entry.existing() {

@@ -1,19 +1,19 @@
 //! What is in the cache beyond need, and what is in it damaged.
 //!
 //! A form that is removed is only made again, and machines keep what they have mapped. Nothing
-//! that is being made is touched.
+//! is removed while somebody makes a form.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::Arc;
 
 use supermachine_formats::Digest;
 use supermachine_formats::pack::{CHUNK_SIZE, Index};
 
-use super::cache::{Entry, Kind, try_lock};
+use super::cache::{Entry, Kind, hold_alone};
 use super::mapped::{Place, Wanted, parts};
+use crate::Error;
 use crate::pack::Pack;
 
 /// What mapped forms consist of.
@@ -66,52 +66,46 @@ pub fn cache_use(cache: &Path) -> CacheUse {
 }
 
 /// What a cache holds beyond `kept`; removed unless this is only a rehearsal.
-#[must_use]
-pub fn sweep_cache(cache: &Path, kept: &CacheParts, is_rehearsal: bool) -> CacheUse {
-    let (mut found, folders, files) = unused(cache, kept);
+///
+/// # Errors
+/// It cannot be made sure that nobody makes anything in the cache.
+pub fn sweep_cache(cache: &Path, kept: &CacheParts, is_rehearsal: bool) -> Result<CacheUse, Error> {
     if is_rehearsal {
-        return found;
+        return Ok(unused(cache, kept).0);
     }
-    let mut passed_over = |bytes: u64| {
-        found.count = found.count.saturating_sub(1);
-        found.bytes = found.bytes.saturating_sub(bytes);
-    };
-    for (place, bytes) in folders {
-        if !place.remove() {
-            passed_over(bytes);
-        }
-    }
-    for (entry, bytes) in files {
-        if !entry.remove() {
-            passed_over(bytes);
-        }
-    }
-    found
+    // What is being made is used at once: nobody shall find it gone.
+    let _hold = hold_alone(cache)?;
+    let (found, folders, files) = unused(cache, kept);
+    folders.iter().for_each(Place::remove);
+    files.iter().for_each(Entry::remove);
+    Ok(found)
 }
 
-type Unused = (CacheUse, Vec<(Place, u64)>, Vec<(Entry, u64)>);
+type Unused = (CacheUse, Vec<Place>, Vec<Entry>);
 
 fn unused(cache: &Path, kept: &CacheParts) -> Unused {
+    let mut found = CacheUse::default();
+    let mut add = |bytes: u64| {
+        found.count += 1;
+        found.bytes = found.bytes.saturating_add(bytes);
+    };
     let mut folders = Vec::new();
     for entry in fs::read_dir(cache.join("snapshots")).into_iter().flatten().flatten() {
         let Ok(digest) = Digest::from_hex(&entry.file_name().to_string_lossy()) else { continue };
         if !kept.snapshots.contains(&digest) {
-            folders.push((Place::new(cache, digest), taken(&entry.path())));
+            add(taken(&entry.path()));
+            folders.push(Place::new(cache, digest));
         }
     }
     let mut files = Vec::new();
     for kind in Kind::ALL {
         for (identity, entry, bytes) in Entry::list(cache, kind) {
             if !kept.files.contains(&(kind as u8, identity)) {
-                files.push((entry, bytes));
+                add(bytes);
+                files.push(entry);
             }
         }
     }
-    let all = folders.iter().map(|(_, bytes)| bytes).chain(files.iter().map(|(_, bytes)| bytes));
-    let found = all.fold(CacheUse::default(), |sum, bytes| CacheUse {
-        count: sum.count + 1,
-        bytes: sum.bytes.saturating_add(*bytes),
-    });
     (found, folders, files)
 }
 
@@ -124,35 +118,34 @@ fn taken(folder: &Path) -> u64 {
 
 /// Checks every byte of a snapshot's mapped form, as far as it is there, and removes what is
 /// damaged.
-#[must_use]
-pub fn check_form(cache: &Path, pack: &Arc<Pack>) -> FormCheck {
+///
+/// # Errors
+/// It cannot be made sure that nobody makes anything in the cache.
+pub fn check_form(cache: &Path, pack: &Pack) -> Result<FormCheck, Error> {
     let place = Place::new(cache, pack.digest);
     let contents: Vec<Digest> = pack.index.chunks().map(|(_, _, chunk)| chunk.content).collect();
     let mut result = FormCheck::Absent;
+    let mut damaged = Vec::new();
     for wanted in place.wanted(pack) {
         let Some((file, _)) = wanted.entry.existing() else { continue };
         if is_whole(&file, &wanted, &contents) {
-            result = result.max(FormCheck::Whole);
+            result = FormCheck::Whole;
         } else {
-            wanted.entry.remove();
-            result = FormCheck::Removed;
+            damaged.push(wanted.entry);
         }
     }
-    match place.state() {
-        None => {}
-        Some(state) if state == pack.state => result = result.max(FormCheck::Whole),
-        Some(_) => result = FormCheck::Removed,
+    let state = place.state();
+    let is_state_damaged = state.as_ref().is_some_and(|state| *state != pack.state);
+    if state.is_some() {
+        result = FormCheck::Whole;
     }
-    if result == FormCheck::Removed {
+    if !damaged.is_empty() || is_state_damaged {
+        let _hold = hold_alone(cache)?;
+        damaged.iter().for_each(Entry::remove);
         place.remove();
+        result = FormCheck::Removed;
     }
-    result
-}
-
-impl FormCheck {
-    fn max(self, other: Self) -> Self {
-        if self == Self::Absent { other } else { self }
-    }
+    Ok(result)
 }
 
 /// Whether a file holds what its chunks say, and zeros elsewhere.
@@ -175,12 +168,10 @@ fn is_whole(file: &fs::File, wanted: &Wanted<'_>, contents: &[Digest]) -> bool {
 }
 
 impl Place {
-    /// Removes the snapshot's own part of the cache, unless somebody makes it just now.
-    fn remove(&self) -> bool {
-        let Some(_turn) = try_lock(&self.dir().join("lock")) else { return false };
-        // What cannot be removed takes room, and no more.
+    /// Removes the snapshot's own part of the cache. What cannot be removed takes room, and no
+    /// more.
+    fn remove(&self) {
         let _ = fs::remove_dir_all(self.dir());
-        true
     }
 
     /// The state file as it is in the cache.

@@ -22,8 +22,11 @@ const MAX_INDEX_JSON: u64 = 64 << 20;
 pub struct Source {
     path: PathBuf,
     /// The file and its members; none for a folder.
-    archive: Option<Arc<(Arc<File>, BTreeMap<String, Member>)>>,
+    archive: Option<Arc<Archive>>,
 }
+
+/// A file, and where its members lie in it.
+type Archive = (Arc<File>, BTreeMap<String, Member>);
 
 /// A blob's bytes.
 #[derive(Debug, Clone)]
