@@ -12,7 +12,7 @@
 
 use std::fs::File;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -32,7 +32,7 @@ use super::layout::{self, SERIAL_LINE, VSOCK_SLOT};
 use super::memory::{MemoryFiles, Ram};
 use super::origin::{Loss, MappedDisk, Mapping, Origin};
 use super::pager::Pager;
-use super::sys::PageMap;
+use super::sys::{PageMap, Populate};
 use super::vcpu::{Plan, Saved, Vcpus};
 use super::{GuestFailure, MachineError, baseline};
 use crate::timings::Timings;
@@ -80,6 +80,8 @@ pub struct Machine {
     ram: Arc<Ram>,
     /// The files that the memory began as; none when it came in chunks.
     memory_files: Option<MemoryFiles>,
+    /// The memory as it began, once it was reset.
+    pristine: OnceLock<Ram>,
     disks: Vec<DiskFile>,
     console: Console,
     origin: Arc<Snapshot>,
@@ -158,6 +160,7 @@ impl Machine {
             _pager: pager,
             ram,
             memory_files,
+            pristine: OnceLock::new(),
             disks,
             console,
             origin: snapshot,
@@ -188,7 +191,7 @@ impl Machine {
     /// [cannot be reset](Machine::can_reset), or the host refuses. After an error the machine must
     /// not be used any more.
     pub fn reset(&self, timings: &mut Timings) -> Result<(), MachineError> {
-        let files = self.memory_files.as_ref().ok_or(MachineError::Unresettable)?;
+        let pristine = self.pristine()?;
         let snapshot = &*self.origin;
         let _turn = self.turn();
         self.vcpus.pause();
@@ -204,7 +207,7 @@ impl Machine {
         self.vcpus.reset()?;
         timings.step("reset vCPUs");
         let kept = &snapshot.working_set.written;
-        self.ram.reset(files, kept).map_err(memory_error("put back"))?;
+        self.ram.reset(pristine, kept).map_err(memory_error("put back"))?;
         timings.step("reset memory");
         self.vm.set_clock_ns(snapshot.clock.monotonic_ns)?;
         Ok(())
@@ -375,6 +378,23 @@ impl Machine {
             disks: self.origin.disks.clone(),
             working_set: WorkingSet::default(),
         })
+    }
+
+    #[cfg(test)]
+    pub(super) fn ram(&self) -> &Ram {
+        &self.ram
+    }
+
+    /// The memory as it began, mapped beside the one that the guest has.
+    fn pristine(&self) -> Result<&Ram, MachineError> {
+        let files = self.memory_files.as_ref().ok_or(MachineError::Unresettable)?;
+        if let Some(pristine) = self.pristine.get() {
+            return Ok(pristine);
+        }
+        let size = self.origin.machine.memory_size;
+        let pristine = Ram::map(files, size).map_err(memory_error("mapped"))?;
+        pristine.populate(&self.origin.working_set.written, Populate::Read);
+        Ok(self.pristine.get_or_init(|| pristine))
     }
 
     fn turn(&self) -> MutexGuard<'_, ()> {

@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run, runs_of};
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion, VolatileMemory,
+};
 
 use super::layout::{RamWindow, ram_windows};
 use super::sys::{self, Populate};
@@ -45,19 +47,6 @@ impl MemoryFiles {
         let in_front = self.overlay.as_ref().filter(|overlay| overlay.has(page));
         let file = in_front.map_or(&self.base, |overlay| &overlay.file);
         file.read_exact_at(content, page * PAGE_SIZE)
-    }
-}
-
-impl MemoryFiles {
-    /// The file that holds the pages from `page` on, and where that ends; at `end` at the latest.
-    fn holder(&self, page: u64, end: u64) -> (&File, u64) {
-        let Some(overlay) = &self.overlay else { return (&self.base, end) };
-        let after = overlay.runs.partition_point(|run| run.end() <= page);
-        match overlay.runs.get(after) {
-            Some(run) if run.first <= page => (&overlay.file, run.end().min(end)),
-            Some(run) => (&self.base, run.first.min(end)),
-            None => (&self.base, end),
-        }
     }
 }
 
@@ -168,59 +157,27 @@ impl Ram {
         self.numbered(sys::written_pages)
     }
 
-    /// Puts back what the files hold in every page that was written. Those in `kept`, which is
-    /// in rising order, stay in place; all others are given back.
+    /// Puts back in every written page what `pristine` has there, which was mapped in the same
+    /// way and never written. The pages of `kept`, which is in rising order, stay in place; all
+    /// others are given back.
     ///
     /// # Errors
-    /// The process's page map or a file cannot be read, or pages cannot be dropped. Some pages
-    /// may be back then, and others not.
-    pub(crate) fn reset(&self, files: &MemoryFiles, kept: &[Run]) -> io::Result<()> {
-        let mut runs = Vec::new();
+    /// The process's page map cannot be read, or pages cannot be dropped. Some pages may be back
+    /// then, and others not.
+    pub(crate) fn reset(&self, pristine: &Self, kept: &[Run]) -> io::Result<()> {
         let mut map = sys::PageMap::open()?;
-        for (window, region) in &self.windows {
-            let first = window.file_offset / PAGE_SIZE;
-            map.written(region, PAGE_SIZE, |page, count| {
-                runs.push((first + page, first + page + count));
+        let pairs = self.windows.iter().zip(&pristine.windows);
+        for ((window, region), (_, pristine)) in pairs {
+            let base = window.file_offset / PAGE_SIZE;
+            let mut plan = ResetPlan { base, kept, ..ResetPlan::default() };
+            map.in_place(region, PAGE_SIZE, |page, count, is_written| {
+                plan.add(page, page + count, is_written);
             })?;
-        }
-        for (mut at, end) in runs {
-            while at < end {
-                let after = kept.partition_point(|run| run.end() <= at);
-                let next = match kept.get(after) {
-                    Some(run) if run.first <= at => {
-                        let (file, next) = files.holder(at, run.end().min(end));
-                        self.each_stretch(at, next, |region, offset, size, from| {
-                            sys::read_over(region, offset, size, file, from)
-                        })?;
-                        next
-                    }
-                    found => {
-                        let next = found.map_or(end, |run| run.first.min(end));
-                        self.each_stretch(at, next, |region, offset, size, _| {
-                            sys::drop_pages(region, offset, size)
-                        })?;
-                        next
-                    }
-                };
-                at = next;
+            for (first, end) in plan.copies {
+                (first..end).try_for_each(|page| copy_page(region, pristine, page))?;
             }
-        }
-        Ok(())
-    }
-
-    /// Cuts pages from `first` to before `end` at window borders: region, offset in it, size,
-    /// offset in the files.
-    fn each_stretch(
-        &self,
-        first: u64,
-        end: u64,
-        mut work: impl FnMut(&MmapRegion, u64, u64, u64) -> io::Result<()>,
-    ) -> io::Result<()> {
-        for (window, region) in &self.windows {
-            let from = (first * PAGE_SIZE).max(window.file_offset);
-            let to = (end * PAGE_SIZE).min(window.file_offset + window.size);
-            if from < to {
-                work(region, from - window.file_offset, to - from, from)?;
+            for (first, end) in plan.drops {
+                sys::drop_pages(region, first * PAGE_SIZE, (end - first) * PAGE_SIZE)?;
             }
         }
         Ok(())
@@ -263,6 +220,66 @@ impl Ram {
             })
         })
     }
+}
+
+/// What becomes of a window's pages: from the first to before the end, counted in the window.
+#[derive(Debug, Default)]
+struct ResetPlan<'a> {
+    /// The window's first page, counted as in `kept`.
+    base: u64,
+    kept: &'a [Run],
+    copies: Vec<(u64, u64)>,
+    drops: Vec<(u64, u64)>,
+    /// Whether something stands behind the last drop that must stay.
+    is_blocked: bool,
+}
+
+impl ResetPlan<'_> {
+    /// Adds pages that are in place, in rising order.
+    fn add(&mut self, first: u64, end: u64, is_written: bool) {
+        if !is_written {
+            self.is_blocked = true;
+            return;
+        }
+        let mut at = first;
+        while at < end {
+            let page = self.base + at;
+            let after = self.kept.partition_point(|run| run.end() <= page);
+            let within = |border: u64| (border - self.base).min(end);
+            at = match self.kept.get(after) {
+                Some(run) if run.first <= page => {
+                    let next = within(run.end());
+                    self.copies.push((at, next));
+                    self.is_blocked = true;
+                    next
+                }
+                found => {
+                    let next = found.map_or(end, |run| within(run.first));
+                    self.drop_pages(at, next);
+                    next
+                }
+            };
+        }
+    }
+
+    /// Drops pages in one go with those before, if nothing is in place between them: each call
+    /// has the hypervisor forget what it has of the stretch.
+    fn drop_pages(&mut self, first: u64, end: u64) {
+        match self.drops.last_mut().filter(|_| !self.is_blocked) {
+            Some(last) => last.1 = end,
+            None => self.drops.push((first, end)),
+        }
+        self.is_blocked = false;
+    }
+}
+
+/// Copies a page from one region to the same place in another.
+fn copy_page(to: &MmapRegion, from: &MmapRegion, page: u64) -> io::Result<()> {
+    let (offset, size) = ((page * PAGE_SIZE) as usize, PAGE_SIZE as usize);
+    let from = from.as_volatile_slice().subslice(offset, size).map_err(io::Error::other)?;
+    let to = to.as_volatile_slice().subslice(offset, size).map_err(io::Error::other)?;
+    from.copy_to_volatile_slice(to);
+    Ok(())
 }
 
 /// Maps a disk image read-only.

@@ -81,41 +81,6 @@ pub(crate) fn drop_pages(region: &MmapRegion, offset: u64, size: u64) -> io::Res
     }
 }
 
-/// Reads a stretch of `file` into a stretch of `region`.
-///
-/// # Errors
-/// A stretch outside the region, a file that ends before, or what `pread` answers.
-pub(crate) fn read_over(
-    region: &MmapRegion,
-    offset: u64,
-    size: u64,
-    file: &File,
-    file_offset: u64,
-) -> io::Result<()> {
-    let (start, size) = stretch(region, offset, size)?;
-    let mut done = 0;
-    while done < size {
-        let from = file_offset.checked_add(done as u64).ok_or(io::ErrorKind::InvalidInput)?;
-        let from = from.try_into().map_err(io::Error::other)?;
-        let to = start.wrapping_add(done).cast();
-        // SAFETY: the stretch lies within `region`, which is mapped and writable or fails with
-        // EFAULT; no reference into it is alive, as guest memory is only accessed through
-        // volatile copies.
-        let count = unsafe { libc::pread(file.as_raw_fd(), to, size - done, from) };
-        match usize::try_from(count) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => done += count,
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Where a stretch of a region lies, if it lies within.
 fn stretch(region: &MmapRegion, offset: u64, size: u64) -> io::Result<(*mut u8, usize)> {
     let (offset, size) = (offset as usize, size as usize);
@@ -286,7 +251,8 @@ impl PageMap {
         page_size: u64,
         mut tell: impl FnMut(u64, u64),
     ) -> io::Result<()> {
-        match self.scan(region, page_size, &mut tell) {
+        let untouched = PAGE_IS_FILE | PAGE_IS_ZERO;
+        match self.scan(region, page_size, untouched, &mut |first, count, _| tell(first, count)) {
             // Kernels before 6.7 have no such call.
             Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
                 let pages = pages_in(&self.file, region, page_size, is_written)?;
@@ -297,11 +263,40 @@ impl PageMap {
         }
     }
 
+    /// The same for all pages that are in place, with whether they were written.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub(crate) fn in_place(
+        &mut self,
+        region: &MmapRegion,
+        page_size: u64,
+        mut tell: impl FnMut(u64, u64, bool),
+    ) -> io::Result<()> {
+        let result = self.scan(region, page_size, 0, &mut |first, count, categories| {
+            tell(first, count, categories & (PAGE_IS_FILE | PAGE_IS_ZERO) == 0);
+        });
+        match result {
+            Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
+                let is_there = |entry: u64| entry >> 62 != 0;
+                let there = pages_in(&self.file, region, page_size, is_there)?;
+                let written = pages_in(&self.file, region, page_size, is_written)?;
+                for page in there {
+                    tell(page, 1, written.binary_search(&page).is_ok());
+                }
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Tells stretches of pages that are in place and of none of the categories `without`.
     fn scan(
         &mut self,
         region: &MmapRegion,
         page_size: u64,
-        tell: &mut impl FnMut(u64, u64),
+        without: u64,
+        tell: &mut impl FnMut(u64, u64, u64),
     ) -> io::Result<()> {
         let first = region.as_ptr() as u64;
         let end = first + region.size() as u64;
@@ -313,8 +308,9 @@ impl PageMap {
                 end,
                 regions: self.regions.as_mut_ptr() as u64,
                 regions_length: self.regions.len() as u64,
-                category_inverted: PAGE_IS_FILE | PAGE_IS_ZERO,
-                category_mask: PAGE_IS_FILE | PAGE_IS_ZERO,
+                category_inverted: without,
+                category_mask: without,
+                return_mask: PAGE_IS_FILE | PAGE_IS_ZERO,
                 category_any_of: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
                 ..ScanArguments::default()
             };
@@ -324,7 +320,7 @@ impl PageMap {
             let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
             for found in self.regions.iter().take(count) {
                 let pages = found.end.saturating_sub(found.start) / page_size;
-                tell(found.start.saturating_sub(first) / page_size, pages);
+                tell(found.start.saturating_sub(first) / page_size, pages, found.categories);
             }
             if arguments.walk_end <= at {
                 return Err(io::ErrorKind::InvalidData.into());

@@ -10,13 +10,8 @@ use crate::Error;
 
 /// Far more than anything here takes: only a hang reaches it.
 const HANG: Duration = Duration::from_secs(60);
-const RULES: Rules = Rules {
-    min: 0,
-    max: 2,
-    idle_timeout: HANG,
-    acquire_timeout: HANG,
-    restores: true,
-};
+const RULES: Rules =
+    Rules { min: 0, max: 2, idle_timeout: HANG, acquire_timeout: HANG, restores: true };
 
 #[derive(Debug, Default)]
 struct Count {
