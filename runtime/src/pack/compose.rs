@@ -178,7 +178,7 @@ impl Composition<'_> {
 fn squash(size: u64, mut layers: Vec<Layer>) -> Vec<Layer> {
     let behind = layers.drain(..1).next();
     let space = Space { size, layers };
-    behind.into_iter().chain([Layer::of(space.flattened(0))]).collect()
+    behind.into_iter().chain([space.flattened(0)]).collect()
 }
 
 /// Puts the blobs of several indexes together.
