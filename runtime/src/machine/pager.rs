@@ -6,6 +6,9 @@
 //! sees a page that its [`Chunks`] did not give. If they cannot give one, the machine is told
 //! to stop before anybody who waits for the page is let go.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
