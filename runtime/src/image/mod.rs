@@ -12,7 +12,7 @@ mod mapped;
 mod on_demand;
 mod stamp;
 mod sweep;
-#[cfg(any())]
+#[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};

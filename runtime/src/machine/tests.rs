@@ -326,7 +326,7 @@ fn a_working_set_is_put_in_place_before_the_guest_runs() {
     assert!(is_in_place(8), "{:?}", touched.read);
     let dirty = machine.capture().unwrap().dirty;
     assert_eq!(dirty.runs(), touched.written);
-    assert!(changed(&machine, &dirty).is_empty());
+    assert_eq!(changed(&machine, &dirty), [0; 0]);
 }
 
 #[test]
@@ -750,7 +750,7 @@ fn pages_outside_a_region_are_not_populated() {
 fn pages_that_are_only_read_do_not_count_as_written() {
     let file = file(MEMORY);
     file.write_all_at(&[1; 2 * PAGE], 0).unwrap();
-    let ram = Ram::map(&file.into(), MEMORY).unwrap();
+    let ram = Ram::map(&Arc::clone(&file).into(), MEMORY).unwrap();
     ram.populate(&[Run { first: 1, count: 1 }], Populate::Read);
     assert!(ram.written().unwrap().is_empty());
     let read: Vec<u64> =
@@ -782,7 +782,7 @@ fn more_pages_than_there_was_room_for_are_copied_all() {
 fn both_ways_of_reading_the_page_map_agree() {
     let file = file(MEMORY);
     file.write_all_at(&[1; 8 * PAGE], 0).unwrap();
-    let ram = Ram::map(&file.into(), MEMORY).unwrap();
+    let ram = Ram::map(&Arc::clone(&file).into(), MEMORY).unwrap();
     ram.populate(&[Run { first: 0, count: 6 }], Populate::Read);
     ram.populate(&[Run { first: 3, count: 2 }, Run { first: 100, count: 3 }], Populate::Write);
     let (_, region) = &ram.windows()[0];
