@@ -100,7 +100,9 @@ impl Tended {
 
     fn close(&mut self) {
         self.shelf.close();
-        self.thread.take().map(|thread| thread.join().unwrap());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
         self.shelf.clear();
     }
 
