@@ -6,8 +6,8 @@ use std::sync::Arc;
 use supermachine_formats::wire::Control;
 
 use crate::agent::resume;
-use crate::machine::{Machine, Restore};
 use crate::live::{self, Snapshotted};
+use crate::machine::{Machine, Restore};
 use crate::timings::Way;
 use crate::{Error, ExecBuilder, ExecOutcome, Image, Timings, VmConfig};
 

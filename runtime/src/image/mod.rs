@@ -25,8 +25,8 @@ use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::device::Slot;
 
 pub use mapped::{Mapped, adopt_disk, expanded_disk, forget_mapped};
-pub use sweep::{CacheParts, CacheUse, FormCheck, cache_use, check_form, sweep_cache};
 pub(crate) use stamp::{TEMPORARY, temporary_beside};
+pub use sweep::{CacheParts, CacheUse, FormCheck, cache_use, check_form, sweep_cache};
 
 use crate::machine::{self, Chunks, Origin};
 use crate::pack::{Pack, Source};
