@@ -93,7 +93,9 @@ fn hash(mut file: &File) -> Result<Duration, Box<dyn Error>> {
     let begin = Instant::now();
     thread::scope(|scope| {
         for part in chunks.chunks(chunks.len().div_ceil(processors).max(1)) {
-            scope.spawn(|| part.iter().map(|chunk| Digest::of(chunk)).all(|digest| digest.0[0] < 255));
+            scope.spawn(|| {
+                part.iter().map(|chunk| Digest::of(chunk)).all(|digest| digest.0[0] < 255)
+            });
         }
     });
     Ok(begin.elapsed())

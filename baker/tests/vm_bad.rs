@@ -1,6 +1,6 @@
 //! What goes wrong ends in an error that says what, and leaves nothing half-made behind.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

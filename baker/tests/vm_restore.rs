@@ -149,7 +149,8 @@ fn first_start_takes_pages_as_they_come_and_later_ones_the_mapped_form() {
     let vm = start(&fresh);
     assert_eq!(vm.timings().way(), Way::OnDemand, "these tests need a user with userfaultfd");
     // More than what a start and a command use: all of the program, and a lot of memory.
-    let script = "md5sum /bin/busybox; head -c 20000000 /dev/zero > /tmp/a; md5sum /tmp/a; rm /tmp/a";
+    let script =
+        "md5sum /bin/busybox; head -c 20000000 /dev/zero > /tmp/a; md5sum /tmp/a; rm /tmp/a";
     let on_demand = sh(&vm, script);
     let mapped = loop {
         let vm = start(&open(&cache));

@@ -240,11 +240,8 @@ impl Snapshot {
     /// The state file's bytes. The same snapshot gives the same bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut container = container::Builder::new(
-            self.architecture,
-            self.hypervisor,
-            self.processor.baseline,
-        );
+        let mut container =
+            container::Builder::new(self.architecture, self.hypervisor, self.processor.baseline);
         container.add(Section::Machine, &self.machine);
         container.add(Section::Workload, &self.workload);
         container.add(Section::Vcpus, &self.vcpus);

@@ -42,7 +42,7 @@ impl core::fmt::Debug for Resume {
 pub enum Event {
     /// The agent is up; sent once, at boot.
     Hello {
-        /// The agent's [`VERSION`].
+        /// The agent's [`VERSION`](super::VERSION).
         version: u16,
     },
     /// [`Control::Resume`] was carried out.

@@ -20,13 +20,13 @@ pub enum Reply {
         /// Its process id in the guest.
         pid: u32,
     },
-    /// Bytes from standard output, at most [`MAX_CHUNK`].
+    /// Bytes from standard output, at most [`MAX_CHUNK`](super::MAX_CHUNK).
     Stdout(Vec<u8>),
-    /// Bytes from standard error, at most [`MAX_CHUNK`].
+    /// Bytes from standard error, at most [`MAX_CHUNK`](super::MAX_CHUNK).
     Stderr(Vec<u8>),
     /// The process ended and all its output was sent. Final.
     Exited(Exit),
-    /// The answer to [`Request::Listening`], sorted, without duplicates. Final.
+    /// The answer to [`Request::Listening`](super::Request::Listening), sorted, without duplicates. Final.
     Ports(Vec<u16>),
     /// The connection is made. No reply follows: from here on the agent's side of the stream is
     /// what the connection carries. Final.

@@ -13,7 +13,7 @@ use crate::codec::{DecodeError, Put, Reader};
 pub enum Request {
     /// Probes the slots, mounts the root file system and prepares the container.
     Attach(Container),
-    /// Starts the container's entrypoint. Answered by [`Reply::Started`].
+    /// Starts the container's entrypoint. Answered by [`Reply::Started`](super::Reply::Started).
     Start,
     /// Runs a command.
     Exec(Command),
@@ -105,7 +105,7 @@ pub struct Command {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Input {
-    /// Bytes for standard input, at most [`MAX_CHUNK`].
+    /// Bytes for standard input, at most [`MAX_CHUNK`](super::MAX_CHUNK).
     Stdin(Vec<u8>),
     /// The end of standard input.
     StdinEnd,

@@ -550,7 +550,8 @@ fn a_cache_that_cannot_be_written_is_told() {
     let home = Home::new();
     fs::write(home.cache(), b"a file").unwrap();
     match home.open().mapped() {
-        Err(Error::Io { operation: "create", path, .. }) => {
+        Err(Error::Io { operation, path, .. }) => {
+            assert!(operation.starts_with("create"), "{operation}");
             assert!(path.starts_with(home.cache()), "{path:?}");
         }
         other => panic!("{other:?}"),
