@@ -35,6 +35,13 @@ fn image() -> Image {
     image
 }
 
+/// The same snapshot opened once more, with pools of its own that end with it.
+fn own_image() -> Image {
+    let image = image();
+    let cache = support::folder().join("cache");
+    Image::open(image.source().clone(), image.digest(), &cache).unwrap()
+}
+
 /// A pool with one machine, so that each user gets the one that the user before had.
 fn of_one() -> Pool {
     image().pool().max(1).acquire_timeout(PATIENCE).build().unwrap()
@@ -321,7 +328,7 @@ fn sixteen_threads_share_five_machines() {
 fn eval_loop_with_a_pool_of_five_and_threads() {
     let _alone = alone();
     // As an application would write it.
-    let image = image();
+    let image = own_image();
     let config = VmConfig::new().with_pool_warm(5);
     let results = Mutex::new(Vec::new());
     thread::scope(|scope| {
@@ -409,7 +416,7 @@ fn everything_can_be_dropped_in_any_order() {
     let _alone = alone();
     let before = held();
     for order in 0..4 {
-        let image = Image::open(image().source().clone(), image().digest(), &cache()).unwrap();
+        let image = own_image();
         let pool = image.pool().min(1).max(3).build().unwrap();
         let (first, second) = (pool.acquire().unwrap(), pool.acquire().unwrap());
         match order {
@@ -432,10 +439,6 @@ fn everything_can_be_dropped_in_any_order() {
         assert!(Instant::now() < end, "{:?}, before {before:?}", held());
         thread::sleep(Duration::from_millis(10));
     }
-}
-
-fn cache() -> std::path::PathBuf {
-    support::folder().join("cache")
 }
 
 #[test]
