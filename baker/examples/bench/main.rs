@@ -27,9 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (Some(first), Some(last)) = (images.first(), images.last()) else {
         return Err("no image to bake".into());
     };
-    for (index, image) in [first, last].into_iter().enumerate() {
-        measure_bakes(&folder.path().join(index.to_string()), image)?;
-    }
+    measure_bakes(&folder.path().join("bakes"), first)?;
     let store = Store::open(folder.path().join("store"))?;
     for image in &images {
         builder(image)?.bake(&store)?;

@@ -177,11 +177,11 @@ fn vast_stretches_of_zeros_take_no_time_and_room() {
 #[test]
 fn flattening_is_laying_one_layer_over_another() {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut random = |limit: u64| {
+    let mut random = |limit: u64| -> u32 {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        state % limit
+        u32::try_from(state % limit).unwrap()
     };
     for round in 0..2000 {
         let mut layers = Vec::new();
@@ -189,9 +189,9 @@ fn flattening_is_laying_one_layer_over_another() {
             let mut extents = Vec::new();
             let mut first = 0;
             for _ in 0..random(6) {
-                first += random(5) as u32;
-                let count = 1 + random(5) as u32;
-                let chunk = if random(3) == 0 { ZERO } else { random(20) as u32 };
+                first += random(5);
+                let count = 1 + random(5);
+                let chunk = if random(3) == 0 { ZERO } else { random(20) };
                 extents.push(Extent { first, count, chunk });
                 first += count;
             }

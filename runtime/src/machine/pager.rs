@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -114,7 +115,9 @@ struct Worker {
 
 impl Worker {
     fn work(mut self, on_loss: &OnLoss) {
-        if let Err(error) = self.serve() {
+        // A guest must not go on with pages that a broken thread did not give.
+        let served = panic::catch_unwind(AssertUnwindSafe(|| self.serve()));
+        if let Err(error) = served.unwrap_or_else(|_| Err(io::Error::other("a bug in the pager"))) {
             on_loss(&error);
         }
         // Nobody must wait for a page for ever; a machine that was told to stop does not run
