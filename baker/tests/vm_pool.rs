@@ -1,11 +1,6 @@
 //! Pools of machines: what one user leaves, how long they last, and who gets them.
 
-#![expect(
-    clippy::panic,
-    clippy::print_stderr,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking, and tells how long many turns took"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../../examples/examples/eval_pool.rs"]
 #[allow(dead_code, reason = "a program, of which only the work is tested")]
