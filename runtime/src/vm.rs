@@ -6,6 +6,7 @@ use std::sync::Arc;
 use supermachine_formats::wire::Control;
 
 use crate::agent::resume;
+use crate::forward::Reach;
 use crate::live::{self, Snapshotted};
 use crate::machine::{Machine, Restore};
 use crate::timings::Way;
@@ -26,6 +27,8 @@ use crate::{Error, ExecBuilder, ExecOutcome, Image, Timings, VmConfig};
 /// ```
 #[derive(Debug)]
 pub struct Vm {
+    /// Closed before the machine ends.
+    reach: Arc<Reach>,
     machine: Machine,
     image: Image,
     /// Stays open for as long as the guest runs; the agent counts on it.
@@ -51,7 +54,8 @@ impl Vm {
         machine.send_control(&Control::Resume(resume(config.hostname())?))?;
         machine.run();
         timings.step("resume");
-        Ok(Self { machine, image: image.clone(), _control: control, timings })
+        let reach = Reach::new(machine.streams());
+        Ok(Self { reach, machine, image: image.clone(), _control: control, timings })
     }
 
     /// Runs a command to its end and collects what it writes.
@@ -103,6 +107,11 @@ impl Vm {
             Some(_) => Err(crate::agent::explain(&self.machine)),
             None => Ok(()),
         }
+    }
+
+    /// How forwards reach the machine.
+    pub(crate) fn reach(&self) -> &Arc<Reach> {
+        &self.reach
     }
 
     pub(crate) fn machine(&self) -> &Machine {
