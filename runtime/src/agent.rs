@@ -197,7 +197,7 @@ pub fn console_tail(machine: &Machine) -> String {
     String::from_utf8_lossy(console.get(start..).unwrap_or_default()).trim().to_owned()
 }
 
-fn read_message<M: Message>(stream: &mut impl Read, limit: Option<Duration>) -> Result<M, Error> {
+pub(crate) fn read_message<M: Message>(stream: &mut impl Read, limit: Option<Duration>) -> Result<M, Error> {
     let mut header = [0; HEADER_SIZE];
     read(stream, &mut header, limit)?;
     let header = Header::decode(header).map_err(|source| Error::Protocol { source })?;

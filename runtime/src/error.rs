@@ -126,6 +126,28 @@ pub enum Error {
         /// The operating system's answer.
         source: io::Error,
     },
+    /// An address or a socket file of the host could not be listened on.
+    #[error("cannot listen on {address}{}", listen_remedy(.address, .source))]
+    Listen {
+        /// The address or the path.
+        address: String,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// A port of the guest could not be connected to or listened on.
+    #[error("the guest's port {port} cannot be used")]
+    GuestPort {
+        /// The port.
+        port: u16,
+        /// The guest's answer, `ConnectionRefused` when nothing listens there.
+        source: io::Error,
+    },
+    /// A forward no longer serves, since its machine has ended.
+    #[error("{address} is closed, as its machine has ended")]
+    ForwardClosed {
+        /// The address, socket file or port of the guest that it served.
+        address: String,
+    },
     /// What a command wrote could not be passed on.
     #[error("the command's {stream} cannot be passed on")]
     Output {
@@ -163,6 +185,16 @@ pub enum Error {
         /// The largest that is sent.
         limit: usize,
     },
+}
+
+/// What the user can do when an address cannot be listened on.
+fn listen_remedy(address: &str, source: &io::Error) -> &'static str {
+    let is_port = address.parse::<std::net::SocketAddr>().is_ok();
+    match source.kind() {
+        io::ErrorKind::AddrInUse if is_port => "; port 0 picks one that is free",
+        io::ErrorKind::PermissionDenied if is_port => "; ports over 1023 need no rights",
+        _ => "",
+    }
 }
 
 impl From<MachineError> for Error {

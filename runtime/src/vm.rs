@@ -6,6 +6,7 @@ use std::sync::Arc;
 use supermachine_formats::wire::Control;
 
 use crate::agent::resume;
+use crate::forward::Reach;
 use crate::live::{self, Snapshotted};
 use crate::machine::{Machine, Restore};
 use crate::timings::Way;
@@ -26,6 +27,8 @@ use crate::{Error, ExecBuilder, ExecOutcome, Image, Timings, VmConfig};
 /// ```
 #[derive(Debug)]
 pub struct Vm {
+    /// Closed before the machine ends.
+    reach: Arc<Reach>,
     machine: Machine,
     image: Image,
     /// Stays open for as long as the guest runs; the agent counts on it.
@@ -49,7 +52,8 @@ impl Vm {
         let machine = Machine::restore(parts, &mut timings)?;
         let control = go_on(&machine, config)?;
         timings.step("resume");
-        Ok(Self { machine, image: image.clone(), _control: control, timings })
+        let reach = Reach::new(machine.streams());
+        Ok(Self { reach, machine, image: image.clone(), _control: control, timings })
     }
 
     /// Runs a command to its end and collects what it writes.
@@ -108,11 +112,23 @@ impl Vm {
     pub(crate) fn reset(&mut self, config: &VmConfig) -> Result<(), Error> {
         let mut timings = Timings::start();
         timings.set_way(self.timings.way());
+        self.part();
         self.machine.reset(&mut timings)?;
         self._control = go_on(&self.machine, config)?;
         timings.step("resume");
         self.timings = timings;
         Ok(())
+    }
+
+    /// Ends the forwards of who used the machine; the next user has forwards of its own.
+    pub(crate) fn part(&mut self) {
+        self.reach.close();
+        self.reach = Reach::new(self.machine.streams());
+    }
+
+    /// How forwards reach the machine.
+    pub(crate) fn reach(&self) -> &Arc<Reach> {
+        &self.reach
     }
 
     pub(crate) fn machine(&self) -> &Machine {

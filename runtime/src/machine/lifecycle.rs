@@ -246,6 +246,11 @@ impl Machine {
         stream.map_err(|source| MachineError::Stream { source })
     }
 
+    /// A handle that opens streams by itself, also while the machine is dropped.
+    pub(crate) fn streams(&self) -> Vsock {
+        self.vsock.clone()
+    }
+
     /// The end of what the guest's kernel wrote to its console.
     #[must_use]
     pub fn console(&self) -> Vec<u8> {

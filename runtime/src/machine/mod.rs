@@ -30,6 +30,7 @@ use supermachine_formats::snapshot::baseline::{Baseline, Features};
 use supermachine_formats::snapshot::{Architecture, HypervisorFamily};
 
 pub use devices::virtio::DeviceError;
+pub(crate) use devices::virtio::Vsock as Streams;
 pub use dirty::DirtyPages;
 pub use hypervisor::HypervisorError;
 pub(crate) use hypervisor::{probe, processor_word};

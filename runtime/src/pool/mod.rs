@@ -207,7 +207,8 @@ impl PooledVm {
 
     /// Has the pool end the machine, and not use it again.
     pub fn discard(self) {
-        let (vm, shelf) = self.take();
+        let (mut vm, shelf) = self.take();
+        vm.part();
         shelf.give_back(vm, false);
     }
 
@@ -232,7 +233,9 @@ impl Deref for PooledVm {
 impl Drop for PooledVm {
     fn drop(&mut self) {
         // SAFETY: this is dropped once, and nothing that took the machine before lets it be.
-        let vm = unsafe { ManuallyDrop::take(&mut self.vm) };
+        let mut vm = unsafe { ManuallyDrop::take(&mut self.vm) };
+        // At once: nothing of this user leads to a machine that another may have soon.
+        vm.part();
         // What a user who panicked has left is no state to hand on, unless it is reset.
         let is_sound = self.shelf.restores() || !thread::panicking();
         self.shelf.give_back(vm, is_sound);

@@ -124,6 +124,8 @@ pub(super) struct Sockets {
     pub(super) gone: VecDeque<Key>,
     /// The guest's packets wait until answers are out.
     stalled: bool,
+    /// The guest will not go on: streams end at once.
+    pub(super) hung_up: bool,
     packet: Chain,
     payload: Vec<u8>,
     lane: Lane,
@@ -146,6 +148,7 @@ impl Sockets {
             replies: VecDeque::new(),
             gone: VecDeque::new(),
             stalled: false,
+            hung_up: false,
             packet: Chain::default(),
             payload: Vec::new(),
             lane: Lane { guest_cid, chain: Chain::default(), buffer: Vec::new() },
@@ -182,6 +185,9 @@ impl Sockets {
         stream: UnixStream,
         queues: &mut Queues,
     ) -> Result<io::Result<()>, Broken> {
+        if self.hung_up {
+            return Ok(Ok(()));
+        }
         if self.is_full() {
             self.drop_closing();
         }
@@ -234,8 +240,9 @@ impl Sockets {
         quiet && self.replies.is_empty()
     }
 
-    /// Drops all connections, and the end that waits for one.
+    /// Drops all connections, and the end that waits for one. Those made later end at once.
     pub(super) fn hang_up(&mut self) {
+        self.hung_up = true;
         self.connections.clear();
         self.blocked.clear();
         self.control = None;

@@ -49,7 +49,7 @@ impl Vsock {
 
     /// Connects to a port of the guest and sends it `first` right behind the request.
     ///
-    /// The guest's answer is not awaited. If it refuses, the stream just ends. Up to 64 KiB of
+    /// The guest's answer is not awaited. If it refuses, or has ended, the stream just ends. Up to 64 KiB of
     /// `first` go out at once, as far as the guest has buffers; the rest follows by itself.
     ///
     /// # Errors
@@ -110,6 +110,11 @@ impl Vsock {
     /// The same, whatever is under way.
     pub(crate) fn hold(&self) -> Frozen<'_> {
         Frozen { _inside: self.owner.watch.enter() }
+    }
+
+    /// Whether [`Vsock::hang_up`] was called: streams end at once.
+    pub(crate) fn has_hung_up(&self) -> bool {
+        self.owner.device.with_device(|device| device.hung_up)
     }
 
     /// Ends every stream, the control connection too: the guest will not go on.

@@ -797,6 +797,8 @@ fn hang_up_ends_every_stream() {
     assert!(is_at_end(&mut stream));
     peer.write(&request, b"x");
     peer.expect(OP_RST);
+    assert!(peer.vsock().has_hung_up());
+    assert!(is_at_end(&mut peer.vsock().connect(7, b"late").unwrap()));
     let guest = Guest::new(&fresh_vsock(CID), &[]);
     let mut early = guest.slot.vsock().unwrap().control().unwrap();
     guest.slot.vsock().unwrap().hang_up();

@@ -1,0 +1,351 @@
+//! Ports: from the host into the guest, and from the guest to what the host names.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+#[expect(dead_code, reason = "the example's own beginning is not used")]
+#[path = "../../examples/examples/web_service.rs"]
+mod web_service;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use supermachine::{Error, Image, Vm, VmConfig};
+use support::{bake, baked, busybox, folder, sh, start};
+
+/// Longer than any answer takes, on the slowest of hosts.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn nginx() -> Image {
+    baked("nginx", || bake("nginx"))
+}
+
+fn redis() -> Image {
+    baked("redis", || bake("redis"))
+}
+
+/// A machine with a server on a port: `program` gets each connection as its input and output.
+fn serving(port: u16, program: &str) -> Vm {
+    let vm = start(&busybox());
+    serve(&vm, port, program);
+    vm
+}
+
+fn serve(vm: &Vm, port: u16, program: &str) {
+    sh(vm, &format!("setsid nc -ll -p {port} -e {program} </dev/null >/dev/null 2>&1 &"));
+    let end = Instant::now() + PATIENCE;
+    while let Err(error) = vm.connect(port) {
+        assert!(matches!(error, Error::GuestPort { .. }), "{error}");
+        assert!(Instant::now() < end, "nothing listens on {port}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn dial(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+fn get(mut stream: impl Read + Write) -> String {
+    stream.write_all(b"GET / HTTP/1.0\r\nHost: test\r\n\r\n").unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).unwrap();
+    page
+}
+
+fn read_to_end(mut stream: impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+fn is_reset(mut stream: impl Read) -> bool {
+    let ended = stream.read_to_end(&mut Vec::new());
+    ended.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+}
+
+/// A stream of numbers that look random, and of moments to stall at.
+struct Pattern(u64);
+
+impl Pattern {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) {
+        for piece in bytes.chunks_mut(8) {
+            piece.copy_from_slice(&self.next().to_le_bytes()[..piece.len()]);
+        }
+    }
+}
+
+#[test]
+fn long_lived_service_answers_at_the_port_that_was_asked_for() {
+    let vm = start(&nginx());
+    let _web = vm.expose_tcp(8080, 80).unwrap();
+    for _ in 0..3 {
+        let page = get(dial(([127, 0, 0, 1], 8080).into()));
+        assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
+        assert!(page.contains("Welcome to nginx!"), "{page}");
+    }
+    let twice = vm.expose_tcp(8080, 80).unwrap_err();
+    assert!(twice.to_string().starts_with("cannot listen on 127.0.0.1:8080;"), "{twice}");
+    assert!(get(vm.connect(80).unwrap()).contains("Welcome to nginx!"));
+    vm.stop().unwrap();
+    assert!(TcpStream::connect("127.0.0.1:8080").is_err());
+}
+
+#[test]
+fn example_web_service_serves_until_its_input_ends() {
+    nginx();
+    let (sender, addresses) = channel();
+    let (mut input, end) = UnixStream::pair().unwrap();
+    let example = thread::spawn(move || {
+        let tell = |address| sender.send(address).unwrap();
+        web_service::serve(&folder().join("store"), "nginx", (0, 80), tell, &mut input).unwrap();
+    });
+    let address = addresses.recv_timeout(PATIENCE).unwrap();
+    assert!(get(dial(address)).contains("Welcome to nginx!"));
+    drop(end);
+    example.join().unwrap();
+    assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn redis_speaks_its_protocol_through_a_port() {
+    let vm = start(&redis());
+    let forward = vm.expose_tcp(0, 6379).unwrap();
+    let mut client = dial(forward.local_addr());
+    let mut ask = |command: &str, answer: &str| {
+        client.write_all(command.as_bytes()).unwrap();
+        let mut bytes = vec![0; answer.len()];
+        client.read_exact(&mut bytes).unwrap();
+        assert_eq!(String::from_utf8_lossy(&bytes), answer);
+    };
+    ask("PING\r\n", "+PONG\r\n");
+    ask("SET key value\r\n", "+OK\r\n");
+    ask("GET key\r\n", "$5\r\nvalue\r\n");
+    let mut direct = vm.connect(6379).unwrap();
+    direct.write_all(b"GET key\r\nQUIT\r\n").unwrap();
+    assert_eq!(read_to_end(direct), b"$5\r\nvalue\r\n+OK\r\n");
+}
+
+#[test]
+fn nothing_is_lost_or_reordered_with_random_stalls() {
+    const SIZE: usize = 48 << 20;
+    const SEED: u64 = 0x5EED_F0B7;
+    let vm = serving(7000, "cat");
+    let forward = vm.expose_tcp(0, 7000).unwrap();
+    let stream = dial(forward.local_addr());
+    let begin = Instant::now();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut data, mut chance) = (Pattern(SEED), Pattern(SEED + 1));
+            let mut piece = vec![0; 256 << 10];
+            for _ in 0..SIZE / piece.len() {
+                data.fill(&mut piece);
+                (&stream).write_all(&piece).unwrap();
+                if chance.next() % 16 == 0 {
+                    thread::sleep(Duration::from_millis(chance.next() % 200));
+                }
+            }
+            stream.shutdown(Shutdown::Write).unwrap();
+        });
+        let (mut data, mut chance) = (Pattern(SEED), Pattern(SEED + 2));
+        let (mut piece, mut expected) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+        for at in 0..SIZE / piece.len() {
+            (&stream).read_exact(&mut piece).unwrap();
+            data.fill(&mut expected);
+            assert!(piece == expected, "piece {at} differs, seed {SEED:#x}");
+            if chance.next() % 64 == 0 {
+                thread::sleep(Duration::from_millis(chance.next() % 200));
+            }
+        }
+        assert_eq!(read_to_end(&stream), b"");
+    });
+    eprintln!("{} MiB each way in {:?}", SIZE >> 20, begin.elapsed());
+}
+
+#[test]
+fn each_direction_ends_by_itself() {
+    let vm = serving(7000, "cat");
+    let forward = vm.expose_tcp(0, 7000).unwrap();
+    let mut client = dial(forward.local_addr());
+    client.write_all(b"until the end").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&client), b"until the end");
+    let mut direct = vm.connect(7000).unwrap();
+    direct.write_all(b"until the end").unwrap();
+    direct.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&direct), b"until the end");
+    // The guest ends first and still hears what comes.
+    let script = "#!/bin/sh\necho first\nexec 1>&- 2>&-\ncat > /tmp/heard\n";
+    vm.exec(["sh", "-c", &format!("printf '{script}' > /tmp/ender; chmod +x /tmp/ender")]).unwrap();
+    serve(&vm, 7001, "/tmp/ender");
+    sh(&vm, "rm -f /tmp/heard");
+    let forward = vm.expose_tcp(0, 7001).unwrap();
+    let mut client = dial(forward.local_addr());
+    client.write_all(b"second").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&client), b"first\n");
+    let end = Instant::now() + PATIENCE;
+    while sh(&vm, "cat /tmp/heard 2>/dev/null; true") != "second" {
+        assert!(Instant::now() < end, "the guest heard nothing");
+    }
+}
+
+#[test]
+fn two_hundred_connections_are_served_at_once() {
+    let vm = start(&redis());
+    let forward = vm.expose_tcp(0, 6379).unwrap();
+    let mut clients: Vec<_> = (0..200).map(|_| dial(forward.local_addr())).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.write_all(format!("ECHO {number}\r\n").as_bytes()).unwrap();
+    }
+    // All of them are open until the first is asked to end.
+    for (number, client) in clients.iter_mut().enumerate().rev() {
+        client.write_all(b"QUIT\r\n").unwrap();
+        let text = number.to_string();
+        let answer = format!("${}\r\n{text}\r\n+OK\r\n", text.len());
+        assert_eq!(String::from_utf8_lossy(&read_to_end(client)), answer);
+    }
+    vm.stop().unwrap();
+}
+
+#[test]
+fn addresses_of_ipv6_and_socket_files_lead_in_as_well() {
+    let vm = serving(7000, "hostname");
+    let six = vm.forward(7000).bind((Ipv6Addr::LOCALHOST, 0)).listen().unwrap();
+    assert!(six.local_addr().is_ipv6());
+    assert_eq!(read_to_end(dial(six.local_addr())), b"supermachine\n");
+    let path = folder().join("ports.sock");
+    let file = vm.expose_unix(&path, 7000).unwrap();
+    assert_eq!(read_to_end(UnixStream::connect(file.path()).unwrap()), b"supermachine\n");
+    assert!(matches!(vm.expose_unix(&path, 7000), Err(Error::Listen { .. })));
+    file.close().unwrap();
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_port_that_nothing_listens_on_is_refused() {
+    let vm = start(&busybox());
+    let forward = vm.expose_tcp(0, 7000).unwrap();
+    assert!(is_reset(dial(forward.local_addr())));
+    let Err(Error::GuestPort { port: 7000, source }) = vm.connect(7000) else {
+        panic!("connected to nothing")
+    };
+    assert_eq!(source.kind(), ErrorKind::ConnectionRefused);
+    // Once something does, the same forward leads to it.
+    serve(&vm, 7000, "hostname");
+    assert_eq!(read_to_end(dial(forward.local_addr())), b"supermachine\n");
+}
+
+#[test]
+fn a_forward_closes_with_its_guard_and_can_be_made_again() {
+    let vm = serving(7000, "cat");
+    let forward = vm.expose_tcp(0, 7000).unwrap();
+    let address = forward.local_addr();
+    let mut client = dial(address);
+    client.write_all(b"x").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    assert!(matches!(vm.expose_tcp(address.port(), 7000), Err(Error::Listen { .. })));
+    drop(forward);
+    assert!(is_reset(client));
+    assert!(TcpStream::connect(address).is_err());
+    let _again = vm.expose_tcp(address.port(), 7000).unwrap();
+    let client = dial(address);
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(client), b"");
+}
+
+#[test]
+fn connections_end_with_the_guest() {
+    let vm = serving(7000, "cat");
+    let forward = vm.expose_tcp(0, 7000).unwrap();
+    let reverse = vm.reverse_tcp(0, ([127, 0, 0, 1], 1)).unwrap();
+    let mut client = dial(forward.local_addr());
+    client.write_all(b"x").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+    let mut direct = vm.connect(7000).unwrap();
+    let command = "echo 2 > /proc/sys/vm/panic_on_oom; tail /dev/zero";
+    assert!(matches!(vm.exec(["sh", "-c", command]), Err(Error::Guest { .. })));
+    assert!(is_reset(client));
+    assert_eq!(direct.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let late = TcpStream::connect(forward.local_addr());
+    assert!(late.is_err() || is_reset(late.unwrap()));
+    let end = Instant::now() + PATIENCE;
+    while forward.check().is_ok() || reverse.check().is_ok() {
+        assert!(Instant::now() < end, "the forwards go on without a guest");
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(matches!(vm.connect(7000), Err(Error::Guest { .. })));
+    assert!(matches!(forward.close(), Err(Error::ForwardClosed { .. })));
+}
+
+#[test]
+fn the_guest_reaches_the_address_that_was_named_and_no_other() {
+    let vm = start(&busybox());
+    let (target, other) =
+        (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let reverse = vm.reverse_tcp(0, target.local_addr().unwrap()).unwrap();
+    let server = thread::spawn(move || {
+        for _ in 0..3 {
+            let (mut stream, _) = target.accept().unwrap();
+            let request = read_to_end(&stream);
+            stream.write_all(&[b"heard ", request.as_slice()].concat()).unwrap();
+        }
+    });
+    let port = reverse.guest_port();
+    for address in ["127.0.0.1", "::1", "localhost"] {
+        let heard = sh(&vm, &format!("echo hello | nc {address} {port}"));
+        assert_eq!(heard, "heard hello\n", "{address}");
+    }
+    server.join().unwrap();
+    let other = other.local_addr().unwrap().port();
+    let refused = vm.exec(["sh", "-c", &format!("nc 127.0.0.1 {other} </dev/null")]).unwrap();
+    assert!(!refused.success(), "a port of the host that nobody named");
+    // Nothing listens on the named address any more.
+    let refused = sh(&vm, &format!("nc 127.0.0.1 {port} </dev/null 2>/dev/null; true"));
+    assert_eq!(refused, "");
+    let taken = vm.reverse_tcp(port, ([127, 0, 0, 1], 1)).unwrap_err();
+    let Error::GuestPort { source, .. } = &taken else { panic!("{taken}") };
+    assert_eq!(source.kind(), ErrorKind::AddrInUse);
+    drop(reverse);
+    let end = Instant::now() + PATIENCE;
+    while sh(&vm, "netstat -ltn").contains(&format!(":{port} ")) {
+        assert!(Instant::now() < end, "the guest goes on to listen");
+    }
+}
+
+#[test]
+fn a_snapshot_of_a_machine_with_open_ports_starts_without_them() {
+    let vm = serving(7000, "cat");
+    let forward = vm.expose_tcp(0, 7000).unwrap();
+    let reverse = vm.reverse_tcp(7500, ([127, 0, 0, 1], 1)).unwrap();
+    let mut client = dial(forward.local_addr());
+    client.write_all(b"before").unwrap();
+    client.read_exact(&mut [0; 6]).unwrap();
+    let taken = vm.snapshot("ports").unwrap();
+    client.write_all(b"after").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(client), b"after", "the machine itself goes on with its streams");
+    let other = taken.image.start(&VmConfig::new()).unwrap();
+    let end = Instant::now() + PATIENCE;
+    while sh(&other, "netstat -ltn").contains(":7500 ") {
+        assert!(Instant::now() < end, "the guest goes on to listen");
+    }
+    let again = other.reverse_tcp(7500, ([127, 0, 0, 1], 1)).unwrap();
+    assert_eq!((again.guest_port(), reverse.guest_port()), (7500, 7500));
+    let exposed = other.expose_tcp(0, 7000).unwrap();
+    let client = dial(exposed.local_addr());
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(client), b"");
+}

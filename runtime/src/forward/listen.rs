@@ -1,0 +1,105 @@
+//! Listeners of the host: TCP addresses and socket files.
+
+use std::fs::{self, Metadata};
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use supermachine_formats::wire::Request;
+
+use super::relay::{Arrival, Source};
+use super::sys;
+
+/// Connections to an address, for a port of the guest.
+#[derive(Debug)]
+pub(super) struct Tcp {
+    listener: TcpListener,
+    guest_port: u16,
+}
+
+impl Tcp {
+    pub(super) fn bind(address: SocketAddr, guest_port: u16) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        sys::widen_backlog(&listener)?;
+        Ok(Self { listener, guest_port })
+    }
+
+    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+impl Source for Tcp {
+    fn descriptor(&self) -> RawFd {
+        self.listener.as_raw_fd()
+    }
+
+    fn next(&mut self) -> io::Result<Arrival> {
+        let (client, _) = self.listener.accept()?;
+        // Only slower without.
+        let _ = client.set_nodelay(true);
+        Ok(arrival(client.into(), self.guest_port))
+    }
+}
+
+/// Connections to a socket file, for a port of the guest. The file goes with it.
+#[derive(Debug)]
+pub(super) struct File {
+    listener: UnixListener,
+    guest_port: u16,
+    path: PathBuf,
+    made: Metadata,
+}
+
+impl File {
+    /// Makes the file. One that is there, and that nobody listens on any more, is replaced.
+    pub(super) fn bind(path: &Path, guest_port: u16) -> io::Result<Self> {
+        let listener = match sys::listen_on_file(path) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && is_abandoned(path) => {
+                fs::remove_file(path)?;
+                sys::listen_on_file(path)?
+            }
+            result => result?,
+        };
+        let made = fs::symlink_metadata(path)?;
+        Ok(Self { listener, guest_port, path: path.to_owned(), made })
+    }
+}
+
+impl Source for File {
+    fn descriptor(&self) -> RawFd {
+        self.listener.as_raw_fd()
+    }
+
+    fn next(&mut self) -> io::Result<Arrival> {
+        let (client, _) = self.listener.accept()?;
+        Ok(arrival(client.into(), self.guest_port))
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let identity = |file: &Metadata| (file.dev(), file.ino());
+        let found = fs::symlink_metadata(&self.path);
+        if found.is_ok_and(|found| identity(&found) == identity(&self.made)) {
+            // Who took the folder's rights away meanwhile keeps the file.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Whether a path is a socket file that nobody listens on.
+fn is_abandoned(path: &Path) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    let answer = UnixStream::connect(path);
+    is_socket && answer.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
+fn arrival(client: std::os::fd::OwnedFd, port: u16) -> Arrival {
+    let request = Request::Connect { port, framed: true };
+    Arrival { client: Some(client), request, is_connecting: false }
+}

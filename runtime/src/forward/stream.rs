@@ -1,0 +1,131 @@
+//! A stream to a port of the guest, for the app itself.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::sys;
+
+/// A connection to a TCP port in the guest, made by [`Vm::connect`](crate::Vm::connect). It
+/// behaves like a [`TcpStream`](std::net::TcpStream), and needs no port of the host.
+///
+/// Reading gives [`ConnectionReset`](io::ErrorKind::ConnectionReset) when the guest resets the
+/// connection or ends, but for one case: once this side has ended its bytes with
+/// [`GuestStream::shutdown`], a reset looks like the end of the guest's.
+///
+/// [`OwnedFd::from`] gives the socket itself, for those who want to wait for it with others.
+#[derive(Debug)]
+pub struct GuestStream {
+    stream: UnixStream,
+    /// Whether this side has ended its bytes.
+    has_ended: Arc<AtomicBool>,
+}
+
+impl GuestStream {
+    pub(super) fn new(stream: UnixStream) -> Self {
+        Self { stream, has_ended: Arc::default() }
+    }
+
+    /// Ends this side's bytes, what it reads, or both.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        if how != Shutdown::Read {
+            // Only a flag: nothing else is read because of it.
+            self.has_ended.store(true, Ordering::Relaxed);
+        }
+        self.stream.shutdown(how)
+    }
+
+    /// Another handle on the same connection.
+    ///
+    /// # Errors
+    /// The host has no descriptors left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { stream: self.stream.try_clone()?, has_ended: Arc::clone(&self.has_ended) })
+    }
+
+    /// Gives up reading after this long; never if it is none.
+    ///
+    /// # Errors
+    /// The time is zero.
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.set_read_timeout(timeout)
+    }
+
+    /// Gives up writing after this long; never if it is none.
+    ///
+    /// # Errors
+    /// The time is zero.
+    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stream.set_write_timeout(timeout)
+    }
+
+    /// Whether reading and writing never wait.
+    ///
+    /// # Errors
+    /// What the operating system answers.
+    pub fn set_nonblocking(&self, is_nonblocking: bool) -> io::Result<()> {
+        self.stream.set_nonblocking(is_nonblocking)
+    }
+}
+
+impl Read for &GuestStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = (&self.stream).read(buffer)?;
+        let is_end = count == 0 && !buffer.is_empty();
+        if is_end && !self.has_ended.load(Ordering::Relaxed) && sys::is_hung_up(&self.stream) {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        Ok(count)
+    }
+}
+
+impl Write for &GuestStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&self.stream).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for GuestStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(buffer)
+    }
+}
+
+impl Write for GuestStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for GuestStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+impl AsRawFd for GuestStream {
+    fn as_raw_fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+}
+
+impl From<GuestStream> for OwnedFd {
+    fn from(stream: GuestStream) -> Self {
+        stream.stream.into()
+    }
+}
