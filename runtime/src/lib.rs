@@ -26,19 +26,26 @@ pub mod agent;
 mod config;
 mod error;
 mod exec;
+mod files;
 pub mod host;
 pub mod image;
 mod live;
 pub mod machine;
 pub mod pack;
 mod paths;
+mod stats;
 mod timings;
 mod vm;
 
 pub use config::VmConfig;
 pub use error::Error;
-pub use exec::{ExecBuilder, ExecOutcome, ExitStatus};
+pub use exec::{
+    ExecBuilder, ExecChild, ExecOutcome, ExecSignaler, ExecStderr, ExecStdin, ExecStdout,
+    ExitStatus,
+};
+pub use files::{FileBuilder, FileReader, FileWriter};
 pub use image::Image;
 pub use live::Snapshotted;
+pub use stats::VmStats;
 pub use timings::{Timings, Way};
 pub use vm::Vm;

@@ -28,6 +28,24 @@ pub enum Reply {
     Exited(Exit),
     /// The answer to [`Request::Listening`], sorted, without duplicates. Final.
     Ports(Vec<u16>),
+    /// So many bytes of standard input were taken since the last such message. Sent once that
+    /// is half of [`STDIN_WINDOW`](super::STDIN_WINDOW), so that little input costs no message.
+    StdinTaken(u32),
+    /// The program has closed its standard input; what else comes for it is dropped.
+    StdinClosed,
+    /// The answer to [`Request::Memory`](super::Request::Memory). Final.
+    Memory(Memory),
+    /// Bytes of a file or an archive, at most [`MAX_CHUNK`](super::MAX_CHUNK).
+    Data(Vec<u8>),
+}
+
+/// The guest's memory, in KiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// What the guest's kernel manages.
+    pub total_kib: u64,
+    /// What programs could still get, with what the kernel would give up for them.
+    pub available_kib: u64,
 }
 
 /// How a process ended.
@@ -79,15 +97,24 @@ impl Message for Reply {
             Self::Stderr(_) => 0x45,
             Self::Exited(_) => 0x46,
             Self::Ports(_) => 0x47,
+            Self::StdinTaken(_) => 0x48,
+            Self::StdinClosed => 0x49,
+            Self::Memory(_) => 0x4A,
+            Self::Data(_) => 0x4B,
         }
     }
 
     fn put_payload(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Done => {}
+            Self::Done | Self::StdinClosed => {}
             Self::Failed(failure) => put_failure(out, failure),
             Self::Started { pid } => out.put_u32(*pid),
-            Self::Stdout(bytes) | Self::Stderr(bytes) => out.put(bytes),
+            Self::Stdout(bytes) | Self::Stderr(bytes) | Self::Data(bytes) => out.put(bytes),
+            Self::StdinTaken(count) => out.put_u32(*count),
+            Self::Memory(memory) => {
+                out.put_u64(memory.total_kib);
+                out.put_u64(memory.available_kib);
+            }
             Self::Exited(exit) => put_exit(out, exit),
             Self::Ports(ports) => out.put_list(ports, |out, port| out.put_u16(*port)),
         }
@@ -103,6 +130,13 @@ impl Message for Reply {
             0x45 => Self::Stderr(read_chunk(&mut reader)?),
             0x46 => Self::Exited(read_exit(&mut reader)?),
             0x47 => Self::Ports(reader.list("ports", 65536, 2, |r| r.u16("port"))?),
+            0x48 => Self::StdinTaken(reader.u32("stdin taken")?),
+            0x49 => Self::StdinClosed,
+            0x4A => Self::Memory(Memory {
+                total_kib: reader.u64("total")?,
+                available_kib: reader.u64("available")?,
+            }),
+            0x4B => Self::Data(read_chunk(&mut reader)?),
             _ => return Err(unknown_kind(kind)),
         };
         reader.finish()?;
@@ -114,7 +148,10 @@ impl Reply {
     /// Whether no further reply follows on the stream.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Done | Self::Failed(_) | Self::Exited(_) | Self::Ports(_))
+        matches!(
+            self,
+            Self::Done | Self::Failed(_) | Self::Exited(_) | Self::Ports(_) | Self::Memory(_)
+        )
     }
 }
 

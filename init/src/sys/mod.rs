@@ -19,6 +19,8 @@ pub(crate) mod mount;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod socket;
+pub(crate) mod terminal;
+pub(crate) mod tree;
 
 use linux_raw_sys::general as nr;
 
@@ -35,7 +37,7 @@ macro_rules! errnos {
 
 impl Errno {
     errnos! { EACCES EAGAIN EALREADY EBUSY ECHILD EEXIST EINTR EINVAL ENOENT ENODEV ENOTDIR
-    ENXIO EPIPE ESRCH ETIMEDOUT EPROTO }
+    ENXIO EPIPE ESRCH ETIMEDOUT EPROTO EBADMSG EISDIR EOPNOTSUPP }
 }
 
 /// The result of a system call.

@@ -83,8 +83,7 @@ impl Entry {
         let temporary = temporary_beside(&self.path).map_err(io("name a temporary file for"))?;
         let file = File::options().read(true).write(true).create_new(true).open(&temporary);
         let file = file.map_err(io("create"))?;
-        let making =
-            Making { entry: self.clone(), temporary, file, done: false, _turn: turn };
+        let making = Making { entry: self.clone(), temporary, file, done: false, _turn: turn };
         making.file.set_len(size).map_err(io("write"))?;
         Ok(Some(making))
     }

@@ -128,7 +128,14 @@ impl Place {
         let index = &pack.index;
         let file = |kind, space: &'a Space, from: usize, to: usize| {
             let identity = index.identity(space, to);
-            Wanted { kind, identity, entry: Entry::new(&self.cache, kind, identity), space, from, to }
+            Wanted {
+                kind,
+                identity,
+                entry: Entry::new(&self.cache, kind, identity),
+                space,
+                from,
+                to,
+            }
         };
         let layers = index.memory.layers.len();
         let mut wanted = vec![file(Kind::Memory, &index.memory, 0, layers.min(1))];
@@ -152,10 +159,8 @@ impl Place {
                 makings.push((part, making));
             }
         }
-        let tasks: Vec<Task<'_>> = makings
-            .iter()
-            .map(|(part, making)| Task { making, chunks: part.chunks() })
-            .collect();
+        let tasks: Vec<Task<'_>> =
+            makings.iter().map(|(part, making)| Task { making, chunks: part.chunks() }).collect();
         expand(&ChunkReader::new(pack)?, &tasks)?;
         drop(tasks);
         makings.into_iter().try_for_each(|(_, making)| making.finish())

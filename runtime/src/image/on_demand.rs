@@ -25,10 +25,7 @@ impl std::fmt::Debug for PackChunks {
 }
 
 impl PackChunks {
-    pub(super) fn new(
-        pack: &Arc<Pack>,
-        then: Box<dyn FnOnce() + Send>,
-    ) -> Result<Self, Error> {
+    pub(super) fn new(pack: &Arc<Pack>, then: Box<dyn FnOnce() + Send>) -> Result<Self, Error> {
         let mut numbers = HashMap::new();
         for (index, space) in pack.index.spaces().enumerate() {
             let chunks = space.flattened(0).into_iter();

@@ -68,9 +68,9 @@ fn checksum_fits(header: &[u8; BLOCK as usize]) -> bool {
 fn number(field: Option<&[u8]>) -> Option<u64> {
     let field = field?;
     if let Some((0x80, rest)) = field.split_first() {
-        return rest.iter().try_fold(0_u64, |value, byte| {
-            value.checked_mul(256)?.checked_add(u64::from(*byte))
-        });
+        return rest
+            .iter()
+            .try_fold(0_u64, |value, byte| value.checked_mul(256)?.checked_add(u64::from(*byte)));
     }
     let text = str::from_utf8(field).ok()?;
     let digits = text.trim_matches(|letter| letter == ' ' || letter == '\0');

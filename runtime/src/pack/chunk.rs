@@ -84,8 +84,7 @@ impl ChunkReader {
         let Some((place, blob)) = found else {
             return Err(PackError::Inconsistent { what: "a chunk that no blob has" });
         };
-        let damaged =
-            |what| PackError::Chunk { blob: blob.digest, offset: place.offset, what };
+        let damaged = |what| PackError::Chunk { blob: blob.digest, offset: place.offset, what };
         let stored = self.stored.get_mut(..place.chunk.stored as usize);
         let stored = stored.ok_or_else(|| damaged("a chunk larger than any can be"))?;
         blob.read_exact_at(stored, place.offset).map_err(|_| damaged("an unreadable chunk"))?;

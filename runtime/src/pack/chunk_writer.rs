@@ -57,7 +57,8 @@ impl ChunkWriter {
         for from in (0..count).step_by(BATCH) {
             let to = (from + BATCH).min(count);
             for packed in pack_all(from..to, self.level, &read) {
-                numbers.push(packed?.map(|(digest, frame)| self.store(digest, &frame)).transpose()?);
+                numbers
+                    .push(packed?.map(|(digest, frame)| self.store(digest, &frame)).transpose()?);
             }
         }
         Ok(numbers)
@@ -103,7 +104,8 @@ fn pack_all(
             // The counter hands out chunks; nothing else is read because of it.
             let step = next.fetch_add(1, Ordering::Relaxed);
             let Some(slot) = results.get(step) else { return };
-            let result = packer.as_mut().map_err(broken).and_then(|it| it.pack(range.start + step, read));
+            let result =
+                packer.as_mut().map_err(broken).and_then(|it| it.pack(range.start + step, read));
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = result;
         }
     };

@@ -2,9 +2,7 @@
 
 use serde_json::{Map, Value};
 use supermachine_formats::Digest;
-use supermachine_formats::pack::{
-    ARTIFACT_TYPE, CHUNKS_TYPE, CONFIG_TYPE, INDEX_TYPE, STATE_TYPE,
-};
+use supermachine_formats::pack::{ARTIFACT_TYPE, CHUNKS_TYPE, CONFIG_TYPE, INDEX_TYPE, STATE_TYPE};
 
 use super::{PackError, Source};
 

@@ -64,7 +64,10 @@ impl Source {
         let archive = if metadata.is_dir() {
             None
         } else {
-            Some(Arc::new((Arc::new(file.try_clone().map_err(missing)?), archive::members(&file, path)?)))
+            Some(Arc::new((
+                Arc::new(file.try_clone().map_err(missing)?),
+                archive::members(&file, path)?,
+            )))
         };
         Ok(Self { path: path.to_owned(), archive })
     }
