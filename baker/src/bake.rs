@@ -251,6 +251,7 @@ impl OciImageBuilder {
     /// The image cannot be fetched, or its layers are damaged.
     pub fn fetch(&self, store: &Store) -> Result<(), BakeError> {
         let image = self.fetch_image(store)?;
+        let _hold = store.layout().hold()?;
         self.find_root_disk(store, &image).map(drop)
     }
 

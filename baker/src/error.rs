@@ -62,6 +62,49 @@ pub enum BakeError {
         /// Why.
         source: PackError,
     },
+    /// The cache could not be looked through.
+    #[error("cache of mapped forms cannot be used")]
+    Cache {
+        /// Why.
+        source: supermachine::Error,
+    },
+    /// A snapshot could not be pushed to a registry or pulled from one.
+    #[error("snapshot cannot be {done}")]
+    Transfer {
+        /// Pushed or pulled.
+        done: &'static str,
+        /// Why.
+        source: oci::Error,
+    },
+    /// A snapshot is wanted, and something else is there.
+    #[error("{place} is not a snapshot but {found}; an image becomes a snapshot when it is baked")]
+    NotASnapshot {
+        /// The file, folder or reference.
+        place: String,
+        /// What is there.
+        found: String,
+    },
+    /// A snapshot has no name where it comes from, and none was given.
+    #[error("the snapshot in {path} has no name there; give it one")]
+    Nameless {
+        /// The file or folder that it comes from.
+        path: PathBuf,
+    },
+    /// A name leads to a snapshot that cannot be read, so that it is not known what belongs
+    /// to it.
+    #[error("snapshot {name} cannot be read; import or pull it again, or remove its name")]
+    Unreadable {
+        /// The name.
+        name: String,
+        /// Why.
+        source: PackError,
+    },
+    /// Somebody makes something in the store.
+    #[error("{store} is in use by a bake, import, pull or push")]
+    Busy {
+        /// The store.
+        store: PathBuf,
+    },
     /// The image has no command and none was given.
     #[error("image {reference} has neither entrypoint nor command; give one")]
     NoCommand {

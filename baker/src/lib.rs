@@ -33,7 +33,10 @@ pub use bake::{Baked, Observer, OciImageBuilder};
 pub use error::BakeError;
 pub use ready::Ready;
 pub use root_disk::RootDisk;
-pub use store::{Footprint, Sizes, Store, Summary};
+pub use store::{
+    Footprint, Freed, Imported, Sizes, Store, Summary, SweepOptions, Swept, Transferred, Usage,
+    Verified,
+};
 
 /// The examples of the project's front page, compiled with all others.
 #[cfg(doctest)]

@@ -60,6 +60,9 @@ pub(crate) enum Error {
     /// The password could not be read.
     #[error("no password on standard input")]
     Password { source: io::Error },
+    /// An archive would go to a terminal.
+    #[error("standard output is a terminal; name a file, or pass the archive on")]
+    Terminal,
     /// The result could not be written.
     #[error("standard output cannot be written")]
     Output { source: io::Error },

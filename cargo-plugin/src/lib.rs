@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
-use commands::{doctor, inspect, ls, pull, rm, run};
+use commands::{df, doctor, export, gc, import, inspect, ls, pull, push, rm, run, verify};
 use error::Error;
 
 /// The status of a command whose arguments are wrong.
@@ -37,7 +37,10 @@ Examples:
   supermachine run redis -- redis-cli ping      run a command in a machine of it
   supermachine ls                               the snapshots that there are
   supermachine inspect redis                    all about one of them
+  supermachine export redis redis.tar           write it to one file; `import` takes it back
+  supermachine push redis HOST/redis:warm       send it to a registry; `pull` gets it back
   supermachine rm redis                         forget it
+  supermachine gc                               remove what no snapshot needs
 
 `supermachine help COMMAND` tells all about a command.";
 
@@ -71,6 +74,12 @@ enum Command {
     Ls(ls::Args),
     Inspect(inspect::Args),
     Rm(rm::Args),
+    Export(export::Args),
+    Import(import::Args),
+    Push(push::Args),
+    Verify(verify::Args),
+    Gc(gc::Args),
+    Df(df::Args),
     Doctor(doctor::Args),
 }
 
@@ -82,6 +91,12 @@ impl Command {
             Self::Ls(args) => ls::exec(args, globals),
             Self::Inspect(args) => inspect::exec(args, globals),
             Self::Rm(args) => rm::exec(args, globals),
+            Self::Export(args) => export::exec(args, globals),
+            Self::Import(args) => import::exec(args, globals),
+            Self::Push(args) => push::exec(args, globals),
+            Self::Verify(args) => verify::exec(args, globals),
+            Self::Gc(args) => gc::exec(args, globals),
+            Self::Df(args) => df::exec(args, globals),
             Self::Doctor(args) => doctor::exec(args, globals),
         }
     }

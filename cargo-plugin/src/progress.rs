@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use supermachine_baker::Observer;
-use supermachine_baker::oci::Event;
+use supermachine_baker::oci::{self, Event};
 use supermachine_formats::Digest;
 
 use crate::{format, report};
@@ -154,8 +154,16 @@ impl Observer for Progress {
                 self.line(&format!("  layer {digest} broke off, attempt {attempt}"));
             }
             Event::Fetched { digest, size } => self.end_layer(digest, size, "fetched"),
+            Event::Present { digest, size } => self.end_layer(digest, size, "in the registry"),
+            Event::Sent { digest, size } => self.end_layer(digest, size, "sent"),
             _ => {}
         }
+    }
+}
+
+impl oci::Progress for Progress {
+    fn event(&self, event: Event<'_>) {
+        self.fetch(event);
     }
 }
 

@@ -1,21 +1,31 @@
 //! The commands on any host, with no hypervisor: arguments, messages, statuses, the store.
+//!
+//! Needs the package `docker-registry`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../../baker/tests/oci_support/docker.rs"]
+mod docker;
 #[path = "support/registry.rs"]
 mod registry;
+#[path = "../../baker/tests/samples/mod.rs"]
+mod samples;
 mod support;
 
 use std::fs;
 use std::process::{Command, Stdio};
 
+use docker::DockerRegistry;
 use registry::Registry;
+use samples::{Sample, put};
 use serde_json::Value;
+use supermachine_formats::snapshot::Stage;
 use support::{Home, age, files, interrupt};
 
-const COMMANDS: [&str; 6] = ["pull", "run", "ls", "inspect", "rm", "doctor"];
-/// The digest of nothing that a store has.
-const ABSENT: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n";
+const COMMANDS: [&str; 12] = [
+    "pull", "run", "ls", "inspect", "rm", "export", "import", "push", "verify", "gc", "df",
+    "doctor",
+];
 
 /// Runs the command where `/dev` is empty, so that there is no hypervisor for sure.
 fn without_hypervisor(home: &Home, arguments: &[&str]) -> (i32, String, String) {
@@ -96,20 +106,26 @@ fn store_is_taken_from_option_before_variable_before_data_folder() {
 fn unknown_snapshot_is_named_with_the_store() {
     let home = Home::new();
     let store = home.store();
-    for command in ["inspect", "rm"] {
-        home.run(&[command, "nosuch"]).fails(1, &["\"nosuch\"", store.to_str().unwrap()]);
+    for arguments in [
+        &["inspect", "nosuch"][..],
+        &["rm", "nosuch"],
+        &["export", "nosuch", "-"],
+        &["push", "nosuch", "127.0.0.1:1/x"],
+        &["verify", "nosuch"],
+    ] {
+        home.run(arguments).fails(1, &["\"nosuch\"", store.to_str().unwrap()]);
     }
-    home.add_name("there", ABSENT);
+    home.add_name("there");
     home.run(&["inspect", "nosuch"]).fails(1, &["\"nosuch\""]);
-    home.run(&["inspect", "../names/there"]).fails(1, &["not a snapshot name"]);
+    home.run(&["inspect", "../there"]).fails(1, &["not a snapshot name"]);
 }
 
 #[test]
 fn rm_removes_all_that_it_can() {
     let home = Home::new();
-    home.add_name("a", ABSENT);
-    home.add_name("b", ABSENT);
-    home.add_name("c", ABSENT);
+    home.add_name("a");
+    home.add_name("b");
+    home.add_name("c");
     home.run(&["rm", "a", "nosuch", "b"]).fails(1, &["\"nosuch\""]);
     assert_eq!(home.names(), ["c"]);
     assert_eq!(home.run(&["rm", "c"]).succeeds(), "");
@@ -119,12 +135,120 @@ fn rm_removes_all_that_it_can() {
 #[test]
 fn damaged_snapshot_is_told_and_hides_no_other() {
     let home = Home::new();
-    home.add_name("broken", ABSENT);
-    home.add_name("garbage", "not a digest");
+    home.add_name("broken");
+    let whole = put(&home.open_store(), &Sample::new(1));
+    home.open_store().layout().set_name("whole", whole).unwrap();
     let done = home.run(&["ls"]);
-    done.fails(1, &["the snapshot broken", "is missing", "the snapshot garbage"]);
+    assert_eq!(done.status, 1);
+    assert!(done.stderr.contains("the snapshot broken"), "{done:?}");
+    assert!(done.stderr.contains("is missing"), "{done:?}");
+    assert!(done.stdout.contains("\nwhole  registry.example/sample:1 "), "{done:?}");
     home.run(&["run", "broken", "--", "true"]).fails(125, &["is missing"]);
-    home.run(&["run", "garbage", "--", "true"]).fails(125, &["does not name a snapshot"]);
+    let done = home.run(&["verify", "--all"]);
+    assert_eq!((done.status, done.stdout.lines().count()), (1, 2));
+    assert!(done.stdout.starts_with("broken: damaged\nwhole: whole, "), "{done:?}");
+    home.run(&["gc"]).fails(1, &["snapshot broken cannot be read"]);
+    home.run(&["rm", "broken"]).succeeds();
+    home.run(&["gc"]).succeeds();
+    home.run(&["verify", "--all"]).succeeds();
+}
+
+#[test]
+fn damaged_index_is_told_by_every_command() {
+    let home = Home::new();
+    home.add_name("x");
+    fs::write(home.store().join("index.json"), "{").unwrap();
+    for arguments in [&["ls"][..], &["inspect", "x"], &["rm", "x"], &["gc"], &["df"]] {
+        home.run(arguments).fails(1, &["index.json is not JSON"]);
+    }
+    home.run(&["run", "x", "--", "true"]).fails(125, &["index.json is not JSON"]);
+}
+
+/// A home with two snapshots of one base.
+fn two() -> Home {
+    let home = Home::new();
+    let store = home.open_store();
+    let base = put(&store, &Sample::new(1).stage(Stage::Base));
+    for (name, seed) in [("a", 2), ("b", 3)] {
+        let manifest = put(&store, &Sample::new(seed).on(base.digest).disk(&[7]));
+        store.layout().set_name(name, manifest).unwrap();
+    }
+    home
+}
+
+#[test]
+fn inspect_and_df_tell_what_is_shared() {
+    let home = two();
+    let told: Value =
+        serde_json::from_str(home.run(&["inspect", "a", "--json"]).succeeds()).unwrap();
+    let size = |kind: &str, part: &str| told[kind][part].as_u64().unwrap();
+    assert!(size("shared", "memory") > 3 * 65_536 && size("shared", "disks") > 65_536);
+    assert!(size("own", "memory") > 3 * 65_536 && size("own", "disks") == 0);
+    assert_eq!(told["shared_with"]["b"], told["shared"]["total"]);
+    let stages: Vec<_> =
+        told["lineage"].as_array().unwrap().iter().map(|stage| &stage["stage"]).collect();
+    assert_eq!(stages, ["image", "base"]);
+    let usage: Value = serde_json::from_str(home.run(&["df", "--json"]).succeeds()).unwrap();
+    assert_eq!(usage["snapshots"]["a"]["own"], told["own"]["total"]);
+    assert_eq!(usage["snapshots"]["a"]["shared"], told["shared"]["total"]);
+    let listed: Value = serde_json::from_str(home.run(&["ls", "--json"]).succeeds()).unwrap();
+    assert_eq!(listed[0]["size"], size("own", "total") + size("shared", "total"));
+    let text = home.run(&["inspect", "a"]);
+    for label in ["own ", "shared ", "shared with ", "format ", "lineage "] {
+        assert!(text.succeeds().contains(&format!("\n{label}")), "{label}: {text:?}");
+    }
+    let text = home.run(&["df"]);
+    assert!(text.succeeds().starts_with("NAME  OWN"), "{text:?}");
+    home.run(&["rm", "a", "b"]).succeeds();
+    assert!(home.run(&["gc", "--dry-run"]).succeeds().contains("\nto be freed: "));
+    assert!(home.run(&["gc", "--no-wait"]).succeeds().contains("\nfreed: "));
+    assert_eq!(files(&home.store().join("blobs/sha256")), [""; 0]);
+    let _held = home.open_store().layout().hold().unwrap();
+    home.run(&["gc", "--no-wait"]).fails(1, &["in use by a bake"]);
+}
+
+#[test]
+fn export_and_import_take_snapshots_from_store_to_store() {
+    let (home, other) = (two(), Home::new());
+    let file = home.path("a.tar").display().to_string();
+    let done = home.run(&["export", "a", &file]);
+    assert_eq!(done.succeeds(), "");
+    assert!(done.stderr.starts_with("a is in "), "{done:?}");
+    assert_eq!(other.run(&["import", &file]).succeeds(), "a\n");
+    assert_eq!(other.run(&["-q", "import", "--name", "c", &file]).stderr, "");
+    assert_eq!(
+        other.run(&["pull", &format!("oci-archive:{file}"), "--name", "d"]).succeeds(),
+        "d\n"
+    );
+    assert_eq!(other.names(), ["a", "c", "d"]);
+    other.run(&["verify", "--all"]).succeeds();
+    let piped = home.sh("$0 export a - | cmp - \"$HOME/a.tar\"");
+    assert_eq!(piped.status, 0, "{piped:?}");
+    let folder = home.store().display().to_string();
+    assert_eq!(Home::new().run(&["import", &folder]).succeeds(), "a\nb\n");
+    other.run(&["import", "/nosuch"]).fails(1, &["no snapshot at /nosuch"]);
+    fs::write(home.path("text.tar"), "x".repeat(2000)).unwrap();
+    let text = home.path("text.tar").display().to_string();
+    other.run(&["import", &text]).fails(1, &["damaged at byte 0"]);
+}
+
+#[test]
+fn push_and_pull_take_snapshots_through_a_registry() {
+    let (home, other) = (two(), Home::new());
+    let registry = DockerRegistry::start(None);
+    let at = format!("{}/apps/a:v1", registry.address);
+    let done = home.run(&["push", "a", &at]);
+    assert_eq!(done.succeeds(), format!("{}\n", home.open_store().digest("a").unwrap()));
+    assert!(done.stderr.contains(" sent, 0 B were there\n"), "{done:?}");
+    let again = home.run(&["push", "a", &at]);
+    assert!(again.stderr.contains(": 0 B sent, "), "{again:?}");
+    // No machine is started, so that no hypervisor is needed.
+    let (status, stdout, stderr) = without_hypervisor(&other, &["pull", &at]);
+    assert_eq!((status, stdout.as_str()), (0, "a\n"), "{stderr}");
+    assert_eq!(other.run(&["pull", "--fetch-only", "--name", "twin", &at]).succeeds(), "twin\n");
+    other.run(&["verify", "--all"]).succeeds();
+    home.run(&["push", "a", "UPPER"]).fails(1, &["does not name an image"]);
+    home.run(&["push", "a", "127.0.0.1:1/x"]).fails(1, &["cannot be pushed", "broke off"]);
 }
 
 #[test]
@@ -283,5 +407,6 @@ fn interrupted_pull_leaves_nothing_that_the_next_does_not_remove() {
     assert_eq!(files(&downloads.join("tmp")), [""; 0]);
     assert_eq!(files(&home.store().join("tmp")), [""; 0]);
     assert_eq!(files(&downloads.join("blobs/sha256")).len(), whole.len() + 1);
-    assert_eq!(files(&home.store().join("blobs/sha256")).len(), 1);
+    // The root file system: its metadata, the layer's contents, and the index of both.
+    assert_eq!(files(&home.store().join("blobs/sha256")).len(), 3);
 }

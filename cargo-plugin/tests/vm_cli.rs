@@ -1,15 +1,18 @@
 //! The commands where there is a hypervisor, on a real image from the test registry.
 //!
-//! A bake takes long where the hypervisor is emulated, so that all tests share one store.
+//! Needs the package `docker-registry`. A bake takes long where the hypervisor is emulated, so that all tests share one store.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+#[path = "../../baker/tests/oci_support/docker.rs"]
+mod docker;
 mod support;
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::sync::LazyLock;
 
+use docker::DockerRegistry;
 use serde_json::Value;
 use support::{Home, age, files, interrupt};
 
@@ -136,7 +139,10 @@ fn run_finds_a_snapshot_by_its_image_or_pulls_it() {
     // Another image must not take the name away.
     home.run(&["run", &format!("{}:other", image("elsewhere/busybox")), "--", "true"])
         .fails(125, &["no such image"]);
-    std::fs::rename(home.store().join("names/busybox"), home.store().join("names/redis")).unwrap();
+    let store = home.open_store();
+    let busybox = store.summary(store.digest("busybox").unwrap()).unwrap();
+    store.layout().set_name("redis", busybox.descriptor).unwrap();
+    store.remove("busybox").unwrap();
     home.run(&["run", &image("redis"), "--", "true"]).fails(125, &["the name redis", "--name"]);
 }
 
@@ -150,11 +156,8 @@ fn ls_and_inspect_tell_what_was_pulled() {
     let json = HOME.run(&["inspect", "bb", "--json"]);
     let told: Value = serde_json::from_str(json.succeeds()).unwrap();
     assert_eq!(listed["digest"], told["digest"]);
-    let size = ["own", "shared"]
-        .iter()
-        .flat_map(|part| told[part].as_object().unwrap().values())
-        .map(|bytes| bytes.as_u64().unwrap())
-        .sum::<u64>();
+    let size: u64 =
+        ["own", "shared"].iter().map(|part| told[part]["total"].as_u64().unwrap()).sum();
     assert_eq!(listed["size"], size);
     let stages: Vec<_> =
         told["lineage"].as_array().unwrap().iter().map(|stage| &stage["stage"]).collect();
@@ -163,7 +166,7 @@ fn ls_and_inspect_tell_what_was_pulled() {
     assert_eq!(told["disks"].as_array().unwrap().len(), 1);
     assert!(told["working_set"]["written_pages"].as_u64().unwrap() > 0);
     let text = HOME.run(&["inspect", "bb"]);
-    for label in ["name", "digest", "entrypoint", "lineage", "working set", "size"] {
+    for label in ["name", "digest", "entrypoint", "lineage", "working set", "own"] {
         assert!(text.succeeds().contains(&format!("{label} ")), "{label}: {text:?}");
     }
 }
@@ -179,6 +182,39 @@ fn pull_again_is_quick_under_another_name_and_rm_takes_it_away() {
     assert!(!HOME.names().contains(&"twin".to_owned()));
     HOME.run(&["rm", "twin"]).fails(1, &["\"twin\""]);
     assert_eq!(HOME.run(&[&["-q"], &pull[..]].concat()).stderr, "");
+}
+
+#[test]
+fn snapshot_runs_after_it_was_exported_swept_away_and_imported() {
+    let home = Home::with_assets();
+    let pull = ["pull", "--memory", "128", "--name", "bb", &image("busybox")];
+    home.run(&pull).succeeds();
+    home.run(&["run", "bb", "--", "true"]).succeeds();
+    let file = home.path("bb.tar").display().to_string();
+    home.run(&["export", "bb", &file]).succeeds();
+    home.run(&["rm", "bb"]).succeeds();
+    let freed = home.run(&["gc", "--all"]);
+    assert!(freed.succeeds().contains("\nfreed: "), "{freed:?}");
+    assert_eq!(files(&home.store().join("blobs/sha256")), [""; 0]);
+    assert_eq!(home.run(&["import", &file]).succeeds(), "bb\n");
+    for way in ["on demand", "mapped"] {
+        assert_eq!(home.run(&["run", "bb", "--", "echo", way]).succeeds(), format!("{way}\n"));
+    }
+    home.run(&["gc"]).succeeds();
+    home.run(&["verify", "--all"]).succeeds();
+    assert_eq!(home.run(&["run", "bb", "--", "echo", "x"]).succeeds(), "x\n");
+    assert_eq!(home.run(&pull).succeeds(), "bb\n");
+}
+
+#[test]
+fn snapshot_runs_after_it_was_pushed_and_pulled() {
+    let registry = DockerRegistry::start(None);
+    let at = format!("{}/apps/bb:warm", registry.address);
+    HOME.run(&["push", "bb", &at]).succeeds();
+    let home = Home::with_assets();
+    assert_eq!(home.run(&["pull", "--name", "warm", &at]).succeeds(), "warm\n");
+    assert_eq!(home.run(&["run", "warm", "--", "echo", "x"]).succeeds(), "x\n");
+    home.run(&["verify", "--all"]).succeeds();
 }
 
 #[test]

@@ -1,8 +1,8 @@
-//! What the agent reads: control messages, requests and input of the host.
+//! What the agent reads: control messages, requests, input and segments of the host.
 
 use supermachine_formats::wire::{
     Command, Container, Control, ENTROPY_SIZE, Flow, HEADER_SIZE, Header, Input, Message, Output,
-    Process, Request, Resume, StagedFile, WindowSize, WriteFile,
+    Process, Request, Resume, Segment, StagedFile, WindowSize, WriteFile,
 };
 
 /// Reads frames until one is refused; tells whether all were accepted.
@@ -13,7 +13,8 @@ pub(crate) fn run(data: &[u8]) -> bool {
         let Some((payload, behind)) = behind.split_at_checked(header.length) else { return false };
         let is_accepted = accepts::<Control>(&header, payload)
             || accepts::<Request>(&header, payload)
-            || accepts::<Input>(&header, payload);
+            || accepts::<Input>(&header, payload)
+            || accepts::<Segment>(&header, payload);
         if !is_accepted {
             return false;
         }
@@ -78,6 +79,10 @@ pub(crate) fn samples() -> Vec<Vec<u8>> {
         owner: Some("nobody".into()),
         append: true,
     };
+    let mut connect = Request::Connect { port: 80, framed: true }.to_frame();
+    for segment in [Segment::Data(b"in".to_vec()), Segment::End] {
+        connect.extend(segment.to_frame());
+    }
     let others = [
         Request::WriteFile(file),
         Request::ReadFile { path: path.clone() },
@@ -90,12 +95,15 @@ pub(crate) fn samples() -> Vec<Vec<u8>> {
         Request::Logs { follow: true },
         Request::SignalEntrypoint { signal: 15 },
         Request::Settle,
+        Request::Listen { port: 0 },
+        Request::Accept { connection: 7 },
     ];
     vec![
         resume(None),
         resume(Some("web".into())),
         Request::Attach(container).to_frame(),
         exec,
+        connect,
         others.iter().flat_map(Message::to_frame).collect(),
     ]
 }

@@ -51,6 +51,9 @@ pub(crate) fn samples() -> Vec<Vec<u8>> {
         Reply::Ports(vec![80, 443]),
         Reply::Memory(Memory { total_kib: 100, available_kib: 50 }),
         Reply::Data(b"file".to_vec()),
+        Reply::Connected,
+        Reply::Listens { port: 80 },
+        Reply::Accepted { connection: 7 },
     ];
     let frames = |replies: &[Reply]| replies.iter().flat_map(Message::to_frame).collect();
     vec![control, frames(&exec), frames(&others)]

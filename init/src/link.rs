@@ -50,6 +50,12 @@ impl Inbox {
         Ok(Some(message))
     }
 
+    /// What was not taken, as bytes.
+    pub(crate) fn into_rest(mut self) -> Vec<u8> {
+        self.compact();
+        self.bytes
+    }
+
     /// Drops what was taken.
     fn compact(&mut self) {
         self.bytes.drain(..self.start.min(self.bytes.len()));

@@ -59,7 +59,9 @@ pub(crate) fn take(machine: &Machine, origin: &Image, name: &str) -> Result<Snap
         level: LEVEL,
     };
     let manifest = composition.store(&layout)?;
-    layout.set_name(name, manifest)?;
+    // It is opened before it is named: the parent, which this machine still has, may have been
+    // removed and swept away, and its chunks with it.
     let image = origin.sibling(manifest.digest)?;
+    layout.set_name(name, manifest)?;
     Ok(Snapshotted { image, stopped: captured.stopped, took: begin.elapsed() })
 }

@@ -73,3 +73,15 @@ fn a_file_that_is_no_kernel_is_refused() {
     let error = lay_out(&inputs(b"not a kernel at all, just some text that is long enough"));
     assert!(matches!(error, Err(BootError::Kernel { .. })));
 }
+
+#[test]
+fn the_same_inputs_give_the_same_pack_in_any_store() {
+    let kernel = tiny_kernel();
+    let digests = [1, 2].map(|_| {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, cache) = (dir.path().join("store"), dir.path().join("cache"));
+        let store = crate::Store::open_with_cache(store, cache).unwrap();
+        lay_out(&inputs(&kernel)).unwrap().store(&store, 3).unwrap()
+    });
+    assert_eq!(digests[0], digests[1]);
+}

@@ -138,6 +138,14 @@ pub enum Error {
         /// Its media type.
         media_type: String,
     },
+    /// The manifest is not that of an image but of something else.
+    #[error("{digest} is no image but an artifact of type {artifact_type:?}")]
+    Artifact {
+        /// The manifest.
+        digest: Digest,
+        /// What it says that it is.
+        artifact_type: String,
+    },
     /// A digest other than SHA-256 names something that is needed.
     #[error("{digest:?} is not a SHA-256 digest")]
     UnsupportedDigest {

@@ -74,6 +74,9 @@ impl Manifest {
         if !["", OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST].contains(&&*stated) {
             return Err(unsupported(stated));
         }
+        if let Some(artifact_type) = raw.artifact_type.filter(|stated| !stated.is_empty()) {
+            return Err(Error::Artifact { digest, artifact_type });
+        }
         match (raw.schema_version, raw.manifests, raw.config) {
             (Some(1), ..) => {
                 Err(unsupported("application/vnd.docker.distribution.manifest.v1+json".to_owned()))
@@ -114,6 +117,7 @@ impl Manifest {
 struct RawManifest {
     schema_version: Option<u32>,
     media_type: Option<String>,
+    artifact_type: Option<String>,
     manifests: Option<Vec<RawDescriptor>>,
     config: Option<RawDescriptor>,
     layers: Option<Vec<RawDescriptor>>,

@@ -24,14 +24,16 @@ mod config;
 mod docker_archive;
 mod download;
 mod error;
-mod manifest;
+pub(crate) mod manifest;
 mod offline;
 mod platform;
 mod reference;
 mod registry;
-mod session;
+pub(crate) mod remote;
+pub(crate) mod session;
 mod tags;
 mod tarball;
+pub(crate) mod upload;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -191,11 +193,11 @@ pub enum Event<'a> {
         /// Its bytes.
         size: u64,
     },
-    /// A layer is being fetched; told again and again.
+    /// A layer is being fetched or sent; told again and again.
     Advanced {
         /// The layer.
         digest: Digest,
-        /// Bytes that are there; less than before if it was started anew.
+        /// Bytes that have arrived; less than before if it was started anew.
         received: u64,
         /// Bytes of the whole layer.
         size: u64,
@@ -209,6 +211,20 @@ pub enum Event<'a> {
     },
     /// A layer is verified and in the cache.
     Fetched {
+        /// The layer.
+        digest: Digest,
+        /// Its bytes.
+        size: u64,
+    },
+    /// The registry has a layer that was to be sent.
+    Present {
+        /// The layer.
+        digest: Digest,
+        /// Its bytes.
+        size: u64,
+    },
+    /// The registry has received a layer.
+    Sent {
         /// The layer.
         digest: Digest,
         /// Its bytes.
@@ -232,7 +248,7 @@ pub fn fetch(
         ImageSource::Registry(reference) if options.offline => {
             task.run(&mut offline::Offline::new(reference, blobs))
         }
-        ImageSource::Registry(reference) => registry::on_own_thread(|| {
+        ImageSource::Registry(reference) => remote::on_own_thread(|| {
             task.run(&mut registry::Registry::new(reference, blobs, options)?)
         }),
         ImageSource::Layout { path, tag } => {
@@ -254,6 +270,27 @@ pub fn fetch(
                 task.run(&mut docker_archive::DockerArchive::new(tar, None, blobs, options))
             }
         }
+    }
+}
+
+/// What kind of artifact a registry has under a reference; none for an image.
+///
+/// # Errors
+/// The registry does not have it or cannot be asked.
+pub fn artifact_type(
+    reference: &Reference,
+    options: &FetchOptions,
+) -> Result<Option<String>, Error> {
+    if options.offline {
+        let reference = reference.to_string();
+        return Err(Error::NotCached { reference, missing: MissingBlob::Manifest });
+    }
+    let json = remote::on_own_thread(|| {
+        remote::Remote::new(reference, options, session::Access::Pull)?.manifest()
+    })?;
+    match Manifest::parse(&json, Digest::of(&json)) {
+        Err(Error::Artifact { artifact_type, .. }) => Ok(Some(artifact_type)),
+        other => other.map(|_| None),
     }
 }
 

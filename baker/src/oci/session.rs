@@ -31,6 +31,13 @@ const USER_AGENT: &str = concat!("supermachine/", env!("CARGO_PKG_VERSION"));
 /// The most bytes of a token service's answer.
 const MAX_TOKEN_REPLY: u64 = 256 << 10;
 
+/// What is to be done in the repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Pull,
+    Push,
+}
+
 pub(crate) struct Session {
     reference: Reference,
     credentials: Option<Credentials>,
@@ -38,13 +45,16 @@ pub(crate) struct Session {
     insecure: bool,
     timeouts: Timeouts,
     http: reqwest::Client,
+    /// Waits for answers as long as it takes.
+    patient: reqwest::Client,
+    access: Access,
     /// Guards what is sent along; held while it is renewed, so that it is renewed once.
-    access: Mutex<Access>,
+    grant: Mutex<Grant>,
 }
 
 /// What is sent along with requests, and the client that sends it.
 #[derive(Clone)]
-struct Access {
+struct Grant {
     generation: u32,
     authorization: Option<Authorization>,
     client: Arc<oci_client::Client>,
@@ -71,22 +81,24 @@ impl Session {
         reference: &Reference,
         credentials: Option<Credentials>,
         options: &FetchOptions,
+        access: Access,
     ) -> Result<Self, Error> {
         // Fails if the process has a provider already, which serves as well.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let plain = options.insecure || reference.is_loopback();
         let timeouts = options.timeouts;
-        let mut http = reqwest::Client::builder()
-            .user_agent(USER_AGENT)
-            .connect_timeout(timeouts.connect)
-            .read_timeout(timeouts.idle)
-            .redirect(reqwest::redirect::Policy::custom(redirect));
-        if reference.is_loopback() {
-            http = http.no_proxy();
-        }
-        let http = http.build().map_err(|source| Error::Tls { source: source.into() })?;
+        let builder = || {
+            let builder = reqwest::Client::builder()
+                .user_agent(USER_AGENT)
+                .connect_timeout(timeouts.connect)
+                .redirect(reqwest::redirect::Policy::custom(redirect));
+            if reference.is_loopback() { builder.no_proxy() } else { builder }
+        };
+        let tls = |source: reqwest::Error| Error::Tls { source: source.into() };
+        let http = builder().read_timeout(timeouts.idle).build().map_err(tls)?;
+        let patient = builder().build().map_err(tls)?;
         let client = new_client(reference, plain, timeouts)?;
-        let access = Access { generation: 0, authorization: None, client: Arc::new(client) };
+        let grant = Grant { generation: 0, authorization: None, client: Arc::new(client) };
         Ok(Self {
             reference: reference.clone(),
             credentials,
@@ -94,7 +106,9 @@ impl Session {
             insecure: options.insecure,
             timeouts,
             http,
-            access: Mutex::new(access),
+            patient,
+            access,
+            grant: Mutex::new(grant),
         })
     }
 
@@ -106,9 +120,10 @@ impl Session {
         digest: Option<Digest>,
     ) -> Result<Vec<u8>, Error> {
         let object = digest.map_or_else(|| tag.to_owned(), |digest| digest.to_string());
-        let path = format!("{}/manifests/{object}", self.reference.repository());
+        let url = self.url(&format!("manifests/{object}"));
         let accept = [OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST].join(", ");
-        let mut response = self.get(&path, &accept).await?;
+        let mut response =
+            self.authorized(|client| client.get(&url).header(ACCEPT, &accept)).await?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => {
@@ -132,52 +147,94 @@ impl Session {
 
     /// Starts to receive a blob from `offset` on.
     pub(crate) async fn blob(&self, digest: Digest, offset: u64) -> Result<BlobResponse, Refusal> {
-        let access = self.access.lock().await.clone();
-        match self.try_blob(&access, digest, offset).await {
+        let grant = self.grant.lock().await.clone();
+        match self.try_blob(&grant, digest, offset).await {
             Err(OciDistributionError::UnauthorizedError { .. }) => {}
             other => return other.map_err(|error| self.refusal(digest, error)),
         }
-        let access = self.renew(access.generation, None).await.map_err(Refusal::Final)?;
-        self.try_blob(&access, digest, offset).await.map_err(|error| self.refusal(digest, error))
+        let grant = self.renew(grant.generation, None).await.map_err(Refusal::Final)?;
+        self.try_blob(&grant, digest, offset).await.map_err(|error| self.refusal(digest, error))
     }
 
     async fn try_blob(
         &self,
-        access: &Access,
+        grant: &Grant,
         digest: Digest,
         offset: u64,
     ) -> Result<BlobResponse, OciDistributionError> {
         let name = digest.to_string();
         let image = self.reference.as_inner();
-        access.client.pull_blob_stream_partial(image, name.as_str(), offset, None).await
+        grant.client.pull_blob_stream_partial(image, name.as_str(), offset, None).await
     }
 
     /// Asks the registry, and a second time with new authorization if it wants that.
-    async fn get(&self, path: &str, accept: &str) -> Result<Response, Error> {
-        let access = self.access.lock().await.clone();
-        let url = format!("{}/v2/{path}", self.base());
-        let send = async |access: &Access| {
-            let request = self.http.get(&url).header(ACCEPT, accept);
-            let request = match &access.authorization {
-                None => request,
-                Some(authorization) => authorization.apply(request),
+    pub(crate) async fn authorized(
+        &self,
+        request: impl Fn(&reqwest::Client) -> RequestBuilder,
+    ) -> Result<Response, Error> {
+        self.ask(&self.http, true, request).await
+    }
+
+    /// Sends something large to a place that the registry named, which may take any time.
+    /// Credentials go only to the registry itself.
+    pub(crate) async fn authorized_at(
+        &self,
+        place: &Url,
+        request: impl Fn(&reqwest::Client) -> RequestBuilder,
+    ) -> Result<Response, Error> {
+        let is_ours = Url::parse(&self.base()).is_ok_and(|base| base.origin() == place.origin());
+        self.ask(&self.patient, is_ours, request).await
+    }
+
+    async fn ask(
+        &self,
+        client: &reqwest::Client,
+        is_authorized: bool,
+        request: impl Fn(&reqwest::Client) -> RequestBuilder,
+    ) -> Result<Response, Error> {
+        let send = async |grant: &Grant| {
+            let request = match &grant.authorization {
+                Some(authorization) if is_authorized => authorization.apply(request(client)),
+                _ => request(client),
             };
             request.send().await.map_err(|source| self.unreachable(source))
         };
-        let response = send(&access).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
+        let grant = self.grant.lock().await.clone();
+        let response = send(&grant).await?;
+        if response.status() != StatusCode::UNAUTHORIZED || !is_authorized {
             return Ok(response);
         }
         let challenge = Challenge::find(response.headers());
-        let access = self.renew(access.generation, challenge).await?;
-        send(&access).await
+        let grant = self.renew(grant.generation, challenge).await?;
+        send(&grant).await
+    }
+
+    /// The address of something in the repository.
+    pub(crate) fn url(&self, object: &str) -> String {
+        format!("{}/v2/{}/{object}", self.base(), self.reference.repository())
+    }
+
+    /// A place that the registry names, relative to itself; never out of TLS.
+    pub(crate) fn place(&self, location: &str) -> Option<Url> {
+        let base = Url::parse(&self.base()).ok()?;
+        let place = base.join(location).ok()?;
+        let is_fine = match place.scheme() {
+            "https" => true,
+            "http" => self.plain,
+            _ => false,
+        };
+        is_fine.then_some(place)
+    }
+
+    pub(crate) fn registry_name(&self) -> &str {
+        self.reference.registry()
     }
 
     /// Gets new authorization, unless that happened since `generation`.
-    async fn renew(&self, generation: u32, challenge: Option<Challenge>) -> Result<Access, Error> {
-        let mut access = self.access.lock().await;
-        if access.generation != generation {
-            return Ok(access.clone());
+    async fn renew(&self, generation: u32, challenge: Option<Challenge>) -> Result<Grant, Error> {
+        let mut grant = self.grant.lock().await;
+        if grant.generation != generation {
+            return Ok(grant.clone());
         }
         let challenge = match challenge {
             Some(challenge) => Some(challenge),
@@ -198,15 +255,15 @@ impl Session {
         };
         let client = new_client(&self.reference, self.plain, self.timeouts)?;
         authorization.hand_to(&client, &self.reference).await;
-        *access = Access {
+        *grant = Grant {
             generation: generation.wrapping_add(1),
             authorization: Some(authorization),
             client: Arc::new(client),
         };
-        Ok(access.clone())
+        Ok(grant.clone())
     }
 
-    /// Gets a token that allows to pull from the repository.
+    /// Gets a token that allows to do in the repository what is to be done.
     async fn token(&self, realm: &str, service: Option<&str>) -> Result<String, Error> {
         let failed = |source| Error::TokenService {
             registry: self.reference.registry().to_owned(),
@@ -214,7 +271,11 @@ impl Session {
             source,
         };
         let url = self.trusted_url(realm).ok_or_else(|| failed(TokenFault::Address))?;
-        let scope = format!("repository:{}:pull", self.reference.repository());
+        let actions = match self.access {
+            Access::Pull => "pull",
+            Access::Push => "pull,push",
+        };
+        let scope = format!("repository:{}:{actions}", self.reference.repository());
         let mut query = vec![("scope", scope.as_str())];
         query.extend(service.map(|service| ("service", service)));
         let request = match &self.credentials {
@@ -310,7 +371,7 @@ impl Session {
         }
     }
 
-    fn status(&self, object: &str, status: StatusCode) -> Error {
+    pub(crate) fn status(&self, object: &str, status: StatusCode) -> Error {
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.unauthorized(),
             status => Error::Registry {

@@ -5,7 +5,14 @@
 //! who want the same thing take turns. A name appears only when all that it leads to is there.
 //! Any number of processes may use the folder at once.
 
+mod archive;
+mod import;
+mod marks;
 mod summary;
+mod sweep;
+mod transfer;
+mod usage;
+mod verify;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -16,7 +23,12 @@ use supermachine::pack::{Descriptor, Layout, Manifest, Named, PackError, Source,
 use supermachine_formats::Digest;
 
 use crate::BakeError;
+pub use import::Imported;
 pub use summary::{Footprint, Sizes, Summary};
+pub use sweep::{Freed, SweepOptions, Swept};
+pub use transfer::Transferred;
+pub use usage::Usage;
+pub use verify::Verified;
 
 /// A folder of snapshots.
 #[derive(Debug, Clone)]

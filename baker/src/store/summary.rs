@@ -8,6 +8,7 @@ use supermachine_formats::pack::MAX_STATE_SIZE;
 use supermachine_formats::snapshot::Snapshot;
 
 use super::Store;
+use super::import::sections;
 use crate::BakeError;
 
 /// How many parents of a snapshot are followed.
@@ -52,9 +53,14 @@ pub struct Footprint {
 impl Summary {
     /// The manifest and all blobs that it lists, each once.
     pub fn blobs(&self) -> impl Iterator<Item = Descriptor> {
+        self.sections().map(|(_, blob)| blob)
+    }
+
+    /// The same, each with the name that errors have for it.
+    pub(super) fn sections(&self) -> impl Iterator<Item = (&'static str, Descriptor)> {
         let mut seen = BTreeSet::new();
-        let all = std::iter::once(&self.descriptor).chain(self.manifest.blobs());
-        all.copied().filter(move |blob| seen.insert(blob.digest))
+        let all = [("manifest", self.descriptor)].into_iter().chain(sections(&self.manifest));
+        all.filter(move |(_, blob)| seen.insert(blob.digest))
     }
 
     /// Bytes of all of them.

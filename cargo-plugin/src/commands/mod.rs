@@ -1,8 +1,14 @@
 //! The commands: each a module with its arguments and `exec`, which returns the exit status.
 
+pub(crate) mod df;
 pub(crate) mod doctor;
+pub(crate) mod export;
+pub(crate) mod gc;
+pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod ls;
 pub(crate) mod pull;
+pub(crate) mod push;
 pub(crate) mod rm;
 pub(crate) mod run;
+pub(crate) mod verify;

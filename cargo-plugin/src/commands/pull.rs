@@ -1,14 +1,18 @@
-//! `supermachine pull`: an image becomes a snapshot in the store.
+//! `supermachine pull`: an image becomes a snapshot in the store; a snapshot comes as it is.
 
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use supermachine_baker::oci::{Credentials, FetchOptions, Platform};
-use supermachine_baker::{Baked, OciImageBuilder, Ready, Store};
+use supermachine::pack::{Manifest, Named, Source, is_name};
+use supermachine_baker::oci::{self, Credentials, FetchOptions, ImageSource, Platform, Reference};
+use supermachine_baker::{BakeError, Baked, OciImageBuilder, Ready, Store};
+use supermachine_formats::pack::ARTIFACT_TYPE;
 use supermachine_formats::snapshot::baseline::Baseline;
 use supermachine_kernel::Assets;
 
+use super::import;
 use crate::error::Error;
 use crate::progress::Progress;
 use crate::{Globals, format, report, store};
@@ -40,6 +44,9 @@ Readiness is one of
   log:REGEX      the entrypoint writes something that matches
   exec:COMMAND   the command, run in the machine again and again, ends with success
   exit           the entrypoint ends with success
+
+Where there is a snapshot instead of an image, as after `supermachine push`, it is taken as it is:
+nothing is started, and what is said about a bake does not count.
 
 The name of the snapshot is printed. A snapshot that has the name already is replaced.
 Credentials come from Docker's configuration unless they are given.";
@@ -105,12 +112,19 @@ pub(crate) struct FetchArgs {
     /// Which of an image's platforms, as in linux/amd64 [default: this host's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = platform)]
     platform: Option<Platform>,
-    /// Speak to a registry on another machine without TLS
-    #[arg(long)]
-    insecure: bool,
     /// Use no network: only what was fetched before
     #[arg(long)]
     offline: bool,
+    #[command(flatten)]
+    registry: RegistryArgs,
+}
+
+/// How a registry is spoken to.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RegistryArgs {
+    /// Speak to a registry on another machine without TLS
+    #[arg(long)]
+    insecure: bool,
     /// The user to log in to the registry as
     #[arg(long, value_name = "USER", requires = "password_stdin")]
     username: Option<String>,
@@ -119,27 +133,103 @@ pub(crate) struct FetchArgs {
     password_stdin: bool,
 }
 
-/// Bakes an image and prints the snapshot's name.
+/// Bakes an image, or takes a snapshot as it is, and prints the snapshot's name.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
-    let builder = args.builder()?;
+    // The password can be read once.
+    let options = args.fetch.options()?;
+    let builder = args.builder(&options)?;
     if let Some(name) = &args.name {
         check_name(name)?;
     }
-    if !args.fetch_only {
-        check_host()?;
+    let source: ImageSource = args.image.parse().map_err(BakeError::from)?;
+    if let Some(path) = snapshots_at(&source) {
+        let store = store::open(globals.store.as_deref())?;
+        return import::tell(&store.import(path, args.name.as_deref())?, globals.quiet);
+    }
+    if !args.fetch_only
+        && let Err(error) = check_host()
+    {
+        // A snapshot can be had without ever starting a machine.
+        return match &source {
+            ImageSource::Registry(reference) if is_snapshot(reference, &options) => {
+                pull_snapshot(args, reference, options, globals)
+            }
+            _ => Err(error),
+        };
     }
     let store = store::open(globals.store.as_deref())?;
     let progress = Arc::new(Progress::new(globals.quiet));
     let builder = builder.observer(Arc::clone(&progress) as _);
-    if args.fetch_only {
+    let done = if args.fetch_only {
         let done = builder.fetch(&store);
         progress.finish(done.is_ok());
-        done?;
-        return Ok(0);
+        done.map(|()| None).map_err(Error::from)
+    } else {
+        bake(&builder, &store, &progress, globals.quiet).map(Some)
+    };
+    match (done, &source) {
+        (Ok(None), _) => Ok(0),
+        (Ok(Some(baked)), _) => print_name(&baked.name),
+        (Err(error), ImageSource::Registry(reference)) if tells_of_snapshot(&error) => {
+            pull_snapshot(args, reference, options, globals)
+        }
+        (Err(error), _) => Err(error),
     }
-    let baked = bake(&builder, &store, &progress, globals.quiet)?;
-    writeln!(io::stdout(), "{}", baked.name).map_err(|source| Error::Output { source })?;
+}
+
+fn print_name(name: &str) -> Result<u8, Error> {
+    writeln!(io::stdout(), "{name}").map_err(|source| Error::Output { source })?;
     Ok(0)
+}
+
+/// The path of an archive or layout, if what it holds are snapshots.
+fn snapshots_at(source: &ImageSource) -> Option<&Path> {
+    let (ImageSource::Layout { path, .. }
+    | ImageSource::OciArchive { path, .. }
+    | ImageSource::Archive { path }) = source
+    else {
+        return None;
+    };
+    let found = Source::open(path).ok()?;
+    let all = found.snapshots().ok()?;
+    let is_snapshot = |named: &Named| Manifest::read(&found, named.descriptor.digest).is_ok();
+    (!all.is_empty() && all.iter().all(is_snapshot)).then_some(path)
+}
+
+/// Whether a registry has a snapshot there. Failing to find out is no answer.
+fn is_snapshot(reference: &Reference, options: &FetchOptions) -> bool {
+    let kind = oci::artifact_type(reference, options);
+    kind.is_ok_and(|kind| kind.as_deref() == Some(ARTIFACT_TYPE))
+}
+
+fn tells_of_snapshot(error: &Error) -> bool {
+    let Error::Bake(BakeError::Fetch { source: oci::Error::Artifact { artifact_type, .. } }) =
+        error
+    else {
+        return false;
+    };
+    artifact_type == ARTIFACT_TYPE
+}
+
+/// Stores a snapshot as the registry has it.
+fn pull_snapshot(
+    args: &Args,
+    reference: &Reference,
+    mut options: FetchOptions,
+    globals: &Globals,
+) -> Result<u8, Error> {
+    let store = store::open(globals.store.as_deref())?;
+    let progress = Arc::new(Progress::new(globals.quiet));
+    options.progress = Some(Arc::clone(&progress) as _);
+    let pulled = store.pull(reference, args.name.as_deref(), &options);
+    progress.finish(pulled.is_ok());
+    let pulled = pulled?;
+    if !globals.quiet {
+        let (name, digest) = (&pulled.name, format::short(pulled.digest));
+        let (moved, present) = (format::bytes(pulled.moved), format::bytes(pulled.present));
+        report::note(&format!("{name} is {digest}, {moved} fetched, {present} were here"));
+    }
+    print_name(&pulled.name)
 }
 
 /// Bakes what an image says, as `run` does for one that is not in the store. The host must have
@@ -193,23 +283,22 @@ pub(crate) fn check_host() -> Result<(), Error> {
 
 /// Names are checked by the store; this asks it without one, before anything is made.
 fn check_name(name: &str) -> Result<(), Error> {
-    let first = name.chars().next().unwrap_or('.');
-    let is_legal = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
-    if first.is_ascii_alphanumeric() && name.len() <= 128 && name.chars().all(is_legal) {
-        return Ok(());
+    if is_name(name) {
+        Ok(())
+    } else {
+        Err(BakeError::InvalidName { name: name.to_owned() }.into())
     }
-    Err(supermachine_baker::BakeError::InvalidName { name: name.to_owned() }.into())
 }
 
 impl Args {
-    fn builder(&self) -> Result<OciImageBuilder, Error> {
+    fn builder(&self, options: &FetchOptions) -> Result<OciImageBuilder, Error> {
         let mut builder = OciImageBuilder::new(&self.image)?
             .memory_mib(self.memory)
             .vcpus(self.vcpus)
             .cpu_baseline(self.cpu)
             .ready(self.ready.clone())
             .ready_timeout(self.ready_timeout)
-            .fetch_options(self.fetch.options()?);
+            .fetch_options(options.clone());
         if let Some(name) = &self.name {
             builder = builder.name(name);
         }
@@ -234,12 +323,19 @@ impl Args {
 
 impl FetchArgs {
     fn options(&self) -> Result<FetchOptions, Error> {
-        let mut options = FetchOptions::default();
+        let mut options = self.registry.options()?;
         if let Some(platform) = &self.platform {
             options.platform = platform.clone();
         }
-        options.insecure = self.insecure;
         options.offline = self.offline;
+        Ok(options)
+    }
+}
+
+impl RegistryArgs {
+    pub(crate) fn options(&self) -> Result<FetchOptions, Error> {
+        let mut options = FetchOptions::default();
+        options.insecure = self.insecure;
         if let Some(user) = &self.username {
             let password = read_password().map_err(|source| Error::Password { source })?;
             options.credentials = Some(Credentials::Password { user: user.clone(), password });

@@ -8,7 +8,7 @@ use crate::{Globals, report, store};
 /// Forget snapshots
 ///
 /// The names are gone at once. Files stay in the store, since other snapshots may build on them, and
-/// so that the same image need not be baked again.
+/// so that the same image need not be baked again, until `supermachine gc` removes them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The snapshots

@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
+use supermachine::pack::Descriptor;
+use supermachine_baker::Store;
+use supermachine_formats::Digest;
 use tempfile::TempDir;
 
 /// The commands' own folders, which go with the value.
@@ -88,15 +91,22 @@ impl Home {
         Done::of(&child.wait_with_output().unwrap())
     }
 
-    /// Puts a name into the store by hand.
-    pub(crate) fn add_name(&self, name: &str, content: &str) {
-        let names = self.store().join("names");
-        fs::create_dir_all(&names).unwrap();
-        fs::write(names.join(name), content).unwrap();
+    /// Opens the store, or makes it, as the commands do.
+    pub(crate) fn open_store(&self) -> Store {
+        Store::open_with_cache(self.store(), self.path("cache/supermachine")).unwrap()
+    }
+
+    /// Puts a name into the store that leads to nothing.
+    pub(crate) fn add_name(&self, name: &str) {
+        let manifest = Descriptor { digest: Digest::of(b"absent"), size: 6 };
+        self.open_store().layout().set_name(name, manifest).unwrap();
     }
 
     pub(crate) fn names(&self) -> Vec<String> {
-        files(&self.store().join("names"))
+        if !self.store().exists() {
+            return Vec::new();
+        }
+        self.open_store().names().unwrap()
     }
 }
 

@@ -85,3 +85,11 @@ pub(super) fn read_mode(reader: &mut Reader<'_>) -> Result<u16, DecodeError> {
         value => Err(reader.illegal("mode", value.into())),
     }
 }
+
+/// A port that can be connected to.
+pub(super) fn read_port(reader: &mut Reader<'_>) -> Result<u16, DecodeError> {
+    match reader.u16("port")? {
+        0 => Err(reader.illegal("port", 0)),
+        port => Ok(port),
+    }
+}

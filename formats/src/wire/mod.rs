@@ -3,13 +3,15 @@
 //! One control stream is opened by the agent at boot and lives on across snapshot and
 //! restore: it carries [`Control`] to the agent and [`Event`] back. Every other stream is one
 //! request, opened by the host: a [`Request`], then [`Input`] to the agent and [`Reply`] back,
-//! until a final reply. Layouts and limits are in `SPEC.md`.
+//! until a final reply. A stream that carries a TCP connection goes on with its bytes, from the
+//! host as [`Segment`]s if the request says so. Layouts and limits are in `SPEC.md`.
 
 mod control;
 mod field;
 mod input;
 mod reply;
 mod request;
+mod segment;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +21,7 @@ pub use self::control::{Control, Event, Resume};
 pub use self::input::{Flow, Input, Output};
 pub use self::reply::{Exit, ExitStatus, Failure, Memory, Reply};
 pub use self::request::{Command, Container, Process, Request, StagedFile, WindowSize, WriteFile};
+pub use self::segment::Segment;
 use crate::codec::{DecodeError, Put, Reader};
 
 /// The version of this protocol, told in [`Event::Hello`]. Both sides must agree.
@@ -58,6 +61,15 @@ pub struct Header {
 }
 
 impl Header {
+    /// The header's bytes.
+    #[must_use]
+    pub fn encode(self) -> [u8; HEADER_SIZE] {
+        let length = u32::try_from(self.length).unwrap_or(u32::MAX).to_le_bytes();
+        let [l0, l1, l2, l3] = length;
+        let [k0, k1] = self.kind.to_le_bytes();
+        [l0, l1, l2, l3, k0, k1, 0, 0]
+    }
+
     /// Reads a header.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::field::{put_failure, read_chunk, read_failure};
+use super::field::{put_failure, read_chunk, read_failure, read_port};
 use super::{Message, unknown_kind};
 use crate::codec::{DecodeError, Put, Reader};
 
@@ -37,6 +37,19 @@ pub enum Reply {
     Memory(Memory),
     /// Bytes of a file or an archive, at most [`MAX_CHUNK`](super::MAX_CHUNK).
     Data(Vec<u8>),
+    /// The connection is made. No reply follows: from here on the agent's side of the stream is
+    /// what the connection carries. Final.
+    Connected,
+    /// The answer to [`Request::Listen`](super::Request::Listen): connections are accepted.
+    Listens {
+        /// The port.
+        port: u16,
+    },
+    /// A connection was made to the port, and waits to be picked up.
+    Accepted {
+        /// Its number, for [`Request::Accept`](super::Request::Accept).
+        connection: u32,
+    },
 }
 
 /// The guest's memory, in KiB.
@@ -101,12 +114,15 @@ impl Message for Reply {
             Self::StdinClosed => 0x49,
             Self::Memory(_) => 0x4A,
             Self::Data(_) => 0x4B,
+            Self::Connected => 0x4C,
+            Self::Listens { .. } => 0x4D,
+            Self::Accepted { .. } => 0x4E,
         }
     }
 
     fn put_payload(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Done | Self::StdinClosed => {}
+            Self::Done | Self::StdinClosed | Self::Connected => {}
             Self::Failed(failure) => put_failure(out, failure),
             Self::Started { pid } => out.put_u32(*pid),
             Self::Stdout(bytes) | Self::Stderr(bytes) | Self::Data(bytes) => out.put(bytes),
@@ -117,6 +133,8 @@ impl Message for Reply {
             }
             Self::Exited(exit) => put_exit(out, exit),
             Self::Ports(ports) => out.put_list(ports, |out, port| out.put_u16(*port)),
+            Self::Listens { port } => out.put_u16(*port),
+            Self::Accepted { connection } => out.put_u32(*connection),
         }
     }
 
@@ -137,6 +155,9 @@ impl Message for Reply {
                 available_kib: reader.u64("available")?,
             }),
             0x4B => Self::Data(read_chunk(&mut reader)?),
+            0x4C => Self::Connected,
+            0x4D => Self::Listens { port: read_port(&mut reader)? },
+            0x4E => Self::Accepted { connection: reader.u32("connection")? },
             _ => return Err(unknown_kind(kind)),
         };
         reader.finish()?;
@@ -150,7 +171,12 @@ impl Reply {
     pub fn is_final(&self) -> bool {
         matches!(
             self,
-            Self::Done | Self::Failed(_) | Self::Exited(_) | Self::Ports(_) | Self::Memory(_)
+            Self::Done
+                | Self::Failed(_)
+                | Self::Exited(_)
+                | Self::Ports(_)
+                | Self::Memory(_)
+                | Self::Connected
         )
     }
 }

@@ -4,7 +4,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::field::{
-    put_strings, put_window, read_mode, read_path, read_signal, read_strings, read_window,
+    put_strings, put_window, read_mode, read_path, read_port, read_signal, read_strings,
+    read_window,
 };
 use super::{MAX_NAME, MAX_PARTS, MAX_PAYLOAD, Message, unknown_kind};
 use crate::codec::{DecodeError, Put, Reader};
@@ -56,6 +57,27 @@ pub enum Request {
     CopyOut {
         /// What to pack.
         path: Vec<u8>,
+    },
+    /// Connects to a TCP port on the guest's loopback interface. Answered by
+    /// [`Reply::Connected`](super::Reply::Connected); what the connection carries follows.
+    Connect {
+        /// The port; not 0.
+        port: u16,
+        /// Whether the host's bytes come as [`Segment`](super::Segment)s, so that their end and
+        /// a broken connection can be told apart at any time.
+        framed: bool,
+    },
+    /// Listens on a TCP port of the guest's loopback interface for as long as the stream is
+    /// open. Answered by [`Reply::Listens`](super::Reply::Listens).
+    Listen {
+        /// The port; 0 has the guest pick one.
+        port: u16,
+    },
+    /// Picks up a connection that [`Reply::Accepted`](super::Reply::Accepted) told. Goes on like
+    /// a framed [`Request::Connect`].
+    Accept {
+        /// Its number.
+        connection: u32,
     },
 }
 
@@ -160,8 +182,11 @@ impl Message for Request {
             Self::Memory => 0x29,
             Self::WriteFile(_) => 0x2A,
             Self::ReadFile { .. } => 0x2B,
-            Self::CopyIn { .. } => 0x2C,
-            Self::CopyOut { .. } => 0x2D,
+            Self::CopyIn { .. } => 0x2F,
+            Self::CopyOut { .. } => 0x30,
+            Self::Connect { .. } => 0x2C,
+            Self::Listen { .. } => 0x2D,
+            Self::Accept { .. } => 0x2E,
         }
     }
 
@@ -181,6 +206,12 @@ impl Message for Request {
             Self::ReadFile { path } | Self::CopyIn { path } | Self::CopyOut { path } => {
                 out.put_byte_string(path);
             }
+            Self::Connect { port, framed } => {
+                out.put_u16(*port);
+                out.put_bool(*framed);
+            }
+            Self::Listen { port } => out.put_u16(*port),
+            Self::Accept { connection } => out.put_u32(*connection),
             Self::Start | Self::Listening | Self::Settle | Self::WaitEntrypoint | Self::Memory => {}
         }
     }
@@ -205,8 +236,11 @@ impl Message for Request {
             0x29 => Self::Memory,
             0x2A => Self::WriteFile(read_write_file(&mut reader)?),
             0x2B => Self::ReadFile { path: read_path(&mut reader, "path")? },
-            0x2C => Self::CopyIn { path: read_path(&mut reader, "path")? },
-            0x2D => Self::CopyOut { path: read_path(&mut reader, "path")? },
+            0x2F => Self::CopyIn { path: read_path(&mut reader, "path")? },
+            0x30 => Self::CopyOut { path: read_path(&mut reader, "path")? },
+            0x2C => Self::Connect { port: read_port(&mut reader)?, framed: reader.bool("framed")? },
+            0x2D => Self::Listen { port: reader.u16("port")? },
+            0x2E => Self::Accept { connection: reader.u32("connection")? },
             _ => return Err(unknown_kind(kind)),
         };
         reader.finish()?;

@@ -61,6 +61,11 @@ fn requests_round_trip() {
     assert_round_trip(&Request::Exec(command()));
     assert_round_trip(&Request::Logs { follow: true });
     assert_round_trip(&Request::SignalEntrypoint { signal: 15 });
+    for framed in [false, true] {
+        assert_round_trip(&Request::Connect { port: 80, framed });
+    }
+    assert_round_trip(&Request::Listen { port: 0 });
+    assert_round_trip(&Request::Accept { connection: 7 });
     for request in [
         Request::Start,
         Request::Listening,
@@ -100,6 +105,11 @@ fn inputs_and_replies_round_trip() {
     assert_round_trip(&Reply::StdinClosed);
     assert_round_trip(&Reply::Memory(Memory { total_kib: 1 << 40, available_kib: 7 }));
     assert_round_trip(&Reply::Data(b"data".to_vec()));
+    assert_round_trip(&Reply::Connected);
+    assert_round_trip(&Reply::Listens { port: 80 });
+    assert_round_trip(&Reply::Accepted { connection: u32::MAX });
+    assert_round_trip(&Segment::Data(b"bytes".to_vec()));
+    assert_round_trip(&Segment::End);
     for status in [ExitStatus::Code(3), ExitStatus::Signal(9)] {
         let exit = Exit { status, timed_out: true, duration_us: 5, peak_rss_kib: 6 };
         assert_round_trip(&Reply::Exited(exit));
@@ -135,6 +145,26 @@ fn a_zero_byte_in_an_argument_is_refused() {
     let frame = Request::Exec(bad).to_frame();
     let decoded = Request::decode(0x23, &frame[HEADER_SIZE..]);
     assert!(matches!(decoded, Err(DecodeError::Illegal { field: "argv", .. })));
+}
+
+#[test]
+fn port_zero_is_refused_but_to_listen_on() {
+    let refused = Request::decode(0x2C, &[0, 0, 1]);
+    assert!(matches!(refused, Err(DecodeError::Illegal { field: "port", value: 0, .. })));
+    assert!(Reply::decode(0x4D, &[0, 0]).is_err());
+    assert_eq!(Request::decode(0x2D, &[0, 0]), Ok(Request::Listen { port: 0 }));
+}
+
+#[test]
+fn a_segment_over_the_largest_piece_is_refused() {
+    assert!(Segment::decode(Segment::DATA, &vec![0; MAX_CHUNK]).is_ok());
+    assert!(Segment::decode(Segment::DATA, &vec![0; MAX_CHUNK + 1]).is_err());
+}
+
+#[test]
+fn a_header_encodes_as_it_decodes() {
+    let header = Header { length: 0x1234, kind: 0x51 };
+    assert_eq!(Header::decode(header.encode()), Ok(header));
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod input;
 mod pipe;
 mod slab;
 mod stream;
+mod tcp;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -27,6 +28,7 @@ use self::entrypoint::Entrypoint;
 use self::exec::{Chain, Exec, Role};
 use self::slab::{Key, Slab};
 use self::stream::{Stream, Work};
+use self::tcp::Tcp;
 use self::token::Token;
 use crate::child::Child;
 use crate::container::{Container, attach};
@@ -57,6 +59,7 @@ pub(crate) struct Server {
     container: Option<Container>,
     entrypoint: Option<Entrypoint>,
     streams: Slab<Stream>,
+    tcp: Tcp,
     /// Where bytes arrive before they are sorted; allocated once.
     scratch: Vec<u8>,
     now: u64,
@@ -80,6 +83,7 @@ impl Server {
             container: None,
             entrypoint: None,
             streams: Slab::new(),
+            tcp: Tcp::new(),
             scratch: vec![0; MAX_CHUNK + HEADER_SIZE],
             now: clock::monotonic(),
         };
@@ -118,6 +122,12 @@ impl Server {
                     Token::Entrypoint(stream) => self.read_entrypoint(stream),
                     Token::Stream(key) => self.serve_stream(key, events)?,
                     Token::Pipe(key, role) => self.serve_pipe(key, role),
+                    Token::Tcp(key, side) => {
+                        self.tcp.serve(key, (side, events), &self.epoll, &mut self.scratch);
+                    }
+                    Token::TcpListener(key, side) => {
+                        self.tcp.serve_listener(key, side, &mut self.scratch);
+                    }
                 }
             }
             // Moments that were set since are still to come: the clock need not be read.
@@ -206,6 +216,11 @@ impl Server {
                         // See the module: nothing may overtake a resume.
                         if !self.read_control()? {
                             return Err(failure("recv", "control stream", Errno::EPIPE));
+                        }
+                        if Tcp::takes(&request) {
+                            self.streams.put(key, None);
+                            self.tcp.open(&request, stream, &self.epoll, &mut self.scratch);
+                            return Ok(());
                         }
                         self.answer(&mut stream, request);
                     }

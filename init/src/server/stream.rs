@@ -59,6 +59,12 @@ impl Stream {
         }
     }
 
+    /// Gives up the stream for its socket, what arrived on it and was not taken, and whether the
+    /// loop watches it.
+    pub(super) fn into_parts(self) -> (Fd, Inbox, bool) {
+        (self.socket, self.inbox, self.watched.is_some())
+    }
+
     /// Takes what arrived. False: the host has closed.
     pub(super) fn receive(&mut self, scratch: &mut [u8]) -> bool {
         while self.wants_more() {

@@ -18,7 +18,7 @@ use crate::sys::process::testing::{fork_server, join};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Guest {
+pub(super) struct Guest {
     control: UnixStream,
     socket: std::path::PathBuf,
     pid: u32,
@@ -51,14 +51,18 @@ impl Guest {
         guest
     }
 
-    fn plain() -> Self {
+    pub(super) fn plain() -> Self {
         Self::new(|control, listener| serve(control, listener, &["/bin/true"]))
     }
 
-    fn send(&self, request: &Request) -> UnixStream {
+    pub(super) fn send(&self, request: &Request) -> UnixStream {
+        self.send_bytes(&request.to_frame())
+    }
+
+    pub(super) fn send_bytes(&self, bytes: &[u8]) -> UnixStream {
         let mut stream = UnixStream::connect(&self.socket).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(&request.to_frame()).unwrap();
+        stream.write_all(bytes).unwrap();
         stream
     }
 
@@ -70,7 +74,7 @@ impl Guest {
         self.ask(&Request::Exec(command(argv)))
     }
 
-    fn descriptors(&self) -> usize {
+    pub(super) fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap().count()
     }
 
@@ -101,7 +105,7 @@ fn command(argv: &[&str]) -> Command {
     Command { argv, ..Command::default() }
 }
 
-fn read_frame<M: Message>(stream: &mut impl Read) -> Option<M> {
+pub(super) fn read_frame<M: Message>(stream: &mut impl Read) -> Option<M> {
     let mut header = [0; HEADER_SIZE];
     stream.read_exact(&mut header).ok()?;
     let header = Header::decode(header).unwrap();
@@ -142,7 +146,7 @@ fn failed(answer: &Answer) -> (&str, &str, u16) {
     }
 }
 
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < end, "{what} did not come about");

@@ -2,6 +2,7 @@
 
 use super::exec::Role;
 use super::slab::Key;
+use super::tcp::Side;
 use crate::log;
 
 /// What an event is about, packed into epoll's 64 bits: a kind, then a stream's key.
@@ -13,6 +14,8 @@ pub(super) enum Token {
     Entrypoint(log::Stream),
     Stream(Key),
     Pipe(Key, Role),
+    Tcp(Key, Side),
+    TcpListener(Key, Side),
 }
 
 impl Token {
@@ -28,6 +31,8 @@ impl Token {
             Self::Entrypoint(log::Stream::Err) => 5 << 56,
             Self::Stream(key) => keyed(6, key),
             Self::Pipe(key, role) => keyed(6 + role as u64, key),
+            Self::Tcp(key, side) => keyed(32 + side as u64, key),
+            Self::TcpListener(key, side) => keyed(36 + side as u64, key),
         }
     }
 
@@ -45,6 +50,10 @@ impl Token {
             7 => Self::Pipe(key, Role::Stdin),
             8 => Self::Pipe(key, Role::Stdout),
             9 => Self::Pipe(key, Role::Stderr),
+            32 => Self::Tcp(key, Side::Host),
+            33 => Self::Tcp(key, Side::Guest),
+            36 => Self::TcpListener(key, Side::Host),
+            37 => Self::TcpListener(key, Side::Guest),
             _ => return None,
         })
     }
@@ -66,7 +75,10 @@ mod tests {
             Token::Entrypoint(log::Stream::Err),
             Token::Stream(key),
         ];
-        for token in pipes.into_iter().chain(others) {
+        let sides = [Side::Host, Side::Guest];
+        let tcp = sides.map(|side| Token::Tcp(key, side));
+        let listeners = sides.map(|side| Token::TcpListener(key, side));
+        for token in pipes.into_iter().chain(others).chain(tcp).chain(listeners) {
             assert_eq!(Token::unpack(token.pack()), Some(token));
         }
         assert_eq!(Token::unpack(0), None);

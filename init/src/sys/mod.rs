@@ -19,6 +19,7 @@ pub(crate) mod mount;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod socket;
+pub(crate) mod tcp;
 pub(crate) mod terminal;
 pub(crate) mod tree;
 
@@ -37,7 +38,8 @@ macro_rules! errnos {
 
 impl Errno {
     errnos! { EACCES EAGAIN EALREADY EBUSY ECHILD EEXIST EINTR EINVAL ENOENT ENODEV ENOTDIR
-    ENXIO EPIPE ESRCH ETIMEDOUT EPROTO EBADMSG EISDIR EOPNOTSUPP }
+    ENXIO EPIPE ESRCH ETIMEDOUT EPROTO EBADMSG EISDIR EOPNOTSUPP EAFNOSUPPORT EADDRNOTAVAIL
+    ECONNABORTED ECONNRESET EINPROGRESS }
 }
 
 /// The result of a system call.

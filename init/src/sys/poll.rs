@@ -14,6 +14,8 @@ pub(crate) const READABLE: u32 = nr::EPOLLIN;
 pub(crate) const WRITABLE: u32 = nr::EPOLLOUT;
 /// The peer closed.
 pub(crate) const HANG_UP: u32 = nr::EPOLLRDHUP | nr::EPOLLHUP | nr::EPOLLERR;
+/// Each change is reported once.
+pub(crate) const EDGES: u32 = nr::EPOLLET;
 /// An event that says nothing, to fill an array with.
 pub(crate) const NO_EVENT: Event = Event { events: 0, data: 0 };
 

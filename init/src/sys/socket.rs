@@ -93,7 +93,7 @@ pub(crate) fn loopback_up() -> Result<()> {
     ioctl(&socket, SIOCSIFFLAGS, &mut request)
 }
 
-fn socket(family: u32, kind: u32) -> Result<Fd> {
+pub(super) fn socket(family: u32, kind: u32) -> Result<Fd> {
     let kind = flags(kind | nr::O_CLOEXEC);
     // SAFETY: no memory is involved.
     unsafe { call(nr::__NR_socket, [flags(family), kind, 0, 0, 0, 0]) }.map(Fd::adopt)

@@ -7,12 +7,15 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use supermachine_formats::Digest;
 
 use super::stamp::{TEMPORARY, stamp, temporary_beside, write_atomically};
 use crate::Error;
+
+const SWEEP_LOCK: &str = "sweep.lock";
 
 /// What a file of the cache holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +29,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    pub(super) const ALL: [Self; 3] = [Self::Memory, Self::Overlay, Self::Disk];
+
     fn folder(self) -> &'static str {
         match self {
             Self::Memory => "memory",
@@ -54,6 +59,23 @@ pub(super) struct Making {
 impl Entry {
     pub(super) fn new(cache: &Path, kind: Kind, identity: Digest) -> Self {
         Self { path: cache.join(kind.folder()).join(identity.hex()) }
+    }
+
+    /// Everything of this kind that is in the cache, with the bytes that it takes.
+    pub(super) fn list(cache: &Path, kind: Kind) -> Vec<(Digest, Self, u64)> {
+        let Ok(entries) = fs::read_dir(cache.join(kind.folder())) else { return Vec::new() };
+        let mut found = std::collections::BTreeMap::<Digest, u64>::new();
+        for entry in entries.flatten() {
+            // The file itself, and what has its name with something behind.
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let own = name.split('.').next().and_then(|hex| Digest::from_hex(hex).ok());
+            let Some(identity) = own else { continue };
+            let taken = entry.metadata().map_or(0, |found| found.blocks().saturating_mul(512));
+            let sum = found.entry(identity).or_default();
+            *sum = sum.saturating_add(taken);
+        }
+        let entry = |(identity, taken)| (identity, Self::new(cache, kind, identity), taken);
+        found.into_iter().map(entry).collect()
     }
 
     /// Opens the file, if it is there and as it was when it was made.
@@ -126,6 +148,16 @@ impl Entry {
         self.path.with_extension(extension)
     }
 
+    /// Removes the file and all that belongs to it, also what was left by killed makers. Nobody
+    /// may make it. What cannot be removed takes room, and no more.
+    pub(super) fn remove(&self) {
+        // Without its stamp the file counts for nothing.
+        let _ = fs::remove_file(self.beside("stamp"));
+        let _ = fs::remove_file(&self.path);
+        self.remove_strays(self.path.parent().unwrap_or(Path::new(".")));
+        let _ = fs::remove_file(self.beside("lock"));
+    }
+
     pub(super) fn io(&self, operation: &'static str) -> impl FnOnce(io::Error) -> Error + use<> {
         let path = self.path.clone();
         move |source| Error::Io { operation, path, source }
@@ -156,10 +188,82 @@ impl Drop for Making {
     }
 }
 
-/// Holds everybody else who takes the same lock off until the result is dropped.
+/// Holds everybody else who takes the same lock off until the result is dropped. The file may
+/// be removed, with its folder, by who has the lock.
 pub(super) fn lock(path: &Path) -> Result<File, Error> {
     let io = |operation| move |source| Error::Io { operation, path: path.to_owned(), source };
-    let file = File::create(path).map_err(io("create"))?;
-    file.lock().map_err(io("lock"))?;
+    loop {
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).map_err(io("create the folder of"))?;
+        }
+        let file = match File::create(path) {
+            Ok(file) => file,
+            // The folder was removed just now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(io("create")(error)),
+        };
+        file.lock().map_err(io("lock"))?;
+        if is_at(&file, path) {
+            return Ok(file);
+        }
+    }
+}
+
+/// Keeps what is in the cache from being swept away until the result is dropped.
+pub(super) fn hold(cache: &Path) -> Result<File, Error> {
+    let file = sweep_lock(cache)?;
+    file.lock_shared().map_err(sweep_error("lock", cache))?;
     Ok(file)
+}
+
+/// Waits until nobody makes anything in the cache, and keeps everybody from doing so.
+pub(super) fn hold_alone(cache: &Path) -> Result<File, Error> {
+    let file = sweep_lock(cache)?;
+    file.lock().map_err(sweep_error("lock", cache))?;
+    Ok(file)
+}
+
+/// The file is never removed.
+fn sweep_lock(cache: &Path) -> Result<File, Error> {
+    fs::create_dir_all(cache).map_err(sweep_error("create the folder of", cache))?;
+    File::create(cache.join(SWEEP_LOCK)).map_err(sweep_error("create", cache))
+}
+
+fn sweep_error(operation: &'static str, cache: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = cache.join(SWEEP_LOCK);
+    move |source| Error::Io { operation, path, source }
+}
+
+/// Whether a file is still what its path leads to.
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |found: fs::Metadata| (found.dev(), found.ino());
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(own), Ok(found)) => identity(own) == identity(found),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn lock_that_is_removed_with_its_folder_is_still_one_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("form/lock");
+        let first = lock(&path).unwrap();
+        let is_locked = || File::open(&path).unwrap().try_lock().is_err();
+        assert!(is_locked());
+        thread::scope(|scope| {
+            let waiting: Vec<_> = (0..4).map(|_| scope.spawn(|| lock(&path).map(drop))).collect();
+            fs::remove_dir_all(path.parent().unwrap()).unwrap();
+            drop(first);
+            waiting.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
+        });
+        let second = lock(&path).unwrap();
+        assert!(is_locked());
+        drop(second);
+        assert!(!is_locked());
+    }
 }

@@ -6,6 +6,7 @@
 //! is done once.
 
 use std::fs::{self, File};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use supermachine_formats::pack::{CHUNK_SIZE, Index, Space};
 use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
 
-use super::cache::{Entry, Kind, Making, lock};
+use super::cache::{Entry, Kind, Making, hold, lock};
 use super::expand::{Task, expand};
 use super::form::{Form, Part};
 use super::stamp::{stamp, write_atomically};
@@ -82,7 +83,7 @@ impl Place {
             let path = self.dir.clone();
             move |source| Error::Io { operation, path, source }
         };
-        fs::create_dir_all(&self.dir).map_err(io("create"))?;
+        let _hold = hold(&self.cache)?;
         let _turn = lock(&self.dir.join("lock"))?;
         for _ in 0..ATTEMPTS {
             if let Some((_, mapped)) = self.existing() {
@@ -123,27 +124,22 @@ impl Place {
         write_atomically(&self.dir.join("form"), form.encode().as_bytes())
     }
 
+    /// The folder of the snapshot's own part.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The files that the form consists of.
-    fn wanted<'a>(&self, pack: &'a Pack) -> Vec<Wanted<'a>> {
-        let index = &pack.index;
-        let file = |kind, space: &'a Space, from: usize, to: usize| {
-            let identity = index.identity(space, to);
-            Wanted {
-                kind,
-                identity,
-                entry: Entry::new(&self.cache, kind, identity),
-                space,
-                from,
-                to,
-            }
-        };
-        let layers = index.memory.layers.len();
-        let mut wanted = vec![file(Kind::Memory, &index.memory, 0, layers.min(1))];
-        if layers > 1 {
-            wanted.push(file(Kind::Overlay, &index.memory, 1, layers));
-        }
-        wanted.extend(index.disks.iter().map(|disk| file(Kind::Disk, disk, 0, disk.layers.len())));
-        wanted
+    pub(super) fn wanted<'a>(&self, pack: &'a Pack) -> Vec<Wanted<'a>> {
+        let files = parts(&pack.index).into_iter();
+        let wanted = files.map(|(kind, identity, space, layers)| Wanted {
+            kind,
+            identity,
+            entry: Entry::new(&self.cache, kind, identity),
+            space,
+            layers,
+        });
+        wanted.collect()
     }
 
     /// Makes those files that are not there, all at once.
@@ -167,23 +163,37 @@ impl Place {
     }
 }
 
+/// The files that hold what an index describes: what each is, the space that it is of, and the
+/// layers of the space that it holds.
+pub(super) fn parts(index: &Index) -> Vec<(Kind, Digest, &Space, Range<usize>)> {
+    let file = |kind, space, layers: Range<usize>| {
+        (kind, index.identity(space, layers.end), space, layers)
+    };
+    let layers = index.memory.layers.len();
+    let mut parts = vec![file(Kind::Memory, &index.memory, 0..layers.min(1))];
+    if layers > 1 {
+        parts.push(file(Kind::Overlay, &index.memory, 1..layers));
+    }
+    parts.extend(index.disks.iter().map(|disk| file(Kind::Disk, disk, 0..disk.layers.len())));
+    parts
+}
+
 /// A file of a form.
-struct Wanted<'a> {
+pub(super) struct Wanted<'a> {
     kind: Kind,
     identity: Digest,
-    entry: Entry,
-    space: &'a Space,
+    pub(super) entry: Entry,
+    pub(super) space: &'a Space,
     /// The layers of the space that it holds.
-    from: usize,
-    to: usize,
+    layers: Range<usize>,
 }
 
 impl Wanted<'_> {
     /// The chunks that it holds: places and numbers. Zeros are left out.
-    fn chunks(&self) -> Vec<(u32, u32)> {
-        let layers = self.space.layers.iter().take(self.to).cloned().collect();
+    pub(super) fn chunks(&self) -> Vec<(u32, u32)> {
+        let layers = self.space.layers.iter().take(self.layers.end).cloned().collect();
         let space = Space { size: self.space.size, layers };
-        let chunks = space.flattened(self.from);
+        let chunks = space.flattened(self.layers.start);
         chunks.into_iter().filter_map(|(place, number)| Some((place, number?))).collect()
     }
 }
@@ -207,6 +217,7 @@ pub fn expanded_disk(cache: &Path, source: &Source, index: &Index) -> Result<Fil
     let Some(space) = index.disks.first() else {
         return Err(PackError::Inconsistent { what: "no disk" }.into());
     };
+    let _hold = hold(cache)?;
     let entry = disk_entry(cache, index, space);
     for _ in 0..ATTEMPTS {
         if let Some((file, _)) = entry.existing() {

@@ -11,6 +11,7 @@ mod form;
 mod mapped;
 mod on_demand;
 mod stamp;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::device::Slot;
 
 pub use mapped::{Mapped, adopt_disk, expanded_disk, forget_mapped};
+pub use sweep::{CacheParts, CacheUse, FormCheck, cache_use, check_form, sweep_cache};
 pub(crate) use stamp::{TEMPORARY, temporary_beside};
 
 use crate::machine::{self, Chunks, Origin};

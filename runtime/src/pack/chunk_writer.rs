@@ -142,7 +142,7 @@ impl Packer {
         }
         let digest = Digest::of(self.content.as_slice());
         let compress = self.compressor.compress(self.content.as_slice());
-        let frame = compress.map_err(|source| broken(&mut source.into()))?;
+        let frame = compress.map_err(|mut source| broken(&mut source))?;
         if !frame.starts_with(&FRAME_HEADER) {
             return Err(PackError::Inconsistent { what: "a frame of another form" });
         }

@@ -124,6 +124,20 @@ impl Layout {
         Ok(Hold { _file: file })
     }
 
+    /// Like [`Layout::hold_alone`], but does not wait: none if somebody holds.
+    ///
+    /// # Errors
+    /// The lock cannot be taken.
+    pub fn try_hold_alone(&self) -> Result<Option<Hold>, PackError> {
+        let path = self.dir.join("locks/sweep");
+        let file = File::create(&path).map_err(io("create", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Hold { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(io("lock", &path)(source)),
+        }
+    }
+
     /// Gives a manifest a name, which it takes from any other.
     ///
     /// # Errors

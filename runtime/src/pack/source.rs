@@ -22,8 +22,11 @@ const MAX_INDEX_JSON: u64 = 64 << 20;
 pub struct Source {
     path: PathBuf,
     /// The file and its members; none for a folder.
-    archive: Option<Arc<(Arc<File>, BTreeMap<String, Member>)>>,
+    archive: Option<Arc<Archive>>,
 }
+
+/// A file, and where its members lie in it.
+type Archive = (Arc<File>, BTreeMap<String, Member>);
 
 /// A blob's bytes.
 #[derive(Debug, Clone)]
@@ -147,7 +150,10 @@ impl Source {
     }
 
     /// Reads a blob of unknown size and checks its digest.
-    pub(super) fn read_unsized(
+    ///
+    /// # Errors
+    /// It is missing, damaged, or larger than `limit`.
+    pub fn read_unsized(
         &self,
         section: &'static str,
         digest: Digest,

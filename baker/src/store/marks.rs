@@ -1,0 +1,178 @@
+//! What leads to what: names to manifests, manifests to blobs, keys to what was made before.
+//!
+//! Manifests of other artifacts that somebody put into the folder are followed too. Invariant:
+//! what a name leads to is marked, or there are no marks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::Value;
+use supermachine::image::CacheParts;
+use supermachine::pack::{Manifest, PackError, Source};
+use supermachine_formats::Digest;
+use supermachine_formats::pack::{Index, MAX_INDEX_SIZE};
+use supermachine_formats::snapshot::Stage;
+
+use super::{Store, Summary};
+use crate::BakeError;
+
+/// The largest document that is followed.
+const MAX_DOCUMENT: u64 = 4 << 20;
+/// How often an index may refer to another.
+const MAX_DEPTH: usize = 8;
+
+/// What is needed in a store.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    /// The blobs that names lead to, and which names.
+    pub(super) named: BTreeMap<Digest, BTreeSet<String>>,
+    /// The blobs that are only kept for bakes to come.
+    pub(super) kept: BTreeSet<Digest>,
+    /// Keys that lead to nothing that is needed.
+    pub(super) dead_keys: Vec<PathBuf>,
+    /// What the mapped forms of all that is needed consist of.
+    pub(super) cache: CacheParts,
+}
+
+impl Marks {
+    /// Marks what names lead to, and what bakes to come can use: bases, unless `is_strict`,
+    /// and root file systems of what is needed.
+    pub(super) fn of(store: &Store, is_strict: bool) -> Result<Self, BakeError> {
+        let mut marks = Self::default();
+        let source = store.source()?;
+        for entry in entries(store)? {
+            let broken = |source| BakeError::Unreadable { name: entry.name.clone(), source };
+            marks.follow(&source, &entry.name, entry.digest, MAX_DEPTH).map_err(broken)?;
+        }
+        let keys = keys(store)?;
+        for (_, made) in &keys {
+            let Some(summary) = made.and_then(|made| base(store, made)) else { continue };
+            if !is_strict {
+                marks.kept.extend(summary.blobs().map(|blob| blob.digest));
+                marks.add_forms(&source, &summary.manifest, summary.descriptor.digest);
+            }
+        }
+        for (_, made) in &keys {
+            let Some(made) = made.filter(|made| !marks.has(*made)) else { continue };
+            let Some(index) = root_disk(store, made) else { continue };
+            if index.blobs.iter().all(|blob| marks.has(blob.digest)) {
+                marks.kept.insert(made);
+                marks.cache.add_files(&index);
+            }
+        }
+        let is_dead = |made: &Option<Digest>| made.is_none_or(|made| !marks.has(made));
+        let dead = keys.into_iter().filter(|(_, made)| is_dead(made));
+        marks.dead_keys = dead.map(|(path, _)| path).collect();
+        Ok(marks)
+    }
+
+    pub(super) fn has(&self, blob: Digest) -> bool {
+        self.named.contains_key(&blob) || self.kept.contains(&blob)
+    }
+
+    /// Marks a manifest and all that it lists.
+    fn follow(
+        &mut self,
+        source: &Source,
+        name: &str,
+        digest: Digest,
+        depth: usize,
+    ) -> Result<(), PackError> {
+        self.mark(name, digest);
+        let document = read_document(source, digest)?;
+        let listed = ["config", "subject"].map(|key| document.get(key)).into_iter().flatten();
+        let lists = ["layers", "blobs"].map(|key| document.get(key).and_then(Value::as_array));
+        for blob in listed.chain(lists.into_iter().flatten().flatten()).filter_map(digest_in) {
+            self.mark(name, blob);
+        }
+        let manifests = document.get("manifests").and_then(Value::as_array);
+        for below in manifests.into_iter().flatten().filter_map(digest_in) {
+            if depth == 0 {
+                return Err(PackError::Inconsistent { what: "indexes of indexes without end" });
+            }
+            self.follow(source, name, below, depth - 1)?;
+        }
+        if let Ok(manifest) = Manifest::read(source, digest) {
+            self.add_forms(source, &manifest, digest);
+        }
+        Ok(())
+    }
+
+    fn mark(&mut self, name: &str, blob: Digest) {
+        self.named.entry(blob).or_default().insert(name.to_owned());
+    }
+
+    /// A form whose snapshot cannot be read is of no use.
+    fn add_forms(&mut self, source: &Source, manifest: &Manifest, digest: Digest) {
+        let bytes = source.read("index", &manifest.index, MAX_INDEX_SIZE);
+        if let Some(index) = bytes.ok().and_then(|bytes| Index::decode(&bytes).ok()) {
+            self.cache.add(digest, &index);
+        }
+    }
+}
+
+/// An entry of the folder's index, whatever it is.
+struct Entry {
+    name: String,
+    digest: Digest,
+}
+
+/// All entries, those of other artifacts too.
+fn entries(store: &Store) -> Result<Vec<Entry>, BakeError> {
+    let section = "index.json";
+    let path = store.dir().join(section);
+    let text = fs::read(&path).map_err(BakeError::io("read", path))?;
+    let index: Value =
+        serde_json::from_slice(&text).map_err(|source| PackError::Json { section, source })?;
+    let wrong = |what| BakeError::from(PackError::Document { section, what });
+    let list = index.get("manifests").and_then(Value::as_array);
+    let entry = |entry: &Value| {
+        let name = entry.pointer("/annotations/org.opencontainers.image.ref.name");
+        let digest = digest_in(entry).ok_or_else(|| wrong("an entry without a digest"))?;
+        let name = name.and_then(Value::as_str).map_or_else(|| digest.to_string(), str::to_owned);
+        Ok(Entry { name, digest })
+    };
+    list.ok_or_else(|| wrong("no list of manifests"))?.iter().map(entry).collect()
+}
+
+fn digest_in(descriptor: &Value) -> Option<Digest> {
+    descriptor.get("digest")?.as_str()?.parse().ok()
+}
+
+/// A document whose digest is checked.
+fn read_document(source: &Source, digest: Digest) -> Result<Value, PackError> {
+    let section = "manifest";
+    let bytes = source.read_unsized(section, digest, MAX_DOCUMENT)?;
+    serde_json::from_slice(&bytes).map_err(|source| PackError::Json { section, source })
+}
+
+/// The files of all keys, and what each leads to.
+fn keys(store: &Store) -> Result<Vec<(PathBuf, Option<Digest>)>, BakeError> {
+    let dir = store.dir().join("keys");
+    let entries = fs::read_dir(&dir).map_err(BakeError::io("read", &dir))?;
+    let mut keys = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(BakeError::io("read", &dir))?.path();
+        let made = fs::read_to_string(&path).ok().and_then(|text| text.trim_end().parse().ok());
+        keys.push((path, made));
+    }
+    keys.sort();
+    Ok(keys)
+}
+
+/// The base with this manifest, if it is one, and whole.
+fn base(store: &Store, digest: Digest) -> Option<Summary> {
+    let summary = store.summary(digest).ok()?;
+    let is_there = |blob| store.blob_size(blob).is_some();
+    let is_base = summary.snapshot.machine.stage == Stage::Base;
+    (is_base && summary.blobs().all(|blob| is_there(blob.digest))).then_some(summary)
+}
+
+/// The root file system with this index, if it is one.
+fn root_disk(store: &Store, digest: Digest) -> Option<Index> {
+    let size = store.blob_size(digest).filter(|size| *size <= MAX_INDEX_SIZE)?;
+    let bytes = fs::read(store.layout().blob_path(digest)).ok()?;
+    (bytes.len() as u64 == size).then_some(())?;
+    Index::decode(&bytes).ok()
+}

@@ -1,0 +1,202 @@
+//! Pushing snapshots to registries, and pulling them from there.
+//!
+//! A registry has a snapshot as the artifact that it is in the store, blob for blob. What the
+//! other side has is not sent again.
+
+use supermachine::pack::{MANIFEST_TYPE, Manifest, Pack, PackError};
+use supermachine_formats::Digest;
+use supermachine_formats::pack::{MAX_INDEX_SIZE, MAX_STATE_SIZE};
+
+use super::Store;
+use super::import::sections;
+use crate::BakeError;
+use crate::oci::manifest::{Descriptor, MAX_DOCUMENT};
+use crate::oci::remote::{Remote, on_own_thread};
+use crate::oci::session::Access;
+use crate::oci::upload::Outgoing;
+use crate::oci::{BlobStore, Error, Event, FetchOptions, MissingBlob, Reference};
+
+/// A snapshot that went to a registry or came from one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Transferred {
+    /// Its name in the store.
+    pub name: String,
+    /// The digest of its manifest.
+    pub digest: Digest,
+    /// Bytes that were sent or received.
+    pub moved: u64,
+    /// Bytes that were there already.
+    pub present: u64,
+}
+
+impl Store {
+    /// Sends a snapshot to a registry, under the reference's tag.
+    ///
+    /// # Errors
+    /// There is none of this name, it is damaged, or the registry does not take it.
+    pub fn push(
+        &self,
+        name: &str,
+        reference: &Reference,
+        options: &FetchOptions,
+    ) -> Result<Transferred, BakeError> {
+        let failed = |source| BakeError::Transfer { done: "pushed", source };
+        if options.offline {
+            return Err(failed(offline(reference)));
+        }
+        let _hold = self.layout().hold()?;
+        let digest = self.digest(name)?;
+        if let Some(wanted) = reference.digest().filter(|wanted| *wanted != digest) {
+            return Err(failed(Error::DigestMismatch { digest: wanted, found: digest }));
+        }
+        let source = self.source()?;
+        let json = source.read_unsized("manifest", digest, MAX_DOCUMENT)?;
+        let pack = Pack::open(&source, digest)?;
+        let blobs = self.outgoing(&pack.manifest)?;
+        let size = blobs.iter().fold(0_u64, |sum, blob| sum.saturating_add(blob.size));
+        let text = reference.to_string();
+        let layers = blobs.len();
+        options.report(Event::Resolved { reference: &text, manifest: digest, layers, size });
+        let moved = on_own_thread(|| {
+            let remote = Remote::new(reference, options, Access::Push)?;
+            let moved = remote.send(&blobs)?;
+            let tag = match reference.digest() {
+                Some(digest) => digest.to_string(),
+                None => reference.tag().unwrap_or("latest").to_owned(),
+            };
+            remote.send_manifest(&tag, MANIFEST_TYPE, &json)?;
+            Ok(moved)
+        });
+        let moved = moved.map_err(failed)?;
+        let present = size.saturating_sub(moved);
+        Ok(Transferred { name: name.to_owned(), digest, moved, present })
+    }
+
+    /// The blobs of a snapshot, checked, each once.
+    fn outgoing(&self, manifest: &Manifest) -> Result<Vec<Outgoing>, BakeError> {
+        let mut blobs: Vec<Outgoing> = Vec::new();
+        for (section, blob) in sections(manifest) {
+            if blobs.iter().any(|known| known.digest == blob.digest) {
+                continue;
+            }
+            if let Some(problem) = self.problem_of(section, &blob)? {
+                return Err(problem.into());
+            }
+            let path = self.layout().blob_path(blob.digest);
+            blobs.push(Outgoing { digest: blob.digest, size: blob.size, path });
+        }
+        Ok(blobs)
+    }
+
+    /// Fetches a snapshot from a registry, and gives it a name: `name`, or the last part of
+    /// the repository's.
+    ///
+    /// # Errors
+    /// [`BakeError::NotASnapshot`] if it is something else; the registry does not have it, or
+    /// it is damaged.
+    pub fn pull(
+        &self,
+        reference: &Reference,
+        name: Option<&str>,
+        options: &FetchOptions,
+    ) -> Result<Transferred, BakeError> {
+        let last = reference.repository().rsplit('/').next().unwrap_or_default();
+        let name = name.unwrap_or(last);
+        self.check_name(name)?;
+        if options.offline {
+            return Err(BakeError::Transfer { done: "pulled", source: offline(reference) });
+        }
+        // Until it has its name, its blobs must not be swept away.
+        let _hold = self.layout().hold()?;
+        let mut pulled = on_own_thread(|| self.receive(reference, options))?;
+        let pack = Pack::open(&self.source()?, pulled.digest)?;
+        self.source()?.read("config", &pack.manifest.config, MAX_DOCUMENT)?;
+        self.set_name(name, pulled.digest)?;
+        name.clone_into(&mut pulled.name);
+        Ok(pulled)
+    }
+
+    /// Receives what is not there yet. The manifest comes last.
+    fn receive(
+        &self,
+        reference: &Reference,
+        options: &FetchOptions,
+    ) -> Result<Transferred, Incoming> {
+        let remote = Remote::new(reference, options, Access::Pull)?;
+        let json = remote.manifest()?;
+        let digest = Digest::of(&json);
+        let manifest = Manifest::decode(&json).map_err(|error| match error {
+            PackError::ArtifactType { found } => {
+                BakeError::NotASnapshot { place: reference.to_string(), found }
+            }
+            error => error.into(),
+        })?;
+        check_sizes(&manifest)?;
+        let mut wanted: Vec<Descriptor> = Vec::new();
+        for (section, blob) in sections(&manifest) {
+            if wanted.iter().all(|known| known.digest != blob.digest) {
+                let media_type = section.to_owned();
+                wanted.push(Descriptor { digest: blob.digest, size: blob.size, media_type });
+            }
+        }
+        let size = wanted.iter().fold(0_u64, |sum, blob| sum.saturating_add(blob.size));
+        let (text, layers) = (reference.to_string(), wanted.len());
+        remote.report(Event::Resolved { reference: &text, manifest: digest, layers, size });
+        let mut missing = Vec::new();
+        for blob in &wanted {
+            let Descriptor { digest, size, .. } = *blob;
+            if self.is_whole(&supermachine::pack::Descriptor { digest, size })? {
+                remote.report(Event::Cached { digest, size });
+            } else {
+                missing.push(blob);
+            }
+        }
+        let moved = missing.iter().fold(0_u64, |sum, blob| sum.saturating_add(blob.size));
+        // A store's blobs lie as a cache's do.
+        remote.receive(&BlobStore::open(self.dir())?, missing)?;
+        self.layout().put(&json).map_err(BakeError::from)?;
+        let present = size.saturating_sub(moved);
+        Ok(Transferred { name: String::new(), digest, moved, present })
+    }
+}
+
+/// Why nothing came in.
+struct Incoming(BakeError);
+
+impl From<Error> for Incoming {
+    fn from(source: Error) -> Self {
+        Self(BakeError::Transfer { done: "pulled", source })
+    }
+}
+
+impl From<BakeError> for Incoming {
+    fn from(error: BakeError) -> Self {
+        Self(error)
+    }
+}
+
+impl From<Incoming> for BakeError {
+    fn from(incoming: Incoming) -> Self {
+        incoming.0
+    }
+}
+
+/// Before anything is downloaded for nothing.
+fn check_sizes(manifest: &Manifest) -> Result<(), BakeError> {
+    let limits = [
+        ("config", manifest.config, MAX_DOCUMENT),
+        ("state", manifest.state, MAX_STATE_SIZE),
+        ("index", manifest.index, MAX_INDEX_SIZE),
+    ];
+    for (section, blob, limit) in limits {
+        if blob.size > limit {
+            return Err(PackError::TooLarge { section, size: blob.size, limit }.into());
+        }
+    }
+    Ok(())
+}
+
+fn offline(reference: &Reference) -> Error {
+    Error::NotCached { reference: reference.to_string(), missing: MissingBlob::Manifest }
+}

@@ -1,0 +1,75 @@
+//! `supermachine df`: what everything takes on disk.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use serde::Serialize;
+use supermachine_baker::Usage;
+
+use crate::error::Error;
+use crate::{Globals, format, store};
+
+/// Tell what everything takes on disk
+///
+/// OWN is what only this snapshot takes, SHARED what it has in common with others.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    snapshots: BTreeMap<String, Sizes>,
+    /// All blobs of the store.
+    blobs: u64,
+    /// Blobs that are kept for bakes to come.
+    kept: u64,
+    /// Blobs that `gc` removes.
+    unreferenced: u64,
+    /// Mapped forms in the cache.
+    mapped: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Sizes {
+    own: u64,
+    shared: u64,
+}
+
+/// Prints the sizes.
+pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
+    let usage = match store::open_existing(globals.store.as_deref())? {
+        Some(store) => store.usage()?,
+        None => Usage::default(),
+    };
+    let sizes = |(name, (own, shared))| (name, Sizes { own, shared });
+    let report = Report {
+        snapshots: usage.snapshots.into_iter().map(sizes).collect(),
+        blobs: usage.blobs,
+        kept: usage.kept,
+        unreferenced: usage.unreferenced,
+        mapped: usage.mapped,
+    };
+    let text = if args.json { format::json(&report) } else { report.text() };
+    io::stdout().write_all(text.as_bytes()).map_err(|source| Error::Output { source })?;
+    Ok(0)
+}
+
+impl Report {
+    fn text(&self) -> String {
+        let head = ["NAME", "OWN", "SHARED"].map(str::to_owned);
+        let row = |(name, sizes): (&String, &Sizes)| {
+            [name.clone(), format::bytes(sizes.own), format::bytes(sizes.shared)]
+        };
+        let rows: Vec<_> = std::iter::once(head).chain(self.snapshots.iter().map(row)).collect();
+        let sums = [
+            ["all blobs".to_owned(), format::bytes(self.blobs)],
+            ["kept for bakes".to_owned(), format::bytes(self.kept)],
+            ["unreferenced".to_owned(), format::bytes(self.unreferenced)],
+            ["mapped forms".to_owned(), format::bytes(self.mapped)],
+        ];
+        format!("{}\n{}", format::table(&rows), format::table(&sums))
+    }
+}

@@ -1,0 +1,39 @@
+//! `supermachine export`: a snapshot goes into one file.
+
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+use crate::{Globals, format, report, store};
+
+/// Write a snapshot to one file
+///
+/// The file is an OCI archive: `supermachine import` takes it, programs start machines from it as it
+/// is, and tools like skopeo and tar read it. The same snapshot gives the same bytes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The snapshot
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// The file, which is replaced; - for standard output
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+/// Writes the file.
+pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
+    let store = store::open_for(globals.store.as_deref(), &args.name)?;
+    let size = if args.file == Path::new("-") {
+        if io::stdout().is_terminal() {
+            return Err(Error::Terminal);
+        }
+        store.export_to(&args.name, &mut io::stdout().lock(), Path::new("standard output"))?
+    } else {
+        store.export(&args.name, &args.file)?
+    };
+    if !globals.quiet {
+        let (file, size) = (args.file.display(), format::bytes(size));
+        report::note(&format!("{} is in {file}, {size}", args.name));
+    }
+    Ok(0)
+}

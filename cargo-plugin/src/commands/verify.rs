@@ -1,0 +1,69 @@
+//! `supermachine verify`: every byte of snapshots is checked.
+
+use std::io::{self, Write};
+
+use supermachine::image::FormCheck;
+use supermachine_baker::Verified;
+
+use crate::error::Error;
+use crate::{Globals, format, report, store};
+
+/// Check every byte of snapshots
+///
+/// Compares all blobs with their digests, reads state and index, and decompresses every chunk. What is
+/// damaged in the cache is removed there, to be made again. The exit status is 1 if a snapshot is
+/// damaged.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The snapshots
+    #[arg(value_name = "NAME", required_unless_present = "all")]
+    names: Vec<String>,
+    /// All snapshots of the store
+    #[arg(long, conflicts_with = "names")]
+    all: bool,
+}
+
+/// Checks and tells of each snapshot in a line; of what is wrong, on standard error.
+pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
+    let mut names = args.names.clone();
+    let store = match (names.first(), store::open_existing(globals.store.as_deref())?) {
+        (_, Some(store)) => store,
+        (Some(name), None) => store::open_for(globals.store.as_deref(), name)?,
+        (None, None) => return Ok(0),
+    };
+    if args.all {
+        names = store.names()?;
+    }
+    let mut status = 0;
+    for name in &names {
+        match store.verify(name) {
+            Ok(verified) => {
+                if !verified.problems.is_empty() {
+                    status = 1;
+                }
+                tell(name, &verified)?;
+            }
+            Err(error) => {
+                report::error(&error);
+                status = 1;
+            }
+        }
+    }
+    Ok(status)
+}
+
+fn tell(name: &str, verified: &Verified) -> Result<(), Error> {
+    let (size, chunks) = (format::bytes(verified.size), verified.chunks);
+    let mapped = match verified.mapped {
+        Some(FormCheck::Whole) => ", mapped form whole",
+        Some(FormCheck::Removed) => ", damaged mapped form removed",
+        _ => "",
+    };
+    let line = match verified.problems.is_empty() {
+        true => format!("{name}: whole, {size}, {chunks} chunks{mapped}"),
+        false => format!("{name}: damaged"),
+    };
+    writeln!(io::stdout(), "{line}").map_err(|source| Error::Output { source })?;
+    verified.problems.iter().for_each(|problem| report::error(problem));
+    Ok(())
+}
