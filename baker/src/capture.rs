@@ -59,8 +59,8 @@ impl Capture {
         let also = match behind.is_listed {
             true => Vec::new(),
             false => {
-                let places = behind.pack.index.memory.flattened(0).into_iter();
-                places.filter_map(|(place, number)| number.map(|_| place)).collect()
+                let all = behind.pack.index.memory.flattened(0);
+                all.chunks().filter_map(|(place, number)| number.map(|_| place)).collect()
             }
         };
         let composition = Composition {

@@ -7,15 +7,16 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use supermachine::image::Blobs;
 use supermachine::machine::MachineError;
-use supermachine::{Error, Image, VmConfig};
+use supermachine::pack::{Layout, Manifest, Pack};
+use supermachine::{Error, ExecOutcome, Image, VmConfig, Way};
 use supermachine_baker::{BakeError, OciImageBuilder, Ready, Store};
 use supermachine_formats::Digest;
-use supermachine_formats::snapshot::{Architecture, Snapshot, SnapshotError};
+use supermachine_formats::snapshot::Architecture;
 use supermachine_formats::wire::Failure;
 use support::{bake, baked, busybox, causes, own_store, sh, start, store, told};
 
@@ -135,10 +136,9 @@ fn entrypoint_that_ends_by_itself_leaves_its_work() {
 
 /// The files of one snapshot, to be damaged and mended.
 struct Victim {
-    _dir: tempfile::TempDir,
-    root: PathBuf,
-    digest: Digest,
-    snapshot: Snapshot,
+    dir: tempfile::TempDir,
+    layout: Layout,
+    pack: Arc<Pack>,
 }
 
 impl Victim {
@@ -148,175 +148,197 @@ impl Victim {
         let root = dir.path().join("store");
         let status = Command::new("cp").arg("-r").arg(store().dir()).arg(&root).status().unwrap();
         assert!(status.success());
-        Self { _dir: dir, root, digest: image.digest(), snapshot: image.snapshot().clone() }
+        Self { dir, layout: Layout::open(root).unwrap(), pack: Arc::clone(image.pack().unwrap()) }
     }
 
     fn cache(&self) -> PathBuf {
-        self.root.join("cache")
-    }
-
-    fn blob(&self, digest: Digest) -> PathBuf {
-        Blobs::new(&self.root).path(&digest)
+        self.dir.path().join("cache")
     }
 
     fn open(&self) -> Result<Image, Error> {
-        Image::open(&Blobs::new(&self.root), self.digest, &self.cache())
+        Image::open(self.layout.source()?, self.pack.digest, &self.cache())
     }
 
-    /// Opens with a file changed, and changes it back.
-    fn open_with(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) -> Error {
-        let good = fs::read(path).unwrap();
+    /// Starts a machine from a cache of nothing, and runs a command.
+    fn run(&self, config: &VmConfig) -> Result<ExecOutcome, Error> {
+        let _ = fs::remove_dir_all(self.cache());
+        self.open()?.start(config)?.exec(["echo", "well"])
+    }
+
+    fn assert_well(&self, config: &VmConfig) {
+        let outcome = self.run(config).unwrap_or_else(|error| panic!("{}", causes(&error)));
+        assert_eq!(support::succeeded(&outcome, "echo"), "well\n");
+    }
+
+    /// Runs with a blob changed, and changes it back; tells how each way to start ended.
+    fn run_with(
+        &self,
+        blob: Digest,
+        change: impl FnOnce(&mut Vec<u8>),
+    ) -> [Result<ExecOutcome, Error>; 2] {
+        let path = self.layout.blob_path(blob);
+        let good = fs::read(&path).unwrap();
         let mut bad = good.clone();
         change(&mut bad);
-        fs::write(path, &bad).unwrap();
-        let error = self.open().unwrap_err();
-        fs::write(path, &good).unwrap();
-        error
+        fs::write(&path, &bad).unwrap();
+        let configs = [VmConfig::new(), VmConfig::new().with_expand_first(true)];
+        let results = configs.map(|config| self.run(&config));
+        fs::write(&path, &good).unwrap();
+        results
     }
-}
 
-fn number(bytes: &[u8]) -> usize {
-    bytes.iter().rev().fold(0, |sum, byte| sum << 8 | usize::from(*byte))
+    /// The same when both ways must fail: their errors.
+    fn fail_with(&self, blob: Digest, change: impl FnOnce(&mut Vec<u8>)) -> [String; 2] {
+        self.run_with(blob, change).map(|result| causes(&result.unwrap_err()))
+    }
 }
 
 #[test]
-fn damage_in_each_section_of_a_state_file_is_named() {
+fn damage_in_each_part_of_a_pack_is_named_before_the_guest_runs() {
     let victim = Victim::new();
-    let state = victim.blob(victim.digest);
-    victim.open().unwrap();
-    let bytes = fs::read(&state).unwrap();
-    let count = number(&bytes[28..32]);
-    let mut sections = Vec::new();
-    for entry in bytes[32..32 + 48 * count].chunks(48) {
-        let (offset, length) = (number(&entry[4..8]), number(&entry[8..16]));
-        let error = victim.open_with(&state, |bytes| bytes[offset + length / 2] ^= 0x10);
-        match error {
-            Error::Snapshot { snapshot, source: SnapshotError::Digest { section } } => {
-                assert_eq!(snapshot, victim.digest);
-                sections.push(section);
-            }
-            other => panic!("{other:?}"),
-        }
-    }
-    let expected = [
-        "machine",
-        "workload",
-        "vcpus",
-        "ioapic",
-        "clock",
-        "slots",
-        "serial",
-        "disks",
-        "memory",
-        "working set",
+    let Manifest { config, state, index, .. } = &victim.pack.manifest;
+    let parts = [
+        ("manifest", victim.pack.digest),
+        ("config", config.digest),
+        ("state", state.digest),
+        ("index", index.digest),
     ];
-    assert_eq!(sections, expected);
-    for offset in [0, 8, 10, 12, 28, 40, 33 + 48 * count] {
-        let error = victim.open_with(&state, |bytes| bytes[offset] ^= 0x40);
-        assert!(matches!(error, Error::Snapshot { .. }), "{offset}: {error:?}");
+    for (section, blob) in parts {
+        let size = fs::metadata(victim.layout.blob_path(blob)).unwrap().len() as usize;
+        for at in [0, size / 3, size - 1] {
+            for text in victim.fail_with(blob, |bytes| bytes[at] ^= 0x40) {
+                assert!(text.contains(&format!("{section} is damaged")), "{section} {at}: {text}");
+            }
+        }
+        for length in [0, size / 2, size - 1] {
+            for text in victim.fail_with(blob, |bytes| bytes.truncate(length)) {
+                assert!(text.contains(section), "{section} {length}: {text}");
+            }
+        }
+        let (path, away) = (victim.layout.blob_path(blob), victim.dir.path().join("away"));
+        fs::rename(&path, &away).unwrap();
+        let text = causes(&victim.run(&VmConfig::new()).unwrap_err());
+        assert!(text.contains(&format!("{section} is missing")), "{text}");
+        fs::rename(&away, &path).unwrap();
     }
-    for length in [0, 7, 31, 100, bytes.len() / 2, bytes.len() - 1] {
-        let error = victim.open_with(&state, |bytes| bytes.truncate(length));
-        assert!(matches!(error, Error::Snapshot { .. }), "{length}: {error:?}");
-    }
-    let error = victim.open_with(&state, |bytes| bytes.push(0));
-    assert!(matches!(error, Error::Snapshot { .. }), "{error:?}");
-    assert_eq!(sh(&victim.open().unwrap().start(&VmConfig::new()).unwrap(), "echo well"), "well\n");
+    victim.assert_well(&VmConfig::new());
+    victim.assert_well(&VmConfig::new().with_expand_first(true));
 }
 
 #[test]
-fn damaged_pages_and_disks_are_named() {
+fn damaged_chunks_are_named_and_no_guest_goes_on_with_them() {
     let victim = Victim::new();
-    victim.open().unwrap();
-    let pages = victim.snapshot.memory.blob;
-    let disk = victim.snapshot.disks[0].blob;
-    let flip = |bytes: &mut Vec<u8>| {
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-    };
-    for (wanted, blob) in [("pages", pages), ("disk", disk)] {
-        let path = victim.blob(blob);
-        // What is mapped already stands by itself; made anew, it is made of checked pages.
-        let _ = fs::remove_dir_all(victim.cache());
-        let error = victim.open_with(&path, flip);
-        let Error::DamagedBlob { what, path: told, found } = &error else { panic!("{error:?}") };
-        assert_eq!((*what, told), (wanted, &path));
-        assert_ne!(*found, blob);
-        let error = victim.open_with(&path, |bytes| bytes.truncate(bytes.len() / 2));
-        assert!(
-            matches!(&error, Error::DamagedBlob { .. } | Error::MissingBlob { .. }),
-            "{wanted}: {error:?}"
-        );
+    let mut lost = 0;
+    for blob in &victim.pack.index.blobs {
+        // Of each chunk, since a start on demand needs only some.
+        let mut ends = Vec::new();
+        let mut end = 0;
+        for chunk in &blob.chunks {
+            end += chunk.stored as usize;
+            ends.push(end);
+        }
+        let [on_demand, expanded] = victim.run_with(blob.digest, |bytes| {
+            for end in &ends {
+                bytes[*end - 1] ^= 0x10;
+            }
+        });
+        let expanded = causes(&expanded.unwrap_err());
+        assert!(expanded.contains("chunks are damaged"), "{expanded}");
+        assert!(expanded.contains(&blob.digest.to_string()), "{expanded}");
+        match on_demand {
+            // Nothing of this blob was touched.
+            Ok(outcome) => assert_eq!(support::succeeded(&outcome, "echo"), "well\n"),
+            Err(error) => {
+                lost += 1;
+                let error = causes(&error);
+                assert!(error.contains("chunks are damaged"), "{error}");
+            }
+        }
+        for text in victim.fail_with(blob.digest, |bytes| bytes.truncate(bytes.len() / 2)) {
+            assert!(text.contains("chunks has") && text.contains(&blob.digest.hex()), "{text}");
+        }
+        // Most of these are the parent's.
+        let path = victim.layout.blob_path(blob.digest);
         let good = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();
-        let error = victim.open().unwrap_err();
-        let Error::MissingBlob { what, .. } = &error else { panic!("{error:?}") };
-        assert_eq!(*what, wanted);
+        let text = causes(&victim.run(&VmConfig::new()).unwrap_err());
+        assert!(text.contains("chunks is missing"), "{text}");
         fs::write(&path, good).unwrap();
     }
-    assert_eq!(sh(&victim.open().unwrap().start(&VmConfig::new()).unwrap(), "echo well"), "well\n");
+    assert!(lost > 0, "no start on demand touched anything");
+    victim.assert_well(&VmConfig::new());
 }
 
 #[test]
-fn missing_parent_and_damaged_names_are_told() {
+fn damaged_names_are_told() {
     let victim = Victim::new();
-    let parent = victim.blob(victim.snapshot.machine.parent.unwrap());
-    let good = fs::read(&parent).unwrap();
-    fs::remove_file(&parent).unwrap();
-    let error = victim.open().unwrap_err();
-    let Error::MissingBlob { what, path } = &error else { panic!("{error:?}") };
-    assert_eq!((*what, path), ("state", &parent));
-    fs::write(&parent, good).unwrap();
-
-    let name = victim.root.join("names").join("busybox");
-    for text in ["", "\n", "sha256:", "sha256:12", "no digest at all", "\0\u{ff}"] {
-        fs::write(&name, text).unwrap();
-        let error = Image::from_snapshot(&name).unwrap_err();
-        assert!(matches!(&error, Error::NotAReference { .. }), "{text:?}: {error:?}");
-        let store = Store::open_with_cache(&victim.root, victim.cache()).unwrap();
-        let error = store.image("busybox").unwrap_err();
-        let text = causes(&error);
-        assert!(text.contains("does not name a snapshot"), "{text}");
+    let path = victim.layout.dir().join("index.json");
+    let store = || Store::open_with_cache(victim.layout.dir(), victim.cache()).unwrap();
+    let good = fs::read_to_string(&path).unwrap();
+    for text in ["", "no JSON", "{}", r#"{"manifests":[{}]}"#, "\0\u{ff}"] {
+        fs::write(&path, text).unwrap();
+        let error = causes(&store().image("busybox").unwrap_err());
+        assert!(error.contains("index.json"), "{text:?}: {error}");
+        let error = Image::from_store(victim.layout.dir(), "busybox").unwrap_err();
+        assert!(causes(&error).contains("index.json"), "{text:?}: {error:?}");
     }
-    fs::write(&name, [0xFF, 0xFE]).unwrap();
-    let error = Image::from_snapshot(&name).unwrap_err();
-    assert!(matches!(&error, Error::NotAReference { .. }), "{error:?}");
-    let error = Image::from_snapshot(victim.root.join("names/none")).unwrap_err();
-    assert!(matches!(error, Error::NoSnapshot { .. }), "{error:?}");
+    let gone = good.replace(&victim.pack.digest.hex(), &Digest::of(b"gone").hex());
+    fs::write(&path, gone).unwrap();
+    let error = causes(&store().image("busybox").unwrap_err());
+    assert!(error.contains("manifest is missing"), "{error}");
+    fs::write(&path, good).unwrap();
+    store().image("busybox").unwrap();
+    let error = Image::from_store(victim.layout.dir(), "none").unwrap_err();
+    assert!(causes(&error).contains("no snapshot none in "), "{error:?}");
+    let error = Image::from_snapshot(victim.dir.path().join("none")).unwrap_err();
+    assert!(causes(&error).contains("no snapshot at "), "{error:?}");
 }
 
 #[test]
 fn damaged_mapped_form_is_made_again() {
     let victim = Victim::new();
-    victim.open().unwrap();
-    let mapped = victim.cache().join("mapped").join(victim.digest.hex());
     let well = || {
         let image = victim.open().unwrap();
-        assert_eq!(sh(&image.start(&VmConfig::new()).unwrap(), "echo well"), "well\n");
+        let vm = image.start(&VmConfig::new().with_expand_first(true)).unwrap();
+        let way = vm.timings().way();
+        assert_eq!(sh(&vm, "echo well"), "well\n");
+        way
     };
-    let memory = mapped.join("memory");
-    let size = fs::metadata(&memory).unwrap().len();
-    fs::File::options().write(true).open(&memory).unwrap().set_len(size / 2).unwrap();
-    well();
-    fs::write(&memory, b"not what it was").unwrap();
-    well();
-    fs::remove_file(&memory).unwrap();
-    well();
-    fs::write(mapped.join("stamp"), b"").unwrap();
-    well();
-    fs::remove_dir_all(&mapped).unwrap();
-    well();
+    assert_eq!(well(), Way::Expanded);
+    assert_eq!(well(), Way::Mapped);
+    let form = victim.cache().join("snapshots").join(victim.pack.digest.hex());
+    let mut files = vec![form.join("form"), form.join("state")];
+    for folder in ["memory", "overlays", "disks"] {
+        let entries = fs::read_dir(victim.cache().join(folder)).unwrap();
+        let all = entries.map(|entry| entry.unwrap().path());
+        files.extend(all.filter(|path| path.extension().is_none()));
+    }
+    assert_eq!(files.len(), 5, "{files:?}");
+    for (number, file) in files.iter().enumerate() {
+        match number % 3 {
+            0 => fs::remove_file(file).unwrap(),
+            1 => fs::write(file, b"not what it was").unwrap(),
+            _ => {
+                let file = fs::File::options().write(true).open(file).unwrap();
+                file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+            }
+        }
+        assert_eq!(well(), Way::Expanded, "{file:?}");
+        assert_eq!(well(), Way::Mapped, "{file:?}");
+    }
+    fs::remove_dir_all(victim.cache()).unwrap();
+    assert_eq!(well(), Way::Expanded);
 }
 
 #[test]
 fn snapshot_of_another_architecture_is_refused() {
     let victim = Victim::new();
-    let mut snapshot = victim.snapshot.clone();
+    let mut snapshot = victim.pack.snapshot.clone();
     snapshot.architecture = Architecture::Aarch64;
-    let bytes = snapshot.encode();
-    let digest = Digest::of(&bytes);
-    fs::write(victim.blob(digest), &bytes).unwrap();
-    let opened = Image::open(&Blobs::new(&victim.root), digest, &victim.cache());
+    let state = victim.layout.put(&snapshot.encode()).unwrap();
+    let manifest = Manifest { state, ..victim.pack.manifest.clone() };
+    let digest = victim.layout.put(&manifest.encode()).unwrap().digest;
+    let opened = Image::open(victim.layout.source().unwrap(), digest, &victim.cache());
     let error = opened.and_then(|image| image.start(&VmConfig::new())).unwrap_err();
     let Error::Machine { source: MachineError::Architecture { found, host } } = &error else {
         panic!("{error:?}")

@@ -9,7 +9,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use supermachine::{Image, VmConfig};
+use supermachine::{Image, VmConfig, Way};
 use support::{bake, baked, busybox, sh, start, succeeded};
 
 /// How far a guest's clock may be from the host's.
@@ -138,17 +138,47 @@ fn ten_machines_live_at_once() {
     }
 }
 
+#[test]
+fn first_start_takes_pages_as_they_come_and_later_ones_the_mapped_form() {
+    let image = busybox();
+    let open = |cache: &std::path::Path| {
+        Image::open(image.source().clone(), image.digest(), cache).unwrap()
+    };
+    let (begin, cache) = (Instant::now(), support::folder().join("on-demand"));
+    let fresh = open(&cache);
+    let vm = start(&fresh);
+    assert_eq!(vm.timings().way(), Way::OnDemand, "these tests need a user with userfaultfd");
+    // More than what a start and a command use: all of the program, and a lot of memory.
+    let script = "md5sum /bin/busybox; head -c 20000000 /dev/zero > /tmp/a; md5sum /tmp/a; rm /tmp/a";
+    let on_demand = sh(&vm, script);
+    let mapped = loop {
+        let vm = start(&open(&cache));
+        if vm.timings().way() == Way::Mapped {
+            break vm;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(120), "the mapped form is not made");
+    };
+    assert_eq!(sh(&mapped, script), on_demand);
+    // The first machine stays as it began.
+    assert_eq!(sh(&vm, script), on_demand);
+    let vm = open(&support::folder().join("expanded"))
+        .start(&VmConfig::new().with_expand_first(true))
+        .unwrap();
+    assert_eq!(vm.timings().way(), Way::Expanded);
+    assert_eq!(sh(&vm, script), on_demand);
+}
+
 /// In a process of its own, since threads and descriptors of other tests would be counted.
 #[test]
 fn ended_machines_leave_no_threads_and_descriptors() {
     const WITHIN: &str = "SUPERMACHINE_TEST_COUNTS";
-    if let Some(name) = std::env::var_os(WITHIN) {
-        return count_leftovers(&Image::from_snapshot(name).unwrap());
+    if let Some(store) = std::env::var_os(WITHIN) {
+        return count_leftovers(&Image::from_store(store, "busybox").unwrap());
     }
     busybox();
     let status = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "ended_machines_leave_no_threads_and_descriptors", "--nocapture"])
-        .env(WITHIN, support::store().name_path("busybox").unwrap())
+        .env(WITHIN, support::store().dir())
         .env("XDG_CACHE_HOME", support::folder().join("second-cache"))
         .status()
         .unwrap();

@@ -2,12 +2,19 @@
 
 #[path = "../../fuzz/bodies/mutate.rs"]
 mod mutate;
+#[path = "../../fuzz/bodies/pack_index.rs"]
+mod pack_index;
 #[path = "../../fuzz/bodies/snapshot_state.rs"]
 mod snapshot_state;
 #[path = "../../fuzz/bodies/wire_agent.rs"]
 mod wire_agent;
 #[path = "../../fuzz/bodies/wire_host.rs"]
 mod wire_host;
+
+#[test]
+fn pack_index_stands_mutations() {
+    mutate::smoke(&pack_index::samples(), pack_index::run);
+}
 
 #[test]
 fn snapshot_state_stands_mutations() {

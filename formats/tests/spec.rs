@@ -3,6 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use supermachine_formats::codec::DecodeError;
+use supermachine_formats::pack::{
+    ARTIFACT_TYPE, CHUNK_SIZE, CHUNKS_TYPE, CONFIG_TYPE, INDEX_HEADER_SIZE, INDEX_MAGIC,
+    INDEX_TYPE, INDEX_VERSION, MAX_BLOBS, MAX_INDEX_SIZE, MAX_LAYERS, MAX_PLACED, MAX_SPACES,
+    MAX_STATE_SIZE, MAX_STORED, STATE_TYPE,
+};
 use supermachine_formats::snapshot::baseline::{Baseline, FeatureWord, MAX_FEATURE_WORDS};
 use supermachine_formats::snapshot::memory::PAGE_SIZE;
 use supermachine_formats::snapshot::x86_64::{IOAPIC_PINS, LAPIC_SIZE, XSAVE_SIZE};
@@ -10,7 +15,7 @@ use supermachine_formats::snapshot::{
     FORMAT_VERSION, HEADER_SIZE, MAGIC, MAX_SECTIONS, MAX_SLOTS, MAX_VCPUS, Section,
     TABLE_ENTRY_SIZE,
 };
-use supermachine_formats::wire::{self, Control, Event, Input, Message, Reply, Request};
+use supermachine_formats::wire::{self, Control, Event, Input, Message, Reply, Request, Segment};
 
 const SPEC: &str = include_str!("../SPEC.md");
 
@@ -75,6 +80,7 @@ fn every_message_is_in_the_spec_with_its_kind() {
         (kinds::<Request>(), ("request", "host")),
         (kinds::<Input>(), ("request", "host")),
         (kinds::<Reply>(), ("request", "agent")),
+        (kinds::<Segment>(), ("connection", "host")),
     ] {
         known.extend(kinds.into_iter().map(|kind| (kind, place)));
     }
@@ -92,16 +98,18 @@ fn messages_without_fields_have_the_names_that_the_spec_tells() {
             Request::decode(kind, &[]).map(|message| format!("{message:?}")).ok(),
             Input::decode(kind, &[]).map(|message| format!("{message:?}")).ok(),
             Reply::decode(kind, &[]).map(|message| format!("{message:?}")).ok(),
+            Segment::decode(kind, &[]).map(|message| format!("{message:?}")).ok(),
         ];
         assert!(names.iter().flatten().any(|name| name == row[1]), "{row:?}: {names:?}");
         found += 1;
     }
-    assert_eq!(found, 6);
+    assert_eq!(found, 7);
 }
 
 #[test]
 fn sizes_and_limits_are_those_of_the_spec() {
     let magic = std::str::from_utf8(&MAGIC).unwrap();
+    let index_magic = std::str::from_utf8(&INDEX_MAGIC).unwrap();
     for text in [
         format!("| magic | `{magic}`;"),
         format!("| version | {FORMAT_VERSION};"),
@@ -115,6 +123,26 @@ fn sizes_and_limits_are_those_of_the_spec() {
         format!("`[u8; {XSAVE_SIZE}]?` | xsave"),
         format!("`pins` `[u64; {IOAPIC_PINS}]`"),
         format!("A page is {PAGE_SIZE} bytes."),
+        format!("| magic | `{index_magic}`;"),
+        format!("| version | {INDEX_VERSION}; else refused"),
+        format!("| {INDEX_HEADER_SIZE} | `list of Blob` | blobs | at most {MAX_BLOBS};"),
+        format!("| disks | at most {};", MAX_SPACES - 1),
+        format!("`layers` `list of Layer`, at most {MAX_LAYERS},"),
+        format!("of the chunk's {CHUNK_SIZE} bytes"),
+        format!("A chunk is {CHUNK_SIZE} bytes of a space"),
+        format!("bytes of its frame, 1 to {MAX_STORED} |"),
+        format!("have at most {MAX_PLACED} chunks together"),
+        format!(
+            "| state | `{STATE_TYPE}` | the [state file](#state-file) | {} MiB |",
+            MAX_STATE_SIZE >> 20
+        ),
+        format!(
+            "| index | `{INDEX_TYPE}` | which chunks there are, and where they belong | {} MiB |",
+            MAX_INDEX_SIZE >> 20
+        ),
+        format!("| config | `{CONFIG_TYPE}` |"),
+        format!("| chunks | `{CHUNKS_TYPE}` |"),
+        format!("ARTIFACT is `{ARTIFACT_TYPE}`;"),
         format!("Version {}. Streams", wire::VERSION),
         format!("of the payload; at most {} |", wire::MAX_PAYLOAD),
         format!("| {} | host | the control stream", wire::CONTROL_PORT),

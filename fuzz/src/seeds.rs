@@ -10,6 +10,18 @@ mod layer;
 #[path = "../bodies/oci.rs"]
 mod oci;
 #[allow(dead_code, reason = "only the samples are used here")]
+#[path = "../bodies/pack_index.rs"]
+mod pack_index;
+#[allow(dead_code, reason = "only the samples are used here")]
+#[path = "../bodies/pack_manifest.rs"]
+mod pack_manifest;
+#[allow(dead_code, reason = "only the samples are used here")]
+#[path = "../bodies/pack_open.rs"]
+mod pack_open;
+#[allow(dead_code, reason = "only the samples are used here")]
+#[path = "../bodies/pack_samples.rs"]
+mod pack_samples;
+#[allow(dead_code, reason = "only the samples are used here")]
 #[path = "../bodies/snapshot_state.rs"]
 mod snapshot_state;
 #[allow(dead_code, reason = "only the samples are used here")]
@@ -23,6 +35,9 @@ fn main() -> io::Result<()> {
     for (target, samples) in [
         ("layer", layer::samples()),
         ("oci", oci::samples()),
+        ("pack_index", pack_index::samples()),
+        ("pack_manifest", pack_manifest::samples()),
+        ("pack_open", pack_open::samples()),
         ("snapshot_state", snapshot_state::samples()),
         ("wire_agent", wire_agent::samples()),
         ("wire_host", wire_host::samples()),

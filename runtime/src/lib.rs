@@ -22,6 +22,10 @@
 //! # }
 //! ```
 
+// The samples of tests speak of this crate as others do.
+#[cfg(test)]
+extern crate self as supermachine;
+
 pub mod agent;
 mod config;
 mod error;
@@ -33,6 +37,9 @@ mod live;
 pub mod machine;
 pub mod pack;
 mod paths;
+#[cfg(test)]
+#[path = "../../fuzz/bodies/pack_samples.rs"]
+mod samples;
 mod stats;
 mod timings;
 mod vm;

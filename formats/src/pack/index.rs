@@ -2,8 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::CHUNK_SIZE;
-use super::{MAX_INDEX_SIZE, MAX_STORED};
+use super::{CHUNK_SIZE, MAX_INDEX_SIZE, MAX_STORED};
 use crate::codec::{DecodeError, Put, Reader};
 use crate::record::{Field, record};
 use crate::{Digest, Hasher};
@@ -21,7 +20,11 @@ pub const MAX_LAYERS: usize = 64;
 /// The most spaces: the memory and the disks.
 pub const MAX_SPACES: usize = 65;
 
-const MAX_BLOBS: usize = 4096;
+/// The most blobs: each is an open file while a machine starts.
+pub const MAX_BLOBS: usize = 4096;
+/// The most chunks that all layers of all spaces put in place, zeros not counted: 1 TiB. One
+/// stored chunk can be put in many places, so that the index's size alone is no bound.
+pub const MAX_PLACED: u64 = 16 << 20;
 /// The largest space, which a memory of 1 TiB and any disk window fit in.
 const MAX_SPACE_SIZE: u64 = 16 << 40;
 
@@ -61,15 +64,6 @@ record! {
         extents: Vec<Extent>,
     }
 
-    /// A memory or a disk.
-    pub struct Space {
-        /// Its size in bytes, a multiple of the chunk's.
-        size: u64,
-        /// From the oldest snapshot to the youngest; a younger one's chunks are in front of an
-        /// older one's. What no layer names is zeros.
-        layers: Vec<Layer>,
-    }
-
     /// A place in a space.
     #[derive(Copy)]
     pub struct Place {
@@ -78,19 +72,30 @@ record! {
         /// The place, counted in chunks.
         place: u32,
     }
+}
 
-    /// Where all of a snapshot's chunks are.
-    pub struct Index {
-        /// Chunks are numbered through all blobs.
-        blobs: Vec<Blob>,
-        /// The memory.
-        memory: Space,
-        /// The disks, as the state file lists them.
-        disks: Vec<Space>,
-        /// Places that are used between a restore and the end of the first command, in the
-        /// order of their use.
-        first_use: Vec<Place>,
-    }
+/// A memory or a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Space {
+    /// Its size in bytes, a multiple of the chunk's.
+    pub size: u64,
+    /// From the oldest snapshot to the youngest; a younger one's chunks are in front of an
+    /// older one's. What no layer names is zeros. At most [`MAX_LAYERS`].
+    pub layers: Vec<Layer>,
+}
+
+/// Where all of a snapshot's chunks are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Index {
+    /// Chunks are numbered through all blobs, of which there are at most [`MAX_BLOBS`].
+    pub blobs: Vec<Blob>,
+    /// The memory.
+    pub memory: Space,
+    /// The disks, as the state file lists them. With the memory at most [`MAX_SPACES`].
+    pub disks: Vec<Space>,
+    /// Places that are used between a restore and the end of the first command, in the
+    /// order of their use.
+    pub first_use: Vec<Place>,
 }
 
 /// Why an index was refused.
@@ -128,6 +133,45 @@ pub enum IndexError {
     },
 }
 
+// These two take far more room than their bytes do, so that their lists need limits.
+impl Field for Space {
+    const MIN_SIZE: usize = u64::MIN_SIZE + Vec::<Layer>::MIN_SIZE;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        self.size.put(out);
+        self.layers.put(out);
+    }
+
+    fn read(_: &'static str, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let size = Field::read("size", reader)?;
+        let layers = reader
+            .list("layers", MAX_LAYERS, Layer::MIN_SIZE, |reader| Layer::read("layer", reader))?;
+        Ok(Self { size, layers })
+    }
+}
+
+impl Field for Index {
+    const MIN_SIZE: usize = 3 * Vec::<Blob>::MIN_SIZE + Space::MIN_SIZE;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        self.blobs.put(out);
+        self.memory.put(out);
+        self.disks.put(out);
+        self.first_use.put(out);
+    }
+
+    fn read(_: &'static str, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let blob = |reader: &mut Reader<'_>| Blob::read("blob", reader);
+        let disk = |reader: &mut Reader<'_>| Space::read("disk", reader);
+        Ok(Self {
+            blobs: reader.list("blobs", MAX_BLOBS, Blob::MIN_SIZE, blob)?,
+            memory: Field::read("memory", reader)?,
+            disks: reader.list("disks", MAX_SPACES - 1, Space::MIN_SIZE, disk)?,
+            first_use: Field::read("first use", reader)?,
+        })
+    }
+}
+
 impl Blob {
     /// Bytes of the blob.
     #[must_use]
@@ -148,33 +192,97 @@ impl Extent {
         let Self { first, count, chunk } = *self;
         (0..count).map(move |step| (first + step, (chunk != ZERO).then(|| chunk + step)))
     }
+
+    /// The part from a place on.
+    fn after(self, place: u64) -> Self {
+        let gone = place.saturating_sub(self.first.into()).min(self.count.into());
+        let gone = u32::try_from(gone).unwrap_or(self.count);
+        let chunk = if self.chunk == ZERO { ZERO } else { self.chunk + gone };
+        Self { first: self.first + gone, count: self.count - gone, chunk }
+    }
+
+    /// The part before a place.
+    fn before(self, place: u32) -> Self {
+        Self { count: place.saturating_sub(self.first).min(self.count), ..self }
+    }
+
+    /// Whether another one follows in both its place and its chunks.
+    fn goes_on_as(&self, next: &Self) -> bool {
+        let chunks_follow = match (self.chunk, next.chunk) {
+            (ZERO, ZERO) => true,
+            (ZERO, _) | (_, ZERO) => false,
+            (chunk, next) => chunk.checked_add(self.count) == Some(next),
+        };
+        self.end() == u64::from(next.first)
+            && chunks_follow
+            && self.count.checked_add(next.count).is_some()
+    }
 }
 
 impl Layer {
     /// Gathers chunks, given in rising order of their places, into extents.
     #[must_use]
     pub fn of(chunks: impl IntoIterator<Item = (u32, Option<u32>)>) -> Self {
-        let mut extents: Vec<Extent> = Vec::new();
-        for (place, number) in chunks {
-            let chunk = number.unwrap_or(ZERO);
-            match extents.last_mut() {
-                Some(last)
-                    if last.end() == u64::from(place)
-                        && ((chunk == ZERO && last.chunk == ZERO)
-                            || (last.chunk != ZERO
-                                && last.chunk.checked_add(last.count) == Some(chunk))) =>
-                {
-                    last.count += 1;
-                }
-                _ => extents.push(Extent { first: place, count: 1, chunk }),
-            }
+        let mut layer = Self::default();
+        for (first, number) in chunks {
+            layer.append(Extent { first, count: 1, chunk: number.unwrap_or(ZERO) });
         }
-        Self { extents }
+        layer
     }
 
     /// Each chunk's place and number, in rising order of places.
     pub fn chunks(&self) -> impl Iterator<Item = (u32, Option<u32>)> {
         self.extents.iter().flat_map(Extent::chunks)
+    }
+
+    /// The number of the chunk at a place; none if the layer does not name the place, or it
+    /// holds zeros.
+    #[must_use]
+    pub fn number(&self, place: u32) -> Option<u32> {
+        let after = self.extents.partition_point(|extent| extent.first <= place);
+        let extent = self.extents.get(after.checked_sub(1)?)?;
+        let step = place - extent.first;
+        (step < extent.count && extent.chunk != ZERO).then(|| extent.chunk + step)
+    }
+
+    /// This layer in front of another one. Takes time and room by extents, which an index
+    /// cannot lie about, not by chunks.
+    fn over(&self, behind: &Self) -> Self {
+        let mut all = Self::default();
+        let mut front = self.extents.iter().peekable();
+        for extent in &behind.extents {
+            let mut rest = *extent;
+            while let Some(next) = front.next_if(|next| next.first < rest.first) {
+                all.append(*next);
+                rest = rest.after(next.end());
+            }
+            // What stands in front may also reach in from before.
+            if let Some(last) = all.extents.last() {
+                rest = rest.after(last.end());
+            }
+            while rest.count > 0 {
+                let Some(next) = front.next_if(|next| u64::from(next.first) < rest.end()) else {
+                    break;
+                };
+                all.append(rest.before(next.first));
+                all.append(*next);
+                rest = rest.after(next.end());
+            }
+            all.append(rest);
+        }
+        front.for_each(|next| all.append(*next));
+        all
+    }
+
+    /// Adds an extent behind the last one, or to it.
+    fn append(&mut self, extent: Extent) {
+        if extent.count == 0 {
+            return;
+        }
+        match self.extents.last_mut() {
+            Some(last) if last.goes_on_as(&extent) => last.count += extent.count,
+            _ => self.extents.push(extent),
+        }
     }
 }
 
@@ -185,23 +293,17 @@ impl Space {
         Self { size, layers: Vec::new() }
     }
 
-    /// What layers `from..` put together hold: each place's chunk, in rising order.
+    /// What layers `from..` put together hold, as one layer.
     #[must_use]
-    pub fn flattened(&self, from: usize) -> Vec<(u32, Option<u32>)> {
-        let mut places = alloc::collections::BTreeMap::new();
-        for layer in self.layers.iter().skip(from) {
-            places.extend(layer.chunks());
-        }
-        places.into_iter().collect()
+    pub fn flattened(&self, from: usize) -> Layer {
+        let layers = self.layers.iter().skip(from).rev();
+        layers.fold(Layer::default(), |front, behind| front.over(behind))
     }
 
     fn validate(&self, chunks: u64) -> Result<(), IndexError> {
         let inconsistent = |what| Err(IndexError::Inconsistent { what });
         if self.size == 0 || !self.size.is_multiple_of(CHUNK_SIZE) || self.size > MAX_SPACE_SIZE {
             return inconsistent("a space whose size is not whole chunks up to 16 TiB");
-        }
-        if self.layers.len() > MAX_LAYERS {
-            return inconsistent("more than 64 layers in a space");
         }
         for layer in &self.layers {
             let mut next = 0;
@@ -298,10 +400,18 @@ impl Index {
         let mut hasher = Hasher::new();
         hasher.update(&space.size.to_le_bytes());
         for layer in space.layers.iter().take(layers) {
-            for (place, number) in layer.chunks() {
-                hasher.update(&place.to_le_bytes());
-                let content = number.and_then(|number| contents.get(number as usize));
-                hasher.update(content.map_or(&[0; 32], |digest| &digest.0));
+            for extent in &layer.extents {
+                if extent.chunk == ZERO {
+                    hasher.update(&extent.first.to_le_bytes());
+                    hasher.update(&[0; 32]);
+                    hasher.update(&extent.count.to_le_bytes());
+                    continue;
+                }
+                for (place, number) in extent.chunks() {
+                    hasher.update(&place.to_le_bytes());
+                    let content = number.and_then(|number| contents.get(number as usize));
+                    hasher.update(content.map_or(&[0; 32], |digest| &digest.0));
+                }
             }
             hasher.update(&ZERO.to_le_bytes());
         }
@@ -310,12 +420,6 @@ impl Index {
 
     fn validate(&self) -> Result<(), IndexError> {
         let inconsistent = |what| Err(IndexError::Inconsistent { what });
-        if self.blobs.len() > MAX_BLOBS {
-            return inconsistent("more than 4096 blobs");
-        }
-        if 1 + self.disks.len() > MAX_SPACES {
-            return inconsistent("more than 64 disks");
-        }
         let stored = self.blobs.iter().flat_map(|blob| &blob.chunks);
         if stored.into_iter().any(|chunk| chunk.stored == 0 || chunk.stored > MAX_STORED) {
             return inconsistent("a chunk that takes no room, or more than any chunk can");
@@ -326,6 +430,12 @@ impl Index {
         }
         for space in self.spaces() {
             space.validate(chunks)?;
+        }
+        let extents =
+            self.spaces().flat_map(|space| &space.layers).flat_map(|layer| &layer.extents);
+        let stored = extents.filter(|extent| extent.chunk != ZERO);
+        if stored.map(|extent| u64::from(extent.count)).sum::<u64>() > MAX_PLACED {
+            return inconsistent("more than 1 TiB of chunks in their places");
         }
         for used in &self.first_use {
             let space = self.spaces().nth(used.space.into());

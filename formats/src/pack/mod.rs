@@ -11,7 +11,7 @@ mod tests;
 
 pub use index::{
     Blob, Chunk, Extent, INDEX_HEADER_SIZE, INDEX_MAGIC, INDEX_VERSION, Index, IndexError, Layer,
-    MAX_LAYERS, MAX_SPACES, Place, Space, ZERO,
+    MAX_BLOBS, MAX_LAYERS, MAX_PLACED, MAX_SPACES, Place, Space, ZERO,
 };
 
 /// Bytes of a chunk's content. Host pages are 4, 16 or 64 KiB, so that a chunk is whole pages

@@ -1,7 +1,11 @@
 use super::*;
 use crate::Digest;
+use crate::codec::DecodeError;
+use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
+
+extern crate std;
 
 fn chunk(name: &[u8], stored: u32) -> Chunk {
     Chunk { content: Digest::of(name), stored }
@@ -59,8 +63,9 @@ fn chunks_next_to_each_other_are_one_extent() {
 fn younger_layers_stand_in_front() {
     let memory = sample().memory;
     let all = [(0, Some(0)), (1, Some(3)), (2, None), (3, None), (5, Some(2))];
-    assert_eq!(memory.flattened(0), all);
-    assert_eq!(memory.flattened(1), [(1, Some(3)), (2, None), (3, None)]);
+    assert_eq!(memory.flattened(0).chunks().collect::<Vec<_>>(), all);
+    let own = [(1, Some(3)), (2, None), (3, None)];
+    assert_eq!(memory.flattened(1).chunks().collect::<Vec<_>>(), own);
 }
 
 #[test]
@@ -83,9 +88,7 @@ fn identity_is_that_of_the_content() {
 
 #[test]
 fn lies_are_refused() {
-    let in_memory = |extent: Extent| {
-        refused(|index| index.memory.layers[1].extents = vec![extent])
-    };
+    let in_memory = |extent: Extent| refused(|index| index.memory.layers[1].extents = vec![extent]);
     let beyond = "an extent beyond its space";
     assert_eq!(in_memory(Extent { first: 16, count: 1, chunk: 0 }), beyond);
     assert_eq!(in_memory(Extent { first: 1, count: u32::MAX, chunk: ZERO }), beyond);
@@ -105,11 +108,110 @@ fn lies_are_refused() {
         assert_eq!(refused(|index| index.blobs[1].chunks[0].stored = bad), stored);
     }
     let first_use = "a first use of a place that no space has";
-    for bad in [Place { space: 0, place: 16 }, Place { space: 1, place: 32 }, Place { space: 2, place: 0 }] {
+    for bad in
+        [Place { space: 0, place: 16 }, Place { space: 1, place: 32 }, Place { space: 2, place: 0 }]
+    {
         assert_eq!(refused(|index| index.first_use.push(bad)), first_use);
     }
-    let layers = "more than 64 layers in a space";
-    assert_eq!(refused(|index| index.memory.layers = vec![Layer::default(); 65]), layers);
+}
+
+#[test]
+fn more_layers_disks_or_blobs_than_any_snapshot_has_are_refused_before_they_are_read() {
+    let limit = |change: fn(&mut Index)| {
+        let mut index = sample();
+        change(&mut index);
+        match Index::decode(&index.encode()) {
+            Err(IndexError::Malformed { source: DecodeError::TooLarge { field, limit, .. } }) => {
+                (field, limit)
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let layers = |index: &mut Index| index.memory.layers = vec![Layer::default(); 65];
+    assert_eq!(limit(layers), ("layers", 64));
+    let disks = |index: &mut Index| index.disks = vec![Space::empty(CHUNK_SIZE); 65];
+    assert_eq!(limit(disks), ("disks", 64));
+    let blobs = |index: &mut Index| index.blobs.resize(4097, index.blobs[0].clone());
+    assert_eq!(limit(blobs), ("blobs", 4096));
+}
+
+#[test]
+fn one_chunk_in_too_many_places_is_refused() {
+    let many = Layer { extents: vec![Extent { first: 0, count: 1 << 18, chunk: 0 }; 1] };
+    let mut index = sample();
+    index.memory.size = (1 << 18) * CHUNK_SIZE;
+    index.blobs[0].chunks = vec![chunk(b"a", 1); 1 << 18];
+    index.memory.layers = vec![many; 64];
+    index.disks.clear();
+    index.first_use.clear();
+    assert!(Index::decode(&index.encode()).is_ok());
+    index.disks = vec![Space { size: CHUNK_SIZE, layers: vec![Layer::of([(0, Some(0))])] }];
+    match Index::decode(&index.encode()) {
+        Err(IndexError::Inconsistent { what }) => {
+            assert_eq!(what, "more than 1 TiB of chunks in their places");
+        }
+        other => panic!("{:?}", other.map(drop)),
+    }
+}
+
+/// Zeros can be many for few bytes, and must cost no more than their bytes.
+#[test]
+fn vast_stretches_of_zeros_take_no_time_and_room() {
+    let zeros = Layer { extents: vec![Extent { first: 0, count: 1 << 28, chunk: ZERO }] };
+    let own = Layer::of([(7, Some(4))]);
+    let vast = Space { size: 16 << 40, layers: [vec![zeros; 63], vec![own]].concat() };
+    let mut index = sample();
+    index.disks = vec![vast; 64];
+    let begin = std::time::Instant::now();
+    let index = Index::decode(&index.encode()).unwrap();
+    for disk in &index.disks {
+        let flat = disk.flattened(0);
+        assert_eq!(flat.extents.len(), 3);
+        assert_eq!((flat.number(6), flat.number(7), flat.number(8)), (None, Some(4), None));
+        assert_ne!(index.identity(disk, 64), index.identity(disk, 63));
+    }
+    assert!(begin.elapsed() < std::time::Duration::from_secs(5), "{:?}", begin.elapsed());
+}
+
+/// Against the plain way: a map of places.
+#[test]
+fn flattening_is_laying_one_layer_over_another() {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = |limit: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % limit
+    };
+    for round in 0..2000 {
+        let mut layers = Vec::new();
+        for _ in 0..=random(4) {
+            let mut extents = Vec::new();
+            let mut first = 0;
+            for _ in 0..random(6) {
+                first += random(5) as u32;
+                let count = 1 + random(5) as u32;
+                let chunk = if random(3) == 0 { ZERO } else { random(20) as u32 };
+                extents.push(Extent { first, count, chunk });
+                first += count;
+            }
+            layers.push(Layer { extents });
+        }
+        let mut plain = BTreeMap::new();
+        layers.iter().for_each(|layer| plain.extend(layer.chunks()));
+        let space = Space { size: 64 * CHUNK_SIZE, layers };
+        let flat = space.flattened(0);
+        let found: Vec<_> = flat.chunks().collect();
+        assert_eq!(
+            found,
+            plain.clone().into_iter().collect::<Vec<_>>(),
+            "round {round}: {space:?}"
+        );
+        assert_eq!(flat, Layer::of(flat.chunks()), "round {round}: {space:?}");
+        for place in 0..64 {
+            assert_eq!(flat.number(place), plain.get(&place).copied().flatten());
+        }
+    }
 }
 
 #[test]

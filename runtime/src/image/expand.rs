@@ -5,54 +5,41 @@
 use std::fs::File;
 use std::num::NonZero;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use supermachine_formats::pack::CHUNK_SIZE;
+use supermachine_formats::pack::{CHUNK_SIZE, Extent, Layer, ZERO};
 
 use super::cache::Making;
 use crate::Error;
 use crate::pack::ChunkReader;
 
 /// A processor more is not worth its thread for fewer chunks than this.
-const CHUNKS_A_THREAD: usize = 16;
+const CHUNKS_A_THREAD: u64 = 16;
 /// How many chunks a thread takes at a time.
-const PORTION: usize = 8;
+const PORTION: u64 = 8;
 
 /// Chunks that belong into one file.
 #[derive(Debug)]
 pub(super) struct Task<'a> {
     pub(super) making: &'a Making,
-    /// Each chunk's place in the file, counted in chunks, and its number.
-    pub(super) chunks: Vec<(u32, u32)>,
+    /// Where they belong in the file.
+    pub(super) chunks: Layer,
 }
 
+/// Chunks that follow each other in a file as they do in the pack.
 struct Job<'a> {
     file: &'a File,
     making: &'a Making,
-    place: u32,
-    number: u32,
+    extent: Extent,
+    /// How many chunks the jobs before this one have.
+    before: u64,
 }
 
 /// Expands all chunks of all tasks.
 pub(super) fn expand(reader: &ChunkReader, tasks: &[Task<'_>]) -> Result<(), Error> {
-    let mut jobs: Vec<Job<'_>> = tasks
-        .iter()
-        .flat_map(|task| {
-            let Task { making, chunks } = task;
-            let job = |(place, number): &(u32, u32)| Job {
-                file: &making.file,
-                making,
-                place: *place,
-                number: *number,
-            };
-            chunks.iter().map(job)
-        })
-        .collect();
-    // In the order in which they are stored, so that the pack is read from front to back.
-    jobs.sort_by_key(|job| job.number);
-    let work = Work { jobs, next: AtomicUsize::new(0), failed: AtomicBool::new(false) };
+    let work = Work::new(tasks);
     let first_error = Mutex::new(None);
     let run = |reader: Result<ChunkReader, _>| {
         if let Err(error) = reader.map_err(Error::from).and_then(|reader| work.run(reader)) {
@@ -62,7 +49,7 @@ pub(super) fn expand(reader: &ChunkReader, tasks: &[Task<'_>]) -> Result<(), Err
         }
     };
     thread::scope(|scope| {
-        for number in 1..threads(work.jobs.len()) {
+        for number in 1..threads(work.count) {
             let reader = reader.another();
             let run = &run;
             let thread = thread::Builder::new().name(format!("sm-expand{number}"));
@@ -77,31 +64,65 @@ pub(super) fn expand(reader: &ChunkReader, tasks: &[Task<'_>]) -> Result<(), Err
 
 struct Work<'a> {
     jobs: Vec<Job<'a>>,
-    next: AtomicUsize,
+    /// How many chunks all jobs have.
+    count: u64,
+    next: AtomicU64,
     /// Only a hint to stop: the error itself is behind a lock.
     failed: AtomicBool,
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    fn new(tasks: &[Task<'a>]) -> Self {
+        let jobs_of = |task: &Task<'a>| {
+            let making = task.making;
+            let stored = task.chunks.extents.iter().filter(|extent| extent.chunk != ZERO);
+            let job =
+                |extent: &Extent| Job { file: &making.file, making, extent: *extent, before: 0 };
+            stored.map(job).collect::<Vec<_>>()
+        };
+        let mut jobs: Vec<Job<'a>> = tasks.iter().flat_map(jobs_of).collect();
+        // In the order in which they are stored, so that the pack is read from front to back.
+        jobs.sort_by_key(|job| job.extent.chunk);
+        let mut count = 0;
+        for job in &mut jobs {
+            job.before = count;
+            count += u64::from(job.extent.count);
+        }
+        Self { jobs, count, next: AtomicU64::new(0), failed: AtomicBool::new(false) }
+    }
+
     fn run(&self, mut reader: ChunkReader) -> Result<(), Error> {
         loop {
             // The counter hands out portions; nothing else is read because of it.
             let from = self.next.fetch_add(PORTION, Ordering::Relaxed);
-            let portion = self.jobs.iter().skip(from).take(PORTION);
-            if from >= self.jobs.len() || self.failed.load(Ordering::Relaxed) {
+            if from >= self.count || self.failed.load(Ordering::Relaxed) {
                 return Ok(());
             }
-            for job in portion {
-                let content = reader.read(job.number)?;
+            for (job, step) in self.portion(from) {
+                let Extent { first, chunk, .. } = job.extent;
+                let content = reader.read(chunk + step)?;
                 job.file
-                    .write_all_at(content, u64::from(job.place) * CHUNK_SIZE)
+                    .write_all_at(content, u64::from(first + step) * CHUNK_SIZE)
                     .map_err(job.making.io("write"))?;
             }
         }
     }
+
+    /// The chunks from number `from` of all on: each one's job and its place in it.
+    fn portion(&self, from: u64) -> impl Iterator<Item = (&Job<'a>, u32)> {
+        let after = self.jobs.partition_point(|job| job.before <= from);
+        let jobs = self.jobs.iter().skip(after.saturating_sub(1));
+        jobs.flat_map(move |job| {
+            // Only the first job is begun within; that is less than its count of chunks.
+            let begin = u32::try_from(from.saturating_sub(job.before)).unwrap_or(u32::MAX);
+            (begin..job.extent.count).map(move |step| (job, step))
+        })
+        .take(PORTION as usize)
+    }
 }
 
-fn threads(jobs: usize) -> usize {
+fn threads(chunks: u64) -> usize {
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    processors.min(jobs.div_ceil(CHUNKS_A_THREAD)).max(1)
+    let worth = usize::try_from(chunks.div_ceil(CHUNKS_A_THREAD)).unwrap_or(usize::MAX);
+    processors.min(worth).max(1)
 }

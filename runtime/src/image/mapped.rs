@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use supermachine_formats::Digest;
-use supermachine_formats::pack::{CHUNK_SIZE, Index, Space};
+use supermachine_formats::pack::{CHUNK_SIZE, Extent, Index, Layer, Space};
 use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
 
@@ -189,12 +189,10 @@ pub(super) struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    /// The chunks that it holds: places and numbers. Zeros are left out.
-    pub(super) fn chunks(&self) -> Vec<(u32, u32)> {
+    /// The chunks that it holds.
+    pub(super) fn chunks(&self) -> Layer {
         let layers = self.space.layers.iter().take(self.layers.end).cloned().collect();
-        let space = Space { size: self.space.size, layers };
-        let chunks = space.flattened(self.layers.start);
-        chunks.into_iter().filter_map(|(place, number)| Some((place, number?))).collect()
+        Space { size: self.space.size, layers }.flattened(self.layers.start)
     }
 }
 
@@ -224,8 +222,7 @@ pub fn expanded_disk(cache: &Path, source: &Source, index: &Index) -> Result<Fil
             return Ok(file);
         }
         if let Some(making) = entry.make(space.size)? {
-            let chunks = space.flattened(0).into_iter();
-            let chunks = chunks.filter_map(|(place, number)| Some((place, number?))).collect();
+            let chunks = space.flattened(0);
             let reader = ChunkReader::of_index(source, index)?;
             expand(&reader, &[Task { making: &making, chunks }])?;
             making.finish()?;
@@ -247,11 +244,11 @@ fn disk_entry(cache: &Path, index: &Index, space: &Space) -> Entry {
 /// The pages that an overlay is in front of.
 fn overlay_runs(memory: &Space) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
-    for (place, _) in memory.flattened(1) {
-        let first = u64::from(place) * PAGES_A_CHUNK;
+    for Extent { first, count, .. } in memory.flattened(1).extents {
+        let (first, count) = (u64::from(first) * PAGES_A_CHUNK, count * PAGES_A_CHUNK as u32);
         match runs.last_mut() {
-            Some(last) if last.end() == first => last.count += PAGES_A_CHUNK as u32,
-            _ => runs.push(Run { first, count: PAGES_A_CHUNK as u32 }),
+            Some(last) if last.end() == first => last.count += count,
+            _ => runs.push(Run { first, count }),
         }
     }
     runs

@@ -1,8 +1,9 @@
 //! Starting from a pack that was never expanded: its chunks, as a machine asks for them.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+
+use supermachine_formats::pack::Layer;
 
 use crate::Error;
 use crate::machine::{Chunks, Place};
@@ -12,8 +13,8 @@ use crate::pack::{ChunkReader, Pack};
 pub(super) struct PackChunks {
     pack: Arc<Pack>,
     reader: ChunkReader,
-    /// Each place that holds more than zeros, and the number of its chunk.
-    numbers: HashMap<Place, u32>,
+    /// The chunks of each space.
+    spaces: Vec<Layer>,
     /// Called when what is used first is in place.
     then: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -26,21 +27,18 @@ impl std::fmt::Debug for PackChunks {
 
 impl PackChunks {
     pub(super) fn new(pack: &Arc<Pack>, then: Box<dyn FnOnce() + Send>) -> Result<Self, Error> {
-        let mut numbers = HashMap::new();
-        for (index, space) in pack.index.spaces().enumerate() {
-            let chunks = space.flattened(0).into_iter();
-            numbers.extend(chunks.filter_map(|(place, number)| Some(((index, place), number?))));
-        }
+        let spaces = pack.index.spaces().map(|space| space.flattened(0)).collect();
         let reader = ChunkReader::new(pack)?;
-        Ok(Self { pack: Arc::clone(pack), reader, numbers, then: Some(then) })
+        Ok(Self { pack: Arc::clone(pack), reader, spaces, then: Some(then) })
     }
 }
 
 impl Chunks for PackChunks {
     fn chunk(&mut self, place: Place) -> io::Result<Option<&[u8]>> {
-        match self.numbers.get(&place) {
+        let (space, place) = place;
+        match self.spaces.get(space).and_then(|chunks| chunks.number(place)) {
             None => Ok(None),
-            Some(number) => self.reader.read(*number).map(Some).map_err(io::Error::other),
+            Some(number) => self.reader.read(number).map(Some).map_err(io::Error::other),
         }
     }
 

@@ -150,7 +150,9 @@ pub fn check_form(cache: &Path, pack: &Pack) -> Result<FormCheck, Error> {
 
 /// Whether a file holds what its chunks say, and zeros elsewhere.
 fn is_whole(file: &fs::File, wanted: &Wanted<'_>, contents: &[Digest]) -> bool {
-    let mut chunks = wanted.chunks().into_iter().peekable();
+    let chunks = wanted.chunks();
+    let stored = chunks.chunks().filter_map(|(place, number)| Some((place, number?)));
+    let mut chunks = stored.peekable();
     let mut content = vec![0; CHUNK_SIZE as usize];
     for place in 0..wanted.space.size / CHUNK_SIZE {
         if file.read_exact_at(&mut content, place * CHUNK_SIZE).is_err() {

@@ -1,497 +1,585 @@
-//! Opening snapshots of a store that is made by hand.
+//! Mapped forms of synthetic packs: made once, shared, mended, and never half.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::Barrier;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use supermachine_formats::snapshot::baseline::{Baseline, Processor};
-use supermachine_formats::snapshot::memory::{Memory, PAGE_SIZE, runs_of};
-use supermachine_formats::snapshot::x86_64::{Clock, RunState, Vcpu};
-use supermachine_formats::snapshot::{
-    Architecture, Disk, HEADER_SIZE, HypervisorFamily, Machine, Section, Snapshot, SnapshotError,
-    Stage, TABLE_ENTRY_SIZE, WorkingSet,
-};
+use supermachine_formats::pack::CHUNK_SIZE;
+use supermachine_formats::snapshot::Stage;
 use tempfile::TempDir;
 
 use super::*;
-use crate::machine::{boot_slots, reset_ioapic, reset_serial};
+use crate::pack::{Descriptor, Layout, PackError};
+use crate::samples::{self, Made, PAGE};
 
-const MEMORY: u64 = 1 << 20;
-const PAGE: usize = PAGE_SIZE as usize;
-/// Tells a test that it runs in a process of its own, and what it is to open.
-const OPEN: &str = "SUPERMACHINE_TEST_OPEN";
+/// Spoils a file.
+type Damage = fn(&Path);
+/// Tells a test that it runs in a process of its own, and where.
+const WITHIN: &str = "SUPERMACHINE_TEST_WITHIN";
 
-/// A store and a cache.
-struct Place {
+/// A store with the sample packs, and a cache.
+struct Home {
     dir: TempDir,
+    made: Made,
 }
 
-impl Place {
+impl Home {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        for folder in ["store/blobs/sha256", "store/names", "cache"] {
-            fs::create_dir_all(dir.path().join(folder)).unwrap();
-        }
-        Self { dir }
-    }
-
-    fn store(&self) -> PathBuf {
-        self.dir.path().join("store")
+        let made = samples::make(&dir.path().join("store"));
+        Self { dir, made }
     }
 
     fn cache(&self) -> PathBuf {
         self.dir.path().join("cache")
     }
 
-    fn blob(&self, digest: Digest) -> PathBuf {
-        Blobs::new(&self.store()).path(&digest)
+    fn layout(&self) -> Layout {
+        Layout::open(self.dir.path().join("store")).unwrap()
     }
 
-    fn mapped(&self, digest: Digest) -> PathBuf {
-        self.cache().join("mapped").join(digest.hex())
+    fn open(&self) -> Image {
+        self.open_in(&self.cache(), self.made.image).unwrap()
     }
 
-    fn put(&self, content: &[u8]) -> Digest {
-        let digest = Digest::of(content);
-        fs::write(self.blob(digest), content).unwrap();
-        digest
+    fn open_in(&self, cache: &Path, snapshot: Descriptor) -> Result<Image, Error> {
+        Image::open(self.layout().source()?, snapshot.digest, cache)
     }
 
-    /// A snapshot whose own pages are each filled with one byte.
-    fn snapshot(&self, parent: Option<Digest>, own: &[(u64, u8)], zeroed: &[u64]) -> Snapshot {
-        let pages: Vec<u8> = own.iter().flat_map(|(_, byte)| [*byte; PAGE]).collect();
-        Snapshot {
-            architecture: Architecture::X86_64,
-            hypervisor: HypervisorFamily::Any,
-            machine: Machine { stage: Stage::Boot, parent, memory_size: MEMORY, vcpus: 1 },
-            workload: None,
-            processor: Processor::of(Baseline::V3),
-            vcpus: vec![Vcpu {
-                cpuid: Vec::new(),
-                registers: None,
-                special: None,
-                run_state: RunState::Running,
-                lapic: None,
-                xsave: None,
-                xcr0: None,
-                debug: None,
-                events: None,
-                msrs: Vec::new(),
-            }],
-            ioapic: reset_ioapic(),
-            clock: Clock { monotonic_ns: 0, realtime_ns: 0, tsc_khz: 0 },
-            slots: boot_slots(),
-            serial: reset_serial(),
-            disks: Vec::new(),
-            memory: Memory {
-                blob: self.put(&pages),
-                own: runs_of(own.iter().map(|(page, _)| *page)),
-                zeroed: runs_of(zeroed.iter().copied()),
-            },
-            working_set: WorkingSet::default(),
+    /// Another image on the same base, with the same disk.
+    fn second(&self) -> (Descriptor, Vec<u8>) {
+        let source = self.layout().source().unwrap();
+        let base = Pack::open(&source, self.made.base.digest).unwrap();
+        let disk = samples::store_disk(&self.layout(), &self.made.disk);
+        let disks = [samples::DISK];
+        let mut state = samples::snapshot(Stage::Image, Some(self.made.base.digest), &disks);
+        state.clock.realtime_ns = 77;
+        let pages = [(9, samples::page(77))];
+        let before = &self.made.base_memory;
+        let parent = Some(&base.index);
+        samples::store(&self.layout(), &state, parent, before, &pages, Some(vec![&disk]))
+    }
+
+    /// Every file of the cache but locks, as paths in it.
+    fn listing(&self) -> BTreeSet<PathBuf> {
+        let mut found = BTreeSet::new();
+        let mut folders = vec![self.cache()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if !path.to_str().unwrap().ends_with("lock") {
+                    found.insert(path.strip_prefix(self.cache()).unwrap().to_owned());
+                }
+            }
         }
+        found
     }
 
-    fn plain(&self) -> Digest {
-        self.put(&self.snapshot(None, &[(1, 7)], &[]).encode())
-    }
-
-    fn with_disk(&self) -> (Digest, Digest) {
-        let mut snapshot = self.snapshot(None, &[(1, 7)], &[]);
-        let disk = self.put(b"a disk");
-        snapshot.disks = vec![Disk { blob: disk, size: 6 }];
-        (self.put(&snapshot.encode()), disk)
-    }
-
-    fn open(&self, digest: Digest) -> Result<Image, Error> {
-        Image::open(&Blobs::new(&self.store()), digest, &self.cache())
-    }
-
-    /// What is in the folder of a snapshot's mapped form.
-    fn listing(&self, digest: Digest) -> Vec<String> {
-        let entries = fs::read_dir(self.mapped(digest)).unwrap();
-        let mut names: Vec<String> =
-            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
+    fn assert_is_whole(&self, image: &Image) {
+        let mapped = image.mapped().unwrap();
+        assert!(memory(mapped) == self.made.image_memory, "other memory");
+        assert!(content(&mapped.disks[0]) == self.made.disk, "another disk");
     }
 }
 
-fn first_byte(image: &Image, page: u64) -> u8 {
-    let mut bytes = [0; PAGE];
-    image.memory().read_exact_at(&mut bytes, page * PAGE_SIZE).unwrap();
-    assert!(bytes.iter().all(|byte| *byte == bytes[0]), "page {page} is mixed");
-    bytes[0]
+fn memory(mapped: &Mapped) -> Vec<u8> {
+    let mut page = [0; PAGE];
+    let read = |number| {
+        mapped.memory.read_page(number, &mut page).unwrap();
+        page
+    };
+    (0..samples::MEMORY / PAGE as u64).flat_map(read).collect()
 }
 
-fn inode(image: &Image) -> u64 {
-    image.memory().metadata().unwrap().ino()
+fn content(file: &File) -> Vec<u8> {
+    let mut content = vec![0; file.metadata().unwrap().len() as usize];
+    file.read_exact_at(&mut content, 0).unwrap();
+    content
 }
 
-/// Flips a bit, and sees that the time of the last write moves even where clocks are coarse.
-fn flip(path: &Path, at: u64) {
-    let file = File::options().read(true).write(true).open(path).unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).unwrap();
-    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
-    file.set_modified(SystemTime::now() + Duration::from_secs(1)).unwrap();
+fn inode(file: &File) -> u64 {
+    file.metadata().unwrap().ino()
+}
+
+/// The inodes of all files of a form.
+fn inodes(mapped: &Mapped) -> Vec<u64> {
+    let overlay = mapped.memory.overlay.iter().map(|overlay| &overlay.file);
+    let files = [&mapped.memory.base].into_iter().chain(overlay).chain(&mapped.disks);
+    files.map(|file| inode(file)).collect()
 }
 
 /// Runs one test again in a process of its own.
-fn child(test: &str, dir: &Path, cache: &Path, open: &Path) -> Command {
+fn child(test: &str, home: &Home) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", &format!("image::tests::{test}"), "--nocapture"]);
-    command.current_dir(dir).env("XDG_CACHE_HOME", cache).env(OPEN, open);
+    command.env("XDG_CACHE_HOME", home.dir.path().join("xdg"));
+    command.env(WITHIN, home.dir.path()).stdout(Stdio::piped());
     command
 }
 
-fn assert_passed(output: &Output) {
-    let text = String::from_utf8_lossy(&output.stdout);
+fn assert_passed(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "{text}{errors}");
+    text
 }
 
 #[test]
-fn a_childs_pages_lie_on_top_of_its_parents() {
-    let place = Place::new();
-    let parent =
-        place.put(&place.snapshot(None, &[(0, 1), (1, 2), (2, 3), (255, 4)], &[]).encode());
-    let middle = place.put(&place.snapshot(Some(parent), &[(1, 5)], &[2]).encode());
-    let child = place.put(&place.snapshot(Some(middle), &[(2, 6), (9, 8)], &[0]).encode());
-    let image = place.open(child).unwrap();
-    assert_eq!(image.memory().metadata().unwrap().len(), MEMORY);
-    let expected = [(0, 0), (1, 5), (2, 6), (3, 0), (9, 8), (255, 4)];
-    for (page, byte) in expected {
-        assert_eq!(first_byte(&image, page), byte, "page {page}");
+fn memory_and_disks_are_those_of_the_pack() {
+    let home = Home::new();
+    let image = home.open();
+    home.assert_is_whole(&image);
+    assert_eq!(image.digest(), home.made.image.digest);
+    // From the cache alone the same comes again.
+    let again = home.open();
+    assert_eq!(again.snapshot(), image.snapshot());
+    home.assert_is_whole(&again);
+    let base = home.open_in(&home.cache(), home.made.base).unwrap();
+    assert!(memory(base.mapped().unwrap()) == home.made.base_memory);
+    assert!(base.mapped().unwrap().memory.overlay.is_none());
+}
+
+#[test]
+fn an_archive_gives_the_same_form_as_its_folder() {
+    let home = Home::new();
+    let path = home.dir.path().join("pack.tar");
+    fs::write(&path, samples::archive(&home.dir.path().join("store"))).unwrap();
+    let source = Source::open(&path).unwrap();
+    let digest = source.find(None).unwrap();
+    let image = Image::open(source, digest, &home.cache()).unwrap();
+    home.assert_is_whole(&image);
+    assert_eq!(inodes(home.open().mapped().unwrap()), inodes(image.mapped().unwrap()));
+}
+
+#[test]
+fn snapshots_on_one_base_share_its_memory_and_those_of_one_disk_the_disk() {
+    let home = Home::new();
+    let (second, second_memory) = home.second();
+    let first = home.open();
+    let first = first.mapped().unwrap();
+    let second = home.open_in(&home.cache(), second).unwrap();
+    let second = second.mapped().unwrap();
+    let base = home.open_in(&home.cache(), home.made.base).unwrap();
+    assert!(memory(second) == second_memory, "other memory");
+    assert_eq!(inode(&first.memory.base), inode(&second.memory.base));
+    assert_eq!(inode(&first.memory.base), inode(&base.mapped().unwrap().memory.base));
+    assert_eq!(inode(&first.disks[0]), inode(&second.disks[0]));
+    let overlay = |mapped: &Mapped| inode(&mapped.memory.overlay.as_ref().unwrap().file);
+    assert_ne!(overlay(first), overlay(second));
+    let names: Vec<_> =
+        home.listing().into_iter().map(|path| path.parent().unwrap().to_owned()).collect();
+    let count = |folder: &str| names.iter().filter(|name| name.starts_with(folder)).count();
+    // Each with its stamp; the form and the state of each snapshot.
+    assert_eq!(
+        [count("memory"), count("overlays"), count("disks"), count("snapshots")],
+        [2, 4, 2, 6]
+    );
+}
+
+/// Holes stay holes.
+#[test]
+fn expanded_files_are_sparse() {
+    let home = Home::new();
+    let image = home.open();
+    let mapped = image.mapped().unwrap();
+    for (file, chunks) in [(&mapped.memory.base, 3), (&mapped.disks[0], 2)] {
+        let taken = file.metadata().unwrap().blocks() * 512;
+        assert!(taken <= (chunks + 1) * CHUNK_SIZE, "{taken} bytes for {chunks} chunks");
     }
-    assert_eq!(image.digest(), child);
-    assert_eq!(image.snapshot().machine.parent, Some(middle));
-    // The parent's own form is not touched by the child's.
-    let image = place.open(parent).unwrap();
-    assert_eq!([0, 1, 2, 255].map(|page| first_byte(&image, page)), [1, 2, 3, 4]);
 }
 
 #[test]
-fn pages_beyond_one_piece_are_all_written() {
-    let place = Place::new();
-    let own: Vec<(u64, u8)> = (0..256).map(|page| (page, u8::try_from(page).unwrap())).collect();
-    let digest = place.put(&place.snapshot(None, &own, &[]).encode());
-    let image = place.open(digest).unwrap();
-    assert!(own.iter().all(|(page, byte)| first_byte(&image, *page) == *byte));
+fn a_form_that_is_there_needs_neither_lock_nor_pack() {
+    let home = Home::new();
+    let made = inodes(home.open().mapped().unwrap());
+    let dir = home.cache().join("snapshots").join(home.made.image.digest.hex());
+    let lock = File::open(dir.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let source = home.layout().source().unwrap();
+    fs::remove_dir_all(home.dir.path().join("store/blobs")).unwrap();
+    let image = Image::open(source, home.made.image.digest, &home.cache()).unwrap();
+    assert_eq!(inodes(image.mapped().unwrap()), made);
 }
 
 #[test]
-fn a_mapped_form_is_made_once() {
-    let place = Place::new();
-    let (digest, _) = place.with_disk();
-    let first = place.open(digest).unwrap();
-    let second = place.open(digest).unwrap();
-    assert_eq!(inode(&first), inode(&second));
-    assert_eq!(place.listing(digest), ["lock", "memory", "stamp"]);
-    assert_eq!(second.disks().len(), 1);
-}
-
-#[test]
-fn a_mapped_form_that_was_damaged_is_made_again() {
-    let damages: [fn(&Path); 7] = [
-        |dir| flip(&dir.join("memory"), PAGE_SIZE),
-        |dir| File::options().write(true).open(dir.join("memory")).unwrap().set_len(9).unwrap(),
-        |dir| fs::remove_file(dir.join("memory")).unwrap(),
-        |dir| fs::write(dir.join("stamp"), b"garbage").unwrap(),
-        |dir| fs::write(dir.join("stamp"), [0xff; 99]).unwrap(),
-        |dir| fs::write(dir.join("stamp"), b"").unwrap(),
-        |dir| fs::remove_file(dir.join("stamp")).unwrap(),
+fn every_file_of_a_form_that_is_damaged_is_noticed_and_made_again() {
+    let damages: [(&str, Damage); 5] = [
+        ("flipped", |path| {
+            let file = File::options().read(true).write(true).open(path).unwrap();
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, 3).unwrap();
+            file.write_all_at(&[byte[0] ^ 1], 3).unwrap();
+            // Seen even where clocks are coarse.
+            file.set_modified(SystemTime::now() + Duration::from_secs(1)).unwrap();
+        }),
+        ("cut", |path| {
+            let file = File::options().write(true).open(path).unwrap();
+            file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+        }),
+        ("emptied", |path| fs::write(path, b"").unwrap()),
+        ("replaced", |path| {
+            let copy = path.with_extension("copy");
+            fs::write(&copy, vec![0xff; fs::metadata(path).unwrap().len() as usize]).unwrap();
+            fs::rename(copy, path).unwrap();
+        }),
+        ("removed", |path| fs::remove_file(path).unwrap()),
     ];
-    for (at, damage) in damages.into_iter().enumerate() {
-        let place = Place::new();
-        let digest = place.plain();
-        // Held open, so that its inode number is not given out again.
-        let before = place.open(digest).unwrap();
-        damage(&place.mapped(digest));
-        let image = place.open(digest).unwrap();
-        assert_ne!(inode(&image), inode(&before), "damage {at} goes unnoticed");
-        assert_eq!(first_byte(&image, 1), 7, "damage {at}");
-        assert_eq!(inode(&place.open(digest).unwrap()), inode(&image), "damage {at}");
-    }
-}
-
-#[test]
-fn what_a_killed_maker_left_is_removed() {
-    let place = Place::new();
-    let digest = place.plain();
-    fs::create_dir_all(place.mapped(digest)).unwrap();
-    fs::write(place.mapped(digest).join("memory.1.0.tmp"), b"half").unwrap();
-    place.open(digest).unwrap();
-    assert_eq!(place.listing(digest), ["lock", "memory", "stamp"]);
-}
-
-#[test]
-fn a_flipped_byte_of_the_state_names_its_section() {
-    for (entry, section) in Section::ALL.into_iter().enumerate() {
-        let place = Place::new();
-        let digest = place.plain();
-        let state = fs::read(place.blob(digest)).unwrap();
-        let at = HEADER_SIZE + entry * TABLE_ENTRY_SIZE + 4;
-        let offset = u32::from_le_bytes(state[at..at + 4].try_into().unwrap());
-        flip(&place.blob(digest), offset.into());
-        match place.open(digest) {
-            Err(Error::Snapshot { snapshot, source: SnapshotError::Digest { section: found } }) => {
-                assert_eq!((snapshot, found), (digest, section.name()));
+    let home = Home::new();
+    home.assert_is_whole(&home.open());
+    let files = home.listing();
+    // Form and state, and base, overlay and disk with a stamp each.
+    assert_eq!(files.len(), 8);
+    for file in &files {
+        for (name, damage) in damages {
+            // Held open, so that inode numbers are not given out again.
+            let before = home.open();
+            let before = before.mapped().unwrap();
+            damage(&home.cache().join(file));
+            if file.extension().is_some() {
+                // The form vouches for the file itself; who makes another form looks here.
+                home.assert_is_whole(&home.open());
+                forget_mapped(&home.cache(), home.made.image.digest);
             }
-            other => panic!("{section:?}: {other:?}"),
+            let image = home.open();
+            home.assert_is_whole(&image);
+            let is_shared = !file.starts_with("snapshots");
+            let pairs = inodes(image.mapped().unwrap()).into_iter().zip(inodes(before));
+            let changed = pairs.filter(|(now, then)| now != then).count();
+            assert_eq!(changed, usize::from(is_shared), "{file:?} {name}");
+            assert_eq!(home.listing(), files, "{file:?} {name}");
         }
-        assert_eq!(place.listing(digest), ["lock"]);
     }
 }
 
 #[test]
-fn a_state_file_in_anothers_place_is_refused() {
-    let place = Place::new();
-    let digest = place.plain();
-    let other = place.snapshot(None, &[(3, 3)], &[]).encode();
-    fs::write(place.blob(digest), &other).unwrap();
-    match place.open(digest) {
-        Err(Error::DamagedBlob { what: "state", found, .. }) => {
-            assert_eq!(found, Digest::of(&other));
+fn a_form_is_found_again_after_the_whole_cache_was_removed() {
+    let home = Home::new();
+    let running = home.open();
+    home.assert_is_whole(&running);
+    fs::remove_dir_all(home.cache()).unwrap();
+    // What is mapped stays.
+    home.assert_is_whole(&running);
+    home.assert_is_whole(&home.open());
+    forget_mapped(&home.cache(), home.made.image.digest);
+    home.assert_is_whole(&home.open());
+}
+
+#[test]
+fn what_a_killed_maker_left_is_removed_by_the_next_one() {
+    let home = Home::new();
+    home.assert_is_whole(&home.open());
+    let files = home.listing();
+    for file in files.iter().filter(|file| !file.starts_with("snapshots")) {
+        if file.extension().is_some() {
+            continue;
         }
-        result => panic!("{result:?}"),
+        let path = home.cache().join(file);
+        fs::remove_file(&path).unwrap();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        fs::write(path.with_file_name(format!("{name}.0123456789abcdef.tmp")), b"half").unwrap();
     }
-}
-
-#[test]
-fn a_truncated_state_file_is_refused() {
-    let place = Place::new();
-    let digest = place.plain();
-    let state = fs::read(place.blob(digest)).unwrap();
-    for length in [0, 7, HEADER_SIZE, state.len() / 2, state.len() - 1] {
-        fs::write(place.blob(digest), &state[..length]).unwrap();
-        let result = place.open(digest);
-        assert!(matches!(result, Err(Error::Snapshot { .. })), "{length}: {result:?}");
-    }
-}
-
-#[test]
-fn a_flipped_byte_of_the_pages_is_found_and_leaves_nothing() {
-    let place = Place::new();
-    let snapshot = place.snapshot(None, &[(1, 7)], &[]);
-    let digest = place.put(&snapshot.encode());
-    flip(&place.blob(snapshot.memory.blob), 4095);
-    let result = place.open(digest);
-    assert!(matches!(result, Err(Error::DamagedBlob { what: "pages", .. })), "{result:?}");
-    assert_eq!(place.listing(digest), ["lock"]);
-}
-
-#[test]
-fn pages_that_are_cut_or_too_many_are_refused() {
-    for length in [0, 4095, 8192] {
-        let place = Place::new();
-        let snapshot = place.snapshot(None, &[(1, 7)], &[]);
-        let digest = place.put(&snapshot.encode());
-        let blob = place.blob(snapshot.memory.blob);
-        File::options().write(true).open(blob).unwrap().set_len(length).unwrap();
-        let result = place.open(digest);
-        assert!(matches!(result, Err(Error::MissingBlob { .. })), "{length}: {result:?}");
-    }
-}
-
-#[test]
-fn a_damaged_disk_is_found_at_first_and_later() {
-    let place = Place::new();
-    let (digest, disk) = place.with_disk();
-    flip(&place.blob(disk), 0);
-    let result = place.open(digest);
-    assert!(matches!(result, Err(Error::DamagedBlob { what: "disk", .. })), "{result:?}");
-    flip(&place.blob(disk), 0);
-    place.open(digest).unwrap();
-    flip(&place.blob(disk), 0);
-    let result = place.open(digest);
-    assert!(matches!(result, Err(Error::DamagedBlob { what: "disk", .. })), "{result:?}");
-}
-
-#[test]
-fn a_missing_file_is_named_by_what_it_holds() {
-    let place = Place::new();
-    let (digest, disk) = place.with_disk();
-    let pages = place.open(digest).unwrap().snapshot().memory.blob;
-    fs::remove_dir_all(place.cache()).unwrap();
-    for (blob, name) in [(digest, "state"), (disk, "disk"), (pages, "pages")] {
-        let (here, away) = (place.blob(blob), place.dir.path().join("away"));
-        fs::rename(&here, &away).unwrap();
-        match place.open(digest) {
-            Err(Error::MissingBlob { what, path }) => assert_eq!((what, &path), (name, &here)),
-            result => panic!("{name}: {result:?}"),
-        }
-        fs::rename(&away, &here).unwrap();
-    }
-    place.open(digest).unwrap();
-}
-
-#[test]
-fn a_missing_parent_is_told() {
-    let place = Place::new();
-    let parent = Digest::of(b"gone");
-    let digest = place.put(&place.snapshot(Some(parent), &[], &[]).encode());
-    match place.open(digest) {
-        Err(Error::MissingBlob { what: "state", path }) => assert_eq!(path, place.blob(parent)),
-        result => panic!("{result:?}"),
-    }
-}
-
-#[test]
-fn a_parent_with_other_memory_is_refused() {
-    let place = Place::new();
-    let mut parent = place.snapshot(None, &[], &[]);
-    parent.machine.memory_size = 2 * MEMORY;
-    let parent = place.put(&parent.encode());
-    let digest = place.put(&place.snapshot(Some(parent), &[], &[]).encode());
-    let result = place.open(digest);
-    assert!(matches!(result, Err(Error::Mismatch { wanted: 1, found: 2, .. })), "{result:?}");
-}
-
-#[test]
-fn a_chain_of_parents_may_be_long_but_not_endless() {
-    let place = Place::new();
-    let mut digest = place.put(&place.snapshot(None, &[(0, 1)], &[]).encode());
-    for byte in 2..=64 {
-        digest = place.put(&place.snapshot(Some(digest), &[(0, byte)], &[]).encode());
-    }
-    assert_eq!(first_byte(&place.open(digest).unwrap(), 0), 64);
-    let digest = place.put(&place.snapshot(Some(digest), &[], &[]).encode());
-    match place.open(digest) {
-        Err(Error::TooManyAncestors { snapshot, limit: 64 }) => assert_eq!(snapshot, digest),
-        result => panic!("{result:?}"),
-    }
+    home.assert_is_whole(&home.open());
+    assert_eq!(home.listing(), files);
 }
 
 #[test]
 fn many_threads_make_the_form_once() {
     const THREADS: usize = 8;
-    let place = Place::new();
-    let (digest, _) = place.with_disk();
-    let barrier = Barrier::new(THREADS);
-    let open = || {
+    let home = Home::new();
+    let (second, _) = home.second();
+    let barrier = Barrier::new(2 * THREADS);
+    let open = |snapshot| {
         barrier.wait();
-        inode(&place.open(digest).unwrap())
+        let image = home.open_in(&home.cache(), snapshot).unwrap();
+        inodes(image.mapped().unwrap())
     };
-    let inodes: Vec<u64> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(open)).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    let found: Vec<Vec<Vec<u64>>> = std::thread::scope(|scope| {
+        let start = |snapshot| (0..THREADS).map(|_| scope.spawn(move || open(snapshot))).collect();
+        let threads: [Vec<_>; 2] = [home.made.image, second].map(start);
+        threads
+            .into_iter()
+            .map(|threads| threads.into_iter().map(|thread| thread.join().unwrap()).collect())
+            .collect()
     });
-    assert!(inodes.iter().all(|inode| *inode == inodes[0]), "{inodes:?}");
-    assert_eq!(place.listing(digest), ["lock", "memory", "stamp"]);
+    for same in &found {
+        assert!(same.iter().all(|inodes| *inodes == same[0]), "{found:?}");
+    }
+    // The base and the disk are one for all of them.
+    assert_eq!((found[0][0][0], found[0][0][2]), (found[1][0][0], found[1][0][2]));
+    assert_eq!(home.listing().len(), 12);
 }
 
 #[test]
 fn many_processes_make_the_form_once() {
-    if let Some(path) = std::env::var_os(OPEN) {
-        println!("inode={}", inode(&Image::from_snapshot(path).unwrap()));
+    if let Some(dir) = std::env::var_os(WITHIN) {
+        let image = Image::from_store(Path::new(&dir).join("store"), "example").unwrap();
+        println!("inodes={:?}", inodes(image.mapped().unwrap()));
         return;
     }
-    let place = Place::new();
-    let (digest, _) = place.with_disk();
-    let name = place.store().join("names/web");
-    fs::write(&name, format!("{digest}\n")).unwrap();
-    let here = place.dir.path();
-    let start = |_| {
-        let mut command = child("many_processes_make_the_form_once", here, &place.cache(), &name);
-        command.stdout(std::process::Stdio::piped()).spawn().unwrap()
+    let home = Home::new();
+    let start = |_| child("many_processes_make_the_form_once", &home).spawn().unwrap();
+    let children: Vec<_> = (0..6).map(start).collect();
+    let told = |child: std::process::Child| {
+        let text = assert_passed(&child.wait_with_output().unwrap());
+        text.split_once("inodes=").unwrap().1.lines().next().unwrap().to_owned()
     };
-    let children: Vec<_> = (0..4).map(start).collect();
-    let mut inodes = Vec::new();
-    for child in children {
-        let output = child.wait_with_output().unwrap();
-        assert_passed(&output);
-        let text = String::from_utf8(output.stdout).unwrap();
-        let (_, rest) = text.split_once("inode=").unwrap();
-        inodes.push(rest.split_whitespace().next().unwrap().to_owned());
-    }
-    assert!(inodes.iter().all(|inode| *inode == inodes[0]), "{inodes:?}");
+    let inodes: BTreeSet<String> = children.into_iter().map(told).collect();
+    assert_eq!(inodes.len(), 1, "{inodes:?}");
 }
 
+/// A maker that has written a part of each file, and is killed.
 #[test]
-fn a_name_is_found_from_any_working_directory() {
-    if let Some(path) = std::env::var_os(OPEN) {
-        Image::from_snapshot(path).unwrap();
+fn a_maker_that_is_killed_half_way_is_followed_by_the_next() {
+    if let Some(dir) = std::env::var_os(WITHIN) {
+        let store = Layout::open(Path::new(&dir).join("store")).unwrap();
+        let source = store.source().unwrap();
+        let digest = source.find(None).unwrap();
+        let index = Pack::open(&source, digest).unwrap().index;
+        let entry = cache::Entry::new(
+            &Path::new(&dir).join("cache"),
+            cache::Kind::Memory,
+            index.identity(&index.memory, 1),
+        );
+        let making = entry.make(index.memory.size).unwrap().unwrap();
+        making.file.write_all_at(&[7; PAGE], 0).unwrap();
+        println!("half");
+        std::thread::park();
         return;
     }
-    let place = Place::new();
-    let digest = place.plain();
-    fs::write(place.store().join("names/web"), format!("{digest}\n")).unwrap();
-    fs::create_dir(place.store().join("names/sub")).unwrap();
-    let cases = [
-        ("", "store/names/web"),
-        ("", "./store/names/web"),
-        ("store", "names/web"),
-        ("store", "./names/web"),
-        ("store/names", "web"),
-        ("store/names", "./web"),
-        ("store/names", "../names/web"),
-        ("store/names/sub", "../web"),
-        ("store/blobs", "../names/sub/../web"),
-    ];
-    for (dir, path) in cases {
-        let dir = place.dir.path().join(dir);
-        let test = "a_name_is_found_from_any_working_directory";
-        let output = child(test, &dir, &place.cache(), Path::new(path)).output().unwrap();
-        assert_passed(&output);
+    let home = Home::new();
+    let mut maker =
+        child("a_maker_that_is_killed_half_way_is_followed_by_the_next", &home).spawn().unwrap();
+    let begun = Instant::now();
+    let is_half = || {
+        home.cache().exists()
+            && home.listing().iter().any(|path| path.to_str().unwrap().ends_with(".tmp"))
+    };
+    while !is_half() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the maker makes nothing");
+        std::thread::yield_now();
     }
+    // Somebody who waits for it gets the turn when it ends.
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| home.assert_is_whole(&home.open()));
+        maker.kill().unwrap();
+        maker.wait().unwrap();
+        waiting.join().unwrap();
+    });
+    assert!(home.listing().iter().all(|path| !path.to_str().unwrap().ends_with(".tmp")));
+    home.assert_is_whole(&home.open());
 }
 
 #[test]
-fn a_file_that_names_no_snapshot_is_refused() {
-    let place = Place::new();
-    let path = place.store().join("names/web");
-    let digest = Digest::of(b"state");
-    let upper = digest.to_string().to_uppercase();
-    let two = format!("{digest}\n{digest}\n");
-    let hex = digest.hex();
-    let texts = ["", "\n", "web", &hex, &upper, &two, "sha256:12"].map(str::as_bytes);
-    for text in texts.into_iter().chain([&[0xff, 0xfe][..]]) {
-        fs::write(&path, text).unwrap();
-        let result = Image::from_snapshot(&path);
-        assert!(matches!(result, Err(Error::NotAReference { .. })), "{text:?}: {result:?}");
+fn makers_that_are_killed_at_any_time_leave_a_cache_that_works() {
+    if let Some(dir) = std::env::var_os(WITHIN) {
+        let source = Source::open(&Path::new(&dir).join("store")).unwrap();
+        let digest = source.find(None).unwrap();
+        loop {
+            let cache = Path::new(&dir).join("cache");
+            Image::open(source.clone(), digest, &cache).unwrap().mapped().unwrap();
+            fs::remove_dir_all(&cache).unwrap();
+        }
+    }
+    let home = Home::new();
+    for round in 0..12 {
+        let name = "makers_that_are_killed_at_any_time_leave_a_cache_that_works";
+        let mut maker = child(name, &home).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(20 + 17 * round));
+        maker.kill().unwrap();
+        maker.wait().unwrap();
+        home.assert_is_whole(&home.open());
+        home.assert_is_whole(&home.open());
     }
 }
 
-#[test]
-fn a_name_that_does_not_exist_is_told() {
-    let place = Place::new();
-    let path = place.store().join("names/web");
-    match Image::from_snapshot(&path) {
-        Err(Error::NoSnapshot { path: told, .. }) => assert_eq!(told, path),
-        result => panic!("{result:?}"),
+/// A file system of a few bytes. Mounting takes root.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn new(parent: &Path, size: &str) -> Self {
+        let path = parent.join("small");
+        fs::create_dir(&path).unwrap();
+        let mut mount = as_root("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(&path);
+        assert!(mount.status().unwrap().success(), "mounting takes root");
+        Self(path)
     }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = as_root("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn as_root(program: &str) -> Command {
+    // SAFETY: getuid has no precondition and cannot fail.
+    if unsafe { libc::getuid() } == 0 {
+        return Command::new(program);
+    }
+    let mut sudo = Command::new("sudo");
+    sudo.args(["-n", program]);
+    sudo
+}
+
+#[test]
+fn a_full_disk_is_told_and_nothing_half_made_is_used() {
+    let home = Home::new();
+    let disk = SmallDisk::new(home.dir.path(), "256k");
+    let cache = disk.0.join("cache");
+    let image = home.open_in(&cache, home.made.image).unwrap();
+    match image.mapped() {
+        Err(Error::Io { operation: "write", path, source }) => {
+            assert!(path.starts_with(&cache), "{path:?}");
+            assert_eq!(source.raw_os_error(), Some(libc::ENOSPC));
+        }
+        other => panic!("{other:?}"),
+    }
+    for folder in ["memory", "overlays", "disks"] {
+        let left: Vec<_> =
+            fs::read_dir(cache.join(folder)).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(
+            left.iter().all(|path| path.extension().is_some_and(|end| end == "lock")),
+            "{left:?}"
+        );
+    }
+    assert!(
+        as_root("mount").args(["-o", "remount,size=8m"]).arg(&disk.0).status().unwrap().success()
+    );
+    home.assert_is_whole(&image);
+    home.assert_is_whole(&home.open_in(&cache, home.made.image).unwrap());
+}
+
+#[test]
+fn a_damaged_chunk_is_named_and_leaves_no_file() {
+    let home = Home::new();
+    let image = home.open();
+    let blob = image.pack().unwrap().manifest.chunks[0].digest;
+    let path = home.layout().blob_path(blob);
+    let good = fs::read(&path).unwrap();
+    let mut bad = good.clone();
+    bad[9] ^= 0xff;
+    fs::write(&path, &bad).unwrap();
+    let image = home.open();
+    match image.mapped() {
+        Err(Error::Pack { source: PackError::Chunk { blob: told, .. } }) => assert_eq!(told, blob),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(home.listing(), BTreeSet::new());
+    // A start before the form is made finds it too.
+    let mut chunks = PackChunks::new(image.pack().unwrap(), Box::new(|| ())).unwrap();
+    let error = (0..16).find_map(|place| chunks.chunk((0, place)).err()).unwrap();
+    assert!(error.to_string().starts_with("chunks are damaged: "), "{error}");
+    fs::write(&path, &good).unwrap();
+    home.assert_is_whole(&image);
+}
+
+#[test]
+fn a_blob_that_only_the_parent_brought_is_missed_by_name() {
+    let home = Home::new();
+    let base = home.open_in(&home.cache(), home.made.base).unwrap();
+    let blob = base.pack().unwrap().manifest.chunks[0].digest;
+    fs::remove_file(home.layout().blob_path(blob)).unwrap();
+    match home.open_in(&home.cache(), home.made.image) {
+        Err(Error::Pack { source: PackError::MissingBlob { section: "chunks", digest } }) => {
+            assert_eq!(digest, blob);
+        }
+        other => panic!("{other:?}"),
+    }
+    // The parent's manifest and state are not needed.
+    let home = Home::new();
+    fs::remove_file(home.layout().blob_path(home.made.base.digest)).unwrap();
+    home.assert_is_whole(&home.open());
+}
+
+#[test]
+fn chunks_on_demand_are_those_of_the_form_and_the_first_used_come_first() {
+    let home = Home::new();
+    let image = home.open();
+    let mut chunks = PackChunks::new(image.pack().unwrap(), Box::new(|| ())).unwrap();
+    assert_eq!(chunks.first_use(), [(0, 5), (0, 0)]);
+    for (space, wanted) in [(0, &home.made.image_memory), (1, &home.made.disk)] {
+        for (place, wanted) in (0..).zip(wanted.chunks(CHUNK_SIZE as usize)) {
+            match chunks.chunk((space, place)).unwrap() {
+                Some(found) => assert!(found == wanted, "{space} {place}"),
+                None => assert!(wanted.iter().all(|byte| *byte == 0), "{space} {place}"),
+            }
+        }
+    }
+    assert!(chunks.chunk((7, 0)).unwrap().is_none());
+    assert!(chunks.chunk((0, u32::MAX)).unwrap().is_none());
+}
+
+#[test]
+fn a_start_goes_the_way_that_is_open() {
+    let home = Home::new();
+    let image = home.open();
+    assert!(machine::can_page_on_demand(), "these tests need a process that may use userfaultfd");
+    let (origin, way) = image.origin(&VmConfig::new()).unwrap();
+    assert_eq!(way, Way::OnDemand);
+    let Origin::Chunks(mut chunks) = origin else { panic!("{origin:?}") };
+    // The form is made once the first chunks are there, and then taken.
+    assert!(!home.cache().exists());
+    chunks.first_use_done();
+    let begun = Instant::now();
+    while image.inner.found().is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the form is not made");
+        std::thread::yield_now();
+    }
+    home.assert_is_whole(&image);
+    assert_eq!(image.origin(&VmConfig::new()).unwrap().1, Way::Mapped);
+    // Where pages cannot come on demand, the form is made first.
+    let home = Home::new();
+    let image = home.open();
+    let expand_first = VmConfig::new().with_expand_first(true);
+    let (origin, way) = image.origin(&expand_first).unwrap();
+    assert_eq!(way, Way::Expanded);
+    assert!(matches!(origin, Origin::Files { .. }), "{origin:?}");
+    home.assert_is_whole(&image);
+    assert_eq!(image.origin(&expand_first).unwrap().1, Way::Mapped);
 }
 
 #[test]
 fn a_cache_that_cannot_be_written_is_told() {
-    let place = Place::new();
-    let digest = place.plain();
-    fs::remove_dir(place.cache()).unwrap();
-    fs::write(place.cache(), b"a file").unwrap();
-    match place.open(digest) {
-        Err(Error::Io { operation: "create", path, .. }) => assert_eq!(path, place.mapped(digest)),
-        result => panic!("{result:?}"),
+    let home = Home::new();
+    fs::write(home.cache(), b"a file").unwrap();
+    match home.open().mapped() {
+        Err(Error::Io { operation, path, .. }) => {
+            assert!(operation.starts_with("create"), "{operation}");
+            assert!(path.starts_with(home.cache()), "{path:?}");
+        }
+        other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn a_form_that_is_there_needs_no_lock() {
-    let place = Place::new();
-    let digest = place.plain();
-    let made = place.open(digest).unwrap();
-    let lock = File::open(place.mapped(digest).join("lock")).unwrap();
-    lock.lock().unwrap();
-    assert_eq!(inode(&place.open(digest).unwrap()), inode(&made));
+fn a_disk_that_is_adopted_need_not_be_expanded() {
+    let home = Home::new();
+    let pack = Arc::clone(home.open().pack().unwrap());
+    let file = home.dir.path().join("disk");
+    fs::write(&file, &home.made.disk).unwrap();
+    let own = fs::metadata(&file).unwrap().ino();
+    adopt_disk(&home.cache(), &pack.index, 0, &file).unwrap();
+    let image = home.open();
+    home.assert_is_whole(&image);
+    assert_eq!(inode(&image.mapped().unwrap().disks[0]), own);
+    fs::remove_dir_all(home.cache()).unwrap();
+    let source = home.layout().source().unwrap();
+    let expanded = expanded_disk(&home.cache(), &source, &pack.index).unwrap();
+    assert!(content(&expanded) == home.made.disk);
+    assert_eq!(inode(&home.open().mapped().unwrap().disks[0]), inode(&expanded));
 }
 
 #[test]
 fn a_requirement_that_the_snapshot_does_not_meet_names_both() {
-    let place = Place::new();
-    let image = place.open(place.plain()).unwrap();
+    let home = Home::new();
+    let image = home.open();
     let memory = image.start(&VmConfig::new().with_memory_mib(2)).unwrap_err();
     assert_eq!(
         memory.to_string(),

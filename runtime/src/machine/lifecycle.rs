@@ -106,13 +106,23 @@ impl Machine {
             return Err(MachineError::Snapshot { what: "another number of slots than a machine" });
         }
         baseline::check(vm.as_ref(), &snapshot)?;
-        let Mapping { ram, disks, waiting } = Mapping::of(&snapshot, &origin)?;
+        let Mapping { ram, disks: mapped, waiting } = Mapping::of(&snapshot, &origin)?;
         let ram = Arc::new(ram);
         show_memory(vm.as_ref(), &ram)?;
-        show_disks(vm.as_ref(), &disks)?;
+        show_disks(vm.as_ref(), &mapped)?;
         timings.step("map memory");
+        // Before anything can touch the memory: a page that is touched before it is watched
+        // is there, and stays the zeros that it was.
+        let loss = Arc::new(Loss::default());
+        let (pager, memory_files, disks) = match origin {
+            Origin::Files { memory, disks } => (None, Some(memory), disks),
+            Origin::Chunks(chunks) => {
+                let pager = waiting.map(|waiting| waiting.watch(chunks, &loss)).transpose()?;
+                (pager, None, Vec::new())
+            }
+        };
         let console = Console::default();
-        let bus = Arc::new(make_devices(&vm, &ram, &snapshot, origin.disks(), &console)?);
+        let bus = Arc::new(make_devices(&vm, &ram, &snapshot, &disks, &console)?);
         let vsock = bus
             .slots
             .get(usize::from(VSOCK_SLOT))
@@ -121,9 +131,9 @@ impl Machine {
             .ok_or(MachineError::Snapshot { what: "no socket device in its slot" })?;
         timings.step("make devices");
         // What is not there yet comes in larger pieces than page by page.
-        let working_set = match &origin {
-            Origin::Files { .. } => snapshot.working_set.clone(),
-            Origin::Chunks(_) => WorkingSet::default(),
+        let working_set = match &pager {
+            None => snapshot.working_set.clone(),
+            Some(_) => WorkingSet::default(),
         };
         let mut states = snapshot.vcpus.clone();
         baseline::complete(vm.as_ref(), snapshot.processor.baseline, &mut states)?;
@@ -134,14 +144,6 @@ impl Machine {
         };
         let streams = vsock.clone();
         let on_failure = Box::new(move |_: &GuestFailure| streams.hang_up());
-        // Before the vCPUs: their state refers to memory.
-        let loss = Arc::new(Loss::default());
-        let (pager, memory_files) = match origin {
-            Origin::Files { memory, .. } => (None, Some(memory)),
-            Origin::Chunks(chunks) => {
-                (waiting.map(|waiting| waiting.watch(chunks, &loss)).transpose()?, None)
-            }
-        };
         let vcpus = Vcpus::start(&vm, &bus, plan, on_failure)?;
         loss.arm(vcpus.ender())?;
         vm.set_clock_ns(snapshot.clock.monotonic_ns)?;

@@ -32,16 +32,6 @@ pub enum Origin {
     Chunks(Box<dyn Chunks>),
 }
 
-impl Origin {
-    /// The files of the disks; none when they come in chunks.
-    pub(super) fn disks(&self) -> &[Arc<File>] {
-        match self {
-            Self::Files { disks, .. } => disks,
-            Self::Chunks(_) => &[],
-        }
-    }
-}
-
 /// Whether this process may be told of pages that are touched and not there. It is found out
 /// once: neither the system nor the process's rights change.
 pub(crate) fn can_page_on_demand() -> bool {

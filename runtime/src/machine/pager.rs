@@ -6,6 +6,9 @@
 //! sees a page that its [`Chunks`] did not give. If they cannot give one, the machine is told
 //! to stop before anybody who waits for the page is let go.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
@@ -124,7 +127,8 @@ impl Worker {
     fn serve(&mut self) -> io::Result<()> {
         for place in self.chunks.first_use() {
             self.place(place)?;
-            if self.is_stopped() || !self.serve_waiting()? {
+            self.serve_waiting()?;
+            if self.is_stopped() {
                 return Ok(());
             }
         }
@@ -135,15 +139,18 @@ impl Worker {
         Ok(())
     }
 
-    /// Puts in place what is waited for now; false if the address makes no sense.
-    fn serve_waiting(&mut self) -> io::Result<bool> {
+    /// Puts in place what is waited for now.
+    fn serve_waiting(&mut self) -> io::Result<()> {
         while let Some(address) = self.userfault.next_fault()? {
             let Some(place) = self.place_of(address) else {
                 return Err(io::Error::other("a fault outside of the guest's memory"));
             };
-            self.place(place)?;
+            // Even if the chunk was put in place before: a page of it may have been given back
+            // since, and who waits for it must not wait for ever.
+            self.placed.insert(place);
+            self.put(place)?;
         }
-        Ok(true)
+        Ok(())
     }
 
     fn place_of(&self, address: u64) -> Option<Place> {
@@ -157,21 +164,33 @@ impl Worker {
         })
     }
 
+    /// Puts a chunk in place, unless it was before.
     fn place(&mut self, place: Place) -> io::Result<()> {
+        if self.placed.insert(place) { self.put(place) } else { Ok(()) }
+    }
+
+    /// Puts those pages of a chunk in place that are not there, wherever the chunk is mapped:
+    /// a disk can stand in several slots.
+    fn put(&mut self, place: Place) -> io::Result<()> {
         let (space, number) = place;
         let offset = u64::from(number) * CHUNK_SIZE;
-        let found = self.stretches.iter().find(|stretch| {
+        let Self { userfault, stretches, chunks, .. } = self;
+        let is_there = |stretch: &&Stretch| {
             stretch.space == space && offset >= stretch.offset && offset < stretch.end()
-        });
-        let Some(stretch) = found else { return Ok(()) };
-        if !self.placed.insert(place) {
+        };
+        let mut targets = stretches.iter().filter(is_there).peekable();
+        if targets.peek().is_none() {
             return Ok(());
         }
-        let at = offset - stretch.offset;
-        match self.chunks.chunk(place)? {
-            Some(content) => self.userfault.put(&stretch.region, at, content),
-            None => self.userfault.put_zeros(&stretch.region, at, CHUNK_SIZE),
+        let content = chunks.chunk(place)?;
+        for stretch in targets {
+            let at = offset - stretch.offset;
+            match content {
+                Some(content) => userfault.put(&stretch.region, at, content)?,
+                None => userfault.put_zeros(&stretch.region, at, CHUNK_SIZE)?,
+            }
         }
+        Ok(())
     }
 
     fn is_stopped(&self) -> bool {

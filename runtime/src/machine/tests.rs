@@ -13,7 +13,7 @@ use supermachine_formats::snapshot::x86_64::{Clock, CpuidLeaf, Msr, RunState, Vc
 use supermachine_formats::snapshot::{
     Architecture, Disk, HypervisorFamily, Machine as MachineState, Snapshot, Stage, WorkingSet,
 };
-use supermachine_formats::{Digest, wire};
+use supermachine_formats::wire;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::hypervisor::fake::{FakeVm, Refusal, Step};
@@ -326,7 +326,7 @@ fn a_working_set_is_put_in_place_before_the_guest_runs() {
     assert!(is_in_place(8), "{:?}", touched.read);
     let dirty = machine.capture().unwrap().dirty;
     assert_eq!(dirty.runs(), touched.written);
-    assert_eq!(changed(&machine, &dirty), []);
+    assert_eq!(changed(&machine, &dirty), [0; 0]);
 }
 
 #[test]
@@ -704,7 +704,7 @@ fn a_snapshot_for_another_host_says_which() {
 #[test]
 fn memory_above_four_gib_goes_on_behind_the_hole() {
     let size = LOW_RAM_END + (4 << 20);
-    let ram = Ram::map(&file(size), size).unwrap();
+    let ram = Ram::map(&file(size).into(), size).unwrap();
     let memory = ram.memory();
     memory.write_slice(&[1], GuestAddress(LOW_RAM_END - 1)).unwrap();
     memory.write_slice(&[2], GuestAddress(HIGH_RAM_START)).unwrap();
@@ -724,7 +724,7 @@ fn memory_above_four_gib_goes_on_behind_the_hole() {
 #[test]
 fn runs_are_cut_at_the_hole_and_at_the_end() {
     let size = LOW_RAM_END + (4 << 20);
-    let ram = Ram::map(&file(size), size).unwrap();
+    let ram = Ram::map(&file(size).into(), size).unwrap();
     let hole = LOW_RAM_END / PAGE_SIZE;
     let across = [Run { first: hole - 1, count: 2 }];
     let expected = [(LOW_RAM_END - PAGE_SIZE, PAGE_SIZE), (HIGH_RAM_START, PAGE_SIZE)];
@@ -737,7 +737,7 @@ fn runs_are_cut_at_the_hole_and_at_the_end() {
 
 #[test]
 fn pages_outside_a_region_are_not_populated() {
-    let ram = Ram::map(&file(MEMORY), MEMORY).unwrap();
+    let ram = Ram::map(&file(MEMORY).into(), MEMORY).unwrap();
     let (_, region) = &ram.windows()[0];
     for (offset, size) in [(MEMORY, PAGE_SIZE), (0, MEMORY + PAGE_SIZE), (u64::MAX, PAGE_SIZE)] {
         let result = sys::populate(region, offset, size, Populate::Read);
@@ -750,7 +750,7 @@ fn pages_outside_a_region_are_not_populated() {
 fn pages_that_are_only_read_do_not_count_as_written() {
     let file = file(MEMORY);
     file.write_all_at(&[1; 2 * PAGE], 0).unwrap();
-    let ram = Ram::map(&file, MEMORY).unwrap();
+    let ram = Ram::map(&Arc::clone(&file).into(), MEMORY).unwrap();
     ram.populate(&[Run { first: 1, count: 1 }], Populate::Read);
     assert!(ram.written().unwrap().is_empty());
     let read: Vec<u64> =
@@ -761,7 +761,7 @@ fn pages_that_are_only_read_do_not_count_as_written() {
 #[test]
 fn more_pages_than_there_was_room_for_are_copied_all() {
     let size = 16 << 20;
-    let ram = Ram::map(&file(size), size).unwrap();
+    let ram = Ram::map(&file(size).into(), size).unwrap();
     let mut map = PageMap::open().unwrap();
     let mut dirty = DirtyPages::prepare(&ram, &mut map).unwrap();
     // Every third page, so that there are many runs.
@@ -782,7 +782,7 @@ fn more_pages_than_there_was_room_for_are_copied_all() {
 fn both_ways_of_reading_the_page_map_agree() {
     let file = file(MEMORY);
     file.write_all_at(&[1; 8 * PAGE], 0).unwrap();
-    let ram = Ram::map(&file, MEMORY).unwrap();
+    let ram = Ram::map(&Arc::clone(&file).into(), MEMORY).unwrap();
     ram.populate(&[Run { first: 0, count: 6 }], Populate::Read);
     ram.populate(&[Run { first: 3, count: 2 }, Run { first: 100, count: 3 }], Populate::Write);
     let (_, region) = &ram.windows()[0];
@@ -795,7 +795,7 @@ fn both_ways_of_reading_the_page_map_agree() {
 
 #[test]
 fn a_page_map_that_cannot_be_read_is_an_error() {
-    let ram = Ram::map(&file(MEMORY), MEMORY).unwrap();
+    let ram = Ram::map(&file(MEMORY).into(), MEMORY).unwrap();
     let mut map = PageMap::over(tempfile::tempfile().unwrap());
     let error = DirtyPages::prepare(&ram, &mut map).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);

@@ -21,6 +21,7 @@ ioctl_io_nr!(USERFAULTFD_IOC_NEW, TYPE, 0x00);
 ioctl_iowr_nr!(UFFDIO_API, TYPE, 0x3f, Api);
 ioctl_iowr_nr!(UFFDIO_REGISTER, TYPE, 0x00, Register);
 ioctl_ior_nr!(UFFDIO_UNREGISTER, TYPE, 0x01, Range);
+ioctl_ior_nr!(UFFDIO_WAKE, TYPE, 0x02, Range);
 ioctl_iowr_nr!(UFFDIO_COPY, TYPE, 0x03, Copy);
 ioctl_iowr_nr!(UFFDIO_ZEROPAGE, TYPE, 0x04, Zero);
 
@@ -177,9 +178,9 @@ impl Userfault {
             match result {
                 Ok(()) => {}
                 Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
-                    // The page after what was moved is there. Who waits for it must be woken
-                    // by nobody: it does not wait.
-                    done += if moved > 0 { 0 } else { page };
+                    // The next page is there already, so the kernel woke nobody for it.
+                    self.wake(start + done, page);
+                    done += page;
                 }
                 // The address space is being changed, or was moved in part.
                 Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
@@ -187,6 +188,14 @@ impl Userfault {
             }
         }
         Ok(())
+    }
+
+    /// Lets those go on who wait for pages that are there.
+    fn wake(&self, start: u64, length: u64) {
+        let range = Range { start, length };
+        // SAFETY: the kernel reads one `uffdio_range`, which `range` is. It fails only for a
+        // range that is not of whole pages, where nobody can wait.
+        let _ = unsafe { ioctl_with_ref(&self.file, UFFDIO_WAKE(), &range) };
     }
 }
 

@@ -74,6 +74,10 @@ fn number(field: Option<&[u8]>) -> Option<u64> {
     }
     let text = str::from_utf8(field).ok()?;
     let digits = text.trim_matches(|letter| letter == ' ' || letter == '\0');
+    // A sign is no digit, whatever the parser says.
+    if digits.starts_with('+') {
+        return None;
+    }
     u64::from_str_radix(digits, 8).ok()
 }
 

@@ -112,6 +112,9 @@ impl Composition<'_> {
         let memory = Space { size: self.snapshot.machine.memory_size, layers };
         let first_use = self.first_use.clone();
         let index = Index { blobs: index.blobs, memory, disks, first_use };
+        let encoded = index.encode();
+        // A parent or a disk may be from elsewhere, and what nobody can read must not be written.
+        Index::decode(&encoded).map_err(|source| PackError::Composed { source })?;
         let chunks = index
             .blobs
             .iter()
@@ -121,7 +124,7 @@ impl Composition<'_> {
         let manifest = Manifest {
             config: layout.put(config.as_bytes())?,
             state: layout.put(&self.snapshot.encode())?,
-            index: layout.put(&index.encode())?,
+            index: layout.put(&encoded)?,
             chunks,
         };
         layout.put(&manifest.encode())
@@ -178,7 +181,7 @@ impl Composition<'_> {
 fn squash(size: u64, mut layers: Vec<Layer>) -> Vec<Layer> {
     let behind = layers.drain(..1).next();
     let space = Space { size, layers };
-    behind.into_iter().chain([Layer::of(space.flattened(0))]).collect()
+    behind.into_iter().chain([space.flattened(0)]).collect()
 }
 
 /// Puts the blobs of several indexes together.

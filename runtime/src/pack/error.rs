@@ -137,6 +137,12 @@ pub enum PackError {
         /// What is wrong with it.
         source: IndexError,
     },
+    /// What a snapshot would be made from cannot be put into one index.
+    #[error("index of the new snapshot would not be readable")]
+    Composed {
+        /// What would be wrong with it.
+        source: IndexError,
+    },
     /// Two parts contradict each other.
     #[error("snapshot has {what}")]
     Inconsistent {

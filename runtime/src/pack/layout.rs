@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use supermachine_formats::{Digest, Hasher};
 
 use super::manifest::{ARTIFACT, MANIFEST_TYPE, NAME_ANNOTATION, Named};
+use super::source::{INDEX_JSON, MAX_INDEX_JSON};
 use super::{Descriptor, PackError, Source};
 use crate::image::{TEMPORARY, temporary_beside};
 
@@ -94,7 +95,9 @@ impl Layout {
     pub fn put(&self, content: &[u8]) -> Result<Descriptor, PackError> {
         let descriptor = Descriptor { digest: Digest::of(content), size: content.len() as u64 };
         let path = self.blob_path(descriptor.digest);
-        if fs::metadata(&path).is_ok_and(|found| found.len() == descriptor.size) {
+        // What is damaged there is mended.
+        let is_as_large = fs::metadata(&path).is_ok_and(|found| found.len() == descriptor.size);
+        if is_as_large && fs::read(&path).is_ok_and(|found| found == content) {
             return Ok(descriptor);
         }
         let mut writer = self.writer()?;
@@ -207,7 +210,7 @@ impl Layout {
     ) -> Result<bool, PackError> {
         let _turn = self.lock("index")?;
         let text = self.source()?.index_json()?;
-        let section = "index.json";
+        let section = INDEX_JSON;
         let mut index: Map<String, Value> =
             serde_json::from_slice(&text).map_err(|source| PackError::Json { section, source })?;
         let Some(Value::Array(entries)) = index.get_mut("manifests") else {
@@ -215,7 +218,12 @@ impl Layout {
         };
         let changed = change(entries);
         if changed {
-            self.replace(section, Value::Object(index).to_string().as_bytes())?;
+            let text = Value::Object(index).to_string();
+            let (size, limit) = (text.len() as u64, MAX_INDEX_JSON);
+            if size > limit {
+                return Err(PackError::TooLarge { section, size, limit });
+            }
+            self.replace(section, text.as_bytes())?;
         }
         Ok(changed)
     }
@@ -238,7 +246,7 @@ impl Layout {
             let Ok(file) = File::open(&path) else { continue };
             let age = file.metadata().and_then(|metadata| metadata.modified()).map(|t| t.elapsed());
             let is_old = matches!(age, Ok(Ok(age)) if age >= LEFTOVER_AGE);
-            if is_ours && is_old && !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+            if is_ours && is_old && file.try_lock().is_ok() {
                 let _ = fs::remove_file(path);
             }
         }

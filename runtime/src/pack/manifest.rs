@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 use supermachine_formats::Digest;
 use supermachine_formats::pack::{ARTIFACT_TYPE, CHUNKS_TYPE, CONFIG_TYPE, INDEX_TYPE, STATE_TYPE};
 
+use super::source::INDEX_JSON as INDEX;
 use super::{PackError, Source};
 
 /// The media type of an image manifest, which an artifact's is too.
@@ -12,10 +13,9 @@ pub const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const NAME_ANNOTATION: &str = "org.opencontainers.image.ref.name";
 pub(super) const ARTIFACT: &str = ARTIFACT_TYPE;
 
-/// The largest manifest that is read: what registries take.
-const MAX_MANIFEST: u64 = 4 << 20;
-const MANIFEST: &str = "manifest";
-const INDEX: &str = "index.json";
+/// The largest manifest, and the largest configuration, that is read: what registries take.
+pub(super) const MAX_MANIFEST: u64 = 4 << 20;
+pub(super) const MANIFEST: &str = "manifest";
 
 /// A blob as documents tell of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,6 +23,8 @@ use supermachine_formats::Digest;
 use supermachine_formats::pack::{Index, MAX_INDEX_SIZE, MAX_STATE_SIZE};
 use supermachine_formats::snapshot::Snapshot;
 
+use manifest::MAX_MANIFEST;
+
 pub use chunk::{ChunkReader, FRAME_HEADER};
 pub use chunk_writer::{ChunkWriter, DEFAULT_LEVEL};
 pub use compose::{Composition, MemoryChange};
@@ -55,6 +57,8 @@ impl Pack {
     /// [`PackError`] names the part that is missing, damaged or of another version.
     pub fn open(source: &Source, digest: Digest) -> Result<Self, PackError> {
         let manifest = Manifest::read(source, digest)?;
+        // Nothing here needs it, but what it tells people must be what the snapshot's maker said.
+        source.read("config", &manifest.config, MAX_MANIFEST)?;
         let state = source.read("state", &manifest.state, MAX_STATE_SIZE)?;
         let snapshot =
             Snapshot::decode(&state).map_err(|source| PackError::State { digest, source })?;

@@ -1,7 +1,7 @@
 //! Where packs lie: a folder or a file, and the blobs in it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use supermachine_formats::Digest;
 
+use super::PackError;
 use super::archive::{self, Member};
 use super::manifest::{self, Descriptor, Named};
-use super::{PackError, manifest::ARTIFACT};
+use super::manifest::{ARTIFACT, MANIFEST};
 
-const INDEX_JSON: &str = "index.json";
+pub(super) const INDEX_JSON: &str = "index.json";
 /// The largest `index.json` that is read.
-const MAX_INDEX_JSON: u64 = 64 << 20;
+pub(super) const MAX_INDEX_JSON: u64 = 16 << 20;
 
 /// An image layout: a folder, or one file.
 #[derive(Debug, Clone)]
@@ -62,8 +63,13 @@ impl Source {
     /// There is nothing, or something else.
     pub fn open(path: &Path) -> Result<Self, PackError> {
         let missing = |source| PackError::Missing { path: path.to_owned(), source };
+        // Asked before it is opened: opening a pipe would wait for who writes to it.
+        let metadata = fs::metadata(path).map_err(missing)?;
+        if !metadata.is_dir() && !metadata.is_file() {
+            let what = "it is neither a file nor a folder";
+            return Err(PackError::NotAPack { path: path.to_owned(), what });
+        }
         let file = File::open(path).map_err(missing)?;
-        let metadata = file.metadata().map_err(missing)?;
         let archive = if metadata.is_dir() {
             None
         } else {
@@ -105,18 +111,20 @@ impl Source {
     pub fn find(&self, name: Option<&str>) -> Result<Digest, PackError> {
         let all = self.snapshots()?;
         let path = self.path.clone();
-        match name {
+        let found = match name {
             Some(name) => all
                 .iter()
                 .find(|named| named.name.as_deref() == Some(name))
-                .map(|named| named.descriptor.digest)
                 .ok_or_else(|| PackError::NoSuchName { name: name.to_owned(), path }),
             None => match all.as_slice() {
-                [only] => Ok(only.descriptor.digest),
+                [only] => Ok(only),
                 [] => Err(PackError::NotAPack { path, what: "it holds no snapshot" }),
                 several => Err(PackError::Ambiguous { path, count: several.len() }),
             },
-        }
+        }?;
+        // Its content is checked when it is read.
+        self.blob(MANIFEST, &found.descriptor)?;
+        Ok(found.descriptor.digest)
     }
 
     /// Finds a blob, which must have the size that is told.
@@ -184,8 +192,14 @@ impl Source {
             return Ok(BlobFile { file: Arc::clone(&archive.0), offset, size, digest });
         }
         let path = self.path.join(name);
-        let open = File::open(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
-        match open {
+        let open = || {
+            let metadata = fs::metadata(&path)?;
+            if !metadata.is_file() {
+                return Err(io::Error::other("not a file"));
+            }
+            Ok((metadata.len(), File::open(&path)?))
+        };
+        match open() {
             Ok((size, file)) => Ok(BlobFile { file: Arc::new(file), offset: 0, size, digest }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing()),
             Err(source) => Err(PackError::Io { operation: "open", path, source }),

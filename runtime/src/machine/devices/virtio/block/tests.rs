@@ -86,7 +86,7 @@ fn write_is_refused_and_changes_nothing() {
     let mut guest = Guest::running(&fresh_block(0), &[disk]);
     assert_eq!(request(&mut guest, OUT, 0, 512).0, IOERR);
     let mut bytes = vec![0; 512];
-    std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0).unwrap();
+    std::os::unix::fs::FileExt::read_exact_at(&*file, &mut bytes, 0).unwrap();
     assert!(bytes == pattern()[..512]);
 }
 

@@ -1,0 +1,58 @@
+//! The index of a pack: any bytes are refused or mean one index, which stays within bounds.
+
+use supermachine_formats::Digest;
+use supermachine_formats::pack::{
+    Blob, CHUNK_SIZE, Chunk, Extent, Index, Layer, Place, Space, ZERO,
+};
+
+/// Reads an index and asks it everything; tells whether it was accepted.
+pub(crate) fn run(data: &[u8]) -> bool {
+    let Ok(index) = Index::decode(data) else { return false };
+    // Features that may be passed over are not written, so only what was read is the same again.
+    assert_eq!(Index::decode(&index.encode()).as_ref(), Ok(&index));
+    let count = index.chunk_count();
+    assert_eq!(index.chunks().count() as u64, count);
+    for space in index.spaces() {
+        let end = space.size / CHUNK_SIZE;
+        let flat = space.flattened(0);
+        let mut next = 0;
+        for extent in &flat.extents {
+            assert!(u64::from(extent.first) >= next && extent.count > 0);
+            assert!(
+                extent.chunk == ZERO || u64::from(extent.chunk) + u64::from(extent.count) <= count
+            );
+            next = extent.end();
+        }
+        assert!(next <= end);
+        let named: usize = space.layers.iter().map(|layer| layer.extents.len()).sum();
+        assert!(flat.extents.len() <= 2 * named + 1);
+        let layers = space.layers.len();
+        assert_eq!(index.identity(space, layers), index.identity(space, layers + 1));
+    }
+    true
+}
+
+/// Valid indexes.
+pub(crate) fn samples() -> Vec<Vec<u8>> {
+    let chunk = |name: &[u8], stored| Chunk { content: Digest::of(name), stored };
+    let blob = |name: &[u8], chunks| Blob { digest: Digest::of(name), chunks };
+    let zeros = Layer { extents: vec![Extent { first: 0, count: 1 << 20, chunk: ZERO }] };
+    let small = Index {
+        blobs: Vec::new(),
+        memory: Space { size: 1 << 40, layers: vec![zeros] },
+        disks: Vec::new(),
+        first_use: Vec::new(),
+    };
+    let base = Layer::of([(0, Some(0)), (1, Some(1)), (5, Some(2))]);
+    let own = Layer::of([(1, Some(3)), (2, None), (3, None)]);
+    let full = Index {
+        blobs: vec![
+            blob(b"base", vec![chunk(b"a", 10), chunk(b"b", 20), chunk(b"c", 30)]),
+            blob(b"own", vec![chunk(b"d", 40), chunk(b"e", 5)]),
+        ],
+        memory: Space { size: 16 * CHUNK_SIZE, layers: vec![base, own] },
+        disks: vec![Space { size: 2 << 20, layers: vec![Layer::of([(7, Some(4))])] }],
+        first_use: vec![Place { space: 0, place: 1 }, Place { space: 1, place: 31 }],
+    };
+    vec![small.encode(), full.encode()]
+}

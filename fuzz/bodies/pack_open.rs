@@ -1,0 +1,33 @@
+//! A pack in one file: any bytes are refused, or give chunks that are what their digests say.
+
+use std::fs;
+
+use supermachine::pack::{ChunkReader, Pack, Source};
+use supermachine_formats::Digest;
+
+use super::pack_samples;
+
+/// Opens an archive, all that it names, and reads all chunks; tells whether anything was found.
+pub(crate) fn run(data: &[u8]) -> bool {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), data).unwrap();
+    let Ok(source) = Source::open(file.path()) else { return false };
+    let Ok(all) = source.snapshots() else { return false };
+    let mut is_found = false;
+    for named in all {
+        let Ok(pack) = Pack::open(&source, named.descriptor.digest) else { continue };
+        is_found = true;
+        let Ok(mut reader) = ChunkReader::new(&pack) else { continue };
+        for (number, (_, _, chunk)) in (0..).zip(pack.index.chunks()) {
+            if let Ok(content) = reader.read(number) {
+                assert_eq!(Digest::of(content), chunk.content);
+            }
+        }
+    }
+    is_found
+}
+
+/// A valid archive.
+pub(crate) fn samples() -> Vec<Vec<u8>> {
+    vec![pack_samples::sample_archive()]
+}
