@@ -30,9 +30,4 @@ impl Frames {
         self.start += HEADER_SIZE + header.length;
         Ok(Some(message))
     }
-
-    /// Whether nothing waits.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.start == self.bytes.len()
-    }
 }

@@ -67,11 +67,9 @@ impl Transfer {
 
     /// Waits for the answer.
     pub(crate) fn wait(&mut self) -> Result<(), End> {
-        loop {
-            match self.receive(&mut [])? {
-                None => return Ok(()),
-                Some(_) => return Err(End::Unexpected { request: "write" }),
-            }
+        match self.receive(&mut [])? {
+            None => Ok(()),
+            Some(_) => Err(End::Unexpected { request: "write" }),
         }
     }
 

@@ -201,25 +201,32 @@ impl Session {
 
     /// How the command ended, if it has.
     pub(super) fn try_exit(&self) -> Result<Option<Exit>, Error> {
-        let mut space = vec![0; PIECE];
+        self.take_arrived();
+        self.lock().end.clone().transpose().map_err(End::into_error)
+    }
+
+    /// Takes in what has arrived, without waiting, unless somebody else reads the stream.
+    fn take_arrived(&self) {
+        let mut space = Vec::new();
         loop {
             let mut state = self.lock();
-            if let Some(end) = &state.end {
-                return end.clone().map(Some).map_err(End::into_error);
+            if state.end.is_some() || state.is_reading || state.is_full() {
+                return;
             }
-            if state.is_reading || state.is_full() {
-                return Ok(None);
-            }
+            space.resize(PIECE, 0);
             match receive_now(&self.stream, &mut space) {
                 Ok(count @ 1..) => state.feed(space.get(..count).unwrap_or_default()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 _ => {
                     drop(state);
                     let end = End::find(&self.witness);
                     self.lock().end.get_or_insert(Err(end));
+                    self.changed.notify_all();
+                    return;
                 }
             }
+            drop(state);
             self.changed.notify_all();
             self.turn();
         }
@@ -262,6 +269,8 @@ impl Session {
         if bytes.is_empty() {
             return Ok(0);
         }
+        // Whether the program still reads, and has not ended, is to be known before.
+        self.take_arrived();
         let mut state =
             self.wait(|state| state.wants_input() || !state.takes_input() || state.end.is_some());
         if let Some(Err(end)) = &state.end {
