@@ -118,12 +118,12 @@ fn bytes_on_their_way_in_both_directions_survive_captures() {
     let piece: Vec<u8> = (0..32 << 10).map(|at: u32| at.to_le_bytes()[0]).collect();
     for round in 0..PIECES {
         // Nobody reads yet: input, the program and output fill up.
-        replies.send(&Input::Stdin(piece.clone())).unwrap();
+        replies.send(&Input::Data(piece.clone())).unwrap();
         if round % 6 == 0 {
             live.capture();
         }
     }
-    replies.send(&Input::StdinEnd).unwrap();
+    replies.send(&Input::DataEnd).unwrap();
     let output = output_of(&mut replies);
     assert!(output == piece.repeat(PIECES), "{} bytes", output.len());
 }

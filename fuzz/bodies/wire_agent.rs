@@ -1,8 +1,8 @@
 //! What the agent reads: control messages, requests, input and segments of the host.
 
 use supermachine_formats::wire::{
-    Command, Container, Control, ENTROPY_SIZE, HEADER_SIZE, Header, Input, Message, Process,
-    Request, Resume, Segment,
+    Command, Container, Control, ENTROPY_SIZE, Flow, HEADER_SIZE, Header, Input, Message, Output,
+    Process, Request, Resume, Segment, StagedFile, WindowSize, WriteFile,
 };
 
 /// Reads frames until one is refused; tells whether all were accepted.
@@ -49,6 +49,7 @@ pub(crate) fn samples() -> Vec<Vec<u8>> {
         hostname: "web".into(),
         entrypoint,
     };
+    let size = WindowSize { rows: 24, columns: 80 };
     let command = Command {
         argv: vec![b"/bin/echo".to_vec()],
         env: vec![b"A=1".to_vec()],
@@ -57,16 +58,38 @@ pub(crate) fn samples() -> Vec<Vec<u8>> {
         user: Some("nobody".into()),
         timeout_ms: 30_000,
         stdin: true,
+        terminal: Some(size),
+        files: vec![StagedFile { path: b"/x".to_vec(), mode: 0o644, content: b"y".to_vec() }],
+        chain: vec![vec![b"true".to_vec()]],
     };
     let mut exec = Request::Exec(command).to_frame();
-    for input in [Input::Stdin(b"in".to_vec()), Input::Signal(15), Input::StdinEnd] {
+    for input in [
+        Input::Data(b"in".to_vec()),
+        Input::Signal(15),
+        Input::Resize(size),
+        Input::Flow { output: Output::Stderr, flow: Flow::Paused },
+        Input::DataEnd,
+    ] {
         exec.extend(input.to_frame());
     }
+    let path = b"/etc/x".to_vec();
+    let file = WriteFile {
+        path: path.clone(),
+        mode: Some(0o640),
+        owner: Some("nobody".into()),
+        append: true,
+    };
     let mut connect = Request::Connect { port: 80, framed: true }.to_frame();
     for segment in [Segment::Data(b"in".to_vec()), Segment::End] {
         connect.extend(segment.to_frame());
     }
     let others = [
+        Request::WriteFile(file),
+        Request::ReadFile { path: path.clone() },
+        Request::CopyIn { path: path.clone() },
+        Request::CopyOut { path },
+        Request::WaitEntrypoint,
+        Request::Memory,
         Request::Start,
         Request::Listening,
         Request::Logs { follow: true },

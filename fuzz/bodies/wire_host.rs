@@ -1,7 +1,7 @@
 //! What the host reads: events and replies of an agent that is not to be trusted.
 
 use supermachine_formats::wire::{
-    Event, Exit, ExitStatus, Failure, HEADER_SIZE, Header, Message, Reply,
+    Event, Exit, ExitStatus, Failure, HEADER_SIZE, Header, Memory, Message, Reply, VERSION,
 };
 
 /// Reads frames until one is refused; tells whether all were accepted.
@@ -32,7 +32,7 @@ pub(crate) fn samples() -> Vec<Vec<u8>> {
     let exit =
         |status| Reply::Exited(Exit { status, timed_out: false, duration_us: 5, peak_rss_kib: 6 });
     let control: Vec<u8> =
-        [Event::Hello { version: 2 }, Event::Resumed, Event::ResumeFailed(failure.clone())]
+        [Event::Hello { version: VERSION }, Event::Resumed, Event::ResumeFailed(failure.clone())]
             .iter()
             .flat_map(Message::to_frame)
             .collect();
@@ -40,6 +40,8 @@ pub(crate) fn samples() -> Vec<Vec<u8>> {
         Reply::Started { pid: 42 },
         Reply::Stdout(b"out".to_vec()),
         Reply::Stderr(b"err".to_vec()),
+        Reply::StdinTaken(131_072),
+        Reply::StdinClosed,
         exit(ExitStatus::Code(3)),
         exit(ExitStatus::Signal(9)),
     ];
@@ -47,6 +49,8 @@ pub(crate) fn samples() -> Vec<Vec<u8>> {
         Reply::Done,
         Reply::Failed(failure),
         Reply::Ports(vec![80, 443]),
+        Reply::Memory(Memory { total_kib: 100, available_kib: 50 }),
+        Reply::Data(b"file".to_vec()),
         Reply::Connected,
         Reply::Listens { port: 80 },
         Reply::Accepted { connection: 7 },

@@ -1,18 +1,18 @@
-//! Starting a program with its pipes, and how it ended.
+//! Starting a program with its pipes or terminal, and how it ended.
 
 use alloc::ffi::CString;
 use alloc::vec::Vec;
 use core::ffi::c_char;
 use core::ptr::null;
 
-use supermachine_formats::wire::{Exit, ExitStatus, Failure};
+use supermachine_formats::wire::{Exit, ExitStatus, Failure, WindowSize};
 
 use crate::container::Launch;
 use crate::environment::candidates;
 use crate::failure::{OrFailure, failure};
 use crate::sys::fd::{self, Fd};
 use crate::sys::process::{Credentials, Ended, Plan, Spawner, Step};
-use crate::sys::{Errno, clock};
+use crate::sys::{Errno, clock, terminal};
 
 /// A running program and our ends of its pipes.
 #[derive(Debug)]
@@ -20,23 +20,29 @@ pub(crate) struct Child {
     pub(crate) pid: u32,
     /// By the monotonic clock.
     pub(crate) started: u64,
-    pub(crate) stdin: Option<Fd>,
-    pub(crate) stdout: Fd,
-    pub(crate) stderr: Fd,
+    pub(crate) ends: Ends,
 }
 
-/// Starts a program. Without `stdin` its standard input is `null`.
-pub(crate) fn start(
-    spawner: &mut Spawner,
-    null_device: &Fd,
-    launch: &Launch,
-    stdin: bool,
-) -> Result<Child, Failure> {
-    let program = launch.argv.first().map_or(b"".as_slice(), Vec::as_slice);
-    if program.is_empty() {
-        return Err(failure("execve", program, Errno::EINVAL));
-    }
-    let credentials = &launch.account.credentials;
+/// Our ends of what a program reads and writes.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    pub(crate) stdin: Option<Fd>,
+    pub(crate) stdout: Fd,
+    /// None: standard error is the terminal, too.
+    pub(crate) stderr: Option<Fd>,
+}
+
+/// What a program reads and writes.
+#[derive(Debug)]
+pub(crate) enum Stdio {
+    /// A pipe each. Without one, standard input is the null device.
+    Pipes { stdin: Option<Fd>, stdout: Fd, stderr: Fd },
+    /// A terminal for all.
+    Terminal(Fd),
+}
+
+/// Pipes for a program of these credentials: its ends and ours.
+pub(crate) fn pipes(credentials: &Credentials, stdin: bool) -> Result<(Stdio, Ends), Failure> {
     let input = if stdin { Some(pipe(credentials)?) } else { None };
     let (stdout, child_stdout) = pipe(credentials)?;
     let (stderr, child_stderr) = pipe(credentials)?;
@@ -44,6 +50,48 @@ pub(crate) fn start(
         Some((reader, writer)) => (Some(writer), Some(reader)),
         None => (None, None),
     };
+    let stdio = Stdio::Pipes { stdin: child_stdin, stdout: child_stdout, stderr: child_stderr };
+    Ok((stdio, Ends { stdin, stdout, stderr: Some(stderr) }))
+}
+
+/// A terminal for a program of these credentials: its end and ours.
+pub(crate) fn terminal(
+    credentials: &Credentials,
+    size: WindowSize,
+) -> Result<(Stdio, Ends), Failure> {
+    let ours = terminal::make().or_failure("open", "/dev/ptmx")?;
+    resize(&ours, size).or_failure("ioctl", "/dev/ptmx")?;
+    let stdio = peer(&ours, credentials)?;
+    let stdin = fd::duplicate(&ours).or_failure("fcntl", "/dev/ptmx")?;
+    Ok((stdio, Ends { stdin: Some(stdin), stdout: ours, stderr: None }))
+}
+
+/// Another program's end of the terminal whose end of ours is given.
+pub(crate) fn peer(ours: &Fd, credentials: &Credentials) -> Result<Stdio, Failure> {
+    let theirs = terminal::peer(ours).or_failure("open", "terminal")?;
+    if credentials.uid != 0 {
+        // The group stays as it is: it lets others write messages to the terminal.
+        fd::change_owner(&theirs, credentials.uid, u32::MAX).or_failure("fchown", "terminal")?;
+    }
+    Ok(Stdio::Terminal(theirs))
+}
+
+/// Sets the size of a terminal's window.
+pub(crate) fn resize(ours: &Fd, size: WindowSize) -> crate::sys::Result<()> {
+    terminal::resize(ours, size.rows, size.columns)
+}
+
+/// Starts a program. Tells its process id and when it was started.
+pub(crate) fn start(
+    spawner: &mut Spawner,
+    null_device: &Fd,
+    launch: &Launch,
+    stdio: &Stdio,
+) -> Result<(u32, u64), Failure> {
+    let program = launch.argv.first().map_or(b"".as_slice(), Vec::as_slice);
+    if program.is_empty() {
+        return Err(failure("execve", program, Errno::EINVAL));
+    }
     let programs = candidates(program, launch.path.as_deref());
     let argv = c_strings(&launch.argv)?;
     let env = c_strings(&launch.env)?;
@@ -56,12 +104,18 @@ pub(crate) fn start(
         argv: &pointers(&argv),
         env: &pointers(&env),
         cwd: cwd.as_deref(),
-        stdio: [child_stdin.as_ref().unwrap_or(null_device), &child_stdout, &child_stderr],
-        credentials,
+        stdio: match stdio {
+            Stdio::Pipes { stdin, stdout, stderr } => {
+                [stdin.as_ref().unwrap_or(null_device), stdout, stderr]
+            }
+            Stdio::Terminal(terminal) => [terminal; 3],
+        },
+        is_terminal: matches!(stdio, Stdio::Terminal(_)),
+        credentials: &launch.account.credentials,
     };
     let started = clock::monotonic();
     match spawner.spawn(&plan) {
-        Ok(pid) => Ok(Child { pid, started, stdin, stdout, stderr }),
+        Ok(pid) => Ok((pid, started)),
         Err((step, errno)) => Err(step_failure(step, program, launch, errno)),
     }
 }
@@ -107,6 +161,7 @@ fn step_failure(step: Step, program: &[u8], launch: &Launch, errno: Errno) -> Fa
         Step::User => failure("setuid", program, errno),
         Step::Directory => failure("chdir", &launch.cwd, errno),
         Step::Descriptors => failure("dup3", program, errno),
+        Step::Terminal => failure("ioctl", "terminal", errno),
         Step::Signals => failure("sigprocmask", program, errno),
         Step::Execute => failure("execve", program, errno),
     }

@@ -22,6 +22,8 @@ use crate::sys::{Errno, clock, fd, mount, poll};
 const DEVICE_TIMEOUT: u64 = 5_000_000_000;
 /// How soon a disk that has a name but cannot be opened is tried again, in nanoseconds.
 const NAMED_TO_OPEN: u64 = 500_000;
+/// The kind of a terminal that is not told: what every terminal program knows.
+const DEFAULT_TERMINAL: &[u8] = b"xterm";
 const BIND: &CStr = c"/sys/bus/platform/drivers/virtio-mmio/bind";
 const BOOT_ID: &CStr = c"/proc/sys/kernel/random/boot_id";
 const BOOT_ID_FILE: &CStr = c"/rw/boot_id";
@@ -91,8 +93,16 @@ impl Container {
         let account = self.users.find(user)?;
         if !command.env_clear {
             env.set_default(b"HOME", &account.home);
+            if command.terminal.is_some() {
+                env.set_default(b"TERM", DEFAULT_TERMINAL);
+            }
         }
         Ok(Launch::new(&command.argv, env, cwd, account))
+    }
+
+    /// Who `user[:group]` is.
+    pub(crate) fn account(&mut self, user: &str) -> Result<Account, Failure> {
+        self.users.find(user)
     }
 
     fn defaults(&self) -> Environment {
@@ -278,7 +288,7 @@ fn ensure_directory(path: &CStr) -> Result<(), Failure> {
 }
 
 /// Makes a path and what is missing above it.
-fn make_directories(directory: &[u8]) -> Result<(), Failure> {
+pub(crate) fn make_directories(directory: &[u8]) -> Result<(), Failure> {
     if directory.is_empty() || mount::status(&path(directory)?).is_ok() {
         return Ok(());
     }
@@ -290,7 +300,7 @@ fn make_directories(directory: &[u8]) -> Result<(), Failure> {
 }
 
 /// A path as the kernel takes it.
-fn path(bytes: &[u8]) -> Result<CString, Failure> {
+pub(crate) fn path(bytes: &[u8]) -> Result<CString, Failure> {
     CString::new(bytes).map_err(|_| failure("open", bytes, Errno::EINVAL))
 }
 

@@ -28,6 +28,7 @@ mod child;
 mod container;
 mod environment;
 mod failure;
+mod files;
 mod link;
 mod log;
 mod ports;
@@ -35,6 +36,8 @@ mod resume;
 mod server;
 #[expect(unsafe_code, reason = "the seam to the kernel")]
 pub mod sys;
+mod tar;
+mod usage;
 
 use core::fmt::{Display, Write};
 

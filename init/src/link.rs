@@ -129,12 +129,12 @@ mod tests {
 
     #[test]
     fn frames_that_arrive_together_come_apart() {
-        let mut bytes = Input::Stdin(vec![7; 9]).to_frame();
-        Input::StdinEnd.encode(&mut bytes);
+        let mut bytes = Input::Data(vec![7; 9]).to_frame();
+        Input::DataEnd.encode(&mut bytes);
         let mut inbox = Inbox::default();
         inbox.push(&bytes);
-        assert_eq!(inbox.next(), Ok(Some(Input::Stdin(vec![7; 9]))));
-        assert_eq!(inbox.next(), Ok(Some(Input::StdinEnd)));
+        assert_eq!(inbox.next(), Ok(Some(Input::Data(vec![7; 9]))));
+        assert_eq!(inbox.next(), Ok(Some(Input::DataEnd)));
         assert_eq!(inbox.next::<Input>(), Ok(None));
         assert!(inbox.bytes.is_empty());
     }

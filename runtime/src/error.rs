@@ -91,6 +91,12 @@ pub enum Error {
         /// The last lines of the guest kernel's messages.
         console: String,
     },
+    /// The machine was stopped or dropped while it was in use.
+    #[error("the machine was stopped while it was in use")]
+    Stopped,
+    /// What was asked for was given up on this side before it was done.
+    #[error("it was given up before it was done: its handle was dropped")]
+    Abandoned,
     /// The agent closed a stream without an answer.
     #[error("the guest's agent closed the stream before it answered")]
     AgentGone,
@@ -154,6 +160,42 @@ pub enum Error {
         /// Which of its streams.
         stream: &'static str,
         /// The writer's answer.
+        source: io::Error,
+    },
+    /// A command wrote more than is kept of it, and was killed.
+    #[error(
+        "the command wrote more than {limit} bytes to its {stream}; raise max_output, or read it as it comes"
+    )]
+    OutputTooLarge {
+        /// Which of its streams.
+        stream: &'static str,
+        /// The most that is kept.
+        limit: usize,
+    },
+    /// A number that is no signal.
+    #[error("{number} is not a signal: they are 1 to 64")]
+    InvalidSignal {
+        /// The number.
+        number: i32,
+    },
+    /// A path in the guest that does not begin at its root.
+    #[error("{path:?} is not an absolute path of at most 4096 bytes without a zero byte")]
+    InvalidPath {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A file's mode beyond permissions, set-user-id, set-group-id and sticky.
+    #[error("{mode:#o} is not a mode: the highest is 0o7777")]
+    InvalidMode {
+        /// The mode.
+        mode: u32,
+    },
+    /// What is to be copied could not be read, or written, on this side.
+    #[error("what is copied cannot be {operation} on this side")]
+    Copy {
+        /// What was done.
+        operation: &'static str,
+        /// The reader's or writer's answer.
         source: io::Error,
     },
     /// The guest did not answer in time.

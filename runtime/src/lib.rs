@@ -30,6 +30,7 @@ pub mod agent;
 mod config;
 mod error;
 mod exec;
+mod files;
 mod forward;
 pub mod host;
 pub mod image;
@@ -41,15 +42,21 @@ mod pool;
 #[cfg(test)]
 #[path = "../../fuzz/bodies/pack_samples.rs"]
 mod samples;
+mod stats;
 mod timings;
 mod vm;
 
 pub use config::VmConfig;
 pub use error::Error;
-pub use exec::{ExecBuilder, ExecOutcome, ExitStatus};
+pub use exec::{
+    ExecBuilder, ExecChild, ExecOutcome, ExecSignaler, ExecStderr, ExecStdin, ExecStdout,
+    ExitStatus,
+};
+pub use files::{FileBuilder, FileReader, FileWriter};
 pub use forward::{Forward, ForwardBuilder, GuestStream, Reverse, UnixForward};
 pub use image::Image;
 pub use live::Snapshotted;
 pub use pool::{Pool, PoolBuilder, PoolStats, PooledVm};
+pub use stats::VmStats;
 pub use timings::{Timings, Way};
 pub use vm::Vm;

@@ -1,16 +1,21 @@
 //! A running machine, as an application sees it.
 
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 
-use supermachine_formats::wire::Control;
+use supermachine_formats::wire::{Control, Reply, Request};
 
-use crate::agent::resume;
+use crate::agent::{Replies, resume};
 use crate::forward::Reach;
 use crate::live::{self, Snapshotted};
 use crate::machine::{Machine, Restore};
 use crate::timings::Way;
-use crate::{Error, ExecBuilder, ExecOutcome, Image, Timings, VmConfig};
+use crate::{
+    Error, ExecBuilder, ExecOutcome, ExitStatus, FileBuilder, FileReader, FileWriter, Image,
+    Timings, VmConfig, VmStats,
+};
 
 /// A running machine. It ends when it is dropped.
 ///
@@ -73,6 +78,121 @@ impl Vm {
         ExecBuilder::new(self)
     }
 
+    /// Writes a file: in place, and new ones with mode 0644 as root's. See [`file`](Self::file)
+    /// for more.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), supermachine::Error> {
+    /// # let image = supermachine::Image::from_snapshot("names/web")?;
+    /// # let vm = image.start(&supermachine::VmConfig::new())?;
+    /// vm.write_file("/etc/motd", "hello\n")?;
+    /// assert_eq!(vm.read_file("/etc/motd")?, b"hello\n");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`FileBuilder::write`].
+    pub fn write_file(
+        &self,
+        path: impl AsRef<Path>,
+        content: impl AsRef<[u8]>,
+    ) -> Result<(), Error> {
+        self.file(path).write(content)
+    }
+
+    /// Reads a regular file. For large ones there is [`file_reader`](Self::file_reader).
+    ///
+    /// # Errors
+    /// [`Error::Agent`] with the guest's error number and the path.
+    pub fn read_file(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, Error> {
+        self.file_reader(path)?.content()
+    }
+
+    /// Begins to describe how a file is written: its mode, owner, and whether it is appended to.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), supermachine::Error> {
+    /// # let image = supermachine::Image::from_snapshot("names/web")?;
+    /// # let vm = image.start(&supermachine::VmConfig::new())?;
+    /// vm.file("/etc/key").mode(0o640).owner("root:ssl").write("secret")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn file(&self, path: impl AsRef<Path>) -> FileBuilder<'_> {
+        FileBuilder::new(self, path.as_ref())
+    }
+
+    /// Reads a regular file of any length, piece by piece.
+    ///
+    /// # Errors
+    /// The path is not a possible one, or no stream can be opened. What the guest says comes with
+    /// the first piece.
+    pub fn file_reader(&self, path: impl AsRef<Path>) -> Result<FileReader, Error> {
+        FileReader::open(self, path.as_ref())
+    }
+
+    /// Writes a file of any length, piece by piece.
+    ///
+    /// # Errors
+    /// Those of [`FileBuilder::writer`].
+    pub fn file_writer(&self, path: impl AsRef<Path>) -> Result<FileWriter, Error> {
+        self.file(path).writer()
+    }
+
+    /// Unpacks a tar archive into a directory of the guest, which is made if need be.
+    ///
+    /// Owners, modes, times and links are those of the archive; what is there under the same
+    /// names is replaced. If it fails, what was unpacked until then stays.
+    ///
+    /// # Errors
+    /// [`Error::Agent`]: the archive is malformed or has names with `..`, or the guest's error
+    /// number with the path. [`Error::Copy`] when the archive cannot be read.
+    pub fn copy_in(&self, path: impl AsRef<Path>, mut tar: impl Read) -> Result<(), Error> {
+        crate::files::copy_in(self, path.as_ref(), &mut tar)
+    }
+
+    /// Packs a file of the guest, or a directory and all in it, into a tar archive.
+    ///
+    /// # Errors
+    /// [`Error::Agent`] with the guest's error number and the path. [`Error::Copy`] when the
+    /// archive cannot be written.
+    pub fn copy_out(&self, path: impl AsRef<Path>, mut tar: impl Write) -> Result<(), Error> {
+        crate::files::copy_out(self, path.as_ref(), &mut tar)
+    }
+
+    /// Sends a signal to the image's entrypoint.
+    ///
+    /// # Errors
+    /// The number is no signal; [`Error::Agent`] when the entrypoint has ended.
+    pub fn workload_signal(&self, signal: i32) -> Result<(), Error> {
+        let number = u8::try_from(signal).ok().filter(|number| (1..=64).contains(number));
+        let signal = number.ok_or(Error::InvalidSignal { number: signal })?;
+        match Replies::open(&self.machine, &Request::SignalEntrypoint { signal })?.only()? {
+            Reply::Done => Ok(()),
+            _ => Err(Error::UnexpectedReply { request: "signal" }),
+        }
+    }
+
+    /// Waits for the end of the image's entrypoint. Returns at once if it has ended before.
+    ///
+    /// # Errors
+    /// [`Error::Guest`] when the guest ends instead.
+    pub fn wait(&self) -> Result<ExitStatus, Error> {
+        match Replies::open(&self.machine, &Request::WaitEntrypoint)?.only()? {
+            Reply::Exited(exit) => Ok(ExitStatus(exit.status)),
+            _ => Err(Error::UnexpectedReply { request: "wait" }),
+        }
+    }
+
+    /// What the machine uses at present: the guest's memory and this host's processors.
+    ///
+    /// # Errors
+    /// [`Error::Guest`] when the guest has ended.
+    pub fn stats(&self) -> Result<VmStats, Error> {
+        crate::stats::stats(&self.machine)
+    }
+
     /// Takes a snapshot of the running machine into the store that its own snapshot lies in.
     /// The guest stands still for some milliseconds and goes on; machines that start from the
     /// new snapshot find their streams to the host closed.
@@ -102,7 +222,7 @@ impl Vm {
     /// [`Error::Guest`] when the guest had ended by itself.
     pub fn stop(self) -> Result<(), Error> {
         match self.machine.failure() {
-            Some(_) => Err(crate::agent::explain(&self.machine)),
+            Some(_) => Err(crate::agent::explain(&self.machine.witness())),
             None => Ok(()),
         }
     }

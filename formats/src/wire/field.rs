@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::{Failure, MAX_CHUNK, MAX_NAME, MAX_PAYLOAD, MAX_STRINGS};
+use super::{Failure, MAX_CHUNK, MAX_MODE, MAX_NAME, MAX_PAYLOAD, MAX_STRINGS, WindowSize};
 use crate::codec::{DecodeError, Put, Reader};
 
 /// A string is bounded by the frame that it comes in.
@@ -67,6 +67,22 @@ pub(super) fn read_signal(reader: &mut Reader<'_>) -> Result<u8, DecodeError> {
     match reader.u8("signal")? {
         signal @ 1..=64 => Ok(signal),
         value => Err(reader.illegal("signal", value.into())),
+    }
+}
+
+pub(super) fn put_window(out: &mut Vec<u8>, size: WindowSize) {
+    out.put_u16(size.rows);
+    out.put_u16(size.columns);
+}
+
+pub(super) fn read_window(reader: &mut Reader<'_>) -> Result<WindowSize, DecodeError> {
+    Ok(WindowSize { rows: reader.u16("rows")?, columns: reader.u16("columns")? })
+}
+
+pub(super) fn read_mode(reader: &mut Reader<'_>) -> Result<u16, DecodeError> {
+    match reader.u16("mode")? {
+        mode @ 0..=MAX_MODE => Ok(mode),
+        value => Err(reader.illegal("mode", value.into())),
     }
 }
 

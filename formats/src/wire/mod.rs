@@ -8,6 +8,7 @@
 
 mod control;
 mod field;
+mod input;
 mod reply;
 mod request;
 mod segment;
@@ -17,8 +18,9 @@ mod tests;
 use alloc::vec::Vec;
 
 pub use self::control::{Control, Event, Resume};
-pub use self::reply::{Exit, ExitStatus, Failure, Reply};
-pub use self::request::{Command, Container, Input, Process, Request};
+pub use self::input::{Flow, Input, Output};
+pub use self::reply::{Exit, ExitStatus, Failure, Memory, Reply};
+pub use self::request::{Command, Container, Process, Request, StagedFile, WindowSize, WriteFile};
 pub use self::segment::Segment;
 use crate::codec::{DecodeError, Put, Reader};
 
@@ -34,10 +36,18 @@ pub const HEADER_SIZE: usize = 8;
 pub const MAX_PAYLOAD: usize = 1 << 20;
 /// The largest piece of a stream in one frame.
 pub const MAX_CHUNK: usize = 64 << 10;
+/// The most bytes of standard input that may be under way: sent, and not told to be taken by
+/// [`Reply::StdinTaken`]. The agent always has room for them, so that a program that does not
+/// read keeps no other message from the agent.
+pub const STDIN_WINDOW: usize = 256 << 10;
 /// The most arguments or environment variables of one command.
 pub const MAX_STRINGS: usize = 16 << 10;
 /// The longest path, host name or operation in a frame.
 pub const MAX_NAME: usize = 4096;
+/// The most files that come along with a command, and the most commands that follow it.
+pub const MAX_PARTS: usize = 256;
+/// The highest value of a file's mode: permissions, set-user-id, set-group-id and sticky.
+pub const MAX_MODE: u16 = 0o7777;
 /// Entropy sent with [`Control::Resume`], in bytes.
 pub const ENTROPY_SIZE: usize = 64;
 

@@ -28,6 +28,15 @@ pub enum Reply {
     Exited(Exit),
     /// The answer to [`Request::Listening`](super::Request::Listening), sorted, without duplicates. Final.
     Ports(Vec<u16>),
+    /// So many bytes of standard input were taken since the last such message. Sent once that
+    /// is half of [`STDIN_WINDOW`](super::STDIN_WINDOW), so that little input costs no message.
+    StdinTaken(u32),
+    /// The program has closed its standard input; what else comes for it is dropped.
+    StdinClosed,
+    /// The answer to [`Request::Memory`](super::Request::Memory). Final.
+    Memory(Memory),
+    /// Bytes of a file or an archive, at most [`MAX_CHUNK`](super::MAX_CHUNK).
+    Data(Vec<u8>),
     /// The connection is made. No reply follows: from here on the agent's side of the stream is
     /// what the connection carries. Final.
     Connected,
@@ -41,6 +50,15 @@ pub enum Reply {
         /// Its number, for [`Request::Accept`](super::Request::Accept).
         connection: u32,
     },
+}
+
+/// The guest's memory, in KiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// What the guest's kernel manages.
+    pub total_kib: u64,
+    /// What programs could still get, with what the kernel would give up for them.
+    pub available_kib: u64,
 }
 
 /// How a process ended.
@@ -92,6 +110,10 @@ impl Message for Reply {
             Self::Stderr(_) => 0x45,
             Self::Exited(_) => 0x46,
             Self::Ports(_) => 0x47,
+            Self::StdinTaken(_) => 0x48,
+            Self::StdinClosed => 0x49,
+            Self::Memory(_) => 0x4A,
+            Self::Data(_) => 0x4B,
             Self::Connected => 0x4C,
             Self::Listens { .. } => 0x4D,
             Self::Accepted { .. } => 0x4E,
@@ -100,10 +122,15 @@ impl Message for Reply {
 
     fn put_payload(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Done | Self::Connected => {}
+            Self::Done | Self::StdinClosed | Self::Connected => {}
             Self::Failed(failure) => put_failure(out, failure),
             Self::Started { pid } => out.put_u32(*pid),
-            Self::Stdout(bytes) | Self::Stderr(bytes) => out.put(bytes),
+            Self::Stdout(bytes) | Self::Stderr(bytes) | Self::Data(bytes) => out.put(bytes),
+            Self::StdinTaken(count) => out.put_u32(*count),
+            Self::Memory(memory) => {
+                out.put_u64(memory.total_kib);
+                out.put_u64(memory.available_kib);
+            }
             Self::Exited(exit) => put_exit(out, exit),
             Self::Ports(ports) => out.put_list(ports, |out, port| out.put_u16(*port)),
             Self::Listens { port } => out.put_u16(*port),
@@ -121,6 +148,13 @@ impl Message for Reply {
             0x45 => Self::Stderr(read_chunk(&mut reader)?),
             0x46 => Self::Exited(read_exit(&mut reader)?),
             0x47 => Self::Ports(reader.list("ports", 65536, 2, |r| r.u16("port"))?),
+            0x48 => Self::StdinTaken(reader.u32("stdin taken")?),
+            0x49 => Self::StdinClosed,
+            0x4A => Self::Memory(Memory {
+                total_kib: reader.u64("total")?,
+                available_kib: reader.u64("available")?,
+            }),
+            0x4B => Self::Data(read_chunk(&mut reader)?),
             0x4C => Self::Connected,
             0x4D => Self::Listens { port: read_port(&mut reader)? },
             0x4E => Self::Accepted { connection: reader.u32("connection")? },
@@ -137,7 +171,12 @@ impl Reply {
     pub fn is_final(&self) -> bool {
         matches!(
             self,
-            Self::Done | Self::Failed(_) | Self::Exited(_) | Self::Ports(_) | Self::Connected
+            Self::Done
+                | Self::Failed(_)
+                | Self::Exited(_)
+                | Self::Ports(_)
+                | Self::Memory(_)
+                | Self::Connected
         )
     }
 }

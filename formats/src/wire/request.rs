@@ -1,10 +1,13 @@
-//! What the host asks of the agent, and what it sends after the request.
+//! What the host asks of the agent.
 
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::field::{put_strings, read_chunk, read_path, read_port, read_signal, read_strings};
-use super::{MAX_NAME, Message, unknown_kind};
+use super::field::{
+    put_strings, put_window, read_mode, read_path, read_port, read_signal, read_strings,
+    read_window,
+};
+use super::{MAX_NAME, MAX_PARTS, MAX_PAYLOAD, Message, unknown_kind};
 use crate::codec::{DecodeError, Put, Reader};
 
 /// The first frame of a request stream.
@@ -31,6 +34,30 @@ pub enum Request {
     },
     /// Writes back dirty files and gives free memory back, before a capture.
     Settle,
+    /// Waits for the entrypoint's end. Answered by [`Reply::Exited`].
+    WaitEntrypoint,
+    /// Asks how much memory is in use. Answered by [`Reply::Memory`].
+    Memory,
+    /// Writes a file, whose content comes as [`Input::Data`](super::Input::Data) up to
+    /// [`Input::DataEnd`](super::Input::DataEnd).
+    WriteFile(WriteFile),
+    /// Reads a regular file. Answered by [`Reply::Data`] and [`Reply::Done`].
+    ReadFile {
+        /// Where it is.
+        path: Vec<u8>,
+    },
+    /// Unpacks a tar archive, which comes as [`Input::Data`](super::Input::Data) up to
+    /// [`Input::DataEnd`](super::Input::DataEnd), into a directory, which is made if need be.
+    CopyIn {
+        /// The directory.
+        path: Vec<u8>,
+    },
+    /// Packs a file, or a directory and all in it, into a tar archive. Answered by
+    /// [`Reply::Data`] and [`Reply::Done`].
+    CopyOut {
+        /// What to pack.
+        path: Vec<u8>,
+    },
     /// Connects to a TCP port on the guest's loopback interface. Answered by
     /// [`Reply::Connected`](super::Reply::Connected); what the connection carries follows.
     Connect {
@@ -97,20 +124,48 @@ pub struct Command {
     pub user: Option<String>,
     /// After this many milliseconds the command's process group is killed; 0 means never.
     pub timeout_ms: u64,
-    /// Whether standard input comes as [`Input::Stdin`]; otherwise it is empty.
+    /// Whether standard input comes as [`Input::Data`](super::Input::Data); otherwise it is empty.
     pub stdin: bool,
+    /// The size of the terminal that is the command's standard input, output and error.
+    pub terminal: Option<WindowSize>,
+    /// Files to write before it starts.
+    pub files: Vec<StagedFile>,
+    /// Further commands: each runs once the one before it has returned 0.
+    pub chain: Vec<Vec<Vec<u8>>>,
 }
 
-/// Host to agent on an [`Request::Exec`] stream, after the request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Input {
-    /// Bytes for standard input, at most [`MAX_CHUNK`](super::MAX_CHUNK).
-    Stdin(Vec<u8>),
-    /// The end of standard input.
-    StdinEnd,
-    /// A signal for the command's process group.
-    Signal(u8),
+/// The size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters of a line.
+    pub columns: u16,
+}
+
+/// A small file that comes along with a command. Its owner is the command's user.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StagedFile {
+    /// Where it is put.
+    pub path: Vec<u8>,
+    /// Its mode, at most [`MAX_MODE`](super::MAX_MODE).
+    pub mode: u16,
+    /// What it holds.
+    pub content: Vec<u8>,
+}
+
+/// How a file is to be written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct WriteFile {
+    /// Where it is.
+    pub path: Vec<u8>,
+    /// Its mode, at most [`MAX_MODE`](super::MAX_MODE), if it is to be set. A new file has 0644
+    /// otherwise.
+    pub mode: Option<u16>,
+    /// `user[:group]` that is to own it, if it is to be set.
+    pub owner: Option<String>,
+    /// Whether to write behind what is there instead of in its place.
+    pub append: bool,
 }
 
 impl Message for Request {
@@ -123,6 +178,12 @@ impl Message for Request {
             Self::Logs { .. } => 0x25,
             Self::SignalEntrypoint { .. } => 0x26,
             Self::Settle => 0x27,
+            Self::WaitEntrypoint => 0x28,
+            Self::Memory => 0x29,
+            Self::WriteFile(_) => 0x2A,
+            Self::ReadFile { .. } => 0x2B,
+            Self::CopyIn { .. } => 0x2F,
+            Self::CopyOut { .. } => 0x30,
             Self::Connect { .. } => 0x2C,
             Self::Listen { .. } => 0x2D,
             Self::Accept { .. } => 0x2E,
@@ -141,13 +202,17 @@ impl Message for Request {
             Self::Exec(command) => put_command(out, command),
             Self::Logs { follow } => out.put_bool(*follow),
             Self::SignalEntrypoint { signal } => out.put_u8(*signal),
+            Self::WriteFile(file) => put_write_file(out, file),
+            Self::ReadFile { path } | Self::CopyIn { path } | Self::CopyOut { path } => {
+                out.put_byte_string(path);
+            }
             Self::Connect { port, framed } => {
                 out.put_u16(*port);
                 out.put_bool(*framed);
             }
             Self::Listen { port } => out.put_u16(*port),
             Self::Accept { connection } => out.put_u32(*connection),
-            Self::Start | Self::Listening | Self::Settle => {}
+            Self::Start | Self::Listening | Self::Settle | Self::WaitEntrypoint | Self::Memory => {}
         }
     }
 
@@ -167,39 +232,15 @@ impl Message for Request {
             0x25 => Self::Logs { follow: reader.bool("follow")? },
             0x26 => Self::SignalEntrypoint { signal: read_signal(&mut reader)? },
             0x27 => Self::Settle,
+            0x28 => Self::WaitEntrypoint,
+            0x29 => Self::Memory,
+            0x2A => Self::WriteFile(read_write_file(&mut reader)?),
+            0x2B => Self::ReadFile { path: read_path(&mut reader, "path")? },
+            0x2F => Self::CopyIn { path: read_path(&mut reader, "path")? },
+            0x30 => Self::CopyOut { path: read_path(&mut reader, "path")? },
             0x2C => Self::Connect { port: read_port(&mut reader)?, framed: reader.bool("framed")? },
             0x2D => Self::Listen { port: reader.u16("port")? },
             0x2E => Self::Accept { connection: reader.u32("connection")? },
-            _ => return Err(unknown_kind(kind)),
-        };
-        reader.finish()?;
-        Ok(message)
-    }
-}
-
-impl Message for Input {
-    fn kind(&self) -> u16 {
-        match self {
-            Self::Stdin(_) => 0x31,
-            Self::StdinEnd => 0x32,
-            Self::Signal(_) => 0x33,
-        }
-    }
-
-    fn put_payload(&self, out: &mut Vec<u8>) {
-        match self {
-            Self::Stdin(bytes) => out.put(bytes),
-            Self::StdinEnd => {}
-            Self::Signal(signal) => out.put_u8(*signal),
-        }
-    }
-
-    fn decode(kind: u16, payload: &[u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(payload);
-        let message = match kind {
-            0x31 => Self::Stdin(read_chunk(&mut reader)?),
-            0x32 => Self::StdinEnd,
-            0x33 => Self::Signal(read_signal(&mut reader)?),
             _ => return Err(unknown_kind(kind)),
         };
         reader.finish()?;
@@ -231,6 +272,13 @@ fn put_command(out: &mut Vec<u8>, command: &Command) {
     out.put_option(command.user.as_ref(), |out, user| out.put_byte_string(user.as_bytes()));
     out.put_u64(command.timeout_ms);
     out.put_bool(command.stdin);
+    out.put_option(command.terminal.as_ref(), |out, size| put_window(out, *size));
+    out.put_list(&command.files, |out, file| {
+        out.put_byte_string(&file.path);
+        out.put_u16(file.mode);
+        out.put_byte_string(&file.content);
+    });
+    out.put_list(&command.chain, |out, argv| put_strings(out, argv));
 }
 
 fn read_command(reader: &mut Reader<'_>) -> Result<Command, DecodeError> {
@@ -242,5 +290,32 @@ fn read_command(reader: &mut Reader<'_>) -> Result<Command, DecodeError> {
         user: reader.option("user", |r| r.string("user", MAX_NAME))?,
         timeout_ms: reader.u64("timeout")?,
         stdin: reader.bool("stdin")?,
+        terminal: reader.option("terminal", read_window)?,
+        files: reader.list("files", MAX_PARTS, 10, read_staged_file)?,
+        chain: reader.list("chain", MAX_PARTS, 4, |r| read_strings(r, "chain"))?,
+    })
+}
+
+fn read_staged_file(reader: &mut Reader<'_>) -> Result<StagedFile, DecodeError> {
+    Ok(StagedFile {
+        path: read_path(reader, "path")?,
+        mode: read_mode(reader)?,
+        content: reader.byte_string("content", MAX_PAYLOAD)?.into(),
+    })
+}
+
+fn put_write_file(out: &mut Vec<u8>, file: &WriteFile) {
+    out.put_byte_string(&file.path);
+    out.put_option(file.mode.as_ref(), |out, mode| out.put_u16(*mode));
+    out.put_option(file.owner.as_ref(), |out, owner| out.put_byte_string(owner.as_bytes()));
+    out.put_bool(file.append);
+}
+
+fn read_write_file(reader: &mut Reader<'_>) -> Result<WriteFile, DecodeError> {
+    Ok(WriteFile {
+        path: read_path(reader, "path")?,
+        mode: reader.option("mode", read_mode)?,
+        owner: reader.option("owner", |r| r.string("owner", MAX_NAME))?,
+        append: reader.bool("append")?,
     })
 }

@@ -27,6 +27,9 @@ fn command() -> Command {
         user: Some("nobody:nogroup".into()),
         timeout_ms: 30_000,
         stdin: true,
+        terminal: Some(WindowSize { rows: 24, columns: 80 }),
+        files: vec![StagedFile { path: b"/tmp/x".to_vec(), mode: 0o600, content: vec![0, 255] }],
+        chain: vec![vec![b"true".to_vec()], Vec::new()],
     }
 }
 
@@ -63,22 +66,45 @@ fn requests_round_trip() {
     }
     assert_round_trip(&Request::Listen { port: 0 });
     assert_round_trip(&Request::Accept { connection: 7 });
-    for request in [Request::Start, Request::Listening, Request::Settle] {
+    for request in [
+        Request::Start,
+        Request::Listening,
+        Request::Settle,
+        Request::WaitEntrypoint,
+        Request::Memory,
+    ] {
         assert_round_trip(&request);
     }
+    for (mode, owner) in [(None, None), (Some(0o7777), Some("1:2".into()))] {
+        let path = b"/etc/x".to_vec();
+        assert_round_trip(&Request::WriteFile(WriteFile { path, mode, owner, append: true }));
+    }
+    assert_round_trip(&Request::ReadFile { path: b"/a".to_vec() });
+    assert_round_trip(&Request::CopyIn { path: b"/b".to_vec() });
+    assert_round_trip(&Request::CopyOut { path: b"/c".to_vec() });
 }
 
 #[test]
 fn inputs_and_replies_round_trip() {
-    assert_round_trip(&Input::StdinEnd);
+    assert_round_trip(&Input::DataEnd);
     assert_round_trip(&Input::Signal(9));
-    assert_round_trip(&Input::Stdin(vec![0, 1, 2]));
+    assert_round_trip(&Input::Data(vec![0, 1, 2]));
+    assert_round_trip(&Input::Resize(WindowSize { rows: 1, columns: 2 }));
+    for output in [Output::Stdout, Output::Stderr] {
+        for flow in [Flow::Open, Flow::Paused, Flow::Closed] {
+            assert_round_trip(&Input::Flow { output, flow });
+        }
+    }
     assert_round_trip(&Reply::Done);
     assert_round_trip(&Reply::Failed(failure()));
     assert_round_trip(&Reply::Started { pid: 42 });
     assert_round_trip(&Reply::Stdout(b"out".to_vec()));
     assert_round_trip(&Reply::Stderr(b"err".to_vec()));
     assert_round_trip(&Reply::Ports(vec![80, 443]));
+    assert_round_trip(&Reply::StdinTaken(70_000));
+    assert_round_trip(&Reply::StdinClosed);
+    assert_round_trip(&Reply::Memory(Memory { total_kib: 1 << 40, available_kib: 7 }));
+    assert_round_trip(&Reply::Data(b"data".to_vec()));
     assert_round_trip(&Reply::Connected);
     assert_round_trip(&Reply::Listens { port: 80 });
     assert_round_trip(&Reply::Accepted { connection: u32::MAX });
@@ -152,4 +178,20 @@ fn entropy_stays_out_of_debug_output() {
     let resume = Resume { realtime_ns: 1, entropy: [0xAB; ENTROPY_SIZE], hostname: None };
     let shown = format!("{resume:?}");
     assert!(!shown.contains("171") && !shown.contains("entropy:"), "{shown}");
+}
+
+#[test]
+fn a_mode_beyond_its_bits_is_refused() {
+    let file = WriteFile { path: b"/x".to_vec(), mode: Some(0o10000), ..WriteFile::default() };
+    let frame = Request::WriteFile(file).to_frame();
+    let decoded = Request::decode(0x2A, &frame[HEADER_SIZE..]);
+    assert!(matches!(decoded, Err(DecodeError::Illegal { field: "mode", .. })), "{decoded:?}");
+}
+
+#[test]
+fn an_unknown_stream_or_flow_is_refused() {
+    for (payload, wanted) in [([0, 0], "output"), ([3, 0], "output"), ([1, 3], "flow")] {
+        let decoded = Input::decode(0x35, &payload);
+        assert!(matches!(decoded, Err(DecodeError::Illegal { field, .. }) if field == wanted));
+    }
 }

@@ -27,8 +27,8 @@ impl Entrypoint {
         Self {
             pid: child.pid,
             started: child.started,
-            stdout: Some(child.stdout),
-            stderr: Some(child.stderr),
+            stdout: Some(child.ends.stdout),
+            stderr: child.ends.stderr,
             log: Log::default(),
             exit: None,
         }

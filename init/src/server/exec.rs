@@ -1,27 +1,29 @@
-//! One command of the host: its pipes, its input, its time-out, its end.
+//! One command of the host, and those that follow it: its input, its time-out, its end.
 //!
 //! Owns the process until it has ended: dropping an [`Exec`] before kills its process group.
 //! Holds no socket; what is to be sent goes to an [`Outbox`], and while that is full the pipes
 //! are left alone, so that the program waits.
 
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use supermachine_formats::wire::{Exit, Input, MAX_CHUNK, Reply};
+use supermachine_formats::wire::{
+    Exit, Failure, Flow, Input, MAX_CHUNK, Output, Reply, WindowSize,
+};
 
-use crate::child::{Child, exit};
+use super::input::StdinQueue;
+use super::pipe::Pipe;
+use crate::child::{self, Child, Stdio, exit};
+use crate::container::Launch;
 use crate::link::Outbox;
-use crate::sys::fd::{Fd, read_now, write_now};
-use crate::sys::process::{Ended, SIGKILL, signal_group};
-use crate::sys::{Errno, clock};
+use crate::sys::clock;
+use crate::sys::fd::Fd;
+use crate::sys::process::{Ended, SIGKILL, Spawner, signal_group};
 
-/// Input that waits for a program to read it; beyond this the host has to wait.
-const INPUT_LIMIT: usize = 256 << 10;
 /// How long a command stays to itself after its start: one that ends by then is answered in
 /// one write, and nothing was registered for it.
 const HOLD: u64 = 2_000_000;
-/// The most that is read from a pipe after the program's end: the largest pipe. More can only
-/// come from a process that was left behind.
-const REST_LIMIT: usize = 1 << 20;
 const MILLISECOND: u64 = 1_000_000;
 
 /// Which pipe an event is about.
@@ -32,16 +34,13 @@ pub(super) enum Role {
     Stderr = 3,
 }
 
-/// One of the two output pipes.
+/// The commands that follow, with what all of them share.
 #[derive(Debug)]
-pub(super) struct Pipe {
-    /// None: it is at its end.
-    pub(super) fd: Option<Fd>,
-    /// Whether the event loop watches it.
-    pub(super) watched: bool,
-    /// Bytes that may still be read once the program has ended.
-    rest: usize,
-    empty: bool,
+pub(super) struct Chain {
+    /// The last command's surroundings.
+    pub(super) launch: Launch,
+    /// The arguments of those that follow.
+    pub(super) rest: VecDeque<Vec<Vec<u8>>>,
 }
 
 /// A command. See the module.
@@ -51,126 +50,70 @@ pub(super) struct Exec {
     started: u64,
     hold: Option<u64>,
     deadline: Option<u64>,
-    pub(super) stdin: Option<Fd>,
-    pub(super) stdin_watched: bool,
-    input: Vec<u8>,
-    input_start: usize,
-    input_ended: bool,
+    pub(super) stdin: StdinQueue,
     pub(super) stdout: Pipe,
     pub(super) stderr: Pipe,
+    /// The programs' ends, if there are more to come or it is a terminal: its end must not
+    /// close while the program, which may open it anew, still runs.
+    stdio: Option<Stdio>,
+    chain: Option<Box<Chain>>,
+    is_terminal: bool,
     timed_out: bool,
+    peak_rss_kib: u64,
     exit: Option<Exit>,
-}
-
-impl Pipe {
-    fn new(fd: Fd) -> Self {
-        Self { fd: Some(fd), watched: false, rest: REST_LIMIT, empty: false }
-    }
-
-    /// Reads once. After the program's end, reads until the pipe is empty.
-    fn pump(
-        &mut self,
-        scratch: &mut [u8],
-        outbox: &mut Outbox,
-        ended: bool,
-        reply: fn(Vec<u8>) -> Reply,
-    ) {
-        while let Some(fd) = self.fd.as_ref().filter(|_| !outbox.is_full()) {
-            let limit = if ended { self.rest.min(scratch.len()) } else { scratch.len() };
-            let Some(space) = scratch.get_mut(..limit).filter(|space| !space.is_empty()) else {
-                self.fd = None;
-                return;
-            };
-            match read_now(fd, space) {
-                Ok(0) | Err(Errno::EPIPE) => self.fd = None,
-                Ok(count) => {
-                    outbox.push(&reply(space.get(..count).unwrap_or_default().to_vec()));
-                    if !ended {
-                        return;
-                    }
-                    self.rest -= count;
-                    // A pipe gives all it has at once, so that a short read emptied it.
-                    self.empty = count < limit;
-                }
-                Err(Errno::EINTR) => {}
-                Err(_) => self.empty = true,
-            }
-            if self.empty && ended {
-                self.fd = None;
-            }
-            if !ended {
-                return;
-            }
-        }
-    }
+    /// Why the command that follows could not be started.
+    failure: Option<Failure>,
 }
 
 impl Exec {
-    pub(super) fn new(child: Child, timeout_ms: u64) -> Self {
+    pub(super) fn new(
+        child: Child,
+        stdio: Stdio,
+        chain: Option<Box<Chain>>,
+        timeout_ms: u64,
+    ) -> Self {
         let timeout = timeout_ms.saturating_mul(MILLISECOND);
         let deadline = (timeout_ms != 0).then(|| child.started.saturating_add(timeout));
+        let is_terminal = matches!(stdio, Stdio::Terminal(_));
         Self {
             pid: child.pid,
             started: child.started,
             hold: Some(child.started.saturating_add(HOLD)),
             deadline,
-            stdin: child.stdin,
-            stdin_watched: false,
-            input: Vec::new(),
-            input_start: 0,
-            input_ended: false,
-            stdout: Pipe::new(child.stdout),
-            stderr: Pipe::new(child.stderr),
+            stdin: StdinQueue::new(child.ends.stdin, is_terminal),
+            stdout: Pipe::new(Some(child.ends.stdout), is_terminal),
+            stderr: Pipe::new(child.ends.stderr, false),
+            stdio: (is_terminal || chain.is_some()).then_some(stdio),
+            chain,
+            is_terminal,
             timed_out: false,
+            peak_rss_kib: 0,
             exit: None,
+            failure: None,
         }
     }
 
-    /// Carries out what the host sent.
-    pub(super) fn take_input(&mut self, input: Input) {
+    /// Carries out what the host sent. False: it may not send that.
+    pub(super) fn take_input(&mut self, input: Input, outbox: &mut Outbox) -> bool {
         match input {
-            Input::Stdin(bytes) if self.stdin.is_some() && !self.input_ended => {
-                self.input.extend_from_slice(&bytes);
-            }
-            Input::StdinEnd => self.input_ended = true,
+            Input::Data(bytes) => return self.stdin.push(&bytes, outbox),
+            Input::DataEnd => self.stdin.end(outbox),
             // A group that is gone has nothing to be told.
-            Input::Signal(signal) if self.exit.is_none() => {
-                let _ = signal_group(self.pid, signal);
+            Input::Signal(signal) => {
+                if self.exit.is_none() {
+                    let _ = signal_group(self.pid, signal);
+                }
             }
-            _ => {}
+            Input::Resize(size) => self.resize(size),
+            Input::Flow { output, flow } => self.set_flow(output, flow),
+            _ => return false,
         }
-        self.pump_input();
+        true
     }
 
     /// Writes waiting input, as much as the program has room for.
-    pub(super) fn pump_input(&mut self) {
-        while let (Some(fd), Some(rest)) = (&self.stdin, self.input.get(self.input_start..)) {
-            if rest.is_empty() {
-                break;
-            }
-            match write_now(fd, rest) {
-                Ok(count) => self.input_start += count,
-                Err(Errno::EAGAIN) => return,
-                Err(Errno::EINTR) => {}
-                // The program reads no more: what it left is dropped.
-                Err(_) => self.stdin = None,
-            }
-        }
-        self.input.clear();
-        self.input_start = 0;
-        if self.input_ended {
-            self.stdin = None;
-        }
-    }
-
-    /// Whether input waits for room.
-    pub(super) fn input_waits(&self) -> bool {
-        self.stdin.is_some() && self.input_start < self.input.len()
-    }
-
-    /// Whether more input may be taken.
-    pub(super) fn wants_input(&self) -> bool {
-        self.input.len() < INPUT_LIMIT
+    pub(super) fn pump_input(&mut self, outbox: &mut Outbox) {
+        self.stdin.pump(outbox);
     }
 
     /// Reads output that an event announced.
@@ -183,25 +126,74 @@ impl Exec {
         }
     }
 
-    /// Notes the program's end.
-    pub(super) fn end(&mut self, ended: &Ended) {
-        self.exit = Some(exit(ended, self.started, clock::monotonic(), self.timed_out));
+    /// Notes the program's end, and starts the one that follows it, if there is one.
+    pub(super) fn end(&mut self, ended: &Ended, spawner: &mut Spawner, null_device: &Fd) {
+        let mut exit = exit(ended, self.started, clock::monotonic(), self.timed_out);
+        self.peak_rss_kib = self.peak_rss_kib.max(exit.peak_rss_kib);
+        exit.peak_rss_kib = self.peak_rss_kib;
+        let goes_on = ended.status == 0 && !self.timed_out;
+        let next = self.chain.as_mut().filter(|_| goes_on).and_then(|chain| chain.rest.pop_front());
+        if let Some(argv) = next {
+            match self.start_next(argv, spawner, null_device) {
+                Ok(()) => return,
+                Err(failure) => self.failure = Some(failure),
+            }
+        }
+        self.exit = Some(exit);
         self.hold = None;
         self.deadline = None;
-        self.stdin = None;
+        self.stdin.stop();
+        self.stdio = None;
     }
 
-    /// Takes what is left after the end. The exit comes once there is nothing left.
-    pub(super) fn finish(&mut self, scratch: &mut [u8], outbox: &mut Outbox) -> Option<Exit> {
-        self.exit?;
+    fn start_next(
+        &mut self,
+        argv: Vec<Vec<u8>>,
+        spawner: &mut Spawner,
+        null_device: &Fd,
+    ) -> Result<(), Failure> {
+        let Some(chain) = &mut self.chain else { return Ok(()) };
+        chain.launch.argv = argv;
+        if self.is_terminal
+            && let Some(ours) = self.stdout.fd()
+        {
+            // The end of the session has hung the old one up.
+            self.stdio = None;
+            self.stdio = Some(child::peer(ours, &chain.launch.account.credentials)?);
+        }
+        let Some(stdio) = &self.stdio else { return Ok(()) };
+        (self.pid, _) = child::start(spawner, null_device, &chain.launch, stdio)?;
+        if chain.rest.is_empty() && !self.is_terminal {
+            self.stdio = None;
+        }
+        Ok(())
+    }
+
+    /// Takes what is left after the end. The final reply comes once there is nothing left.
+    pub(super) fn finish(&mut self, scratch: &mut [u8], outbox: &mut Outbox) -> Option<Reply> {
+        let exit = self.exit?;
         self.pump_output(Role::Stdout, scratch, outbox);
         self.pump_output(Role::Stderr, scratch, outbox);
-        if self.stdout.fd.is_some() || self.stderr.fd.is_some() { None } else { self.exit }
+        if self.stdout.fd().is_some() || self.stderr.fd().is_some() {
+            return None;
+        }
+        Some(match self.failure.take() {
+            Some(failure) => Reply::Failed(failure),
+            None => Reply::Exited(exit),
+        })
     }
 
     /// Whether it is the running process `pid`.
     pub(super) fn runs(&self, pid: u32) -> bool {
         self.pid == pid && self.exit.is_none()
+    }
+
+    /// Gives the command no moment to itself: its input is still to come, and somebody waits to
+    /// hear that it was started.
+    pub(super) fn release_if_interactive(&mut self) {
+        if self.stdin.is_open() {
+            self.hold = None;
+        }
     }
 
     /// Whether the command still has its first moment to itself.
@@ -223,6 +215,27 @@ impl Exec {
             self.deadline = None;
             self.timed_out = true;
             let _ = signal_group(self.pid, SIGKILL);
+        }
+    }
+
+    /// Only a terminal has a size, and one that is gone needs none.
+    fn resize(&self, size: WindowSize) {
+        if self.is_terminal
+            && let Some(terminal) = self.stdout.fd()
+        {
+            let _ = child::resize(terminal, size);
+        }
+    }
+
+    fn set_flow(&mut self, output: Output, flow: Flow) {
+        match output {
+            Output::Stdout => self.stdout.set_flow(flow),
+            Output::Stderr => self.stderr.set_flow(flow),
+        }
+        if self.is_terminal && self.stdout.fd().is_none() {
+            // Both directions are one file: half of it would stay registered.
+            self.stdin.close();
+            self.stdio = None;
         }
     }
 }

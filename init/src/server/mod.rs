@@ -7,6 +7,8 @@
 
 mod entrypoint;
 mod exec;
+mod input;
+mod pipe;
 mod slab;
 mod stream;
 mod tcp;
@@ -14,27 +16,30 @@ mod tcp;
 mod tests;
 mod token;
 
+use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use supermachine_formats::wire::{
-    Control, Event, Failure, HEADER_SIZE, MAX_CHUNK, Reply, Request, VERSION,
+    Command, Control, Event, Failure, HEADER_SIZE, MAX_CHUNK, Reply, Request, VERSION, WriteFile,
 };
 
 use self::entrypoint::Entrypoint;
-use self::exec::{Exec, Role};
+use self::exec::{Chain, Exec, Role};
 use self::slab::{Key, Slab};
 use self::stream::{Stream, Work};
 use self::tcp::Tcp;
 use self::token::Token;
+use crate::child::Child;
 use crate::container::{Container, attach};
 use crate::failure::{OrFailure, failure};
+use crate::files::{Sink, Source};
 use crate::link::{Inbox, Outbox};
 use crate::sys::fd::{self, Fd};
 use crate::sys::poll::{self, Epoll, HANG_UP, READABLE};
 use crate::sys::process::{Spawner, child_signals, reap, signal};
 use crate::sys::{Errno, clock, mount, socket};
-use crate::{child, log, ports, resume};
+use crate::{child, files, log, ports, resume, usage};
 
 const EVENTS: usize = 64;
 const MILLISECOND: u64 = 1_000_000;
@@ -235,7 +240,7 @@ impl Server {
         let Some(mut stream) = self.streams.take(key) else { return };
         if let Work::Exec(exec) = &mut stream.work {
             match role {
-                Role::Stdin => exec.pump_input(),
+                Role::Stdin => exec.pump_input(&mut stream.outbox),
                 _ => exec.pump_output(role, &mut self.scratch, &mut stream.outbox),
             }
         }
@@ -259,26 +264,39 @@ impl Server {
             Request::Start => self.start().map(Some),
             Request::Exec(command) => self.exec(&command).map(|exec| {
                 stream.outbox.push(&Reply::Started { pid: exec.pid });
-                stream.work = Work::Exec(alloc::boxed::Box::new(exec));
+                stream.work = Work::Exec(Box::new(exec));
                 None
             }),
             Request::Listening => listening().map(|ports| Some(Reply::Ports(ports))),
-            Request::Logs { follow } => match self.entrypoint {
-                Some(_) => {
-                    stream.work = Work::Logs { position: 0, follow };
-                    Ok(None)
-                }
-                None => Err(failure("logs", "entrypoint", Errno::ESRCH)),
-            },
+            Request::Logs { follow } => self.logs(stream, 0, follow),
+            Request::WaitEntrypoint => self.logs(stream, u64::MAX, true),
             Request::SignalEntrypoint { signal } => self.signal(signal).map(|()| Some(Reply::Done)),
             Request::Settle => settle().map(|()| Some(Reply::Done)),
-            _ => Err(failure("decode", "request", Errno::EPROTO)),
+            Request::Memory => usage::memory().map(|memory| Some(Reply::Memory(memory))),
+            _ => self.files(&request).map(|work| {
+                stream.work = work;
+                None
+            }),
         };
         match result {
             Ok(None) => {}
             Ok(Some(reply)) => stream.finish(&reply),
             Err(failure) => stream.finish(&Reply::Failed(failure)),
         }
+    }
+
+    /// Follows the entrypoint from a byte of its output on.
+    fn logs(
+        &self,
+        stream: &mut Stream,
+        position: u64,
+        follow: bool,
+    ) -> Result<Option<Reply>, Failure> {
+        if self.entrypoint.is_none() {
+            return Err(failure("wait", "entrypoint", Errno::ESRCH));
+        }
+        stream.work = Work::Logs { position, follow };
+        Ok(None)
     }
 
     fn attach(
@@ -301,8 +319,14 @@ impl Server {
             return Err(failure("start", "entrypoint", Errno::EALREADY));
         }
         let launch = self.container()?.entrypoint()?;
-        let child = child::start(&mut self.spawner, &self.null_device, &launch, false)?;
-        for (fd, stream) in [(&child.stdout, log::Stream::Out), (&child.stderr, log::Stream::Err)] {
+        let (stdio, ends) = child::pipes(&launch.account.credentials, false)?;
+        let (pid, started) = child::start(&mut self.spawner, &self.null_device, &launch, &stdio)?;
+        let child = Child { pid, started, ends };
+        let outputs = [
+            (Some(&child.ends.stdout), log::Stream::Out),
+            (child.ends.stderr.as_ref(), log::Stream::Err),
+        ];
+        for (fd, stream) in outputs.into_iter().filter_map(|(fd, stream)| Some((fd?, stream))) {
             let token = Token::Entrypoint(stream).pack();
             self.epoll.add(fd, READABLE, token).or_failure("epoll_ctl", "entrypoint")?;
         }
@@ -311,11 +335,41 @@ impl Server {
         Ok(Reply::Started { pid })
     }
 
-    fn exec(&mut self, command: &supermachine_formats::wire::Command) -> Result<Exec, Failure> {
+    fn exec(&mut self, command: &Command) -> Result<Exec, Failure> {
         let launch = self.container()?.command(command)?;
-        let child = child::start(&mut self.spawner, &self.null_device, &launch, command.stdin)?;
-        self.now = child.started;
-        Ok(Exec::new(child, command.timeout_ms))
+        let credentials = &launch.account.credentials;
+        for file in &command.files {
+            files::stage(file, credentials)?;
+        }
+        let (stdio, ends) = match command.terminal {
+            Some(size) => child::terminal(credentials, size)?,
+            None => child::pipes(credentials, command.stdin)?,
+        };
+        let (pid, started) = child::start(&mut self.spawner, &self.null_device, &launch, &stdio)?;
+        self.now = started;
+        let rest = command.chain.iter().cloned().collect();
+        let chain = (!command.chain.is_empty()).then(|| Box::new(Chain { launch, rest }));
+        Ok(Exec::new(Child { pid, started, ends }, stdio, chain, command.timeout_ms))
+    }
+
+    fn write_file(&mut self, file: &WriteFile) -> Result<Work, Failure> {
+        let container = self.container()?;
+        let owner = file.owner.as_ref().map(|user| container.account(user)).transpose()?;
+        let credentials = owner.map(|account| account.credentials);
+        Ok(Work::Take(Box::new(Sink::file(file, credentials.as_ref())?)))
+    }
+
+    /// The work of a request that moves files. None of them can be meant before there is a
+    /// container: the paths are its own.
+    fn files(&mut self, request: &Request) -> Result<Work, Failure> {
+        self.container()?;
+        match request {
+            Request::WriteFile(file) => self.write_file(file),
+            Request::ReadFile { path } => Ok(Work::Give(Box::new(Source::file(path)?))),
+            Request::CopyIn { path } => Ok(Work::Take(Box::new(Sink::archive(path)?))),
+            Request::CopyOut { path } => Ok(Work::Give(Box::new(Source::archive(path)?))),
+            _ => Err(failure("decode", "request", Errno::EPROTO)),
+        }
     }
 
     fn signal(&self, number: u8) -> Result<(), Failure> {
@@ -364,7 +418,7 @@ impl Server {
             for key in owners {
                 let Some(mut stream) = self.streams.take(key) else { continue };
                 if let Work::Exec(exec) = &mut stream.work {
-                    exec.end(&ended);
+                    exec.end(&ended, &mut self.spawner, &self.null_device);
                 }
                 self.advance(key, stream);
             }

@@ -2,17 +2,18 @@
 
 use alloc::boxed::Box;
 
-use supermachine_formats::wire::{HEADER_SIZE, Input, MAX_CHUNK, MAX_PAYLOAD, Reply};
+use supermachine_formats::wire::{Failure, HEADER_SIZE, Input, MAX_CHUNK, MAX_PAYLOAD, Reply};
 
 use super::entrypoint::Entrypoint;
-use super::exec::{Exec, Pipe, Role};
+use super::exec::{Exec, Role};
 use super::slab::Key;
 use super::token::Token;
+use crate::files::{Sink, Source};
 use crate::link::{Inbox, Outbox};
 use crate::log;
 use crate::sys::fd::Fd;
 use crate::sys::poll::{Epoll, HANG_UP, READABLE, WRITABLE};
-use crate::sys::{Errno, Result, socket};
+use crate::sys::{self, Errno, socket};
 
 /// What a stream is busy with.
 #[derive(Debug)]
@@ -28,6 +29,10 @@ pub(super) enum Work {
         /// Whether to wait for more.
         follow: bool,
     },
+    /// Writes a file or unpacks an archive.
+    Take(Box<Sink>),
+    /// Reads a file or packs an archive.
+    Give(Box<Source>),
     /// Its final reply is on the way.
     Done,
 }
@@ -66,7 +71,9 @@ impl Stream {
             match socket::receive(&self.socket, scratch) {
                 Ok(0) => return false,
                 // Nothing more is expected, and nothing is kept.
-                Ok(_) if matches!(self.work, Work::Logs { .. } | Work::Done) => return true,
+                Ok(_) if matches!(self.work, Work::Logs { .. } | Work::Give(_) | Work::Done) => {
+                    return true;
+                }
                 Ok(count) => {
                     self.inbox.push(scratch.get(..count).unwrap_or_default());
                     if count < scratch.len() || !matches!(self.work, Work::Request) {
@@ -92,11 +99,16 @@ impl Stream {
         if !self.take_input() {
             return false;
         }
+        if let Work::Exec(exec) = &mut self.work {
+            exec.release_if_interactive();
+        }
+        // Once, so that others get their turn; the loop comes back while the host has room.
+        self.give(scratch);
         loop {
             if let Work::Exec(exec) = &mut self.work
-                && let Some(exit) = exec.finish(scratch, &mut self.outbox)
+                && let Some(last) = exec.finish(scratch, &mut self.outbox)
             {
-                self.finish(&Reply::Exited(exit));
+                self.finish(&last);
             }
             self.copy_log(entrypoint);
             if matches!(&self.work, Work::Exec(exec) if exec.is_held()) {
@@ -114,7 +126,7 @@ impl Stream {
     }
 
     /// Tells the loop what is waited for.
-    pub(super) fn watch(&mut self, epoll: &Epoll, key: Key) -> Result<()> {
+    pub(super) fn watch(&mut self, epoll: &Epoll, key: Key) -> sys::Result<()> {
         if matches!(&self.work, Work::Exec(exec) if exec.is_held()) {
             return Ok(());
         }
@@ -123,7 +135,7 @@ impl Stream {
         if self.wants_more() {
             wanted |= READABLE;
         }
-        if !self.outbox.is_empty() {
+        if !self.outbox.is_empty() || matches!(self.work, Work::Give(_)) {
             wanted |= WRITABLE;
         }
         if self.watched != Some(wanted) {
@@ -135,16 +147,9 @@ impl Stream {
             self.watched = Some(wanted);
         }
         if let Work::Exec(exec) = &mut self.work {
-            watch_pipe(epoll, &mut exec.stdout, room, Token::Pipe(key, Role::Stdout))?;
-            watch_pipe(epoll, &mut exec.stderr, room, Token::Pipe(key, Role::Stderr))?;
-            let waits = exec.input_waits();
-            if let Some(stdin) = exec.stdin.as_ref().filter(|_| waits != exec.stdin_watched) {
-                match waits {
-                    true => epoll.add(stdin, WRITABLE, Token::Pipe(key, Role::Stdin).pack())?,
-                    false => epoll.remove(stdin)?,
-                }
-                exec.stdin_watched = waits;
-            }
+            exec.stdout.watch(epoll, room, Token::Pipe(key, Role::Stdout).pack())?;
+            exec.stderr.watch(epoll, room, Token::Pipe(key, Role::Stderr).pack())?;
+            exec.stdin.watch(epoll, Token::Pipe(key, Role::Stdin).pack())?;
         }
         Ok(())
     }
@@ -165,24 +170,60 @@ impl Stream {
     fn wants_more(&self) -> bool {
         match &self.work {
             Work::Request => self.inbox.len() < MAX_PAYLOAD + HEADER_SIZE,
-            Work::Exec(exec) => exec.wants_input(),
-            Work::Logs { .. } | Work::Done => true,
+            _ => true,
         }
     }
 
-    /// Hands the host's input to the command. False: it is malformed.
+    /// Hands the host's input on. False: it is malformed, or may not be sent.
     fn take_input(&mut self) -> bool {
-        loop {
-            let Work::Exec(exec) = &mut self.work else { return true };
-            if !exec.wants_input() {
-                return true;
-            }
-            match self.inbox.next::<Input>() {
-                Ok(Some(input)) => exec.take_input(input),
+        while matches!(self.work, Work::Exec(_) | Work::Take(_)) {
+            let input = match self.inbox.next::<Input>() {
+                Ok(Some(input)) => input,
                 Ok(None) => return true,
                 Err(_) => return false,
+            };
+            let result = match (&mut self.work, input) {
+                (Work::Exec(exec), input) => {
+                    if !exec.take_input(input, &mut self.outbox) {
+                        return false;
+                    }
+                    continue;
+                }
+                (Work::Take(sink), Input::Data(bytes)) => match sink.take(&bytes) {
+                    Ok(()) => continue,
+                    Err(failure) => Err(failure),
+                },
+                (Work::Take(sink), Input::DataEnd) => sink.finish(),
+                _ => return false,
+            };
+            self.conclude(result);
+        }
+        true
+    }
+
+    /// Adds what the host asked to read, as much as is to wait for it.
+    fn give(&mut self, scratch: &mut [u8]) {
+        let scratch = scratch.get_mut(..MAX_CHUNK).unwrap_or_default();
+        while let Work::Give(source) = &mut self.work {
+            if self.outbox.is_full() {
+                return;
+            }
+            match source.give(scratch) {
+                Ok(0) => self.finish(&Reply::Done),
+                Ok(count) => {
+                    let bytes = scratch.get(..count).unwrap_or_default();
+                    self.outbox.push(&Reply::Data(bytes.to_vec()));
+                }
+                Err(failure) => self.finish(&Reply::Failed(failure)),
             }
         }
+    }
+
+    fn conclude(&mut self, result: Result<(), Failure>) {
+        self.finish(&match result {
+            Ok(()) => Reply::Done,
+            Err(failure) => Reply::Failed(failure),
+        });
     }
 
     fn copy_log(&mut self, entrypoint: Option<&Entrypoint>) {
@@ -206,15 +247,4 @@ impl Stream {
             });
         }
     }
-}
-
-fn watch_pipe(epoll: &Epoll, pipe: &mut Pipe, room: bool, token: Token) -> Result<()> {
-    let Some(fd) = pipe.fd.as_ref().filter(|_| room != pipe.watched) else { return Ok(()) };
-    if room {
-        epoll.add(fd, READABLE, token.pack())?;
-    } else {
-        epoll.remove(fd)?;
-    }
-    pipe.watched = room;
-    Ok(())
 }

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use supermachine_formats::wire::{
-    Command, Container as Description, Control, ENTROPY_SIZE, Event, Exit, ExitStatus, Header,
-    Input, Message, Process, Reply, Request, Resume, VERSION,
+    Command, Container as Description, Control, ENTROPY_SIZE, Event, Exit, ExitStatus, Flow,
+    Header, Input, Memory, Message, Output, Process, Reply, Request, Resume, STDIN_WINDOW,
+    StagedFile, VERSION, WindowSize, WriteFile,
 };
 
 use super::*;
@@ -121,6 +122,7 @@ fn collect(stream: &mut UnixStream) -> Answer {
             Reply::Stdout(bytes) => stdout.extend(bytes),
             Reply::Stderr(bytes) => stderr.extend(bytes),
             Reply::Started { pid } => assert!(pid > 0),
+            Reply::StdinTaken(_) | Reply::StdinClosed => {}
             last => {
                 assert!(last.is_final());
                 assert_eq!(stream.read(&mut [0]).unwrap(), 0, "nothing follows a final reply");
@@ -196,9 +198,9 @@ fn input_reaches_the_program_and_its_end_too() {
     let guest = Guest::plain();
     let request = Request::Exec(Command { stdin: true, ..command(&["cat"]) });
     let mut stream = guest.send(&request);
-    stream.write_all(&Input::Stdin(b"over and ".to_vec()).to_frame()).unwrap();
-    stream.write_all(&Input::Stdin(b"back".to_vec()).to_frame()).unwrap();
-    stream.write_all(&Input::StdinEnd.to_frame()).unwrap();
+    stream.write_all(&Input::Data(b"over and ".to_vec()).to_frame()).unwrap();
+    stream.write_all(&Input::Data(b"back".to_vec()).to_frame()).unwrap();
+    stream.write_all(&Input::DataEnd.to_frame()).unwrap();
     let answer = collect(&mut stream);
     assert_eq!(answer.stdout, b"over and back");
     assert_eq!(exit(&answer).status, ExitStatus::Code(0));
@@ -210,32 +212,44 @@ fn ten_mebibytes_pass_through_a_program_unchanged() {
     let request = Request::Exec(Command { stdin: true, ..command(&["cat"]) });
     let mut stream = guest.send(&request);
     let data: Vec<u8> = (0..10_u32 << 20).map(|n| (n % 251) as u8).collect();
-    let mut writer = stream.try_clone().unwrap();
-    let sent = data.clone();
-    let thread = std::thread::spawn(move || {
-        for piece in sent.chunks(60_000) {
-            writer.write_all(&Input::Stdin(piece.to_vec()).to_frame()).unwrap();
+    let (mut rest, mut window, mut echoed) = (data.as_slice(), STDIN_WINDOW, Vec::new());
+    loop {
+        while !rest.is_empty() && window > 0 {
+            let (piece, behind) = rest.split_at(rest.len().min(window).min(60_000));
+            stream.write_all(&Input::Data(piece.to_vec()).to_frame()).unwrap();
+            (rest, window) = (behind, window - piece.len());
+            if rest.is_empty() {
+                stream.write_all(&Input::DataEnd.to_frame()).unwrap();
+            }
         }
-        writer.write_all(&Input::StdinEnd.to_frame()).unwrap();
-    });
-    let answer = collect(&mut stream);
-    thread.join().unwrap();
-    assert!(answer.stdout == data);
+        match read_frame::<Reply>(&mut stream).unwrap() {
+            Reply::Stdout(bytes) => echoed.extend(bytes),
+            Reply::StdinTaken(count) => window += count as usize,
+            Reply::Started { .. } => {}
+            last => {
+                assert!(matches!(last, Reply::Exited(_)), "{last:?}");
+                break;
+            }
+        }
+    }
+    assert!(echoed == data);
 }
 
 #[test]
 fn a_host_that_does_not_read_stops_the_program() {
     let guest = Guest::plain();
-    let mut stream =
-        guest.send(&Request::Exec(command(&["sh", "-c", "head -c 10485760 /dev/zero"])));
-    let Some(Reply::Started { pid }) = read_frame(&mut stream) else { panic!("not started") };
+    guest.run(&["true"]);
     let memory = || {
         let status = std::fs::read_to_string(format!("/proc/{}/statm", guest.pid)).unwrap();
         status.split(' ').nth(1).unwrap().parse::<u64>().unwrap()
     };
+    let before = memory();
+    let mut stream =
+        guest.send(&Request::Exec(command(&["sh", "-c", "head -c 10485760 /dev/zero"])));
+    let Some(Reply::Started { pid }) = read_frame(&mut stream) else { panic!("not started") };
     std::thread::sleep(Duration::from_millis(300));
     assert!(Path::new(&format!("/proc/{pid}")).exists(), "the program waits");
-    assert!(memory() < 4096, "the agent holds less than 16 MiB");
+    assert!(memory() - before < 512, "the agent holds less than 2 MiB");
     assert_eq!(collect(&mut stream).stdout.len(), 10 << 20);
 }
 
@@ -364,6 +378,436 @@ fn another_user_gets_its_ids_and_may_open_its_output_by_name() {
 }
 
 #[test]
+fn input_beyond_the_window_ends_the_stream_and_the_program() {
+    let guest = Guest::plain();
+    let mut stream =
+        guest.send(&Request::Exec(Command { stdin: true, ..command(&["sleep", "1000"]) }));
+    // The pipe itself takes 64 KiB.
+    let frame = Input::Data(vec![0; 64 << 10]).to_frame();
+    let refused = (0..10).any(|_| stream.write_all(&frame).is_err());
+    let end = std::iter::from_fn(|| read_frame::<Reply>(&mut stream)).last();
+    assert!(refused || !matches!(end, Some(Reply::Exited(_))), "{end:?}");
+    eventually("an empty process tree", || guest.children().is_empty());
+}
+
+#[test]
+fn a_signal_overtakes_input_that_nobody_reads() {
+    let guest = Guest::plain();
+    let mut stream =
+        guest.send(&Request::Exec(Command { stdin: true, ..command(&["sleep", "1000"]) }));
+    for _ in 0..STDIN_WINDOW / 65536 {
+        stream.write_all(&Input::Data(vec![0; 64 << 10]).to_frame()).unwrap();
+    }
+    stream.write_all(&Input::Signal(15).to_frame()).unwrap();
+    assert_eq!(exit(&collect(&mut stream)).status, ExitStatus::Signal(15));
+}
+
+#[test]
+fn a_program_that_closes_its_input_is_told_once() {
+    let guest = Guest::plain();
+    let script = "exec <&-; echo closed; sleep 0.5";
+    let mut stream =
+        guest.send(&Request::Exec(Command { stdin: true, ..command(&["sh", "-c", script]) }));
+    let (mut told, mut output) = (0, Vec::new());
+    loop {
+        match read_frame::<Reply>(&mut stream).unwrap() {
+            Reply::Stdout(bytes) => {
+                output.extend(bytes);
+                for _ in 0..3 {
+                    stream.write_all(&Input::Data(b"x".to_vec()).to_frame()).unwrap();
+                }
+            }
+            Reply::StdinClosed => told += 1,
+            Reply::Exited(exit) => {
+                assert_eq!(exit.status, ExitStatus::Code(0));
+                break;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!((told, output.as_slice()), (1, &b"closed\n"[..]));
+}
+
+#[test]
+fn a_paused_output_waits_while_the_other_flows() {
+    let guest = Guest::plain();
+    let script = "read go; head -c 300000 /dev/zero >&2 & echo out; wait";
+    let mut stream =
+        guest.send(&Request::Exec(Command { stdin: true, ..command(&["sh", "-c", script]) }));
+    let flow = |flow| Input::Flow { output: Output::Stderr, flow }.to_frame();
+    stream.write_all(&flow(Flow::Paused)).unwrap();
+    stream.write_all(&Input::Data(b"go\n".to_vec()).to_frame()).unwrap();
+    let mut errors = 0;
+    loop {
+        match read_frame::<Reply>(&mut stream).unwrap() {
+            Reply::Stderr(bytes) => errors += bytes.len(),
+            Reply::Stdout(bytes) => {
+                assert_eq!((bytes.as_slice(), errors), (&b"out\n"[..], 0));
+                stream.write_all(&flow(Flow::Open)).unwrap();
+            }
+            Reply::Exited(_) => break,
+            _ => {}
+        }
+    }
+    assert_eq!(errors, 300_000);
+}
+
+#[test]
+fn a_closed_output_is_a_broken_pipe_to_the_program() {
+    let guest = Guest::plain();
+    let mut stream = guest.send(&Request::Exec(command(&["yes"])));
+    let Some(Reply::Started { .. }) = read_frame(&mut stream) else { panic!("not started") };
+    stream
+        .write_all(&Input::Flow { output: Output::Stdout, flow: Flow::Closed }.to_frame())
+        .unwrap();
+    // What runs tests may have it ignore the signal; then its writes fail.
+    let status = exit(&collect(&mut stream)).status;
+    assert!(matches!(status, ExitStatus::Signal(13) | ExitStatus::Code(1)), "{status:?}");
+}
+
+#[test]
+fn a_chain_runs_while_each_succeeds() {
+    let guest = Guest::plain();
+    let words = |argv: &[&str]| command(argv).argv;
+    let chain = |rest: &[&[&str]]| {
+        let chain = rest.iter().map(|argv| words(argv)).collect();
+        guest.ask(&Request::Exec(Command { chain, ..command(&["echo", "one"]) }))
+    };
+    let all = chain(&[&["echo", "two"], &["sh", "-c", "sleep 0.05; echo three; exit 4"]]);
+    assert_eq!(
+        (all.stdout.as_slice(), exit(&all).status),
+        (&b"one\ntwo\nthree\n"[..], ExitStatus::Code(4))
+    );
+    assert!(exit(&all).duration_us >= 50_000);
+    let stopped = chain(&[&["false"], &["echo", "never"]]);
+    assert_eq!(
+        (stopped.stdout.as_slice(), exit(&stopped).status),
+        (&b"one\n"[..], ExitStatus::Code(1))
+    );
+    let missing = chain(&[&["/no/such"], &["echo", "never"]]);
+    assert_eq!(
+        (missing.stdout.as_slice(), failed(&missing)),
+        (&b"one\n"[..], ("execve", "/no/such", 2))
+    );
+    eventually("no zombie", || guest.children().is_empty());
+}
+
+#[test]
+fn a_chain_shares_input_and_time_out() {
+    let guest = Guest::plain();
+    let chain = vec![command(&["cat"]).argv];
+    let mut stream =
+        guest.send(&Request::Exec(Command { stdin: true, chain, ..command(&["head", "-c", "0"]) }));
+    stream.write_all(&Input::Data(b"for the second".to_vec()).to_frame()).unwrap();
+    stream.write_all(&Input::DataEnd.to_frame()).unwrap();
+    assert_eq!(collect(&mut stream).stdout, b"for the second");
+    let chain = vec![command(&["sleep", "1000"]).argv, command(&["echo", "never"]).argv];
+    let answer =
+        guest.ask(&Request::Exec(Command { timeout_ms: 300, chain, ..command(&["echo", "one"]) }));
+    assert!(exit(&answer).timed_out);
+    assert_eq!(answer.stdout, b"one\n");
+}
+
+#[test]
+fn staged_files_are_there_when_the_command_starts() {
+    let guest = Guest::plain();
+    let folder = folder("staged");
+    let name = folder.join("script");
+    let path = name.as_os_str().as_encoded_bytes().to_vec();
+    let content = b"#!/bin/sh\necho staged\n".to_vec();
+    let files = vec![StagedFile { path: path.clone(), mode: 0o700, content }];
+    let argv = vec![path];
+    let answer = guest.ask(&Request::Exec(Command { argv, files, ..Command::default() }));
+    assert_eq!(answer.stdout, b"staged\n");
+    let files =
+        vec![StagedFile { path: b"/no/such/file".to_vec(), mode: 0o600, content: Vec::new() }];
+    let refused = guest.ask(&Request::Exec(Command { files, ..command(&["true"]) }));
+    assert_eq!(failed(&refused), ("open", "/no/such/file", 2));
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_terminal_is_the_programs_own_and_has_its_size() {
+    let guest = Guest::plain();
+    let size = WindowSize { rows: 33, columns: 77 };
+    let script = "test -t 0 && test -t 1 && test -t 2 && stty size && echo $TERM && \
+        (echo named > /dev/tty) && read line && echo got $line; \
+        trap 'echo resized; stty size' WINCH; echo ready; read more; sleep 1000";
+    let mut stream = guest
+        .send(&Request::Exec(Command { terminal: Some(size), ..command(&["sh", "-c", script]) }));
+    let mut output = String::new();
+    let mut until = |stream: &mut UnixStream, wanted: &str| {
+        while !output.contains(wanted) {
+            match read_frame::<Reply>(stream).expect("more output") {
+                Reply::Stdout(bytes) => output.push_str(&String::from_utf8(bytes).unwrap()),
+                Reply::Started { .. } => {}
+                other => panic!("{other:?} before {wanted:?} in {output:?}"),
+            }
+        }
+        output.clone()
+    };
+    let begin = until(&mut stream, "named\r\n");
+    assert!(begin.starts_with("33 77\r\nxterm\r\nnamed\r\n"), "{begin:?}");
+    stream.write_all(&Input::Data(b"typed\r".to_vec()).to_frame()).unwrap();
+    until(&mut stream, "got typed\r\n");
+    until(&mut stream, "ready\r\n");
+    stream.write_all(&Input::Resize(WindowSize { rows: 5, columns: 6 }).to_frame()).unwrap();
+    until(&mut stream, "resized\r\n5 6\r\n");
+    stream.write_all(&Input::Data(vec![3]).to_frame()).unwrap();
+    assert_eq!(exit(&collect(&mut stream)).status, ExitStatus::Signal(2));
+}
+
+#[test]
+fn a_terminal_carries_a_chain_and_loses_no_last_words() {
+    let guest = Guest::plain();
+    let size = WindowSize { rows: 1, columns: 2 };
+    for _ in 0..20 {
+        let chain =
+            vec![command(&["sh", "-c", "stty size; head -c 20000 /dev/zero | tr '\\0' x"]).argv];
+        let request = Command { terminal: Some(size), chain, ..command(&["echo", "one"]) };
+        let answer = guest.ask(&Request::Exec(request));
+        assert_eq!(exit(&answer).status, ExitStatus::Code(0));
+        assert!(answer.stdout.starts_with(b"one\r\n1 2\r\n"), "{:?}", &answer.stdout[..20]);
+        assert_eq!(answer.stdout.len(), 20_000 + 5 + 5);
+    }
+    let mut stream =
+        guest.send(&Request::Exec(Command { terminal: Some(size), ..command(&["cat"]) }));
+    stream.write_all(&Input::DataEnd.to_frame()).unwrap();
+    assert_eq!(exit(&collect(&mut stream)).status, ExitStatus::Code(0));
+    let before = guest.descriptors();
+    guest.ask(&Request::Exec(Command { terminal: Some(size), ..command(&["true"]) }));
+    eventually("closed descriptors", || guest.descriptors() == before);
+}
+
+/// A fresh folder for a test.
+fn folder(name: &str) -> std::path::PathBuf {
+    let path = std::env::temp_dir().join(format!("sm-init-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&path);
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// The bytes of a path.
+fn bytes(path: &Path) -> Vec<u8> {
+    path.as_os_str().as_encoded_bytes().to_vec()
+}
+
+/// Sends a request with its data, and gives the final reply.
+fn give(guest: &Guest, request: &Request, data: &[u8]) -> Answer {
+    let mut stream = guest.send(request);
+    for piece in data.chunks(50_000) {
+        if stream.write_all(&Input::Data(piece.to_vec()).to_frame()).is_err() {
+            break;
+        }
+    }
+    let _ = stream.write_all(&Input::DataEnd.to_frame());
+    collect(&mut stream)
+}
+
+/// Asks for data, and gives it with the final reply.
+fn take(guest: &Guest, request: &Request) -> (Vec<u8>, Reply) {
+    let (mut stream, mut data) = (guest.send(request), Vec::new());
+    loop {
+        match read_frame::<Reply>(&mut stream).unwrap() {
+            Reply::Data(bytes) => data.extend(bytes),
+            last => return (data, last),
+        }
+    }
+}
+
+#[test]
+fn a_file_is_written_appended_to_and_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let guest = Guest::plain();
+    let folder = folder("file");
+    let name = folder.join("x");
+    let file = WriteFile { path: bytes(&name), ..WriteFile::default() };
+    let data: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 253) as u8).collect();
+    assert_eq!(give(&guest, &Request::WriteFile(file.clone()), &data).last, Reply::Done);
+    assert!(std::fs::read(&name).unwrap() == data);
+    assert_eq!(name.metadata().unwrap().permissions().mode() & 0o7777, 0o644);
+    let append = WriteFile { append: true, mode: Some(0o4710), ..file.clone() };
+    assert_eq!(give(&guest, &Request::WriteFile(append), b"end").last, Reply::Done);
+    let (read, last) = take(&guest, &Request::ReadFile { path: bytes(&name) });
+    assert_eq!((read.len(), last), (3_000_003, Reply::Done));
+    assert!(read.ends_with(b"end") && read[..3_000_000] == data);
+    assert_eq!(name.metadata().unwrap().permissions().mode() & 0o7777, 0o4710);
+    assert_eq!(give(&guest, &Request::WriteFile(file), b"").last, Reply::Done);
+    assert_eq!(std::fs::read(&name).unwrap(), b"");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused_at_once() {
+    let guest = Guest::plain();
+    let folder = folder("kinds");
+    let fifo = folder.join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let read = |path: &Path| take(&guest, &Request::ReadFile { path: bytes(path) }).1;
+    let errno = |reply: Reply| match reply {
+        Reply::Failed(failure) => (failure.operation, failure.errno),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(errno(read(&folder)), ("open".into(), 21));
+    assert_eq!(errno(read(&fifo)), ("open".into(), 95));
+    assert_eq!(errno(read(Path::new("/dev/zero"))), ("open".into(), 95));
+    assert_eq!(errno(read(&folder.join("none"))), ("open".into(), 2));
+    let write = |path: &Path| {
+        let file = WriteFile { path: bytes(path), ..WriteFile::default() };
+        errno(give(&guest, &Request::WriteFile(file), b"x").last)
+    };
+    assert_eq!(write(&fifo), ("open".into(), 6));
+    assert_eq!(write(&folder), ("open".into(), 21));
+    assert_eq!(write(&folder.join("none/x")), ("open".into(), 2));
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_write_that_fails_is_told_with_its_number_while_more_comes() {
+    let guest = Guest::plain();
+    let file = WriteFile { path: b"/proc/self/oom_score_adj".to_vec(), ..WriteFile::default() };
+    let answer = give(&guest, &Request::WriteFile(file), &vec![b'x'; 10 << 20]);
+    assert_eq!(failed(&answer), ("write", "/proc/self/oom_score_adj", 22));
+    assert_eq!(guest.run(&["echo", "well"]).stdout, b"well\n");
+}
+
+#[test]
+fn memory_is_told() {
+    let guest = Guest::plain();
+    let Reply::Memory(Memory { total_kib, available_kib }) = guest.ask(&Request::Memory).last
+    else {
+        panic!("no memory")
+    };
+    assert!(0 < available_kib && available_kib < total_kib);
+}
+
+/// Runs a program that must succeed, and gives what it printed.
+fn tool(argv: &[&str], folder: &Path) -> String {
+    let output =
+        std::process::Command::new(argv[0]).args(&argv[1..]).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{argv:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What a tree holds: names, kinds, modes, owners, times, sizes, links, contents.
+fn listing(folder: &Path) -> String {
+    let list = "find . -printf '%P %y %m %U:%G %n %T@ %l\\n' | sort; \
+        find . -type f -print0 | sort -z | xargs -0 sha256sum";
+    tool(&["sh", "-c", list], folder)
+}
+
+fn plant(folder: &Path) {
+    let long = "l".repeat(120);
+    let script = format!(
+        "mkdir -p a/b empty d/{long}; echo hello > a/file; head -c 1000000 /dev/urandom > a/b/big
+        : > a/none; chmod 4751 a/file; chmod 1777 empty; ln -s file a/link; ln a/file a/b/hard
+        ln -s {long}{long} d/far; echo deep > d/{long}/$(printf '%0200d' 7); mkfifo a/fifo
+        touch -d '1969-12-31 23:00:00 UTC' a/none; touch -d @9999999999 a/file; touch -hd @5 a/link
+        touch -d @77 a/b; chmod 500 a/b; chown 12:34 a/none 2>/dev/null || true"
+    );
+    tool(&["sh", "-ec", &script], folder);
+}
+
+/// Needs the packages `tar` and `findutils`.
+#[test]
+fn an_archive_of_tar_is_unpacked_as_tar_does_it() {
+    let guest = Guest::plain();
+    let folder = folder("unpack");
+    let source = folder.join("source");
+    std::fs::create_dir(&source).unwrap();
+    plant(&source);
+    for format in ["gnu", "pax", "posix", "ustar"] {
+        let (ours, theirs) =
+            (folder.join(format!("ours-{format}")), folder.join(format!("theirs-{format}")));
+        let archive = folder.join("archive");
+        let pack = format!("tar --format={format} -cf ../archive . || test {format} = ustar");
+        tool(&["sh", "-c", &pack], &source);
+        std::fs::create_dir(&theirs).unwrap();
+        tool(&["tar", "-xpf", archive.to_str().unwrap()], &theirs);
+        let request = Request::CopyIn { path: bytes(&ours) };
+        let answer = give(&guest, &request, &std::fs::read(&archive).unwrap());
+        assert_eq!(answer.last, Reply::Done, "{format}");
+        assert_eq!(listing(&ours), listing(&theirs), "{format}");
+    }
+    // Once more over what is there.
+    let request = Request::CopyIn { path: bytes(&folder.join("ours-pax")) };
+    tool(&["tar", "--format=pax", "-cf", "../archive", "."], &source);
+    assert_eq!(
+        give(&guest, &request, &std::fs::read(folder.join("archive")).unwrap()).last,
+        Reply::Done
+    );
+    assert_eq!(listing(&folder.join("ours-pax")), listing(&source));
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// Needs the packages `tar` and `findutils`.
+#[test]
+fn an_archive_of_ours_is_unpacked_by_tar() {
+    let guest = Guest::plain();
+    let folder = folder("pack");
+    let (source, theirs) = (folder.join("source"), folder.join("theirs"));
+    std::fs::create_dir(&source).unwrap();
+    std::fs::create_dir(&theirs).unwrap();
+    plant(&source);
+    let (archive, last) = take(&guest, &Request::CopyOut { path: bytes(&source) });
+    assert_eq!((archive.len() % 512, last), (0, Reply::Done));
+    std::fs::write(folder.join("archive"), &archive).unwrap();
+    tool(&["tar", "-xpf", "../archive"], &theirs);
+    let whole_seconds = |list: String| -> String {
+        let cut = |word: &str| match word.split_once('.') {
+            Some((seconds, digits)) if digits.len() == 10 => seconds.to_owned(),
+            _ => word.to_owned(),
+        };
+        list.split(' ').map(cut).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(whole_seconds(listing(&theirs)), whole_seconds(listing(&source)));
+    // One file by itself.
+    let (archive, _) = take(&guest, &Request::CopyOut { path: bytes(&source.join("a/file")) });
+    std::fs::write(folder.join("archive"), &archive).unwrap();
+    assert_eq!(tool(&["tar", "-tf", "archive"], &folder), "file\n");
+    let (_, last) = take(&guest, &Request::CopyOut { path: b"/no/such".to_vec() });
+    assert!(matches!(last, Reply::Failed(failure) if failure.errno == 2));
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// Needs the package `tar`.
+#[test]
+fn archives_that_lie_are_refused() {
+    let guest = Guest::plain();
+    let folder = folder("lies");
+    let target = folder.join("target");
+    let unpack = |archive: &[u8]| {
+        let request = Request::CopyIn { path: bytes(&target) };
+        match give(&guest, &request, archive).last {
+            Reply::Failed(failure) => (failure.subject, failure.errno),
+            other => panic!("{other:?}"),
+        }
+    };
+    std::fs::write(folder.join("x"), b"content").unwrap();
+    let tar = |options: &[&str]| {
+        tool(&[&["tar", "-cf", "archive"], options].concat(), &folder);
+        std::fs::read(folder.join("archive")).unwrap()
+    };
+    let escape = tar(&["--transform=s,x,../y,", "-P", "x"]);
+    assert_eq!(unpack(&escape), ("../y".into(), 22));
+    assert!(!folder.join("y").exists());
+    let good = tar(&["x"]);
+    for at in [0, 124, 150, 156, 257] {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        assert_eq!(unpack(&bad), ("header in the archive".into(), 74), "byte {at}");
+    }
+    for length in [1, 511, 512, 515, 1023] {
+        assert_eq!(unpack(&good[..length]), ("end in the archive".into(), 74), "{length} bytes");
+    }
+    let absolute = tar(&["-P", "--transform=s,^,/abs/,", "x"]);
+    let request = Request::CopyIn { path: bytes(&target) };
+    assert_eq!(give(&guest, &request, &absolute).last, Reply::Done);
+    assert_eq!(std::fs::read(target.join("abs/x")).unwrap(), b"content");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
 fn a_malformed_frame_ends_only_its_own_stream() {
     let guest = Guest::plain();
     let mut good = guest.send(&Request::Exec(command(&["sh", "-c", "sleep 0.3; echo good"])));
@@ -413,7 +857,7 @@ fn the_entrypoints_output_and_end_are_told() {
             ],
         );
     });
-    assert_eq!(failed(&guest.ask(&Request::Logs { follow: true })), ("logs", "entrypoint", 3));
+    assert_eq!(failed(&guest.ask(&Request::Logs { follow: true })), ("wait", "entrypoint", 3));
     let mut started = guest.send(&Request::Start);
     assert!(matches!(read_frame(&mut started), Some(Reply::Started { .. })));
     assert_eq!(failed(&guest.ask(&Request::Start)), ("start", "entrypoint", 114));
@@ -430,6 +874,8 @@ fn the_entrypoints_output_and_end_are_told() {
         (&b"first\nready\n"[..], &b"bye\n"[..])
     );
     assert_eq!(exit(&answer).status, ExitStatus::Code(5));
+    let end = guest.ask(&Request::WaitEntrypoint);
+    assert_eq!((end.stdout.len(), exit(&end).status), (0, ExitStatus::Code(5)));
     let later = guest.ask(&Request::Logs { follow: false });
     assert_eq!((&later.stdout, exit(&later).status), (&answer.stdout, ExitStatus::Code(5)));
     let dead = guest.ask(&Request::SignalEntrypoint { signal: 15 });

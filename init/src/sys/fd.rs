@@ -119,6 +119,13 @@ pub(crate) fn pipe() -> Result<(Fd, Fd)> {
     Ok((Fd(reader), Fd(writer)))
 }
 
+/// Another descriptor for the same open file, close-on-exec.
+pub(crate) fn duplicate(fd: &Fd) -> Result<Fd> {
+    let arguments = [fd.register(), flags(nr::F_DUPFD_CLOEXEC), 3, 0, 0, 0];
+    // SAFETY: no memory is involved.
+    unsafe { call(nr::__NR_fcntl, arguments) }.map(Fd::adopt)
+}
+
 /// Makes `fd` available as `number`, across `execve` too.
 pub(crate) fn duplicate_to(fd: &Fd, number: i32) -> Result<()> {
     // SAFETY: only the agent's standard descriptors are replaced, which nothing owns.
@@ -130,6 +137,12 @@ pub(crate) fn change_owner(fd: &Fd, uid: u32, gid: u32) -> Result<()> {
     let arguments = [fd.register(), flags(uid), flags(gid), 0, 0, 0];
     // SAFETY: no memory is involved.
     unsafe { call(nr::__NR_fchown, arguments) }.map(drop)
+}
+
+/// Sets an open file's mode.
+pub(crate) fn change_mode(fd: &Fd, mode: u32) -> Result<()> {
+    // SAFETY: no memory is involved.
+    unsafe { call(nr::__NR_fchmod, [fd.register(), flags(mode), 0, 0, 0, 0]) }.map(drop)
 }
 
 /// An `ioctl` whose argument is a number.
@@ -168,10 +181,18 @@ pub(crate) fn read_file(path: &CStr) -> Result<Vec<u8>> {
 /// Makes or replaces a small file.
 pub(crate) fn write_file(path: &CStr, content: &[u8], mode: u32) -> Result<()> {
     let file = open(path, nr::O_WRONLY | nr::O_CREAT | nr::O_TRUNC, mode)?;
-    let mut rest = content;
+    write_all(&file, content)
+}
+
+/// Writes all of `bytes` to a file.
+pub(crate) fn write_all(file: &Fd, bytes: &[u8]) -> Result<()> {
+    let mut rest = bytes;
     while !rest.is_empty() {
-        let count = write(&file, rest)?;
-        rest = rest.get(count..).unwrap_or_default();
+        match write(file, rest) {
+            Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
     }
     Ok(())
 }

@@ -20,6 +20,8 @@ pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod socket;
 pub(crate) mod tcp;
+pub(crate) mod terminal;
+pub(crate) mod tree;
 
 use linux_raw_sys::general as nr;
 
@@ -36,7 +38,7 @@ macro_rules! errnos {
 
 impl Errno {
     errnos! { EACCES EAGAIN EALREADY EBUSY ECHILD EEXIST EINTR EINVAL ENOENT ENODEV ENOTDIR
-    ENXIO EPIPE ESRCH ETIMEDOUT EPROTO EAFNOSUPPORT EADDRNOTAVAIL
+    ENXIO EPIPE ESRCH ETIMEDOUT EPROTO EBADMSG EISDIR EOPNOTSUPP EAFNOSUPPORT EADDRNOTAVAIL
     ECONNABORTED ECONNRESET EINPROGRESS }
 }
 

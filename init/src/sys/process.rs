@@ -8,6 +8,7 @@
 use core::ffi::{CStr, c_char, c_void};
 
 use linux_raw_sys::general as nr;
+use linux_raw_sys::ioctl::TIOCSCTTY;
 use linux_raw_sys::prctl::PR_CAPBSET_DROP;
 
 use super::fd::Fd;
@@ -47,6 +48,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) cwd: Option<&'a CStr>,
     /// Standard input, output and error. None is one of descriptors 0 to 2.
     pub(crate) stdio: [&'a Fd; 3],
+    /// Whether standard input is a terminal, which becomes the session's own.
+    pub(crate) is_terminal: bool,
     /// Who to become.
     pub(crate) credentials: &'a Credentials,
 }
@@ -62,6 +65,7 @@ pub(crate) enum Step {
     User,
     Directory,
     Descriptors,
+    Terminal,
     Signals,
     Execute,
 }
@@ -152,6 +156,10 @@ fn prepare(plan: &Plan<'_>, files: &[u64; 2]) -> core::result::Result<(), (Step,
     for (number, fd) in plan.stdio.iter().enumerate() {
         let arguments = [fd.register(), number, 0, 0, 0, 0];
         child_call(nr::__NR_dup3, arguments).map_err(at(Step::Descriptors))?;
+    }
+    if plan.is_terminal {
+        let own = [0, flags(TIOCSCTTY), 0, 0, 0, 0];
+        child_call(nr::__NR_ioctl, own).map_err(at(Step::Terminal))?;
     }
     set_signal_mask(0).map_err(at(Step::Signals))
 }

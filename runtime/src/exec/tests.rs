@@ -1,43 +1,75 @@
-//! How replies become an outcome, and which replies are refused.
+//! A session over a socket pair, with the test as the agent.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
-use supermachine_formats::wire::{ExitStatus as WireStatus, Failure};
+use supermachine_formats::wire::{
+    Exit, ExitStatus as WireStatus, Failure, Flow, HEADER_SIZE, Header, Input, Message, Output,
+    Reply, STDIN_WINDOW,
+};
 
+use super::child::collect;
+use super::session::Session;
 use super::*;
+use crate::Error;
+use crate::machine::Witness;
+
+const NO_LIMIT: usize = usize::MAX;
+
+fn pair() -> (Arc<Session>, UnixStream) {
+    pair_until(None)
+}
+
+fn pair_until(limit: Option<Duration>) -> (Arc<Session>, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    theirs.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    (Arc::new(Session::of_stream(ours, Witness::of_stopped(), limit)), theirs)
+}
+
+fn say(agent: &mut UnixStream, replies: &[Reply]) {
+    for reply in replies {
+        agent.write_all(&reply.to_frame()).unwrap();
+    }
+}
+
+fn hear(agent: &mut UnixStream) -> Input {
+    let mut header = [0; HEADER_SIZE];
+    agent.read_exact(&mut header).unwrap();
+    let header = Header::decode(header).unwrap();
+    let mut payload = vec![0; header.length];
+    agent.read_exact(&mut payload).unwrap();
+    Input::decode(header.kind, &payload).unwrap()
+}
 
 fn exited(status: WireStatus) -> Reply {
     Reply::Exited(Exit { status, timed_out: true, duration_us: 1500, peak_rss_kib: 9 })
 }
 
-/// Plays replies, then the end of the stream; gives the end and what was written.
-fn play(replies: Vec<Reply>) -> (Result<Exit, Error>, Vec<u8>, Vec<u8>) {
-    let mut replies = replies.into_iter();
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let end = follow(
-        || replies.next().ok_or(Error::AgentGone),
-        |stream, bytes| {
-            match stream {
-                Stream::Stdout => stdout.extend_from_slice(bytes),
-                Stream::Stderr => stderr.extend_from_slice(bytes),
-            }
-            Ok(())
-        },
-    );
-    (end, stdout, stderr)
+/// Plays replies, then the end of the stream.
+fn play(replies: &[Reply], limit: usize) -> Result<ExecOutcome, Error> {
+    let (session, mut agent) = pair();
+    say(&mut agent, replies);
+    agent.shutdown(std::net::Shutdown::Write).unwrap();
+    collect(&session, &[], limit)
 }
 
 #[test]
 fn output_is_kept_apart_and_in_order() {
-    let (end, stdout, stderr) = play(vec![
-        Reply::Started { pid: 1 },
-        Reply::Stdout(b"a".to_vec()),
-        Reply::Stderr(b"x".to_vec()),
-        Reply::Stdout(b"b".to_vec()),
-        exited(WireStatus::Code(3)),
-        Reply::Stdout(b"after the end".to_vec()),
-    ]);
-    let outcome = ExecOutcome::new(end.unwrap(), stdout, stderr);
+    let outcome = play(
+        &[
+            Reply::Started { pid: 1 },
+            Reply::Stdout(b"a".to_vec()),
+            Reply::Stderr(b"x".to_vec()),
+            Reply::Stdout(b"b".to_vec()),
+            exited(WireStatus::Code(3)),
+            Reply::Stdout(b"after the end".to_vec()),
+        ],
+        NO_LIMIT,
+    );
+    let outcome = outcome.unwrap();
     assert_eq!((&outcome.stdout[..], &outcome.stderr[..]), (&b"ab"[..], &b"x"[..]));
     assert_eq!(outcome.status.code(), Some(3));
     assert_eq!(outcome.duration, Duration::from_micros(1500));
@@ -47,8 +79,8 @@ fn output_is_kept_apart_and_in_order() {
 
 #[test]
 fn a_reply_that_does_not_belong_is_refused() {
-    for reply in [Reply::Done, Reply::Ports(vec![80])] {
-        let (end, ..) = play(vec![Reply::Started { pid: 1 }, reply]);
+    for reply in [Reply::Done, Reply::Ports(vec![80]), Reply::Data(Vec::new())] {
+        let end = play(&[Reply::Started { pid: 1 }, reply], NO_LIMIT);
         assert!(matches!(end, Err(Error::UnexpectedReply { request: "exec" })), "{end:?}");
     }
 }
@@ -56,30 +88,165 @@ fn a_reply_that_does_not_belong_is_refused() {
 #[test]
 fn a_failure_of_the_agent_tells_what_it_did() {
     let failure = Failure { operation: "execve".into(), subject: "/bin/none".into(), errno: 2 };
-    let (end, ..) = play(vec![Reply::Failed(failure)]);
-    let text = end.unwrap_err().to_string();
+    let text = play(&[Reply::Failed(failure)], NO_LIMIT).unwrap_err().to_string();
     assert_eq!(text, "in the guest, execve of /bin/none failed with errno 2");
 }
 
 #[test]
 fn a_stream_that_ends_early_is_an_error() {
-    let (end, stdout, _) = play(vec![Reply::Stdout(b"half".to_vec())]);
-    assert!(matches!(end, Err(Error::AgentGone)), "{end:?}");
-    assert_eq!(stdout, b"half");
+    let end = play(&[Reply::Stdout(b"half".to_vec())], NO_LIMIT);
+    assert!(matches!(end, Err(Error::Stopped)), "{end:?}");
 }
 
 #[test]
-fn an_error_of_the_taker_ends_it_at_once() {
-    let mut count = 0;
-    let end = follow(
-        || {
-            count += 1;
-            Ok(Reply::Stdout(Vec::new()))
-        },
-        |_, _| Err(Error::EmptyCommand),
-    );
-    assert!(matches!(end, Err(Error::EmptyCommand)), "{end:?}");
-    assert_eq!(count, 1);
+fn output_beyond_the_limit_is_refused_by_stream() {
+    let replies =
+        [Reply::Stdout(vec![1; 10]), Reply::Stderr(vec![2; 11]), exited(WireStatus::Code(0))];
+    let end = play(&replies, 10);
+    let Err(Error::OutputTooLarge { stream, limit }) = end else { panic!("{end:?}") };
+    assert_eq!((stream, limit), ("standard error", 10));
+    assert!(play(&replies, 11).is_ok());
+}
+
+#[test]
+fn an_agent_that_says_nothing_in_time_is_given_up() {
+    let limit = Duration::from_millis(30);
+    let (session, _agent) = pair_until(Some(limit));
+    let end = collect(&session, &[], NO_LIMIT);
+    assert!(matches!(end, Err(Error::Unanswered { limit: told }) if told == limit), "{end:?}");
+}
+
+#[test]
+fn input_is_sent_as_the_window_allows_while_output_is_taken() {
+    let (session, mut agent) = pair();
+    let input: Vec<u8> = (0..1_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let sent = input.clone();
+    let host = thread::spawn(move || collect(&session, &sent, NO_LIMIT).unwrap());
+    let (mut got, mut untold, mut echoed) = (Vec::new(), 0, 0);
+    loop {
+        match hear(&mut agent) {
+            Input::Data(bytes) => {
+                untold += bytes.len();
+                assert!(untold <= STDIN_WINDOW);
+                got.extend(bytes);
+            }
+            Input::DataEnd => break,
+            other => panic!("{other:?}"),
+        }
+        if untold >= STDIN_WINDOW / 2 {
+            say(
+                &mut agent,
+                &[
+                    Reply::Stdout(vec![7; 60_000]),
+                    Reply::StdinTaken(u32::try_from(untold).unwrap()),
+                ],
+            );
+            (untold, echoed) = (0, echoed + 60_000);
+        }
+    }
+    say(&mut agent, &[exited(WireStatus::Code(0))]);
+    assert!(got == input);
+    assert_eq!(host.join().unwrap().stdout.len(), echoed);
+}
+
+#[test]
+fn one_stream_is_read_while_the_other_is_paused() {
+    let (session, mut agent) = pair();
+    let mut child = ExecChild::new(session, NO_LIMIT);
+    let agent = thread::spawn(move || {
+        let mut sent = 0;
+        agent.set_nonblocking(false).unwrap();
+        // As much as the host lets flow, and what was under way by then.
+        while sent < 5 {
+            say(&mut agent, &[Reply::Stderr(vec![2; 64 << 10])]);
+            sent += 1;
+        }
+        assert_eq!(hear(&mut agent), Input::Flow { output: Output::Stderr, flow: Flow::Paused });
+        say(&mut agent, &[Reply::Stdout(b"free".to_vec())]);
+        assert_eq!(hear(&mut agent), Input::Flow { output: Output::Stderr, flow: Flow::Open });
+        say(&mut agent, &[exited(WireStatus::Code(0))]);
+        sent * (64 << 10)
+    });
+    let mut stdout = child.stdout().unwrap();
+    let mut four = [0; 4];
+    stdout.read_exact(&mut four).unwrap();
+    assert_eq!(&four, b"free");
+    let mut rest = Vec::new();
+    child.stderr().unwrap().read_to_end(&mut rest).unwrap();
+    assert_eq!(rest.len(), agent.join().unwrap());
+    assert!(child.wait().unwrap().success());
+    assert_eq!(stdout.read(&mut four).unwrap(), 0);
+}
+
+#[test]
+fn streams_that_are_dropped_are_told() {
+    let (session, mut agent) = pair();
+    let mut child = ExecChild::new(session, NO_LIMIT);
+    drop(child.stdout());
+    assert_eq!(hear(&mut agent), Input::Flow { output: Output::Stdout, flow: Flow::Closed });
+    drop(child.stdin());
+    assert_eq!(hear(&mut agent), Input::DataEnd);
+    child.signal(15).unwrap();
+    assert_eq!(hear(&mut agent), Input::Signal(15));
+    child.resize(2, 3).unwrap();
+    assert!(matches!(hear(&mut agent), Input::Resize(_)));
+    assert!(matches!(child.signal(65), Err(Error::InvalidSignal { number: 65 })));
+    assert!(child.try_wait().unwrap().is_none());
+    let (signaler, mut stderr) = (child.signaler(), child.stderr().unwrap());
+    drop(child);
+    assert_eq!(agent.read(&mut [0]).unwrap(), 0);
+    drop(agent);
+    signaler.signal(9).unwrap();
+    let error = stderr.read(&mut [0]).unwrap_err();
+    assert!(error.to_string().contains("given up"), "{error}");
+}
+
+#[test]
+fn a_program_that_takes_no_more_input_breaks_the_pipe() {
+    let (session, mut agent) = pair();
+    let mut child = ExecChild::new(session, NO_LIMIT);
+    let mut stdin = child.stdin().unwrap();
+    say(&mut agent, &[Reply::Started { pid: 1 }, Reply::StdinClosed]);
+    let writer = thread::spawn(move || {
+        (0..100).find_map(|_| stdin.write(&[0; 65536]).err()).map(|error| error.kind())
+    });
+    assert_eq!(writer.join().unwrap(), Some(std::io::ErrorKind::BrokenPipe));
+    say(&mut agent, &[exited(WireStatus::Code(0))]);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn many_wait_on_one_stream() {
+    let (session, mut agent) = pair();
+    let mut child = ExecChild::new(session, NO_LIMIT);
+    let read = |mut reader: Box<dyn Read + Send>| {
+        thread::spawn(move || {
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).map(|_| all)
+        })
+    };
+    let stdout = read(Box::new(child.stdout().unwrap()));
+    let stderr = read(Box::new(child.stderr().unwrap()));
+    let waiter = thread::spawn(move || child.wait());
+    for _ in 0..200 {
+        say(&mut agent, &[Reply::Stdout(vec![1; 10_000]), Reply::Stderr(vec![2; 5000])]);
+    }
+    say(&mut agent, &[exited(WireStatus::Signal(9))]);
+    assert_eq!(stdout.join().unwrap().unwrap().len(), 2_000_000);
+    assert_eq!(stderr.join().unwrap().unwrap().len(), 1_000_000);
+    assert_eq!(waiter.join().unwrap().unwrap().status.signal(), Some(9));
+}
+
+#[test]
+fn a_guest_that_ends_is_told_to_all() {
+    let (session, agent) = pair();
+    let mut child = ExecChild::new(session, NO_LIMIT);
+    let mut stdout = child.stdout().unwrap();
+    let reader = thread::spawn(move || stdout.read(&mut [0]));
+    drop(agent);
+    let error = reader.join().unwrap().unwrap_err();
+    assert!(error.get_ref().is_some_and(|inner| inner.is::<Error>()), "{error:?}");
+    assert!(matches!(child.wait(), Err(Error::Stopped)));
 }
 
 #[test]

@@ -267,7 +267,7 @@ impl Vm {
         match read_message(&mut stream, None) {
             Ok(Reply::Failed(failure)) => Err(Error::GuestPort { port, source: cause(&failure) }),
             Ok(reply) => Ok((stream, reply)),
-            Err(Error::AgentGone | Error::Stream { .. }) => Err(explain(self.machine())),
+            Err(Error::AgentGone | Error::Stream { .. }) => Err(explain(&self.machine().witness())),
             Err(error) => Err(error),
         }
     }

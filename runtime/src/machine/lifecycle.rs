@@ -34,6 +34,7 @@ use super::origin::{Loss, MappedDisk, Mapping, Origin};
 use super::pager::Pager;
 use super::sys::{PageMap, Populate};
 use super::vcpu::{Plan, Saved, Vcpus};
+use super::witness::Witness;
 use super::{GuestFailure, MachineError, baseline};
 use crate::timings::Timings;
 
@@ -261,6 +262,23 @@ impl Machine {
     #[must_use]
     pub fn failure(&self) -> Option<GuestFailure> {
         self.vcpus.failure()
+    }
+
+    /// What tells how the guest ended, also once the machine is gone.
+    pub(crate) fn witness(&self) -> Witness {
+        Witness::new(self.vcpus.fate(), self.console.clone())
+    }
+
+    /// The processor time that the guest has used on this host.
+    #[must_use]
+    pub fn cpu_time(&self) -> Duration {
+        self.vcpus.cpu_time()
+    }
+
+    /// How often the processor has left the guest for this host.
+    #[must_use]
+    pub fn exits(&self) -> u64 {
+        self.vcpus.exits()
     }
 
     /// The files that the machine's memory began as; none when it came in chunks.

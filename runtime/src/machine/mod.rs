@@ -23,6 +23,7 @@ mod sys;
 mod tests;
 mod uffd;
 mod vcpu;
+mod witness;
 
 use std::io;
 
@@ -40,7 +41,8 @@ pub use origin::Origin;
 pub(crate) use origin::can_page_on_demand;
 pub use pager::{Chunks, Place};
 pub use slots::{block_disk, boot_slots, mapped_disk};
-pub(crate) use sys::fill_random;
+pub(crate) use sys::{fill_random, receive_now};
+pub(crate) use witness::Witness;
 
 /// Why a machine could not be made, run or captured.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::thread::JoinHandleExt;
 use std::ptr::NonNull;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use vm_memory::MmapRegion;
 use vmm_sys_util::ioctl::ioctl_with_mut_ref;
@@ -400,4 +404,31 @@ pub(crate) fn fill_random(buffer: &mut [u8]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The processor time that a thread has used.
+pub(crate) fn thread_cpu_time<T>(thread: &JoinHandle<T>) -> io::Result<Duration> {
+    let mut clock = 0;
+    // SAFETY: the thread was not joined, so that its handle is valid.
+    let errno = unsafe { libc::pthread_getcpuclockid(thread.as_pthread_t(), &raw mut clock) };
+    if errno != 0 {
+        return Err(io::Error::from_raw_os_error(errno));
+    }
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one time.
+    if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    Ok(Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or(0)))
+}
+
+/// Receives what a stream holds now: `WouldBlock` if that is nothing. Others may wait on the same
+/// stream meanwhile, so that it must not be set to answer at once for all of them.
+pub(crate) fn receive_now(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let address = buffer.as_mut_ptr().cast();
+    // SAFETY: the kernel writes at most the buffer's length into it.
+    let count =
+        unsafe { libc::recv(stream.as_raw_fd(), address, buffer.len(), libc::MSG_DONTWAIT) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }

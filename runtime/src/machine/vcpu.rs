@@ -9,6 +9,7 @@
 //!
 //! Commands come from one thread at a time: whoever uses [`Vcpus`] sees to that.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use supermachine_formats::snapshot::{WorkingSet, x86_64};
 use super::bus::Bus;
 use super::hypervisor::{Exit, HypervisorError, Kick, Vcpu, Vm};
 use super::memory::Ram;
-use super::sys::Populate;
+use super::sys::{Populate, thread_cpu_time};
 use super::{GuestFailure, MachineError};
 
 /// How long a vCPU may take to leave the guest before it is kicked again: the kick is a queued
@@ -54,7 +55,38 @@ pub(crate) struct Vcpus {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// Tells how a guest ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Fate {
+    shared: Arc<Shared>,
+}
+
+impl Fate {
+    /// One of vCPUs that were stopped.
+    #[cfg(test)]
+    pub(super) fn of_stopped() -> Self {
+        let (progress, kickers) = (Vec::new(), Vec::new());
+        let control = Control { command: Command::Stop, progress, kickers, failure: None };
+        let (exits, control) = (AtomicU64::new(0), Mutex::new(control));
+        let on_failure: OnFailure = Box::new(|_| {});
+        let shared = Shared { exits, control, changed: Condvar::new(), on_failure };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// How the guest ended by itself, if it did.
+    pub(crate) fn failure(&self) -> Option<GuestFailure> {
+        self.shared.lock().failure.clone()
+    }
+
+    /// Whether the machine was dropped.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.shared.lock().command == Command::Stop
+    }
+}
+
 struct Shared {
+    /// How often the guest was left.
+    exits: AtomicU64,
     control: Mutex<Control>,
     /// Told of every change of `control`.
     changed: Condvar,
@@ -128,8 +160,8 @@ impl Vcpus {
             kickers: plan.states.iter().map(|_| None).collect(),
             failure: None,
         };
-        let shared =
-            Arc::new(Shared { control: Mutex::new(control), changed: Condvar::new(), on_failure });
+        let (exits, control) = (AtomicU64::new(0), Mutex::new(control));
+        let shared = Arc::new(Shared { exits, control, changed: Condvar::new(), on_failure });
         let mut vcpus = Self { shared, threads: Vec::with_capacity(plan.states.len()) };
         let mut working_set = Some(plan.working_set);
         for (index, state) in (0..).zip(plan.states) {
@@ -222,6 +254,21 @@ impl Vcpus {
     /// How the guest ended, if it did.
     pub(crate) fn failure(&self) -> Option<GuestFailure> {
         self.shared.lock().failure.clone()
+    }
+
+    /// What tells how the guest ended, also once the vCPUs are gone.
+    pub(crate) fn fate(&self) -> Fate {
+        Fate { shared: Arc::clone(&self.shared) }
+    }
+
+    /// The processor time of all vCPU threads.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        self.threads.iter().filter_map(|thread| thread_cpu_time(thread).ok()).sum()
+    }
+
+    /// How often the guest was left so far.
+    pub(crate) fn exits(&self) -> u64 {
+        self.shared.exits.load(Ordering::Relaxed)
     }
 
     /// What ends the guest from another thread, as if it had ended by itself.
@@ -350,7 +397,10 @@ impl Shared {
     /// Runs the guest until it is kicked or has ended.
     fn run_guest(&self, vcpu: &mut dyn Vcpu, bus: &Bus) {
         loop {
-            let failure = match vcpu.run() {
+            let exit = vcpu.run();
+            // Only a count: nothing else is read because of it.
+            self.exits.fetch_add(1, Ordering::Relaxed);
+            let failure = match exit {
                 Ok(exit) => match bus.serve(exit) {
                     None => continue,
                     Some(Exit::Failed { reason, code }) => {

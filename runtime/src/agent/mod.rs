@@ -3,15 +3,17 @@
 //! This is how [`Vm`](crate::Vm) and the baker talk to the agent; applications use
 //! [`Vm::exec_builder`](crate::Vm::exec_builder).
 
+mod end;
+mod frames;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use supermachine_formats::wire::{
     Command, ENTROPY_SIZE, Event, HEADER_SIZE, Header, MAX_PAYLOAD, Message, REQUEST_PORT, Reply,
@@ -19,15 +21,14 @@ use supermachine_formats::wire::{
 };
 
 use crate::Error;
-use crate::machine::{Machine, fill_random};
+use crate::machine::{Machine, Witness, fill_random};
+
+pub(crate) use self::end::End;
+pub(crate) use self::frames::Frames;
+pub(crate) use self::transfer::Transfer;
 
 /// How much of the console an error tells.
 const CONSOLE_TAIL: usize = 2048;
-
-/// How long after its streams a guest may end: a reset closes them on its way.
-const GUEST_END: Duration = Duration::from_secs(1);
-/// How often it is looked at meanwhile.
-const GUEST_END_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A request under way: its replies, in order.
 #[derive(Debug)]
@@ -45,14 +46,7 @@ impl<'a> Replies<'a> {
     /// # Errors
     /// The request is too large or has a zero byte in a text, or the stream cannot be opened.
     pub fn open(machine: &'a Machine, request: &Request) -> Result<Self, Error> {
-        if let Request::Exec(command) = request {
-            refuse_zero_bytes(command)?;
-        }
-        let frame = request.to_frame();
-        let size = frame.len() - HEADER_SIZE;
-        if size > MAX_PAYLOAD {
-            return Err(Error::CommandTooLarge { size, limit: MAX_PAYLOAD });
-        }
+        let frame = frame(request)?;
         let stream = machine.connect(REQUEST_PORT, &frame)?;
         Ok(Self { machine, stream, closed: Arc::default(), limit: None })
     }
@@ -96,7 +90,7 @@ impl<'a> Replies<'a> {
         match read_message(&mut self.stream, self.limit) {
             // Only a flag: nothing else is read because of it.
             Err(Error::AgentGone) if self.closed.load(Ordering::Relaxed) => Err(Error::AgentGone),
-            Err(Error::AgentGone | Error::Stream { .. }) => Err(explain(self.machine)),
+            Err(Error::AgentGone | Error::Stream { .. }) => Err(explain(&self.machine.witness())),
             result => result,
         }
     }
@@ -140,7 +134,7 @@ pub fn next_event(
 ) -> Result<Event, Error> {
     control.set_read_timeout(limit).map_err(|source| Error::Stream { source })?;
     match read_message(control, limit) {
-        Err(Error::AgentGone | Error::Stream { .. }) => Err(explain(machine)),
+        Err(Error::AgentGone | Error::Stream { .. }) => Err(explain(&machine.witness())),
         result => result,
     }
 }
@@ -160,11 +154,27 @@ pub fn resume(hostname: Option<&str>) -> Result<Resume, Error> {
     })
 }
 
+/// A request as it is sent.
+///
+/// # Errors
+/// It is too large, or has a zero byte in a text.
+pub(crate) fn frame(request: &Request) -> Result<Vec<u8>, Error> {
+    if let Request::Exec(command) = request {
+        refuse_zero_bytes(command)?;
+    }
+    let frame = request.to_frame();
+    let size = frame.len() - HEADER_SIZE;
+    if size > MAX_PAYLOAD {
+        return Err(Error::CommandTooLarge { size, limit: MAX_PAYLOAD });
+    }
+    Ok(frame)
+}
+
 /// The agent does not answer a request with such texts, as its system could not use them.
 fn refuse_zero_bytes(command: &Command) -> Result<(), Error> {
     let has_zero = |texts: &[Vec<u8>]| texts.iter().any(|text| text.contains(&0));
     let parts = [
-        ("argument", has_zero(&command.argv)),
+        ("argument", has_zero(&command.argv) || command.chain.iter().any(|argv| has_zero(argv))),
         ("environment", has_zero(&command.env)),
         ("working directory", command.cwd.as_ref().is_some_and(|cwd| cwd.contains(&0))),
         ("user", command.user.as_ref().is_some_and(|user| user.contains('\0'))),
@@ -176,28 +186,25 @@ fn refuse_zero_bytes(command: &Command) -> Result<(), Error> {
 }
 
 /// Why a stream ended: the guest's own end comes before that of its streams.
-pub(crate) fn explain(machine: &Machine) -> Error {
-    let end = Instant::now() + GUEST_END;
-    loop {
-        if let Some(failure) = machine.failure() {
-            return Error::Guest { failure, console: console_tail(machine) };
-        }
-        if Instant::now() >= end {
-            return Error::AgentGone;
-        }
-        thread::sleep(GUEST_END_INTERVAL);
-    }
+pub(crate) fn explain(witness: &Witness) -> Error {
+    End::find(witness).into_error()
 }
 
 /// The last lines of the console, as text.
 #[must_use]
 pub fn console_tail(machine: &Machine) -> String {
-    let console = machine.console();
+    tail(&machine.console())
+}
+
+fn tail(console: &[u8]) -> String {
     let start = console.len().saturating_sub(CONSOLE_TAIL);
     String::from_utf8_lossy(console.get(start..).unwrap_or_default()).trim().to_owned()
 }
 
-pub(crate) fn read_message<M: Message>(stream: &mut impl Read, limit: Option<Duration>) -> Result<M, Error> {
+pub(crate) fn read_message<M: Message>(
+    stream: &mut impl Read,
+    limit: Option<Duration>,
+) -> Result<M, Error> {
     let mut header = [0; HEADER_SIZE];
     read(stream, &mut header, limit)?;
     let header = Header::decode(header).map_err(|source| Error::Protocol { source })?;

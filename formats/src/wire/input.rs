@@ -1,0 +1,112 @@
+//! What the host sends after a request.
+
+use alloc::vec::Vec;
+
+use super::field::{put_window, read_chunk, read_signal, read_window};
+use super::{Message, WindowSize, unknown_kind};
+use crate::codec::{DecodeError, Put, Reader};
+
+/// Host to agent on a request stream, after the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Input {
+    /// Bytes of standard input, of a file or of an archive, at most
+    /// [`MAX_CHUNK`](super::MAX_CHUNK).
+    Data(Vec<u8>),
+    /// The end of it.
+    DataEnd,
+    /// A signal for the command's process group.
+    Signal(u8),
+    /// Another size for the command's terminal.
+    Resize(WindowSize),
+    /// What becomes of the command's further output on one of its streams.
+    Flow {
+        /// The stream.
+        output: Output,
+        /// What becomes of it.
+        flow: Flow,
+    },
+}
+
+/// One of a command's two output streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// What becomes of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// It is sent as it comes.
+    Open,
+    /// It is left where it is, so that the program waits once its pipe is full.
+    Paused,
+    /// The pipe is closed: a program that writes to it gets `SIGPIPE`. There is no way back.
+    Closed,
+}
+
+impl Message for Input {
+    fn kind(&self) -> u16 {
+        match self {
+            Self::Data(_) => 0x31,
+            Self::DataEnd => 0x32,
+            Self::Signal(_) => 0x33,
+            Self::Resize(_) => 0x34,
+            Self::Flow { .. } => 0x35,
+        }
+    }
+
+    fn put_payload(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Data(bytes) => out.put(bytes),
+            Self::DataEnd => {}
+            Self::Signal(signal) => out.put_u8(*signal),
+            Self::Resize(size) => put_window(out, *size),
+            Self::Flow { output, flow } => {
+                out.put_u8(match output {
+                    Output::Stdout => 1,
+                    Output::Stderr => 2,
+                });
+                out.put_u8(match flow {
+                    Flow::Open => 0,
+                    Flow::Paused => 1,
+                    Flow::Closed => 2,
+                });
+            }
+        }
+    }
+
+    fn decode(kind: u16, payload: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(payload);
+        let message = match kind {
+            0x31 => Self::Data(read_chunk(&mut reader)?),
+            0x32 => Self::DataEnd,
+            0x33 => Self::Signal(read_signal(&mut reader)?),
+            0x34 => Self::Resize(read_window(&mut reader)?),
+            0x35 => Self::Flow { output: read_output(&mut reader)?, flow: read_flow(&mut reader)? },
+            _ => return Err(unknown_kind(kind)),
+        };
+        reader.finish()?;
+        Ok(message)
+    }
+}
+
+fn read_output(reader: &mut Reader<'_>) -> Result<Output, DecodeError> {
+    match reader.u8("output")? {
+        1 => Ok(Output::Stdout),
+        2 => Ok(Output::Stderr),
+        value => Err(reader.illegal("output", value.into())),
+    }
+}
+
+fn read_flow(reader: &mut Reader<'_>) -> Result<Flow, DecodeError> {
+    match reader.u8("flow")? {
+        0 => Ok(Flow::Open),
+        1 => Ok(Flow::Paused),
+        2 => Ok(Flow::Closed),
+        value => Err(reader.illegal("flow", value.into())),
+    }
+}

@@ -1,0 +1,108 @@
+//! One of a command's two outputs: a pipe, or a terminal.
+//!
+//! Reads at most a chunk at a time while the program runs, so that commands take turns, and
+//! what is left once it has ended.
+
+use alloc::vec::Vec;
+
+use supermachine_formats::wire::{Flow, Reply};
+
+use crate::link::Outbox;
+use crate::sys::fd::{Fd, read, read_now};
+use crate::sys::poll::{Epoll, READABLE};
+use crate::sys::{Errno, Result};
+
+/// The most that is read from a pipe after the program's end: the largest pipe. More can only
+/// come from a process that was left behind.
+const REST_LIMIT: usize = 1 << 20;
+
+/// An output. See the module.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    /// None: it is at its end.
+    fd: Option<Fd>,
+    is_terminal: bool,
+    flow: Flow,
+    /// Whether the event loop watches it.
+    watched: bool,
+    /// Bytes that may still be read once the program has ended.
+    rest: usize,
+}
+
+impl Pipe {
+    pub(super) fn new(fd: Option<Fd>, is_terminal: bool) -> Self {
+        Self { fd, is_terminal, flow: Flow::Open, watched: false, rest: REST_LIMIT }
+    }
+
+    /// Our end, while it is open.
+    pub(super) fn fd(&self) -> Option<&Fd> {
+        self.fd.as_ref()
+    }
+
+    /// Lets output flow, leaves it where it is, or refuses it.
+    pub(super) fn set_flow(&mut self, flow: Flow) {
+        if self.flow != Flow::Closed {
+            self.flow = flow;
+        }
+        if self.flow == Flow::Closed {
+            self.fd = None;
+        }
+    }
+
+    /// Reads once. After the program's end, reads until there is nothing left.
+    pub(super) fn pump(
+        &mut self,
+        scratch: &mut [u8],
+        outbox: &mut Outbox,
+        ended: bool,
+        reply: fn(Vec<u8>) -> Reply,
+    ) {
+        while let Some(fd) = self.fd.as_ref().filter(|_| self.flow == Flow::Open) {
+            if outbox.is_full() {
+                return;
+            }
+            let limit = if ended { self.rest.min(scratch.len()) } else { scratch.len() };
+            let space = scratch.get_mut(..limit).unwrap_or_default();
+            let read = match (limit, self.is_terminal) {
+                // Whoever was left behind and still writes is not waited for.
+                (0, _) => Ok(0),
+                (_, false) => read_now(fd, space),
+                (_, true) => read(fd, space),
+            };
+            // A pipe gives all it has at once, so that a short read emptied it.
+            let emptied = match read {
+                Ok(0) => true,
+                Ok(count) => {
+                    outbox.push(&reply(space.get(..count).unwrap_or_default().to_vec()));
+                    self.rest = if ended { self.rest.saturating_sub(count) } else { self.rest };
+                    count < limit && !self.is_terminal
+                }
+                Err(Errno::EINTR) => continue,
+                Err(_) => true,
+            };
+            let at_end = match read {
+                Ok(count) => count == 0,
+                Err(errno) => errno == Errno::EPIPE,
+            };
+            if at_end || (ended && emptied) {
+                self.fd = None;
+            }
+            if !ended {
+                return;
+            }
+        }
+    }
+
+    /// Tells the loop whether it is waited for; `room` says whether output could be sent.
+    pub(super) fn watch(&mut self, epoll: &Epoll, room: bool, token: u64) -> Result<()> {
+        let wanted = room && self.flow == Flow::Open;
+        let Some(fd) = self.fd.as_ref().filter(|_| wanted != self.watched) else { return Ok(()) };
+        if wanted {
+            epoll.add(fd, READABLE, token)?;
+        } else {
+            epoll.remove(fd)?;
+        }
+        self.watched = wanted;
+        Ok(())
+    }
+}

@@ -1,0 +1,250 @@
+//! A command that runs.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use supermachine_formats::wire::{Input, Output, WindowSize};
+
+use super::outcome::ExecOutcome;
+use super::session::Session;
+use crate::Error;
+
+/// What kills, not to be caught.
+const SIGKILL: i32 = 9;
+
+/// A running command, in the manner of [`std::process::Child`].
+///
+/// When it is dropped, the command and its process group are killed, and its streams end with an
+/// error. It does not keep the machine alive: when that ends, so does everything here, with
+/// [`Error::Guest`] or [`Error::Stopped`].
+///
+/// Output that nobody reads stays in the guest, and a command whose pipe is full waits. So take
+/// both streams and read them, or use [`wait_with_output`](Self::wait_with_output); each can be
+/// read by a thread of its own, and none has to wait for the other.
+#[derive(Debug)]
+pub struct ExecChild {
+    session: Arc<Session>,
+    stdin: Option<ExecStdin>,
+    stdout: Option<ExecStdout>,
+    stderr: Option<ExecStderr>,
+    max_output: usize,
+}
+
+impl ExecChild {
+    pub(super) fn new(session: Arc<Session>, max_output: usize) -> Self {
+        let share = || Arc::clone(&session);
+        Self {
+            stdin: Some(ExecStdin { session: share() }),
+            stdout: Some(ExecStdout { session: share() }),
+            stderr: Some(ExecStderr { session: share() }),
+            session,
+            max_output,
+        }
+    }
+
+    /// Its standard input; none if it was taken before. Dropping it ends the input.
+    pub fn stdin(&mut self) -> Option<ExecStdin> {
+        self.stdin.take()
+    }
+
+    /// Its standard output; none if it was taken before. Dropping it closes the pipe.
+    pub fn stdout(&mut self) -> Option<ExecStdout> {
+        self.stdout.take()
+    }
+
+    /// Its standard error; none if it was taken before. Dropping it closes the pipe. On a
+    /// terminal it stays empty.
+    pub fn stderr(&mut self) -> Option<ExecStderr> {
+        self.stderr.take()
+    }
+
+    /// Waits for the command's end. Its input is ended before, if it was not taken. The outcome
+    /// holds no output.
+    ///
+    /// As with [`std::process::Child::wait`], a command whose output nobody reads never ends once
+    /// its pipe is full.
+    ///
+    /// # Errors
+    /// Those of [`output`](crate::ExecBuilder::output).
+    pub fn wait(&mut self) -> Result<ExecOutcome, Error> {
+        drop(self.stdin.take());
+        self.session.exit().map(|exit| ExecOutcome::new(exit, Vec::new(), Vec::new()))
+    }
+
+    /// How the command ended, if it has. Does not wait.
+    ///
+    /// # Errors
+    /// Those of [`wait`](Self::wait).
+    pub fn try_wait(&mut self) -> Result<Option<ExecOutcome>, Error> {
+        let exit = self.session.try_exit()?;
+        Ok(exit.map(|exit| ExecOutcome::new(exit, Vec::new(), Vec::new())))
+    }
+
+    /// Ends the input if it was not taken, waits for the command's end, and collects what it
+    /// writes to the streams that were not taken.
+    ///
+    /// # Errors
+    /// Those of [`output`](crate::ExecBuilder::output).
+    pub fn wait_with_output(mut self) -> Result<ExecOutcome, Error> {
+        drop(self.stdin.take());
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let (has_stdout, has_stderr) = (self.stdout.is_some(), self.stderr.is_some());
+        let limit = self.max_output;
+        let exit = self.session.drain(has_stdout, has_stderr, &mut |taken| {
+            keep(&mut stdout, &taken.stdout, limit, "standard output")?;
+            keep(&mut stderr, &taken.stderr, limit, "standard error")
+        })?;
+        Ok(ExecOutcome::new(exit, stdout, stderr))
+    }
+
+    /// Kills the command and its process group. One that has ended needs no killing.
+    ///
+    /// # Errors
+    /// The stream to the guest failed.
+    pub fn kill(&self) -> Result<(), Error> {
+        self.signal(SIGKILL)
+    }
+
+    /// Sends a signal to the command's process group. One that has ended is told nothing.
+    ///
+    /// # Errors
+    /// The number is no signal, or the stream to the guest failed.
+    pub fn signal(&self, signal: i32) -> Result<(), Error> {
+        signal_to(&self.session, signal)
+    }
+
+    /// A handle that sends signals, also from another thread.
+    #[must_use]
+    pub fn signaler(&self) -> ExecSignaler {
+        ExecSignaler { session: Arc::clone(&self.session) }
+    }
+
+    /// Sets the terminal's size, in characters. Without a terminal nothing happens.
+    ///
+    /// # Errors
+    /// The stream to the guest failed.
+    pub fn resize(&self, rows: u16, columns: u16) -> Result<(), Error> {
+        resize(&self.session, rows, columns)
+    }
+}
+
+impl Drop for ExecChild {
+    fn drop(&mut self) {
+        self.session.abandon();
+    }
+}
+
+/// Sends signals to a command. It may outlive the [`ExecChild`], and then does nothing.
+#[derive(Debug, Clone)]
+pub struct ExecSignaler {
+    session: Arc<Session>,
+}
+
+impl ExecSignaler {
+    /// Sends a signal to the command's process group. One that has ended is told nothing.
+    ///
+    /// # Errors
+    /// The number is no signal, or the stream to the guest failed.
+    pub fn signal(&self, signal: i32) -> Result<(), Error> {
+        signal_to(&self.session, signal)
+    }
+
+    /// Sets the terminal's size, in characters. Without a terminal nothing happens.
+    ///
+    /// # Errors
+    /// The stream to the guest failed.
+    pub fn resize(&self, rows: u16, columns: u16) -> Result<(), Error> {
+        resize(&self.session, rows, columns)
+    }
+}
+
+/// A command's standard input. Dropping it ends the input; on a terminal, it types ^D.
+///
+/// Writing waits while the program does not read, and fails with
+/// [`BrokenPipe`](io::ErrorKind::BrokenPipe) once it has closed its input or ended.
+#[derive(Debug)]
+pub struct ExecStdin {
+    session: Arc<Session>,
+}
+
+impl Write for ExecStdin {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.session.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for ExecStdin {
+    fn drop(&mut self) {
+        // A command that has ended needs no end of its input.
+        let _ = self.session.end_input();
+    }
+}
+
+/// A command's standard output. It ends when the command has.
+#[derive(Debug)]
+pub struct ExecStdout {
+    session: Arc<Session>,
+}
+
+impl Read for ExecStdout {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        self.session.read(Output::Stdout, space)
+    }
+}
+
+impl Drop for ExecStdout {
+    fn drop(&mut self) {
+        self.session.close_output(Output::Stdout);
+    }
+}
+
+/// A command's standard error. It ends when the command has.
+#[derive(Debug)]
+pub struct ExecStderr {
+    session: Arc<Session>,
+}
+
+impl Read for ExecStderr {
+    fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
+        self.session.read(Output::Stderr, space)
+    }
+}
+
+impl Drop for ExecStderr {
+    fn drop(&mut self) {
+        self.session.close_output(Output::Stderr);
+    }
+}
+
+/// Runs a command to its end, and keeps what it writes.
+pub(super) fn collect(session: &Session, input: &[u8], limit: usize) -> Result<ExecOutcome, Error> {
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let exit = session.run(input, &mut |taken| {
+        keep(&mut stdout, &taken.stdout, limit, "standard output")?;
+        keep(&mut stderr, &taken.stderr, limit, "standard error")
+    })?;
+    Ok(ExecOutcome::new(exit, stdout, stderr))
+}
+
+fn keep(kept: &mut Vec<u8>, bytes: &[u8], limit: usize, stream: &'static str) -> Result<(), Error> {
+    if kept.len() + bytes.len() > limit {
+        return Err(Error::OutputTooLarge { stream, limit });
+    }
+    kept.extend_from_slice(bytes);
+    Ok(())
+}
+
+fn signal_to(session: &Session, number: i32) -> Result<(), Error> {
+    let signal = u8::try_from(number).ok().filter(|signal| (1..=64).contains(signal));
+    let signal = signal.ok_or(Error::InvalidSignal { number })?;
+    session.send(&Input::Signal(signal)).map_err(|source| Error::Stream { source })
+}
+
+fn resize(session: &Session, rows: u16, columns: u16) -> Result<(), Error> {
+    let size = WindowSize { rows, columns };
+    session.send(&Input::Resize(size)).map_err(|source| Error::Stream { source })
+}

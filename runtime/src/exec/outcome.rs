@@ -1,0 +1,83 @@
+//! How a command ended.
+
+use std::time::Duration;
+
+use supermachine_formats::wire::{self, Exit};
+
+/// How a command ended, and what it wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ExecOutcome {
+    /// Its exit code or the signal that ended it.
+    pub status: ExitStatus,
+    /// What it wrote to standard output, if it was collected.
+    pub stdout: Vec<u8>,
+    /// What it wrote to standard error, if it was collected.
+    pub stderr: Vec<u8>,
+    /// From its start to its end, as measured in the guest.
+    pub duration: Duration,
+    /// Whether its time-out ended it.
+    pub timed_out: bool,
+    /// The most memory that it had resident at once, in KiB. The guest's kernel counts in steps
+    /// of 128 KiB for each processor, so that a small program may have none; pages of the
+    /// image's files are mapped and take no memory.
+    pub peak_rss_kib: u64,
+}
+
+impl ExecOutcome {
+    pub(super) fn new(exit: Exit, stdout: Vec<u8>, stderr: Vec<u8>) -> Self {
+        Self {
+            status: ExitStatus(exit.status),
+            stdout,
+            stderr,
+            duration: Duration::from_micros(exit.duration_us),
+            timed_out: exit.timed_out,
+            peak_rss_kib: exit.peak_rss_kib,
+        }
+    }
+
+    /// Whether the command returned 0.
+    #[must_use]
+    pub fn success(&self) -> bool {
+        self.status.success()
+    }
+}
+
+/// An exit code or a signal, in the manner of [`std::process::ExitStatus`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExitStatus(pub(crate) wire::ExitStatus);
+
+impl ExitStatus {
+    /// Whether the process returned 0.
+    #[must_use]
+    pub fn success(self) -> bool {
+        self.code() == Some(0)
+    }
+
+    /// What the process returned; none if a signal ended it.
+    #[must_use]
+    pub fn code(self) -> Option<i32> {
+        match self.0 {
+            wire::ExitStatus::Code(code) => Some(code.into()),
+            wire::ExitStatus::Signal(_) => None,
+        }
+    }
+
+    /// The signal that ended the process, if one did.
+    #[must_use]
+    pub fn signal(self) -> Option<i32> {
+        match self.0 {
+            wire::ExitStatus::Code(_) => None,
+            wire::ExitStatus::Signal(signal) => Some(signal.into()),
+        }
+    }
+}
+
+impl std::fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            wire::ExitStatus::Code(code) => write!(f, "exit code {code}"),
+            wire::ExitStatus::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
