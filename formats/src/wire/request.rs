@@ -34,14 +34,14 @@ pub enum Request {
     },
     /// Writes back dirty files and gives free memory back, before a capture.
     Settle,
-    /// Waits for the entrypoint's end. Answered by [`Reply::Exited`].
+    /// Waits for the entrypoint's end. Answered by [`Reply::Exited`](super::Reply::Exited).
     WaitEntrypoint,
-    /// Asks how much memory is in use. Answered by [`Reply::Memory`].
+    /// Asks how much memory is in use. Answered by [`Reply::Memory`](super::Reply::Memory).
     Memory,
     /// Writes a file, whose content comes as [`Input::Data`](super::Input::Data) up to
     /// [`Input::DataEnd`](super::Input::DataEnd).
     WriteFile(WriteFile),
-    /// Reads a regular file. Answered by [`Reply::Data`] and [`Reply::Done`].
+    /// Reads a regular file. Answered by [`Reply::Data`](super::Reply::Data) and [`Reply::Done`](super::Reply::Done).
     ReadFile {
         /// Where it is.
         path: Vec<u8>,
@@ -53,7 +53,7 @@ pub enum Request {
         path: Vec<u8>,
     },
     /// Packs a file, or a directory and all in it, into a tar archive. Answered by
-    /// [`Reply::Data`] and [`Reply::Done`].
+    /// [`Reply::Data`](super::Reply::Data) and [`Reply::Done`](super::Reply::Done).
     CopyOut {
         /// What to pack.
         path: Vec<u8>,
