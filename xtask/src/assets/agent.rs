@@ -1,6 +1,7 @@
 //! Builds the agent with the workspace's own toolchain.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
 use supermachine_kernel::AGENT_FILE;
@@ -17,8 +18,12 @@ const PROFILE: &str = "agent";
 /// Fills `folder` with the agent.
 pub(super) fn build(folder: &Path) -> Result<(), Error> {
     let step = Step::new("building the agent", 0);
-    // Flags and a target folder of the caller's would make another program.
-    let target = cache::dev().join("agent-target");
+    // Flags and a target folder of the caller's would make another program. Each workspace has a
+    // folder of its own: to Cargo, those of one project look the same, and files of one that are
+    // older than what another has built would not be built at all.
+    let mut root = DefaultHasher::new();
+    workspace::root().canonicalize().unwrap_or_else(|_| workspace::root()).hash(&mut root);
+    let target = cache::dev().join("agent-target").join(format!("{:016x}", root.finish()));
     let mut cargo = workspace::cargo();
     cargo.args(["build", "--quiet", "--package", PACKAGE, "--profile", PROFILE, "--target-dir"]);
     cargo.arg(&target).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
