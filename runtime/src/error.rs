@@ -91,8 +91,8 @@ pub enum Error {
         /// The last lines of the guest kernel's messages.
         console: String,
     },
-    /// The machine was stopped or dropped while it was in use.
-    #[error("the machine was stopped while it was in use")]
+    /// The machine was stopped or dropped, or returned to its pool, while it was in use.
+    #[error("the machine was stopped, or given back, while it was in use")]
     Stopped,
     /// What was asked for was given up on this side before it was done.
     #[error("it was given up before it was done: its handle was dropped")]

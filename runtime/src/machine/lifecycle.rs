@@ -203,6 +203,7 @@ impl Machine {
         }
         timings.step("stop vCPUs");
         let _held = self.vsock.hold();
+        self.vcpus.fate().end_use();
         reset_devices(&self.bus, &self.ram, snapshot, &self.disks, &self.console)?;
         timings.step("reset devices");
         // Before memory: what they are in the middle of may still write to it. And after
@@ -266,7 +267,7 @@ impl Machine {
 
     /// What tells how the guest ended, also once the machine is gone.
     pub(crate) fn witness(&self) -> Witness {
-        Witness::new(self.vcpus.fate(), self.console.clone())
+        Witness::new(Arc::clone(self.vcpus.fate()), self.console.clone())
     }
 
     /// The processor time that the guest has used on this host.

@@ -20,6 +20,7 @@ use super::bus::Bus;
 use super::hypervisor::{Exit, HypervisorError, Kick, Vcpu, Vm};
 use super::memory::Ram;
 use super::sys::{Populate, thread_cpu_time};
+use super::witness::Fate;
 use super::{GuestFailure, MachineError};
 
 /// How long a vCPU may take to leave the guest before it is kicked again: the kick is a queued
@@ -55,35 +56,6 @@ pub(crate) struct Vcpus {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Tells how a guest ended.
-#[derive(Debug, Clone)]
-pub(crate) struct Fate {
-    shared: Arc<Shared>,
-}
-
-impl Fate {
-    /// One of vCPUs that were stopped.
-    #[cfg(test)]
-    pub(super) fn of_stopped() -> Self {
-        let (progress, kickers) = (Vec::new(), Vec::new());
-        let control = Control { command: Command::Stop, progress, kickers, failure: None };
-        let (exits, control) = (AtomicU64::new(0), Mutex::new(control));
-        let on_failure: OnFailure = Box::new(|_| {});
-        let shared = Shared { exits, control, changed: Condvar::new(), on_failure };
-        Self { shared: Arc::new(shared) }
-    }
-
-    /// How the guest ended by itself, if it did.
-    pub(crate) fn failure(&self) -> Option<GuestFailure> {
-        self.shared.lock().failure.clone()
-    }
-
-    /// Whether the machine was dropped.
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.shared.lock().command == Command::Stop
-    }
-}
-
 struct Shared {
     /// How often the guest was left.
     exits: AtomicU64,
@@ -91,6 +63,7 @@ struct Shared {
     /// Told of every change of `control`.
     changed: Condvar,
     on_failure: OnFailure,
+    fate: Arc<Fate>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -161,7 +134,13 @@ impl Vcpus {
             failure: None,
         };
         let (exits, control) = (AtomicU64::new(0), Mutex::new(control));
-        let shared = Arc::new(Shared { exits, control, changed: Condvar::new(), on_failure });
+        let shared = Arc::new(Shared {
+            exits,
+            control,
+            changed: Condvar::new(),
+            on_failure,
+            fate: Arc::default(),
+        });
         let mut vcpus = Self { shared, threads: Vec::with_capacity(plan.states.len()) };
         let mut working_set = Some(plan.working_set);
         for (index, state) in (0..).zip(plan.states) {
@@ -257,8 +236,8 @@ impl Vcpus {
     }
 
     /// What tells how the guest ended, also once the vCPUs are gone.
-    pub(crate) fn fate(&self) -> Fate {
-        Fate { shared: Arc::clone(&self.shared) }
+    pub(crate) fn fate(&self) -> &Arc<Fate> {
+        &self.shared.fate
     }
 
     /// The processor time of all vCPU threads.
@@ -295,6 +274,7 @@ impl Vcpus {
 
 impl Drop for Vcpus {
     fn drop(&mut self) {
+        self.shared.fate.end_use();
         self.shared.command(Command::Stop);
         for thread in self.threads.drain(..) {
             // A vCPU thread that panicked has nothing left to clean up.
@@ -425,6 +405,7 @@ impl Shared {
         let is_first = control.failure.is_none();
         control.failure.get_or_insert_with(|| failure.clone());
         drop(control);
+        self.fate.fail(&failure);
         if is_first {
             (self.on_failure)(&failure);
         }
