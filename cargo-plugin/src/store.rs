@@ -60,8 +60,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(!has(&dir.path().join("nosuch"), "web").unwrap());
         assert!(!has(dir.path(), "web").unwrap());
+        let digest = supermachine_formats::Digest::of(b"");
+        let blobs = dir.path().join("blobs/sha256");
+        std::fs::create_dir_all(&blobs).unwrap();
+        std::fs::write(blobs.join(digest.hex()), b"").unwrap();
         let entry = |name: &str| {
-            let digest = supermachine_formats::Digest::of(b"");
             format!(
                 r#"{{"digest":"{digest}","size":0,"annotations":{{"org.opencontainers.image.ref.name":"{name}"}}}}"#
             )
