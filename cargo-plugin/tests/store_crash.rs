@@ -19,7 +19,7 @@ use docker::DockerRegistry;
 use samples::{Sample, put};
 use supermachine::pack::Descriptor;
 use supermachine_baker::{Store, SweepOptions};
-use support::{Home, files};
+use support::{Home, age, files};
 
 const ROUNDS: u32 = 25;
 
@@ -93,6 +93,8 @@ fn killed_import_leaves_what_was_there_and_can_be_repeated() {
     }
     home.run(&import).succeeds();
     is_whole(&home, &["a", "large"]);
+    // What may be somebody's is left alone while it is young.
+    age(&home.store().join("tmp"));
     home.run(&["gc"]).succeeds();
     assert_eq!(files(&home.store().join("tmp")), [""; 0]);
 }
