@@ -23,8 +23,10 @@ pub enum BakeError {
         source: oci::Error,
     },
     /// The image's layers could not be made into a root file system.
-    #[error("root file system cannot be made")]
+    #[error("root file system cannot be made in {folder}")]
     Rootfs {
+        /// Where it is put together.
+        folder: PathBuf,
         /// Why.
         source: rootfs::Error,
     },
