@@ -131,6 +131,8 @@ fn input_is_sent_as_the_window_allows_while_output_is_taken() {
                 got.extend(bytes);
             }
             Input::DataEnd => break,
+            // Output may come in faster than it is taken out.
+            Input::Flow { output: Output::Stdout, .. } => {}
             other => panic!("{other:?}"),
         }
         if untold >= STDIN_WINDOW / 2 {

@@ -26,10 +26,13 @@ pub(crate) struct Broken;
 pub(crate) struct QueuePlan {
     /// The most entries it can have, a power of two.
     pub(crate) max_size: u16,
-    /// Used descriptors that may wait for the next interrupt before they cause one themselves.
+    /// Used descriptors, and KiB that the driver put into them, that may wait for the next
+    /// interrupt before they cause one themselves.
     ///
     /// Worth it where the driver only frees what it gets back. A queue never has more than this
-    /// many unannounced, so the driver always finds the others free.
+    /// many unannounced, so the driver always finds the others free. The bytes count because a
+    /// driver may take what it has not freed for what is still under way: a socket that has more
+    /// than half of its buffer so is not woken when it may send again.
     pub(crate) patience: u16,
 }
 
@@ -132,7 +135,7 @@ fn for_each_run(
 struct Queue {
     ring: Ring,
     plan: &'static QueuePlan,
-    /// Descriptors put into the used ring since the driver was last told.
+    /// Descriptors, and KiB in them, put into the used ring since the driver was last told.
     unannounced: u32,
 }
 
@@ -220,8 +223,9 @@ impl Queues {
         let written = u32::try_from(written).map_err(|_| Broken)?;
         queue.ring.add_used(&*self.memory, chain.head, written).map_err(|_| Broken)?;
         let descriptors = chain.readable.len() + chain.writable.len();
-        let descriptors = u32::try_from(descriptors).unwrap_or(u32::MAX);
-        queue.unannounced = queue.unannounced.saturating_add(descriptors);
+        let weight = descriptors.saturating_add(chain.readable_length() >> 10);
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
+        queue.unannounced = queue.unannounced.saturating_add(weight);
         Ok(())
     }
 

@@ -599,6 +599,22 @@ fn many_sent_packets_cause_an_interrupt_in_the_end() {
     assert_eq!(peer.guest.interrupts(), before + 1);
 }
 
+/// The guest counts sent bytes that it has not freed against its socket's buffer, and is not
+/// woken to send more while that is half full.
+#[test]
+fn sent_bytes_are_not_left_unannounced() {
+    let mut peer = Peer::new(8);
+    let (stream, request) = peer.established();
+    let before = peer.guest.interrupts();
+    let mut received = [0; 20 << 10];
+    peer.write(&request, &[1; 20 << 10]);
+    (&stream).read_exact(&mut received).unwrap();
+    assert_eq!(peer.guest.interrupts(), before);
+    peer.write(&request, &[2; 20 << 10]);
+    (&stream).read_exact(&mut received).unwrap();
+    assert_eq!(peer.guest.interrupts(), before + 1);
+}
+
 /// The device that stands where a state was taken, over the same memory.
 fn restored(peer: &Peer, state: &formats::Slot) -> Peer {
     let mut guest = Guest::over(peer.guest.memory.clone(), state, &[]);
