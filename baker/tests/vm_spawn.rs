@@ -246,16 +246,16 @@ fn guest_that_panics_ends_everything_at_once() {
     file.write_all(b"x").unwrap();
     thread::scope(|scope| {
         let entrypoint = scope.spawn(|| vm.wait());
-        let begin = Instant::now();
         let panic = "echo 2 > /proc/sys/vm/panic_on_oom; tail /dev/zero";
         let result = vm.exec(["sh", "-c", panic]);
         let Err(Error::Guest { .. }) = &result else { panic!("{result:?}") };
+        let begin = Instant::now();
         let error = reader.join().unwrap().unwrap_err();
         assert!(error.to_string().contains("guest"), "{error}");
         assert!(matches!(child.wait(), Err(Error::Guest { .. })));
         assert!(matches!(entrypoint.join().unwrap(), Err(Error::Guest { .. })));
         assert!(matches!(file.finish(), Err(Error::Guest { .. })));
-        assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     });
     assert!(matches!(vm.stop(), Err(Error::Guest { .. })));
 }
