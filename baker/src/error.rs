@@ -28,7 +28,7 @@ pub enum BakeError {
         /// Where it is put together.
         folder: PathBuf,
         /// Why.
-        source: rootfs::Error,
+        source: Box<rootfs::Error>,
     },
     /// Guest kernel or agent are missing.
     #[error("guest kernel or agent cannot be used")]

@@ -90,7 +90,7 @@ fn make(store: &Store, image: &OciImage, level: i32) -> Result<Index, BakeError>
         .tempfile_in(&scratch)
         .map_err(BakeError::io("create a file in", &scratch))?;
     let made = rootfs::build(&layers, &scratch, out.path())
-        .map_err(|source| BakeError::Rootfs { folder: scratch.clone(), source })?;
+        .map_err(|source| BakeError::Rootfs { folder: scratch.clone(), source: source.into() })?;
     let file = File::open(out.path()).map_err(BakeError::io("open", out.path()))?;
     let mut parts = vec![(0, made.metadata_size)];
     parts.extend(made.regions.iter().map(|region| (region.offset, region.length)));

@@ -232,7 +232,7 @@ fn layer_whose_content_has_another_digest_than_told_is_refused() {
     let builder = bench.image(&Image::with(vec![(format!("{LAYER}+zstd"), packed)], &config));
     let error = builder.fetch(&bench.store).unwrap_err();
     assert!(
-        matches!(error, BakeError::Rootfs { source: rootfs::Error::DiffId { .. }, .. }),
+        matches!(&error, BakeError::Rootfs { source, .. } if matches!(**source, rootfs::Error::DiffId { .. })),
         "{error:?}"
     );
 }

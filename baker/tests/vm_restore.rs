@@ -187,6 +187,8 @@ fn ended_machines_leave_no_threads_and_descriptors() {
 }
 
 fn count_leftovers(image: &Image) {
+    // Made now, so that no thread makes it while others are counted.
+    image.mapped().unwrap();
     let count = |folder| fs::read_dir(folder).unwrap().count();
     let counts = || (count("/proc/self/task"), count("/proc/self/fd"));
     let mut before = None;
