@@ -321,6 +321,10 @@ impl OciImageBuilder {
         capture.snapshot.working_set = used.working_set;
         self.step("store");
         let digest = capture.store(store, behind, Some(&disk), used.order, self.level)?;
+        // Of the trial's files all but a few bytes are those of the snapshot, which is so ready to be
+        // mapped here.
+        let opened = store.open_image(digest)?;
+        opened.mapped().map_err(BakeError::machine("opening of the snapshot"))?;
         trial.remove(store, digest)?;
         Ok(digest)
     }
