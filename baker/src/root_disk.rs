@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use supermachine::image::adopt_disk;
 use supermachine::machine::layout::ROOT_SLOT;
 use supermachine::machine::{block_disk, mapped_disk};
-use supermachine::pack::{ChunkWriter, PackError};
+use supermachine::pack::{BlobList, ChunkWriter, PackError};
 use supermachine_formats::pack::{Blob, CHUNK_SIZE, Index, Layer, Space};
 use supermachine_formats::snapshot::device::Slot;
 use supermachine_formats::{Digest, Hasher};
@@ -95,7 +95,7 @@ fn make(store: &Store, image: &OciImage, level: i32) -> Result<Index, BakeError>
     let mut parts = vec![(0, made.metadata_size)];
     parts.extend(made.regions.iter().map(|region| (region.offset, region.length)));
     // A blob for the metadata, and one for each layer, which other images can share.
-    let mut blobs: Vec<Blob> = Vec::new();
+    let mut blobs = BlobList::default();
     let mut chunks = Vec::new();
     for (offset, length) in parts {
         let numbers = store_part(store, &file, (offset, length), level, &mut blobs)?;
@@ -104,7 +104,7 @@ fn make(store: &Store, image: &OciImage, level: i32) -> Result<Index, BakeError>
     }
     let disk = Space { size: made.size, layers: vec![Layer::of(chunks)] };
     let index = Index {
-        blobs,
+        blobs: blobs.into_blobs(),
         // An index always has a memory.
         memory: Space::empty(CHUNK_SIZE),
         disks: vec![disk],
@@ -122,7 +122,7 @@ fn store_part(
     file: &File,
     (offset, length): (u64, u64),
     level: i32,
-    blobs: &mut Vec<Blob>,
+    blobs: &mut BlobList,
 ) -> Result<Vec<Option<u32>>, BakeError> {
     let mut writer = ChunkWriter::new(store.layout(), level)?;
     let count = usize::try_from(length / CHUNK_SIZE).unwrap_or(usize::MAX);
@@ -135,13 +135,7 @@ fn store_part(
         })
     })?;
     let Some(blob) = writer.finish()? else { return Ok(numbers) };
-    let known = blobs.iter().position(|found| found.digest == blob.digest);
-    let before = known.unwrap_or(blobs.len());
-    let start: usize = blobs.iter().take(before).map(|blob| blob.chunks.len()).sum();
-    let start = u32::try_from(start).unwrap_or(u32::MAX);
-    if known.is_none() {
-        blobs.push(blob);
-    }
+    let start = blobs.add(&blob)?;
     Ok(numbers.into_iter().map(|number| Some(start + number?)).collect())
 }
 

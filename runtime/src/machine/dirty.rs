@@ -12,6 +12,7 @@
 
 use std::io;
 
+use supermachine_formats::snapshot::WorkingSet;
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
 use vm_memory::VolatileMemory;
 
@@ -118,6 +119,20 @@ impl DirtyPages {
         let numbers = self.runs.iter().flat_map(|run| run.first..run.end());
         numbers.zip(self.block.bytes().as_chunks().0)
     }
+}
+
+/// Pages that are in place: those that were written, and those that were only read.
+pub(super) fn touched(ram: &Ram) -> io::Result<WorkingSet> {
+    let mut map = PageMap::open()?;
+    let mut touched = WorkingSet::default();
+    for (window, region) in ram.windows() {
+        let first = window.file_offset / PAGE_SIZE;
+        map.in_place(region, PAGE_SIZE, |page, count, is_written| {
+            let runs = if is_written { &mut touched.written } else { &mut touched.read };
+            append(runs, first + page, count);
+        })?;
+    }
+    Ok(touched)
 }
 
 /// The written pages of all windows, in the room of `runs`.

@@ -17,7 +17,6 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use supermachine_formats::snapshot::device::Serial;
-use supermachine_formats::snapshot::memory::runs_of;
 use supermachine_formats::snapshot::x86_64::{Clock, IOAPIC_PINS, Ioapic as IoapicState};
 use supermachine_formats::snapshot::{Architecture, HypervisorFamily, Snapshot, Stage, WorkingSet};
 use supermachine_formats::wire;
@@ -26,7 +25,7 @@ use super::bus::Bus;
 use super::devices::ioapic::Ioapic;
 use super::devices::serial::{Console, SerialPort};
 use super::devices::virtio::{DiskFile, Parts, Slot, Vsock};
-use super::dirty::DirtyPages;
+use super::dirty::{self, DirtyPages};
 use super::hypervisor::{self, Access, Vm};
 use super::layout::{self, SERIAL_LINE, VSOCK_SLOT};
 use super::memory::{MemoryFiles, Ram};
@@ -328,11 +327,7 @@ impl Machine {
     pub fn touched(&self) -> Result<WorkingSet, MachineError> {
         let _turn = self.turn();
         self.vcpus.pause();
-        let error = memory_error("looked through");
-        Ok(WorkingSet {
-            written: runs_of(self.ram.written().map_err(&error)?),
-            read: self.ram.read_only().map_err(&error)?,
-        })
+        dirty::touched(&self.ram).map_err(memory_error("looked through"))
     }
 
     /// Captures, and hands out the stopped guest as well.

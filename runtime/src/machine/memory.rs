@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run, runs_of};
+use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion, VolatileMemory,
@@ -149,14 +149,6 @@ impl Ram {
         self.stretches(runs).map(|(_, _, size, address)| (address, size)).collect()
     }
 
-    /// Pages that were written since they were mapped, in rising order.
-    ///
-    /// # Errors
-    /// The process's page map cannot be read.
-    pub(crate) fn written(&self) -> io::Result<Vec<u64>> {
-        self.numbered(sys::written_pages)
-    }
-
     /// Puts back in every written page what `pristine` has there, which was mapped in the same
     /// way and never written. The pages of `kept`, which is in rising order, stay in place; all
     /// others are given back.
@@ -181,26 +173,6 @@ impl Ram {
             }
         }
         Ok(())
-    }
-
-    /// Pages that are in place but were not written.
-    ///
-    /// # Errors
-    /// The process's page map cannot be read.
-    pub(crate) fn read_only(&self) -> io::Result<Vec<Run>> {
-        Ok(runs_of(self.numbered(sys::read_pages)?))
-    }
-
-    fn numbered(
-        &self,
-        pages: impl Fn(&MmapRegion, u64) -> io::Result<Vec<u64>>,
-    ) -> io::Result<Vec<u64>> {
-        let mut all = Vec::new();
-        for (window, region) in &self.windows {
-            let first = window.file_offset / PAGE_SIZE;
-            all.extend(pages(region, PAGE_SIZE)?.into_iter().map(|page| first + page));
-        }
-        Ok(all)
     }
 
     /// Cuts runs at window borders: region, offset in it, size, guest address.

@@ -335,30 +335,15 @@ impl PageMap {
     }
 }
 
-/// Which pages of a private mapping were written: their numbers, counted from the region's
-/// start, in rising order.
-///
-/// # Errors
-/// The process's page map cannot be read.
-pub(crate) fn written_pages(region: &MmapRegion, page_size: u64) -> io::Result<Vec<u64>> {
-    pages_in(&File::open("/proc/self/pagemap")?, region, page_size, is_written)
-}
-
-fn is_written(entry: u64) -> bool {
+/// Whether an entry of the page map is that of a page which was written.
+pub(super) fn is_written(entry: u64) -> bool {
     let (present, swapped, of_file) = (entry >> 63 & 1, entry >> 62 & 1, entry >> 61 & 1);
     swapped == 1 || (present == 1 && of_file == 0)
 }
 
-/// Which pages of a private mapping are in place but were not written.
-///
-/// # Errors
-/// The process's page map cannot be read.
-pub(crate) fn read_pages(region: &MmapRegion, page_size: u64) -> io::Result<Vec<u64>> {
-    let in_place = |entry: u64| entry >> 63 & 1 == 1 && entry >> 61 & 1 == 1;
-    pages_in(&File::open("/proc/self/pagemap")?, region, page_size, in_place)
-}
-
-fn pages_in(
+/// Which pages of a mapping have a wanted entry in the page map: their numbers, counted from the
+/// region's start, in rising order.
+pub(super) fn pages_in(
     map: &File,
     region: &MmapRegion,
     page_size: u64,

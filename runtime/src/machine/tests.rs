@@ -16,6 +16,7 @@ use supermachine_formats::snapshot::{
 use supermachine_formats::wire;
 use vm_memory::{Bytes, GuestAddress};
 
+use super::dirty;
 use super::hypervisor::fake::{FakeVm, Refusal, Step};
 use super::hypervisor::{Access, Vm};
 use super::layout::{
@@ -710,7 +711,7 @@ fn memory_above_four_gib_goes_on_behind_the_hole() {
     memory.write_slice(&[2], GuestAddress(HIGH_RAM_START)).unwrap();
     assert!(memory.write_slice(&[3], GuestAddress(LOW_RAM_END)).is_err());
     let hole = LOW_RAM_END / PAGE_SIZE;
-    assert_eq!(ram.written().unwrap(), [hole - 1, hole]);
+    assert_eq!(dirty::touched(&ram).unwrap().written, runs_of([hole - 1, hole]));
     let mut map = PageMap::open().unwrap();
     let mut dirty = DirtyPages::prepare(&ram, &mut map).unwrap();
     dirty.find(&ram, &mut map).unwrap();
@@ -730,7 +731,7 @@ fn runs_are_cut_at_the_hole_and_at_the_end() {
     let expected = [(LOW_RAM_END - PAGE_SIZE, PAGE_SIZE), (HIGH_RAM_START, PAGE_SIZE)];
     assert_eq!(ram.guest_ranges(&across), expected);
     ram.populate(&across, Populate::Write);
-    assert_eq!(ram.written().unwrap(), [hole - 1, hole]);
+    assert_eq!(dirty::touched(&ram).unwrap().written, runs_of([hole - 1, hole]));
     let beyond = [Run { first: size / PAGE_SIZE, count: 9 }];
     assert!(ram.guest_ranges(&beyond).is_empty());
 }
@@ -743,7 +744,7 @@ fn pages_outside_a_region_are_not_populated() {
         let result = sys::populate(region, offset, size, Populate::Read);
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
-    assert!(ram.written().unwrap().is_empty());
+    assert!(dirty::touched(&ram).unwrap().written.is_empty());
 }
 
 #[test]
@@ -752,9 +753,9 @@ fn pages_that_are_only_read_do_not_count_as_written() {
     file.write_all_at(&[1; 2 * PAGE], 0).unwrap();
     let ram = Ram::map(&Arc::clone(&file).into(), MEMORY).unwrap();
     ram.populate(&[Run { first: 1, count: 1 }], Populate::Read);
-    assert!(ram.written().unwrap().is_empty());
-    let read: Vec<u64> =
-        ram.read_only().unwrap().iter().flat_map(|run| run.first..run.end()).collect();
+    assert!(dirty::touched(&ram).unwrap().written.is_empty());
+    let read = dirty::touched(&ram).unwrap().read;
+    let read: Vec<u64> = read.iter().flat_map(|run| run.first..run.end()).collect();
     assert!(read.contains(&1), "{read:?}");
 }
 
@@ -790,7 +791,8 @@ fn both_ways_of_reading_the_page_map_agree() {
     let tell = |first, count| found.extend(first..first + count);
     PageMap::open().unwrap().written(region, PAGE_SIZE, tell).unwrap();
     assert_eq!(found, [3, 4, 100, 101, 102]);
-    assert_eq!(sys::written_pages(region, PAGE_SIZE).unwrap(), found);
+    let map = File::open("/proc/self/pagemap").unwrap();
+    assert_eq!(sys::pages_in(&map, region, PAGE_SIZE, sys::is_written).unwrap(), found);
 }
 
 #[test]
@@ -945,7 +947,7 @@ fn a_reset_machine_is_as_a_fresh_one() {
         assert_eq!(vm.inside(), 0);
         assert_eq!(comparable(machine.capture_live().unwrap().snapshot), fresh);
         // Only what is kept in place is still written.
-        assert_eq!(machine.ram().written().unwrap(), [4, 5, 10, 30]);
+        assert_eq!(dirty::touched(machine.ram()).unwrap().written, runs_of([4, 5, 10, 30]));
         assert!(memory_of(&machine) == content);
         assert_eq!(machine.console(), b"");
     }
@@ -974,7 +976,7 @@ fn a_reset_in_the_high_window_brings_the_right_pages_back() {
     ram.reset(&pristine, &[Run { first: low, count: 2 }]).unwrap();
     let found = addresses.map(|at| ram.memory().read_obj::<u64>(GuestAddress(at)).unwrap());
     assert_eq!(found, [low, high, high + 5, 0]);
-    assert_eq!(ram.written().unwrap(), [low, high]);
+    assert_eq!(dirty::touched(&ram).unwrap().written, runs_of([low, high]));
 }
 
 #[test]

@@ -98,7 +98,7 @@ impl Composition<'_> {
     /// # Errors
     /// Something cannot be read or written.
     pub fn store(&self, layout: &Layout) -> Result<Descriptor, PackError> {
-        let mut index = Builder::default();
+        let mut index = BlobList::default();
         let mut layers = Vec::new();
         if let Some(parent) = self.parent {
             let start = index.import(parent)?;
@@ -111,7 +111,7 @@ impl Composition<'_> {
         let disks = self.list_disks(&mut index)?;
         let memory = Space { size: self.snapshot.machine.memory_size, layers };
         let first_use = self.first_use.clone();
-        let index = Index { blobs: index.blobs, memory, disks, first_use };
+        let index = Index { blobs: index.into_blobs(), memory, disks, first_use };
         let encoded = index.encode();
         // A parent or a disk may be from elsewhere, and what nobody can read must not be written.
         Index::decode(&encoded).map_err(|source| PackError::Composed { source })?;
@@ -130,7 +130,7 @@ impl Composition<'_> {
         layout.put(&manifest.encode())
     }
 
-    fn store_memory(&self, layout: &Layout, index: &mut Builder) -> Result<Layer, PackError> {
+    fn store_memory(&self, layout: &Layout, index: &mut BlobList) -> Result<Layer, PackError> {
         let mut places = self.memory.places()?;
         places.extend(&self.also);
         places.sort_unstable();
@@ -163,7 +163,7 @@ impl Composition<'_> {
         Ok(Layer::of(chunks))
     }
 
-    fn list_disks(&self, index: &mut Builder) -> Result<Vec<Space>, PackError> {
+    fn list_disks(&self, index: &mut BlobList) -> Result<Vec<Space>, PackError> {
         let mut disks = Vec::new();
         let inherited = self.parent.into_iter().collect();
         for from in self.disks.as_ref().unwrap_or(&inherited) {
@@ -184,18 +184,27 @@ fn squash(size: u64, mut layers: Vec<Layer>) -> Vec<Layer> {
     behind.into_iter().chain([space.flattened(0)]).collect()
 }
 
-/// Puts the blobs of several indexes together.
-#[derive(Default)]
-struct Builder {
+/// The blobs of an index in the making, each once.
+#[derive(Debug, Default)]
+pub struct BlobList {
     blobs: Vec<Blob>,
     /// The number of the first chunk of each blob, and of the next one.
     starts: Vec<u32>,
     next: u32,
 }
 
-impl Builder {
+impl BlobList {
+    /// The blobs, in the order in which their chunks are numbered.
+    #[must_use]
+    pub fn into_blobs(self) -> Vec<Blob> {
+        self.blobs
+    }
+
     /// Adds a blob, unless it is there; gives the number of its first chunk.
-    fn add(&mut self, blob: &Blob) -> Result<u32, PackError> {
+    ///
+    /// # Errors
+    /// There are more chunks than can be numbered.
+    pub fn add(&mut self, blob: &Blob) -> Result<u32, PackError> {
         let known = self.blobs.iter().position(|found| found.digest == blob.digest);
         if let Some(start) = known.and_then(|at| self.starts.get(at)) {
             return Ok(*start);

@@ -27,7 +27,7 @@ use manifest::MAX_MANIFEST;
 
 pub use chunk::{ChunkReader, FRAME_HEADER};
 pub use chunk_writer::{ChunkWriter, DEFAULT_LEVEL};
-pub use compose::{Composition, MemoryChange};
+pub use compose::{BlobList, Composition, MemoryChange};
 pub use error::PackError;
 pub use layout::{BlobWriter, Hold, Layout, is_name};
 pub use manifest::{Descriptor, MANIFEST_TYPE, Manifest, NAME_ANNOTATION, Named};
