@@ -13,7 +13,7 @@ use supermachine::agent::{Replies, resume};
 use supermachine::host::missing_features;
 use supermachine::image::{expanded_disk, forget_mapped};
 use supermachine::machine::layout::ROOT_SLOT;
-use supermachine::machine::{Machine, MachineError, Origin, Restore};
+use supermachine::machine::{Machine, MachineError, MemoryFiles, Origin, Restore};
 use supermachine::pack::{DEFAULT_LEVEL, Manifest};
 use supermachine::{Image, Timings};
 use supermachine_formats::pack::Index;
@@ -303,7 +303,7 @@ impl OciImageBuilder {
         let base = store.open_image(parent)?;
         let opening = || BakeError::machine("opening of the base");
         let memory = base.mapped().map_err(opening())?.memory.clone();
-        let machine = start(store, &base, &disk, self.root_disk)?;
+        let machine = start(store, &base, memory.clone(), &disk, self.root_disk)?;
         attach(&machine, container(&image.config, &self.overrides, self.root_disk, HOSTNAME))?;
         self.step("wait until ready");
         ready::wait(&machine, &self.ready, &image.config.exposed_ports, self.ready_timeout)?;
@@ -425,12 +425,12 @@ impl oci::Progress for Forward {
 fn start(
     store: &Store,
     base: &Image,
+    memory: MemoryFiles,
     disk: &Index,
     root_disk: RootDisk,
 ) -> Result<Machine, BakeError> {
-    let failed = |source| BakeError::machine("start")(source);
-    let memory = base.mapped().map_err(failed)?.memory.clone();
-    let file = expanded_disk(store.cache(), &store.source()?, disk).map_err(failed)?;
+    let file = expanded_disk(store.cache(), &store.source()?, disk)
+        .map_err(BakeError::machine("start"))?;
     let size = disk.disks.first().map_or(0, |disk| disk.size);
     let mut snapshot = Snapshot::clone(base.snapshot());
     if let Some(slot) = snapshot.slots.get_mut(usize::from(ROOT_SLOT)) {

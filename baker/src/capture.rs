@@ -1,6 +1,6 @@
 //! From a machine that stands still to a snapshot in the store.
 
-use supermachine::machine::{Captured, Machine, MemoryFiles};
+use supermachine::machine::{Captured, DirtyPages, Machine, MemoryFiles};
 use supermachine::pack::{Composition, MemoryChange, Pack};
 use supermachine_formats::Digest;
 use supermachine_formats::pack::{Index, Place};
@@ -20,7 +20,7 @@ pub(crate) struct Kind {
 #[derive(Debug)]
 pub(crate) struct Capture {
     pub(crate) snapshot: Snapshot,
-    captured: Captured,
+    dirty: DirtyPages,
 }
 
 /// What a capture is stored on.
@@ -38,12 +38,12 @@ pub(crate) struct Behind<'a> {
 pub(crate) fn capture(machine: &Machine, kind: Kind) -> Result<Capture, BakeError> {
     let failed = |source: supermachine::machine::MachineError| source.into();
     let captured = machine.capture().map_err(failed).map_err(BakeError::machine("capture"))?;
-    let mut snapshot = captured.snapshot.clone();
+    let Captured { mut snapshot, dirty, .. } = captured;
     snapshot.machine.stage = kind.stage;
     snapshot.machine.parent = Some(kind.parent);
     snapshot.workload = kind.workload;
     snapshot.working_set = WorkingSet::default();
-    Ok(Capture { snapshot, captured })
+    Ok(Capture { snapshot, dirty })
 }
 
 impl Capture {
@@ -69,7 +69,6 @@ impl Capture {
             memory: MemoryChange {
                 origin: Some(behind.memory),
                 pages: self
-                    .captured
                     .dirty
                     .iter()
                     .map(|(page, content)| (page, content.as_slice()))
