@@ -326,10 +326,14 @@ impl PageMap {
                 let pages = found.end.saturating_sub(found.start) / page_size;
                 tell(found.start.saturating_sub(first) / page_size, pages, found.categories);
             }
-            if arguments.walk_end <= at {
-                return Err(io::ErrorKind::InvalidData.into());
-            }
-            at = arguments.walk_end;
+            // Where the kernel says that its walk ended can be a place that it has passed since.
+            at = match self.regions.get(count.wrapping_sub(1)) {
+                Some(last) if count == self.regions.len() && last.end > at => last.end,
+                Some(_) if count == self.regions.len() => {
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
+                _ => end,
+            };
         }
         Ok(())
     }

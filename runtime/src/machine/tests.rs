@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use supermachine_formats::snapshot::baseline::{Baseline, FeatureWord, Processor, Register};
 use supermachine_formats::snapshot::device::{Slot, VsockConnection};
-use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run, runs_of};
+use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run, runs_of, validate_runs};
 use supermachine_formats::snapshot::x86_64::{Clock, CpuidLeaf, Msr, RunState, Vcpu};
 use supermachine_formats::snapshot::{
     Architecture, Disk, HypervisorFamily, Machine as MachineState, Snapshot, Stage, WorkingSet,
@@ -793,6 +793,25 @@ fn both_ways_of_reading_the_page_map_agree() {
     assert_eq!(found, [3, 4, 100, 101, 102]);
     let map = File::open("/proc/self/pagemap").unwrap();
     assert_eq!(sys::pages_in(&map, region, PAGE_SIZE, sys::is_written).unwrap(), found);
+}
+
+#[test]
+fn more_stretches_than_are_fetched_at_once_are_told_once_each() {
+    let size = 64 << 20;
+    let file = file(size);
+    let ram = Ram::map(&Arc::clone(&file).into(), size).unwrap();
+    let pages = size / PAGE_SIZE;
+    ram.populate(&[Run { first: 0, count: pages as u32 }], Populate::Read);
+    let written: Vec<u64> = (0..pages).filter(|page| page % 3 == 1).collect();
+    for page in &written {
+        ram.memory().write_slice(&[1], GuestAddress(page * PAGE_SIZE)).unwrap();
+    }
+    let touched = dirty::touched(&ram).unwrap();
+    assert_eq!(touched.written, runs_of(written));
+    // The host may take pages away again that were only read.
+    validate_runs("read", &touched.read, pages).unwrap();
+    let mut read = touched.read.iter().flat_map(|run| run.first..run.end());
+    assert!(read.all(|page| page % 3 != 1));
 }
 
 #[test]
