@@ -125,7 +125,8 @@ fn signals_kill_and_drop_reach_the_whole_group() {
     thread::spawn(move || signaler.signal(15).unwrap()).join().unwrap();
     assert_eq!(child.wait().unwrap().status.code(), Some(5));
     child.signal(15).unwrap();
-    let mut stubborn = spawn("trap '' TERM; sleep 1007 & sleep 1008");
+    let mut stubborn = spawn("trap '' TERM; echo deaf; sleep 1007 & sleep 1008");
+    stubborn.stdout().unwrap().read_exact(&mut [0; 5]).unwrap();
     stubborn.signal(15).unwrap();
     thread::sleep(Duration::from_millis(300));
     assert!(stubborn.try_wait().unwrap().is_none());

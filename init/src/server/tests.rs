@@ -532,7 +532,7 @@ fn a_terminal_is_the_programs_own_and_has_its_size() {
     let size = WindowSize { rows: 33, columns: 77 };
     let script = "test -t 0 && test -t 1 && test -t 2 && stty size && echo $TERM && \
         (echo named > /dev/tty) && read line && echo got $line; \
-        trap 'echo resized; stty size' WINCH; echo ready; read more; sleep 1000";
+        trap 'echo resized; stty size' WINCH; echo ready; read more; exec tr a-z A-Z";
     let mut stream = guest
         .send(&Request::Exec(Command { terminal: Some(size), ..command(&["sh", "-c", script]) }));
     let mut output = String::new();
@@ -553,6 +553,9 @@ fn a_terminal_is_the_programs_own_and_has_its_size() {
     until(&mut stream, "ready\r\n");
     stream.write_all(&Input::Resize(WindowSize { rows: 5, columns: 6 }).to_frame()).unwrap();
     until(&mut stream, "resized\r\n5 6\r\n");
+    // A shell that still carries out its trap would keep the interrupt to itself.
+    stream.write_all(&Input::Data(b"on\rlast\r".to_vec()).to_frame()).unwrap();
+    until(&mut stream, "LAST\r\n");
     stream.write_all(&Input::Data(vec![3]).to_frame()).unwrap();
     assert_eq!(exit(&collect(&mut stream)).status, ExitStatus::Signal(2));
 }
