@@ -11,7 +11,7 @@ use supermachine_formats::wire::Request;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Sends a request; a reply that does not come in time is an error.
-pub(crate) fn ask<'a>(machine: &'a Machine, request: &Request) -> Result<Replies<'a>, Error> {
+pub(crate) fn ask(machine: &Machine, request: &Request) -> Result<Replies, Error> {
     let mut replies = Replies::open(machine, request)?;
     replies.set_limit(Some(LIMIT))?;
     Ok(replies)

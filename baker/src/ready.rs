@@ -122,7 +122,7 @@ pub(crate) fn wait(
 }
 
 /// Passes the entrypoint's output and end on until the stream ends.
-fn follow(logs: &mut Replies<'_>, sender: &Sender<Result<Reply, supermachine::Error>>) {
+fn follow(logs: &mut Replies, sender: &Sender<Result<Reply, supermachine::Error>>) {
     loop {
         let reply = logs.next();
         let is_last = reply.as_ref().map_or(true, Reply::is_final);

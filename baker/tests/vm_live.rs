@@ -50,7 +50,7 @@ impl Live {
         next_event(&self.machine, &mut self.control, Some(PATIENCE)).unwrap()
     }
 
-    fn exec(&self, argv: &[&str], stdin: bool) -> Replies<'_> {
+    fn exec(&self, argv: &[&str], stdin: bool) -> Replies {
         let argv = argv.iter().map(|text| text.as_bytes().to_vec()).collect();
         let command = Command { argv, stdin, ..Command::default() };
         let mut replies = Replies::open(&self.machine, &Request::Exec(command)).unwrap();
@@ -71,7 +71,7 @@ impl Live {
     }
 }
 
-fn output_of(replies: &mut Replies<'_>) -> Vec<u8> {
+fn output_of(replies: &mut Replies) -> Vec<u8> {
     let mut output = Vec::new();
     loop {
         match replies.next().unwrap() {
@@ -85,7 +85,7 @@ fn output_of(replies: &mut Replies<'_>) -> Vec<u8> {
     }
 }
 
-fn pid_of(replies: &mut Replies<'_>) -> u32 {
+fn pid_of(replies: &mut Replies) -> u32 {
     match replies.next().unwrap() {
         Reply::Started { pid } => pid,
         reply => panic!("{reply:?}"),

@@ -63,12 +63,11 @@ impl<'a> FileBuilder<'a> {
     pub fn write(self, content: impl AsRef<[u8]>) -> Result<(), Error> {
         let content = content.as_ref();
         let request = self.request()?;
-        let machine = self.vm.machine();
         if content.len() <= ALONG {
-            let mut transfer = Transfer::open(machine, &request, content, true)?;
+            let mut transfer = Transfer::open(self.vm, &request, content, true)?;
             return transfer.wait().map_err(End::into_error);
         }
-        let mut writer = FileWriter(Transfer::open(machine, &request, &[], false)?);
+        let mut writer = FileWriter(Transfer::open(self.vm, &request, &[], false)?);
         let mut rest = content;
         while !rest.is_empty() {
             let count = writer.0.send(rest).map_err(End::into_error)?;
@@ -84,7 +83,7 @@ impl<'a> FileBuilder<'a> {
     /// comes with the first piece that follows it, or at the end.
     pub fn writer(self) -> Result<FileWriter, Error> {
         let request = self.request()?;
-        Transfer::open(self.vm.machine(), &request, &[], false).map(FileWriter)
+        Transfer::open(self.vm, &request, &[], false).map(FileWriter)
     }
 
     fn request(&self) -> Result<Request, Error> {
@@ -132,7 +131,7 @@ pub struct FileReader(Transfer);
 impl FileReader {
     pub(crate) fn open(vm: &Vm, path: &Path) -> Result<Self, Error> {
         let request = Request::ReadFile { path: checked_path(path)? };
-        Transfer::open(vm.machine(), &request, &[], false).map(Self)
+        Transfer::open(vm, &request, &[], false).map(Self)
     }
 
     /// Reads up to the file's end.
@@ -165,7 +164,7 @@ impl Read for FileReader {
 /// Unpacks an archive that comes from a reader.
 pub(crate) fn copy_in(vm: &Vm, path: &Path, tar: &mut dyn Read) -> Result<(), Error> {
     let request = Request::CopyIn { path: checked_path(path)? };
-    let mut transfer = Transfer::open(vm.machine(), &request, &[], false)?;
+    let mut transfer = Transfer::open(vm, &request, &[], false)?;
     let mut piece = vec![0; PIECE];
     loop {
         match tar.read(&mut piece) {
@@ -183,7 +182,7 @@ pub(crate) fn copy_in(vm: &Vm, path: &Path, tar: &mut dyn Read) -> Result<(), Er
 /// Packs an archive that goes to a writer.
 pub(crate) fn copy_out(vm: &Vm, path: &Path, tar: &mut dyn Write) -> Result<(), Error> {
     let request = Request::CopyOut { path: checked_path(path)? };
-    let mut transfer = Transfer::open(vm.machine(), &request, &[], false)?;
+    let mut transfer = Transfer::open(vm, &request, &[], false)?;
     let mut piece = vec![0; PIECE];
     while let Some(count) = transfer.receive(&mut piece).map_err(End::into_error)? {
         tar.write_all(piece.get(..count).unwrap_or_default())

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use supermachine_formats::wire::{Reply, Request};
 
-use crate::Error;
-use crate::agent::Replies;
-use crate::machine::Machine;
+use crate::{Error, Vm};
 
 /// What a machine uses. See [`Vm::stats`](crate::Vm::stats).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,13 +20,13 @@ pub struct VmStats {
     pub exits: u64,
 }
 
-pub(crate) fn stats(machine: &Machine) -> Result<VmStats, Error> {
-    match Replies::open(machine, &Request::Memory)?.only()? {
+pub(crate) fn stats(vm: &Vm) -> Result<VmStats, Error> {
+    match vm.ask(&Request::Memory)?.only()? {
         Reply::Memory(memory) => Ok(VmStats {
             memory_total_kib: memory.total_kib,
             memory_used_kib: memory.total_kib.saturating_sub(memory.available_kib),
-            cpu_time: machine.cpu_time(),
-            exits: machine.exits(),
+            cpu_time: vm.machine().cpu_time(),
+            exits: vm.machine().exits(),
         }),
         _ => Err(Error::UnexpectedReply { request: "memory" }),
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use supermachine_formats::wire::{Control, Reply, Request};
 
-use crate::agent::{Replies, resume};
+use crate::agent::{Line, Replies, frame, resume};
 use crate::forward::Reach;
 use crate::live::{self, Snapshotted};
 use crate::machine::{Machine, Restore};
@@ -168,7 +168,7 @@ impl Vm {
     pub fn workload_signal(&self, signal: i32) -> Result<(), Error> {
         let number = u8::try_from(signal).ok().filter(|number| (1..=64).contains(number));
         let signal = number.ok_or(Error::InvalidSignal { number: signal })?;
-        match Replies::open(&self.machine, &Request::SignalEntrypoint { signal })?.only()? {
+        match self.ask(&Request::SignalEntrypoint { signal })?.only()? {
             Reply::Done => Ok(()),
             _ => Err(Error::UnexpectedReply { request: "signal" }),
         }
@@ -179,7 +179,7 @@ impl Vm {
     /// # Errors
     /// [`Error::Guest`] when the guest ends instead.
     pub fn wait(&self) -> Result<ExitStatus, Error> {
-        match Replies::open(&self.machine, &Request::WaitEntrypoint)?.only()? {
+        match self.ask(&Request::WaitEntrypoint)?.only()? {
             Reply::Exited(exit) => Ok(ExitStatus(exit.status)),
             _ => Err(Error::UnexpectedReply { request: "wait" }),
         }
@@ -190,7 +190,7 @@ impl Vm {
     /// # Errors
     /// [`Error::Guest`] when the guest has ended.
     pub fn stats(&self) -> Result<VmStats, Error> {
-        crate::stats::stats(&self.machine)
+        crate::stats::stats(self)
     }
 
     /// Takes a snapshot of the running machine into the store that its own snapshot lies in.
@@ -244,6 +244,17 @@ impl Vm {
     pub(crate) fn part(&mut self) {
         self.reach.close();
         self.reach = Reach::new(self.machine.streams());
+    }
+
+    /// Opens a stream to the agent that begins with these frames. All that is asked of the guest
+    /// goes through here, or through [`Reach`].
+    pub(crate) fn dial(&self, frames: &[u8]) -> Result<Line, Error> {
+        Line::open(&self.machine, frames)
+    }
+
+    /// Sends a request to the agent.
+    pub(crate) fn ask(&self, request: &Request) -> Result<Replies, Error> {
+        Ok(Replies::on(self.dial(&frame(request)?)?))
     }
 
     /// How forwards reach the machine.

@@ -30,25 +30,44 @@ pub(crate) use self::transfer::Transfer;
 /// How much of the console an error tells.
 const CONSOLE_TAIL: usize = 2048;
 
+/// A stream to the agent that a request was sent on.
+#[derive(Debug)]
+pub(crate) struct Line {
+    pub(crate) stream: UnixStream,
+    /// Tells why it ended, once it has.
+    pub(crate) witness: Witness,
+}
+
+impl Line {
+    /// Opens a stream that begins with these frames.
+    pub(crate) fn open(machine: &Machine, frames: &[u8]) -> Result<Self, Error> {
+        Ok(Self { stream: machine.connect(REQUEST_PORT, frames)?, witness: machine.witness() })
+    }
+}
+
 /// A request under way: its replies, in order.
 #[derive(Debug)]
-pub struct Replies<'a> {
-    machine: &'a Machine,
+pub struct Replies {
     stream: UnixStream,
+    witness: Witness,
     /// Whether we ended the stream ourselves.
     closed: Arc<AtomicBool>,
     limit: Option<Duration>,
 }
 
-impl<'a> Replies<'a> {
+impl Replies {
     /// Sends a request.
     ///
     /// # Errors
     /// The request is too large or has a zero byte in a text, or the stream cannot be opened.
-    pub fn open(machine: &'a Machine, request: &Request) -> Result<Self, Error> {
-        let frame = frame(request)?;
-        let stream = machine.connect(REQUEST_PORT, &frame)?;
-        Ok(Self { machine, stream, closed: Arc::default(), limit: None })
+    pub fn open(machine: &Machine, request: &Request) -> Result<Self, Error> {
+        Ok(Self::on(Line::open(machine, &frame(request)?)?))
+    }
+
+    /// The replies to the request that was sent on a stream.
+    pub(crate) fn on(line: Line) -> Self {
+        let Line { stream, witness } = line;
+        Self { stream, witness, closed: Arc::default(), limit: None }
     }
 
     /// Gives up a reply that does not come within `limit`.
@@ -90,7 +109,7 @@ impl<'a> Replies<'a> {
         match read_message(&mut self.stream, self.limit) {
             // Only a flag: nothing else is read because of it.
             Err(Error::AgentGone) if self.closed.load(Ordering::Relaxed) => Err(Error::AgentGone),
-            Err(Error::AgentGone | Error::Stream { .. }) => Err(explain(&self.machine.witness())),
+            Err(Error::AgentGone | Error::Stream { .. }) => Err(explain(&self.witness)),
             result => result,
         }
     }

@@ -3,11 +3,11 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 
-use supermachine_formats::wire::{Input, MAX_CHUNK, Message, REQUEST_PORT, Reply, Request};
+use supermachine_formats::wire::{Input, MAX_CHUNK, Message, Reply, Request};
 
-use super::{End, Frames, frame};
-use crate::Error;
-use crate::machine::{Machine, Witness};
+use super::{End, Frames, Line, frame};
+use crate::machine::Witness;
+use crate::{Error, Vm};
 
 /// What is read from the stream at once.
 const PIECE: usize = 64 << 10;
@@ -28,7 +28,7 @@ pub(crate) struct Transfer {
 impl Transfer {
     /// Sends the request with the first bytes; `whole` says that no more follow.
     pub(crate) fn open(
-        machine: &Machine,
+        vm: &Vm,
         request: &Request,
         first: &[u8],
         whole: bool,
@@ -40,9 +40,10 @@ impl Transfer {
         if whole {
             Input::DataEnd.encode(&mut bytes);
         }
+        let Line { stream, witness } = vm.dial(&bytes)?;
         Ok(Self {
-            stream: machine.connect(REQUEST_PORT, &bytes)?,
-            witness: machine.witness(),
+            stream,
+            witness,
             frames: Frames::default(),
             data: Vec::new(),
             start: 0,

@@ -254,14 +254,13 @@ impl<'a> ExecBuilder<'a> {
         let (is_terminal, input) = (self.is_terminal, self.stdin.unwrap_or_default());
         let has_input = self.command.stdin;
         let request = Request::Exec(self.command);
-        let machine = self.vm.machine();
         if !has_input {
-            return Ok((Session::open(machine, &request, limit, None)?, Vec::new()));
+            return Ok((Session::open(self.vm, &request, limit, None)?, Vec::new()));
         }
         // What fits goes along with the request; a terminal has no end of its own.
         let along = input.get(..super::session::ALONG).unwrap_or(&input);
         let is_whole = along.len() == input.len() && !is_interactive && !is_terminal;
-        let session = Session::open(machine, &request, limit, Some((along, is_whole)))?;
+        let session = Session::open(self.vm, &request, limit, Some((along, is_whole)))?;
         let rest = input.get(along.len()..).unwrap_or_default().to_vec();
         Ok((session, rest))
     }

@@ -15,13 +15,13 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use supermachine_formats::wire::{
-    Exit, Flow, Input, MAX_CHUNK, Message, Output, REQUEST_PORT, Reply, Request, STDIN_WINDOW,
+    Exit, Flow, Input, MAX_CHUNK, Message, Output, Reply, Request, STDIN_WINDOW,
 };
 
 use super::queue::Queue;
-use crate::Error;
-use crate::agent::{End, Frames, frame};
-use crate::machine::{Machine, Witness, receive_now};
+use crate::agent::{End, Frames, Line, frame};
+use crate::machine::{Witness, receive_now};
+use crate::{Error, Vm};
 
 /// The most input that goes along with the request.
 pub(super) const ALONG: usize = 64 << 10;
@@ -75,7 +75,7 @@ pub(super) struct Taken {
 impl Session {
     /// Sends a command. `input` comes along with it, and is all if it says so.
     pub(super) fn open(
-        machine: &Machine,
+        vm: &Vm,
         request: &Request,
         limit: Option<Duration>,
         input: Option<(&[u8], bool)>,
@@ -89,8 +89,8 @@ impl Session {
             Input::DataEnd.encode(&mut bytes);
         }
         let deadline = limit.and_then(|limit| Some((Instant::now().checked_add(limit)?, limit)));
-        let stream = machine.connect(REQUEST_PORT, &bytes)?;
-        let mut session = Self::on(stream, machine.witness(), deadline);
+        let Line { stream, witness } = vm.dial(&bytes)?;
+        let mut session = Self::on(stream, witness, deadline);
         let state = session.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         state.window -= along.len();
         if is_whole {

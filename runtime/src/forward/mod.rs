@@ -21,12 +21,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use supermachine_formats::wire::{Failure, Message, REQUEST_PORT, Reply, Request};
+use supermachine_formats::wire::{Failure, Message, Reply, Request};
 
 pub(crate) use self::reach::Reach;
 use self::relay::Relay;
 pub use self::stream::GuestStream;
-use crate::agent::{explain, read_message};
+use crate::agent::{Line, explain, read_message};
 use crate::{Error, Vm};
 
 /// A port of the host that leads to a port of the guest, made by
@@ -232,7 +232,7 @@ impl Vm {
     pub fn connect(&self, guest_port: u16) -> Result<GuestStream, Error> {
         refuse_zero(guest_port).map_err(|source| Error::GuestPort { port: guest_port, source })?;
         let request = Request::Connect { port: guest_port, framed: false };
-        match self.ask(guest_port, &request)? {
+        match self.begin(guest_port, &request)? {
             (stream, Reply::Connected) => Ok(GuestStream::new(stream)),
             _ => Err(Error::UnexpectedReply { request: "connect" }),
         }
@@ -251,7 +251,7 @@ impl Vm {
         guest_port: u16,
         host_addr: impl Into<SocketAddr>,
     ) -> Result<Reverse, Error> {
-        let (stream, port) = match self.ask(guest_port, &Request::Listen { port: guest_port })? {
+        let (stream, port) = match self.begin(guest_port, &Request::Listen { port: guest_port })? {
             (stream, Reply::Listens { port }) => (stream, port),
             _ => return Err(Error::UnexpectedReply { request: "listen" }),
         };
@@ -262,12 +262,12 @@ impl Vm {
     }
 
     /// Opens a stream for a request, and waits for its first reply.
-    fn ask(&self, port: u16, request: &Request) -> Result<(UnixStream, Reply), Error> {
-        let mut stream = self.machine().connect(REQUEST_PORT, &request.to_frame())?;
+    fn begin(&self, port: u16, request: &Request) -> Result<(UnixStream, Reply), Error> {
+        let Line { mut stream, witness } = self.dial(&request.to_frame())?;
         match read_message(&mut stream, None) {
             Ok(Reply::Failed(failure)) => Err(Error::GuestPort { port, source: cause(&failure) }),
             Ok(reply) => Ok((stream, reply)),
-            Err(Error::AgentGone | Error::Stream { .. }) => Err(explain(&self.machine().witness())),
+            Err(Error::AgentGone | Error::Stream { .. }) => Err(explain(&witness)),
             Err(error) => Err(error),
         }
     }
