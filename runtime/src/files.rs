@@ -14,23 +14,30 @@ use crate::agent::{End, Transfer};
 use crate::{Error, Vm};
 
 /// The largest content that is sent along with its request.
-const ALONG: usize = 256 << 10;
+pub(crate) const ALONG: usize = 256 << 10;
 /// What is copied at once.
-const PIECE: usize = 64 << 10;
+pub(crate) const PIECE: usize = 64 << 10;
 
-/// A file that is about to be written. See [`Vm::file`].
-#[derive(Debug, Clone)]
+/// A file that is about to be written. See [`Vm::file`]. `V` is the machine's handle, and says
+/// whether the file is waited for or awaited.
+#[derive(Debug)]
 #[must_use = "nothing is written until `write` or `writer` is called"]
-pub struct FileBuilder<'a> {
-    vm: &'a Vm,
+pub struct FileBuilder<'a, V = Vm> {
+    vm: &'a V,
     path: PathBuf,
     mode: Option<u32>,
     owner: Option<String>,
     append: bool,
 }
 
-impl<'a> FileBuilder<'a> {
-    pub(crate) fn new(vm: &'a Vm, path: &Path) -> Self {
+impl<V> Clone for FileBuilder<'_, V> {
+    fn clone(&self) -> Self {
+        Self { vm: self.vm, path: self.path.clone(), owner: self.owner.clone(), ..*self }
+    }
+}
+
+impl<'a, V> FileBuilder<'a, V> {
+    pub(crate) fn new(vm: &'a V, path: &Path) -> Self {
         Self { vm, path: path.to_owned(), mode: None, owner: None, append: false }
     }
 
@@ -53,6 +60,19 @@ impl<'a> FileBuilder<'a> {
         self
     }
 
+    /// The machine, and the request that begins to write.
+    pub(crate) fn request(self) -> Result<(&'a V, Request), Error> {
+        let request = Request::WriteFile(WriteFile {
+            path: checked_path(&self.path)?,
+            mode: self.mode.map(checked_mode).transpose()?,
+            owner: self.owner,
+            append: self.append,
+        });
+        Ok((self.vm, request))
+    }
+}
+
+impl FileBuilder<'_> {
     /// Writes the file. Its directory must exist.
     ///
     /// The file is written in place: if the guest fails meanwhile it holds what came until then.
@@ -62,12 +82,12 @@ impl<'a> FileBuilder<'a> {
     /// owner, the path is no regular file, or there is no room.
     pub fn write(self, content: impl AsRef<[u8]>) -> Result<(), Error> {
         let content = content.as_ref();
-        let request = self.request()?;
+        let (vm, request) = self.request()?;
         if content.len() <= ALONG {
-            let mut transfer = Transfer::open(self.vm, &request, content, true)?;
+            let mut transfer = Transfer::open(vm, &request, content, true)?;
             return transfer.wait().map_err(End::into_error);
         }
-        let mut writer = FileWriter(Transfer::open(self.vm, &request, &[], false)?);
+        let mut writer = FileWriter(Transfer::open(vm, &request, &[], false)?);
         let mut rest = content;
         while !rest.is_empty() {
             let count = writer.0.send(rest).map_err(End::into_error)?;
@@ -82,18 +102,8 @@ impl<'a> FileBuilder<'a> {
     /// The path or mode is not a possible one, or no stream can be opened. What the guest says
     /// comes with the first piece that follows it, or at the end.
     pub fn writer(self) -> Result<FileWriter, Error> {
-        let request = self.request()?;
-        Transfer::open(self.vm, &request, &[], false).map(FileWriter)
-    }
-
-    fn request(&self) -> Result<Request, Error> {
-        let mode = self.mode.map(checked_mode).transpose()?;
-        Ok(Request::WriteFile(WriteFile {
-            path: checked_path(&self.path)?,
-            mode,
-            owner: self.owner.clone(),
-            append: self.append,
-        }))
+        let (vm, request) = self.request()?;
+        Transfer::open(vm, &request, &[], false).map(FileWriter)
     }
 }
 

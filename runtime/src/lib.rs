@@ -27,6 +27,8 @@
 extern crate self as supermachine;
 
 pub mod agent;
+#[cfg(feature = "tokio")]
+pub mod async_;
 mod config;
 mod error;
 mod exec;

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use supermachine_formats::wire::{Reply, Request};
+use supermachine_formats::wire::Reply;
 
-use crate::{Error, Vm};
+use crate::Error;
+use crate::machine::Machine;
 
 /// What a machine uses. See [`Vm::stats`](crate::Vm::stats).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,14 +21,17 @@ pub struct VmStats {
     pub exits: u64,
 }
 
-pub(crate) fn stats(vm: &Vm) -> Result<VmStats, Error> {
-    match vm.ask(&Request::Memory)?.only()? {
-        Reply::Memory(memory) => Ok(VmStats {
+impl VmStats {
+    /// Those of a machine that answered how much memory it uses.
+    pub(crate) fn of(machine: &Machine, answer: Reply) -> Result<Self, Error> {
+        let Reply::Memory(memory) = answer else {
+            return Err(Error::UnexpectedReply { request: "memory" });
+        };
+        Ok(Self {
             memory_total_kib: memory.total_kib,
             memory_used_kib: memory.total_kib.saturating_sub(memory.available_kib),
-            cpu_time: vm.machine().cpu_time(),
-            exits: vm.machine().exits(),
-        }),
-        _ => Err(Error::UnexpectedReply { request: "memory" }),
+            cpu_time: machine.cpu_time(),
+            exits: machine.exits(),
+        })
     }
 }

@@ -10,7 +10,7 @@ use supermachine_formats::wire::{Control, Reply, Request};
 use crate::agent::{Line, Replies, frame, resume};
 use crate::forward::Reach;
 use crate::live::{self, Snapshotted};
-use crate::machine::{Machine, Restore};
+use crate::machine::{Machine, MachineError, Restore};
 use crate::timings::Way;
 use crate::{
     Error, ExecBuilder, ExecOutcome, ExitStatus, FileBuilder, FileReader, FileWriter, Image,
@@ -34,7 +34,8 @@ use crate::{
 pub struct Vm {
     /// Closed before the machine ends.
     reach: Arc<Reach>,
-    machine: Machine,
+    /// Shared only with what captures it.
+    machine: Arc<Machine>,
     image: Image,
     /// Stays open for as long as the guest runs; the agent counts on it.
     _control: UnixStream,
@@ -58,7 +59,13 @@ impl Vm {
         let control = go_on(&machine, config)?;
         timings.step("resume");
         let reach = Reach::new(machine.streams());
-        Ok(Self { reach, machine, image: image.clone(), _control: control, timings })
+        Ok(Self {
+            reach,
+            machine: Arc::new(machine),
+            image: image.clone(),
+            _control: control,
+            timings,
+        })
     }
 
     /// Runs a command to its end and collects what it writes.
@@ -166,8 +173,7 @@ impl Vm {
     /// # Errors
     /// The number is no signal; [`Error::Agent`] when the entrypoint has ended.
     pub fn workload_signal(&self, signal: i32) -> Result<(), Error> {
-        let number = u8::try_from(signal).ok().filter(|number| (1..=64).contains(number));
-        let signal = number.ok_or(Error::InvalidSignal { number: signal })?;
+        let signal = signal_number(signal)?;
         match self.ask(&Request::SignalEntrypoint { signal })?.only()? {
             Reply::Done => Ok(()),
             _ => Err(Error::UnexpectedReply { request: "signal" }),
@@ -190,7 +196,7 @@ impl Vm {
     /// # Errors
     /// [`Error::Guest`] when the guest has ended.
     pub fn stats(&self) -> Result<VmStats, Error> {
-        crate::stats::stats(self)
+        VmStats::of(&self.machine, self.ask(&Request::Memory)?.only()?)
     }
 
     /// Takes a snapshot of the running machine into the store that its own snapshot lies in.
@@ -233,6 +239,10 @@ impl Vm {
         let mut timings = Timings::start();
         timings.set_way(self.timings.way());
         self.part();
+        // What still captures it for who had it must not find what the next one does.
+        if Arc::get_mut(&mut self.machine).is_none() {
+            return Err(MachineError::BeingCaptured.into());
+        }
         self.machine.reset(&mut timings)?;
         self._control = go_on(&self.machine, config)?;
         timings.step("resume");
@@ -265,6 +275,18 @@ impl Vm {
     pub(crate) fn machine(&self) -> &Machine {
         &self.machine
     }
+
+    /// What a snapshot is taken of, also while this is in use.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn parts(&self) -> (Arc<Machine>, Image) {
+        (Arc::clone(&self.machine), self.image.clone())
+    }
+}
+
+/// A number that is a signal.
+pub(crate) fn signal_number(number: i32) -> Result<u8, Error> {
+    let signal = u8::try_from(number).ok().filter(|signal| (1..=64).contains(signal));
+    signal.ok_or(Error::InvalidSignal { number })
 }
 
 /// Tells a machine what it must know first, and runs it. Gives its control stream.

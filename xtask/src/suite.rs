@@ -97,7 +97,7 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
         // The agent has none, and is built by itself.
         let mut doc = workspace::cargo();
         doc.args(["test", "--quiet", "--doc", "--profile", workspace::PROFILE]);
-        doc.args(["--workspace", "--exclude", "supermachine-init"]);
+        doc.args(workspace::LIBRARIES);
         outcomes.push(watch("documentation", &mut doc)?);
     }
     if !in_host.is_empty() {

@@ -10,8 +10,10 @@ pub(crate) const PROFILE: &str = "fast";
 /// The sets of packages that are built together. The agent's program is built by itself:
 /// among others, cargo unites the features of shared crates, and theirs bring the standard
 /// library in, whose panic handler collides with its own.
-pub(crate) const SELECTIONS: &[&[&str]] =
-    &[&["--workspace", "--exclude", "supermachine-init"], &["--package", "supermachine-init"]];
+pub(crate) const SELECTIONS: &[&[&str]] = &[LIBRARIES, &["--package", "supermachine-init"]];
+/// All packages but the agent, with the features that are off by default.
+pub(crate) const LIBRARIES: &[&str] =
+    &["--workspace", "--exclude", "supermachine-init", "--features", "supermachine-examples/tokio"];
 
 /// The folder with the workspace's `Cargo.toml`.
 pub(crate) fn root() -> PathBuf {

@@ -14,7 +14,7 @@ use crate::machine::{GuestFailure, Witness};
 /// How long after its streams a guest may end: a reset closes them on its way.
 const GUEST_END: Duration = Duration::from_secs(1);
 /// How often it is looked at meanwhile.
-const GUEST_END_INTERVAL: Duration = Duration::from_millis(5);
+pub(crate) const GUEST_END_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Why a stream ended without what was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,19 +41,24 @@ pub(crate) enum End {
 impl End {
     /// Why a stream ended by itself: the guest's own end comes before that of its streams.
     pub(crate) fn find(witness: &Witness) -> Self {
-        let end = Instant::now() + GUEST_END;
+        let since = Instant::now();
         loop {
-            if let Some(failure) = witness.failure() {
-                return Self::Guest { failure, console: tail(&witness.console()) };
-            }
-            if witness.is_stopped() {
-                return Self::Stopped;
-            }
-            if Instant::now() >= end {
-                return Self::AgentGone;
+            if let Some(end) = Self::look(witness, since) {
+                return end;
             }
             thread::sleep(GUEST_END_INTERVAL);
         }
+    }
+
+    /// Why a stream ended by itself, at the moment `since`; none if that is not known yet.
+    pub(crate) fn look(witness: &Witness, since: Instant) -> Option<Self> {
+        if let Some(failure) = witness.failure() {
+            return Some(Self::Guest { failure, console: tail(&witness.console()) });
+        }
+        if witness.is_stopped() {
+            return Some(Self::Stopped);
+        }
+        (since.elapsed() >= GUEST_END).then_some(Self::AgentGone)
     }
 
     /// As an error of an operation.

@@ -1,33 +1,47 @@
 //! Frames put together from what arrives.
 
+use std::io;
+
 use supermachine_formats::codec::DecodeError;
 use supermachine_formats::wire::{HEADER_SIZE, Header, Message};
 
+use super::backlog::Backlog;
+
+/// What is read from a stream at once.
+pub(crate) const PIECE: usize = 64 << 10;
+
 /// Arrived bytes that were not taken yet: less than two frames, and what came with them.
 #[derive(Debug, Default)]
-pub(crate) struct Frames {
-    bytes: Vec<u8>,
-    start: usize,
-}
+pub(crate) struct Frames(Backlog);
 
 impl Frames {
     /// Adds bytes as they arrived.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
-        self.bytes.drain(..self.start);
-        self.start = 0;
-        self.bytes.extend_from_slice(bytes);
+        self.0.end().extend_from_slice(bytes);
+    }
+
+    /// Adds what `read` puts into the space that it is given; gives how much that was.
+    pub(crate) fn fill(
+        &mut self,
+        read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let bytes = self.0.end();
+        let end = bytes.len();
+        bytes.resize(end + PIECE, 0);
+        let count = read(bytes.get_mut(end..).unwrap_or_default());
+        bytes.truncate(end + count.as_ref().map_or(0, |count| *count));
+        count
     }
 
     /// Takes the next whole frame.
     pub(crate) fn next<M: Message>(&mut self) -> Result<Option<M>, DecodeError> {
-        let waiting = self.bytes.get(self.start..).unwrap_or_default();
-        let Some((header, rest)) = waiting.split_first_chunk::<HEADER_SIZE>() else {
+        let Some((header, rest)) = self.0.waiting().split_first_chunk::<HEADER_SIZE>() else {
             return Ok(None);
         };
         let header = Header::decode(*header)?;
         let Some(payload) = rest.get(..header.length) else { return Ok(None) };
         let message = M::decode(header.kind, payload)?;
-        self.start += HEADER_SIZE + header.length;
+        self.0.gone(HEADER_SIZE + header.length);
         Ok(Some(message))
     }
 }

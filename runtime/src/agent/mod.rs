@@ -3,6 +3,8 @@
 //! This is how [`Vm`](crate::Vm) and the baker talk to the agent; applications use
 //! [`Vm::exec_builder`](crate::Vm::exec_builder).
 
+mod backlog;
+mod delivery;
 mod end;
 mod frames;
 #[cfg(test)]
@@ -23,8 +25,13 @@ use supermachine_formats::wire::{
 use crate::Error;
 use crate::machine::{Machine, Witness, fill_random};
 
+pub(crate) use self::backlog::Backlog;
+#[cfg(feature = "tokio")]
+pub(crate) use self::delivery::{Delivery, beginning, piece};
 pub(crate) use self::end::End;
-pub(crate) use self::frames::Frames;
+#[cfg(feature = "tokio")]
+pub(crate) use self::end::GUEST_END_INTERVAL;
+pub(crate) use self::frames::{Frames, PIECE};
 pub(crate) use self::transfer::Transfer;
 
 /// How much of the console an error tells.

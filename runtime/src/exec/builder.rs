@@ -7,16 +7,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use supermachine_formats::wire::{Command, Exit, Request, StagedFile, WindowSize};
+use supermachine_formats::wire::{
+    Command, Input, MAX_CHUNK, Message, Request, StagedFile, WindowSize,
+};
 
-use super::child::{ExecChild, collect};
+use super::child::ExecChild;
+use super::conversation::{Conversation, Patience};
 use super::outcome::ExecOutcome;
 use super::session::Session;
+use crate::agent::{End, frame};
 use crate::files::{checked_mode, checked_path};
 use crate::{Error, Vm};
 
-/// How much longer than a command's own time-out its last words may take.
-const GRACE: Duration = Duration::from_secs(10);
+/// The most input that goes along with the request.
+const ALONG: usize = 64 << 10;
 /// The size of a terminal that is not told.
 const DEFAULT_SIZE: WindowSize = WindowSize { rows: 24, columns: 80 };
 /// What is kept of each stream unless it is told.
@@ -25,6 +29,7 @@ const DEFAULT_MAX_OUTPUT: usize = 64 << 20;
 /// A command for a machine, in the manner of [`std::process::Command`].
 ///
 /// Environment, working directory and user are those of the image unless they are set here.
+/// `V` is the machine's handle, and says whether the command is waited for or awaited.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), supermachine::Error> {
@@ -35,10 +40,22 @@ const DEFAULT_MAX_OUTPUT: usize = 64 << 20;
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Debug)]
+#[must_use = "a command does nothing until it is run or spawned"]
+pub struct ExecBuilder<'a, V = Vm> {
+    vm: &'a V,
+    draft: Draft,
+}
+
+impl<V> Clone for ExecBuilder<'_, V> {
+    fn clone(&self) -> Self {
+        Self { vm: self.vm, draft: self.draft.clone() }
+    }
+}
+
+/// What was asked for so far.
 #[derive(Debug, Clone)]
-#[must_use = "a command does nothing until `output`, `output_to` or `spawn` is called"]
-pub struct ExecBuilder<'a> {
-    vm: &'a Vm,
+struct Draft {
     command: Command,
     /// Files with modes that were not looked at yet.
     files: Vec<(PathBuf, u32, Vec<u8>)>,
@@ -48,17 +65,28 @@ pub struct ExecBuilder<'a> {
     max_output: usize,
 }
 
-impl<'a> ExecBuilder<'a> {
-    pub(crate) fn new(vm: &'a Vm) -> Self {
-        Self {
-            vm,
+/// A command that is ready to be sent.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// What the stream begins with.
+    pub(crate) bytes: Vec<u8>,
+    /// How it goes on.
+    pub(crate) talk: Conversation,
+    /// What is kept of each stream.
+    pub(crate) max_output: usize,
+}
+
+impl<'a, V> ExecBuilder<'a, V> {
+    pub(crate) fn new(vm: &'a V) -> Self {
+        let draft = Draft {
             command: Command::default(),
             files: Vec::new(),
             stdin: None,
             is_terminal: false,
             size: DEFAULT_SIZE,
             max_output: DEFAULT_MAX_OUTPUT,
-        }
+        };
+        Self { vm, draft }
     }
 
     /// The program and its arguments. The program is looked up in the command's `PATH`.
@@ -67,7 +95,7 @@ impl<'a> ExecBuilder<'a> {
         I: IntoIterator,
         I::Item: AsRef<OsStr>,
     {
-        self.command.argv = words(argv);
+        self.draft.command.argv = words(argv);
         self
     }
 
@@ -79,7 +107,7 @@ impl<'a> ExecBuilder<'a> {
         I: IntoIterator,
         I::Item: AsRef<OsStr>,
     {
-        self.command.chain.push(words(argv));
+        self.draft.command.chain.push(words(argv));
         self
     }
 
@@ -88,46 +116,47 @@ impl<'a> ExecBuilder<'a> {
         let mut pair = name.as_ref().as_bytes().to_vec();
         pair.push(b'=');
         pair.extend_from_slice(value.as_ref().as_bytes());
-        self.command.env.push(pair);
+        self.draft.command.env.push(pair);
         self
     }
 
     /// Starts from an empty environment instead of the image's.
     pub fn env_clear(mut self) -> Self {
-        self.command.env_clear = true;
-        self.command.env.clear();
+        self.draft.command.env_clear = true;
+        self.draft.command.env.clear();
         self
     }
 
     /// The working directory in the guest.
     pub fn cwd(mut self, cwd: impl AsRef<OsStr>) -> Self {
-        self.command.cwd = Some(cwd.as_ref().as_bytes().to_vec());
+        self.draft.command.cwd = Some(cwd.as_ref().as_bytes().to_vec());
         self
     }
 
     /// The user, as `user[:group]`, by name or number.
     pub fn user(mut self, user: impl Into<String>) -> Self {
-        self.command.user = Some(user.into());
+        self.draft.command.user = Some(user.into());
         self
     }
 
     /// What the command reads from its standard input. For [`spawn`](Self::spawn) it comes before
-    /// what is written later.
+    /// what is written later. What the command has no room for at first goes while somebody waits
+    /// for it or for one of its streams.
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
-        self.stdin = Some(bytes.into());
+        self.draft.stdin = Some(bytes.into());
         self
     }
 
     /// Gives the command a terminal of its own for input and output: all that it writes comes as
     /// standard output. `TERM` is `xterm` unless it is set.
     pub fn tty(mut self, is_terminal: bool) -> Self {
-        self.is_terminal = is_terminal;
+        self.draft.is_terminal = is_terminal;
         self
     }
 
     /// The terminal's size, in characters; 24 by 80 otherwise.
     pub fn winsize(mut self, rows: u16, columns: u16) -> Self {
-        self.size = WindowSize { rows, columns };
+        self.draft.size = WindowSize { rows, columns };
         self
     }
 
@@ -140,7 +169,7 @@ impl<'a> ExecBuilder<'a> {
         mode: u32,
         content: impl Into<Vec<u8>>,
     ) -> Self {
-        self.files.push((path.as_ref().to_owned(), mode, content.into()));
+        self.draft.files.push((path.as_ref().to_owned(), mode, content.into()));
         self
     }
 
@@ -148,7 +177,7 @@ impl<'a> ExecBuilder<'a> {
     /// [`wait_with_output`](ExecChild::wait_with_output) keep, 64 MiB otherwise. A command that
     /// writes more is killed.
     pub fn max_output(mut self, bytes: usize) -> Self {
-        self.max_output = bytes;
+        self.draft.max_output = bytes;
         self
     }
 
@@ -156,10 +185,17 @@ impl<'a> ExecBuilder<'a> {
     pub fn timeout(mut self, timeout: Duration) -> Self {
         // A time-out below a millisecond still is one: 0 would mean none.
         let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        self.command.timeout_ms = ms.max(1);
+        self.draft.command.timeout_ms = ms.max(1);
         self
     }
 
+    /// The machine, and the command as it is sent to it.
+    pub(crate) fn plan(self, is_interactive: bool) -> Result<(&'a V, Plan), Error> {
+        Ok((self.vm, self.draft.plan(is_interactive)?))
+    }
+}
+
+impl ExecBuilder<'_> {
     /// Runs the command to its end and collects what it writes.
     ///
     /// A command that fails is not an error: see [`ExecOutcome::status`].
@@ -169,9 +205,8 @@ impl<'a> ExecBuilder<'a> {
     /// executed, or the user or directory does not exist. [`Error::Guest`] when the guest ends.
     /// [`Error::OutputTooLarge`] when it writes more than [`max_output`](Self::max_output).
     pub fn output(self) -> Result<ExecOutcome, Error> {
-        let limit = self.max_output;
-        let (session, input) = self.open(false)?;
-        collect(&session, &input, limit)
+        let (session, limit) = self.open(false)?;
+        session.collect(true, true, limit)
     }
 
     /// Runs the command to its end and passes on what it writes as it comes.
@@ -197,12 +232,11 @@ impl<'a> ExecBuilder<'a> {
         stdout: &mut dyn Write,
         stderr: &mut dyn Write,
     ) -> Result<ExecOutcome, Error> {
-        let (session, input) = self.open(false)?;
-        let exit: Exit = session.run(&input, &mut |taken| {
+        let (session, _) = self.open(false)?;
+        session.drain(true, true, &mut |taken| {
             pass_on(stdout, &taken.stdout, "standard output")?;
             pass_on(stderr, &taken.stderr, "standard error")
-        })?;
-        Ok(ExecOutcome::new(exit, Vec::new(), Vec::new()))
+        })
     }
 
     /// Starts the command, and gives its streams.
@@ -227,17 +261,23 @@ impl<'a> ExecBuilder<'a> {
     /// # Errors
     /// As for [`output`](Self::output), when the program cannot be started.
     pub fn spawn(self) -> Result<ExecChild, Error> {
-        let limit = self.max_output;
-        let (session, input) = self.open(true)?;
+        let (session, limit) = self.open(true)?;
         let session = Arc::new(session);
         let child = ExecChild::new(Arc::clone(&session), limit);
-        session.started()?;
-        session.send_all(&input)?;
+        session.wait(|talk| talk.started()).map_err(End::into_error)?;
         Ok(child)
     }
 
-    /// Opens the command's stream. Gives the input that did not go along with it.
-    fn open(mut self, is_interactive: bool) -> Result<(Session, Vec<u8>), Error> {
+    /// Sends the command. Gives its stream, and what is kept of each output.
+    fn open(self, is_interactive: bool) -> Result<(Session, usize), Error> {
+        let (vm, plan) = self.plan(is_interactive)?;
+        let limit = plan.max_output;
+        Ok((Session::open(vm, plan)?, limit))
+    }
+}
+
+impl Draft {
+    fn plan(mut self, is_interactive: bool) -> Result<Plan, Error> {
         if self.command.argv.is_empty() || self.command.chain.iter().any(Vec::is_empty) {
             return Err(Error::EmptyCommand);
         }
@@ -247,22 +287,27 @@ impl<'a> ExecBuilder<'a> {
         }
         self.command.terminal = self.is_terminal.then_some(self.size);
         self.command.stdin = is_interactive || self.stdin.is_some();
-        let limit = match self.command.timeout_ms {
+        let patience = match self.command.timeout_ms {
             0 => None,
-            ms => Some(Duration::from_millis(ms).saturating_add(GRACE)),
+            ms => Patience::with(Duration::from_millis(ms)),
         };
-        let (is_terminal, input) = (self.is_terminal, self.stdin.unwrap_or_default());
-        let has_input = self.command.stdin;
-        let request = Request::Exec(self.command);
-        if !has_input {
-            return Ok((Session::open(self.vm, &request, limit, None)?, Vec::new()));
+        let (has_input, max_output) = (self.command.stdin, self.max_output);
+        let mut bytes = frame(&Request::Exec(self.command))?;
+        let mut talk = Conversation::new(patience);
+        if has_input {
+            // What fits goes along with the request; a terminal has no end of its own.
+            let mut input = self.stdin.unwrap_or_default();
+            let rest = input.split_off(input.len().min(ALONG));
+            for piece in input.chunks(MAX_CHUNK) {
+                Input::Data(piece.to_vec()).encode(&mut bytes);
+            }
+            if rest.is_empty() && !is_interactive && !self.is_terminal {
+                Input::DataEnd.encode(&mut bytes);
+            } else {
+                talk = talk.with_input(input.len(), rest, is_interactive);
+            }
         }
-        // What fits goes along with the request; a terminal has no end of its own.
-        let along = input.get(..super::session::ALONG).unwrap_or(&input);
-        let is_whole = along.len() == input.len() && !is_interactive && !is_terminal;
-        let session = Session::open(self.vm, &request, limit, Some((along, is_whole)))?;
-        let rest = input.get(along.len()..).unwrap_or_default().to_vec();
-        Ok((session, rest))
+        Ok(Plan { bytes, talk, max_output })
     }
 }
 

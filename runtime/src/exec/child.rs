@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use supermachine_formats::wire::{Input, Output, WindowSize};
 
+use super::conversation::Conversation;
 use super::outcome::ExecOutcome;
 use super::session::Session;
 use crate::Error;
+use crate::agent::End;
+use crate::vm::signal_number;
 
 /// What kills, not to be caught.
-const SIGKILL: i32 = 9;
+pub(crate) const SIGKILL: i32 = 9;
 
 /// A running command, in the manner of [`std::process::Child`].
 ///
@@ -68,7 +71,8 @@ impl ExecChild {
     /// Those of [`output`](crate::ExecBuilder::output).
     pub fn wait(&mut self) -> Result<ExecOutcome, Error> {
         drop(self.stdin.take());
-        self.session.exit().map(|exit| ExecOutcome::new(exit, Vec::new(), Vec::new()))
+        let exit = self.session.wait(|talk| talk.exit());
+        exit.map(ExecOutcome::of).map_err(End::into_error)
     }
 
     /// How the command ended, if it has. Does not wait.
@@ -76,8 +80,10 @@ impl ExecChild {
     /// # Errors
     /// Those of [`wait`](Self::wait).
     pub fn try_wait(&mut self) -> Result<Option<ExecOutcome>, Error> {
-        let exit = self.session.try_exit()?;
-        Ok(exit.map(|exit| ExecOutcome::new(exit, Vec::new(), Vec::new())))
+        self.session.take_arrived();
+        let exit =
+            self.session.now(|talk| talk.exit()).map_err(|source| Error::Stream { source })?;
+        exit.transpose().map(|exit| exit.map(ExecOutcome::of)).map_err(End::into_error)
     }
 
     /// Ends the input if it was not taken, waits for the command's end, and collects what it
@@ -87,14 +93,7 @@ impl ExecChild {
     /// Those of [`output`](crate::ExecBuilder::output).
     pub fn wait_with_output(mut self) -> Result<ExecOutcome, Error> {
         drop(self.stdin.take());
-        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let (has_stdout, has_stderr) = (self.stdout.is_some(), self.stderr.is_some());
-        let limit = self.max_output;
-        let exit = self.session.drain(has_stdout, has_stderr, &mut |taken| {
-            keep(&mut stdout, &taken.stdout, limit, "standard output")?;
-            keep(&mut stderr, &taken.stderr, limit, "standard error")
-        })?;
-        Ok(ExecOutcome::new(exit, stdout, stderr))
+        self.session.collect(self.stdout.is_some(), self.stderr.is_some(), self.max_output)
     }
 
     /// Kills the command and its process group. One that has ended needs no killing.
@@ -110,7 +109,7 @@ impl ExecChild {
     /// # Errors
     /// The number is no signal, or the stream to the guest failed.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
-        signal_to(&self.session, signal)
+        tell(&self.session, &Input::Signal(signal_number(signal)?))
     }
 
     /// A handle that sends signals, also from another thread.
@@ -124,7 +123,7 @@ impl ExecChild {
     /// # Errors
     /// The stream to the guest failed.
     pub fn resize(&self, rows: u16, columns: u16) -> Result<(), Error> {
-        resize(&self.session, rows, columns)
+        tell(&self.session, &Input::Resize(WindowSize { rows, columns }))
     }
 }
 
@@ -146,7 +145,7 @@ impl ExecSignaler {
     /// # Errors
     /// The number is no signal, or the stream to the guest failed.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
-        signal_to(&self.session, signal)
+        tell(&self.session, &Input::Signal(signal_number(signal)?))
     }
 
     /// Sets the terminal's size, in characters. Without a terminal nothing happens.
@@ -154,7 +153,7 @@ impl ExecSignaler {
     /// # Errors
     /// The stream to the guest failed.
     pub fn resize(&self, rows: u16, columns: u16) -> Result<(), Error> {
-        resize(&self.session, rows, columns)
+        tell(&self.session, &Input::Resize(WindowSize { rows, columns }))
     }
 }
 
@@ -169,7 +168,9 @@ pub struct ExecStdin {
 
 impl Write for ExecStdin {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.session.write(bytes)
+        // Whether the program still reads, and has not ended, is to be known before.
+        self.session.take_arrived();
+        self.session.wait(|talk| talk.write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -180,7 +181,7 @@ impl Write for ExecStdin {
 impl Drop for ExecStdin {
     fn drop(&mut self) {
         // A command that has ended needs no end of its input.
-        let _ = self.session.end_input();
+        let _ = self.session.now(Conversation::end_input);
     }
 }
 
@@ -192,13 +193,14 @@ pub struct ExecStdout {
 
 impl Read for ExecStdout {
     fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
-        self.session.read(Output::Stdout, space)
+        self.session.wait(|talk| talk.read(Output::Stdout, space))
     }
 }
 
 impl Drop for ExecStdout {
     fn drop(&mut self) {
-        self.session.close_output(Output::Stdout);
+        // A stream that has ended has no flow either.
+        let _ = self.session.now(|talk| talk.close(Output::Stdout));
     }
 }
 
@@ -210,41 +212,17 @@ pub struct ExecStderr {
 
 impl Read for ExecStderr {
     fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
-        self.session.read(Output::Stderr, space)
+        self.session.wait(|talk| talk.read(Output::Stderr, space))
     }
 }
 
 impl Drop for ExecStderr {
     fn drop(&mut self) {
-        self.session.close_output(Output::Stderr);
+        // A stream that has ended has no flow either.
+        let _ = self.session.now(|talk| talk.close(Output::Stderr));
     }
 }
 
-/// Runs a command to its end, and keeps what it writes.
-pub(super) fn collect(session: &Session, input: &[u8], limit: usize) -> Result<ExecOutcome, Error> {
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    let exit = session.run(input, &mut |taken| {
-        keep(&mut stdout, &taken.stdout, limit, "standard output")?;
-        keep(&mut stderr, &taken.stderr, limit, "standard error")
-    })?;
-    Ok(ExecOutcome::new(exit, stdout, stderr))
-}
-
-fn keep(kept: &mut Vec<u8>, bytes: &[u8], limit: usize, stream: &'static str) -> Result<(), Error> {
-    if kept.len() + bytes.len() > limit {
-        return Err(Error::OutputTooLarge { stream, limit });
-    }
-    kept.extend_from_slice(bytes);
-    Ok(())
-}
-
-fn signal_to(session: &Session, number: i32) -> Result<(), Error> {
-    let signal = u8::try_from(number).ok().filter(|signal| (1..=64).contains(signal));
-    let signal = signal.ok_or(Error::InvalidSignal { number })?;
-    session.send(&Input::Signal(signal)).map_err(|source| Error::Stream { source })
-}
-
-fn resize(session: &Session, rows: u16, columns: u16) -> Result<(), Error> {
-    let size = WindowSize { rows, columns };
-    session.send(&Input::Resize(size)).map_err(|source| Error::Stream { source })
+fn tell(session: &Session, input: &Input) -> Result<(), Error> {
+    session.now(|talk| talk.tell(input)).map_err(|source| Error::Stream { source })
 }

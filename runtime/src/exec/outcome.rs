@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use supermachine_formats::wire::{self, Exit};
 
+use super::conversation::Taken;
+use crate::Error;
+
 /// How a command ended, and what it wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -25,11 +28,12 @@ pub struct ExecOutcome {
 }
 
 impl ExecOutcome {
-    pub(super) fn new(exit: Exit, stdout: Vec<u8>, stderr: Vec<u8>) -> Self {
+    /// Without output.
+    pub(crate) fn of(exit: Exit) -> Self {
         Self {
             status: ExitStatus(exit.status),
-            stdout,
-            stderr,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
             duration: Duration::from_micros(exit.duration_us),
             timed_out: exit.timed_out,
             peak_rss_kib: exit.peak_rss_kib,
@@ -79,5 +83,40 @@ impl std::fmt::Display for ExitStatus {
             wire::ExitStatus::Code(code) => write!(f, "exit code {code}"),
             wire::ExitStatus::Signal(signal) => write!(f, "signal {signal}"),
         }
+    }
+}
+
+/// What is kept of a command's output.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    /// The most of each stream.
+    limit: usize,
+}
+
+impl Kept {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { stdout: Vec::new(), stderr: Vec::new(), limit }
+    }
+
+    /// Keeps what was taken out, if it is not too much.
+    pub(crate) fn add(&mut self, taken: &Taken) -> Result<(), Error> {
+        let streams = [
+            (&mut self.stdout, &taken.stdout, "standard output"),
+            (&mut self.stderr, &taken.stderr, "standard error"),
+        ];
+        for (kept, bytes, stream) in streams {
+            if kept.len() + bytes.len() > self.limit {
+                return Err(Error::OutputTooLarge { stream, limit: self.limit });
+            }
+            kept.extend_from_slice(bytes);
+        }
+        Ok(())
+    }
+
+    /// The outcome with what was kept.
+    pub(crate) fn into_outcome(self, outcome: ExecOutcome) -> ExecOutcome {
+        ExecOutcome { stdout: self.stdout, stderr: self.stderr, ..outcome }
     }
 }

@@ -50,10 +50,6 @@ impl Queue {
         std::mem::take(&mut self.bytes).into()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
     /// Whether no more may be taken from the stream.
     pub(super) fn is_full(&self) -> bool {
         self.bytes.len() >= LIMIT
@@ -102,6 +98,6 @@ mod tests {
         queue.push(b"x");
         assert!(queue.close() && !queue.close());
         queue.push(b"y");
-        assert!(queue.is_empty() && queue.turn().is_none());
+        assert!(queue.take_all().is_empty() && queue.turn().is_none());
     }
 }

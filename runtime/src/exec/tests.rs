@@ -11,22 +11,27 @@ use supermachine_formats::wire::{
     Reply, STDIN_WINDOW,
 };
 
-use super::child::collect;
+use super::conversation::{Conversation, Patience};
 use super::session::Session;
 use super::*;
 use crate::Error;
+use crate::agent::Line;
 use crate::machine::Witness;
 
 const NO_LIMIT: usize = usize::MAX;
 
 fn pair() -> (Arc<Session>, UnixStream) {
-    pair_until(None)
+    pair_with(interactive())
 }
 
-fn pair_until(limit: Option<Duration>) -> (Arc<Session>, UnixStream) {
+fn interactive() -> Conversation {
+    Conversation::new(None).with_input(0, Vec::new(), true)
+}
+
+fn pair_with(talk: Conversation) -> (Arc<Session>, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     theirs.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    (Arc::new(Session::of_stream(ours, Witness::of_stopped(), limit)), theirs)
+    (Arc::new(Session::on(Line { stream: ours, witness: Witness::of_stopped() }, talk)), theirs)
 }
 
 fn say(agent: &mut UnixStream, replies: &[Reply]) {
@@ -50,10 +55,10 @@ fn exited(status: WireStatus) -> Reply {
 
 /// Plays replies, then the end of the stream.
 fn play(replies: &[Reply], limit: usize) -> Result<ExecOutcome, Error> {
-    let (session, mut agent) = pair();
+    let (session, mut agent) = pair_with(Conversation::new(None));
     say(&mut agent, replies);
     agent.shutdown(std::net::Shutdown::Write).unwrap();
-    collect(&session, &[], limit)
+    session.collect(true, true, limit)
 }
 
 #[test]
@@ -111,17 +116,52 @@ fn output_beyond_the_limit_is_refused_by_stream() {
 #[test]
 fn an_agent_that_says_nothing_in_time_is_given_up() {
     let limit = Duration::from_millis(30);
-    let (session, _agent) = pair_until(Some(limit));
-    let end = collect(&session, &[], NO_LIMIT);
+    let patience = || Conversation::new(Patience::new(limit, Duration::ZERO));
+    let (session, agent) = pair_with(patience());
+    let end = session.collect(true, true, NO_LIMIT);
     assert!(matches!(end, Err(Error::Unanswered { limit: told }) if told == limit), "{end:?}");
+    drop(agent);
+    // What it said before anybody asked was in time.
+    let (session, mut agent) = pair_with(patience());
+    say(&mut agent, &[Reply::Stdout(b"said".to_vec()), exited(WireStatus::Code(0))]);
+    thread::sleep(2 * limit);
+    assert_eq!(session.collect(true, true, NO_LIMIT).unwrap().stdout, b"said");
+}
+
+#[test]
+fn reader_that_is_slow_does_not_use_the_agents_time_up() {
+    let limit = Duration::from_millis(100);
+    let (session, mut agent) = pair_with(Conversation::new(Patience::new(Duration::ZERO, limit)));
+    let mut child = ExecChild::new(session, NO_LIMIT);
+    let (mut stdout, mut stderr) = (child.stdout().unwrap(), child.stderr().unwrap());
+    let agent = thread::spawn(move || {
+        say(&mut agent, &vec![Reply::Stdout(vec![1; 60_000]); 5]);
+        say(&mut agent, &[Reply::Stderr(vec![1])]);
+        assert!(matches!(hear(&mut agent), Input::Flow { flow: Flow::Paused, .. }));
+        assert!(matches!(hear(&mut agent), Input::Flow { flow: Flow::Open, .. }));
+        thread::sleep(limit / 3);
+        say(&mut agent, &[Reply::Stdout(vec![2; 7]), exited(WireStatus::Code(0))]);
+    });
+    thread::sleep(2 * limit);
+    stderr.read_exact(&mut [0]).unwrap();
+    let (mut all, mut piece) = (0, vec![0; 100_000]);
+    loop {
+        thread::sleep(2 * limit);
+        match stdout.read(&mut piece).unwrap() {
+            0 => break,
+            count => all += count,
+        }
+    }
+    assert_eq!(all, 300_007);
+    agent.join().unwrap();
 }
 
 #[test]
 fn input_is_sent_as_the_window_allows_while_output_is_taken() {
-    let (session, mut agent) = pair();
     let input: Vec<u8> = (0..1_000_000_u32).map(|n| (n % 251) as u8).collect();
-    let sent = input.clone();
-    let host = thread::spawn(move || collect(&session, &sent, NO_LIMIT).unwrap());
+    let talk = Conversation::new(None).with_input(0, input.clone(), false);
+    let (session, mut agent) = pair_with(talk);
+    let host = thread::spawn(move || session.collect(true, true, NO_LIMIT).unwrap());
     let (mut got, mut untold, mut echoed) = (Vec::new(), 0, 0);
     loop {
         match hear(&mut agent) {
@@ -149,6 +189,33 @@ fn input_is_sent_as_the_window_allows_while_output_is_taken() {
     say(&mut agent, &[exited(WireStatus::Code(0))]);
     assert!(got == input);
     assert_eq!(host.join().unwrap().stdout.len(), echoed);
+}
+
+#[test]
+fn input_that_is_written_goes_behind_what_was_there_at_the_beginning() {
+    let first = vec![1; STDIN_WINDOW + 10];
+    let talk = Conversation::new(None).with_input(0, first.clone(), true);
+    let (session, mut agent) = pair_with(talk);
+    let mut child = ExecChild::new(session, NO_LIMIT);
+    let mut stdin = child.stdin().unwrap();
+    let writer = thread::spawn(move || stdin.write_all(b"later"));
+    let mut got = Vec::new();
+    while got.len() < STDIN_WINDOW {
+        let Input::Data(bytes) = hear(&mut agent) else { panic!("not input") };
+        got.extend(bytes);
+    }
+    say(&mut agent, &[Reply::StdinTaken(u32::try_from(got.len()).unwrap())]);
+    loop {
+        match hear(&mut agent) {
+            Input::Data(bytes) => got.extend(bytes),
+            Input::DataEnd => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    writer.join().unwrap().unwrap();
+    assert_eq!(got, [&first[..], b"later"].concat());
+    say(&mut agent, &[exited(WireStatus::Code(0))]);
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

@@ -26,6 +26,8 @@ use supermachine_formats::wire::{Failure, Message, Reply, Request};
 pub(crate) use self::reach::Reach;
 use self::relay::Relay;
 pub use self::stream::GuestStream;
+#[cfg(feature = "tokio")]
+pub(crate) use self::stream::told_apart;
 use crate::agent::{Line, explain, read_message};
 use crate::{Error, Vm};
 
@@ -111,6 +113,19 @@ pub struct Reverse {
 }
 
 impl Reverse {
+    /// Serves a listener of the guest, which tells of its connections on `stream`.
+    pub(crate) fn start(
+        vm: &Vm,
+        stream: UnixStream,
+        port: u16,
+        target: SocketAddr,
+    ) -> Result<Self, Error> {
+        let source = reverse::Guest::new(stream, target);
+        let relay = Relay::start(Box::new(source), vm.reach())
+            .map_err(|source| Error::GuestPort { port, source })?;
+        Ok(Self { relay, guest_port: port })
+    }
+
     /// The port in the guest, with the one that was picked.
     #[must_use]
     pub fn guest_port(&self) -> u16 {
@@ -255,10 +270,7 @@ impl Vm {
             (stream, Reply::Listens { port }) => (stream, port),
             _ => return Err(Error::UnexpectedReply { request: "listen" }),
         };
-        let source = reverse::Guest::new(stream, host_addr.into());
-        let relay = Relay::start(Box::new(source), self.reach())
-            .map_err(|source| Error::GuestPort { port, source })?;
-        Ok(Reverse { relay, guest_port: port })
+        Reverse::start(self, stream, port, host_addr.into())
     }
 
     /// Opens a stream for a request, and waits for its first reply.
@@ -278,11 +290,11 @@ fn check(relay: &Relay, address: impl Fn() -> String) -> Result<(), Error> {
 }
 
 /// Port 0 has a meaning for listeners alone.
-fn refuse_zero(guest_port: u16) -> io::Result<()> {
+pub(crate) fn refuse_zero(guest_port: u16) -> io::Result<()> {
     if guest_port == 0 { Err(io::ErrorKind::InvalidInput.into()) } else { Ok(()) }
 }
 
 /// The guest's error number, which is Linux's.
-fn cause(failure: &Failure) -> io::Error {
+pub(crate) fn cause(failure: &Failure) -> io::Error {
     io::Error::from_raw_os_error(failure.errno.into())
 }

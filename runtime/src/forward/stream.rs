@@ -75,14 +75,24 @@ impl GuestStream {
     }
 }
 
+/// What was read of a connection, so much of what was `wanted`: its end and a reset are told
+/// apart, unless this side has ended its bytes.
+pub(crate) fn told_apart(
+    count: usize,
+    wanted: usize,
+    has_ended: bool,
+    stream: &impl AsFd,
+) -> io::Result<usize> {
+    if count == 0 && wanted > 0 && !has_ended && sys::is_hung_up(stream) {
+        return Err(io::ErrorKind::ConnectionReset.into());
+    }
+    Ok(count)
+}
+
 impl Read for &GuestStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = (&self.stream).read(buffer)?;
-        let is_end = count == 0 && !buffer.is_empty();
-        if is_end && !self.has_ended.load(Ordering::Relaxed) && sys::is_hung_up(&self.stream) {
-            return Err(io::ErrorKind::ConnectionReset.into());
-        }
-        Ok(count)
+        told_apart(count, buffer.len(), self.has_ended.load(Ordering::Relaxed), &self.stream)
     }
 }
 

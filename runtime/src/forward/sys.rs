@@ -11,28 +11,12 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::ptr;
 
+pub(super) use crate::machine::{receive_now as receive, send_now as send};
+
 /// Connections that wait to be accepted; the kernel's own limit is often lower.
 const BACKLOG: c_int = 4096;
 /// Who may connect to a socket file: its owner.
 const SOCKET_MODE: libc::mode_t = 0o600;
-
-/// Reads what is there: `WouldBlock` when that is nothing, 0 at the end.
-pub(super) fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
-    let fd = socket.as_fd().as_raw_fd();
-    let start = buffer.as_mut_ptr().cast();
-    // SAFETY: pointer and length describe `buffer`, which is writable.
-    let count = unsafe { libc::recv(fd, start, buffer.len(), libc::MSG_DONTWAIT) };
-    usize::try_from(count).map_err(|_| io::Error::last_os_error())
-}
-
-/// Sends what there is room for: `WouldBlock` when that is nothing.
-pub(super) fn send(socket: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
-    let fd = socket.as_fd().as_raw_fd();
-    let how = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: pointer and length describe `bytes`.
-    let count = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), how) };
-    usize::try_from(count).map_err(|_| io::Error::last_os_error())
-}
 
 /// Tells the peer that nothing more is sent.
 pub(super) fn shut_down_sending(socket: &impl AsFd) -> io::Result<()> {

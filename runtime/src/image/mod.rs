@@ -32,7 +32,7 @@ use crate::machine::{self, Chunks, Origin};
 use crate::pack::{Pack, Source};
 use crate::pool::Pools;
 use crate::timings::Way;
-use crate::{Error, PoolBuilder, PooledVm, Vm, VmConfig, paths};
+use crate::{Error, Pool, PoolBuilder, PooledVm, Vm, VmConfig, paths};
 use mapped::Place;
 use on_demand::PackChunks;
 
@@ -146,7 +146,12 @@ impl Image {
     /// Those of [`Pool::acquire`](crate::Pool::acquire) and
     /// [`PoolBuilder::build`](crate::PoolBuilder::build).
     pub fn acquire_with(&self, config: &VmConfig) -> Result<PooledVm, Error> {
-        self.pools.of(self, config)?.acquire()
+        self.pool_with(config)?.acquire()
+    }
+
+    /// The pool that belongs to this image for a configuration.
+    pub(crate) fn pool_with(&self, config: &VmConfig) -> Result<Pool, Error> {
+        self.pools.of(self, config)
     }
 
     /// Begins to describe a pool of machines.

@@ -41,7 +41,9 @@ pub use origin::Origin;
 pub(crate) use origin::can_page_on_demand;
 pub use pager::{Chunks, Place};
 pub use slots::{block_disk, boot_slots, mapped_disk};
-pub(crate) use sys::{fill_random, receive_now};
+#[cfg(feature = "tokio")]
+pub(crate) use sys::shut_down;
+pub(crate) use sys::{fill_random, receive_now, send_now};
 pub(crate) use witness::Witness;
 
 /// Why a machine could not be made, run or captured.
@@ -134,6 +136,9 @@ pub enum MachineError {
     /// The machine's memory came when it was touched, and cannot be had a second time.
     #[error("machine that started before its snapshot was expanded cannot be reset")]
     Unresettable,
+    /// Somebody still takes a snapshot of it, for whoever used it before.
+    #[error("machine that is being captured cannot be reset")]
+    BeingCaptured,
     /// The guest has ended by itself.
     #[error("guest has ended")]
     Ended {

@@ -4,9 +4,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream;
 use std::os::unix::thread::JoinHandleExt;
 use std::ptr::NonNull;
 use std::thread::JoinHandle;
@@ -414,10 +413,29 @@ pub(crate) fn thread_cpu_time<T>(thread: &JoinHandle<T>) -> io::Result<Duration>
 
 /// Receives what a stream holds now: `WouldBlock` if that is nothing. Others may wait on the same
 /// stream meanwhile, so that it must not be set to answer at once for all of them.
-pub(crate) fn receive_now(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<usize> {
-    let address = buffer.as_mut_ptr().cast();
-    // SAFETY: the kernel writes at most the buffer's length into it.
-    let count =
-        unsafe { libc::recv(stream.as_raw_fd(), address, buffer.len(), libc::MSG_DONTWAIT) };
+pub(crate) fn receive_now(stream: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let fd = stream.as_fd().as_raw_fd();
+    let start = buffer.as_mut_ptr().cast();
+    // SAFETY: pointer and length describe `buffer`, which is writable.
+    let count = unsafe { libc::recv(fd, start, buffer.len(), libc::MSG_DONTWAIT) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// Sends what a stream has room for now: `WouldBlock` if that is nothing. Raises no signal.
+pub(crate) fn send_now(stream: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    let fd = stream.as_fd().as_raw_fd();
+    let how = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: pointer and length describe `bytes`.
+    let count = unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), how) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// Ends both directions of a stream.
+#[cfg(feature = "tokio")]
+pub(crate) fn shut_down(stream: &impl AsFd) -> io::Result<()> {
+    // SAFETY: no memory is involved.
+    match unsafe { libc::shutdown(stream.as_fd().as_raw_fd(), libc::SHUT_RDWR) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

@@ -57,6 +57,12 @@ impl Witness {
         witness
     }
 
+    /// One of a machine that lives on.
+    #[cfg(test)]
+    pub(crate) fn of_running() -> Self {
+        Self::new(Arc::default(), Console::default())
+    }
+
     /// How the guest ended by itself, if it did.
     pub(crate) fn failure(&self) -> Option<GuestFailure> {
         self.fate.failure.get().cloned()

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use self::shelf::{Haste, Maker, Rules, Shelf};
+use self::shelf::{Haste, Lot, Maker, Place, Rules, Shelf};
 use crate::machine::MachineError;
 use crate::{Error, Image, Vm, VmConfig};
 
@@ -62,9 +62,12 @@ impl Pool {
     /// # Errors
     /// [`Error::PoolExhausted`] when none became free in time, or those of [`Vm::start`].
     pub fn acquire(&self) -> Result<PooledVm, Error> {
-        let shelf = Arc::clone(&self.owner.shelf);
-        let vm = ManuallyDrop::new(shelf.take()?);
-        Ok(PooledVm { vm, shelf })
+        PooledVm::of(self.place().wait()?)
+    }
+
+    /// A place for somebody who asks for a machine.
+    pub(crate) fn place(&self) -> Place<VmMaker> {
+        self.owner.shelf.place()
     }
 
     /// How the pool stands.
@@ -197,6 +200,12 @@ pub struct PooledVm {
 }
 
 impl PooledVm {
+    /// The machine that somebody was given, made or reset if need be.
+    pub(crate) fn of(lot: Lot<VmMaker>) -> Result<Self, Error> {
+        let shelf = lot.shelf();
+        Ok(Self { vm: ManuallyDrop::new(lot.furnish()?), shelf })
+    }
+
     /// Takes the machine out of its pool for good; the pool may have another in its place.
     #[must_use]
     pub fn into_inner(self) -> Vm {
@@ -244,7 +253,7 @@ impl Drop for PooledVm {
 
 /// Makes a pool's machines.
 #[derive(Debug)]
-struct VmMaker {
+pub(crate) struct VmMaker {
     /// Without pools of its own: it lives in one.
     image: Image,
     config: VmConfig,

@@ -7,13 +7,20 @@
 //! Whoever finds no warm machine does not wait for the thread: a machine that is still to be
 //! reset is reset by who takes it, and while there is room a new one is made by who needs it.
 //!
-//! Invariants: the one lock is held neither while a machine is made or reset nor while one ends.
-//! No more than [`Rules::max`] machines exist, those that are being made or ended among them, but
+//! Who waits has a [`Place`] in the queue, and is woken; so threads and tasks wait in one queue.
+//! What is given out is a [`Lot`]: a machine, or the right to make one. Both go back when they are
+//! dropped, so that neither a place nor a machine is lost with whoever gives up.
+//!
+//! Invariants: the one lock is held neither while a machine is made or reset, nor while one ends,
+//! nor while somebody is woken. No more than [`Rules::max`] machines exist, those that are being made or ended among them, but
 //! for those that were taken out for good. While somebody waits, nothing is free: whatever
 //! becomes free goes to the first in the queue.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Wake, Waker};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::PoolStats;
@@ -23,7 +30,7 @@ use crate::Error;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// How a pool's machines are made.
-pub(super) trait Maker: Send + Sync + 'static {
+pub(crate) trait Maker: Send + Sync + 'static {
     /// What a pool is of.
     type Machine: Send + 'static;
 
@@ -39,7 +46,7 @@ pub(super) trait Maker: Send + Sync + 'static {
 
 /// Whether somebody waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Haste {
+pub(crate) enum Haste {
     /// Somebody does.
     Now,
     /// It is made ahead, for whoever comes.
@@ -62,6 +69,7 @@ pub(super) struct Rules {
 }
 
 /// What somebody gets who asks for a machine.
+#[derive(Debug)]
 enum Grant<M> {
     /// A machine.
     Ready(M),
@@ -80,7 +88,7 @@ struct Idle<M> {
 /// Somebody who waits for a machine.
 struct Waiter {
     ticket: u64,
-    told: Arc<Condvar>,
+    waker: Waker,
 }
 
 struct Books<M> {
@@ -129,7 +137,7 @@ impl<M> Default for Books<M> {
 }
 
 /// A pool's machines.
-pub(super) struct Shelf<K: Maker> {
+pub(crate) struct Shelf<K: Maker> {
     maker: K,
     rules: Rules,
     books: Mutex<Books<K::Machine>>,
@@ -149,26 +157,14 @@ impl<K: Maker> Shelf<K> {
     }
 
     /// Takes a machine, or waits for one.
-    pub(super) fn take(&self) -> Result<K::Machine, Error> {
-        let grant = self.claim()?;
-        let claim = Claim { shelf: self };
-        let machine = match grant {
-            Grant::Ready(machine) => machine,
-            Grant::Used(mut machine) => match self.maker.reset(&mut machine) {
-                Ok(()) => {
-                    self.lock().reset += 1;
-                    machine
-                }
-                Err(_) => {
-                    drop(machine);
-                    self.lock().replaced += 1;
-                    self.make()?
-                }
-            },
-            Grant::Room => self.make()?,
-        };
-        std::mem::forget(claim);
-        Ok(machine)
+    #[cfg(test)]
+    pub(super) fn take(self: &Arc<Self>) -> Result<K::Machine, Error> {
+        self.place().wait()?.furnish()
+    }
+
+    /// A place for somebody who asks for a machine.
+    pub(super) fn place(self: &Arc<Self>) -> Place<K> {
+        Place { shelf: Arc::clone(self), ticket: None, begin: Instant::now() }
     }
 
     /// Takes a machine back, which may not be `reusable` as it is or after a reset.
@@ -191,9 +187,7 @@ impl<K: Maker> Shelf<K> {
 
     /// Forgets a machine that somebody keeps for good.
     pub(super) fn let_go(&self) {
-        let mut books = self.lock();
-        books.in_use -= 1;
-        self.offer(&mut books, Grant::Room);
+        self.take_back(self.lock(), Grant::Room);
     }
 
     pub(super) fn stats(&self) -> PoolStats {
@@ -282,32 +276,8 @@ impl<K: Maker> Shelf<K> {
         self.lock().idle.iter_mut().for_each(|idle| work(&mut idle.machine));
     }
 
-    /// Gets a machine, or room for one, in the order of asking.
-    fn claim(&self) -> Result<Grant<K::Machine>, Error> {
-        let mut books = self.lock();
-        if let Some(grant) = self.free(&mut books) {
-            books.in_use += 1;
-            return Ok(grant);
-        }
-        let (ticket, told) = (books.next_ticket, Arc::new(Condvar::new()));
-        books.next_ticket += 1;
-        books.waiters.push_back(Waiter { ticket, told: Arc::clone(&told) });
-        let begin = Instant::now();
-        loop {
-            if let Some(grant) = books.grants.remove(&ticket) {
-                return Ok(grant);
-            }
-            let Some(left) = self.rules.acquire_timeout.checked_sub(begin.elapsed()) else {
-                books.waiters.retain(|waiter| waiter.ticket != ticket);
-                let (in_use, max) = (books.in_use, self.rules.max);
-                return Err(Error::PoolExhausted { in_use, max, waited: begin.elapsed() });
-            };
-            books = told.wait_timeout(books, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
     /// What can be had without waiting.
-    fn free(&self, books: &mut Books<K::Machine>) -> Option<Grant<K::Machine>> {
+    fn free(&self, books: &mut Opened<'_, K::Machine>) -> Option<Grant<K::Machine>> {
         while let Some(Idle { machine, .. }) = books.idle.pop_back() {
             if books.idle.len() < self.rules.min {
                 self.work.notify_all();
@@ -328,11 +298,11 @@ impl<K: Maker> Shelf<K> {
     }
 
     /// Gives what became free to who waits longest, or keeps it.
-    fn offer(&self, books: &mut Books<K::Machine>, grant: Grant<K::Machine>) {
+    fn offer(&self, books: &mut Opened<'_, K::Machine>, grant: Grant<K::Machine>) {
         if let Some(waiter) = books.waiters.pop_front() {
             books.in_use += 1;
             books.grants.insert(waiter.ticket, grant);
-            waiter.told.notify_all();
+            books.bell.0.push(waiter.waker);
             return;
         }
         match grant {
@@ -343,6 +313,18 @@ impl<K: Maker> Shelf<K> {
             Grant::Room => books.total -= 1,
         }
         self.work.notify_all();
+    }
+
+    /// Takes back what was given to somebody who does not want it any more.
+    fn take_back(&self, mut books: Opened<'_, K::Machine>, grant: Grant<K::Machine>) {
+        books.in_use -= 1;
+        if books.is_closed {
+            books.total -= 1;
+            drop(books);
+            drop(grant);
+        } else {
+            self.offer(&mut books, grant);
+        }
     }
 
     /// Has the thread end a machine; only then is there room for another.
@@ -363,23 +345,25 @@ impl<K: Maker> Shelf<K> {
     }
 
     fn next_task(&self) -> Option<Task<K::Machine>> {
-        let mut books = self.lock();
+        let mut opened = self.lock();
         loop {
-            if books.is_closed {
+            if opened.is_closed {
                 return None;
             }
             let now = Instant::now();
-            let (task, again) = self.due(&mut books, now);
+            let (task, again) = self.due(&mut opened, now);
             if task.is_some() {
                 return task;
             }
-            books = match again {
+            let Opened { books, bell } = opened;
+            let books = match again {
                 None => self.work.wait(books).unwrap_or_else(PoisonError::into_inner),
                 Some(at) => {
                     let waited = self.work.wait_timeout(books, at.saturating_duration_since(now));
                     waited.unwrap_or_else(PoisonError::into_inner).0
                 }
             };
+            opened = Opened { books, bell };
         }
     }
 
@@ -420,8 +404,41 @@ impl<K: Maker> Shelf<K> {
         (None, again)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Books<K::Machine>> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Opened<'_, K::Machine> {
+        let books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        Opened { books, bell: Bell::default() }
+    }
+}
+
+/// The books, opened, and whom to wake once they are closed again: fields end in this order.
+struct Opened<'a, M> {
+    books: MutexGuard<'a, Books<M>>,
+    bell: Bell,
+}
+
+impl<M> Deref for Opened<'_, M> {
+    type Target = Books<M>;
+
+    fn deref(&self) -> &Books<M> {
+        &self.books
+    }
+}
+
+impl<M> DerefMut for Opened<'_, M> {
+    fn deref_mut(&mut self) -> &mut Books<M> {
+        &mut self.books
+    }
+}
+
+/// Wakes when it is dropped.
+#[derive(Default)]
+struct Bell(Vec<Waker>);
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        for waker in self.0.drain(..) {
+            waker.wake();
+        }
     }
 }
 
@@ -432,13 +449,151 @@ enum Task<M> {
     End(M),
 }
 
-/// The right to a machine, until it is there: it goes back if making it fails or panics.
-struct Claim<'a, K: Maker> {
-    shelf: &'a Shelf<K>,
+/// Somebody's place in the queue, from the first look on. It is given up when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Place<K: Maker> {
+    shelf: Arc<Shelf<K>>,
+    /// None before there is a queue to be in, and once what was waited for has been taken.
+    ticket: Option<u64>,
+    begin: Instant,
 }
 
-impl<K: Maker> Drop for Claim<'_, K> {
+impl<K: Maker> Place<K> {
+    /// What can be had without waiting.
+    pub(crate) fn look(&self) -> Option<Lot<K>> {
+        let mut books = self.shelf.lock();
+        let grant = self.shelf.free(&mut books)?;
+        books.in_use += 1;
+        Some(self.lot(grant))
+    }
+
+    /// What was given to this place. The first time, it goes to the end of the queue; what is
+    /// given later wakes the one who asked last.
+    pub(crate) fn poll(&mut self, waker: &Waker) -> Poll<Lot<K>> {
+        let mut books = self.shelf.lock();
+        let Some(ticket) = self.ticket else {
+            if let Some(grant) = self.shelf.free(&mut books) {
+                books.in_use += 1;
+                return Poll::Ready(self.lot(grant));
+            }
+            let ticket = books.next_ticket;
+            books.next_ticket += 1;
+            books.waiters.push_back(Waiter { ticket, waker: waker.clone() });
+            self.ticket = Some(ticket);
+            return Poll::Pending;
+        };
+        if let Some(grant) = books.grants.remove(&ticket) {
+            self.ticket = None;
+            return Poll::Ready(self.lot(grant));
+        }
+        if let Some(waiter) = books.waiters.iter_mut().find(|waiter| waiter.ticket == ticket) {
+            waiter.waker.clone_from(waker);
+        }
+        Poll::Pending
+    }
+
+    /// How long is waited.
+    pub(crate) fn patience(&self) -> Duration {
+        self.shelf.rules.acquire_timeout
+    }
+
+    /// That nothing was given in time.
+    pub(crate) fn exhausted(&self) -> Error {
+        let (in_use, max) = (self.shelf.lock().in_use, self.shelf.rules.max);
+        Error::PoolExhausted { in_use, max, waited: self.begin.elapsed() }
+    }
+
+    /// Waits for what there is to be had.
+    pub(super) fn wait(mut self) -> Result<Lot<K>, Error> {
+        if let Some(lot) = self.look() {
+            return Ok(lot);
+        }
+        let waker = Waker::from(Arc::new(Sleeper(thread::current())));
+        loop {
+            if let Poll::Ready(lot) = self.poll(&waker) {
+                return Ok(lot);
+            }
+            match self.patience().checked_sub(self.begin.elapsed()) {
+                Some(left) => thread::park_timeout(left),
+                None => return Err(self.exhausted()),
+            }
+        }
+    }
+
+    fn lot(&self, grant: Grant<K::Machine>) -> Lot<K> {
+        Lot { shelf: Arc::clone(&self.shelf), grant: Some(grant) }
+    }
+}
+
+impl<K: Maker> Drop for Place<K> {
     fn drop(&mut self) {
-        self.shelf.let_go();
+        let Some(ticket) = self.ticket else { return };
+        let mut books = self.shelf.lock();
+        books.waiters.retain(|waiter| waiter.ticket != ticket);
+        // It may have been given something meanwhile.
+        if let Some(grant) = books.grants.remove(&ticket) {
+            self.shelf.take_back(books, grant);
+        }
+    }
+}
+
+/// A thread that waits.
+struct Sleeper(Thread);
+
+impl Wake for Sleeper {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// What somebody got: a machine, or the right to make one. It goes back when this is dropped, also
+/// if making the machine fails or panics.
+#[derive(Debug)]
+pub(crate) struct Lot<K: Maker> {
+    shelf: Arc<Shelf<K>>,
+    grant: Option<Grant<K::Machine>>,
+}
+
+impl<K: Maker> Lot<K> {
+    /// Whether it is a machine that needs nothing done.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_ready(&self) -> bool {
+        matches!(self.grant, Some(Grant::Ready(_)))
+    }
+
+    /// Where it is from.
+    pub(super) fn shelf(&self) -> Arc<Shelf<K>> {
+        Arc::clone(&self.shelf)
+    }
+
+    /// The machine, made or reset if need be.
+    pub(super) fn furnish(mut self) -> Result<K::Machine, Error> {
+        let shelf = self.shelf();
+        // From here on this is a right to a machine, until there is one.
+        let machine = match self.grant.replace(Grant::Room) {
+            Some(Grant::Ready(machine)) => machine,
+            Some(Grant::Used(mut machine)) => match shelf.maker.reset(&mut machine) {
+                Ok(()) => {
+                    shelf.lock().reset += 1;
+                    machine
+                }
+                Err(_) => {
+                    drop(machine);
+                    shelf.lock().replaced += 1;
+                    shelf.make()?
+                }
+            },
+            Some(Grant::Room) | None => shelf.make()?,
+        };
+        self.grant = None;
+        Ok(machine)
+    }
+}
+
+impl<K: Maker> Drop for Lot<K> {
+    fn drop(&mut self) {
+        if let Some(grant) = self.grant.take() {
+            self.shelf.take_back(self.shelf.lock(), grant);
+        }
     }
 }

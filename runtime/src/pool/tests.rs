@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -223,6 +224,67 @@ fn who_waits_too_long_is_told_how_many_are_in_use() {
     let machine = pool.shelf.take().unwrap();
     assert_eq!(pool.shelf.stats().in_use, 1);
     pool.shelf.give_back(machine, true);
+}
+
+/// Counts how often it is woken.
+#[derive(Debug, Default)]
+struct Alarm(AtomicUsize);
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn place_that_is_given_up_loses_no_machine() {
+    let pool = Tended::new(Rules { max: 1, restores: false, ..RULES });
+    let machine = pool.shelf.take().unwrap();
+    let alarms: Vec<Arc<Alarm>> = (0..4).map(|_| Arc::default()).collect();
+    let wakers: Vec<Waker> = alarms.iter().map(|alarm| Waker::from(Arc::clone(alarm))).collect();
+    let mut places: Vec<_> = wakers
+        .iter()
+        .map(|waker| {
+            let mut place = pool.shelf.place();
+            assert!(place.look().is_none() && place.poll(waker).is_pending());
+            place
+        })
+        .collect();
+    // Asking again does not cost the place, and changes who is woken.
+    assert!(places[2].poll(&wakers[3]).is_pending());
+    let rung = || alarms.iter().map(|alarm| alarm.0.load(Ordering::SeqCst)).collect::<Vec<_>>();
+
+    // The first is gone before it is served, the second with what it was given.
+    drop(places.remove(0));
+    pool.shelf.give_back(machine, true);
+    assert_eq!(rung(), [0, 1, 0, 0]);
+    drop(places.remove(0));
+    assert_eq!(rung(), [0, 1, 0, 1]);
+    let Poll::Ready(lot) = places[0].poll(&wakers[2]) else { panic!("it was served") };
+    assert!(places[1].poll(&wakers[3]).is_pending());
+    // The third has it in hand and does not take it.
+    drop(lot);
+    assert_eq!(rung(), [0, 1, 0, 2]);
+    let Poll::Ready(lot) = places[1].poll(&wakers[3]) else { panic!("it was served") };
+    let machine = lot.furnish().unwrap();
+    assert_eq!((pool.shelf.stats().in_use, pool.shelf.stats().waiting), (1, 0));
+    assert_eq!(pool.count.made.load(Ordering::SeqCst), 1);
+    pool.shelf.give_back(machine, true);
+    drop(places);
+    assert_eq!((pool.shelf.stats().in_use, pool.shelf.stats().idle), (0, 1));
+}
+
+#[test]
+fn lot_that_comes_back_to_a_closed_pool_ends() {
+    let mut pool = Tended::new(Rules { max: 2, restores: false, ..RULES });
+    let machine = pool.shelf.take().unwrap();
+    pool.shelf.give_back(machine, true);
+    let lots = [pool.shelf.place().look().unwrap(), pool.shelf.place().look().unwrap()];
+    pool.close();
+    assert_eq!(pool.alive(), 1);
+    drop(lots);
+    assert_eq!(pool.alive(), 0);
+    assert!(pool.shelf.is_empty());
 }
 
 #[test]

@@ -1,0 +1,259 @@
+//! A command that runs, and is awaited.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use supermachine_formats::wire::{Input, Output, WindowSize};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::session::{Session, Waiter};
+use crate::agent::End;
+use crate::exec::{Conversation, Kept, SIGKILL};
+use crate::vm::signal_number;
+use crate::{Error, ExecOutcome};
+
+/// A running command, in the manner of `tokio::process::Child`.
+///
+/// When it is dropped, the command and its process group are killed, and its streams end with an
+/// error. It does not keep the machine alive: when that ends, so does everything here, with
+/// [`Error::Guest`] or [`Error::Stopped`].
+///
+/// Output that nobody awaits stays in the guest, and a command whose pipe is full waits. So take
+/// both streams and read them, or use [`wait_with_output`](Self::wait_with_output); each can be
+/// read by a task of its own, and none has to wait for the other.
+#[derive(Debug)]
+pub struct ExecChild {
+    session: Arc<Session>,
+    stdin: Option<ExecStdin>,
+    stdout: Option<ExecStdout>,
+    stderr: Option<ExecStderr>,
+    max_output: usize,
+}
+
+impl ExecChild {
+    pub(super) fn new(session: Arc<Session>, max_output: usize) -> Self {
+        Self {
+            stdin: Some(ExecStdin(Waiter::new(&session))),
+            stdout: Some(ExecStdout(Waiter::new(&session))),
+            stderr: Some(ExecStderr(Waiter::new(&session))),
+            session,
+            max_output,
+        }
+    }
+
+    /// Its standard input; none if it was taken before. Dropping it ends the input.
+    pub fn stdin(&mut self) -> Option<ExecStdin> {
+        self.stdin.take()
+    }
+
+    /// Its standard output; none if it was taken before. Dropping it closes the pipe.
+    pub fn stdout(&mut self) -> Option<ExecStdout> {
+        self.stdout.take()
+    }
+
+    /// Its standard error; none if it was taken before. Dropping it closes the pipe. On a
+    /// terminal it stays empty.
+    pub fn stderr(&mut self) -> Option<ExecStderr> {
+        self.stderr.take()
+    }
+
+    /// Waits for the command's end. Its input is ended before, if it was not taken. The outcome
+    /// holds no output. When the future is dropped, nothing is lost: it can be called again.
+    ///
+    /// A command whose output nobody reads never ends once its pipe is full.
+    ///
+    /// # Errors
+    /// Those of [`output`](crate::ExecBuilder::output).
+    pub async fn wait(&mut self) -> Result<ExecOutcome, Error> {
+        drop(self.stdin.take());
+        let exit = self.waiter().wait(|talk| talk.exit()).await;
+        exit.map(ExecOutcome::of).map_err(End::into_error)
+    }
+
+    /// How the command ended, if it has.
+    ///
+    /// # Errors
+    /// Those of [`wait`](Self::wait).
+    pub fn try_wait(&mut self) -> Result<Option<ExecOutcome>, Error> {
+        self.session.take_arrived();
+        let exit = self.session.now(|talk| talk.exit()).transpose();
+        exit.map(|exit| exit.map(ExecOutcome::of)).map_err(End::into_error)
+    }
+
+    /// Ends the input if it was not taken, waits for the command's end, and collects what it
+    /// writes to the streams that were not taken.
+    ///
+    /// # Errors
+    /// Those of [`output`](crate::ExecBuilder::output).
+    pub async fn wait_with_output(mut self) -> Result<ExecOutcome, Error> {
+        drop(self.stdin.take());
+        let (has_stdout, has_stderr) = (self.stdout.is_some(), self.stderr.is_some());
+        let (mut waiter, mut kept) = (self.waiter(), Kept::new(self.max_output));
+        loop {
+            let taken = waiter.wait(|talk| talk.take(has_stdout, has_stderr)).await;
+            kept.add(&taken)?;
+            if let Some(end) = taken.end {
+                let outcome = end.map(ExecOutcome::of).map_err(End::into_error)?;
+                return Ok(kept.into_outcome(outcome));
+            }
+        }
+    }
+
+    /// Kills the command and its process group. One that has ended needs no killing. Does not
+    /// wait for its end.
+    ///
+    /// # Errors
+    /// None at present: how the stream fared is told by what is awaited.
+    pub fn kill(&self) -> Result<(), Error> {
+        self.signal(SIGKILL)
+    }
+
+    /// Sends a signal to the command's process group. One that has ended is told nothing.
+    ///
+    /// # Errors
+    /// The number is no signal.
+    pub fn signal(&self, signal: i32) -> Result<(), Error> {
+        self.signaler().signal(signal)
+    }
+
+    /// A handle that sends signals, also from another task.
+    #[must_use]
+    pub fn signaler(&self) -> ExecSignaler {
+        ExecSignaler(Arc::clone(&self.session))
+    }
+
+    /// Sets the terminal's size, in characters. Without a terminal nothing happens.
+    ///
+    /// # Errors
+    /// None at present: how the stream fared is told by what is awaited.
+    pub fn resize(&self, rows: u16, columns: u16) -> Result<(), Error> {
+        self.signaler().resize(rows, columns)
+    }
+
+    pub(super) fn waiter(&self) -> Waiter {
+        Waiter::new(&self.session)
+    }
+}
+
+impl Drop for ExecChild {
+    fn drop(&mut self) {
+        self.session.abandon();
+    }
+}
+
+/// Sends signals to a command. It may outlive the [`ExecChild`], and then does nothing.
+#[derive(Debug, Clone)]
+pub struct ExecSignaler(Arc<Session>);
+
+impl ExecSignaler {
+    /// Sends a signal to the command's process group. One that has ended is told nothing.
+    ///
+    /// # Errors
+    /// The number is no signal.
+    pub fn signal(&self, signal: i32) -> Result<(), Error> {
+        let input = Input::Signal(signal_number(signal)?);
+        self.0.now(|talk| talk.tell(&input));
+        Ok(())
+    }
+
+    /// Sets the terminal's size, in characters. Without a terminal nothing happens.
+    ///
+    /// # Errors
+    /// None at present: how the stream fared is told by what is awaited.
+    pub fn resize(&self, rows: u16, columns: u16) -> Result<(), Error> {
+        self.0.now(|talk| talk.tell(&Input::Resize(WindowSize { rows, columns })));
+        Ok(())
+    }
+}
+
+/// A command's standard input. Dropping it, or shutting it down, ends the input; on a terminal, it
+/// types ^D.
+///
+/// Writing waits while the program does not read, and fails with
+/// [`BrokenPipe`](io::ErrorKind::BrokenPipe) once it has closed its input or ended. What was
+/// written is on its way; it needs no flush.
+#[derive(Debug)]
+pub struct ExecStdin(Waiter);
+
+impl AsyncWrite for ExecStdin {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let waiter = &mut self.get_mut().0;
+        // Whether the program still reads, and has not ended, is to be known before.
+        waiter.session().take_arrived();
+        // What is under way has room of its own only once.
+        waiter.poll(cx, |talk| if talk.has_unsent() { None } else { talk.write(bytes) })
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().0.poll(cx, |talk| (!talk.has_unsent()).then_some(Ok(())))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.session().now(Conversation::end_input);
+        self.poll_flush(cx)
+    }
+}
+
+impl Drop for ExecStdin {
+    fn drop(&mut self) {
+        self.0.session().now(Conversation::end_input);
+    }
+}
+
+/// A command's standard output. It ends when the command has.
+#[derive(Debug)]
+pub struct ExecStdout(Waiter);
+
+impl AsyncRead for ExecStdout {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        poll_read(&mut self.get_mut().0, Output::Stdout, cx, buffer)
+    }
+}
+
+impl Drop for ExecStdout {
+    fn drop(&mut self) {
+        self.0.session().now(|talk| talk.close(Output::Stdout));
+    }
+}
+
+/// A command's standard error. It ends when the command has.
+#[derive(Debug)]
+pub struct ExecStderr(Waiter);
+
+impl AsyncRead for ExecStderr {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        poll_read(&mut self.get_mut().0, Output::Stderr, cx, buffer)
+    }
+}
+
+impl Drop for ExecStderr {
+    fn drop(&mut self) {
+        self.0.session().now(|talk| talk.close(Output::Stderr));
+    }
+}
+
+fn poll_read(
+    waiter: &mut Waiter,
+    output: Output,
+    cx: &mut Context<'_>,
+    buffer: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    let space = buffer.initialize_unfilled();
+    let count = ready!(waiter.poll(cx, |talk| talk.read(output, space)))?;
+    buffer.advance(count);
+    Poll::Ready(Ok(()))
+}

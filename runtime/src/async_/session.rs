@@ -1,0 +1,306 @@
+//! A command's stream to the agent, for those who await.
+//!
+//! What is said on it is the [`Conversation`]'s affair, as it is for those who block. No task
+//! stands behind it: whoever is polled reads for all and wakes the others, so that output nobody
+//! awaits stays in the guest. Only what the stream had no room for is sent by a task, which ends
+//! with the last of it.
+//!
+//! All that a later call needs is in the session and not in the futures: one that is dropped at
+//! any point loses nothing.
+//!
+//! Lock: `state` is held for moments, and nobody is woken under it.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use tokio::net::UnixStream;
+use tokio::runtime::Handle;
+use tokio::time::{Sleep, sleep_until};
+
+use super::stream::{poll_read, register};
+use super::vm::Vm;
+use super::waiters::Waiters;
+use crate::Error;
+use crate::agent::{End, GUEST_END_INTERVAL, Line};
+use crate::exec::{Conversation, Plan};
+use crate::machine::{Witness, receive_now, send_now, shut_down};
+
+/// The stream. See the module.
+#[derive(Debug)]
+pub(super) struct Session {
+    stream: UnixStream,
+    witness: Witness,
+    state: Mutex<State>,
+    waiters: Arc<Waiters>,
+    /// Wakes all of them.
+    waker: Waker,
+    /// Where the task runs.
+    runtime: Handle,
+}
+
+#[derive(Debug)]
+struct State {
+    talk: Conversation,
+    /// Since when the stream has ended by itself, and when the reason is looked for again.
+    ended: Option<(Instant, Instant)>,
+    /// Whether a task sends what is left.
+    is_sending: bool,
+}
+
+impl State {
+    fn takes_bytes(&self) -> bool {
+        self.ended.is_none() && self.talk.takes_bytes()
+    }
+}
+
+impl Session {
+    /// Sends a command.
+    pub(super) fn open(vm: &Vm, plan: Plan) -> Result<Arc<Self>, Error> {
+        Self::on(vm.blocking().dial(&plan.bytes)?, plan.talk)
+    }
+
+    /// A session on a stream that the command was sent on.
+    pub(super) fn on(line: Line, talk: Conversation) -> Result<Arc<Self>, Error> {
+        let Line { stream, witness } = line;
+        let waiters = Arc::new(Waiters::default());
+        let session = Arc::new(Self {
+            stream: register(stream)?,
+            witness,
+            state: Mutex::new(State { talk, ended: None, is_sending: false }),
+            waker: Waker::from(Arc::clone(&waiters)),
+            waiters,
+            runtime: Handle::current(),
+        });
+        session.send();
+        Ok(session)
+    }
+
+    /// Does something that is known at once.
+    pub(super) fn now<T>(self: &Arc<Self>, work: impl FnOnce(&mut Conversation) -> T) -> T {
+        let done = work(&mut self.lock().talk);
+        self.waiters.wake_all();
+        self.send();
+        done
+    }
+
+    /// Takes in what has arrived.
+    pub(super) fn take_arrived(self: &Arc<Self>) {
+        loop {
+            let mut state = self.lock();
+            if !state.takes_bytes() {
+                break;
+            }
+            let received = state.talk.fill(|space| receive_now(&self.stream, space));
+            drop(state);
+            match received {
+                Ok(1..) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Ok(_) | Err(_) => self.note_end(),
+            }
+            self.waiters.wake_all();
+        }
+        self.send();
+    }
+
+    /// Ends the stream, and with it the command.
+    pub(super) fn abandon(&self) {
+        let mut state = self.lock();
+        let is_over = state.talk.exit().is_some();
+        state.talk.fail(End::Abandoned);
+        drop(state);
+        self.waiters.wake_all();
+        if !is_over {
+            // A stream that has ended already needs no closing.
+            let _ = shut_down(&self.stream);
+        }
+    }
+
+    /// Reads once. Ready: something may be known now that was not before.
+    fn poll_receive(&self, key: u64) -> Poll<()> {
+        if !self.lock().takes_bytes() {
+            return Poll::Pending;
+        }
+        let mut cx = Context::from_waker(&self.waker);
+        let received = poll_read(&self.stream, &mut cx, || {
+            self.lock().talk.fill(|space| self.stream.try_read(space))
+        });
+        match received {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(1..)) => {}
+            Poll::Ready(Ok(_) | Err(_)) => self.note_end(),
+        }
+        self.waiters.wake_others(key);
+        Poll::Ready(())
+    }
+
+    /// Notes that the stream has ended by itself, and looks for the reason.
+    fn note_end(&self) {
+        let now = Instant::now();
+        self.lock().ended.get_or_insert((now, now));
+        self.judge(now);
+    }
+
+    /// Looks whether the time has come to tell why the stream has ended, or to give the guest up.
+    fn judge(&self, now: Instant) {
+        let mut state = self.lock();
+        let Some((since, _)) = state.ended else {
+            // What it said in time may not have been told to this task yet.
+            if !matches!(state.talk.fill(|space| receive_now(&self.stream, space)), Ok(1..)) {
+                state.talk.judge(now);
+            }
+            return;
+        };
+        match End::look(&self.witness, since) {
+            Some(end) => state.talk.fail(end),
+            None => state.ended = Some((since, now + GUEST_END_INTERVAL)),
+        }
+    }
+
+    /// When [`judge`](Self::judge) is due.
+    fn judged_at(&self) -> Option<Instant> {
+        let state = self.lock();
+        match state.ended {
+            _ if state.talk.exit().is_some() => None,
+            Some((_, next)) => Some(next),
+            // What there is no room for may well be there.
+            None if !state.talk.takes_bytes() => None,
+            None => state.talk.given_up_at(),
+        }
+    }
+
+    /// Sends what there is room for, and has a task send the rest.
+    fn send(self: &Arc<Self>) {
+        let mut state = self.lock();
+        if state.is_sending || !state.talk.has_unsent() {
+            return;
+        }
+        let sent = send_all(&mut state.talk, |bytes| send_now(&self.stream, bytes));
+        if !sent {
+            state.is_sending = true;
+            drop(state);
+            let session = Arc::clone(self);
+            self.runtime.spawn(async move { session.send_rest().await });
+        }
+    }
+
+    /// The task.
+    async fn send_rest(&self) {
+        loop {
+            let ready = self.stream.writable().await;
+            let mut state = self.lock();
+            if let Err(error) = ready {
+                state.talk.not_sent(error.kind());
+            }
+            // Under one lock: what comes later needs a task of its own.
+            state.is_sending = !send_all(&mut state.talk, |bytes| self.stream.try_write(bytes));
+            if !state.is_sending {
+                break;
+            }
+        }
+        self.waiters.wake_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends what there is room for. Gives whether nothing is left to be sent.
+fn send_all(talk: &mut Conversation, mut send: impl FnMut(&[u8]) -> io::Result<usize>) -> bool {
+    while talk.has_unsent() {
+        match send(talk.unsent()) {
+            Ok(count) => talk.sent(count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(error) => talk.not_sent(error.kind()),
+        }
+    }
+    true
+}
+
+/// Somebody who waits for something of a session.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    session: Arc<Session>,
+    key: u64,
+    /// Until the session is to be judged.
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Waiter {
+    pub(super) fn new(session: &Arc<Session>) -> Self {
+        Self { session: Arc::clone(session), key: session.waiters.key(), sleep: None }
+    }
+
+    pub(super) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// Waits until something is known.
+    pub(super) async fn wait<T>(
+        &mut self,
+        mut find: impl FnMut(&mut Conversation) -> Option<T>,
+    ) -> T {
+        poll_fn(|cx| self.poll(cx, &mut find)).await
+    }
+
+    /// Looks whether something is known, and reads the stream meanwhile.
+    pub(super) fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut find: impl FnMut(&mut Conversation) -> Option<T>,
+    ) -> Poll<T> {
+        let (session, key) = (Arc::clone(&self.session), self.key);
+        // Before the look: what comes behind it wakes.
+        session.waiters.set(key, cx.waker());
+        loop {
+            let mut state = session.lock();
+            let was_full = !state.takes_bytes();
+            let found = find(&mut state.talk);
+            let has_room = was_full && state.takes_bytes();
+            drop(state);
+            session.send();
+            if has_room {
+                // Others wait for what may be read now.
+                session.waiters.wake_others(key);
+            }
+            if let Some(found) = found {
+                self.sleep = None;
+                session.waiters.clear(key);
+                return Poll::Ready(found);
+            }
+            if session.poll_receive(key).is_pending() && self.poll_time(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Judges the session when it is time. Ready: something may be known now.
+    fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(at) = self.session.judged_at() else {
+            self.sleep = None;
+            return Poll::Pending;
+        };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(at.into())));
+        if sleep.deadline() != at.into() {
+            sleep.as_mut().reset(at.into());
+        }
+        if sleep.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        self.session.judge(Instant::now());
+        self.session.waiters.wake_others(self.key);
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.session.waiters.clear(self.key);
+    }
+}
