@@ -1,7 +1,5 @@
 //! The ways of use that applications count on, as they write them.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 mod support;
 
 use std::error::Error;
@@ -64,7 +62,7 @@ fn long_lived_service_is_exposed_at_a_port() -> Result<(), Box<dyn Error>> {
     stream.write_all(b"GET /passwd HTTP/1.0\r\n\r\n")?;
     let mut page = String::new();
     stream.read_to_string(&mut page)?;
-    assert!(page.starts_with("HTTP/1.0 200 OK\r\n") && page.contains("root:"), "{page}");
+    assert!(page.contains(" 200 OK\r\n") && page.contains("root:"), "{page}");
     drop(web);
     vm.stop()?;
     Ok(())

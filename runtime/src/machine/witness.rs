@@ -58,7 +58,7 @@ impl Witness {
     }
 
     /// One of a machine that lives on.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "tokio"))]
     pub(crate) fn of_running() -> Self {
         Self::new(Arc::default(), Console::default())
     }
