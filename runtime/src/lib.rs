@@ -34,6 +34,7 @@ mod error;
 mod exec;
 mod files;
 mod forward;
+mod holder;
 pub mod host;
 pub mod image;
 mod live;
@@ -47,6 +48,7 @@ mod samples;
 mod stats;
 mod timings;
 mod vm;
+pub mod worker;
 
 pub use config::VmConfig;
 pub use error::Error;
