@@ -257,7 +257,8 @@ mod tests {
         assert!(is_locked());
         thread::scope(|scope| {
             let waiting: Vec<_> = (0..4).map(|_| scope.spawn(|| lock(&path).map(drop))).collect();
-            fs::remove_dir_all(path.parent().unwrap()).unwrap();
+            // At once: one of those who wait may put a new file into it meanwhile.
+            fs::rename(path.parent().unwrap(), dir.path().join("gone")).unwrap();
             drop(first);
             waiting.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
         });
