@@ -18,7 +18,7 @@ use supermachine::pack::{DEFAULT_LEVEL, Manifest};
 use supermachine::{Image, Timings};
 use supermachine_formats::pack::Index;
 use supermachine_formats::snapshot::baseline::Baseline;
-use supermachine_formats::snapshot::{Disk, Snapshot, Stage, Stop, Workload};
+use supermachine_formats::snapshot::{Disk, Snapshot, Stage, Workload};
 use supermachine_formats::wire::{Container, Control, Reply, Request};
 use supermachine_formats::{Digest, Hasher};
 
@@ -26,7 +26,7 @@ use crate::ask::ask;
 use crate::base::BaseInputs;
 use crate::boot::check_size;
 use crate::capture::{Behind, Capture, Kind, capture};
-use crate::container::{Overrides, argv, container, stop_signal};
+use crate::container::{Overrides, argv, container};
 use crate::oci::{self, BlobStore, FetchOptions, ImageSource, OciImage, Platform};
 use crate::root_disk::{self, RootDisk};
 use crate::{BakeError, Ready, Store, ready, warm};
@@ -310,8 +310,7 @@ impl OciImageBuilder {
         self.step("capture");
         request(&machine, &Request::Settle, "capture")?;
         warm::exercise(&machine).map_err(BakeError::machine("capture"))?;
-        let stop = stop_signal(&image.config).map(|signal| Stop { signal });
-        let kind = Kind { stage: Stage::Image, parent, workload: Some(self.workload(image)), stop };
+        let kind = Kind { stage: Stage::Image, parent, workload: Some(self.workload(image)) };
         let mut capture = capture(&machine, kind)?;
         drop(machine);
         let pack = base.pack().map_err(opening())?;

@@ -34,7 +34,6 @@ mod error;
 mod exec;
 mod files;
 mod forward;
-mod holder;
 pub mod host;
 pub mod image;
 mod live;
@@ -48,7 +47,6 @@ mod samples;
 mod stats;
 mod timings;
 mod vm;
-pub mod worker;
 
 pub use config::VmConfig;
 pub use error::Error;

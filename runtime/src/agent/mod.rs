@@ -10,7 +10,6 @@ mod frames;
 #[cfg(test)]
 mod tests;
 mod transfer;
-mod witness;
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -24,17 +23,16 @@ use supermachine_formats::wire::{
 };
 
 use crate::Error;
-use crate::machine::{Machine, fill_random};
+use crate::machine::{Machine, Witness, fill_random};
 
 pub(crate) use self::backlog::Backlog;
 #[cfg(feature = "tokio")]
 pub(crate) use self::delivery::{Delivery, beginning, piece};
+pub(crate) use self::end::End;
 #[cfg(feature = "tokio")]
 pub(crate) use self::end::GUEST_END_INTERVAL;
-pub(crate) use self::end::{End, io_error};
 pub(crate) use self::frames::{Frames, PIECE};
 pub(crate) use self::transfer::Transfer;
-pub(crate) use self::witness::Witness;
 
 /// How much of the console an error tells.
 const CONSOLE_TAIL: usize = 2048;
@@ -50,8 +48,7 @@ pub(crate) struct Line {
 impl Line {
     /// Opens a stream that begins with these frames.
     pub(crate) fn open(machine: &Machine, frames: &[u8]) -> Result<Self, Error> {
-        let stream = machine.connect(REQUEST_PORT, frames)?;
-        Ok(Self { stream, witness: Witness::Here(machine.witness()) })
+        Ok(Self { stream: machine.connect(REQUEST_PORT, frames)?, witness: machine.witness() })
     }
 }
 
@@ -163,9 +160,7 @@ pub fn next_event(
 ) -> Result<Event, Error> {
     control.set_read_timeout(limit).map_err(|source| Error::Stream { source })?;
     match read_message(control, limit) {
-        Err(Error::AgentGone | Error::Stream { .. }) => {
-            Err(explain(&Witness::Here(machine.witness())))
-        }
+        Err(Error::AgentGone | Error::Stream { .. }) => Err(explain(&machine.witness())),
         result => result,
     }
 }
@@ -218,7 +213,7 @@ fn refuse_zero_bytes(command: &Command) -> Result<(), Error> {
 
 /// Why a stream ended: the guest's own end comes before that of its streams.
 pub(crate) fn explain(witness: &Witness) -> Error {
-    witness.end().into_error()
+    End::find(witness).into_error()
 }
 
 /// The last lines of the console, as text.

@@ -161,7 +161,7 @@ impl Vm {
     /// [`Error::Guest`] when the guest has ended.
     pub async fn stats(&self) -> Result<VmStats, Error> {
         let vm = self.blocking();
-        VmStats::of(vm, only(vm, &Request::Memory).await?)
+        VmStats::of(vm.machine(), only(vm, &Request::Memory).await?)
     }
 
     /// Takes a snapshot of the running machine into the store that its own snapshot lies in, on a
@@ -172,9 +172,9 @@ impl Vm {
     /// The snapshot does not lie in a store, the name is not a possible one, or the guest or
     /// the store cannot be read or written.
     pub async fn snapshot(&self, name: &str) -> Result<Snapshotted, Error> {
-        let holder = self.blocking().holder().clone();
+        let (machine, image) = self.blocking().parts();
         let name = name.to_owned();
-        beside(move || holder.snapshot(&name)).await
+        beside(move || crate::live::take(&machine, &image, &name)).await
     }
 
     /// How long each step of the start took.

@@ -16,7 +16,7 @@ use super::session::Session;
 use super::*;
 use crate::Error;
 use crate::agent::Line;
-use crate::agent::Witness;
+use crate::machine::Witness;
 
 const NO_LIMIT: usize = usize::MAX;
 

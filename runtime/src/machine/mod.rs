@@ -25,7 +25,6 @@ mod uffd;
 mod vcpu;
 mod witness;
 
-use std::borrow::Cow;
 use std::io;
 
 use supermachine_formats::snapshot::baseline::{Baseline, Features};
@@ -160,7 +159,7 @@ pub enum GuestFailure {
     #[error("guest cannot be run: {reason} ({code:#x})")]
     Unrunnable {
         /// What the hypervisor said.
-        reason: Cow<'static, str>,
+        reason: &'static str,
         /// Its code.
         code: u64,
     },

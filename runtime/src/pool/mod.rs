@@ -275,7 +275,7 @@ impl Maker for VmMaker {
     }
 
     fn is_well(&self, vm: &Vm) -> bool {
-        vm.failure().is_none()
+        vm.machine().failure().is_none()
     }
 }
 
