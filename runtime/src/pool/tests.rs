@@ -90,7 +90,10 @@ struct Tended {
 
 impl Tended {
     fn new(rules: Rules) -> Self {
-        let maker = FakeMaker::default();
+        Self::with(FakeMaker::default(), rules)
+    }
+
+    fn with(maker: FakeMaker, rules: Rules) -> Self {
         let count = Arc::clone(&maker.0);
         let shelf = Arc::new(Shelf::new(maker, rules));
         let tended = Arc::clone(&shelf);
@@ -155,25 +158,29 @@ fn with_nothing_warm_the_caller_makes_a_machine() {
 
 #[test]
 fn a_used_machine_is_reset_by_who_takes_it() {
-    let pool = Tended::new(Rules { max: 1, ..RULES });
-    let count = Arc::clone(&pool.count);
-    let gate = count.gate.lock().unwrap();
-    for turn in 0..100 {
+    const TURNS: usize = 100;
+    let count = Arc::new(Count::default());
+    let held = count.gate.lock().unwrap();
+    // The thread is busy with a machine of its own, and does not get on.
+    let pool = Tended::with(FakeMaker(Arc::clone(&count)), Rules { min: 1, max: 2, ..RULES });
+    // Let go before the pool ends, also if something here fails.
+    let gate = held;
+    pool.until("starting", |pool| pool.shelf.stats().starting == 1);
+    for turn in 0..TURNS {
         let mut machine = pool.shelf.take().unwrap();
         assert_eq!((machine.number, machine.users), (0, 0));
+        assert_eq!(count.resets.load(Ordering::SeqCst), turn);
         machine.users += 1;
         pool.shelf.give_back(machine, true);
-        if turn == 0 {
-            // The thread holds it now and cannot go on: the next waits for it.
-            drop(count.gate.try_lock());
-        }
-        if pool.shelf.stats().starting == 1 {
-            break;
-        }
     }
-    drop(gate);
-    pool.until("reset", |pool| pool.shelf.stats().idle == 1);
     assert_eq!(count.made.load(Ordering::SeqCst), 1);
+    drop(gate);
+    // The last use is reset by the thread.
+    pool.until("reset", |pool| pool.shelf.stats().idle == 2);
+    assert_eq!(
+        (count.made.load(Ordering::SeqCst), count.resets.load(Ordering::SeqCst)),
+        (2, TURNS)
+    );
 }
 
 #[test]
