@@ -34,6 +34,17 @@ impl Backlog {
         }
     }
 
+    /// Takes what fits; gives how much that was.
+    pub(crate) fn read(&mut self, space: &mut [u8]) -> usize {
+        let waiting = self.waiting();
+        let count = waiting.len().min(space.len());
+        for (place, byte) in space.iter_mut().zip(waiting) {
+            *place = *byte;
+        }
+        self.gone(count);
+        count
+    }
+
     /// Takes out what waits.
     pub(crate) fn take(&mut self) -> Vec<u8> {
         let bytes = std::mem::take(self.end());
@@ -59,6 +70,11 @@ mod tests {
         backlog.gone(3);
         assert_eq!(backlog.take(), b"e");
         assert!(backlog.is_empty());
+        backlog.end().extend(b"fgh");
+        let mut space = [0; 2];
+        assert_eq!((backlog.read(&mut space), space), (2, *b"fg"));
+        assert_eq!((backlog.read(&mut space), space), (1, *b"hg"));
+        assert_eq!(backlog.read(&mut space), 0);
         backlog.end().push(1);
         backlog.gone(usize::MAX);
         assert!(backlog.is_empty());

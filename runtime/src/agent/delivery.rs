@@ -5,16 +5,15 @@ use std::io;
 
 use supermachine_formats::wire::{Input, MAX_CHUNK, Message, Reply, Request};
 
-use super::{End, Frames, frame};
+use super::{Backlog, End, Frames, frame};
 use crate::Error;
 
 /// What came, and how it ended.
 #[derive(Debug, Default)]
 pub(crate) struct Delivery {
     frames: Frames,
-    /// Bytes that were not read yet, from `start` on.
-    data: Vec<u8>,
-    start: usize,
+    /// Bytes that were not read yet.
+    data: Backlog,
     end: Option<Result<(), End>>,
 }
 
@@ -37,13 +36,7 @@ impl Delivery {
         if !self.has_data() {
             return Some(self.end.clone()?.map(|()| None));
         }
-        let waiting = self.data.get(self.start..).unwrap_or_default();
-        let count = waiting.len().min(space.len());
-        for (place, byte) in space.iter_mut().zip(waiting) {
-            *place = *byte;
-        }
-        self.start += count;
-        Some(Ok(Some(count)))
+        Some(Ok(Some(self.data.read(space))))
     }
 
     /// The answer to what was sent. Not known before more has come.
@@ -56,12 +49,9 @@ impl Delivery {
 
     /// Whether there is data, of this frame or the next.
     fn has_data(&mut self) -> bool {
-        while self.start >= self.data.len() && self.end.is_none() {
+        while self.data.is_empty() && self.end.is_none() {
             match self.frames.next::<Reply>() {
-                Ok(Some(Reply::Data(bytes))) => {
-                    self.data = bytes;
-                    self.start = 0;
-                }
+                Ok(Some(Reply::Data(bytes))) => self.data = Backlog::of(bytes),
                 Ok(Some(Reply::Done)) => self.end = Some(Ok(())),
                 Ok(Some(Reply::Failed(failure))) => self.end = Some(Err(End::Agent(failure))),
                 Ok(Some(_)) => self.end = Some(Err(End::Unexpected { request: "file" })),
@@ -69,12 +59,12 @@ impl Delivery {
                 Err(source) => self.end = Some(Err(End::Protocol(source))),
             }
         }
-        self.start < self.data.len()
+        !self.data.is_empty()
     }
 }
 
-/// The bytes that begin a transfer: the request and the first content. `whole` says that no more
-/// follows.
+/// The bytes that a stream begins with: the request and the first content. `whole` says that no
+/// more follows.
 pub(crate) fn beginning(request: &Request, first: &[u8], whole: bool) -> Result<Vec<u8>, Error> {
     let mut bytes = frame(request)?;
     for piece in first.chunks(MAX_CHUNK) {

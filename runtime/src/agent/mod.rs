@@ -8,6 +8,8 @@ mod delivery;
 mod end;
 mod frames;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod transfer;
 
@@ -26,8 +28,9 @@ use crate::Error;
 use crate::machine::{Machine, Witness, fill_random};
 
 pub(crate) use self::backlog::Backlog;
+pub(crate) use self::delivery::beginning;
 #[cfg(feature = "tokio")]
-pub(crate) use self::delivery::{Delivery, beginning, piece};
+pub(crate) use self::delivery::{Delivery, piece};
 pub(crate) use self::end::End;
 #[cfg(feature = "tokio")]
 pub(crate) use self::end::GUEST_END_INTERVAL;

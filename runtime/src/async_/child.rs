@@ -9,7 +9,6 @@ use supermachine_formats::wire::{Input, Output, WindowSize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::session::{Session, Waiter};
-use crate::agent::End;
 use crate::exec::{Conversation, Kept, SIGKILL};
 use crate::vm::signal_number;
 use crate::{Error, ExecOutcome};
@@ -68,8 +67,7 @@ impl ExecChild {
     /// Those of [`output`](crate::ExecBuilder::output).
     pub async fn wait(&mut self) -> Result<ExecOutcome, Error> {
         drop(self.stdin.take());
-        let exit = self.waiter().wait(|talk| talk.exit()).await;
-        exit.map(ExecOutcome::of).map_err(End::into_error)
+        ExecOutcome::of(self.waiter().wait(|talk| talk.exit()).await)
     }
 
     /// How the command ended, if it has.
@@ -78,8 +76,7 @@ impl ExecChild {
     /// Those of [`wait`](Self::wait).
     pub fn try_wait(&mut self) -> Result<Option<ExecOutcome>, Error> {
         self.session.take_arrived();
-        let exit = self.session.now(|talk| talk.exit()).transpose();
-        exit.map(|exit| exit.map(ExecOutcome::of)).map_err(End::into_error)
+        self.session.now(|talk| talk.exit()).map(ExecOutcome::of).transpose()
     }
 
     /// Ends the input if it was not taken, waits for the command's end, and collects what it
@@ -95,8 +92,7 @@ impl ExecChild {
             let taken = waiter.wait(|talk| talk.take(has_stdout, has_stderr)).await;
             kept.add(&taken)?;
             if let Some(end) = taken.end {
-                let outcome = end.map(ExecOutcome::of).map_err(End::into_error)?;
-                return Ok(kept.into_outcome(outcome));
+                return Ok(kept.into_outcome(ExecOutcome::of(end)?));
             }
         }
     }

@@ -57,7 +57,7 @@ impl crate::ExecBuilder<'_, Vm> {
             write_all(stdout, &taken.stdout).await.map_err(error("standard output"))?;
             write_all(stderr, &taken.stderr).await.map_err(error("standard error"))?;
             if let Some(end) = taken.end {
-                return end.map(ExecOutcome::of).map_err(End::into_error);
+                return ExecOutcome::of(end);
             }
         }
     }

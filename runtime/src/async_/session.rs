@@ -109,12 +109,9 @@ impl Session {
 
     /// Ends the stream, and with it the command.
     pub(super) fn abandon(&self) {
-        let mut state = self.lock();
-        let is_over = state.talk.exit().is_some();
-        state.talk.fail(End::Abandoned);
-        drop(state);
+        let is_to_end = self.lock().talk.abandon();
         self.waiters.wake_all();
-        if !is_over {
+        if is_to_end {
             // A stream that has ended already needs no closing.
             let _ = shut_down(&self.stream);
         }

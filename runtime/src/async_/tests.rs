@@ -11,8 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use supermachine_formats::wire::{
-    Exit, ExitStatus as WireStatus, Failure, Flow, HEADER_SIZE, Header, Input, Message, Output,
-    Reply, STDIN_WINDOW,
+    Exit, ExitStatus as WireStatus, Failure, Flow, Input, Message, Output, Reply, STDIN_WINDOW,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
@@ -23,6 +22,7 @@ use super::transfer::Transfer;
 use super::*;
 use crate::Error;
 use crate::agent::Line;
+use crate::agent::testing::{hear, say};
 use crate::exec::{Conversation, Patience};
 use crate::machine::Witness;
 
@@ -57,21 +57,6 @@ fn session(talk: Conversation, witness: Witness) -> (Arc<Session>, UnixStream) {
 
 fn line(stream: UnixStream) -> Line {
     Line { stream, witness: Witness::of_stopped() }
-}
-
-fn say(agent: &mut UnixStream, replies: &[Reply]) {
-    for reply in replies {
-        agent.write_all(&reply.to_frame()).unwrap();
-    }
-}
-
-fn hear(agent: &mut UnixStream) -> Input {
-    let mut header = [0; HEADER_SIZE];
-    agent.read_exact(&mut header).unwrap();
-    let header = Header::decode(header).unwrap();
-    let mut payload = vec![0; header.length];
-    agent.read_exact(&mut payload).unwrap();
-    Input::decode(header.kind, &payload).unwrap()
 }
 
 fn exited(status: WireStatus) -> Reply {

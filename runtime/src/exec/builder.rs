@@ -7,15 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use supermachine_formats::wire::{
-    Command, Input, MAX_CHUNK, Message, Request, StagedFile, WindowSize,
-};
+use supermachine_formats::wire::{Command, Request, StagedFile, WindowSize};
 
 use super::child::ExecChild;
 use super::conversation::{Conversation, Patience};
 use super::outcome::ExecOutcome;
 use super::session::Session;
-use crate::agent::{End, frame};
+use crate::agent::{End, beginning};
 use crate::files::{checked_mode, checked_path};
 use crate::{Error, Vm};
 
@@ -292,20 +290,14 @@ impl Draft {
             ms => Patience::with(Duration::from_millis(ms)),
         };
         let (has_input, max_output) = (self.command.stdin, self.max_output);
-        let mut bytes = frame(&Request::Exec(self.command))?;
+        // What fits goes along with the request; a terminal has no end of its own.
+        let mut input = self.stdin.unwrap_or_default();
+        let rest = input.split_off(input.len().min(ALONG));
+        let is_whole = has_input && rest.is_empty() && !is_interactive && !self.is_terminal;
+        let bytes = beginning(&Request::Exec(self.command), &input, is_whole)?;
         let mut talk = Conversation::new(patience);
-        if has_input {
-            // What fits goes along with the request; a terminal has no end of its own.
-            let mut input = self.stdin.unwrap_or_default();
-            let rest = input.split_off(input.len().min(ALONG));
-            for piece in input.chunks(MAX_CHUNK) {
-                Input::Data(piece.to_vec()).encode(&mut bytes);
-            }
-            if rest.is_empty() && !is_interactive && !self.is_terminal {
-                Input::DataEnd.encode(&mut bytes);
-            } else {
-                talk = talk.with_input(input.len(), rest, is_interactive);
-            }
+        if has_input && !is_whole {
+            talk = talk.with_input(input.len(), rest, is_interactive);
         }
         Ok(Plan { bytes, talk, max_output })
     }

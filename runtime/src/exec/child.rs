@@ -9,7 +9,6 @@ use super::conversation::Conversation;
 use super::outcome::ExecOutcome;
 use super::session::Session;
 use crate::Error;
-use crate::agent::End;
 use crate::vm::signal_number;
 
 /// What kills, not to be caught.
@@ -71,8 +70,7 @@ impl ExecChild {
     /// Those of [`output`](crate::ExecBuilder::output).
     pub fn wait(&mut self) -> Result<ExecOutcome, Error> {
         drop(self.stdin.take());
-        let exit = self.session.wait(|talk| talk.exit());
-        exit.map(ExecOutcome::of).map_err(End::into_error)
+        ExecOutcome::of(self.session.wait(|talk| talk.exit()))
     }
 
     /// How the command ended, if it has. Does not wait.
@@ -83,7 +81,7 @@ impl ExecChild {
         self.session.take_arrived();
         let exit =
             self.session.now(|talk| talk.exit()).map_err(|source| Error::Stream { source })?;
-        exit.transpose().map(|exit| exit.map(ExecOutcome::of)).map_err(End::into_error)
+        exit.map(ExecOutcome::of).transpose()
     }
 
     /// Ends the input if it was not taken, waits for the command's end, and collects what it
@@ -109,7 +107,7 @@ impl ExecChild {
     /// # Errors
     /// The number is no signal, or the stream to the guest failed.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
-        tell(&self.session, &Input::Signal(signal_number(signal)?))
+        self.signaler().signal(signal)
     }
 
     /// A handle that sends signals, also from another thread.
@@ -123,7 +121,7 @@ impl ExecChild {
     /// # Errors
     /// The stream to the guest failed.
     pub fn resize(&self, rows: u16, columns: u16) -> Result<(), Error> {
-        tell(&self.session, &Input::Resize(WindowSize { rows, columns }))
+        self.signaler().resize(rows, columns)
     }
 }
 
@@ -145,7 +143,7 @@ impl ExecSignaler {
     /// # Errors
     /// The number is no signal, or the stream to the guest failed.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
-        tell(&self.session, &Input::Signal(signal_number(signal)?))
+        self.tell(&Input::Signal(signal_number(signal)?))
     }
 
     /// Sets the terminal's size, in characters. Without a terminal nothing happens.
@@ -153,7 +151,11 @@ impl ExecSignaler {
     /// # Errors
     /// The stream to the guest failed.
     pub fn resize(&self, rows: u16, columns: u16) -> Result<(), Error> {
-        tell(&self.session, &Input::Resize(WindowSize { rows, columns }))
+        self.tell(&Input::Resize(WindowSize { rows, columns }))
+    }
+
+    fn tell(&self, input: &Input) -> Result<(), Error> {
+        self.session.now(|talk| talk.tell(input)).map_err(|source| Error::Stream { source })
     }
 }
 
@@ -221,8 +223,4 @@ impl Drop for ExecStderr {
         // A stream that has ended has no flow either.
         let _ = self.session.now(|talk| talk.close(Output::Stderr));
     }
-}
-
-fn tell(session: &Session, input: &Input) -> Result<(), Error> {
-    session.now(|talk| talk.tell(input)).map_err(|source| Error::Stream { source })
 }

@@ -262,6 +262,13 @@ impl Conversation {
         }
     }
 
+    /// Gives it up. True: the stream is to be ended, and with it the command.
+    pub(crate) fn abandon(&mut self) -> bool {
+        let is_over = self.end.is_some();
+        self.fail(End::Abandoned);
+        !is_over
+    }
+
     /// When the guest is given up, if it says nothing until then.
     pub(crate) fn given_up_at(&self) -> Option<Instant> {
         let Patience { over, grace, .. } = self.patience?;

@@ -6,6 +6,7 @@ use supermachine_formats::wire::{self, Exit};
 
 use super::conversation::Taken;
 use crate::Error;
+use crate::agent::End;
 
 /// How a command ended, and what it wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,16 +29,17 @@ pub struct ExecOutcome {
 }
 
 impl ExecOutcome {
-    /// Without output.
-    pub(crate) fn of(exit: Exit) -> Self {
-        Self {
+    /// That of a command that ended so, without output.
+    pub(crate) fn of(end: Result<Exit, End>) -> Result<Self, Error> {
+        let exit = end.map_err(End::into_error)?;
+        Ok(Self {
             status: ExitStatus(exit.status),
             stdout: Vec::new(),
             stderr: Vec::new(),
             duration: Duration::from_micros(exit.duration_us),
             timed_out: exit.timed_out,
             peak_rss_kib: exit.peak_rss_kib,
-        }
+        })
     }
 
     /// Whether the command returned 0.

@@ -62,7 +62,7 @@ impl Session {
             let taken = self.wait(|talk| talk.take(stdout, stderr));
             take(&taken)?;
             if let Some(end) = taken.end {
-                return end.map(ExecOutcome::of).map_err(End::into_error);
+                return ExecOutcome::of(end);
             }
         }
     }
@@ -149,12 +149,9 @@ impl Session {
 
     /// Ends the stream, and with it the command.
     pub(super) fn abandon(&self) {
-        let mut state = self.lock();
-        let is_over = state.talk.exit().is_some();
-        state.talk.fail(End::Abandoned);
-        drop(state);
+        let is_to_end = self.lock().talk.abandon();
         self.changed.notify_all();
-        if !is_over {
+        if is_to_end {
             // A stream that has ended already needs no closing.
             let _ = self.stream.shutdown(Shutdown::Both);
         }

@@ -7,8 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use supermachine_formats::wire::{
-    Exit, ExitStatus as WireStatus, Failure, Flow, HEADER_SIZE, Header, Input, Message, Output,
-    Reply, STDIN_WINDOW,
+    Exit, ExitStatus as WireStatus, Failure, Flow, Input, Output, Reply, STDIN_WINDOW,
 };
 
 use super::conversation::{Conversation, Patience};
@@ -16,6 +15,7 @@ use super::session::Session;
 use super::*;
 use crate::Error;
 use crate::agent::Line;
+use crate::agent::testing::{hear, say};
 use crate::machine::Witness;
 
 const NO_LIMIT: usize = usize::MAX;
@@ -32,21 +32,6 @@ fn pair_with(talk: Conversation) -> (Arc<Session>, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     theirs.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     (Arc::new(Session::on(Line { stream: ours, witness: Witness::of_stopped() }, talk)), theirs)
-}
-
-fn say(agent: &mut UnixStream, replies: &[Reply]) {
-    for reply in replies {
-        agent.write_all(&reply.to_frame()).unwrap();
-    }
-}
-
-fn hear(agent: &mut UnixStream) -> Input {
-    let mut header = [0; HEADER_SIZE];
-    agent.read_exact(&mut header).unwrap();
-    let header = Header::decode(header).unwrap();
-    let mut payload = vec![0; header.length];
-    agent.read_exact(&mut payload).unwrap();
-    Input::decode(header.kind, &payload).unwrap()
 }
 
 fn exited(status: WireStatus) -> Reply {
