@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use supermachine::machine::HypervisorError;
 use supermachine_baker::BakeError;
 
+use crate::codesign::CodesignError;
+
 /// The status of a command whose output nobody reads any more: 128 and SIGPIPE.
 pub(crate) const CLOSED_PIPE: u8 = 141;
 
@@ -18,6 +20,9 @@ pub(crate) enum Error {
     /// A snapshot or a machine could not be used.
     #[error(transparent)]
     Machine(#[from] supermachine::Error),
+    /// A program was not signed.
+    #[error(transparent)]
+    Codesign(#[from] CodesignError),
     /// A snapshot that was to be run is not there and could not be made.
     #[error("no snapshot of {wanted} in {}, and it cannot be pulled", store.display())]
     NotPulled { wanted: String, store: PathBuf, source: Box<Error> },

@@ -4,6 +4,7 @@
 //! are baked by `supermachine-baker` and machines run by `supermachine`; nothing here knows how.
 //! Standard output holds only what a command is asked for; all else goes to standard error.
 
+mod codesign;
 mod commands;
 mod error;
 mod format;
@@ -17,7 +18,10 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
-use commands::{df, doctor, export, gc, import, inspect, ls, pull, push, rm, run, verify};
+use commands::{
+    codesign as codesign_command, df, doctor, export, gc, import, inspect, ls, pull, push, rm, run,
+    verify,
+};
 use error::Error;
 
 /// The status of a command whose arguments are wrong.
@@ -81,6 +85,7 @@ enum Command {
     Gc(gc::Args),
     Df(df::Args),
     Doctor(doctor::Args),
+    Codesign(codesign_command::Args),
 }
 
 impl Command {
@@ -98,6 +103,7 @@ impl Command {
             Self::Gc(args) => gc::exec(args, globals),
             Self::Df(args) => df::exec(args, globals),
             Self::Doctor(args) => doctor::exec(args, globals),
+            Self::Codesign(args) => codesign_command::exec(args, globals),
         }
     }
 

@@ -22,9 +22,9 @@ use serde_json::Value;
 use supermachine_formats::snapshot::Stage;
 use support::{Home, age, files, interrupt};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "pull", "run", "ls", "inspect", "rm", "export", "import", "push", "verify", "gc", "df",
-    "doctor",
+    "doctor", "codesign",
 ];
 
 /// Runs the command where `/dev` is empty, so that there is no hypervisor for sure.

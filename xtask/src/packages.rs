@@ -26,7 +26,7 @@ pub(crate) const IMAGES: &[&str] =
     &["busybox-static", "docker-registry", "mmdebstrap", "python3", "skopeo", "umoci", "zstd"];
 /// Other tools that tests hold our work against.
 pub(crate) const TESTS: &[&str] =
-    &["docker-registry", "erofs-utils", "git", "python3", "skopeo", "umoci"];
+    &["docker-registry", "erofs-utils", "git", "openssl", "python3", "skopeo", "umoci"];
 /// Runs the emulated host.
 pub(crate) const HOST: &[&str] = &["qemu-system-common", "qemu-system-x86", "xz-utils"];
 

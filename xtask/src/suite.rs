@@ -112,7 +112,7 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
 fn build(only: Option<&str>) -> Result<Vec<Program>, Error> {
     println!("building the tests");
     let mut programs = Vec::new();
-    for packages in workspace::SELECTIONS {
+    for packages in workspace::SELECTIONS.iter().chain([&workspace::SIGNING]) {
         programs.extend(build_selection(packages)?);
     }
     programs.retain(|p| only.is_none_or(|part| p.name.contains(part)));

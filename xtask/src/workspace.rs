@@ -15,6 +15,11 @@ pub(crate) const SELECTIONS: &[&[&str]] = &[LIBRARIES, &["--package", "supermach
 pub(crate) const LIBRARIES: &[&str] =
     &["--workspace", "--exclude", "supermachine-init", "--features", "supermachine-examples/tokio"];
 
+/// What of the command is tested once more, with what it signs programs for macOS with. Its
+/// dependencies are as many again, so that only the tests build them.
+pub(crate) const SIGNING: &[&str] =
+    &["--package", "cargo-supermachine", "--features", "codesign", "--lib", "--test", "codesign"];
+
 /// The folder with the workspace's `Cargo.toml`.
 pub(crate) fn root() -> PathBuf {
     // Cargo says where this package is now; the path at compile time serves a copied

@@ -1,5 +1,6 @@
 //! The commands: each a module with its arguments and `exec`, which returns the exit status.
 
+pub(crate) mod codesign;
 pub(crate) mod df;
 pub(crate) mod doctor;
 pub(crate) mod export;

@@ -345,7 +345,7 @@ impl RegistryArgs {
 }
 
 /// Reads a password and drops the line end behind it.
-fn read_password() -> io::Result<String> {
+pub(crate) fn read_password() -> io::Result<String> {
     let mut text = String::new();
     io::stdin().take(MAX_PASSWORD).read_to_string(&mut text)?;
     let password = text.trim_end_matches(['\r', '\n']);
