@@ -7,6 +7,7 @@ use supermachine::machine::HypervisorError;
 use supermachine_baker::BakeError;
 
 use crate::codesign::CodesignError;
+use crate::package::CargoError;
 
 /// The status of a command whose output nobody reads any more: 128 and SIGPIPE.
 pub(crate) const CLOSED_PIPE: u8 = 141;
@@ -23,6 +24,9 @@ pub(crate) enum Error {
     /// A program was not signed.
     #[error(transparent)]
     Codesign(#[from] CodesignError),
+    /// Cargo could not be used.
+    #[error(transparent)]
+    Cargo(#[from] CargoError),
     /// A snapshot that was to be run is not there and could not be made.
     #[error("no snapshot of {wanted} in {}, and it cannot be pulled", store.display())]
     NotPulled { wanted: String, store: PathBuf, source: Box<Error> },

@@ -4,10 +4,12 @@
 //! are baked by `supermachine-baker` and machines run by `supermachine`; nothing here knows how.
 //! Standard output holds only what a command is asked for; all else goes to standard error.
 
+mod cargo_cli;
 mod codesign;
 mod commands;
 mod error;
 mod format;
+mod package;
 mod progress;
 mod report;
 mod store;
@@ -16,7 +18,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
+use clap::{Parser, Subcommand, ValueHint};
 
 use commands::{
     codesign as codesign_command, df, doctor, export, gc, import, inspect, ls, pull, push, rm, run,
@@ -121,7 +123,7 @@ impl Command {
 /// The command `supermachine`.
 #[must_use]
 pub fn supermachine() -> ExitCode {
-    execute(std::env::args_os().collect(), "supermachine").into()
+    execute(std::env::args_os().collect()).into()
 }
 
 /// The command `cargo-supermachine`, which cargo runs as `cargo supermachine`.
@@ -132,16 +134,12 @@ pub fn cargo_supermachine() -> ExitCode {
     if arguments.get(1).is_some_and(|first| first == "supermachine") {
         arguments.remove(1);
     }
-    execute(arguments, "cargo supermachine").into()
+    cargo_cli::execute(arguments).into()
 }
 
-fn execute(arguments: Vec<OsString>, name: &'static str) -> u8 {
+fn execute(arguments: Vec<OsString>) -> u8 {
     let is_run = subcommand(&arguments).is_some_and(|word| word == "run");
-    let parsed = Cli::command()
-        .bin_name(name)
-        .try_get_matches_from(arguments)
-        .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches));
-    let cli = match parsed {
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Whoever does not read the help text needs no word about that.
@@ -167,19 +165,25 @@ fn execute(arguments: Vec<OsString>, name: &'static str) -> u8 {
 /// The first argument that is neither an option nor an option's value. Asked for when the
 /// arguments cannot be parsed, so it goes by what stands before a command.
 fn subcommand(arguments: &[OsString]) -> Option<&OsString> {
-    let mut rest = arguments.iter().skip(1);
+    arguments.get(subcommand_place(arguments)?)
+}
+
+fn subcommand_place(arguments: &[OsString]) -> Option<usize> {
+    let mut words = arguments.iter().enumerate().skip(1);
     loop {
-        let word = rest.next()?;
+        let (place, word) = words.next()?;
         if word == "--store" {
-            rest.next()?;
+            words.next()?;
         } else if !word.as_encoded_bytes().starts_with(b"-") {
-            return Some(word);
+            return Some(place);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]

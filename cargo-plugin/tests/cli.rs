@@ -61,7 +61,7 @@ fn help_of_every_command_goes_to_stdout_in_short_lines() {
 }
 
 #[test]
-fn cargo_runs_the_same_commands() {
+fn cargo_has_these_commands_too() {
     let home = Home::new();
     let cargo = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cargo-supermachine"));

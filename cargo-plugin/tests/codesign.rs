@@ -3,10 +3,13 @@
 //! With the feature `codesign`, signatures are read back by `apple-codesign` and by a reader of
 //! our own. Needs the package `openssl` then.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "support/macho.rs"]
 mod macho;
+#[cfg(feature = "codesign")]
+#[path = "support/package.rs"]
+mod package;
 #[cfg(feature = "codesign")]
 #[path = "support/signature.rs"]
 mod signature;
@@ -105,6 +108,7 @@ mod signing {
 
     use super::*;
     use crate::macho::{X86_64, universal};
+    use crate::package::Package;
     use crate::signature::{AD_HOC, HARDENED, Signature};
 
     const HYPERVISOR: &str = "com.apple.security.hypervisor";
@@ -112,7 +116,7 @@ mod signing {
     /// The signature as read by a reader of ours; that of `apple-codesign` must agree.
     #[track_caller]
     fn signature(file: &[u8]) -> Signature {
-        let ours = crate::signature::read(file).expect("a signature");
+        let ours = crate::signature::read(file).unwrap();
         let parsed = MachFile::parse(file).unwrap();
         let theirs = parsed.nth_macho(0).unwrap().code_signature().unwrap().unwrap();
         let directory = theirs.code_directory().unwrap().unwrap();
@@ -290,5 +294,50 @@ mod signing {
         let sealed: plist::Dictionary = plist::from_file(sealed).unwrap();
         let sealed = sealed["files2"].as_dictionary().unwrap();
         assert!(sealed.contains_key("Resources/data"), "{sealed:?}");
+    }
+
+    #[test]
+    fn build_signs_every_program_that_it_makes() {
+        let home = Home::new();
+        let package = Package::new();
+        package.link_to(&app(&home));
+        package.run(&["build", "--bins"]).succeeds();
+        let made = package.path("target/debug/app");
+        let found = signature(&fs::read(&made).unwrap());
+        assert!(allows_hypervisor(&found) && found.flags == AD_HOC, "{found:?}");
+        let before = fs::metadata(&made).unwrap().ino();
+        package.run(&["build", "--bins"]).succeeds();
+        assert!(allows_hypervisor(&signature(&fs::read(&made).unwrap())), "{before}");
+    }
+
+    #[test]
+    fn program_and_tests_are_signed_before_they_start() {
+        let home = Home::new();
+        let package = Package::new();
+        package.link_to(&app(&home));
+        let runner =
+            package.script("runner", "cp \"$1\" \"$(dirname \"$0\")/started\"; shift; echo \"$@\"");
+        let config = fs::read_to_string(package.path(".cargo/config.toml")).unwrap();
+        package.write(".cargo/config.toml", format!("{config}runner = [{runner:?}]\n"));
+        for arguments in [["run", "-q", "--", "x"], ["test", "-q", "--", "x"]] {
+            let done = package.run(&arguments);
+            assert!(done.succeeds().starts_with('x'), "{done:?}");
+            let started = fs::read(package.path("started")).unwrap();
+            assert!(allows_hypervisor(&signature(&started)), "{arguments:?}");
+            fs::remove_file(package.path("started")).unwrap();
+        }
+    }
+
+    #[test]
+    fn program_that_is_signed_so_already_is_left_alone() {
+        let home = Home::new();
+        let app = app(&home);
+        let package = Package::new();
+        let start = || package.run(&["runner", "--then=echo", "--", app.to_str().unwrap()]);
+        start().succeeds();
+        let first = fs::metadata(&app).unwrap().ino();
+        assert!(allows_hypervisor(&signature(&fs::read(&app).unwrap())));
+        start().succeeds();
+        assert_eq!(fs::metadata(&app).unwrap().ino(), first);
     }
 }

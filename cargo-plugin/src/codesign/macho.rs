@@ -5,6 +5,8 @@
 
 /// Architectures that one file may have.
 const MOST_SLICES: u32 = 16;
+/// Blobs of a signature that are looked at; there are some ten kinds.
+const MOST_BLOBS: u32 = 64;
 const HEADER: u64 = 32;
 const SEGMENT: u64 = 72;
 const SECTION: u64 = 80;
@@ -48,17 +50,44 @@ pub(crate) enum MachoError {
     NoRoom,
 }
 
+/// Whether bytes begin like a Mach-O file, whatever follows.
+pub(crate) fn looks_like_one(start: &[u8]) -> bool {
+    let magic = |bytes: [u8; 4]| u32::from_le_bytes(bytes) == MAGIC_64;
+    // A Java class begins like a file of several architectures, and then with its version,
+    // which is above all numbers of architectures.
+    let is_fat = |start: &[u8]| {
+        let slices = Bytes(start).big(4);
+        Bytes(start).big(0) == Some(MAGIC_FAT) && slices.is_some_and(|n| n <= MOST_SLICES)
+    };
+    start.first_chunk().is_some_and(|first| magic(*first)) || is_fat(start)
+}
+
+/// Whether every architecture's signature has exactly these entitlements.
+pub(crate) fn is_signed_with(bytes: &[u8], entitlements: &[u8]) -> bool {
+    let has_them = |slice: &Bytes<'_>| signed_entitlements(*slice) == Some(entitlements);
+    slices(Bytes(bytes)).is_ok_and(|slices| slices.iter().all(has_them))
+}
+
 /// Checks all that a signer goes by.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), MachoError> {
-    let file = Bytes(bytes);
+    for slice in slices(Bytes(bytes))? {
+        let (found, commands_end) = Found::read(slice)?;
+        found.judge(slice, commands_end)?;
+    }
+    Ok(())
+}
+
+/// The architectures of a file.
+fn slices(file: Bytes<'_>) -> Result<Vec<Bytes<'_>>, MachoError> {
     if file.big(0) != Some(MAGIC_FAT) {
-        return check_slice(file);
+        return Ok(vec![file]);
     }
     let count = file.big(4).ok_or(MachoError::NoHeader)?;
     if count == 0 || count > MOST_SLICES {
         return Err(MachoError::Slices { found: count });
     }
     let mut used = 8 + 20 * u64::from(count);
+    let mut slices = Vec::new();
     for index in 0..u64::from(count) {
         let entry = 8 + 20 * index;
         let (Some(offset), Some(size)) = (file.big(entry + 8), file.big(entry + 12)) else {
@@ -69,9 +98,22 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), MachoError> {
             return Err(MachoError::Overlap { what: "an architecture" });
         }
         used = offset + size;
-        check_slice(file.part("an architecture", offset, size)?)?;
+        slices.push(file.part("an architecture", offset, size)?);
     }
-    Ok(())
+    Ok(slices)
+}
+
+/// The entitlements in a signature: its blob 5, behind a head of eight bytes.
+fn signed_entitlements(slice: Bytes<'_>) -> Option<&[u8]> {
+    const SLOT: u32 = 5;
+    let (start, end) = Found::read(slice).ok()?.0.signature?;
+    let signature = slice.part("the signature", start, end.checked_sub(start)?).ok()?;
+    let count = signature.big(8)?.min(MOST_BLOBS);
+    let entry = |index: u32| 12 + 8 * u64::from(index);
+    let index = (0..count).find(|index| signature.big(entry(*index)) == Some(SLOT))?;
+    let at = u64::from(signature.big(entry(index) + 4)?);
+    let size = u64::from(signature.big(at + 4)?);
+    Some(signature.part("the entitlements", at + 8, size.checked_sub(8)?).ok()?.0)
 }
 
 /// What the load commands of one architecture say.
@@ -85,29 +127,30 @@ struct Found {
     first_section: Option<u64>,
 }
 
-fn check_slice(file: Bytes<'_>) -> Result<(), MachoError> {
-    match file.little(0) {
-        Some(MAGIC_64) => {}
-        Some(MAGIC_32) => return Err(MachoError::Narrow),
-        _ => return Err(MachoError::NoHeader),
-    }
-    let word = |at| file.little(at).ok_or_else(|| file.outside("the header", HEADER));
-    let (kind, count, size) = (word(12)?, word(16)?, u64::from(word(20)?));
-    word(28)?;
-    if !SIGNED_KINDS.contains(&kind) {
-        return Err(MachoError::Kind { kind });
-    }
-    let end = HEADER + size;
-    file.part("the load commands", HEADER, size)?;
-    let mut found = Found::default();
-    let mut at = HEADER;
-    for _ in 0..count {
-        at += found.command(file, at, end)?;
-    }
-    found.judge(file, end)
-}
-
 impl Found {
+    /// Reads the load commands, and tells where they end.
+    fn read(file: Bytes<'_>) -> Result<(Self, u64), MachoError> {
+        match file.little(0) {
+            Some(MAGIC_64) => {}
+            Some(MAGIC_32) => return Err(MachoError::Narrow),
+            _ => return Err(MachoError::NoHeader),
+        }
+        let word = |at| file.little(at).ok_or_else(|| file.outside("the header", HEADER));
+        let (kind, count, size) = (word(12)?, word(16)?, u64::from(word(20)?));
+        word(28)?;
+        if !SIGNED_KINDS.contains(&kind) {
+            return Err(MachoError::Kind { kind });
+        }
+        let end = HEADER + size;
+        file.part("the load commands", HEADER, size)?;
+        let mut found = Self::default();
+        let mut at = HEADER;
+        for _ in 0..count {
+            at += found.command(file, at, end)?;
+        }
+        Ok((found, end))
+    }
+
     /// Takes the load command at an offset in, and returns its size.
     fn command(&mut self, file: Bytes<'_>, at: u64, end: u64) -> Result<u64, MachoError> {
         const WHAT: &str = "a load command";

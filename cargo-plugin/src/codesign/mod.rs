@@ -23,7 +23,7 @@ mod system;
 mod tests;
 
 use std::fs::{self, File, Permissions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use entitlements::Entitlements;
@@ -51,6 +51,10 @@ pub(crate) struct Signing {
 
 /// All that a signer needs to know.
 #[derive(Debug)]
+#[cfg_attr(
+    all(not(target_os = "macos"), not(feature = "codesign"), not(test)),
+    expect(dead_code, reason = "nothing signs in such a build")
+)]
 struct Request<'a> {
     identity: &'a Identity,
     /// What macOS knows the program by.
@@ -60,12 +64,34 @@ struct Request<'a> {
     timestamp: bool,
 }
 
+#[cfg_attr(
+    all(not(target_os = "macos"), not(feature = "codesign"), not(test)),
+    expect(dead_code, reason = "nothing signs in such a build")
+)]
 impl Request<'_> {
     /// Whether the program gives up what lets others change it while it runs. Notarization
     /// asks for it; where nobody vouches for the program, it protects nothing.
     fn is_hardened(&self) -> bool {
         matches!(self.identity, Identity::Named { .. })
     }
+}
+
+/// Whether a file is a program for macOS, by how it begins.
+pub(crate) fn is_for_macos(path: &Path) -> bool {
+    let mut start = [0; 8];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    read.is_ok() && macho::looks_like_one(&start)
+}
+
+/// Signs a program that is about to be started, unless it is signed so already: others may be
+/// starting it at the same time.
+pub(crate) fn sign_to_run(path: &Path, entitlements: Option<&Path>) -> Result<(), CodesignError> {
+    let bytes = fs::read(path).map_err(CodesignError::file("read", path))?;
+    if macho::is_signed_with(&bytes, &Entitlements::read(entitlements)?.xml()?) {
+        return Ok(());
+    }
+    let entitlements = entitlements.map(Path::to_path_buf);
+    sign(path, &Signing { entitlements, ..Signing::default() })
 }
 
 /// Signs a program, or an app bundle with the programs in it.

@@ -1,4 +1,4 @@
-use super::macho::{MachoError, check};
+use super::macho::{MachoError, check, is_signed_with, looks_like_one};
 use super::*;
 
 #[path = "../../tests/support/macho.rs"]
@@ -22,6 +22,8 @@ fn program_of_one_or_more_architectures_can_be_signed() {
     let both = universal(&[(X86_64, intel.clone()), (ARM64, arm.clone())]);
     for file in [arm, intel, both] {
         assert_eq!(check(&file), Ok(()));
+        assert!(looks_like_one(&file[..8]));
+        assert!(!is_signed_with(&file, b""));
     }
 }
 
@@ -31,6 +33,9 @@ fn other_files_are_told_apart() {
     assert_eq!(check(b""), Err(MachoError::NoHeader));
     let class = b"\xca\xfe\xba\xbe\0\0\0\x41and more";
     assert_eq!(check(class), Err(MachoError::Slices { found: 65 }));
+    for start in [&class[..8], b"\x7fELF\x02\x01\x01\0", b"#!/bin/s", b"\xca\xfe", b""] {
+        assert!(!looks_like_one(start), "{start:?}");
+    }
     let mut file = program(ARM64);
     file[..4].copy_from_slice(&0xfeed_face_u32.to_le_bytes());
     assert_eq!(check(&file), Err(MachoError::Narrow));
@@ -174,6 +179,7 @@ fn damaged_program_is_refused_or_signed() {
     };
     sign(&program(ARM64)).unwrap();
     let signed = fs::read(file.path()).unwrap();
+    assert!(is_signed_with(&signed, &entitlements) && !is_signed_with(&signed, b"other"));
     let mut refused = 0;
     for whole in [program(ARM64), universal(&[(X86_64, program(X86_64))]), signed] {
         // All that says where something is stands at the beginning.

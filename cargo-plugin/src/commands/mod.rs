@@ -1,5 +1,6 @@
 //! The commands: each a module with its arguments and `exec`, which returns the exit status.
 
+pub(crate) mod cargo;
 pub(crate) mod codesign;
 pub(crate) mod df;
 pub(crate) mod doctor;
@@ -12,4 +13,5 @@ pub(crate) mod pull;
 pub(crate) mod push;
 pub(crate) mod rm;
 pub(crate) mod run;
+pub(crate) mod runner;
 pub(crate) mod verify;

@@ -111,7 +111,7 @@ impl Home {
 }
 
 impl Done {
-    fn of(output: &Output) -> Self {
+    pub(crate) fn of(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let signal = output.status.signal().map(|signal| -signal);
         Self {

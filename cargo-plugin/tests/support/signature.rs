@@ -41,7 +41,7 @@ pub(crate) fn read(file: &[u8]) -> Option<Signature> {
         let part = &blob[big(blob, entry + 4) as usize..];
         Some(&part[..big(part, 4) as usize])
     };
-    let directory = part(0).expect("a code directory");
+    let directory = part(0).unwrap();
     assert_eq!(big(directory, 0), CODE_DIRECTORY);
     let [hashes, identifier, specials, pages, limit] =
         [16, 20, 24, 28, 32].map(|at| big(directory, at) as usize);
@@ -64,9 +64,9 @@ pub(crate) fn read(file: &[u8]) -> Option<Signature> {
             assert_eq!(told, Sha256::digest(part).as_slice(), "slot {slot}");
         }
     }
-    let xml = part(5).expect("entitlements");
+    let xml = part(5).unwrap();
     assert_eq!(big(xml, 0), ENTITLEMENTS);
-    assert_eq!(big(part(7).expect("entitlements in DER"), 0), ENTITLEMENTS_DER);
+    assert_eq!(big(part(7).unwrap(), 0), ENTITLEMENTS_DER);
     assert!(special.contains(&5) && special.contains(&7), "{special:?}");
     let text = directory[identifier..].split(|byte| *byte == 0).next().unwrap();
     Some(Signature {

@@ -1,0 +1,32 @@
+//! `cargo supermachine runner`: signs a program if it is for macOS, and becomes it. Cargo calls it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::codesign;
+use crate::error::Error;
+use crate::package::{self, Program};
+
+/// Start a program that cargo has built
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A word of the runner that was configured, which gets the program
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    then: Vec<OsString>,
+    /// The entitlements that it is signed with
+    #[arg(long, value_name = "FILE")]
+    entitlements: Option<PathBuf>,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "PROGRAM")]
+    argv: Vec<OsString>,
+}
+
+/// Becomes the program, or the runner that starts it.
+pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
+    let program = Program { then: args.then.clone(), argv: args.argv.clone() };
+    let path = program.path();
+    if codesign::is_for_macos(&path) {
+        codesign::sign_to_run(&path, args.entitlements.as_deref())?;
+    }
+    Err(package::become_command(program.command()).into())
+}

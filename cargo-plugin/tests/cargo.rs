@@ -1,0 +1,147 @@
+//! `cargo supermachine build`, `run`, `test` and `check` on a package that is made here.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "support/package.rs"]
+mod package;
+mod support;
+
+use package::Package;
+use serde_json::Value;
+use support::{Done, files};
+
+#[test]
+fn build_is_cargos_with_its_messages_and_status() {
+    let package = Package::new();
+    let done = package.run(&["build", "--release"]);
+    assert_eq!(done.succeeds(), "");
+    assert!(done.stderr.contains("Compiling app v1.2.3"), "{done:?}");
+    assert!(package.path("target/release/app").is_file());
+    assert!(!package.path("target/debug").exists());
+    assert_eq!(package.run(&["build", "-q", "--release"]).stderr, "");
+
+    package.write("src/main.rs", "fn main() { let unused = 1; }");
+    let done = package.run(&["build"]);
+    assert_eq!(done.succeeds(), "");
+    assert!(done.stderr.contains("unused variable: `unused`\n --> src/main.rs"), "{done:?}");
+    package.write("src/main.rs", "fn main() { let unused = 1;  }");
+    let short = package.run(&["build", "--message-format", "short"]);
+    assert_eq!(short.succeeds(), "");
+    assert!(short.stderr.contains("src/main.rs:1:17: warning: unused variable"), "{short:?}");
+
+    package.write("src/main.rs", "fn main() { nonsense }");
+    let done = package.run(&["build"]);
+    assert_eq!((done.status, &*done.stdout), (101, ""), "{done:?}");
+    assert!(done.stderr.contains("cannot find value `nonsense`"), "{done:?}");
+    package.run(&["build", "--nosuch"]).fails(1, &["unexpected argument '--nosuch'"]);
+}
+
+#[test]
+fn build_gives_messages_to_those_who_ask_for_them() {
+    let package = Package::new();
+    let done = package.run(&["build", "--message-format=json"]);
+    let messages: Vec<Value> =
+        done.succeeds().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(messages.last().unwrap()["reason"], "build-finished");
+    let program = messages.iter().find_map(|message| message["executable"].as_str()).unwrap();
+    assert_eq!(program, package.path("target/debug/app").to_str().unwrap());
+}
+
+#[test]
+fn run_passes_arguments_and_status_through() {
+    let package = Package::new();
+    package.write("examples/other.rs", "fn main() { println!(\"other\"); }");
+    package.write("src/bin/second.rs", "fn main() { println!(\"second\"); }");
+    let done = package.run(&["run", "-q", "--bin", "app", "--", "-q", "--help"]);
+    assert_eq!((done.status, &*done.stdout), (2, "app -q --help\n"), "{done:?}");
+    let done = package.run(&["run", "--bin", "app", "a", "--", "b"]);
+    assert_eq!((done.status, &*done.stdout), (3, "app a -- b\n"), "{done:?}");
+    assert_eq!(package.run(&["run", "--example", "other"]).succeeds(), "other\n");
+    let other = ["run", "--bin", "second", "--profile", "small", "--target-dir", "elsewhere"];
+    assert_eq!(package.run(&other).succeeds(), "second\n");
+    assert!(package.path("elsewhere/small/second").is_file());
+    let target = ["run", "--bin=second", "--target", &Package::host()];
+    assert_eq!(package.run(&target).succeeds(), "second\n");
+    assert!(package.path("target").join(Package::host()).join("debug/second").is_file());
+    package.run(&["run", "--bin", "nosuch"]).fails(101, &["no bin target named `nosuch`"]);
+}
+
+#[test]
+fn configured_runner_is_kept() {
+    let package = Package::new();
+    let runner = package.script("the runner", "echo \"$1 runs ${2##*/}\"; shift; exec \"$@\"");
+    let host = Package::host();
+    let config = format!("[target.{host}]\nrunner = [{runner:?}, \"it is me\"]\n");
+    package.write(".cargo/config.toml", config);
+    let done = package.run(&["run", "-q", "--", "x"]);
+    assert_eq!((done.status, &*done.stdout), (1, "it is me runs app\napp x\n"), "{done:?}");
+    // As cargo has it: a variable counts more than a file.
+    let variable = format!("CARGO_TARGET_{}_RUNNER", host.replace('-', "_").to_uppercase());
+    let mut command = package.command(&["run", "-q"]);
+    let done = Done::of(&command.env(&variable, "env A=1 echo").output().unwrap());
+    assert!(done.succeeds().ends_with("target/debug/app\n"), "{done:?}");
+    // And one for some targets less than one for this target.
+    let config = format!("[target.'cfg(unix)']\nrunner = [{runner:?}, \"for some\"]\n");
+    package.write(".cargo/config.toml", config);
+    let done = package.run(&["run", "-q"]);
+    assert_eq!(done.succeeds(), "for some runs app\napp \n", "{done:?}");
+    let setting = format!("target.{host}.runner=\"echo\"");
+    let done = package.run(&["run", "-q", "--config", &setting]);
+    assert!(done.stderr.contains("warning: the runner given with --config"), "{done:?}");
+}
+
+#[test]
+fn test_runs_tests_and_passes_what_is_behind_the_dashes() {
+    let package = Package::new();
+    package.write("tests/fails.rs", "#[test] fn failing() { panic!(\"as it must\"); }");
+    let done = package.run(&["test", "--bin", "app", "--", "--nocapture"]);
+    assert!(done.succeeds().contains("tested\n"), "{done:?}");
+    let done = package.run(&["test", "--bin", "app"]);
+    assert!(!done.succeeds().contains("tested\n"), "{done:?}");
+    let done = package.run(&["test", "--test", "fails"]);
+    assert_eq!(done.status, 101, "{done:?}");
+    assert!(done.stdout.contains("as it must"), "{done:?}");
+}
+
+#[test]
+fn check_makes_no_program() {
+    let package = Package::new();
+    let done = package.run(&["check"]);
+    assert_eq!(done.succeeds(), "");
+    assert!(done.stderr.contains("Checking app"), "{done:?}");
+    assert!(!files(&package.path("target/debug")).contains(&"app".to_owned()));
+    package.write("src/main.rs", "fn main() { 1 }");
+    let done = package.run(&["check"]);
+    assert_eq!((done.status, &*done.stdout), (101, ""), "{done:?}");
+    assert!(done.stderr.contains("mismatched types"), "{done:?}");
+}
+
+#[test]
+fn cargo_that_is_not_there_is_told() {
+    let package = Package::new();
+    for command in ["build", "check"] {
+        let mut command = package.command(&[command]);
+        let done = Done::of(&command.env("CARGO", "/no/cargo").output().unwrap());
+        done.fails(1, &["/no/cargo cannot be started", "No such file"]);
+    }
+    package.write(".cargo/config.toml", "[");
+    package.run(&["run"]).fails(1, &["cargo's configuration cannot be read"]);
+}
+
+#[test]
+fn runner_becomes_the_program() {
+    let package = Package::new();
+    let done = package.run(&["runner", "--", "sh", "-c", "kill -TERM $$"]);
+    assert_eq!(done.status, -15, "{done:?}");
+    package.run(&["runner", "--", "/no/program"]).fails(1, &["/no/program cannot be started"]);
+    let help = package.run(&["--help"]);
+    assert!(!help.succeeds().contains("runner"), "{help:?}");
+    for command in ["build", "run", "test", "check", "ls", "doctor", "codesign"] {
+        assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}: {help:?}");
+        let told = package.run(&[command, "--help"]);
+        assert!(
+            told.succeeds().contains(&format!("Usage: cargo supermachine {command}")),
+            "{told:?}"
+        );
+    }
+}

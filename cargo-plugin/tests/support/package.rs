@@ -1,0 +1,111 @@
+//! A package that a test makes, outside of every workspace and without dependencies.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::support::Done;
+
+const MANIFEST: &str = r#"
+[package]
+name = "app"
+version = "1.2.3"
+edition = "2024"
+
+[profile.small]
+inherits = "release"
+
+[workspace]
+"#;
+const MAIN: &str = r#"fn main() {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    println!("app {}", arguments.join(" "));
+    std::process::exit(arguments.len() as i32);
+}
+
+#[test]
+fn one_test() {
+    println!("tested");
+}
+"#;
+
+/// The package's folder, which goes with the value.
+pub(crate) struct Package {
+    dir: TempDir,
+}
+
+impl Package {
+    pub(crate) fn new() -> Self {
+        let package =
+            Self { dir: tempfile::Builder::new().prefix("a package ").tempdir().unwrap() };
+        package.write("Cargo.toml", MANIFEST);
+        package.write("src/main.rs", MAIN);
+        package
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// Adds lines to the manifest.
+    pub(crate) fn declare(&self, lines: &str) {
+        let manifest = fs::read_to_string(self.path("Cargo.toml")).unwrap();
+        self.write("Cargo.toml", manifest + lines);
+    }
+
+    /// A script that can be run. Another process writes it: one that this process has open for
+    /// writing cannot be run, and a test beside this one might pass it on to a process of its own.
+    pub(crate) fn script(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        let mut write = Command::new("sh");
+        write.args(["-c", "printf '#!/bin/sh\\n%s\\n' \"$1\" > \"$0\" && chmod +x \"$0\""]);
+        assert!(write.arg(&path).arg(text).status().unwrap().success());
+        path
+    }
+
+    /// `cargo supermachine`, in the package, as if cargo had started it, without what the cargo
+    /// that runs the tests was told.
+    pub(crate) fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cargo-supermachine"));
+        command.arg("supermachine").args(arguments).current_dir(self.dir.path());
+        for name in ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "SUPERMACHINE_STORE"] {
+            command.env_remove(name);
+        }
+        command.env("XDG_CACHE_HOME", self.path("cache")).env("XDG_DATA_HOME", self.path("data"));
+        command.env("CARGO_NET_OFFLINE", "true").stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Done {
+        Done::of(&self.command(arguments).output().unwrap())
+    }
+
+    /// What the compiler calls this host.
+    pub(crate) fn host() -> String {
+        let output = Command::new("rustc").arg("-vV").output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().find_map(|line| line.strip_prefix("host: ")).unwrap().to_owned()
+    }
+
+    /// Has everything "linked" to this file: what comes out of a build is a copy of it.
+    pub(crate) fn link_to(&self, program: &Path) {
+        let linker = self.script(
+            "linker",
+            "while [ \"$1\" != -o ]; do shift; done; cp \"$(dirname \"$0\")/program\" \"$2\"",
+        );
+        fs::copy(program, self.path("program")).unwrap();
+        let config = format!("[target.{}]\nlinker = {:?}\n", Self::host(), linker);
+        self.write(".cargo/config.toml", config);
+    }
+}
