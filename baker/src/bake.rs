@@ -4,18 +4,16 @@
 //! disk in its slot, let the agent attach and start the container, wait until it is ready,
 //! capture. Every step's result is remembered by the digest of what went into it.
 
-use std::fmt;
 use std::fs;
 use std::sync::Arc;
-use std::time::Duration;
 
 use supermachine::agent::{Replies, resume};
 use supermachine::host::missing_features;
 use supermachine::image::{expanded_disk, forget_mapped};
 use supermachine::machine::layout::ROOT_SLOT;
 use supermachine::machine::{Machine, MachineError, MemoryFiles, Origin, Restore};
-use supermachine::pack::{DEFAULT_LEVEL, Manifest};
-use supermachine::{Image, Timings};
+use supermachine::pack::Manifest;
+use supermachine::{Image, Timings, VmConfig};
 use supermachine_formats::pack::Index;
 use supermachine_formats::snapshot::baseline::Baseline;
 use supermachine_formats::snapshot::{Disk, Snapshot, Stage, Workload};
@@ -26,23 +24,20 @@ use crate::ask::ask;
 use crate::base::BaseInputs;
 use crate::boot::check_size;
 use crate::capture::{Behind, Capture, Kind, capture};
-use crate::container::{Overrides, argv, container};
-use crate::oci::{self, BlobStore, FetchOptions, ImageSource, OciImage, Platform};
+use crate::container::{argv, container};
+use crate::oci::{self, BlobStore, OciImage, Platform};
 use crate::root_disk::{self, RootDisk};
-use crate::{BakeError, Ready, Store, ready, warm};
+use crate::warmup::Warmup;
+use crate::{BakeError, OciImageBuilder, Store, ready, warm};
 
-/// Guest memory when none is asked for, in MiB.
-const DEFAULT_MEMORY_MIB: u64 = 256;
 /// What machines are called until they are given a name at their start. Not the snapshot's
 /// name: one snapshot can have several.
 const HOSTNAME: &str = "supermachine";
-/// How long readiness is waited for when nobody says.
-const DEFAULT_READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// What only lives for a moment is compressed as quickly as can be.
 const TRIAL_LEVEL: i32 = 1;
 /// A change of what a bake does must change this, so that what was remembered before is not
 /// taken for it.
-const RECIPE: u16 = 2;
+pub(crate) const RECIPE: u16 = 2;
 
 /// Told what a bake does. Called from any thread, and not to block.
 pub trait Observer: Send + Sync {
@@ -53,197 +48,21 @@ pub trait Observer: Send + Sync {
     fn fetch(&self, event: oci::Event<'_>);
 }
 
-/// Describes a bake; [`OciImageBuilder::bake`] does it.
-///
-/// ```no_run
-/// use supermachine_baker::{OciImageBuilder, Ready, Store};
-///
-/// # fn main() -> Result<(), supermachine_baker::BakeError> {
-/// let store = Store::open("target/snapshots")?;
-/// OciImageBuilder::new("nginx:1.27")?
-///     .name("web")
-///     .memory_mib(128)
-///     .ready(Ready::Tcp(80))
-///     .bake(&store)?;
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone)]
-pub struct OciImageBuilder {
-    source: ImageSource,
-    name: Option<String>,
-    memory_mib: u64,
-    vcpus: u16,
-    baseline: Baseline,
-    overrides: Overrides,
-    root_disk: RootDisk,
-    ready: Ready,
-    ready_timeout: Duration,
-    level: i32,
-    fetch: FetchOptions,
-    observer: Option<Arc<dyn Observer>>,
-}
-
-impl fmt::Debug for OciImageBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OciImageBuilder")
-            .field("source", &self.source)
-            .field("name", &self.name)
-            .field("memory_mib", &self.memory_mib)
-            .field("vcpus", &self.vcpus)
-            .field("baseline", &self.baseline)
-            .field("overrides", &self.overrides)
-            .field("root_disk", &self.root_disk)
-            .field("ready", &self.ready)
-            .field("ready_timeout", &self.ready_timeout)
-            .field("level", &self.level)
-            .field("fetch", &self.fetch)
-            .finish_non_exhaustive()
-    }
-}
-
 /// A finished bake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Baked {
     /// The snapshot's name in the store.
     pub name: String,
-    /// The digest of its state file.
+    /// The digest of its manifest.
     pub digest: Digest,
+    /// The digest of the image that it was baked from: that of an index, or of the only manifest.
+    pub image: Digest,
     /// Whether it was there already.
     pub was_cached: bool,
 }
 
 impl OciImageBuilder {
-    /// Bakes the image that `source` means: a reference like those of Docker, `oci:FOLDER`,
-    /// `oci-archive:FILE`, `docker-archive:FILE`, or the path of such a folder or file.
-    ///
-    /// # Errors
-    /// The text has none of these forms.
-    pub fn new(source: &str) -> Result<Self, BakeError> {
-        Ok(Self {
-            source: source.parse()?,
-            name: None,
-            memory_mib: DEFAULT_MEMORY_MIB,
-            vcpus: 1,
-            baseline: Baseline::V3,
-            overrides: Overrides::default(),
-            root_disk: RootDisk::Mapped,
-            ready: Ready::Auto,
-            ready_timeout: DEFAULT_READY_TIMEOUT,
-            level: DEFAULT_LEVEL,
-            fetch: FetchOptions::default(),
-            observer: None,
-        })
-    }
-
-    /// The snapshot's name; otherwise the last part of the image's.
-    #[must_use]
-    pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
-        self
-    }
-
-    /// Guest memory in MiB; 256 otherwise.
-    #[must_use]
-    pub fn memory_mib(mut self, memory_mib: u64) -> Self {
-        self.memory_mib = memory_mib;
-        self
-    }
-
-    /// Virtual processors; 1 otherwise.
-    #[must_use]
-    pub fn vcpus(mut self, vcpus: u16) -> Self {
-        self.vcpus = vcpus;
-        self
-    }
-
-    /// The processor features that the guest may use; those of x86-64-v3 otherwise. The snapshot
-    /// goes on only where they are.
-    #[must_use]
-    pub fn cpu_baseline(mut self, baseline: Baseline) -> Self {
-        self.baseline = baseline;
-        self
-    }
-
-    /// How the guest reaches its root file system.
-    #[must_use]
-    pub fn root_disk(mut self, root_disk: RootDisk) -> Self {
-        self.root_disk = root_disk;
-        self
-    }
-
-    /// When the machine is ready to be captured.
-    #[must_use]
-    pub fn ready(mut self, ready: Ready) -> Self {
-        self.ready = ready;
-        self
-    }
-
-    /// How long readiness is waited for; two minutes otherwise.
-    #[must_use]
-    pub fn ready_timeout(mut self, limit: Duration) -> Self {
-        self.ready_timeout = limit;
-        self
-    }
-
-    /// How hard to compress, as zstd counts: 1 is quick, 19 takes long; 9 otherwise. What has
-    /// been stored at another level before is stored again.
-    #[must_use]
-    pub fn compression_level(mut self, level: i32) -> Self {
-        self.level = level;
-        self
-    }
-
-    /// Replaces the image's entrypoint, and drops its command.
-    #[must_use]
-    pub fn entrypoint<I: IntoIterator<Item = S>, S: Into<String>>(mut self, words: I) -> Self {
-        self.overrides.entrypoint = Some(words.into_iter().map(Into::into).collect());
-        self
-    }
-
-    /// Replaces the image's command.
-    #[must_use]
-    pub fn command<I: IntoIterator<Item = S>, S: Into<String>>(mut self, words: I) -> Self {
-        self.overrides.command = Some(words.into_iter().map(Into::into).collect());
-        self
-    }
-
-    /// Sets an environment variable for the entrypoint and every command.
-    #[must_use]
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.overrides.env.push(format!("{name}={value}"));
-        self
-    }
-
-    /// Replaces the image's user, as `user[:group]`.
-    #[must_use]
-    pub fn user(mut self, user: impl Into<String>) -> Self {
-        self.overrides.user = Some(user.into());
-        self
-    }
-
-    /// Replaces the image's working directory.
-    #[must_use]
-    pub fn working_dir(mut self, dir: impl Into<String>) -> Self {
-        self.overrides.working_dir = Some(dir.into());
-        self
-    }
-
-    /// How the image is fetched: platform, credentials, network.
-    #[must_use]
-    pub fn fetch_options(mut self, options: FetchOptions) -> Self {
-        self.fetch = options;
-        self
-    }
-
-    /// Who is told how it goes.
-    #[must_use]
-    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.observer = Some(observer);
-        self
-    }
-
     /// Does everything of a bake that needs no hypervisor: fetches the image and lays its files
     /// out. A later bake of the same image on this store goes on from there.
     ///
@@ -260,7 +79,16 @@ impl OciImageBuilder {
     /// # Errors
     /// Any [`BakeError`]. The store is as it was before, but for what later bakes can use.
     pub fn bake(&self, store: &Store) -> Result<Baked, BakeError> {
-        let name = self.snapshot_name()?;
+        self.bake_as(store, self.snapshot_name()?, &|| Ok(()))
+    }
+
+    /// Bakes under another name. Before a machine is started, `may_start` is asked.
+    pub(crate) fn bake_as(
+        &self,
+        store: &Store,
+        name: String,
+        may_start: &dyn Fn() -> Result<(), BakeError>,
+    ) -> Result<Baked, BakeError> {
         store.check_name(&name)?;
         // Before anything is downloaded for nothing.
         check_size(self.memory_mib, self.vcpus).map_err(|source| BakeError::Boot { source })?;
@@ -270,20 +98,21 @@ impl OciImageBuilder {
             return Err(BakeError::NoCommand { reference: image.reference });
         }
         let base = self.base_inputs()?;
-        let key = self.key(&image, base.key());
         let _hold = store.layout().hold()?;
-        let _turn = store.lock(key)?;
-        let known = store.made_snapshot(key);
-        let digest = match known {
-            Some(digest) => digest,
-            None => {
-                let digest = self.make(store, &image, &base)?;
-                store.remember(key, digest)?;
-                digest
-            }
-        };
+        let (mut digest, mut was_cached) = once(store, self.key(&image, base.key()), || {
+            may_start()?;
+            self.make(store, &image, &base)
+        })?;
+        if let Some(warmup) = &self.warmup {
+            let key = self.warmed_key(digest, warmup)?;
+            let (warmed, is_known) = once(store, key, || {
+                may_start()?;
+                self.warm_up(store, digest, warmup)
+            })?;
+            (digest, was_cached) = (warmed, was_cached && is_known);
+        }
         store.set_name(&name, digest)?;
-        Ok(Baked { name, digest, was_cached: known.is_some() })
+        Ok(Baked { name, digest, image: image.root_digest, was_cached })
     }
 
     fn base_inputs(&self) -> Result<BaseInputs, BakeError> {
@@ -311,16 +140,49 @@ impl OciImageBuilder {
         request(&machine, &Request::Settle, "capture")?;
         warm::exercise(&machine).map_err(BakeError::machine("capture"))?;
         let kind = Kind { stage: Stage::Image, parent, workload: Some(self.workload(image)) };
-        let mut capture = capture(&machine, kind)?;
+        let capture = capture(&machine, kind)?;
         drop(machine);
         let pack = base.pack().map_err(opening())?;
         let behind = Behind { pack, memory: &memory, is_listed: true };
+        self.finish(store, capture, behind, Some(&disk))
+    }
+
+    /// Starts the image's snapshot, runs the warm-up in it, and captures what it leaves.
+    fn warm_up(&self, store: &Store, parent: Digest, warmup: &Warmup) -> Result<Digest, BakeError> {
+        self.step("warm up");
+        let failed = || BakeError::machine("warm-up");
+        let image = store.open_image(parent)?;
+        let memory = image.mapped().map_err(failed())?.memory.clone();
+        let vm = image.start(&VmConfig::new()).map_err(failed())?;
+        warmup.run(&vm)?;
+        self.step("capture");
+        let machine = vm.machine();
+        request(machine, &Request::Settle, "capture")?;
+        warm::exercise(machine).map_err(BakeError::machine("capture"))?;
+        let workload = image.snapshot().workload.clone();
+        let kind = Kind { stage: Stage::Warmed, parent, workload };
+        let capture = capture(machine, kind)?;
+        drop(vm);
+        let pack = image.pack().map_err(failed())?;
+        let behind = Behind { pack, memory: &memory, is_listed: true };
+        // Its disks are its parent's.
+        self.finish(store, capture, behind, None)
+    }
+
+    /// Starts a capture on trial and stores it with what that tells.
+    fn finish(
+        &self,
+        store: &Store,
+        mut capture: Capture,
+        behind: Behind<'_>,
+        disk: Option<&Index>,
+    ) -> Result<Digest, BakeError> {
         self.step("trial start");
-        let trial = Trial::new(store, &capture, behind, &disk)?;
+        let trial = Trial::new(store, &capture, behind, disk)?;
         let used = warm::observe(&trial.image).map_err(BakeError::machine("trial start"))?;
         capture.snapshot.working_set = used.working_set;
         self.step("store");
-        let digest = capture.store(store, behind, Some(&disk), used.order, self.level)?;
+        let digest = capture.store(store, behind, disk, used.order, self.level)?;
         // Of the trial's files all but a few bytes are those of the snapshot, which is so ready to be
         // mapped here.
         let opened = store.open_image(digest)?;
@@ -346,7 +208,8 @@ impl OciImageBuilder {
         if let Some(observer) = &self.observer {
             options.progress = Some(Arc::new(Forward(Arc::clone(observer))));
         }
-        let image = oci::fetch(&self.source, &downloads, &options)?;
+        let mut image = oci::fetch(&self.source, &downloads, &options)?;
+        image.layers.extend(self.files.layer(&downloads)?);
         let host = Platform::host();
         match image.config.platform() {
             Some(found) if found.os != host.os || !found.same_architecture(&host) => {
@@ -374,6 +237,8 @@ impl OciImageBuilder {
         add(&RECIPE.to_le_bytes());
         add(&base.0);
         add(&image.manifest_digest.0);
+        add(&(image.layers.len() as u64).to_le_bytes());
+        image.layers.iter().for_each(|layer| add(&layer.diff_id.0));
         add(&[self.root_disk as u8]);
         add(&self.level.to_le_bytes());
         add(self.ready.to_string().as_bytes());
@@ -389,8 +254,18 @@ impl OciImageBuilder {
         hasher.finish()
     }
 
+    fn warmed_key(&self, image: Digest, warmup: &Warmup) -> Result<Digest, BakeError> {
+        let mut hasher = Hasher::new();
+        hasher.update(b"warmed");
+        hasher.update(&RECIPE.to_le_bytes());
+        hasher.update(&image.0);
+        hasher.update(&self.level.to_le_bytes());
+        hasher.update(&warmup.identity(self.warmup_tag.as_deref())?.0);
+        Ok(hasher.finish())
+    }
+
     /// The name that was given, or the last part of the image's, without its tag.
-    fn snapshot_name(&self) -> Result<String, BakeError> {
+    pub(crate) fn snapshot_name(&self) -> Result<String, BakeError> {
         if let Some(name) = &self.name {
             return Ok(name.clone());
         }
@@ -410,6 +285,22 @@ impl OciImageBuilder {
 fn check_processor(baseline: Baseline) -> Result<(), BakeError> {
     let missing = missing_features(baseline);
     if missing.0.is_empty() { Ok(()) } else { Err(BakeError::Baseline { baseline, missing }) }
+}
+
+/// What the key's inputs gave before, or give now; whoever else wants it waits. Tells whether it
+/// was there.
+fn once(
+    store: &Store,
+    key: Digest,
+    make: impl FnOnce() -> Result<Digest, BakeError>,
+) -> Result<(Digest, bool), BakeError> {
+    let _turn = store.lock(key)?;
+    if let Some(digest) = store.made_snapshot(key) {
+        return Ok((digest, true));
+    }
+    let digest = make()?;
+    store.remember(key, digest)?;
+    Ok((digest, false))
 }
 
 /// Passes a fetch's events on to a bake's observer.
@@ -457,9 +348,9 @@ impl Trial {
         store: &Store,
         capture: &Capture,
         behind: Behind<'_>,
-        disk: &Index,
+        disk: Option<&Index>,
     ) -> Result<Self, BakeError> {
-        let digest = capture.store(store, behind, Some(disk), Vec::new(), TRIAL_LEVEL)?;
+        let digest = capture.store(store, behind, disk, Vec::new(), TRIAL_LEVEL)?;
         Ok(Self { image: store.open_image(digest)? })
     }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use supermachine::machine::HypervisorError;
 use supermachine::pack::PackError;
 use supermachine_formats::snapshot::baseline::{Baseline, Features};
 use supermachine_formats::wire::Failure;
@@ -159,6 +160,28 @@ pub enum BakeError {
         /// Why.
         source: regex::Error,
     },
+    /// The warm-up did not succeed.
+    #[error("warm-up failed")]
+    Warmup {
+        /// What it said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A file cannot be added to an image under this path.
+    #[error("{path:?} is no place for a file in an image: an absolute path, without \"..\"")]
+    InvalidGuestPath {
+        /// The path.
+        path: String,
+    },
+    /// A snapshot is not in the cache of builds, and this host cannot bake it.
+    #[error(
+        "this host cannot bake: {problem}; bake where KVM works, or set SUPERMACHINE_NO_BAKE=1 to build without snapshots"
+    )]
+    NoHypervisor {
+        /// What it lacks.
+        problem: &'static str,
+        /// The hypervisor's answer.
+        source: Option<HypervisorError>,
+    },
     /// A snapshot's name has a form that is not allowed.
     #[error(
         "{name:?} is not a snapshot name: up to 128 letters, digits, '.', '_' and '-', the first a letter or digit"
@@ -174,6 +197,18 @@ pub enum BakeError {
         name: String,
         /// The store that was asked.
         store: PathBuf,
+    },
+    /// What a package declares cannot be used.
+    #[error("metadata of the package cannot be used")]
+    Manifest {
+        /// Why.
+        source: crate::manifest::ManifestError,
+    },
+    /// The lock file cannot be used.
+    #[error("lock file cannot be used")]
+    Lock {
+        /// Why.
+        source: crate::lock::LockError,
     },
     /// A file operation failed.
     #[error("cannot {operation} {path}")]
@@ -244,5 +279,17 @@ impl From<oci::Error> for BakeError {
 impl From<PackError> for BakeError {
     fn from(source: PackError) -> Self {
         Self::Pack { source }
+    }
+}
+
+impl From<crate::manifest::ManifestError> for BakeError {
+    fn from(source: crate::manifest::ManifestError) -> Self {
+        Self::Manifest { source }
+    }
+}
+
+impl From<crate::lock::LockError> for BakeError {
+    fn from(source: crate::lock::LockError) -> Self {
+        Self::Lock { source }
     }
 }

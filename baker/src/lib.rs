@@ -15,21 +15,29 @@
 //! # }
 //! ```
 
+mod added_files;
 mod ask;
 mod bake;
 mod base;
 pub mod boot;
+mod builder;
+mod builds;
 mod capture;
 mod container;
 mod error;
+pub mod lock;
+pub mod manifest;
 pub mod oci;
 mod ready;
 mod root_disk;
 pub mod rootfs;
 mod store;
 mod warm;
+mod warmup;
 
-pub use bake::{Baked, Observer, OciImageBuilder};
+pub use bake::{Baked, Observer};
+pub use builder::OciImageBuilder;
+pub use builds::Builds;
 pub use error::BakeError;
 pub use ready::Ready;
 pub use root_disk::RootDisk;

@@ -127,6 +127,30 @@ impl Assets {
     }
 }
 
+/// What tells the kernel and agent that [`Assets::locate`] finds from all others: a digest of
+/// what they are built from, for which they need not be there, or of what they are if
+/// `SUPERMACHINE_ASSETS` names them.
+///
+/// # Errors
+/// Those of [`Assets::locate`] and of reading them, where they are named.
+pub fn identity() -> Result<[u8; 32], Error> {
+    let mut hasher = Sha256::new();
+    match place::override_dir() {
+        None => {
+            hasher.update(b"inputs");
+            hasher.update(place::KERNEL_INPUTS);
+            hasher.update(place::AGENT_INPUTS);
+        }
+        Some(folder) => {
+            let assets = Assets::in_dirs(&folder, &folder)?;
+            hasher.update(b"content");
+            hasher.update(assets.kernel()?.digest);
+            hasher.update(assets.agent()?.digest);
+        }
+    }
+    Ok(hasher.finalize().into())
+}
+
 /// Writes the kernel to `path`, whole or not at all.
 ///
 /// # Errors

@@ -3,16 +3,21 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+/// Names all that goes into the kernel.
+pub(crate) const KERNEL_INPUTS: &str = env!("KERNEL_INPUTS");
+/// Names all that goes into the agent.
+pub(crate) const AGENT_INPUTS: &str = env!("AGENT_INPUTS");
+
 /// The folder of the kernel built from exactly these inputs.
 #[must_use]
 pub fn kernel_dir() -> PathBuf {
-    cache().join(concat!("kernel-", env!("KERNEL_INPUTS")))
+    cache().join(format!("kernel-{KERNEL_INPUTS}"))
 }
 
 /// The folder of the agent built from exactly these inputs.
 #[must_use]
 pub fn agent_dir() -> PathBuf {
-    cache().join(concat!("agent-", env!("AGENT_INPUTS")))
+    cache().join(format!("agent-{AGENT_INPUTS}"))
 }
 
 /// The folder that the user named instead.

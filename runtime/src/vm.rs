@@ -272,7 +272,9 @@ impl Vm {
         &self.reach
     }
 
-    pub(crate) fn machine(&self) -> &Machine {
+    /// The machine itself, for those who make snapshots.
+    #[must_use]
+    pub fn machine(&self) -> &Machine {
         &self.machine
     }
 

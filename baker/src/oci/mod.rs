@@ -64,6 +64,8 @@ const MAX_INDEX_DEPTH: usize = 4;
 pub struct OciImage {
     /// What the image was asked for as, with the short forms written out.
     pub reference: String,
+    /// The digest that the reference stands for: that of an index, or of the only manifest.
+    pub root_digest: Digest,
     /// The digest of the platform's own manifest.
     pub manifest_digest: Digest,
     /// What the image says about running it.
@@ -244,30 +246,54 @@ pub fn fetch(
     options: &FetchOptions,
 ) -> Result<OciImage, Error> {
     let task = Task { source, blobs, options };
+    with_origin(task, |origin| task.run(origin))
+}
+
+/// Finds out what an image's name stands for now, without fetching it: the digest of its index
+/// or only manifest, which is put into the cache. Without network, what it was last known to
+/// stand for.
+///
+/// # Errors
+/// Any [`Error`]; the image's place does not have it or cannot be asked.
+pub fn resolve(
+    source: &ImageSource,
+    blobs: &BlobStore,
+    options: &FetchOptions,
+) -> Result<Digest, Error> {
+    let task = Task { source, blobs, options };
+    with_origin(task, |origin| origin.root().map(|(digest, _)| digest))
+}
+
+/// Does something with the place that an image comes from.
+fn with_origin<T: Send>(
+    task: Task<'_>,
+    run: impl FnOnce(&mut dyn Origin) -> Result<T, Error> + Send,
+) -> Result<T, Error> {
+    let Task { source, blobs, options } = task;
     match source {
         ImageSource::Registry(reference) if options.offline => {
-            task.run(&mut offline::Offline::new(reference, blobs))
+            run(&mut offline::Offline::new(reference, blobs))
         }
-        ImageSource::Registry(reference) => remote::on_own_thread(|| {
-            task.run(&mut registry::Registry::new(reference, blobs, options)?)
-        }),
+        ImageSource::Registry(reference) => {
+            remote::on_own_thread(|| run(&mut registry::Registry::new(reference, blobs, options)?))
+        }
         ImageSource::Layout { path, tag } => {
-            task.run(&mut archive::Layout::open_dir(path, tag.as_deref(), blobs, options))
+            run(&mut archive::Layout::open_dir(path, tag.as_deref(), blobs, options))
         }
         ImageSource::OciArchive { path, tag } => {
             let tar = tarball::Tarball::open(path)?;
-            task.run(&mut archive::Layout::open_tar(tar, tag.as_deref(), blobs, options))
+            run(&mut archive::Layout::open_tar(tar, tag.as_deref(), blobs, options))
         }
         ImageSource::DockerArchive { path, tag } => {
             let tar = tarball::Tarball::open(path)?;
-            task.run(&mut docker_archive::DockerArchive::new(tar, tag.as_deref(), blobs, options))
+            run(&mut docker_archive::DockerArchive::new(tar, tag.as_deref(), blobs, options))
         }
         ImageSource::Archive { path } => {
             let tar = tarball::Tarball::open(path)?;
             if tar.contains("oci-layout") {
-                task.run(&mut archive::Layout::open_tar(tar, None, blobs, options))
+                run(&mut archive::Layout::open_tar(tar, None, blobs, options))
             } else {
-                task.run(&mut docker_archive::DockerArchive::new(tar, None, blobs, options))
+                run(&mut docker_archive::DockerArchive::new(tar, None, blobs, options))
             }
         }
     }
@@ -306,6 +332,14 @@ trait Origin {
     fn fetch_layers(&mut self, wanted: &[Descriptor]) -> Result<(), Error>;
 }
 
+/// What a name stands for on one platform.
+struct Resolved {
+    root: Digest,
+    manifest: Digest,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+}
+
 /// One fetch, whatever the image's origin.
 #[derive(Clone, Copy)]
 struct Task<'a> {
@@ -317,7 +351,8 @@ struct Task<'a> {
 impl Task<'_> {
     fn run(self, origin: &mut dyn Origin) -> Result<OciImage, Error> {
         let reference = self.source.to_string();
-        let (manifest_digest, config, layers) = self.resolve(origin)?;
+        let Resolved { root: root_digest, manifest: manifest_digest, config, layers } =
+            self.resolve(origin)?;
         let json = self.document(origin, &config, Document::Config)?;
         let config = ImageConfig::parse(&json, config.digest)?;
         self.check(&config, &layers)?;
@@ -336,18 +371,18 @@ impl Task<'_> {
             .zip(&config.diff_ids)
             .map(|(layer, diff_id)| self.layer(layer, *diff_id))
             .collect::<Result<_, _>>()?;
-        Ok(OciImage { reference, manifest_digest, config, layers })
+        Ok(OciImage { reference, root_digest, manifest_digest, config, layers })
     }
 
     /// Follows indexes down to the manifest of the wanted platform.
-    fn resolve(
-        self,
-        origin: &mut dyn Origin,
-    ) -> Result<(Digest, Descriptor, Vec<Descriptor>), Error> {
-        let (mut digest, mut manifest) = origin.root()?;
+    fn resolve(self, origin: &mut dyn Origin) -> Result<Resolved, Error> {
+        let (root, mut manifest) = origin.root()?;
+        let mut digest = root;
         for _ in 0..=MAX_INDEX_DEPTH {
             match manifest {
-                Manifest::Image { config, layers } => return Ok((digest, config, layers)),
+                Manifest::Image { config, layers } => {
+                    return Ok(Resolved { root, manifest: digest, config, layers });
+                }
                 Manifest::Index(entries) => {
                     let offered: Vec<_> =
                         entries.into_iter().map(|entry| (entry.platform.clone(), entry)).collect();

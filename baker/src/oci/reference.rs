@@ -55,6 +55,22 @@ impl Reference {
         self.digest
     }
 
+    /// The same image, at this digest.
+    #[must_use]
+    pub fn pinned(&self, digest: Digest) -> Self {
+        let (registry, repository) = (self.registry().to_owned(), self.repository().to_owned());
+        let inner = match self.tag() {
+            Some(tag) => oci_client::Reference::with_tag_and_digest(
+                registry,
+                repository,
+                tag.to_owned(),
+                digest.to_string(),
+            ),
+            None => oci_client::Reference::with_digest(registry, repository, digest.to_string()),
+        };
+        Self { inner, digest: Some(digest) }
+    }
+
     /// The host, with its port, that serves this registry.
     pub(crate) fn host(&self) -> &str {
         self.inner.resolve_registry()

@@ -30,6 +30,16 @@ impl Store {
     /// # Errors
     /// There is none of this name, it is damaged, or the file cannot be written.
     pub fn export(&self, name: &str, path: &Path) -> Result<u64, BakeError> {
+        self.export_snapshot(self.digest(name)?, name, path)
+    }
+
+    /// The same for a snapshot by its digest, under any name.
+    pub(crate) fn export_snapshot(
+        &self,
+        digest: Digest,
+        name: &str,
+        path: &Path,
+    ) -> Result<u64, BakeError> {
         let dir = match path.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),
@@ -39,7 +49,7 @@ impl Store {
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
             .tempfile_in(dir)
             .map_err(BakeError::io("create a file in", dir))?;
-        let size = self.export_to(name, &mut file.as_file(), path)?;
+        let size = self.write_archive(digest, name, &mut file.as_file(), path)?;
         file.as_file().sync_all().map_err(BakeError::io("write", path))?;
         file.persist(path).map_err(|error| BakeError::io("create", path)(error.error))?;
         let synced = File::open(dir).and_then(|dir| dir.sync_all());
@@ -59,8 +69,18 @@ impl Store {
         out: &mut dyn Write,
         path: &Path,
     ) -> Result<u64, BakeError> {
+        self.write_archive(self.digest(name)?, name, out, path)
+    }
+
+    fn write_archive(
+        &self,
+        digest: Digest,
+        name: &str,
+        out: &mut dyn Write,
+        path: &Path,
+    ) -> Result<u64, BakeError> {
         let _hold = self.layout().hold()?;
-        let summary = self.summary(self.digest(name)?)?;
+        let summary = self.summary(digest)?;
         let mut archive = Archive { out, path, written: 0 };
         archive.small("oci-layout", LAYOUT)?;
         archive.small("index.json", index_json(name, summary.descriptor).as_bytes())?;

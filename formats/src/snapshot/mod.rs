@@ -57,6 +57,8 @@ byte_enum! {
         Image = 2,
         /// Taken of a running machine.
         Live = 3,
+        /// A warm-up ran after the image's entrypoint was ready.
+        Warmed = 4,
     }
 }
 
@@ -93,6 +95,7 @@ impl Stage {
             Self::Base => "base",
             Self::Image => "image",
             Self::Live => "live",
+            Self::Warmed => "warmed",
         }
     }
 }

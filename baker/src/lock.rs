@@ -1,0 +1,318 @@
+//! `supermachine.lock`: which digest each image's tag stood for, so that a build today and one
+//! in a year bake the same image.
+//!
+//! The file lies beside `Cargo.toml` and is committed. A tag is pinned when it is first built
+//! with; `cargo supermachine update` moves it. Images that are named by a digest, and those in
+//! folders and archives, need no pin.
+//!
+//! ```toml
+//! version = 1
+//!
+//! [[image]]
+//! reference = "docker.io/library/redis:7"
+//! digest = "sha256:…"
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use supermachine_formats::Digest;
+
+/// The file's name.
+pub const LOCK_FILE: &str = "supermachine.lock";
+/// The only version there is.
+const VERSION: u64 = 1;
+const HEAD: &str = "\
+# Written by supermachine: which image each tag stood for when it was first built with.
+# Commit it. `cargo supermachine update` moves the tags.
+";
+
+/// Why a lock file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// The file cannot be read or written.
+    #[error("cannot {operation} {}", path.display())]
+    Io {
+        /// What was done.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// The file has another form.
+    #[error("{} is not a lock file", path.display())]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// What the parser said.
+        source: Box<toml::de::Error>,
+    },
+    /// The file was written by another version.
+    #[error("{} has version {found}, this build reads {VERSION}", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The version that it has.
+        found: u64,
+    },
+    /// An image is pinned to something that is no digest.
+    #[error("{} pins {reference} to {digest:?}, which is no digest", path.display())]
+    Digest {
+        /// The file.
+        path: PathBuf,
+        /// The image.
+        reference: String,
+        /// What it is pinned to.
+        digest: String,
+    },
+    /// An image is pinned twice.
+    #[error("{} pins {reference} twice; remove one of the two", path.display())]
+    Twice {
+        /// The file.
+        path: PathBuf,
+        /// The image.
+        reference: String,
+    },
+}
+
+/// A lock file's content.
+///
+/// ```
+/// use supermachine_baker::lock::Lock;
+/// use supermachine_formats::Digest;
+///
+/// let dir = tempfile::tempdir()?;
+/// let mut lock = Lock::beside(dir.path())?;
+/// assert_eq!(lock.digest("docker.io/library/redis:7"), None);
+/// lock.pin("docker.io/library/redis:7", Digest::of(b"manifest"));
+/// lock.save()?;
+/// let again = Lock::beside(dir.path())?;
+/// assert_eq!(again.digest("docker.io/library/redis:7"), Some(Digest::of(b"manifest")));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lock {
+    path: PathBuf,
+    images: BTreeMap<String, Digest>,
+    /// Whether it differs from what the file has.
+    is_changed: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    version: u64,
+    #[serde(default)]
+    image: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    reference: String,
+    digest: String,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    version: u64,
+}
+
+impl Lock {
+    /// Reads the lock file beside a package's `Cargo.toml`, whose folder is `dir`. One that is
+    /// not there pins nothing.
+    ///
+    /// # Errors
+    /// Those of [`Lock::open`].
+    pub fn beside(dir: &Path) -> Result<Self, LockError> {
+        Self::open(dir.join(LOCK_FILE))
+    }
+
+    /// Reads the lock file at `path`. One that is not there pins nothing.
+    ///
+    /// # Errors
+    /// It cannot be read, or has another form or version.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, LockError> {
+        let path = path.into();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self { path, images: BTreeMap::new(), is_changed: false });
+            }
+            Err(source) => return Err(LockError::Io { operation: "read", path, source }),
+        };
+        let images = parse(&path, &text)?;
+        Ok(Self { path, images, is_changed: false })
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What an image, with its short forms written out, is pinned to.
+    #[must_use]
+    pub fn digest(&self, reference: &str) -> Option<Digest> {
+        self.images.get(reference).copied()
+    }
+
+    /// The pinned images, in the order of their names.
+    pub fn images(&self) -> impl Iterator<Item = (&str, Digest)> {
+        self.images.iter().map(|(reference, digest)| (reference.as_str(), *digest))
+    }
+
+    /// Pins an image; gives what it was pinned to before.
+    pub fn pin(&mut self, reference: &str, digest: Digest) -> Option<Digest> {
+        let before = self.images.insert(reference.to_owned(), digest);
+        self.is_changed |= before != Some(digest);
+        before
+    }
+
+    /// Forgets the images that `is_wanted` does not want.
+    pub fn retain(&mut self, mut is_wanted: impl FnMut(&str) -> bool) {
+        let before = self.images.len();
+        self.images.retain(|reference, _| is_wanted(reference));
+        self.is_changed |= self.images.len() != before;
+    }
+
+    /// Whether there is something to save.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.is_changed
+    }
+
+    /// Writes the file, if it would differ, so that readers see the old one or the new one.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn save(&mut self) -> Result<(), LockError> {
+        if !self.is_changed {
+            return Ok(());
+        }
+        let failed = |source| LockError::Io { operation: "write", path: self.path.clone(), source };
+        let dir = match self.path.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir,
+            _ => Path::new("."),
+        };
+        let mut file = tempfile::Builder::new()
+            .prefix(".supermachine-lock-")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .tempfile_in(dir)
+            .map_err(failed)?;
+        file.write_all(self.text().as_bytes()).map_err(failed)?;
+        file.as_file().sync_all().map_err(failed)?;
+        file.persist(&self.path).map_err(|error| failed(error.error))?;
+        self.is_changed = false;
+        Ok(())
+    }
+
+    /// What the file has.
+    fn text(&self) -> String {
+        let mut text = format!("{HEAD}version = {VERSION}\n");
+        for (reference, digest) in &self.images {
+            let reference = toml::Value::String(reference.clone());
+            // Writing to a string cannot fail.
+            let _ = write!(text, "\n[[image]]\nreference = {reference}\ndigest = \"{digest}\"\n");
+        }
+        text
+    }
+}
+
+fn parse(path: &Path, text: &str) -> Result<BTreeMap<String, Digest>, LockError> {
+    let form = |source| LockError::Form { path: path.to_owned(), source: Box::new(source) };
+    // The version before all else: another one may have other keys.
+    let Head { version: found } = toml::from_str(text).map_err(form)?;
+    if found != VERSION {
+        return Err(LockError::Version { path: path.to_owned(), found });
+    }
+    let document: Document = toml::from_str(text).map_err(form)?;
+    debug_assert_eq!(document.version, VERSION);
+    let mut images = BTreeMap::new();
+    for Entry { reference, digest } in document.image {
+        let path = path.to_owned();
+        let Ok(known) = digest.parse() else {
+            return Err(LockError::Digest { path, reference, digest });
+        };
+        if images.insert(reference.clone(), known).is_some() {
+            return Err(LockError::Twice { path, reference });
+        }
+    }
+    Ok(images)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REDIS: &str = "docker.io/library/redis:7";
+
+    fn lock_of(text: &str) -> Result<Lock, LockError> {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(LOCK_FILE), text).unwrap();
+        Lock::beside(dir.path())
+    }
+
+    #[test]
+    fn pins_survive_the_file_in_the_order_of_their_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lock = Lock::beside(dir.path()).unwrap();
+        assert_eq!(lock.pin(REDIS, Digest::of(b"1")), None);
+        assert_eq!(lock.pin("a/\"b\":1", Digest::of(b"2")), None);
+        lock.save().unwrap();
+        let again = Lock::beside(dir.path()).unwrap();
+        let pins: Vec<_> = again.images().collect();
+        assert_eq!(pins, [("a/\"b\":1", Digest::of(b"2")), (REDIS, Digest::of(b"1"))]);
+        assert_eq!(again, lock);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn save_without_a_change_touches_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lock = Lock::beside(dir.path()).unwrap();
+        lock.save().unwrap();
+        assert!(!lock.path().exists());
+        lock.pin(REDIS, Digest::of(b"1"));
+        lock.save().unwrap();
+        fs::write(lock.path(), "mine").unwrap();
+        assert_eq!(lock.pin(REDIS, Digest::of(b"1")), Some(Digest::of(b"1")));
+        lock.save().unwrap();
+        assert_eq!(fs::read_to_string(lock.path()).unwrap(), "mine");
+        assert_eq!(lock.pin(REDIS, Digest::of(b"2")), Some(Digest::of(b"1")));
+        lock.save().unwrap();
+        assert!(fs::read_to_string(lock.path()).unwrap().contains(REDIS));
+    }
+
+    #[test]
+    fn images_that_are_not_wanted_are_forgotten() {
+        let mut lock = lock_of("version = 1\n").unwrap();
+        lock.pin(REDIS, Digest::of(b"1"));
+        lock.pin("b", Digest::of(b"2"));
+        lock.retain(|reference| reference == "b");
+        assert_eq!(lock.images().collect::<Vec<_>>(), [("b", Digest::of(b"2"))]);
+        assert!(lock.is_changed());
+    }
+
+    #[test]
+    fn files_of_another_form_are_refused() {
+        let twice = format!("[[image]]\nreference = \"a\"\ndigest = \"{}\"\n", Digest::of(b""));
+        assert!(matches!(
+            lock_of("version = 2\nnews = 1"),
+            Err(LockError::Version { found: 2, .. })
+        ));
+        assert!(matches!(lock_of("version = 1\nnews = 1"), Err(LockError::Form { .. })));
+        assert!(matches!(lock_of("<<<<<<< HEAD\n"), Err(LockError::Form { .. })));
+        assert!(matches!(lock_of(""), Err(LockError::Form { .. })));
+        let wrong = "version = 1\n[[image]]\nreference = \"a\"\ndigest = \"sha256:1\"\n";
+        assert!(matches!(lock_of(wrong), Err(LockError::Digest { .. })));
+        let twice = format!("version = 1\n{twice}{twice}");
+        assert!(matches!(lock_of(&twice), Err(LockError::Twice { .. })));
+    }
+}
