@@ -8,8 +8,8 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
-use supermachine::{Image, Vm, VmConfig};
-use support::{bake, baked, busybox};
+use supermachine::{AssetPaths, Image, Vm, VmConfig};
+use support::{bake, baked, busybox, folder, store};
 
 fn web() -> Image {
     baked("web", || bake("busybox").entrypoint(["httpd", "-f", "-p", "80", "-h", "/etc"]))
@@ -115,5 +115,18 @@ fn machine_starts_from_an_image_and_a_configuration() -> Result<(), Box<dyn Erro
     vm.stop()?;
     let vm = image.acquire()?;
     assert!(vm.exec(["true"])?.success());
+    Ok(())
+}
+
+#[test]
+fn snapshot_that_ships_with_the_program_is_found_by_its_folder() -> Result<(), Box<dyn Error>> {
+    busybox();
+    let dir = tempfile::tempdir_in(folder())?;
+    store().export("busybox", &dir.path().join("busybox.tar"))?;
+    let assets = AssetPaths::from_dir(dir.path());
+    let config = VmConfig::new().with_assets(AssetPaths::from_dir(dir.path()));
+    let vm = Image::from_assets(&assets, "busybox")?.start(&config)?;
+    assert_eq!(vm.exec(["echo", "hello"])?.stdout, b"hello\n");
+    vm.stop()?;
     Ok(())
 }

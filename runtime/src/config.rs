@@ -1,5 +1,7 @@
 //! What the caller asks of a machine, on top of what its snapshot fixes.
 
+use crate::AssetPaths;
+
 /// How a [`Vm`](crate::Vm) is started.
 ///
 /// A snapshot fixes its machine's memory and processors. Asking for them here checks that
@@ -18,6 +20,7 @@ pub struct VmConfig {
     hostname: Option<String>,
     expands_first: bool,
     pool_warm: usize,
+    assets: Option<AssetPaths>,
 }
 
 impl VmConfig {
@@ -63,6 +66,20 @@ impl VmConfig {
     pub fn with_pool_warm(mut self, machines: usize) -> Self {
         self.pool_warm = machines;
         self
+    }
+
+    /// Says where what ships with the program lies. A machine in this process needs nothing of
+    /// it; one in a process of its own is held by [`AssetPaths::worker`].
+    #[must_use]
+    pub fn with_assets(mut self, assets: AssetPaths) -> Self {
+        self.assets = Some(assets);
+        self
+    }
+
+    /// Where what ships with the program lies, if that was said.
+    #[must_use]
+    pub fn assets(&self) -> Option<&AssetPaths> {
+        self.assets.as_ref()
     }
 
     /// The memory that is required, in MiB.

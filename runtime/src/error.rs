@@ -34,6 +34,25 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// No folder of what ships with the program has this snapshot.
+    #[error(
+        "no snapshot {name} in {}; SUPERMACHINE_SNAPSHOTS names another folder",
+        listed(folders)
+    )]
+    AssetMissing {
+        /// The snapshot's name.
+        name: String,
+        /// Where it was looked for.
+        folders: Vec<PathBuf>,
+    },
+    /// A snapshot that should be part of the program was left out when it was built.
+    #[error(
+        "snapshot {name} was left out when this program was built, as SUPERMACHINE_NO_BAKE or DOCS_RS was set; build it without"
+    )]
+    Placeholder {
+        /// The snapshot's name.
+        name: String,
+    },
     /// A file operation failed.
     #[error("cannot {operation} {path}")]
     Io {
@@ -243,6 +262,14 @@ impl From<MachineError> for Error {
     fn from(source: MachineError) -> Self {
         Self::Machine { source }
     }
+}
+
+/// Folders, one after the other.
+fn listed(folders: &[PathBuf]) -> String {
+    if folders.is_empty() {
+        return "any folder, as the program's own is not known".to_owned();
+    }
+    folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 impl From<PackError> for Error {

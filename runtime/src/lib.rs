@@ -27,9 +27,11 @@
 extern crate self as supermachine;
 
 pub mod agent;
+mod assets;
 #[cfg(feature = "tokio")]
 pub mod async_;
 mod config;
+mod embed;
 mod error;
 mod exec;
 mod files;
@@ -48,7 +50,9 @@ mod stats;
 mod timings;
 mod vm;
 
+pub use assets::AssetPaths;
 pub use config::VmConfig;
+pub use embed::Snapshot;
 pub use error::Error;
 pub use exec::{
     ExecBuilder, ExecChild, ExecOutcome, ExecSignaler, ExecStderr, ExecStdin, ExecStdout,

@@ -10,3 +10,14 @@ pub(crate) fn cache_dir() -> Option<PathBuf> {
     let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
     Some(base.join("supermachine"))
 }
+
+/// The folder of snapshots that the user named: `SUPERMACHINE_SNAPSHOTS`.
+pub(crate) fn snapshots_dir() -> Option<PathBuf> {
+    env::var_os("SUPERMACHINE_SNAPSHOTS").filter(|dir| !dir.is_empty()).map(PathBuf::from)
+}
+
+/// The program's file, with links resolved, as what ships with it lies beside the file itself.
+pub(crate) fn executable() -> Option<PathBuf> {
+    let path = env::current_exe().ok()?;
+    Some(path.canonicalize().unwrap_or(path))
+}

@@ -32,7 +32,7 @@ use crate::machine::{self, Chunks, Origin};
 use crate::pack::{Pack, Source};
 use crate::pool::Pools;
 use crate::timings::Way;
-use crate::{Error, Pool, PoolBuilder, PooledVm, Vm, VmConfig, paths};
+use crate::{AssetPaths, Error, Pool, PoolBuilder, PooledVm, Vm, VmConfig, paths};
 use mapped::Place;
 use on_demand::PackChunks;
 
@@ -81,6 +81,14 @@ impl Image {
     /// There is no such snapshot, or it is damaged.
     pub fn from_store(store: impl AsRef<Path>, name: &str) -> Result<Self, Error> {
         Self::find(store.as_ref(), Some(name))
+    }
+
+    /// Opens a snapshot that ships with the program, by its name.
+    ///
+    /// # Errors
+    /// Those of [`AssetPaths::image`].
+    pub fn from_assets(assets: &AssetPaths, name: &str) -> Result<Self, Error> {
+        assets.image(name)
     }
 
     fn find(path: &Path, name: Option<&str>) -> Result<Self, Error> {

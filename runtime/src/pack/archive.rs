@@ -4,11 +4,10 @@
 //! within the file.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::PackError;
+use super::content::Content;
 
 const BLOCK: u64 = 512;
 /// An image layout has a few files a snapshot.
@@ -23,15 +22,18 @@ pub(super) struct Member {
 }
 
 /// Finds the regular files of an archive, by their names without a leading `./`.
-pub(super) fn members(file: &File, path: &Path) -> Result<BTreeMap<String, Member>, PackError> {
+pub(super) fn members(
+    archive: &Content,
+    path: &Path,
+) -> Result<BTreeMap<String, Member>, PackError> {
     let damaged = |offset, what| PackError::Archive { path: path.to_owned(), offset, what };
     let io = |source| PackError::Io { operation: "read", path: path.to_owned(), source };
-    let length = file.metadata().map_err(io)?.len();
+    let length = archive.size().map_err(io)?;
     let mut members = BTreeMap::new();
     let mut at = 0;
     while at + BLOCK <= length {
         let mut header = [0; BLOCK as usize];
-        file.read_exact_at(&mut header, at).map_err(io)?;
+        archive.read_exact_at(&mut header, at).map_err(io)?;
         if header.iter().all(|byte| *byte == 0) {
             return Ok(members);
         }

@@ -1,15 +1,17 @@
 //! Packs: snapshots in their portable form, read where they lie.
 //!
 //! A pack is an OCI artifact in an image-layout folder, which can hold many that share blobs,
-//! or in one file that is the same as a tar. This module finds a snapshot in either, reads its
-//! small parts, gives chunks, and writes new snapshots beside their parents. Invariant: nothing
-//! leaves it that was not checked against the digest that names it, and nothing it reads makes
-//! it take more memory than the limits of [`supermachine_formats::pack`].
+//! or in one file that is the same as a tar, on disk or in the program. This module finds a
+//! snapshot in any of them, reads its small parts, gives chunks, and writes new snapshots beside
+//! their parents. Invariant: nothing leaves it that was not checked against the digest that
+//! names it, and nothing it reads makes it take more memory than the limits of
+//! [`supermachine_formats::pack`].
 
 mod archive;
 mod chunk;
 mod chunk_writer;
 mod compose;
+mod content;
 mod error;
 mod layout;
 mod manifest;

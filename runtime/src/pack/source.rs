@@ -1,9 +1,8 @@
-//! Where packs lie: a folder or a file, and the blobs in it.
+//! Where packs lie: a folder, a file or the program itself, and the blobs in it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +10,7 @@ use supermachine_formats::Digest;
 
 use super::PackError;
 use super::archive::{self, Member};
+use super::content::{Content, Embedded};
 use super::manifest::{self, Descriptor, Named};
 use super::manifest::{ARTIFACT, MANIFEST};
 
@@ -18,23 +18,23 @@ pub(super) const INDEX_JSON: &str = "index.json";
 /// The largest `index.json` that is read.
 pub(super) const MAX_INDEX_JSON: u64 = 16 << 20;
 
-/// An image layout: a folder, or one file.
+/// An image layout: a folder, or one file, which may be embedded in the program.
 #[derive(Debug, Clone)]
 pub struct Source {
     path: PathBuf,
-    /// The file and its members; none for a folder.
+    /// The archive and its members; none for a folder.
     archive: Option<Arc<Archive>>,
 }
 
-/// A file, and where its members lie in it.
-type Archive = (Arc<File>, BTreeMap<String, Member>);
+/// An archive, and where its members lie in it.
+type Archive = (Content, BTreeMap<String, Member>);
 
 /// A blob's bytes.
 #[derive(Debug, Clone)]
 pub struct BlobFile {
-    /// The file that holds them.
-    pub file: Arc<File>,
-    /// Where in the file they begin.
+    /// What holds them.
+    content: Content,
+    /// Where in the file, or the program's copy of it, they begin.
     pub offset: u64,
     /// How many they are.
     pub size: u64,
@@ -52,7 +52,7 @@ impl BlobFile {
         if end.is_none_or(|end| end > self.size) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.file.read_exact_at(buffer, self.offset + at)
+        self.content.read_exact_at(buffer, self.offset + at)
     }
 }
 
@@ -73,12 +73,22 @@ impl Source {
         let archive = if metadata.is_dir() {
             None
         } else {
-            Some(Arc::new((
-                Arc::new(file.try_clone().map_err(missing)?),
-                archive::members(&file, path)?,
-            )))
+            let content = Content::from(file);
+            let members = archive::members(&content, path)?;
+            Some(Arc::new((content, members)))
         };
         Ok(Self { path: path.to_owned(), archive })
+    }
+
+    /// Opens an archive that is part of the program; errors call it `embedded:NAME`.
+    ///
+    /// # Errors
+    /// It is no archive.
+    pub fn embedded(name: &str, archive: &'static [u8]) -> Result<Self, PackError> {
+        let path = PathBuf::from(format!("embedded:{name}"));
+        let content = Content::Embedded(Embedded(archive));
+        let members = archive::members(&content, &path)?;
+        Ok(Self { path, archive: Some(Arc::new((content, members))) })
     }
 
     /// The folder or file.
@@ -189,7 +199,7 @@ impl Source {
         let name = format!("blobs/sha256/{}", digest.hex());
         if let Some(archive) = &self.archive {
             let Member { offset, size } = *archive.1.get(&name).ok_or_else(missing)?;
-            return Ok(BlobFile { file: Arc::clone(&archive.0), offset, size, digest });
+            return Ok(BlobFile { content: archive.0.clone(), offset, size, digest });
         }
         let path = self.path.join(name);
         let open = || {
@@ -200,7 +210,7 @@ impl Source {
             Ok((metadata.len(), File::open(&path)?))
         };
         match open() {
-            Ok((size, file)) => Ok(BlobFile { file: Arc::new(file), offset: 0, size, digest }),
+            Ok((size, file)) => Ok(BlobFile { content: file.into(), offset: 0, size, digest }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing()),
             Err(source) => Err(PackError::Io { operation: "open", path, source }),
         }
@@ -209,10 +219,8 @@ impl Source {
     pub(super) fn index_json(&self) -> Result<Vec<u8>, PackError> {
         let not_a_pack = |what| PackError::NotAPack { path: self.path.clone(), what };
         let no_index = || not_a_pack("it has no index.json");
-        let (file, Member { offset, size }) = match &self.archive {
-            Some(archive) => {
-                (Arc::clone(&archive.0), *archive.1.get(INDEX_JSON).ok_or_else(no_index)?)
-            }
+        let (content, Member { offset, size }) = match &self.archive {
+            Some(archive) => (archive.0.clone(), *archive.1.get(INDEX_JSON).ok_or_else(no_index)?),
             None => {
                 let open = File::open(self.path.join(INDEX_JSON));
                 let file = open.map_err(|error| match error.kind() {
@@ -220,14 +228,14 @@ impl Source {
                     _ => self.io("open the index.json of", error),
                 })?;
                 let size = file.metadata().map_err(|error| self.io("examine", error))?.len();
-                (Arc::new(file), Member { offset: 0, size })
+                (Content::from(file), Member { offset: 0, size })
             }
         };
         if size > MAX_INDEX_JSON {
             return Err(PackError::TooLarge { section: INDEX_JSON, size, limit: MAX_INDEX_JSON });
         }
         let mut text = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
-        file.read_exact_at(&mut text, offset).map_err(|error| self.io("read", error))?;
+        content.read_exact_at(&mut text, offset).map_err(|error| self.io("read", error))?;
         Ok(text)
     }
 

@@ -36,7 +36,7 @@ fn members_lie_where_tar_says() {
     let path = tar(&store, &["--format=ustar", "."]);
     let listed = Command::new("tar").arg("-tvRf").arg(&path).output().unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
-    let found = members(&fs::File::open(&path).unwrap(), &path).unwrap();
+    let found = members(&fs::File::open(&path).unwrap().into(), &path).unwrap();
     let mut count = 0;
     // block N: -rw-r--r-- root/root 123 2020-01-01 00:00 ./name
     for line in listed.lines().filter(|line| line.contains(": -")) {
@@ -80,4 +80,18 @@ fn headers_that_lie_are_refused() {
         assert_eq!(refused(124, text), no_form);
     }
     assert_eq!(refused(0, &[0xff]), "a name that is no text");
+}
+
+#[test]
+fn archive_in_the_program_is_read_like_a_file() {
+    let store = Store::new();
+    let bytes: &'static [u8] = samples::archive(&store.path()).leak();
+    let source = Source::embedded("web", bytes).unwrap();
+    let pack = Pack::open(&source, source.find(None).unwrap()).unwrap();
+    assert_is_the_sample(&pack, &store.made);
+    assert!(!source.is_folder());
+    let cut = Source::embedded("web", &bytes[..bytes.len() / 2]);
+    let text = cut.unwrap_err().to_string();
+    assert!(text.contains("embedded:web"), "{text}");
+    assert!(!format!("{source:?}").contains("117, 115"), "{source:?}");
 }

@@ -10,7 +10,7 @@ use super::*;
 fn regions(store: &Store, path: &Path) -> BTreeMap<String, Range<usize>> {
     let pack = store.open().unwrap();
     let base = Pack::open(&store.source(), store.made.base.digest).unwrap();
-    let file = fs::File::open(path).unwrap();
+    let file = fs::File::open(path).unwrap().into();
     let mut known: BTreeMap<Digest, &str> = BTreeMap::new();
     for (part, pack) in [("", &pack), ("base's ", &base)] {
         for (name, digest) in [
@@ -96,7 +96,7 @@ fn every_flipped_byte_of_an_archive_is_found_and_named_or_cannot_matter() {
     // be any; so can what ends the numbers of a header be.
     let may_be_harmless = ["base", "chunks", "header", "index.json", "oci-layout", "padding"];
     assert!(harmless.keys().all(|kind| may_be_harmless.contains(&&kind[..])), "{harmless:?}");
-    let headers = members(&fs::File::open(store.archive()).unwrap(), &path).unwrap().len();
+    let headers = members(&fs::File::open(store.archive()).unwrap().into(), &path).unwrap().len();
     assert!(harmless.get("header").copied().unwrap_or(0) <= 2 * headers, "{harmless:?}");
 }
 

@@ -1,0 +1,207 @@
+//! What ships beside a program: folders in which snapshots are found by name.
+//!
+//! Machines need no kernel and no other file than their snapshot's, so that the assets of a
+//! program are its packs, and the program that holds isolated machines.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use crate::pack::{PackError, Source, is_name};
+use crate::{Error, Image, paths};
+
+/// The program that holds isolated machines.
+const WORKER: &str = "supermachine-worker";
+
+/// Folders with what ships beside a program.
+///
+/// A snapshot `NAME` is `NAME.tar` in one of them, the one file that `supermachine export`
+/// writes, or the image-layout folder `NAME`, or has that name in a folder that is a store. The
+/// first that is found counts.
+///
+/// ```no_run
+/// use supermachine::{AssetPaths, VmConfig};
+///
+/// # fn main() -> Result<(), supermachine::Error> {
+/// let assets = AssetPaths::discover();
+/// let vm = assets.image("python")?.start(&VmConfig::new().with_assets(assets))?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AssetPaths {
+    folders: Vec<PathBuf>,
+}
+
+/// A snapshot that is there.
+enum Found {
+    /// The only one of a file or folder.
+    Pack(PathBuf),
+    /// One of several in a folder.
+    Store(PathBuf),
+}
+
+impl AssetPaths {
+    /// Looks in one folder only.
+    #[must_use]
+    pub fn from_dir(dir: impl Into<PathBuf>) -> Self {
+        Self { folders: vec![dir.into()] }
+    }
+
+    /// Looks where programs are shipped to: only in the folder that `SUPERMACHINE_SNAPSHOTS`
+    /// names, if it is set; else beside the executable, in the folder `snapshots` there, in
+    /// `../Resources` (`Contents/Resources` of an application's bundle), and in
+    /// `../share/PROGRAM` and `../lib/PROGRAM`. Whether they are there is seen when something is
+    /// looked for.
+    #[must_use]
+    pub fn discover() -> Self {
+        match paths::snapshots_dir() {
+            Some(dir) => Self::from_dir(dir),
+            None => paths::executable().map_or_else(Self::default, |path| Self::around(&path)),
+        }
+    }
+
+    /// The folders that belong to an executable.
+    fn around(executable: &Path) -> Self {
+        let Some(beside) = executable.parent() else { return Self::default() };
+        let mut folders = vec![beside.to_owned(), beside.join("snapshots")];
+        if let Some(above) = beside.parent() {
+            folders.push(above.join("Resources"));
+            let program = executable.file_stem().unwrap_or(OsStr::new("."));
+            folders.push(above.join("share").join(program));
+            folders.push(above.join("lib").join(program));
+        }
+        Self { folders }
+    }
+
+    /// Looks in `dir` as well, after the others.
+    #[must_use]
+    pub fn and_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.folders.push(dir.into());
+        self
+    }
+
+    /// The folders, in the order in which they are looked through.
+    #[must_use]
+    pub fn folders(&self) -> &[PathBuf] {
+        &self.folders
+    }
+
+    /// Opens a snapshot by its name.
+    ///
+    /// # Errors
+    /// [`Error::AssetMissing`] if no folder has it; it is damaged, or no name.
+    pub fn image(&self, name: &str) -> Result<Image, Error> {
+        match self.find(name)? {
+            Found::Pack(path) => Image::from_snapshot(path),
+            Found::Store(path) => Image::from_store(path, name),
+        }
+    }
+
+    /// The file or folder of a snapshot's pack, or `otherwise` if no folder has it.
+    #[must_use]
+    pub fn pack_or(&self, name: &str, otherwise: impl Into<PathBuf>) -> PathBuf {
+        match self.find(name) {
+            Ok(Found::Pack(path)) => path,
+            _ => otherwise.into(),
+        }
+    }
+
+    /// The program that holds isolated machines, `supermachine-worker`, if a folder has it.
+    #[must_use]
+    pub fn worker(&self) -> Option<PathBuf> {
+        self.folders.iter().map(|folder| folder.join(WORKER)).find(|path| path.is_file())
+    }
+
+    fn find(&self, name: &str) -> Result<Found, Error> {
+        // Before it becomes part of a path.
+        if !is_name(name) {
+            return Err(Error::InvalidName { name: name.to_owned() });
+        }
+        for folder in &self.folders {
+            let archive = folder.join(format!("{name}.tar"));
+            if archive.is_file() {
+                return Ok(Found::Pack(archive));
+            }
+            let layout = folder.join(name);
+            if is_layout(&layout) {
+                return Ok(Found::Pack(layout));
+            }
+            if is_layout(folder) {
+                match Source::open(folder)?.find(Some(name)) {
+                    Ok(_) => return Ok(Found::Store(folder.clone())),
+                    Err(PackError::NoSuchName { .. }) => {}
+                    Err(source) => return Err(source.into()),
+                }
+            }
+        }
+        Err(Error::AssetMissing { name: name.to_owned(), folders: self.folders.clone() })
+    }
+}
+
+fn is_layout(folder: &Path) -> bool {
+    folder.join("oci-layout").is_file() && folder.join("index.json").is_file()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::samples;
+
+    #[test]
+    fn folders_are_those_that_belong_to_the_executable() {
+        let folders = |path: &str| AssetPaths::around(Path::new(path)).folders;
+        let bundle = folders("/Applications/My.app/Contents/MacOS/my");
+        assert!(bundle.contains(&"/Applications/My.app/Contents/Resources".into()), "{bundle:?}");
+        let expected = [
+            "/opt/x/bin",
+            "/opt/x/bin/snapshots",
+            "/opt/x/Resources",
+            "/opt/x/share/my",
+            "/opt/x/lib/my",
+        ];
+        assert_eq!(folders("/opt/x/bin/my"), expected.map(PathBuf::from));
+    }
+
+    #[test]
+    fn snapshot_is_found_as_archive_folder_and_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("store");
+        let made = samples::make(&store);
+        let assets = AssetPaths::from_dir(dir.path().join("nosuch")).and_dir(dir.path());
+        let found = |name: &str| match assets.find(name).unwrap() {
+            Found::Pack(path) | Found::Store(path) => path,
+        };
+        fs::write(dir.path().join("web.tar"), samples::archive(&store)).unwrap();
+        assert_eq!(found("web"), dir.path().join("web.tar"));
+        assert_eq!(found("store"), store);
+        let source = Source::open(&store).unwrap();
+        let name = source.snapshots().unwrap().into_iter().find_map(|named| named.name).unwrap();
+        let within = AssetPaths::from_dir(&store);
+        assert!(matches!(within.find(&name), Ok(Found::Store(path)) if path == store));
+        assert_eq!(source.find(Some(&name)).unwrap(), made.image.digest);
+    }
+
+    #[test]
+    fn missing_snapshot_is_an_error_that_names_the_folders() {
+        let dir = tempfile::tempdir().unwrap();
+        let assets = AssetPaths::from_dir(dir.path()).and_dir("/no/such/folder");
+        let text = assets.image("web").unwrap_err().to_string();
+        assert!(text.contains("/no/such/folder") && text.contains("web"), "{text}");
+        assert!(text.contains(dir.path().to_str().unwrap()), "{text}");
+        assert_eq!(assets.pack_or("web", "/built/web.tar"), Path::new("/built/web.tar"));
+        for name in ["../web", "/etc/passwd", ""] {
+            assert!(matches!(assets.image(name), Err(Error::InvalidName { .. })), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn worker_is_a_file_of_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let assets = AssetPaths::from_dir(dir.path());
+        assert_eq!(assets.worker(), None);
+        fs::write(dir.path().join(WORKER), "").unwrap();
+        assert_eq!(assets.worker(), Some(dir.path().join(WORKER)));
+    }
+}
