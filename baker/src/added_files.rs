@@ -31,6 +31,11 @@ impl AddedFiles {
         self.0.is_empty()
     }
 
+    /// The host's files and folders.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().map(|(_, from)| from.as_path())
+    }
+
     /// The digest of the layer; none without files.
     pub(crate) fn digest(&self) -> Result<Option<Digest>, BakeError> {
         if self.is_empty() {

@@ -156,7 +156,7 @@ fn host_problem() -> Option<BakeError> {
 }
 
 /// The digest of everything that goes into a bake of this image.
-fn key(builder: &OciImageBuilder, image: Digest) -> Result<Digest, BakeError> {
+pub(crate) fn key(builder: &OciImageBuilder, image: Digest) -> Result<Digest, BakeError> {
     let assets = supermachine_kernel::identity().map_err(|source| BakeError::Assets { source })?;
     let mut key = Key(Hasher::new());
     key.add(b"build");

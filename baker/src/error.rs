@@ -198,6 +198,51 @@ pub enum BakeError {
         /// The store that was asked.
         store: PathBuf,
     },
+    /// Cargo has not said what it says to build scripts.
+    #[error("{variable} is not set: this is to be called by a build script, which cargo runs")]
+    NotABuildScript {
+        /// What is not set.
+        variable: &'static str,
+    },
+    /// Snapshots are for the architecture and system that they are baked on.
+    #[error(
+        "snapshots for {target} cannot be baked on {host}; bake them there and set SUPERMACHINE_PREBAKED to the folder of their packs"
+    )]
+    CrossBuild {
+        /// What is built for.
+        target: String,
+        /// What this is.
+        host: String,
+    },
+    /// A build script bakes two snapshots of one name.
+    #[error("two snapshots are to be called {name:?}; give one another name")]
+    BakedTwice {
+        /// The name.
+        name: String,
+    },
+    /// The lock file pins nothing for an image, and must not change.
+    #[error(
+        "{path} does not pin {reference}, and SUPERMACHINE_LOCKED is set; build without it once"
+    )]
+    NotLocked {
+        /// The lock file.
+        path: PathBuf,
+        /// The image.
+        reference: String,
+    },
+    /// A pack that was baked elsewhere is another machine than is wanted.
+    #[error(
+        "{path} has {} MiB of memory and {} vCPUs, and {} MiB and {} are wanted",
+        found.0, found.1, wanted.0, wanted.1
+    )]
+    OtherMachine {
+        /// The pack.
+        path: PathBuf,
+        /// Memory in MiB and vCPUs that are wanted.
+        wanted: (u64, u16),
+        /// Those that it has.
+        found: (u64, u16),
+    },
     /// What a package declares cannot be used.
     #[error("metadata of the package cannot be used")]
     Manifest {

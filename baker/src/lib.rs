@@ -15,11 +15,16 @@
 //! # }
 //! ```
 
+// The samples of tests speak of this crate as others do.
+#[cfg(test)]
+extern crate self as supermachine_baker;
+
 mod added_files;
 mod ask;
 mod bake;
 mod base;
 pub mod boot;
+mod build_script;
 mod builder;
 mod builds;
 mod capture;
@@ -31,11 +36,15 @@ pub mod oci;
 mod ready;
 mod root_disk;
 pub mod rootfs;
+#[cfg(test)]
+#[path = "../tests/samples/mod.rs"]
+mod samples;
 mod store;
 mod warm;
 mod warmup;
 
 pub use bake::{Baked, Observer};
+pub use build_script::{BuildScript, Built, build_script, build_script_from_metadata};
 pub use builder::OciImageBuilder;
 pub use builds::Builds;
 pub use error::BakeError;

@@ -1,0 +1,235 @@
+use std::sync::{Mutex, PoisonError};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::builds::key;
+use crate::lock::LOCK_FILE;
+use crate::oci::Error as FetchError;
+use crate::samples::{Sample, put};
+
+const IMAGE: &str = "registry.invalid/app:1";
+
+/// What cargo would read.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<u8>>>);
+
+impl Told {
+    fn text(&self) -> String {
+        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn has(&self, line: &str) -> bool {
+        self.text().lines().any(|told| told == line)
+    }
+}
+
+impl Write for Told {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A package, its output folder and a cache.
+struct Home {
+    dir: TempDir,
+    environment: Environment,
+}
+
+impl Home {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in ["package", "out"] {
+            fs::create_dir(dir.path().join(folder)).unwrap();
+        }
+        let environment = Environment {
+            package: "app".into(),
+            dir: dir.path().join("package"),
+            out: dir.path().join("out"),
+            target: (std::env::consts::ARCH.into(), std::env::consts::OS.into()),
+            is_placeholder: false,
+            prebaked: None,
+            is_offline: true,
+            is_locked: false,
+        };
+        Self { dir, environment }
+    }
+
+    fn builds(&self) -> Builds {
+        Builds::open_in(self.dir.path().join("cache")).unwrap()
+    }
+
+    fn script(&self) -> (BuildScript, Told) {
+        let told = Told::default();
+        let (environment, cargo) = (self.environment.clone(), Box::new(told.clone()));
+        (BuildScript::with(environment, Some(self.builds()), cargo).unwrap(), told)
+    }
+
+    /// Pins the image, and notes what its bake gave.
+    fn remember(&self, builder: &OciImageBuilder) -> Digest {
+        let image = Digest::of(b"image");
+        let mut lock = Lock::beside(&self.environment.dir).unwrap();
+        lock.pin(IMAGE, image);
+        lock.save().unwrap();
+        let made = put(self.builds().store(), &Sample::new(1)).digest;
+        let key = key(&builder.clone().pinned(image), image).unwrap();
+        self.builds().store().remember(key, made).unwrap();
+        made
+    }
+}
+
+fn builder() -> OciImageBuilder {
+    OciImageBuilder::new(IMAGE).unwrap().name("web").memory_mib(1)
+}
+
+#[test]
+fn bake_that_is_known_needs_neither_network_nor_hypervisor() {
+    let home = Home::new();
+    let made = home.remember(&builder());
+    let (mut script, told) = home.script();
+    let built = script.bake(builder()).unwrap();
+    assert!(built.was_cached);
+    assert_eq!(built.digest, Some(made));
+    let pack = Pack::open_at(&built.path, Some("web")).unwrap();
+    assert_eq!(pack.digest, made);
+    let path = home.environment.out.join("web.tar");
+    assert!(told.has(&format!("cargo::rustc-env=SUPERMACHINE_SNAPSHOT_web={}", path.display())));
+    let lock = home.environment.dir.join(LOCK_FILE);
+    assert!(told.has(&format!("cargo::rerun-if-changed={}", lock.display())));
+    assert!(told.has("cargo::rerun-if-env-changed=SUPERMACHINE_NO_BAKE"));
+    assert!(!told.text().contains("warning"), "{}", told.text());
+    assert_eq!(home.builds().store().digest("app.web").unwrap(), made);
+}
+
+#[test]
+fn pack_is_written_once_and_again_when_it_is_another() {
+    use std::os::unix::fs::MetadataExt;
+    let home = Home::new();
+    home.remember(&builder());
+    let bake = || home.script().0.bake(builder()).unwrap().path;
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    let first = inode(&bake());
+    assert_eq!(inode(&bake()), first);
+    fs::write(home.environment.out.join("web.tar"), "cut off").unwrap();
+    Pack::open_at(&bake(), Some("web")).unwrap();
+    let written = fs::read_dir(&home.environment.out).unwrap().count();
+    assert_eq!(written, 2);
+}
+
+#[test]
+fn another_value_is_another_bake() {
+    let home = Home::new();
+    home.remember(&builder());
+    // It must be fetched, which is not allowed; or baked, which this host may not do.
+    let error = home.script().0.bake(builder().env("A", "2")).unwrap_err();
+    let is_expected = matches!(
+        error,
+        BakeError::Fetch { source: FetchError::NotCached { .. } } | BakeError::NoHypervisor { .. }
+    );
+    assert!(is_expected, "{error:?}");
+}
+
+#[test]
+fn image_that_is_not_pinned_is_not_found_offline_nor_pinned_when_locked() {
+    let mut home = Home::new();
+    let error = home.script().0.bake(builder()).unwrap_err();
+    let is_expected = matches!(error, BakeError::Fetch { source: FetchError::NotCached { .. } });
+    assert!(is_expected, "{error:?}");
+    home.environment.is_locked = true;
+    let error = home.script().0.bake(builder()).unwrap_err();
+    assert!(matches!(&error, BakeError::NotLocked { reference, .. } if reference == IMAGE));
+}
+
+#[test]
+fn placeholder_is_an_empty_file_and_needs_nothing() {
+    let mut home = Home::new();
+    home.environment.is_placeholder = true;
+    home.environment.target.0 = "riscv64".into();
+    let (mut script, told) = home.script();
+    let built = script.bake(builder()).unwrap();
+    assert_eq!((built.size, built.digest), (0, None));
+    assert_eq!(fs::read(&built.path).unwrap(), b"");
+    assert!(told.text().contains("rustc-env=SUPERMACHINE_SNAPSHOT_web="));
+    // What has its place later is written in full.
+    home.environment = Home::new().environment;
+    home.remember(&builder());
+    assert!(home.script().0.bake(builder()).unwrap().size > 0);
+}
+
+#[test]
+fn other_platforms_and_second_names_are_refused() {
+    let mut home = Home::new();
+    home.remember(&builder());
+    let (mut script, _) = home.script();
+    script.bake(builder()).unwrap();
+    assert!(matches!(script.bake(builder()), Err(BakeError::BakedTwice { .. })));
+    assert!(matches!(script.bake(builder().name("a=b")), Err(BakeError::InvalidName { .. })));
+    home.environment.target.0 = "riscv64".into();
+    assert!(matches!(home.script().0.bake(builder()), Err(BakeError::CrossBuild { .. })));
+}
+
+#[test]
+fn pack_baked_elsewhere_is_taken_if_its_machine_is_the_wanted_one() {
+    let mut home = Home::new();
+    let folder = home.dir.path().join("prebaked");
+    fs::create_dir(&folder).unwrap();
+    home.environment.prebaked = Some(folder.clone());
+    home.environment.target.0 = "riscv64".into();
+    let (mut script, told) = home.script();
+    assert!(matches!(script.bake(builder()), Err(BakeError::Pack { .. })));
+    let builds = home.builds();
+    let made = put(builds.store(), &Sample::new(1)).digest;
+    builds.store().export_snapshot(made, "web", &folder.join("web.tar")).unwrap();
+    let (mut script, _) = home.script();
+    assert_eq!(script.bake(builder()).unwrap().digest, Some(made));
+    let error = home.script().0.bake(builder().vcpus(2)).unwrap_err();
+    let is_expected =
+        matches!(error, BakeError::OtherMachine { wanted: (1, 2), found: (1, 1), .. });
+    assert!(is_expected, "{error}");
+    let watched = format!("cargo::rerun-if-changed={}", folder.join("web.tar").display());
+    assert!(told.has(&watched));
+}
+
+#[test]
+fn declared_snapshots_are_baked_and_their_files_watched() {
+    let home = Home::new();
+    let dir = &home.environment.dir;
+    fs::write(dir.join("main.py"), "print(1)").unwrap();
+    let manifest = format!(
+        "[package.metadata.supermachine]\nsnapshots = [{{ name = \"web\", image = \"{IMAGE}\", \
+         memory = 1, files = {{ \"/main.py\" = \"main.py\" }} }}]\n"
+    );
+    fs::write(dir.join("Cargo.toml"), manifest).unwrap();
+    home.remember(&builder().file("/main.py", dir.join("main.py")));
+    let (mut script, told) = home.script();
+    let built = script.bake_declared().unwrap();
+    assert_eq!(built.len(), 1);
+    assert!(built[0].was_cached);
+    for name in ["main.py", "Cargo.toml"] {
+        let path = dir.join(name);
+        assert!(told.has(&format!("cargo::rerun-if-changed={}", path.display())), "{name}");
+    }
+}
+
+#[test]
+fn lock_that_the_script_writes_is_older_than_the_script() {
+    let home = Home::new();
+    let (mut script, _) = home.script();
+    script.lock.pin(IMAGE, Digest::of(b"image"));
+    script.save_lock().unwrap();
+    let written = fs::metadata(home.environment.dir.join(LOCK_FILE)).unwrap().modified().unwrap();
+    assert!(written < script.began);
+}
+
+#[test]
+fn text_of_several_lines_is_several_instructions() {
+    let mut told = Told::default();
+    tell(&mut told, "error", "one\n\ncargo::rustc-env=A=B").unwrap();
+    assert_eq!(told.text(), "cargo::error=one\ncargo::error=cargo::rustc-env=A=B\n");
+}

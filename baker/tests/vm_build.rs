@@ -1,0 +1,235 @@
+//! Bakes as builds do them: shared, found again, warmed up, with files of the host, and not
+//! spoiled by who is killed.
+
+#![expect(
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, and tells how long a find took"
+)]
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Instant;
+
+use supermachine::{Image, Snapshot, VmConfig};
+use supermachine_baker::lock::Lock;
+use supermachine_baker::oci::{Event, FetchOptions};
+use supermachine_baker::{BakeError, Baked, Builds, Observer, OciImageBuilder};
+use supermachine_formats::snapshot::Stage;
+use support::{bake, causes, folder, reference, sh, start};
+
+/// Tells a test that it runs in a process of its own, on the cache in this folder.
+const WITHIN: &str = "SUPERMACHINE_TEST_BUILDS";
+
+/// The cache of builds that tests share: what one has baked, others need not.
+fn builds() -> Builds {
+    static CACHE: OnceLock<PathBuf> = OnceLock::new();
+    Builds::open_in(CACHE.get_or_init(|| folder().join("builds-cache"))).unwrap()
+}
+
+fn lock() -> Lock {
+    Lock::open(folder().join("no-such.lock")).unwrap()
+}
+
+/// Counts the machines that are started for bakes.
+#[derive(Default)]
+struct Starts(AtomicUsize);
+
+impl Starts {
+    fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Observer for Starts {
+    fn step(&self, step: &str) {
+        eprintln!("{step}");
+        if step == "start" || step == "warm up" {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn fetch(&self, _event: Event<'_>) {}
+}
+
+fn sleeper(starts: &Arc<Starts>) -> OciImageBuilder {
+    let observer: Arc<dyn Observer> = Arc::clone(starts) as _;
+    bake("busybox").entrypoint(["sleep", "1000000"]).name("app").observer(observer)
+}
+
+fn told(baked: Result<Baked, BakeError>) -> Baked {
+    baked.unwrap_or_else(|error| panic!("{}", causes(&error)))
+}
+
+fn image(baked: &Baked) -> Image {
+    builds().store().open_image(baked.digest).unwrap()
+}
+
+#[test]
+fn two_builds_at_once_share_one_bake_and_a_third_needs_no_network() {
+    let starts = Arc::new(Starts::default());
+    let builder = sleeper(&starts).env("SHARED", "1");
+    let bakes: Vec<(Baked, Lock)> = thread::scope(|scope| {
+        let of = |package: &'static str| {
+            let builder = builder.clone();
+            scope.spawn(move || {
+                let mut lock = lock();
+                (told(builds().bake(package, &builder, &mut lock)), lock)
+            })
+        };
+        let threads = [of("one"), of("two")];
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(starts.count(), 1);
+    assert_eq!(bakes[0].0.digest, bakes[1].0.digest);
+    assert_eq!(bakes.iter().filter(|(baked, _)| baked.was_cached).count(), 1);
+    for name in ["one.app", "two.app"] {
+        assert_eq!(builds().store().digest(name).unwrap(), bakes[0].0.digest);
+    }
+    // The lock pins it now, and nothing has to be asked.
+    let mut lock = bakes[0].1.clone();
+    let pinned: Vec<_> = lock.images().map(|(_, digest)| digest).collect();
+    assert_eq!(pinned, [bakes[0].0.image]);
+    let mut offline = FetchOptions::default();
+    offline.offline = true;
+    let begin = Instant::now();
+    let again = told(builds().bake("three", &builder.clone().fetch_options(offline), &mut lock));
+    eprintln!("found in {:?}", begin.elapsed());
+    assert!(again.was_cached && again.digest == bakes[0].0.digest);
+    assert_eq!(sh(&start(&image(&again)), "echo $SHARED"), "1\n");
+
+    let other = told(builds().bake("one", &builder.env("SHARED", "2"), &mut lock));
+    assert!(!other.was_cached);
+    assert_eq!(starts.count(), 2);
+    assert_eq!(sh(&start(&image(&other)), "echo $SHARED"), "2\n");
+}
+
+#[test]
+fn files_of_the_host_are_in_the_guest_with_root_as_their_owner() {
+    let host = tempfile::tempdir_in(folder()).unwrap();
+    fs::create_dir(host.path().join("deep")).unwrap();
+    fs::write(host.path().join("deep/data"), "first").unwrap();
+    let starts = Arc::new(Starts::default());
+    let bake = || {
+        let builder = sleeper(&starts)
+            .file("/opt/app", host.path())
+            .file("/etc/added", host.path().join("deep/data"));
+        told(builds().bake("files", &builder, &mut lock()))
+    };
+    let script = "cat /opt/app/deep/data /etc/added; stat -c '%u %g %a' /opt/app/deep/data; ls -d /etc/passwd";
+    let vm = start(&image(&bake()));
+    assert_eq!(sh(&vm, script), "firstfirst0 0 644\n/etc/passwd\n");
+    assert!(bake().was_cached);
+    fs::write(host.path().join("deep/data"), "other").unwrap();
+    let again = bake();
+    assert!(!again.was_cached);
+    assert_eq!(sh(&start(&image(&again)), "cat /etc/added"), "other");
+}
+
+#[test]
+fn warm_up_is_in_the_snapshot_and_done_again_when_its_tag_changes() {
+    let starts = Arc::new(Starts::default());
+    let bake = |tag: &str, word: &'static str| {
+        let builder = sleeper(&starts)
+            .with_warmup(move |vm| {
+                vm.write_file("/tmp/warm", word)?;
+                let outcome = vm.exec(["sh", "-c", "sleep 100000 & echo $! > /tmp/pid"])?;
+                assert!(outcome.success());
+                Ok(())
+            })
+            .with_warmup_tag(tag);
+        told(builds().bake("warm", &builder, &mut lock()))
+    };
+    let first = bake("1", "first");
+    let opened = image(&first);
+    assert_eq!(opened.snapshot().machine.stage, Stage::Warmed);
+    assert_eq!(opened.snapshot().workload.as_ref().unwrap().argv, ["sleep", "1000000"]);
+    assert_eq!(
+        sh(&start(&opened), "cat /tmp/warm; ls -d /proc/$(cat /tmp/pid) | wc -l"),
+        "first1\n"
+    );
+    let before = starts.count();
+    assert_eq!(bake("1", "not run").digest, first.digest);
+    assert_eq!(starts.count(), before);
+    let second = bake("2", "second");
+    // Only the warm-up: the image's own snapshot is there.
+    assert_eq!(starts.count(), before + 1);
+    assert_eq!(sh(&start(&image(&second)), "cat /tmp/warm"), "second");
+
+    let failing = sleeper(&starts).with_warmup_commands([["sh", "-c", "echo no; exit 3"]]);
+    let error = builds().bake("warm", &failing, &mut lock()).unwrap_err();
+    assert!(matches!(error, BakeError::Warmup { .. }), "{error:?}");
+    let text = causes(&error);
+    assert!(text.contains("exit 3") && text.contains("no"), "{text}");
+}
+
+#[test]
+fn snapshot_in_the_program_runs() {
+    let starts = Arc::new(Starts::default());
+    let baked = told(builds().bake("embedded", &sleeper(&starts), &mut lock()));
+    let path = folder().join("embedded.tar");
+    builds().store().export(&baked.name, &path).unwrap();
+    let pack: &'static [u8] = fs::read(&path).unwrap().leak();
+    let image = Image::from_embedded(Snapshot::new("app", pack)).unwrap();
+    assert_eq!(image.digest(), baked.digest);
+    let vm = image.start(&VmConfig::new()).unwrap();
+    assert_eq!(sh(&vm, "echo hello"), "hello\n");
+    // Once from the pack as it is, and once from its mapped form.
+    image.mapped().unwrap();
+    assert_eq!(sh(&start(&image), "ls /bin/busybox"), "/bin/busybox\n");
+}
+
+#[test]
+fn bake_that_is_killed_leaves_nothing_in_the_way() {
+    if let Some(cache) = std::env::var_os(WITHIN) {
+        // The other process is waited for by who started this one.
+        let builds = Builds::open_in(Path::new(&cache)).unwrap();
+        let starts = Arc::new(Starts::default());
+        builds.bake("killed", &sleeper(&starts), &mut lock()).unwrap();
+        return;
+    }
+    let cache = tempfile::tempdir_in(folder()).unwrap();
+    // Once while the base is made, which takes longest, and once while the machine is captured.
+    for step in ["base", "capture"] {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "bake_that_is_killed_leaves_nothing_in_the_way", "--nocapture"])
+            .env(WITHIN, cache.path())
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let reached = lines.map_while(Result::ok).any(|line| line == step);
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        assert!(reached && !status.success(), "{step}: {status}");
+    }
+    let builds = Builds::open_in(cache.path()).unwrap();
+    let starts = Arc::new(Starts::default());
+    let baked = told(builds.bake("killed", &sleeper(&starts), &mut lock()));
+    assert!(!baked.was_cached);
+    let opened = builds.store().open_image(baked.digest).unwrap();
+    assert_eq!(sh(&start(&opened), "echo alive"), "alive\n");
+    assert!(builds.store().verify(&baked.name).unwrap().problems.is_empty());
+}
+
+#[test]
+fn image_is_pinned_to_what_its_tag_stood_for() {
+    let starts = Arc::new(Starts::default());
+    let mut lock = lock();
+    let baked = told(builds().bake("pin", &sleeper(&starts), &mut lock));
+    let text = reference("busybox");
+    let (pinned, digest) = lock.images().next().unwrap();
+    assert!(pinned.starts_with(&text), "{pinned}");
+    assert_eq!(digest, baked.image);
+    let workload = image(&baked).snapshot().workload.clone().unwrap();
+    assert!(workload.reference.ends_with(&digest.to_string()), "{}", workload.reference);
+}
