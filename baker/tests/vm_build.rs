@@ -19,7 +19,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Instant;
 
-use supermachine::{Image, Snapshot, VmConfig};
+use supermachine::pack::Source;
+use supermachine::{Image, VmConfig};
 use supermachine_baker::lock::Lock;
 use supermachine_baker::oci::{Event, FetchOptions};
 use supermachine_baker::{BakeError, Baked, Builds, Observer, OciImageBuilder};
@@ -178,8 +179,11 @@ fn snapshot_in_the_program_runs() {
     let path = folder().join("embedded.tar");
     builds().store().export(&baked.name, &path).unwrap();
     let pack: &'static [u8] = fs::read(&path).unwrap().leak();
-    let image = Image::from_embedded(Snapshot::new("app", pack)).unwrap();
-    assert_eq!(image.digest(), baked.digest);
+    let source = Source::embedded("app", pack).unwrap();
+    let digest = source.find(None).unwrap();
+    assert_eq!(digest, baked.digest);
+    let cache = tempfile::tempdir_in(folder()).unwrap();
+    let image = Image::open(source, digest, cache.path()).unwrap();
     let vm = image.start(&VmConfig::new()).unwrap();
     assert_eq!(sh(&vm, "echo hello"), "hello\n");
     // Once from the pack as it is, and once from its mapped form.

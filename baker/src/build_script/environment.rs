@@ -43,7 +43,7 @@ pub(super) struct Environment {
 impl Environment {
     /// Reads the environment of this process.
     pub(super) fn read() -> Result<Self, BakeError> {
-        Self::of(|name| env::var_os(name))
+        Self::of(env::var_os)
     }
 
     pub(super) fn of(

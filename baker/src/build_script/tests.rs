@@ -77,15 +77,20 @@ impl Home {
         let mut lock = Lock::beside(&self.environment.dir).unwrap();
         lock.pin(IMAGE, image);
         lock.save().unwrap();
-        let made = put(self.builds().store(), &Sample::new(1)).digest;
+        let made = put(self.builds().store(), &sample()).digest;
         let key = key(&builder.clone().pinned(image), image).unwrap();
         self.builds().store().remember(key, made).unwrap();
         made
     }
 }
 
+/// A snapshot with 64 MiB of memory, the least that can be asked for.
+fn sample() -> Sample {
+    Sample { chunks: 1024, ..Sample::new(1) }
+}
+
 fn builder() -> OciImageBuilder {
-    OciImageBuilder::new(IMAGE).unwrap().name("web").memory_mib(1)
+    OciImageBuilder::new(IMAGE).unwrap().name("web").memory_mib(64)
 }
 
 #[test]
@@ -157,7 +162,8 @@ fn placeholder_is_an_empty_file_and_needs_nothing() {
     assert_eq!(fs::read(&built.path).unwrap(), b"");
     assert!(told.text().contains("rustc-env=SUPERMACHINE_SNAPSHOT_web="));
     // What has its place later is written in full.
-    home.environment = Home::new().environment;
+    home.environment.is_placeholder = false;
+    home.environment.target.0 = std::env::consts::ARCH.into();
     home.remember(&builder());
     assert!(home.script().0.bake(builder()).unwrap().size > 0);
 }
@@ -184,13 +190,13 @@ fn pack_baked_elsewhere_is_taken_if_its_machine_is_the_wanted_one() {
     let (mut script, told) = home.script();
     assert!(matches!(script.bake(builder()), Err(BakeError::Pack { .. })));
     let builds = home.builds();
-    let made = put(builds.store(), &Sample::new(1)).digest;
+    let made = put(builds.store(), &sample()).digest;
     builds.store().export_snapshot(made, "web", &folder.join("web.tar")).unwrap();
     let (mut script, _) = home.script();
     assert_eq!(script.bake(builder()).unwrap().digest, Some(made));
     let error = home.script().0.bake(builder().vcpus(2)).unwrap_err();
     let is_expected =
-        matches!(error, BakeError::OtherMachine { wanted: (1, 2), found: (1, 1), .. });
+        matches!(error, BakeError::OtherMachine { wanted: (64, 2), found: (64, 1), .. });
     assert!(is_expected, "{error}");
     let watched = format!("cargo::rerun-if-changed={}", folder.join("web.tar").display());
     assert!(told.has(&watched));
@@ -203,7 +209,7 @@ fn declared_snapshots_are_baked_and_their_files_watched() {
     fs::write(dir.join("main.py"), "print(1)").unwrap();
     let manifest = format!(
         "[package.metadata.supermachine]\nsnapshots = [{{ name = \"web\", image = \"{IMAGE}\", \
-         memory = 1, files = {{ \"/main.py\" = \"main.py\" }} }}]\n"
+         memory = 64, files = {{ \"/main.py\" = \"main.py\" }} }}]\n"
     );
     fs::write(dir.join("Cargo.toml"), manifest).unwrap();
     home.remember(&builder().file("/main.py", dir.join("main.py")));

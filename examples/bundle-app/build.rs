@@ -1,0 +1,7 @@
+//! Bakes what `Cargo.toml` declares.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    supermachine_baker::build_script_from_metadata()
+}
