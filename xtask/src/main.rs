@@ -9,6 +9,7 @@
     reason = "a command for developers says what it does on the terminal"
 )]
 
+mod apps;
 mod assets;
 mod bench;
 mod cache;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
+use crate::apps;
 use crate::assets;
 use crate::command;
 use crate::error::Error;
@@ -103,6 +104,9 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     if !in_host.is_empty() {
         assets::ensure()?;
         images::ensure(&[])?;
+        if in_host.iter().any(|program| program.name == apps::PROGRAM) {
+            apps::prepare()?;
+        }
         println!("{} test programs in the {} host", in_host.len(), kind.name());
         outcomes.extend(side_by_side(&in_host, kind, args)?);
     }
@@ -226,7 +230,7 @@ impl Program {
 
     /// As cargo runs a test program.
     fn prepared(&self, mut command: Command) -> Command {
-        command.current_dir(&self.package);
+        command.current_dir(&self.package).env(apps::VARIABLE, apps::target());
         command.env("CARGO_MANIFEST_DIR", &self.package);
         command
     }

@@ -95,3 +95,12 @@ fn archive_in_the_program_is_read_like_a_file() {
     assert!(text.contains("embedded:web"), "{text}");
     assert!(!format!("{source:?}").contains("117, 115"), "{source:?}");
 }
+
+#[test]
+fn file_that_a_build_without_snapshots_leaves_is_told_from_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("web.tar");
+    fs::write(&path, b"").unwrap();
+    let text = Pack::open_at(&path, None).unwrap_err().to_string();
+    assert!(text.contains("without snapshots"), "{text}");
+}
