@@ -53,7 +53,8 @@ pub(super) fn members(
         }
         at = end.div_ceil(BLOCK) * BLOCK;
     }
-    Err(damaged(at.min(length), "no end"))
+    let is_empty = "nothing in it, as in what a build without snapshots leaves";
+    Err(damaged(at.min(length), if length == 0 { is_empty } else { "no end" }))
 }
 
 /// The sum of all bytes, with those of the sum itself taken as spaces.

@@ -73,10 +73,6 @@ impl Source {
         let archive = if metadata.is_dir() {
             None
         } else {
-            if metadata.len() == 0 {
-                let what = "it is empty, as is what a build without snapshots leaves";
-                return Err(PackError::NotAPack { path: path.to_owned(), what });
-            }
             let content = Content::from(file);
             let members = archive::members(&content, path)?;
             Some(Arc::new((content, members)))
