@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use supermachine::{Error, Image, Vm, VmConfig};
-use support::{bake, baked, busybox, folder, sh, start};
+use support::{bake, baked, busybox, folder, scaled, sh, start};
 
 /// Longer than any answer takes, on the slowest of hosts.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -140,7 +140,7 @@ fn redis_speaks_its_protocol_through_a_port() {
 
 #[test]
 fn nothing_is_lost_or_reordered_with_random_stalls() {
-    const SIZE: usize = 48 << 20;
+    let size: usize = scaled(1 << 30, 48 << 20);
     const SEED: u64 = 0x5EED_F0B7;
     let vm = serving(7000, "cat");
     let forward = vm.expose_tcp(0, 7000).unwrap();
@@ -150,7 +150,7 @@ fn nothing_is_lost_or_reordered_with_random_stalls() {
         scope.spawn(|| {
             let (mut data, mut chance) = (Pattern(SEED), Pattern(SEED + 1));
             let mut piece = vec![0; 256 << 10];
-            for _ in 0..SIZE / piece.len() {
+            for _ in 0..size / piece.len() {
                 data.fill(&mut piece);
                 (&stream).write_all(&piece).unwrap();
                 if chance.next() % 16 == 0 {
@@ -161,7 +161,7 @@ fn nothing_is_lost_or_reordered_with_random_stalls() {
         });
         let (mut data, mut chance) = (Pattern(SEED), Pattern(SEED + 2));
         let (mut piece, mut expected) = (vec![0; 64 << 10], vec![0; 64 << 10]);
-        for at in 0..SIZE / piece.len() {
+        for at in 0..size / piece.len() {
             (&stream).read_exact(&mut piece).unwrap();
             data.fill(&mut expected);
             assert!(piece == expected, "piece {at} differs, seed {SEED:#x}");
@@ -171,7 +171,7 @@ fn nothing_is_lost_or_reordered_with_random_stalls() {
         }
         assert_eq!(read_to_end(&stream), b"");
     });
-    eprintln!("{} MiB each way in {:?}", SIZE >> 20, begin.elapsed());
+    eprintln!("{} MiB each way in {:?}", size >> 20, begin.elapsed());
 }
 
 #[test]

@@ -25,8 +25,18 @@ pub(crate) const KERNEL: &[&str] = &[
 pub(crate) const IMAGES: &[&str] =
     &["busybox-static", "docker-registry", "mmdebstrap", "python3", "skopeo", "umoci", "zstd"];
 /// Other tools that tests hold our work against.
-pub(crate) const TESTS: &[&str] =
-    &["docker-registry", "erofs-utils", "git", "openssl", "python3", "skopeo", "umoci"];
+pub(crate) const TESTS: &[&str] = &[
+    "curl",
+    "docker-registry",
+    "erofs-utils",
+    "git",
+    "openssl",
+    "postgresql-client-15",
+    "python3",
+    "redis-tools",
+    "skopeo",
+    "umoci",
+];
 /// Runs the emulated host.
 pub(crate) const HOST: &[&str] = &["qemu-system-common", "qemu-system-x86", "xz-utils"];
 

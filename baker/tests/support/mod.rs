@@ -15,14 +15,24 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use supermachine::{ExecOutcome, Image, Vm, VmConfig};
 use supermachine_baker::{BakeError, Baked, Observer, OciImageBuilder, Store, oci};
 use tempfile::TempDir;
 
+/// How far a guest's clock may be from the host's, in seconds.
+const CLOCK_TOLERANCE: f64 = 0.050;
+/// Asks for a full run.
+const FULL: &str = "SUPERMACHINE_TEST_FULL";
 /// Where the test registry listens.
 const REGISTRY: &str = "SUPERMACHINE_TEST_REGISTRY";
+
+/// How often something is done: as often as it must be in a full run, `SUPERMACHINE_TEST_FULL`, and
+/// less often in others, which are to be done within minutes.
+pub(crate) fn scaled<T>(full: T, usual: T) -> T {
+    if std::env::var_os(FULL).is_some() { full } else { usual }
+}
 
 /// The test program's folder; it goes away with the program.
 pub(crate) fn folder() -> &'static Path {
@@ -127,6 +137,25 @@ pub(crate) fn busybox() -> Image {
 /// A machine of an image.
 pub(crate) fn start(image: &Image) -> Vm {
     image.start(&VmConfig::new()).unwrap()
+}
+
+/// How many seconds a machine's wall clock is behind the host's, or ahead if negative; zero if it is
+/// right as far as can be told.
+pub(crate) fn clock_error(vm: &Vm) -> f64 {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    // Busybox's date has no fractions.
+    let script = "adjtimex | awk '/tv_sec/ {s=$2} /tv_usec/ {u=$2} END {printf \"%d.%06d\", s, u}'";
+    let before = now();
+    let guest: f64 = sh(vm, script).trim().parse().unwrap();
+    let after = now();
+    eprintln!("guest {guest:.3}, host {before:.3} to {after:.3}");
+    if guest < before - CLOCK_TOLERANCE {
+        before - guest
+    } else if guest > after + CLOCK_TOLERANCE {
+        after - guest
+    } else {
+        0.0
+    }
 }
 
 /// Runs a shell script that must succeed, and gives what it printed.

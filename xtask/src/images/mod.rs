@@ -47,12 +47,16 @@ static BASE: Recipe = Recipe {
     base: None,
 };
 
-static RECIPES: [Recipe; 5] = [
+static RECIPES: [Recipe; 9] = [
     by_hand("busybox", include_str!("../../images/busybox.py")),
     by_hand("layers", include_str!("../../images/layers.py")),
     on_debian("nginx", include_str!("../../images/nginx.sh")),
     on_debian("redis", include_str!("../../images/redis.sh")),
     on_debian("python3", include_str!("../../images/python3.sh")),
+    on_debian("httpd", include_str!("../../images/httpd.sh")),
+    on_debian("memcached", include_str!("../../images/memcached.sh")),
+    on_debian("node", include_str!("../../images/node.sh")),
+    on_debian("postgres", include_str!("../../images/postgres.sh")),
 ];
 
 const fn by_hand(name: &'static str, text: &'static str) -> Recipe {

@@ -1,0 +1,48 @@
+//! Seven services in machines of one vCPU: each answers after each of its restores.
+
+#[path = "support/services.rs"]
+mod services;
+mod support;
+
+use services::{httpd, memcached, nginx, node, postgres, python, redis};
+use support::scaled;
+
+const VCPUS: u16 = 1;
+const RESTORES: u32 = 100;
+/// Node takes longer to begin than all of a restore.
+const USUAL_OF_NODE: u32 = 15;
+
+#[test]
+fn nginx_answers_after_every_restore() {
+    nginx(VCPUS, RESTORES);
+}
+
+#[test]
+fn httpd_answers_after_every_restore() {
+    httpd(VCPUS, RESTORES);
+}
+
+#[test]
+fn redis_answers_after_every_restore() {
+    redis(VCPUS, RESTORES);
+}
+
+#[test]
+fn memcached_answers_after_every_restore() {
+    memcached(VCPUS, RESTORES);
+}
+
+#[test]
+fn python_answers_after_every_restore() {
+    python(VCPUS, RESTORES);
+}
+
+#[test]
+fn node_answers_after_every_restore() {
+    node(VCPUS, scaled(RESTORES, USUAL_OF_NODE));
+}
+
+#[test]
+fn postgres_answers_after_every_restore() {
+    postgres(VCPUS, RESTORES);
+}
