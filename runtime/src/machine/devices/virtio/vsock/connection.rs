@@ -482,10 +482,14 @@ impl Connection {
 }
 
 impl Drop for Connection {
-    /// Discards what the host wrote and nobody reads: closing with it in the buffer would give
-    /// the host an error in place of the stream's end.
+    /// Ends the stream, rather than only our hold on it: a process that was forked off may have
+    /// another, and the host would wait for the end until that one is gone. Then discards what
+    /// the host wrote and nobody reads: closing with it in the buffer would give the host an error
+    /// in place of the stream's end.
     fn drop(&mut self) {
         if let (Some(stream), false) = (&self.stream, self.host_gone) {
+            // A stream that is not connected any more has nothing to shut down.
+            let _ = stream.shutdown(Shutdown::Both);
             let mut sink = [0; DISCARD];
             for _ in 0..MAX_DISCARDS {
                 if !matches!(read(stream, &mut sink), Ok(Some(1..))) {
