@@ -13,6 +13,8 @@ use crate::sys::{Errno, clock};
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 const ID_SIZE: usize = 16;
+/// A clock that is less off was right all along: so long may a message be under way.
+const CLOCK_TOLERANCE: u64 = 500_000_000;
 
 /// Keeps open what a resume writes to.
 #[derive(Debug)]
@@ -65,6 +67,15 @@ impl Resumer {
             fd::overwrite(file, &uuid(boot)).or_failure("write", "boot_id")?;
         }
         Ok(())
+    }
+}
+
+/// Sets the clock if it has not gone on by itself while the machine was paused, as it does not
+/// while the host sleeps.
+pub(crate) fn correct_clock(realtime_ns: u64) {
+    if clock::realtime().abs_diff(realtime_ns) > CLOCK_TOLERANCE {
+        // Who may set it at a resume may set it here.
+        let _ = clock::set_realtime(realtime_ns);
     }
 }
 

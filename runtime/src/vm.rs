@@ -199,6 +199,40 @@ impl Vm {
         VmStats::of(&self.machine, self.ask(&Request::Memory)?.only()?)
     }
 
+    /// Has the guest stand still until [`resume`](Self::resume), and use no processor meanwhile.
+    /// Its memory stays. A machine that is paused already is left so.
+    ///
+    /// Whatever asks the guest for something then waits: commands, files, connections. So do
+    /// limits that the guest keeps, but time goes on for it: a command whose time-out passes in
+    /// the pause is ended at its end, and given up by the host ten seconds after its time-out.
+    /// [`snapshot`](Self::snapshot), [`console`](Self::console), [`stop`](Self::stop) and dropping
+    /// need no guest that runs. A pooled machine that is given back goes on by itself.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), supermachine::Error> {
+    /// # let image = supermachine::Image::from_snapshot("names/web")?;
+    /// # let vm = image.start(&supermachine::VmConfig::new())?;
+    /// vm.pause()?;
+    /// std::thread::sleep(std::time::Duration::from_secs(300));
+    /// vm.resume()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Guest`] when the guest has ended.
+    pub fn pause(&self) -> Result<(), Error> {
+        paused(&self.machine)
+    }
+
+    /// Lets a paused machine go on, with the host's wall clock. One that runs is left so.
+    ///
+    /// # Errors
+    /// [`Error::Guest`] when the guest has ended.
+    pub fn resume(&self) -> Result<(), Error> {
+        resumed(&self.machine)
+    }
+
     /// Takes a snapshot of the running machine into the store that its own snapshot lies in.
     /// The guest stands still for some milliseconds and goes on; machines that start from the
     /// new snapshot find their streams to the host closed.
@@ -282,6 +316,24 @@ impl Vm {
     #[cfg(feature = "tokio")]
     pub(crate) fn parts(&self) -> (Arc<Machine>, Image) {
         (Arc::clone(&self.machine), self.image.clone())
+    }
+}
+
+/// Pauses a machine.
+pub(crate) fn paused(machine: &Machine) -> Result<(), Error> {
+    machine.pause().map_err(|error| ended(machine, error))
+}
+
+/// Lets a machine go on.
+pub(crate) fn resumed(machine: &Machine) -> Result<(), Error> {
+    machine.resume().map_err(|error| ended(machine, error))
+}
+
+/// Tells of a guest's end with the last of its console.
+fn ended(machine: &Machine, error: MachineError) -> Error {
+    match error {
+        MachineError::Ended { .. } => crate::agent::explain(&machine.witness()),
+        error => error.into(),
     }
 }
 

@@ -13,6 +13,11 @@ use crate::codec::{DecodeError, Put, Reader};
 pub enum Control {
     /// The first message after every start. The agent acts on it before it answers requests.
     Resume(Resume),
+    /// A machine that was paused goes on. Nothing is answered.
+    Clock {
+        /// The wall clock, in nanoseconds since 1970-01-01 UTC.
+        realtime_ns: u64,
+    },
 }
 
 /// What a machine must be told when it goes on.
@@ -55,6 +60,7 @@ impl Message for Control {
     fn kind(&self) -> u16 {
         match self {
             Self::Resume(_) => 0x01,
+            Self::Clock { .. } => 0x02,
         }
     }
 
@@ -67,6 +73,7 @@ impl Message for Control {
                     out.put_byte_string(name.as_bytes());
                 });
             }
+            Self::Clock { realtime_ns } => out.put_u64(*realtime_ns),
         }
     }
 
@@ -78,6 +85,7 @@ impl Message for Control {
                 entropy: reader.array("entropy")?,
                 hostname: reader.option("hostname", |r| r.string("hostname", MAX_NAME))?,
             }),
+            0x02 => Self::Clock { realtime_ns: reader.u64("realtime")? },
             _ => return Err(unknown_kind(kind)),
         };
         reader.finish()?;

@@ -38,6 +38,7 @@ fn control_and_events_round_trip() {
     let resume =
         Resume { realtime_ns: 1, entropy: [7; ENTROPY_SIZE], hostname: Some("web".into()) };
     assert_round_trip(&Control::Resume(resume));
+    assert_round_trip(&Control::Clock { realtime_ns: u64::MAX });
     assert_round_trip(&Event::Hello { version: VERSION });
     assert_round_trip(&Event::Resumed);
     assert_round_trip(&Event::ResumeFailed(failure()));

@@ -173,6 +173,10 @@ impl Server {
                     Ok(()) => Event::Resumed,
                     Err(failure) => Event::ResumeFailed(failure),
                 },
+                Some(Control::Clock { realtime_ns }) => {
+                    resume::correct_clock(realtime_ns);
+                    continue;
+                }
                 Some(_) => return Err(failure("decode", "control stream", Errno::EPROTO)),
             };
             self.say(&event)?;

@@ -23,11 +23,19 @@ struct Pool<const N: usize> {
 
 /// Nanoseconds since some point before boot.
 pub(crate) fn monotonic() -> u64 {
+    read(nr::CLOCK_MONOTONIC)
+}
+
+/// The wall clock, in nanoseconds since 1970.
+pub(crate) fn realtime() -> u64 {
+    read(nr::CLOCK_REALTIME)
+}
+
+fn read(clock: u32) -> u64 {
     let mut time = Time { seconds: 0, nanoseconds: 0 };
     let address = core::ptr::from_mut(&mut time) as usize;
-    // SAFETY: the kernel writes one time. The clock exists everywhere, so the call succeeds.
-    let _ =
-        unsafe { call(nr::__NR_clock_gettime, [flags(nr::CLOCK_MONOTONIC), address, 0, 0, 0, 0]) };
+    // SAFETY: the kernel writes one time. Both clocks exist everywhere, so the call succeeds.
+    let _ = unsafe { call(nr::__NR_clock_gettime, [flags(clock), address, 0, 0, 0, 0]) };
     time.seconds.unsigned_abs() * NANOSECONDS + time.nanoseconds.unsigned_abs()
 }
 

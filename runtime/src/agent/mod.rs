@@ -17,7 +17,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use supermachine_formats::wire::{
     Command, ENTROPY_SIZE, Event, HEADER_SIZE, Header, MAX_PAYLOAD, Message, REQUEST_PORT, Reply,
@@ -25,7 +25,7 @@ use supermachine_formats::wire::{
 };
 
 use crate::Error;
-use crate::machine::{Machine, Witness, fill_random};
+use crate::machine::{Machine, Witness, fill_random, realtime_ns};
 
 pub(crate) use self::backlog::Backlog;
 pub(crate) use self::delivery::beginning;
@@ -175,12 +175,7 @@ pub fn next_event(
 pub fn resume(hostname: Option<&str>) -> Result<Resume, Error> {
     let mut entropy = [0; ENTROPY_SIZE];
     fill_random(&mut entropy).map_err(|source| Error::NoEntropy { source })?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Ok(Resume {
-        realtime_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
-        entropy,
-        hostname: hostname.map(str::to_owned),
-    })
+    Ok(Resume { realtime_ns: realtime_ns(), entropy, hostname: hostname.map(str::to_owned) })
 }
 
 /// A request as it is sent.

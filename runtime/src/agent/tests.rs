@@ -2,6 +2,7 @@
 
 use std::io::Cursor;
 use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use supermachine_formats::codec::DecodeError;
 use supermachine_formats::wire::{ExitStatus, Failure, MAX_CHUNK, VERSION};

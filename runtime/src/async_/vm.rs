@@ -164,6 +164,26 @@ impl Vm {
         VmStats::of(vm.machine(), only(vm, &Request::Memory).await?)
     }
 
+    /// Has the guest stand still until [`resume`](Self::resume); see the
+    /// [one that blocks](crate::Vm::pause). When the future is dropped, it is paused all the same.
+    ///
+    /// # Errors
+    /// [`Error::Guest`] when the guest has ended.
+    pub async fn pause(&self) -> Result<(), Error> {
+        let (machine, _) = self.blocking().parts();
+        beside(move || crate::vm::paused(&machine)).await
+    }
+
+    /// Lets a paused machine go on, with the host's wall clock. One that runs is left so.
+    /// When the future is dropped, it goes on all the same.
+    ///
+    /// # Errors
+    /// [`Error::Guest`] when the guest has ended.
+    pub async fn resume(&self) -> Result<(), Error> {
+        let (machine, _) = self.blocking().parts();
+        beside(move || crate::vm::resumed(&machine)).await
+    }
+
     /// Takes a snapshot of the running machine into the store that its own snapshot lies in, on a
     /// thread of the runtime's for blocking work. When the future is dropped, the snapshot is taken
     /// all the same; the machine lives until then, and does not go back to its pool.

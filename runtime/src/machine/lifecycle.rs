@@ -176,6 +176,34 @@ impl Machine {
         self.vcpus.run();
     }
 
+    /// Stops the guest until [`Machine::resume`]: on return no vCPU runs, and none will. While it is
+    /// captured, this waits. A guest that stands still already is left so.
+    ///
+    /// # Errors
+    /// [`MachineError::Ended`] if the guest has ended.
+    pub fn pause(&self) -> Result<(), MachineError> {
+        let _turn = self.turn();
+        self.vcpus.pause();
+        self.failure().map_or(Ok(()), |failure| Err(failure.into()))
+    }
+
+    /// Lets a guest go on that was paused; the first that it finds is the time. One that runs is
+    /// left so. While it is captured, this waits.
+    ///
+    /// # Errors
+    /// [`MachineError::Ended`] if the guest has ended, or its agent has closed the control stream.
+    pub fn resume(&self) -> Result<(), MachineError> {
+        let _turn = self.turn();
+        if let Some(failure) = self.failure() {
+            return Err(failure.into());
+        }
+        if !self.vcpus.is_to_run() {
+            self.send_control(&wire::Control::Clock { realtime_ns: realtime_ns() })?;
+            self.vcpus.run();
+        }
+        Ok(())
+    }
+
     /// Whether [`Machine::reset`] can be used: pages that came when they were touched cannot be
     /// had a second time.
     #[must_use]
@@ -552,7 +580,8 @@ fn parts<'a>(index: u8, ram: &Ram, ioapic: &Arc<Ioapic>, disks: &'a [DiskFile]) 
     Parts { memory: Arc::clone(ram.memory()), line: ioapic.pin(layout::slot_line(index)), disks }
 }
 
-fn realtime_ns() -> u64 {
+/// The host's wall clock, in nanoseconds since 1970.
+pub(crate) fn realtime_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }

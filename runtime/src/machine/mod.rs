@@ -2,8 +2,9 @@
 //!
 //! This is the layer below [`Vm`](crate::Vm); `supermachine-baker` uses it to make snapshots.
 //! What crosses the border of a machine is small on purpose, so that a worker process can
-//! stand behind it: [`Machine::restore`], [`Machine::run`] and [`Machine::reset`], [`Machine::connect`] and
-//! [`Machine::control`] (each hands out a stream's descriptor), [`Machine::capture`] and
+//! stand behind it: [`Machine::restore`], [`Machine::run`] and [`Machine::reset`],
+//! [`Machine::pause`] and [`Machine::resume`], [`Machine::connect`] and [`Machine::control`] (each
+//! hands out a stream's descriptor), [`Machine::capture`] and
 //! [`Machine::capture_live`], [`Machine::console`], [`Machine::failure`], and dropping it.
 
 mod baseline;
@@ -35,6 +36,7 @@ pub(crate) use devices::virtio::Vsock as Streams;
 pub use dirty::DirtyPages;
 pub use hypervisor::HypervisorError;
 pub(crate) use hypervisor::{probe, processor_word};
+pub(crate) use lifecycle::realtime_ns;
 pub use lifecycle::{Captured, Machine, Restore, reset_ioapic, reset_serial};
 pub use memory::{MemoryFiles, Overlay};
 pub use origin::Origin;

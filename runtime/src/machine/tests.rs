@@ -492,11 +492,58 @@ fn a_running_machine_goes_on_after_it_was_captured_live() {
 }
 
 #[test]
+fn a_paused_machine_stays_so_through_a_capture_and_goes_on_with_the_time() {
+    let vm = Arc::new(FakeVm::default());
+    let machine = restore(&vm, with_control(snapshot(2))).unwrap();
+    machine.run();
+    within(move || {
+        vm.wait_inside(2);
+        // What runs needs no message to go on, for which there is no buffer here.
+        machine.resume().unwrap();
+        drop(machine.capture_live().unwrap());
+        vm.wait_inside(2);
+        for _ in 0..2 {
+            machine.pause().unwrap();
+            assert_eq!(vm.inside(), 0);
+        }
+        let before = machine.capture_live().unwrap();
+        drop(machine.capture_live().unwrap());
+        assert_eq!(vm.inside(), 0);
+        let Slot::Vsock(_, sockets) = &before.snapshot.slots[0] else { panic!("no sockets") };
+        assert_eq!(sockets.connections[0].sent, 0);
+        for _ in 0..2 {
+            machine.resume().unwrap();
+            vm.wait_inside(2);
+        }
+        // The message waits for a buffer.
+        machine.pause().unwrap();
+        assert!(matches!(machine.capture_live(), Err(MachineError::Busy)));
+        drop(machine);
+        assert_eq!(vm.alive(), 0);
+    });
+}
+
+#[test]
+fn a_machine_whose_guest_has_ended_is_neither_paused_nor_resumed() {
+    let vm = Arc::new(FakeVm::with_script(vec![Step::Shutdown]));
+    let machine = restore(&vm, snapshot(1)).unwrap();
+    let mut control = machine.control().unwrap();
+    machine.run();
+    within(move || {
+        control.read_to_end(&mut Vec::new()).unwrap();
+        for result in [machine.pause(), machine.resume()] {
+            assert!(matches!(result, Err(MachineError::Ended { .. })), "{result:?}");
+        }
+    });
+}
+
+#[test]
 fn captures_and_runs_at_once_do_not_hang() {
     let vm = Arc::new(FakeVm::default());
     let machine = Arc::new(restore(&vm, snapshot(2)).unwrap());
-    let uses: [fn(&Machine); 5] = [
+    let uses: [fn(&Machine); 6] = [
         Machine::run,
+        |machine| machine.pause().unwrap(),
         |machine| drop(machine.capture().unwrap()),
         |machine| drop(machine.capture_live().unwrap()),
         |machine| drop(machine.capture_live().unwrap()),

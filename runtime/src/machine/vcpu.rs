@@ -171,6 +171,11 @@ impl Vcpus {
         }
     }
 
+    /// Whether the vCPUs are to run.
+    pub(crate) fn is_to_run(&self) -> bool {
+        self.shared.lock().command == Command::Run
+    }
+
     /// Stops the vCPUs; on return none is in the guest. Tells whether they were to run.
     pub(crate) fn pause(&self) -> bool {
         let was_to_run = self.shared.command(Command::Pause) == Command::Run;

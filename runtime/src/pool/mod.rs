@@ -246,7 +246,8 @@ impl Drop for PooledVm {
         // At once: nothing of this user leads to a machine that another may have soon.
         vm.part();
         // What a user who panicked has left is no state to hand on, unless it is reset.
-        let is_sound = self.shelf.restores() || !thread::panicking();
+        // And nobody waits for a machine that the user before has paused.
+        let is_sound = self.shelf.restores() || (!thread::panicking() && vm.resume().is_ok());
         self.shelf.give_back(vm, is_sound);
     }
 }
