@@ -7,6 +7,7 @@
 mod machines;
 mod packs;
 mod pools;
+mod ports;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     machines::measure_process(&exec, &store, first)?;
     machines::measure(&store.image(first)?)?;
     pools::measure(&store.image(first)?)?;
+    ports::measure(&store.image(first)?)?;
     packs::measure_first_starts(&store.image(last)?, folder.path())?;
     packs::measure_live(&store.image(first)?)
 }
