@@ -187,7 +187,9 @@ fn snapshot_of_a_paused_machine_runs_and_the_machine_stays_paused() {
     for image in [first.image, second.image] {
         let other = start(&image);
         assert_eq!(sh(&other, "cat /tmp/mark"), "mark\n");
-        assert_eq!(clock_error(&other), 0.0);
+        // Not that of the snapshot, which was taken moments ago; it lags by what it takes to have
+        // the first pages.
+        assert!(clock_error(&other).abs() < 1.0);
     }
     ticks.stand_still();
     vm.resume().unwrap();
@@ -228,6 +230,8 @@ fn guest_that_has_ended_is_neither_paused_nor_resumed() {
 #[test]
 fn every_processor_stands_still_and_goes_on() {
     let image = baked("two", || bake("busybox").vcpus(2).entrypoint(["sleep", "1000000"]));
+    image.mapped().unwrap();
+    start(&image).stop().unwrap();
     let vm = image.start(&VmConfig::new().with_vcpus(2)).unwrap();
     // Both are in the guest most of the time, and have interrupts for each other.
     let busy = "while :; do :; done & while :; do echo x; done | while read x; do :; done";
