@@ -31,6 +31,7 @@ use super::layout::{self, SERIAL_LINE, VSOCK_SLOT};
 use super::memory::{MemoryFiles, Ram};
 use super::origin::{Loss, MappedDisk, Mapping, Origin};
 use super::pager::Pager;
+use super::reset::{self, Spare};
 use super::sys::{PageMap, Populate};
 use super::vcpu::{Plan, Saved, Vcpus};
 use super::witness::Witness;
@@ -82,6 +83,8 @@ pub struct Machine {
     memory_files: Option<MemoryFiles>,
     /// The memory as it began, once it was reset.
     pristine: OnceLock<Ram>,
+    /// Pages that stay in place when the memory is put back.
+    spare: Mutex<Spare>,
     disks: Vec<DiskFile>,
     console: Console,
     origin: Arc<Snapshot>,
@@ -163,6 +166,7 @@ impl Machine {
             ram,
             memory_files,
             pristine: OnceLock::new(),
+            spare: Mutex::default(),
             disks,
             console,
             origin: snapshot,
@@ -238,7 +242,8 @@ impl Machine {
         self.vcpus.reset()?;
         timings.step("reset vCPUs");
         let kept = &snapshot.working_set.written;
-        self.ram.reset(pristine, kept).map_err(memory_error("put back"))?;
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        reset::reset(&self.ram, pristine, kept, &mut spare).map_err(memory_error("put back"))?;
         timings.step("reset memory");
         self.vm.set_clock_ns(snapshot.clock.monotonic_ns)?;
         Ok(())

@@ -10,9 +10,7 @@ use std::sync::Arc;
 
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion, VolatileMemory,
-};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use super::layout::{RamWindow, ram_windows};
 use super::sys::{self, Populate};
@@ -149,32 +147,6 @@ impl Ram {
         self.stretches(runs).map(|(_, _, size, address)| (address, size)).collect()
     }
 
-    /// Puts back in every written page what `pristine` has there, which was mapped in the same
-    /// way and never written. The pages of `kept`, which is in rising order, stay in place; all
-    /// others are given back.
-    ///
-    /// # Errors
-    /// The process's page map cannot be read, or pages cannot be dropped. Some pages may be back
-    /// then, and others not.
-    pub(crate) fn reset(&self, pristine: &Self, kept: &[Run]) -> io::Result<()> {
-        let mut map = sys::PageMap::open()?;
-        let pairs = self.windows.iter().zip(&pristine.windows);
-        for ((window, region), (_, pristine)) in pairs {
-            let base = window.file_offset / PAGE_SIZE;
-            let mut plan = ResetPlan { base, kept, ..ResetPlan::default() };
-            map.in_place(region, PAGE_SIZE, |page, count, is_written| {
-                plan.add(page, page + count, is_written);
-            })?;
-            for (first, end) in plan.copies {
-                (first..end).try_for_each(|page| copy_page(region, pristine, page))?;
-            }
-            for (first, end) in plan.drops {
-                sys::drop_pages(region, first * PAGE_SIZE, (end - first) * PAGE_SIZE)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Cuts runs at window borders: region, offset in it, size, guest address.
     fn stretches<'a>(
         &'a self,
@@ -192,66 +164,6 @@ impl Ram {
             })
         })
     }
-}
-
-/// What becomes of a window's pages: from the first to before the end, counted in the window.
-#[derive(Debug, Default)]
-struct ResetPlan<'a> {
-    /// The window's first page, counted as in `kept`.
-    base: u64,
-    kept: &'a [Run],
-    copies: Vec<(u64, u64)>,
-    drops: Vec<(u64, u64)>,
-    /// Whether something stands behind the last drop that must stay.
-    is_blocked: bool,
-}
-
-impl ResetPlan<'_> {
-    /// Adds pages that are in place, in rising order.
-    fn add(&mut self, first: u64, end: u64, is_written: bool) {
-        if !is_written {
-            self.is_blocked = true;
-            return;
-        }
-        let mut at = first;
-        while at < end {
-            let page = self.base + at;
-            let after = self.kept.partition_point(|run| run.end() <= page);
-            let within = |border: u64| (border - self.base).min(end);
-            at = match self.kept.get(after) {
-                Some(run) if run.first <= page => {
-                    let next = within(run.end());
-                    self.copies.push((at, next));
-                    self.is_blocked = true;
-                    next
-                }
-                found => {
-                    let next = found.map_or(end, |run| within(run.first));
-                    self.drop_pages(at, next);
-                    next
-                }
-            };
-        }
-    }
-
-    /// Drops pages in one go with those before, if nothing is in place between them: each call
-    /// has the hypervisor forget what it has of the stretch.
-    fn drop_pages(&mut self, first: u64, end: u64) {
-        match self.drops.last_mut().filter(|_| !self.is_blocked) {
-            Some(last) => last.1 = end,
-            None => self.drops.push((first, end)),
-        }
-        self.is_blocked = false;
-    }
-}
-
-/// Copies a page from one region to the same place in another.
-fn copy_page(to: &MmapRegion, from: &MmapRegion, page: u64) -> io::Result<()> {
-    let (offset, size) = ((page * PAGE_SIZE) as usize, PAGE_SIZE as usize);
-    let from = from.as_volatile_slice().subslice(offset, size).map_err(io::Error::other)?;
-    let to = to.as_volatile_slice().subslice(offset, size).map_err(io::Error::other)?;
-    from.copy_to_volatile_slice(to);
-    Ok(())
 }
 
 /// Maps a disk image read-only.

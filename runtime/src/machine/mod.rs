@@ -18,6 +18,7 @@ mod line;
 mod memory;
 mod origin;
 mod pager;
+mod reset;
 mod slots;
 mod sys;
 #[cfg(test)]

@@ -84,6 +84,20 @@ pub(crate) fn drop_pages(region: &MmapRegion, offset: u64, size: u64) -> io::Res
     }
 }
 
+/// Whether a page of two regions, which nobody writes to now, holds the same in both. Pages
+/// outside of either do not.
+pub(crate) fn is_same_page(one: &MmapRegion, other: &MmapRegion, page: u64, size: u64) -> bool {
+    let Some(offset) = page.checked_mul(size) else { return false };
+    let (Ok((one, length)), Ok((other, _))) =
+        (stretch(one, offset, size), stretch(other, offset, size))
+    else {
+        return false;
+    };
+    // SAFETY: both stretches lie within regions that are mapped for reading, and have `length`
+    // bytes.
+    unsafe { libc::memcmp(one.cast(), other.cast(), length) == 0 }
+}
+
 /// Where a stretch of a region lies, if it lies within.
 fn stretch(region: &MmapRegion, offset: u64, size: u64) -> io::Result<(*mut u8, usize)> {
     let (offset, size) = (offset as usize, size as usize);

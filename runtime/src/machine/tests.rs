@@ -24,6 +24,7 @@ use super::layout::{
     SLOTS, slot_address,
 };
 use super::memory::Ram;
+use super::reset::{self, Spare};
 use super::sys::{Block, PageMap, Populate};
 use super::*;
 use crate::timings::Timings;
@@ -1012,8 +1013,9 @@ fn a_reset_machine_is_as_a_fresh_one() {
         machine.reset(&mut Timings::start()).unwrap();
         assert_eq!(vm.inside(), 0);
         assert_eq!(comparable(machine.capture_live().unwrap().snapshot), fresh);
-        // Only what is kept in place is still written.
-        assert_eq!(dirty::touched(machine.ram()).unwrap().written, runs_of([4, 5, 10, 30]));
+        // What is kept in place is still written, and what the guest writes each time.
+        let (touched, last) = (dirty::touched(machine.ram()).unwrap(), MEMORY / PAGE_SIZE - 1);
+        assert_eq!(touched.written, runs_of([0, 3, 4, 5, 9, 10, 12, 30, last]));
         assert!(memory_of(&machine) == content);
         assert_eq!(machine.console(), b"");
     }
@@ -1039,9 +1041,13 @@ fn a_reset_in_the_high_window_brings_the_right_pages_back() {
     for address in addresses {
         ram.memory().write_obj(0xeeee_eeee_eeee_eeee_u64, GuestAddress(address)).unwrap();
     }
-    ram.reset(&pristine, &[Run { first: low, count: 2 }]).unwrap();
+    let (kept, mut spare) = ([Run { first: low, count: 2 }], Spare::default());
+    reset::reset(&ram, &pristine, &kept, &mut spare).unwrap();
     let found = addresses.map(|at| ram.memory().read_obj::<u64>(GuestAddress(at)).unwrap());
     assert_eq!(found, [low, high, high + 5, 0]);
+    assert_eq!(dirty::touched(&ram).unwrap().written, runs_of([low, high, high + 5, high + 6]));
+    // Two users later, who did not write to them, only those of the working set are left.
+    (0..2).for_each(|_| reset::reset(&ram, &pristine, &kept, &mut spare).unwrap());
     assert_eq!(dirty::touched(&ram).unwrap().written, runs_of([low, high]));
 }
 
