@@ -5,7 +5,7 @@ use std::ffi::OsString;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::commands::{cargo, runner};
+use crate::commands::{bake, bundle, cargo, runner, update};
 use crate::error::{self, Error};
 use crate::{Globals, USAGE, report, subcommand_place};
 
@@ -15,13 +15,18 @@ const LONG_ABOUT: &str = "\
 Build, run and ship programs that have microVMs in them.
 
 `build`, `run`, `test` and `check` are cargo's, with all their arguments. Programs for macOS are \
-signed before they start, as only signed programs may use the hypervisor there.";
+signed before they start, as only signed programs may use the hypervisor there; programs find the \
+snapshots of their package's build script beside them. `bundle` puts a program and its snapshots \
+together for others.";
 
 const EXAMPLES: &str = "\
 Examples:
   cargo supermachine build --release            like `cargo build`, and signed if it is for macOS
   cargo supermachine run -- --port 8080         like `cargo run`
   cargo supermachine test --workspace -- --nocapture
+  cargo supermachine bake                       bake what the package declares, and build nothing
+  cargo supermachine bundle --format tar        the program with its snapshots, for others
+  cargo supermachine update                     move the pins of supermachine.lock
 
 `cargo supermachine help COMMAND` tells all about a command.";
 
@@ -38,21 +43,27 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Bake(bake::Args),
     Build(cargo::BuildArgs),
     Run(cargo::RunArgs),
     Test(cargo::TestArgs),
     Check(cargo::CheckArgs),
+    Bundle(bundle::Args),
+    Update(update::Args),
     #[command(hide = true)]
     Runner(runner::Args),
 }
 
 impl Command {
-    fn exec(&self, _globals: &Globals) -> Result<u8, Error> {
+    fn exec(&self, globals: &Globals) -> Result<u8, Error> {
         match self {
+            Self::Bake(args) => bake::exec(args, globals),
             Self::Build(args) => cargo::build(args),
             Self::Run(args) => cargo::run(args),
             Self::Test(args) => cargo::test(args),
             Self::Check(args) => cargo::check(args),
+            Self::Bundle(args) => bundle::exec(args, globals),
+            Self::Update(args) => update::exec(args, globals),
             Self::Runner(args) => runner::exec(args),
         }
     }
@@ -64,7 +75,7 @@ impl Command {
             Self::Run(args) => args.passed.arguments = words,
             Self::Test(args) => args.passed.arguments = words,
             Self::Check(args) => args.passed.arguments = words,
-            Self::Runner(_) => {}
+            _ => {}
         }
     }
 }
@@ -72,7 +83,7 @@ impl Command {
 /// What a command line asks for.
 enum Asked {
     /// A command on a package.
-    Package(Cli),
+    Package(Box<Cli>),
     /// A command of `supermachine`.
     Machines(Box<crate::Cli>),
 }
@@ -110,7 +121,7 @@ fn parse(mut arguments: Vec<OsString>) -> Result<Asked, clap::Error> {
     }
     let mut cli = Cli::from_arg_matches_mut(&mut matches)?;
     cli.command.pass(passed);
-    Ok(Asked::Package(cli))
+    Ok(Asked::Package(Box::new(cli)))
 }
 
 fn definition() -> clap::Command {
@@ -153,10 +164,11 @@ mod tests {
 
     fn passed(line: &str) -> (Vec<OsString>, bool) {
         match asked(line) {
-            Asked::Package(Cli { command: Command::Run(args), globals }) => {
-                (args.passed.arguments, globals.quiet)
-            }
-            _ => panic!("{line} is not `run`"),
+            Asked::Package(cli) => match cli.command {
+                Command::Run(args) => (args.passed.arguments, cli.globals.quiet),
+                _ => panic!("{line} is not `run`"),
+            },
+            Asked::Machines(_) => panic!("{line} is not `run`"),
         }
     }
 

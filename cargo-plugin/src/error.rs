@@ -27,6 +27,36 @@ pub(crate) enum Error {
     /// Cargo could not be used.
     #[error(transparent)]
     Cargo(#[from] CargoError),
+    /// A file operation failed.
+    #[error("cannot {operation} {}", path.display())]
+    Place { operation: &'static str, path: PathBuf, source: io::Error },
+    /// Not exactly one program was built.
+    #[error(
+        "one program is bundled, and these were built: {}; name it with --bin or --example",
+        if found.is_empty() { "none" } else { found }
+    )]
+    NoProgram { found: String },
+    /// A snapshot that is to be bundled was not made.
+    #[error(
+        "the bundle shall have the snapshot {name:?}, but no build script made it and Cargo.toml \
+         does not declare it"
+    )]
+    NoSnapshot { name: String },
+    /// The table that describes a bundle has another form.
+    #[error("{}: [package.metadata.supermachine.bundle] cannot be used", path.display())]
+    BundleTable { path: PathBuf, source: Box<toml::de::Error> },
+    /// A bundle's name cannot be a file's.
+    #[error("{name:?} cannot be a bundle's name")]
+    BundleName { name: String },
+    /// Two things of a bundle would have one place.
+    #[error("the bundle has something of the name of {} already", path.display())]
+    ResourceTwice { path: PathBuf },
+    /// A property list cannot be read or written.
+    #[error("the property list {} cannot be used", path.display())]
+    PropertyList { path: PathBuf, source: plist::Error },
+    /// An image that is not pinned.
+    #[error("{image} is neither pinned in supermachine.lock nor declared in Cargo.toml")]
+    NotPinned { image: String },
     /// A snapshot that was to be run is not there and could not be made.
     #[error("no snapshot of {wanted} in {}, and it cannot be pulled", store.display())]
     NotPulled { wanted: String, store: PathBuf, source: Box<Error> },

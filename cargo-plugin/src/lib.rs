@@ -4,6 +4,7 @@
 //! are baked by `supermachine-baker` and machines run by `supermachine`; nothing here knows how.
 //! Standard output holds only what a command is asked for; all else goes to standard error.
 
+mod bundle;
 mod cargo_cli;
 mod codesign;
 mod commands;

@@ -22,6 +22,19 @@ pub(crate) fn dir(wanted: Option<&Path>) -> Result<PathBuf, Error> {
     Ok(data.join("supermachine"))
 }
 
+/// Docker's configuration: in the folder that `DOCKER_CONFIG` names, or in `~/.docker`.
+pub(crate) fn docker_config() -> Option<PathBuf> {
+    let named = env::var_os("DOCKER_CONFIG").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let dir = named.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".docker")))?;
+    Some(dir.join("config.json"))
+}
+
+/// Whether a program of this name is found.
+pub(crate) fn is_program(name: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|dir| dir.join(name).is_file())
+}
+
 /// Opens the store, or makes it.
 pub(crate) fn open(wanted: Option<&Path>) -> Result<Store, Error> {
     Ok(Store::open(dir(wanted)?)?)

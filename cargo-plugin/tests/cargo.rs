@@ -104,6 +104,29 @@ fn test_runs_tests_and_passes_what_is_behind_the_dashes() {
 }
 
 #[test]
+fn programs_find_the_snapshots_of_their_build_script_beside_them() {
+    let package = Package::new();
+    package.make_packs(&[("python", "a pack"), ("left-out", "")]);
+    let show = "fn main() { show(); }\n#[test] fn test() { show(); }\nfn show() {
+        let program = std::env::current_exe().unwrap();
+        let dir = program.parent().unwrap().join(\"snapshots\");
+        let names = std::fs::read_dir(&dir).unwrap().map(|one| one.unwrap().file_name());
+        println!(\"{:?} {}\", names.collect::<Vec<_>>(),
+            std::fs::read_to_string(dir.join(\"python.tar\")).unwrap());
+    }";
+    package.write("src/main.rs", show);
+    package.write("examples/other.rs", show);
+    let expected = "[\"python.tar\"] a pack\n";
+    assert_eq!(package.run(&["run", "-q", "--bin", "app"]).succeeds(), expected);
+    assert_eq!(package.run(&["run", "-q", "--example", "other"]).succeeds(), expected);
+    let tested = package.run(&["test", "-q", "--bin", "app", "--", "--nocapture"]);
+    assert!(tested.succeeds().contains(expected), "{tested:?}");
+    package.run(&["build", "--release"]).succeeds();
+    let built = std::process::Command::new(package.path("target/release/app")).output().unwrap();
+    assert_eq!(String::from_utf8(built.stdout).unwrap(), expected);
+}
+
+#[test]
 fn check_makes_no_program() {
     let package = Package::new();
     let done = package.run(&["check"]);
@@ -136,7 +159,7 @@ fn runner_becomes_the_program() {
     package.run(&["runner", "--", "/no/program"]).fails(1, &["/no/program cannot be started"]);
     let help = package.run(&["--help"]);
     assert!(!help.succeeds().contains("runner"), "{help:?}");
-    for command in ["build", "run", "test", "check", "ls", "doctor", "codesign"] {
+    for command in ["bake", "build", "bundle", "run", "test", "check", "update", "ls", "codesign"] {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}: {help:?}");
         let told = package.run(&[command, "--help"]);
         assert!(

@@ -327,7 +327,9 @@ fn doctor_json_agrees_with_its_status() {
     let report: Value = serde_json::from_str(&done.stdout).unwrap();
     let checks = report["checks"].as_array().unwrap();
     let names: Vec<_> = checks.iter().map(|check| check["name"].as_str().unwrap()).collect();
-    for wanted in ["processor", "hypervisor", "guest kernel", "store", "cache", "memory"] {
+    for wanted in
+        ["processor", "hypervisor", "guest kernel", "store", "cache", "credentials", "memory"]
+    {
         assert!(names.contains(&wanted), "{names:?}");
     }
     for check in checks {

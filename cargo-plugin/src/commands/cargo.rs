@@ -1,5 +1,5 @@
 //! `cargo supermachine build`, `run`, `test` and `check`: cargo's commands, with programs for macOS
-//! signed before they start.
+//! signed before they start, and snapshots beside them.
 
 use std::ffi::OsString;
 
@@ -11,7 +11,7 @@ use crate::report;
 const EVERYTHING_PASSES: &str = "\
 All arguments are cargo's, and passed on: `cargo help build` tells which there are.";
 
-/// Build the package, and sign programs for macOS
+/// Build the package, sign programs for macOS, and put links to snapshots beside them
 #[derive(Debug, clap::Args)]
 #[command(after_help = EVERYTHING_PASSES)]
 pub(crate) struct BuildArgs {
@@ -53,10 +53,18 @@ pub(crate) struct Passed {
 
 /// Builds; cargo's status is ours.
 pub(crate) fn build(args: &BuildArgs) -> Result<u8, Error> {
-    let built = package::build(Arguments::new(args.passed.arguments.clone()))?;
+    let built = package::build_as("build", Arguments::new(args.passed.arguments.clone()))?;
     if built.status.success() {
-        for program in built.programs().filter(|path| codesign::is_for_macos(path)) {
-            codesign::sign_to_run(&program, None)?;
+        let packs = built.packs();
+        for program in built.programs() {
+            package::link_beside(&program, &packs).map_err(|source| Error::Place {
+                operation: "put snapshots beside",
+                path: program.clone(),
+                source,
+            })?;
+            if codesign::is_for_macos(&program) {
+                codesign::sign_to_run(&program, None)?;
+            }
         }
     }
     Ok(package::status(built.status))

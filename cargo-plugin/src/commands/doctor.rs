@@ -2,6 +2,8 @@
 //!
 //! Every check looks, and changes nothing.
 
+mod build;
+
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
@@ -65,6 +67,8 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     checks.push(assets());
     checks.push(folder("store", store::dir(globals.store.as_deref()).ok().as_deref()));
     checks.push(folder("cache", default_cache().ok().as_deref()));
+    checks.extend(build::credentials(store::docker_config().as_deref(), store::is_program));
+    checks.extend(build::lock(Path::new("")));
     checks.push(memory(fs::read_to_string("/proc/meminfo").ok().as_deref()));
     let usable = checks.iter().all(|check| check.status != Status::Failed);
     let report = Report { usable, checks };

@@ -1,5 +1,7 @@
 //! The commands: each a module with its arguments and `exec`, which returns the exit status.
 
+pub(crate) mod bake;
+pub(crate) mod bundle;
 pub(crate) mod cargo;
 pub(crate) mod codesign;
 pub(crate) mod df;
@@ -14,4 +16,5 @@ pub(crate) mod push;
 pub(crate) mod rm;
 pub(crate) mod run;
 pub(crate) mod runner;
+pub(crate) mod update;
 pub(crate) mod verify;

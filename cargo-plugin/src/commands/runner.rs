@@ -1,4 +1,5 @@
-//! `cargo supermachine runner`: signs a program if it is for macOS, and becomes it. Cargo calls it.
+//! `cargo supermachine runner`: signs a program if it is for macOS, puts snapshots
+//! beside it, and becomes it. Cargo calls it.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -25,6 +26,15 @@ pub(crate) struct Args {
 pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     let program = Program { then: args.then.clone(), argv: args.argv.clone() };
     let path = program.path();
+    // Cargo passes what the package's build script has set on to its programs.
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let packs = package::packs_of_variables(variables);
+    package::link_beside(&path, &packs).map_err(|source| Error::Place {
+        operation: "put snapshots beside",
+        path: path.clone(),
+        source,
+    })?;
     if codesign::is_for_macos(&path) {
         codesign::sign_to_run(&path, args.entitlements.as_deref())?;
     }

@@ -4,8 +4,9 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
-use cargo_metadata::{Artifact, Message};
+use cargo_metadata::{Artifact, BuildScript, Message, PackageId};
 
+use super::snapshots::{Packs, packs};
 use super::{Arguments, CargoError, command};
 
 /// What cargo told of a build.
@@ -14,17 +15,29 @@ pub(crate) struct Built {
     pub(crate) status: ExitStatus,
     /// What was built or is still fresh.
     pub(crate) artifacts: Vec<Artifact>,
+    scripts: Vec<BuildScript>,
 }
 
 impl Built {
     /// The programs among it.
     pub(crate) fn programs(&self) -> impl Iterator<Item = PathBuf> {
-        self.artifacts.iter().filter_map(|one| one.executable.as_ref()).map(|path| path.into())
+        self.artifacts.iter().filter_map(|one| one.executable.as_ref()).map(Into::into)
+    }
+
+    /// The packs that build scripts made, those of dependencies too.
+    pub(crate) fn packs(&self) -> Packs {
+        packs(self.scripts.iter().flat_map(|script| script.env.iter().cloned()))
+    }
+
+    /// Those of one package.
+    pub(crate) fn packs_of(&self, package: &PackageId) -> Packs {
+        let scripts = self.scripts.iter().filter(|script| script.package_id == *package);
+        packs(scripts.flat_map(|script| script.env.iter().cloned()))
     }
 }
 
-/// Builds, and lets cargo tell how it goes. Whoever asked for messages in JSON gets them.
-pub(crate) fn build(mut arguments: Arguments) -> Result<Built, CargoError> {
+/// Builds or checks, and lets cargo tell how it goes. Whoever asked for messages in JSON gets them.
+pub(crate) fn build_as(name: &str, mut arguments: Arguments) -> Result<Built, CargoError> {
     let formats = arguments.take("--message-format");
     let wanted = formats.last().and_then(|format| format.to_str()).unwrap_or("human");
     let is_for_machines = wanted.starts_with("json");
@@ -34,13 +47,14 @@ pub(crate) fn build(mut arguments: Arguments) -> Result<Built, CargoError> {
         other => other,
     };
     arguments.insert([format!("--message-format={format}").into()]);
-    let mut cargo = command("build", &arguments);
+    let mut cargo = command(name, &arguments);
     let start = cargo.stdout(Stdio::piped()).spawn();
     let mut child = start.map_err(|source| {
         let program = cargo.get_program().to_owned();
         CargoError::Start { program, source }
     })?;
     let mut artifacts = Vec::new();
+    let mut scripts = Vec::new();
     let failed = |source| CargoError::Messages { source };
     for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
         let line = line.map_err(failed)?;
@@ -48,10 +62,12 @@ pub(crate) fn build(mut arguments: Arguments) -> Result<Built, CargoError> {
         if is_for_machines || message.is_err() {
             writeln!(io::stdout(), "{line}").map_err(failed)?;
         }
-        if let Ok(Message::CompilerArtifact(artifact)) = message {
-            artifacts.push(artifact);
+        match message {
+            Ok(Message::CompilerArtifact(artifact)) => artifacts.push(artifact),
+            Ok(Message::BuildScriptExecuted(script)) => scripts.push(script),
+            _ => {}
         }
     }
     let status = child.wait().map_err(failed)?;
-    Ok(Built { status, artifacts })
+    Ok(Built { status, artifacts, scripts })
 }

@@ -4,8 +4,11 @@
 //! no file's name is guessed.
 
 mod arguments;
+mod bakes;
 mod build;
+mod declared;
 mod runner;
+mod snapshots;
 
 use std::ffi::OsString;
 use std::io;
@@ -13,8 +16,11 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
 
 pub(crate) use arguments::Arguments;
-pub(crate) use build::build;
-pub(crate) use runner::{Program, configuration};
+pub(crate) use bakes::{bake, declared, packs};
+pub(crate) use build::{Built, build_as};
+pub(crate) use declared::{Selection, bakes_in_its_build, folder, metadata};
+pub(crate) use runner::{Program, configuration, target};
+pub(crate) use snapshots::{FOLDER, Packs, file_name, link_beside, packs as packs_of_variables};
 
 /// Why cargo could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +34,12 @@ pub(crate) enum CargoError {
     /// What cargo is told by its configuration files.
     #[error("cargo's configuration cannot be read")]
     Configuration { source: cargo_config2::Error },
+    /// Cargo does not tell of the package.
+    #[error("what cargo knows of the package cannot be read")]
+    Metadata { source: Box<cargo_metadata::Error> },
+    /// A package that is not in the workspace.
+    #[error("the workspace has no package {name}")]
+    NoPackage { name: String },
     /// A path that cannot be put into cargo's configuration.
     #[error("{} is not UTF-8, as cargo's configuration must be", path.display())]
     NotText { path: OsString },

@@ -43,6 +43,17 @@ pub(crate) fn configuration(
     Ok(words)
 }
 
+/// The platform that is built for: what was asked for, or what the configuration says, or this host.
+pub(crate) fn target(asked: Option<&str>) -> Result<String, CargoError> {
+    let failed = |source| CargoError::Configuration { source };
+    let config = Config::load().map_err(failed)?;
+    let targets = config.build_target_for_cli(asked).map_err(failed)?;
+    match targets.into_iter().next() {
+        Some(target) if target != "host-tuple" => Ok(target),
+        _ => Ok(config.host_triple().map_err(failed)?.to_owned()),
+    }
+}
+
 /// The value of cargo's setting: a list of words in TOML.
 fn runner(
     ourselves: &Path,

@@ -64,6 +64,18 @@ impl Package {
         self.write("Cargo.toml", manifest + lines);
     }
 
+    /// A build script that tells of packs as `supermachine_baker::build_script` does.
+    pub(crate) fn make_packs(&self, packs: &[(&str, &str)]) {
+        let mut script = "fn main() { let out = std::env::var(\"OUT_DIR\").unwrap();\n".to_owned();
+        for (name, content) in packs {
+            script += &format!(
+                "let path = format!(\"{{out}}/{name}.tar\"); std::fs::write(&path, {content:?}).unwrap();\n\
+                 println!(\"cargo::rustc-env=SUPERMACHINE_SNAPSHOT_{name}={{path}}\");\n"
+            );
+        }
+        self.write("build.rs", script + "}");
+    }
+
     /// A script that can be run. Another process writes it: one that this process has open for
     /// writing cannot be run, and a test beside this one might pass it on to a process of its own.
     pub(crate) fn script(&self, name: &str, text: &str) -> PathBuf {

@@ -1,0 +1,184 @@
+//! `cargo supermachine bundle`: a program with its snapshots, to be given to others.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use cargo_metadata::Artifact;
+
+use super::codesign::SigningArgs;
+use crate::bundle::{self, Contents, Format, Settings};
+use crate::error::Error;
+use crate::package::{self, Arguments, Built, Packs};
+use crate::{Globals, report};
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo supermachine bundle                                  target/bundle/NAME/
+  cargo supermachine bundle --format tar --bin server
+  cargo supermachine bundle --target aarch64-apple-darwin --identity 'Developer ID Application: Me'
+
+An app bundle for macOS has its snapshots in Contents/Resources, a folder in `snapshots`: where
+`snapshot_path!` and `AssetPaths::discover` look. What is part of the program itself needs no file:
+`snapshots = []` in [package.metadata.supermachine.bundle] leaves all out.";
+
+/// Bundle a program with its snapshots
+///
+/// Builds the program and puts it into a bundle with the snapshots that its build script made or that
+/// Cargo.toml declares. A bundle that is there already is replaced. Its path is printed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// How it is laid out [default: app for macOS, else dir]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// The folder to make it in [default: `bundle` in cargo's target folder]
+    #[arg(short, long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    output: Option<PathBuf>,
+    /// Leave programs for macOS unsigned
+    #[arg(long, conflicts_with_all = ["identity", "ad_hoc", "entitlements"])]
+    unsigned: bool,
+    #[command(flatten)]
+    signing: SigningArgs,
+    #[command(flatten)]
+    build: BuildArgs,
+}
+
+/// What is built.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "What is built")]
+struct BuildArgs {
+    /// The package
+    #[arg(short, long, value_name = "NAME")]
+    package: Option<String>,
+    /// The program; further ones are put beside the first
+    #[arg(long, value_name = "NAME")]
+    bin: Vec<String>,
+    /// An example instead
+    #[arg(long, value_name = "NAME", conflicts_with = "bin")]
+    example: Option<String>,
+    /// The profile
+    #[arg(long, value_name = "NAME", default_value = "release")]
+    profile: String,
+    /// The platform that it is built for
+    #[arg(long, value_name = "TRIPLE")]
+    target: Option<String>,
+    /// Where cargo puts what it builds
+    #[arg(long, value_name = "DIR")]
+    target_dir: Option<PathBuf>,
+    /// The package's Cargo.toml
+    #[arg(long, value_name = "FILE")]
+    manifest_path: Option<PathBuf>,
+    /// Further arguments for `cargo build`
+    #[arg(last = true, value_name = "ARGUMENT")]
+    further: Vec<OsString>,
+}
+
+/// Builds, and makes the bundle. Cargo's status is ours if it fails.
+pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
+    let built = package::build_as("build", args.build.arguments(globals.quiet))?;
+    if !built.status.success() {
+        return Ok(package::status(built.status));
+    }
+    let programs = args.build.programs(&built)?;
+    let Some(main) = programs.first() else {
+        return Err(Error::NoProgram { found: names(&built) });
+    };
+    let metadata = package::metadata(Some(main.manifest_path.as_std_path()))?;
+    let package = metadata.packages.iter().find(|package| package.id == main.package_id);
+    let package = package.ok_or_else(|| Error::NoProgram { found: names(&built) })?;
+    let declared = package::declared(package)?;
+    let settings = Settings::of(&declared, &package.name, &package::folder(package))?;
+    let target_dir = match &args.build.target_dir {
+        Some(dir) => dir.clone(),
+        None => metadata.target_directory.clone().into(),
+    };
+    let mut packs = built.packs();
+    if !package::bakes_in_its_build(package) {
+        packs.extend(package::packs(package, &target_dir, globals.quiet)?);
+    }
+    let packs = chosen(packs, settings.snapshots.as_deref())?;
+    let target = package::target(args.build.target.as_deref())?;
+    let is_for_macos = target.ends_with("apple-darwin");
+    let format = args.format.unwrap_or(if is_for_macos { Format::App } else { Format::Dir });
+    let mut signing = args.signing.read()?;
+    signing.entitlements = signing.entitlements.or(settings.entitlements.clone());
+    let contents = Contents {
+        settings,
+        version: package.version.to_string(),
+        target,
+        programs: programs
+            .iter()
+            .filter_map(|one| one.executable.clone())
+            .map(Into::into)
+            .collect(),
+        packs,
+    };
+    let output = args.output.clone().unwrap_or_else(|| target_dir.join("bundle"));
+    let signing = (!args.unsigned).then_some(&signing);
+    let place = bundle::make(&contents, format, &output, signing)?;
+    writeln!(io::stdout(), "{}", place.display()).map_err(|source| Error::Output { source })?;
+    if !globals.quiet {
+        let names: Vec<_> = contents.packs.keys().map(String::as_str).collect();
+        let with = if names.is_empty() { "no snapshots".to_owned() } else { names.join(", ") };
+        report::note(&format!("{} is bundled with {with}", contents.settings.name));
+    }
+    Ok(0)
+}
+
+/// The packs that are to ship as files.
+fn chosen(mut packs: Packs, wanted: Option<&[String]>) -> Result<Packs, Error> {
+    let Some(wanted) = wanted else { return Ok(packs) };
+    if let Some(name) = wanted.iter().find(|name| !packs.contains_key(*name)) {
+        return Err(Error::NoSnapshot { name: name.clone() });
+    }
+    packs.retain(|name, _| wanted.contains(name));
+    Ok(packs)
+}
+
+impl BuildArgs {
+    fn arguments(&self, quiet: bool) -> Arguments {
+        let mut words: Vec<OsString> = vec!["--profile".into(), self.profile.clone().into()];
+        let mut add = |option: &str, value: OsString| words.extend([option.into(), value]);
+        if let Some(name) = &self.package {
+            add("--package", name.into());
+        }
+        for name in &self.bin {
+            add("--bin", name.into());
+        }
+        if let Some(name) = &self.example {
+            add("--example", name.into());
+        }
+        if let Some(target) = &self.target {
+            add("--target", target.into());
+        }
+        if let Some(dir) = &self.target_dir {
+            add("--target-dir", dir.into());
+        }
+        if let Some(path) = &self.manifest_path {
+            add("--manifest-path", path.into());
+        }
+        words.extend(quiet.then(|| "--quiet".into()));
+        words.extend(self.further.iter().cloned());
+        Arguments::new(words)
+    }
+
+    /// The programs that were asked for, in that order; the only one, if none was named.
+    fn programs<'a>(&self, built: &'a Built) -> Result<Vec<&'a Artifact>, Error> {
+        let all = || built.artifacts.iter().filter(|one| one.executable.is_some());
+        let wanted: Vec<&String> = self.bin.iter().chain(&self.example).collect();
+        if wanted.is_empty() {
+            let all: Vec<_> = all().collect();
+            return match all.len() {
+                1 => Ok(all),
+                _ => Err(Error::NoProgram { found: names(built) }),
+            };
+        }
+        Ok(wanted.iter().filter_map(|name| all().find(|one| one.target.name == **name)).collect())
+    }
+}
+
+fn names(built: &Built) -> String {
+    let programs = built.artifacts.iter().filter(|one| one.executable.is_some());
+    programs.map(|one| one.target.name.as_str()).collect::<Vec<_>>().join(", ")
+}

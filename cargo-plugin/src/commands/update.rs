@@ -1,0 +1,87 @@
+//! `cargo supermachine update`: pinned tags move to what they stand for now.
+
+use std::io::{self, Write};
+
+use supermachine_baker::BakeError;
+use supermachine_baker::lock::Lock;
+use supermachine_baker::oci::{self, BlobStore, FetchOptions, ImageSource};
+
+use crate::error::Error;
+use crate::package::{self, Selection};
+use crate::{Globals, format, report};
+
+/// Move the pins of supermachine.lock to what the tags stand for now
+///
+/// Asks the registries what each pinned tag and each tag that Cargo.toml declares stands for, and writes
+/// that down. Nothing is baked; the next build does that. Tags that a build script names are pinned by
+/// the build.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only these images, as supermachine.lock has them
+    #[arg(value_name = "IMAGE")]
+    images: Vec<String>,
+    #[command(flatten)]
+    selection: Selection,
+    /// Tell what would move, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Asks and writes, package by package. All are asked before anything is written.
+pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
+    let cache = supermachine::image::default_cache()?;
+    let downloads = BlobStore::open(cache.join("downloads")).map_err(BakeError::from)?;
+    let mut known = Vec::new();
+    let mut locks = Vec::new();
+    for package in args.selection.find()? {
+        let dir = package::folder(&package);
+        let mut lock = Lock::beside(&dir).map_err(BakeError::from)?;
+        let declared = package::declared(&package)?.snapshots;
+        let mut images: Vec<String> = lock.images().map(|(name, _)| name.to_owned()).collect();
+        for snapshot in &declared {
+            if let Ok(ImageSource::Registry(reference)) = snapshot.image.parse::<ImageSource>()
+                && reference.digest().is_none()
+            {
+                images.push(reference.to_string());
+            }
+        }
+        images.sort();
+        images.dedup();
+        for image in &images {
+            known.push(image.clone());
+            if !args.images.is_empty() && !args.images.iter().any(|wanted| is_meant(wanted, image))
+            {
+                continue;
+            }
+            let source: ImageSource = image.parse().map_err(BakeError::from)?;
+            let digest = oci::resolve(&source, &downloads, &FetchOptions::default())
+                .map_err(BakeError::from)?;
+            let before = lock.pin(image, digest);
+            let short = format::short(digest);
+            let line = match before {
+                Some(before) if before == digest => format!("{image} stays {short}"),
+                Some(before) => format!("{image} moves from {} to {short}", format::short(before)),
+                None => format!("{image} is pinned to {short}"),
+            };
+            writeln!(io::stdout(), "{line}").map_err(|source| Error::Output { source })?;
+        }
+        locks.push(lock);
+    }
+    let is_known = |wanted: &&String| known.iter().any(|image| is_meant(wanted, image));
+    if let Some(image) = args.images.iter().find(|wanted| !is_known(wanted)) {
+        return Err(Error::NotPinned { image: image.clone() });
+    }
+    if known.is_empty() && !globals.quiet {
+        report::note("no tags are pinned or declared");
+    }
+    if !args.dry_run {
+        locks.iter_mut().try_for_each(Lock::save).map_err(BakeError::from)?;
+    }
+    Ok(0)
+}
+
+/// Whether a word means an image: by its full name, or in any form that stands for it.
+fn is_meant(wanted: &str, image: &str) -> bool {
+    let reference = wanted.parse::<ImageSource>().map(|source| source.to_string());
+    wanted == image || reference.is_ok_and(|reference| reference == image)
+}

@@ -1,0 +1,93 @@
+//! The snapshots of a build: packs that build scripts made, and where programs find them.
+//!
+//! `supermachine_baker::build_script` tells the compiler of each pack in a variable. Cargo passes
+//! these on: in its messages about a build, and to the programs that it starts.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::{fs, process};
+
+/// What the names of the variables begin with; the snapshot's name follows.
+const VARIABLE: &str = "SUPERMACHINE_SNAPSHOT_";
+/// Beside a program, where `supermachine::AssetPaths` looks.
+pub(crate) const FOLDER: &str = "snapshots";
+
+/// Packs by the names of their snapshots.
+pub(crate) type Packs = BTreeMap<String, PathBuf>;
+
+/// What variables tell of packs. Those that were left out of the build are empty files.
+pub(crate) fn packs(variables: impl Iterator<Item = (String, String)>) -> Packs {
+    let pack = |(name, value): (String, String)| {
+        let name = name.strip_prefix(VARIABLE)?.to_owned();
+        let path = PathBuf::from(value);
+        fs::metadata(&path).is_ok_and(|file| file.len() > 0).then_some((name, path))
+    };
+    variables.filter_map(pack).collect()
+}
+
+/// The file's name of a snapshot that ships.
+pub(crate) fn file_name(name: &str) -> String {
+    format!("{name}.tar")
+}
+
+/// Puts links to packs where the program at `program` finds them. What else is there stays.
+pub(crate) fn link_beside(program: &Path, packs: &Packs) -> io::Result<()> {
+    let Some(dir) = program.parent().filter(|_| !packs.is_empty()) else { return Ok(()) };
+    let dir = dir.join(FOLDER);
+    fs::create_dir_all(&dir)?;
+    for (name, pack) in packs {
+        let place = dir.join(file_name(name));
+        match fs::symlink_metadata(&place) {
+            Ok(there) if !there.is_symlink() => continue,
+            Ok(_) if fs::read_link(&place).is_ok_and(|path| path == *pack) => continue,
+            _ => {}
+        }
+        // Others may be starting the program: they find the old link or the new one.
+        let scratch = dir.join(format!(".{name}.{}", process::id()));
+        let _ = fs::remove_file(&scratch);
+        symlink(pack, &scratch)?;
+        fs::rename(&scratch, &place)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packs_are_linked_where_programs_look_and_nothing_else_is_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let text = |name: &str| path(name).to_str().unwrap().to_owned();
+        for (name, content) in [("one", "1"), ("two", "2"), ("left-out", "")] {
+            fs::write(path(name), content).unwrap();
+        }
+        let variable = |name: &str, file: &str| (format!("{VARIABLE}{name}"), text(file));
+        let told = packs(
+            [
+                variable("a", "one"),
+                variable("b", "left-out"),
+                variable("c", "no-such-file"),
+                ("OTHER".to_owned(), text("one")),
+            ]
+            .into_iter(),
+        );
+        assert_eq!(told, Packs::from([("a".to_owned(), path("one"))]));
+        let program = path("program");
+        link_beside(&program, &told).unwrap();
+        link_beside(&program, &told).unwrap();
+        assert_eq!(fs::read(path("snapshots/a.tar")).unwrap(), b"1");
+        let moved = packs([variable("a", "two")].into_iter());
+        link_beside(&program, &moved).unwrap();
+        assert_eq!(fs::read(path("snapshots/a.tar")).unwrap(), b"2");
+        fs::write(path("snapshots/c.tar"), "mine").unwrap();
+        link_beside(&program, &packs([variable("c", "one")].into_iter())).unwrap();
+        assert_eq!(fs::read(path("snapshots/c.tar")).unwrap(), b"mine");
+        assert_eq!(fs::read_dir(path("snapshots")).unwrap().count(), 2);
+        link_beside(&path("elsewhere/program"), &Packs::new()).unwrap();
+        assert!(!path("elsewhere").exists());
+    }
+}

@@ -1,0 +1,315 @@
+//! `cargo supermachine bundle`, `bake` and `update` on packages that are made here.
+//!
+//! Needs the packages `docker-registry` and `skopeo`.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../../baker/tests/oci_support/docker.rs"]
+mod docker;
+#[path = "support/macho.rs"]
+mod macho;
+#[path = "support/package.rs"]
+mod package;
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use docker::{DockerRegistry, skopeo};
+use package::Package;
+use serde_json::json;
+use supermachine_formats::Digest;
+use support::files;
+
+const BUNDLE: &str = "\n[package.metadata.supermachine.bundle]\n";
+
+/// A program that tells what is beside it.
+const LISTING: &str = r#"fn main() {
+    let program = std::env::current_exe().unwrap();
+    let dir = program.parent().unwrap().join("snapshots");
+    for name in ["python", "redis"] {
+        let pack = std::fs::read_to_string(dir.join(format!("{name}.tar")));
+        println!("{name}: {}", pack.as_deref().unwrap_or("none"));
+    }
+}"#;
+
+fn package() -> Package {
+    let package = Package::new();
+    package.write("src/main.rs", LISTING);
+    package.make_packs(&[("python", "pack one"), ("redis", "pack two"), ("left-out", "")]);
+    package
+}
+
+/// What the program prints where it is run alone.
+fn run(program: &Path) -> String {
+    let output = Command::new(program).env_clear().output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn folder_has_the_program_its_snapshots_and_resources() {
+    let package = package();
+    package.declare(&format!("{BUNDLE}name = \"My App\"\nresources = [\"data\", \"README\"]\n"));
+    package.write("data/deep/file", "x");
+    package.write("README", "read me");
+    let done = package.run(&["bundle"]);
+    let place = package.path("target/bundle/My App");
+    assert_eq!(done.succeeds(), format!("{}\n", place.display()));
+    assert!(done.stderr.ends_with("My App is bundled with python, redis\n"), "{done:?}");
+    assert_eq!(files(&place), ["README", "app", "data", "snapshots"]);
+    assert_eq!(files(&place.join("snapshots")), ["python.tar", "redis.tar"]);
+    assert_eq!(fs::read_to_string(place.join("data/deep/file")).unwrap(), "x");
+    // Moved elsewhere, and with what cargo made gone, it still runs.
+    let elsewhere = package.path("elsewhere");
+    fs::rename(&place, &elsewhere).unwrap();
+    fs::remove_dir_all(package.path("target")).unwrap();
+    assert_eq!(run(&elsewhere.join("app")), "python: pack one\nredis: pack two\n");
+}
+
+#[test]
+fn bundle_takes_the_place_of_the_one_before() {
+    let package = package();
+    let output = package.path("out");
+    let arguments = ["bundle", "-q", "--output", output.to_str().unwrap(), "--profile", "dev"];
+    package.run(&arguments).succeeds();
+    fs::write(output.join("app/stale"), "").unwrap();
+    package.declare(&format!("{BUNDLE}snapshots = [\"redis\"]\n"));
+    let again = package.run(&arguments);
+    assert_eq!(again.stderr, "", "{again:?}");
+    assert_eq!(files(&output), ["app"]);
+    assert_eq!(files(&output.join("app")), ["app", "snapshots"]);
+    assert_eq!(run(&output.join("app/app")), "python: none\nredis: pack two\n");
+    package.write("src/main.rs", "fn main() { nonsense }");
+    let failed = package.run(&arguments);
+    assert_eq!((failed.status, &*failed.stdout), (101, ""), "{failed:?}");
+    assert_eq!(run(&output.join("app/app")), "python: none\nredis: pack two\n");
+}
+
+#[test]
+fn archive_is_the_folder_and_the_same_each_time() {
+    let package = package();
+    let arguments = ["bundle", "--format=tar", "--profile=dev", "--output=out"];
+    let done = package.run(&arguments);
+    let place = format!("out/app-1.2.3-{}.tar", Package::host());
+    assert_eq!(done.succeeds(), format!("{place}\n"));
+    let first = fs::read(package.path(&place)).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    package.run(&arguments).succeeds();
+    assert!(fs::read(package.path(&place)).unwrap() == first);
+    assert_eq!(files(&package.path("out")).len(), 1);
+    let mut unpack = Command::new("tar");
+    unpack.arg("-xf").arg(package.path(&place)).arg("-C").arg(package.path("cache/.."));
+    fs::create_dir_all(package.path("cache")).unwrap();
+    assert!(unpack.status().unwrap().success());
+    assert_eq!(run(&package.path("app/app")), "python: pack one\nredis: pack two\n");
+}
+
+#[test]
+fn app_has_resources_and_a_property_list() {
+    let package = package();
+    let program = package.path("mach-o");
+    fs::write(&program, macho::program(macho::ARM64)).unwrap();
+    package.link_to(&program);
+    // The build script has to be a program of this host.
+    package.run(&["build"]);
+    let icon =
+        "icon = \"art/app.icns\"\ninfo-plist = \"more.plist\"\nidentifier = \"org.example.app\"\n";
+    package.declare(&format!("{BUNDLE}{icon}"));
+    package.write("art/app.icns", "icon");
+    package.write(
+        "more.plist",
+        "<plist version=\"1.0\"><dict><key>LSMinimumSystemVersion</key><string>15.0</string>\
+         <key>LSUIElement</key><true/></dict></plist>",
+    );
+    fs::remove_file(package.path("build.rs")).unwrap();
+    let done = package.run(&["bundle", "--format", "app", "--unsigned", "--output", "out"]);
+    assert_eq!(done.succeeds(), "out/app.app\n");
+    let inside = package.path("out/app.app/Contents");
+    assert_eq!(files(&inside), ["Info.plist", "MacOS", "Resources"]);
+    assert_eq!(files(&inside.join("Resources")), ["app.icns"]);
+    assert!(fs::read(inside.join("MacOS/app")).unwrap() == macho::program(macho::ARM64));
+    let info = plist::Value::from_file(inside.join("Info.plist")).unwrap();
+    let info = info.as_dictionary().unwrap();
+    for (key, value) in [
+        ("CFBundleExecutable", "app"),
+        ("CFBundleIdentifier", "org.example.app"),
+        ("CFBundleName", "app"),
+        ("CFBundlePackageType", "APPL"),
+        ("CFBundleShortVersionString", "1.2.3"),
+        ("CFBundleIconFile", "app.icns"),
+        ("LSMinimumSystemVersion", "15.0"),
+    ] {
+        assert_eq!(info[key].as_string(), Some(value), "{key}");
+    }
+    assert_eq!(info["LSUIElement"].as_boolean(), Some(true));
+}
+
+#[test]
+fn app_finds_its_snapshots_in_its_resources() {
+    let package = package();
+    package.run(&["bundle", "--format", "app", "--unsigned", "--output", "out"]).succeeds();
+    let resources = package.path("out/app.app/Contents/Resources");
+    assert_eq!(files(&resources), ["python.tar", "redis.tar"]);
+    assert_eq!(fs::read_to_string(resources.join("python.tar")).unwrap(), "pack one");
+}
+
+#[test]
+fn program_must_be_named_if_there_are_several() {
+    let package = package();
+    package.write("src/bin/worker.rs", "fn main() { println!(\"worker\"); }");
+    package.write("examples/other.rs", "fn main() { println!(\"other\"); }");
+    let several = package.run(&["bundle", "-q", "--profile", "dev"]);
+    several.fails(1, &["one program is bundled", "app", "worker", "--bin"]);
+    assert!(!package.path("target/bundle").exists());
+    let both = ["bundle", "--profile=dev", "--bin=app", "--bin=worker", "--output=out"];
+    package.run(&both).succeeds();
+    assert_eq!(files(&package.path("out/app")), ["app", "snapshots", "worker"]);
+    assert_eq!(run(&package.path("out/app/worker")), "worker\n");
+    let example = ["bundle", "--profile=dev", "--example=other", "--output=example"];
+    package.run(&example).succeeds();
+    assert_eq!(run(&package.path("example/app/other")), "other\n");
+}
+
+#[test]
+fn target_and_further_arguments_are_cargos() {
+    let package = package();
+    let host = Package::host();
+    let arguments = ["bundle", "--target", &host, "--target-dir", "made", "--", "--config"];
+    let done = package.run(&[&arguments[..], &["profile.release.debug=1", "-v"]].concat());
+    assert!(done.succeeds().ends_with("bundle/app\n"), "{done:?}");
+    assert!(done.stderr.contains("debuginfo=1"), "{done:?}");
+    assert!(package.path("made").join(&host).join("release/app").is_file());
+    assert_eq!(run(&package.path("made/bundle/app/app")), "python: pack one\nredis: pack two\n");
+}
+
+#[test]
+fn member_of_a_workspace_is_bundled_from_anywhere_in_it() {
+    let package = package();
+    let manifest = "[package]\nname = \"member\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
+    package.write("member/Cargo.toml", format!("{manifest}{BUNDLE}name = \"Member\"\n"));
+    package.write("member/src/main.rs", "fn main() { println!(\"member\"); }");
+    let text = fs::read_to_string(package.path("Cargo.toml")).unwrap();
+    package.write("Cargo.toml", text.replace("[workspace]", "[workspace]\nmembers = [\"member\"]"));
+    package.run(&["bundle", "--profile=dev", "-p", "member", "--output=out"]).succeeds();
+    assert_eq!(run(&package.path("out/Member/member")), "member\n");
+}
+
+#[test]
+fn what_cannot_be_bundled_is_told_and_nothing_is_left() {
+    for (lines, said) in [
+        ("nmae = \"x\"\n", &["[package.metadata.supermachine.bundle] cannot be used", "nmae"][..]),
+        ("name = \"a/b\"\n", &["\"a/b\" cannot be a bundle's name"]),
+        ("snapshots = [\"nosuch\"]\n", &["shall have the snapshot \"nosuch\""]),
+        ("resources = [\"nosuch\"]\n", &["cannot read", "nosuch", "No such file"]),
+        ("resources = [\"a/x\", \"b/x\"]\n", &["has something of the name of", "b/x"]),
+    ] {
+        let package = package();
+        package.write("a/x", "");
+        package.write("b/x", "");
+        package.declare(&format!("{BUNDLE}{lines}"));
+        package.run(&["bundle", "-q", "--profile=dev"]).fails(1, said);
+        assert_eq!(files(&package.path("target/bundle")), [""; 0]);
+    }
+    let package = package();
+    package.write("target/bundle", "a file");
+    let done = package.run(&["bundle", "-q", "--profile=dev"]);
+    done.fails(1, &["cannot create", "target/bundle"]);
+}
+
+#[test]
+fn bake_tells_what_it_cannot_find_or_read() {
+    let package = Package::new();
+    let nothing = package.run(&["bake"]);
+    assert_eq!((nothing.succeeds(), &*nothing.stderr), ("", "app declares no snapshots\n"));
+    package.run(&["bake", "-p", "nosuch"]).fails(1, &["no package nosuch"]);
+    package.declare(
+        "\n[[package.metadata.supermachine.snapshots]]\nname = \"x\"\nimage = \"oci:nosuch\"\nvcpu = 1\n",
+    );
+    package.run(&["bake"]).fails(1, &["unknown key \"vcpu\"", "did you mean \"vcpus\"?"]);
+    let text = fs::read_to_string(package.path("Cargo.toml")).unwrap();
+    package.write("Cargo.toml", text.replace("vcpu = 1\n", ""));
+    package.run(&["bake"]).fails(1, &["nosuch"]);
+    let elsewhere = Package::new();
+    fs::remove_file(elsewhere.path("Cargo.toml")).unwrap();
+    elsewhere.run(&["bake"]).fails(1, &["what cargo knows of the package cannot be read"]);
+}
+
+#[test]
+fn bake_has_the_build_script_run_and_names_its_snapshots() {
+    let package = package();
+    // Only its name says that the build script bakes.
+    package.write(
+        "baker/Cargo.toml",
+        "[package]\nname = \"supermachine-baker\"\nversion = \"0.1.0\"\n",
+    );
+    package.write("baker/src/lib.rs", "");
+    package.declare("\n[build-dependencies]\nsupermachine-baker = { path = \"baker\" }\n");
+    let done = package.run(&["bake", "-q"]);
+    assert_eq!(done.succeeds(), "python\nredis\n", "{done:?}");
+    assert!(!files(&package.path("target/debug")).contains(&"app".to_owned()));
+    package.write("build.rs", "fn main() { panic!(\"no hypervisor\") }");
+    let done = package.run(&["bake", "-q"]);
+    assert_eq!((done.status, &*done.stdout), (101, ""), "{done:?}");
+    assert!(done.stderr.contains("no hypervisor"), "{done:?}");
+}
+
+/// Puts an image into a registry that differs from others by a word, and returns its digest.
+fn push_image(package: &Package, word: &str, image: &str) -> Digest {
+    let describe = |kind: &str, content: &str| {
+        let kind = format!("application/vnd.oci.image.{kind}.v1+json");
+        let digest = Digest::of(content.as_bytes()).to_string();
+        json!({"mediaType": kind, "digest": digest, "size": content.len()})
+    };
+    let config = json!({"os": "linux", "architecture": "amd64", "config": {"Cmd": [word]},
+        "rootfs": {"type": "layers", "diff_ids": []}})
+    .to_string();
+    let manifest = json!({"schemaVersion": 2, "layers": [], "config": describe("config", &config),
+        "mediaType": "application/vnd.oci.image.manifest.v1+json"})
+    .to_string();
+    for blob in [&config, &manifest] {
+        let digest = Digest::of(blob.as_bytes()).hex();
+        package.write(&format!("{word}/blobs/sha256/{digest}"), blob);
+    }
+    let index = json!({"schemaVersion": 2, "manifests": [describe("manifest", &manifest)]});
+    package.write(&format!("{word}/index.json"), index.to_string());
+    package.write(&format!("{word}/oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#);
+    let layout = format!("oci:{}", package.path(word).display());
+    skopeo(&["--preserve-digests", &layout, &format!("docker://{image}")]);
+    Digest::of(manifest.as_bytes())
+}
+
+#[test]
+fn update_moves_pins_to_what_tags_stand_for() {
+    let package = Package::new();
+    let none = package.run(&["update"]);
+    assert_eq!((none.succeeds(), &*none.stderr), ("", "no tags are pinned or declared\n"));
+    let registry = DockerRegistry::start(None);
+    let image = format!("{}/apps/a:v1", registry.address);
+    let one = push_image(&package, "one", &image);
+    let short = |digest: Digest| digest.hex()[..12].to_owned();
+    let lock = || fs::read_to_string(package.path("supermachine.lock")).unwrap();
+    package.declare(&format!(
+        "\n[[package.metadata.supermachine.snapshots]]\nname = \"x\"\nimage = {image:?}\n"
+    ));
+    let dry = package.run(&["update", "--dry-run"]);
+    assert_eq!(dry.succeeds(), format!("{image} is pinned to {}\n", short(one)));
+    assert!(!package.path("supermachine.lock").exists());
+    package.run(&["update"]).succeeds();
+    assert!(lock().contains(&one.to_string()), "{}", lock());
+    let same = package.run(&["update"]);
+    assert_eq!(same.succeeds(), format!("{image} stays {}\n", short(one)));
+
+    let two = push_image(&package, "two", &image);
+    package.run(&["update", "redis"]).fails(1, &["redis is neither pinned"]);
+    let moved = package.run(&["update", &image]);
+    assert_eq!(moved.succeeds(), format!("{image} moves from {} to {}\n", short(one), short(two)));
+    assert!(lock().contains(&two.to_string()) && !lock().contains(&one.to_string()));
+
+    // What cannot be asked leaves everything as it was.
+    let before = lock();
+    drop(registry);
+    package.run(&["update"]).fails(1, &["image cannot be fetched"]);
+    assert_eq!(lock(), before);
+}
