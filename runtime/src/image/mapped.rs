@@ -6,6 +6,7 @@
 //! is done once.
 
 use std::fs::{self, File};
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -43,6 +44,16 @@ pub(super) struct Place {
     dir: PathBuf,
 }
 
+/// A note that this process makes a form in the background.
+#[derive(Debug)]
+pub(super) struct Begun {
+    /// Locked by each process that does, to its end.
+    #[expect(dead_code, reason = "it is kept for its lock")]
+    note: File,
+    /// Whether others did so before and ended before the form was made.
+    pub(super) is_given_up: bool,
+}
+
 impl Place {
     pub(super) fn new(cache: &Path, snapshot: Digest) -> Self {
         let dir = cache.join("snapshots").join(snapshot.hex());
@@ -75,6 +86,37 @@ impl Place {
         };
         let disks = form.disks.iter().map(|disk| open(Kind::Disk, disk)).collect::<Option<_>>()?;
         Some((snapshot, Mapped { memory: MemoryFiles { base, overlay }, disks }))
+    }
+
+    /// Notes, for as long as the result is kept, that this process starts machines without the
+    /// form and makes it meanwhile.
+    pub(super) fn begin(&self) -> io::Result<Begun> {
+        let path = self.begun();
+        fs::create_dir_all(&self.dir)?;
+        let mut options = File::options();
+        match options.write(true).create_new(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let note = File::open(&path)?;
+                let is_alone = note.try_lock().is_ok();
+                note.lock_shared()?;
+                Ok(Begun { note, is_given_up: is_alone })
+            }
+            note => {
+                let note = note?;
+                note.lock_shared()?;
+                Ok(Begun { note, is_given_up: false })
+            }
+        }
+    }
+
+    /// Forgets that processes have begun to make the form: it cannot be made now.
+    pub(super) fn forget_begun(&self) {
+        // What cannot be removed has others try again, and no more.
+        let _ = fs::remove_file(self.begun());
+    }
+
+    fn begun(&self) -> PathBuf {
+        self.dir.join("begun")
     }
 
     /// Makes the form of a pack, unless somebody else does so first.

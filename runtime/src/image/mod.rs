@@ -33,7 +33,7 @@ use crate::pack::{Pack, Source};
 use crate::pool::Pools;
 use crate::timings::Way;
 use crate::{AssetPaths, Error, Pool, PoolBuilder, PooledVm, Vm, VmConfig, paths};
-use mapped::Place;
+use mapped::{Begun, Place};
 use on_demand::PackChunks;
 
 /// A snapshot that machines can be started from. Cheap to clone.
@@ -64,6 +64,8 @@ struct Inner {
     pack: OnceLock<Arc<Pack>>,
     /// Whether a thread has been started that makes the mapped form.
     is_expanding: AtomicBool,
+    /// Once a machine was started without the mapped form; none where the cache cannot be written.
+    begun: OnceLock<Option<Begun>>,
 }
 
 impl Image {
@@ -116,7 +118,8 @@ impl Image {
             }
         };
         let is_expanding = AtomicBool::new(false);
-        let inner = Inner { digest, snapshot, source, place, mapped, pack, is_expanding };
+        let begun = OnceLock::new();
+        let inner = Inner { digest, snapshot, source, place, mapped, pack, is_expanding, begun };
         Ok(Self { inner: Arc::new(inner), pools: Arc::default() })
     }
 
@@ -208,7 +211,10 @@ impl Image {
     pub(crate) fn origin(&self, config: &VmConfig) -> Result<(Origin, Way), Error> {
         let way = match self.inner.found() {
             Some(_) => Way::Mapped,
-            None if config.starts_on_demand() && self.can_start_on_demand() => {
+            None if config.starts_on_demand()
+                && self.can_start_on_demand()
+                && !self.inner.is_made_late() =>
+            {
                 return Ok((self.chunks()?, Way::OnDemand));
             }
             None => Way::Expanded,
@@ -265,6 +271,24 @@ impl Inner {
         }
         let mapped = self.place.make(self.pack()?)?;
         Ok(self.mapped.get_or_init(|| mapped))
+    }
+
+    /// Makes the mapped form now, if the processes that had begun to make it in the background
+    /// ended before it was done: those that follow might do so again and again. Where it cannot
+    /// be made, machines start without it.
+    fn is_made_late(&self) -> bool {
+        let mut is_made = false;
+        self.begun.get_or_init(|| {
+            let begun = self.place.begin().ok()?;
+            if begun.is_given_up {
+                is_made = self.mapped().is_ok();
+                if !is_made {
+                    self.place.forget_begun();
+                }
+            }
+            Some(begun)
+        });
+        is_made
     }
 
     /// Makes the mapped form for the starts that follow. A failure is told to who needs it.

@@ -525,7 +525,7 @@ fn a_start_goes_the_way_that_is_open() {
     assert_eq!(way, Way::OnDemand);
     let Origin::Chunks(mut chunks) = origin else { panic!("{origin:?}") };
     // The form is made once the first chunks are there, and then taken.
-    assert!(!home.cache().exists());
+    assert!(image.inner.found().is_none());
     chunks.first_use_done();
     let begun = Instant::now();
     while image.inner.found().is_none() {
@@ -543,6 +543,27 @@ fn a_start_goes_the_way_that_is_open() {
     assert!(matches!(origin, Origin::Files { .. }), "{origin:?}");
     home.assert_is_whole(&image);
     assert_eq!(image.origin(&expand_first).unwrap().1, Way::Mapped);
+}
+
+#[test]
+fn a_form_that_processes_began_and_did_not_finish_is_made_by_the_next() {
+    let home = Home::new();
+    let way = |image: &Image| image.origin(&VmConfig::new()).unwrap().1;
+    let first = home.open();
+    // While it lives it may yet finish, and neither it nor others wait for that.
+    assert_eq!([way(&first), way(&first), way(&home.open())], [Way::OnDemand; 3]);
+    drop(first);
+    // Where there is no room for it, machines start all the same, each time.
+    let blocked = home.cache().join("memory");
+    fs::write(&blocked, b"a file").unwrap();
+    for _ in 0..3 {
+        assert_eq!(way(&home.open()), Way::OnDemand);
+    }
+    fs::remove_file(&blocked).unwrap();
+    let later: Vec<_> = (0..3).map(|_| way(&home.open())).collect();
+    assert_eq!(later.last(), Some(&Way::Mapped), "{later:?}");
+    assert!(later.contains(&Way::Expanded), "{later:?}");
+    home.assert_is_whole(&home.open());
 }
 
 #[test]
