@@ -99,20 +99,7 @@ impl Image {
 #[macro_export]
 macro_rules! include_snapshot {
     ($name:literal) => {
-        $crate::Snapshot::new(
-            $name,
-            ::core::include_bytes!(::core::env!(
-                ::core::concat!("SUPERMACHINE_SNAPSHOT_", $name),
-                ::core::concat!(
-                    "this package's build script bakes no snapshot \"",
-                    $name,
-                    "\": let its build.rs call supermachine_baker::build_script(|b| { b.bake(",
-                    "OciImageBuilder::new(\"IMAGE\")?.name(\"",
-                    $name,
-                    "\"))?; Ok(()) }), or declare it in [package.metadata.supermachine]"
-                )
-            )),
-        )
+        $crate::Snapshot::new($name, ::core::include_bytes!($crate::__snapshot_pack!($name)))
     };
 }
 
@@ -136,19 +123,25 @@ macro_rules! include_snapshot {
 #[macro_export]
 macro_rules! snapshot_path {
     ($name:literal) => {
-        $crate::AssetPaths::discover().pack_or(
-            $name,
-            ::core::env!(
-                ::core::concat!("SUPERMACHINE_SNAPSHOT_", $name),
-                ::core::concat!(
-                    "this package's build script bakes no snapshot \"",
-                    $name,
-                    "\": let its build.rs call supermachine_baker::build_script(|b| { b.bake(",
-                    "OciImageBuilder::new(\"IMAGE\")?.name(\"",
-                    $name,
-                    "\"))?; Ok(()) }), or declare it in [package.metadata.supermachine]"
-                )
-            ),
+        $crate::AssetPaths::discover().pack_or($name, $crate::__snapshot_pack!($name))
+    };
+}
+
+/// The path of the pack that the build script made.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __snapshot_pack {
+    ($name:literal) => {
+        ::core::env!(
+            ::core::concat!("SUPERMACHINE_SNAPSHOT_", $name),
+            ::core::concat!(
+                "this package's build script bakes no snapshot \"",
+                $name,
+                "\": let its build.rs call supermachine_baker::build_script(|b| { b.bake(",
+                "OciImageBuilder::new(\"IMAGE\")?.name(\"",
+                $name,
+                "\"))?; Ok(()) }), or declare it in [package.metadata.supermachine]"
+            )
         )
     };
 }
