@@ -162,7 +162,7 @@ impl Report {
         for (index, ancestor) in self.lineage.iter().enumerate() {
             let label = if index == 0 { "lineage" } else { "" };
             let Ancestor { stage, short, size, .. } = ancestor;
-            row(label, format!("{stage:5} {short}  {}", format::bytes(*size)));
+            row(label, format!("{stage:6} {short}  {}", format::bytes(*size)));
         }
         let WorkingSet { written_pages, read_pages } = self.working_set;
         let bytes = format::bytes((written_pages + read_pages).saturating_mul(PAGE_SIZE));
