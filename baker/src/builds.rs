@@ -16,7 +16,7 @@ use supermachine_formats::{Digest, Hasher};
 use crate::bake::{Baked, RECIPE};
 use crate::lock::Lock;
 use crate::oci::{self, BlobStore, ImageSource};
-use crate::{BakeError, OciImageBuilder, Store};
+use crate::{BakeError, OciImageBuilder, Store, boot, root_disk};
 
 /// The folder in the user's cache.
 const FOLDER: &str = "builds";
@@ -160,7 +160,11 @@ pub(crate) fn key(builder: &OciImageBuilder, image: Digest) -> Result<Digest, Ba
     let assets = supermachine_kernel::identity().map_err(|source| BakeError::Assets { source })?;
     let mut key = Key(Hasher::new());
     key.add(b"build");
-    key.add(&RECIPE.to_le_bytes());
+    // Another library may do otherwise what it is asked for.
+    key.add(env!("CARGO_PKG_VERSION").as_bytes());
+    for recipe in [RECIPE, boot::RECIPE, root_disk::RECIPE] {
+        key.add(&recipe.to_le_bytes());
+    }
     key.add(&FORMAT_VERSION.to_le_bytes());
     key.add(&assets);
     key.add(&image.0);

@@ -17,7 +17,7 @@ use crate::{BakeError, Store};
 
 /// A change of what is written to disks must change this, so that what was remembered before
 /// is not taken for it.
-const RECIPE: u16 = 3;
+pub(crate) const RECIPE: u16 = 3;
 
 /// How a guest reaches its root file system.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
