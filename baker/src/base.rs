@@ -100,7 +100,7 @@ impl BaseInputs {
         let origin = Origin::Files { memory: mapped.memory.clone(), disks: Vec::new() };
         let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin };
         let machine = run_to_idle(parts).map_err(BakeError::machine("boot"))?;
-        let kind = Kind { stage: Stage::Base, parent, workload: None };
+        let kind = Kind { stage: Stage::Base, parent, workload: None, stop: None };
         let capture = capture(&machine, kind)?;
         // Hardly a chunk is as the boot snapshot had it: the base stands alone.
         let pack = image.pack().map_err(opening())?;

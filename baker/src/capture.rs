@@ -4,7 +4,7 @@ use supermachine::machine::{Captured, DirtyPages, Machine, MemoryFiles};
 use supermachine::pack::{Composition, MemoryChange, Pack};
 use supermachine_formats::Digest;
 use supermachine_formats::pack::{Index, Place};
-use supermachine_formats::snapshot::{Snapshot, Stage, WorkingSet, Workload};
+use supermachine_formats::snapshot::{Snapshot, Stage, Stop, WorkingSet, Workload};
 
 use crate::{BakeError, Store};
 
@@ -14,6 +14,7 @@ pub(crate) struct Kind {
     pub(crate) stage: Stage,
     pub(crate) parent: Digest,
     pub(crate) workload: Option<Workload>,
+    pub(crate) stop: Option<Stop>,
 }
 
 /// A machine's state and pages, not yet in the store.
@@ -42,6 +43,7 @@ pub(crate) fn capture(machine: &Machine, kind: Kind) -> Result<Capture, BakeErro
     snapshot.machine.stage = kind.stage;
     snapshot.machine.parent = Some(kind.parent);
     snapshot.workload = kind.workload;
+    snapshot.stop = kind.stop;
     snapshot.working_set = WorkingSet::default();
     Ok(Capture { snapshot, dirty })
 }

@@ -53,6 +53,33 @@ pub(crate) fn container(
     }
 }
 
+/// The signal that the image wants to be asked to end by, if it names one that there is: a name as
+/// `SIGQUIT`, `QUIT` or `SIGRTMIN+3`, or a number.
+pub(crate) fn stop_signal(config: &ImageConfig) -> Option<u8> {
+    const LAST: u8 = 64;
+    const FIRST_REAL_TIME: u8 = 34;
+    let text = config.stop_signal.as_deref()?.to_ascii_uppercase();
+    let name = text.strip_prefix("SIG").unwrap_or(&text);
+    let known = SIGNALS.iter().position(|known| *known == name);
+    let real_time = || {
+        let offset = |text: &str| if text.is_empty() { Some(0) } else { text.parse::<u8>().ok() };
+        match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
+            (Some(rest), _) => FIRST_REAL_TIME.checked_add(offset(rest.trim_start_matches('+'))?),
+            (_, Some(rest)) => LAST.checked_sub(offset(rest.trim_start_matches('-'))?),
+            _ => name.parse().ok(),
+        }
+    };
+    let number = known.and_then(|place| u8::try_from(place + 1).ok()).or_else(real_time);
+    number.filter(|number| (1..=LAST).contains(number))
+}
+
+/// The guest is Linux, whatever the host is: signal 1 first.
+const SIGNALS: [&str; 31] = [
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+    "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+    "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+];
+
 /// The image's variables with those of the same name replaced, and the new ones behind.
 fn environment(image: &[String], own: &[String]) -> Vec<String> {
     let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
@@ -99,5 +126,19 @@ mod tests {
     fn variables_replace_those_of_the_same_name() {
         let own = ["A=9".to_owned(), "C=3".to_owned()];
         assert_eq!(environment(&config().env, &own), ["B=2", "A=9", "C=3"]);
+    }
+
+    #[test]
+    fn stop_signals_are_names_or_numbers() {
+        let told = |text: &str| {
+            stop_signal(&ImageConfig { stop_signal: Some(text.into()), ..ImageConfig::default() })
+        };
+        let found =
+            ["SIGQUIT", "term", "SIGWINCH", "9", "SIGRTMIN+3", "RTMAX-1", "RTMIN"].map(told);
+        assert_eq!(found, [3, 15, 28, 9, 37, 63, 34].map(Some));
+        for text in ["", "SIG", "SIGFOO", "0", "65", "RTMIN+31", "RTMIN+300", "RTMIN+x", "-1"] {
+            assert_eq!(told(text), None, "{text:?}");
+        }
+        assert_eq!(stop_signal(&ImageConfig::default()), None);
     }
 }

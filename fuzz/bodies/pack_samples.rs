@@ -54,6 +54,7 @@ pub(crate) fn snapshot(stage: Stage, parent: Option<Digest>, disks: &[u64]) -> S
             ready: "auto".into(),
             exposed_ports: vec![80],
         }),
+        stop: None,
         processor: Processor::of(Baseline::V3),
         vcpus: vec![Vcpu {
             cpuid: Vec::new(),

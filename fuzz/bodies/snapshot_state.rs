@@ -11,7 +11,7 @@ use supermachine_formats::snapshot::x86_64::{
     Segment, SpecialRegisters, Table, Vcpu, XSAVE_SIZE,
 };
 use supermachine_formats::snapshot::{
-    Architecture, Disk, HypervisorFamily, Machine, Snapshot, Stage, WorkingSet, Workload,
+    Architecture, Disk, HypervisorFamily, Machine, Snapshot, Stage, Stop, WorkingSet, Workload,
 };
 
 /// Reads a state file both ways; tells whether its form was accepted.
@@ -50,6 +50,7 @@ fn sample(is_full: bool) -> Snapshot {
             ready: "tcp:80".into(),
             exposed_ports: vec![80],
         }),
+        stop: is_full.then_some(Stop { signal: 3 }),
         processor: Processor {
             baseline: if is_full { Baseline::V3 } else { Baseline::Host },
             features: if is_full { Baseline::V3.required() } else { Vec::new() },

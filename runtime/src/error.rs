@@ -113,6 +113,45 @@ pub enum Error {
     /// The machine was stopped or dropped, or returned to its pool, while it was in use.
     #[error("the machine was stopped, or given back, while it was in use")]
     Stopped,
+    /// The process that serves a machine cannot be reached.
+    #[error("the process that serves a machine at {path} cannot be reached")]
+    Worker {
+        /// Its socket file.
+        path: PathBuf,
+        /// The operating system's answer; `PermissionDenied` when it is another user's.
+        source: io::Error,
+    },
+    /// The process that held the machine has ended: it was asked to, or was killed.
+    #[error("the process that held the machine has ended, and the machine with it")]
+    WorkerGone,
+    /// What only the process that holds a machine can do was asked of another one.
+    #[error("another process holds the machine, and only that one can do this")]
+    HeldElsewhere,
+    /// The process that holds a machine is of another version.
+    #[error(
+        "the process that holds the machine speaks version {found}, this one {supported}; \
+         use the program that started it, or end process {pid}"
+    )]
+    WorkerVersion {
+        /// The worker's.
+        found: u16,
+        /// This build's.
+        supported: u16,
+        /// The worker's process.
+        pid: u32,
+    },
+    /// The process that holds the machine said something that it may not say.
+    #[error("the process that holds the machine broke the protocol")]
+    WorkerProtocol {
+        /// What it said.
+        source: DecodeError,
+    },
+    /// The process that holds the machine could not do what it was asked.
+    #[error("the process that holds the machine answered: {reason}")]
+    WorkerFailed {
+        /// Its error, with the causes.
+        reason: String,
+    },
     /// What was asked for was given up on this side before it was done.
     #[error("it was given up before it was done: its handle was dropped")]
     Abandoned,

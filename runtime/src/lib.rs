@@ -36,6 +36,7 @@ mod error;
 mod exec;
 mod files;
 mod forward;
+mod holder;
 pub mod host;
 pub mod image;
 mod live;
@@ -49,6 +50,7 @@ mod samples;
 mod stats;
 mod timings;
 mod vm;
+pub mod worker;
 
 pub use assets::AssetPaths;
 pub use config::VmConfig;

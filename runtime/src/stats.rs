@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use supermachine_formats::wire::Reply;
 
-use crate::Error;
-use crate::machine::Machine;
+use crate::{Error, Vm};
 
 /// What a machine uses. See [`Vm::stats`](crate::Vm::stats).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,15 +22,16 @@ pub struct VmStats {
 
 impl VmStats {
     /// Those of a machine that answered how much memory it uses.
-    pub(crate) fn of(machine: &Machine, answer: Reply) -> Result<Self, Error> {
+    pub(crate) fn of(vm: &Vm, answer: Reply) -> Result<Self, Error> {
         let Reply::Memory(memory) = answer else {
             return Err(Error::UnexpectedReply { request: "memory" });
         };
+        let (cpu_time, exits) = vm.usage()?;
         Ok(Self {
             memory_total_kib: memory.total_kib,
             memory_used_kib: memory.total_kib.saturating_sub(memory.available_kib),
-            cpu_time: machine.cpu_time(),
-            exits: machine.exits(),
+            cpu_time,
+            exits,
         })
     }
 }

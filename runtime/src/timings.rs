@@ -29,6 +29,11 @@ impl Timings {
         Self { last: Instant::now(), way: Way::Mapped, steps: Vec::with_capacity(16) }
     }
 
+    /// One step that took so long.
+    pub(crate) fn of_step(name: &'static str, took: Duration) -> Self {
+        Self { last: Instant::now(), way: Way::Mapped, steps: vec![(name, took)] }
+    }
+
     /// Ends a step that began where the one before it ended.
     pub fn step(&mut self, name: &'static str) {
         let now = Instant::now();

@@ -4,14 +4,18 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use supermachine_formats::wire::{Control, Reply, Request};
 
 use crate::agent::{Line, Replies, frame, resume};
+use crate::exec::pass_on;
 use crate::forward::Reach;
-use crate::live::{self, Snapshotted};
-use crate::machine::{Machine, MachineError, Restore};
+use crate::holder::Holder;
+use crate::live::Snapshotted;
+use crate::machine::{GuestFailure, Machine, MachineError, Restore};
 use crate::timings::Way;
+use crate::worker::Client;
 use crate::{
     Error, ExecBuilder, ExecOutcome, ExitStatus, FileBuilder, FileReader, FileWriter, Image,
     Timings, VmConfig, VmStats,
@@ -34,11 +38,10 @@ use crate::{
 pub struct Vm {
     /// Closed before the machine ends.
     reach: Arc<Reach>,
-    /// Shared only with what captures it.
-    machine: Arc<Machine>,
-    image: Image,
-    /// Stays open for as long as the guest runs; the agent counts on it.
-    _control: UnixStream,
+    holder: Holder,
+    /// Stays open for as long as the guest runs; the agent counts on it. None where another
+    /// process holds the machine.
+    control: Option<UnixStream>,
     timings: Timings,
 }
 
@@ -58,14 +61,16 @@ impl Vm {
         let machine = Machine::restore(parts, &mut timings)?;
         let control = go_on(&machine, config)?;
         timings.step("resume");
-        let reach = Reach::new(machine.streams());
-        Ok(Self {
-            reach,
-            machine: Arc::new(machine),
-            image: image.clone(),
-            _control: control,
-            timings,
-        })
+        let holder = Holder::Here(Arc::new(machine), image.clone());
+        let reach = holder.reach();
+        Ok(Self { reach, holder, control: Some(control), timings })
+    }
+
+    /// A machine that another process holds.
+    pub(crate) fn held_by(client: Client) -> Self {
+        let holder = Holder::There(client);
+        let reach = holder.reach();
+        Self { reach, holder, control: None, timings: Timings::start() }
     }
 
     /// Runs a command to its end and collects what it writes.
@@ -191,12 +196,86 @@ impl Vm {
         }
     }
 
+    /// Waits for the end of the image's entrypoint, but no longer than this; none if it has not
+    /// ended by then.
+    ///
+    /// # Errors
+    /// [`Error::Guest`] when the guest ends instead; the time is zero.
+    pub fn wait_timeout(&self, limit: Duration) -> Result<Option<ExitStatus>, Error> {
+        let mut replies = self.ask(&Request::WaitEntrypoint)?;
+        replies.set_limit(Some(limit))?;
+        match replies.only() {
+            Ok(Reply::Exited(exit)) => Ok(Some(ExitStatus(exit.status))),
+            Ok(_) => Err(Error::UnexpectedReply { request: "wait" }),
+            Err(Error::Unanswered { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Passes on what the image's entrypoint has written since it began, before the snapshot too:
+    /// the last 64 KiB of it, which is what is kept. Gives how the entrypoint ended, if it has.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), supermachine::Error> {
+    /// # let image = supermachine::Image::from_snapshot("names/web")?;
+    /// # let vm = image.start(&supermachine::VmConfig::new())?;
+    /// let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    /// let ended = vm.logs_to(&mut stdout, &mut stderr)?;
+    /// # drop(ended);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Agent`] when the image has no entrypoint, [`Error::Guest`] when the guest ends, and
+    /// [`Error::Output`] when a writer fails.
+    pub fn logs_to(
+        &self,
+        stdout: &mut dyn Write,
+        stderr: &mut dyn Write,
+    ) -> Result<Option<ExitStatus>, Error> {
+        self.pass_logs(false, stdout, stderr)
+    }
+
+    /// The same, and goes on with what the entrypoint writes until it ends. Who reads more slowly
+    /// than it writes misses what is not kept any more.
+    ///
+    /// # Errors
+    /// Those of [`logs_to`](Self::logs_to).
+    pub fn follow_logs_to(
+        &self,
+        stdout: &mut dyn Write,
+        stderr: &mut dyn Write,
+    ) -> Result<ExitStatus, Error> {
+        let ended = self.pass_logs(true, stdout, stderr)?;
+        ended.ok_or(Error::UnexpectedReply { request: "logs" })
+    }
+
+    fn pass_logs(
+        &self,
+        follow: bool,
+        stdout: &mut dyn Write,
+        stderr: &mut dyn Write,
+    ) -> Result<Option<ExitStatus>, Error> {
+        let mut replies = self.ask(&Request::Logs { follow })?;
+        loop {
+            match replies.next()? {
+                Reply::Stdout(bytes) => pass_on(stdout, &bytes, "standard output")?,
+                Reply::Stderr(bytes) => pass_on(stderr, &bytes, "standard error")?,
+                Reply::Done => return Ok(None),
+                Reply::Exited(exit) => return Ok(Some(ExitStatus(exit.status))),
+                Reply::Failed(failure) => return Err(Error::Agent { failure }),
+                _ => return Err(Error::UnexpectedReply { request: "logs" }),
+            }
+        }
+    }
+
     /// What the machine uses at present: the guest's memory and this host's processors.
     ///
     /// # Errors
     /// [`Error::Guest`] when the guest has ended.
     pub fn stats(&self) -> Result<VmStats, Error> {
-        VmStats::of(&self.machine, self.ask(&Request::Memory)?.only()?)
+        VmStats::of(self, self.ask(&Request::Memory)?.only()?)
     }
 
     /// Has the guest stand still until [`resume`](Self::resume), and use no processor meanwhile.
@@ -220,17 +299,18 @@ impl Vm {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Guest`] when the guest has ended.
+    /// [`Error::Guest`] when the guest has ended, [`Error::HeldElsewhere`] when another process
+    /// holds the machine.
     pub fn pause(&self) -> Result<(), Error> {
-        paused(&self.machine)
+        self.holder.pause()
     }
 
     /// Lets a paused machine go on, with the host's wall clock. One that runs is left so.
     ///
     /// # Errors
-    /// [`Error::Guest`] when the guest has ended.
+    /// Those of [`pause`](Self::pause).
     pub fn resume(&self) -> Result<(), Error> {
-        resumed(&self.machine)
+        self.holder.resume()
     }
 
     /// Takes a snapshot of the running machine into the store that its own snapshot lies in.
@@ -241,19 +321,20 @@ impl Vm {
     /// The snapshot does not lie in a store, the name is not a possible one, or the guest or
     /// the store cannot be read or written.
     pub fn snapshot(&self, name: &str) -> Result<Snapshotted, Error> {
-        live::take(&self.machine, &self.image, name)
+        self.holder.snapshot(name)
     }
 
-    /// How long each step of the start took.
+    /// How long each step of the start took. Nothing for a machine that another process holds.
     #[must_use]
     pub fn timings(&self) -> &Timings {
         &self.timings
     }
 
-    /// The end of the guest kernel's messages.
+    /// The end of the guest kernel's messages. Nothing when another process holds the machine and
+    /// does not answer.
     #[must_use]
     pub fn console(&self) -> Vec<u8> {
-        self.machine.console()
+        self.holder.console().unwrap_or_default()
     }
 
     /// Ends the machine and tells whether the guest was still well.
@@ -261,10 +342,7 @@ impl Vm {
     /// # Errors
     /// [`Error::Guest`] when the guest had ended by itself.
     pub fn stop(self) -> Result<(), Error> {
-        match self.machine.failure() {
-            Some(_) => Err(crate::agent::explain(&self.machine.witness())),
-            None => Ok(()),
-        }
+        self.holder.stop()
     }
 
     /// Puts the machine back to its snapshot, and lets it go on as another one. After an error it
@@ -274,11 +352,14 @@ impl Vm {
         timings.set_way(self.timings.way());
         self.part();
         // What still captures it for who had it must not find what the next one does.
-        if Arc::get_mut(&mut self.machine).is_none() {
+        let Holder::Here(machine, _) = &mut self.holder else {
+            return Err(MachineError::Unresettable.into());
+        };
+        if Arc::get_mut(machine).is_none() {
             return Err(MachineError::BeingCaptured.into());
         }
-        self.machine.reset(&mut timings)?;
-        self._control = go_on(&self.machine, config)?;
+        machine.reset(&mut timings)?;
+        self.control = Some(go_on(machine, config)?);
         timings.step("resume");
         self.timings = timings;
         Ok(())
@@ -287,13 +368,13 @@ impl Vm {
     /// Ends the forwards of who used the machine; the next user has forwards of its own.
     pub(crate) fn part(&mut self) {
         self.reach.close();
-        self.reach = Reach::new(self.machine.streams());
+        self.reach = self.holder.reach();
     }
 
     /// Opens a stream to the agent that begins with these frames. All that is asked of the guest
     /// goes through here, or through [`Reach`].
     pub(crate) fn dial(&self, frames: &[u8]) -> Result<Line, Error> {
-        Line::open(&self.machine, frames)
+        self.holder.dial(frames)
     }
 
     /// Sends a request to the agent.
@@ -307,33 +388,26 @@ impl Vm {
     }
 
     /// The machine itself, for those who make snapshots.
-    #[must_use]
-    pub fn machine(&self) -> &Machine {
-        &self.machine
+    ///
+    /// # Errors
+    /// [`Error::HeldElsewhere`] when another process holds it.
+    pub fn machine(&self) -> Result<&Machine, Error> {
+        self.holder.here()
     }
 
-    /// What a snapshot is taken of, also while this is in use.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn parts(&self) -> (Arc<Machine>, Image) {
-        (Arc::clone(&self.machine), self.image.clone())
+    /// How the guest ended by itself, if it did. Whoever holds the machine knows.
+    pub(crate) fn failure(&self) -> Option<GuestFailure> {
+        self.holder.failure()
     }
-}
 
-/// Pauses a machine.
-pub(crate) fn paused(machine: &Machine) -> Result<(), Error> {
-    machine.pause().map_err(|error| ended(machine, error))
-}
+    /// The processor time that the guest has used, and its exits.
+    pub(crate) fn usage(&self) -> Result<(Duration, u64), Error> {
+        self.holder.usage()
+    }
 
-/// Lets a machine go on.
-pub(crate) fn resumed(machine: &Machine) -> Result<(), Error> {
-    machine.resume().map_err(|error| ended(machine, error))
-}
-
-/// Tells of a guest's end with the last of its console.
-fn ended(machine: &Machine, error: MachineError) -> Error {
-    match error {
-        MachineError::Ended { .. } => crate::agent::explain(&machine.witness()),
-        error => error.into(),
+    /// Who holds the machine. A clone of it keeps the machine from being reset.
+    pub(crate) fn holder(&self) -> &Holder {
+        &self.holder
     }
 }
 

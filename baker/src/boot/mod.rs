@@ -148,6 +148,7 @@ pub fn lay_out(inputs: &BootInputs<'_>) -> Result<BootSnapshot, BootError> {
         hypervisor: HypervisorFamily::Any,
         machine: Machine { stage: Stage::Boot, parent: None, memory_size, vcpus: inputs.vcpus },
         workload: None,
+        stop: None,
         processor: Processor::of(inputs.baseline),
         vcpus: x86_64::vcpus(inputs.vcpus, kernel.kernel_load.0),
         ioapic: reset_ioapic(),

@@ -184,6 +184,7 @@ fn snapshot(sample: &Sample) -> Snapshot {
             ready: "auto".into(),
             exposed_ports: vec![80],
         }),
+        stop: None,
         processor: Processor::of(Baseline::V3),
         vcpus: vec![Vcpu {
             cpuid: Vec::new(),

@@ -206,6 +206,14 @@ impl<'a> Container<'a> {
         self.read(section, |reader| T::read(name, reader))
     }
 
+    /// A section that may be left out.
+    pub(super) fn optional<T: Field>(&self, section: Section) -> Result<Option<T>, SnapshotError> {
+        match self.section(section) {
+            Err(SnapshotError::Missing { .. }) => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
     /// A section that is a list of at most `limit` items. Items that take far more room in
     /// memory than in the file need a limit of their own.
     pub(super) fn list<T: Field>(

@@ -127,6 +127,13 @@ record! {
         exposed_ports: Vec<u16>,
     }
 
+    /// How the entrypoint is asked to end. A restore does not need it.
+    #[derive(Copy)]
+    pub struct Stop {
+        /// The signal, 1 to 64.
+        signal: u8,
+    }
+
     /// A disk that the machine has. Its content is in the index.
     #[derive(Copy)]
     pub struct Disk {
@@ -151,6 +158,8 @@ pub struct Snapshot {
     pub machine: Machine,
     /// What runs in it.
     pub workload: Option<Workload>,
+    /// How that is asked to end, if not by SIGTERM.
+    pub stop: Option<Stop>,
     /// What it asks of the host's processor.
     pub processor: Processor,
     /// Its virtual processors.
@@ -204,11 +213,13 @@ pub enum Section {
     WorkingSet = 10,
     /// [`Processor`].
     Processor = 11,
+    /// [`Stop`].
+    Stop = 12,
 }
 
 impl Section {
     /// Every section, in the order in which they are written.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Machine,
         Self::Workload,
         Self::Vcpus,
@@ -219,6 +230,7 @@ impl Section {
         Self::Disks,
         Self::WorkingSet,
         Self::Processor,
+        Self::Stop,
     ];
 
     /// The section's name, as errors tell it.
@@ -235,6 +247,7 @@ impl Section {
             Self::Disks => "disks",
             Self::WorkingSet => "working set",
             Self::Processor => "processor",
+            Self::Stop => "stop",
         }
     }
 }
@@ -255,6 +268,9 @@ impl Snapshot {
         container.add(Section::Disks, &self.disks);
         container.add(Section::WorkingSet, &self.working_set);
         container.add(Section::Processor, &self.processor);
+        if let Some(stop) = &self.stop {
+            container.add(Section::Stop, stop);
+        }
         container.finish()
     }
 
@@ -282,6 +298,7 @@ impl Snapshot {
             hypervisor: container.hypervisor,
             machine: container.section(Section::Machine)?,
             workload: container.section(Section::Workload)?,
+            stop: container.optional(Section::Stop)?,
             processor: container.section(Section::Processor)?,
             vcpus: container.list(Section::Vcpus, MAX_VCPUS)?,
             ioapic: container.section(Section::Ioapic)?,
@@ -313,6 +330,9 @@ impl Snapshot {
         }
         if !self.processor.is_valid() {
             return Err(inconsistent(Section::Processor, "features out of order"));
+        }
+        if self.stop.is_some_and(|stop| !(1..=64).contains(&stop.signal)) {
+            return Err(inconsistent(Section::Stop, "a signal that is not 1 to 64"));
         }
         let pages = size / memory::PAGE_SIZE;
         let in_memory = |section: Section| {

@@ -23,6 +23,7 @@ fn sample() -> Snapshot {
             ready: "tcp:80".into(),
             exposed_ports: vec![80],
         }),
+        stop: None,
         processor: Processor {
             baseline: Baseline::V3,
             features: vec![
@@ -246,6 +247,21 @@ fn another_number_of_processors_is_refused() {
             Snapshot::decode(&snapshot.encode()),
             Err(SnapshotError::Inconsistent { section: "vcpus", .. })
         ));
+    }
+}
+
+#[test]
+fn a_stop_signal_comes_back_and_one_that_cannot_be_is_refused() {
+    let mut snapshot = sample();
+    for (signal, is_legal) in [(1, true), (64, true), (0, false), (65, false)] {
+        snapshot.stop = Some(Stop { signal });
+        match Snapshot::decode(&snapshot.encode()) {
+            Ok(back) => assert_eq!((back, is_legal), (snapshot.clone(), true)),
+            Err(error) => {
+                assert!(!is_legal);
+                assert!(matches!(error, SnapshotError::Inconsistent { section: "stop", .. }));
+            }
+        }
     }
 }
 

@@ -1,18 +1,17 @@
 //! Why a stream to the agent ended. It can be told as often as somebody asks.
 
 use std::io;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use supermachine_formats::codec::DecodeError;
 use supermachine_formats::wire::Failure;
 
 use super::tail;
 use crate::Error;
-use crate::machine::{GuestFailure, Witness};
+use crate::machine::{self, GuestFailure};
 
 /// How long after its streams a guest may end: a reset closes them on its way.
-const GUEST_END: Duration = Duration::from_secs(1);
+pub(super) const GUEST_END: Duration = Duration::from_secs(1);
 /// How often it is looked at meanwhile.
 pub(crate) const GUEST_END_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -24,6 +23,8 @@ pub(crate) enum End {
         console: String,
     },
     Stopped,
+    /// The process that held the machine has ended.
+    WorkerGone,
     AgentGone,
     Agent(Failure),
     Protocol(DecodeError),
@@ -39,26 +40,12 @@ pub(crate) enum End {
 }
 
 impl End {
-    /// Why a stream ended by itself: the guest's own end comes before that of its streams.
-    pub(crate) fn find(witness: &Witness) -> Self {
-        let since = Instant::now();
-        loop {
-            if let Some(end) = Self::look(witness, since) {
-                return end;
-            }
-            thread::sleep(GUEST_END_INTERVAL);
-        }
-    }
-
-    /// Why a stream ended by itself, at the moment `since`; none if that is not known yet.
-    pub(crate) fn look(witness: &Witness, since: Instant) -> Option<Self> {
+    /// Why a stream of this process's machine ended by itself; none if that is not known yet.
+    pub(super) fn look(witness: &machine::Witness) -> Option<Self> {
         if let Some(failure) = witness.failure() {
             return Some(Self::Guest { failure, console: tail(&witness.console()) });
         }
-        if witness.is_stopped() {
-            return Some(Self::Stopped);
-        }
-        (since.elapsed() >= GUEST_END).then_some(Self::AgentGone)
+        witness.is_stopped().then_some(Self::Stopped)
     }
 
     /// As an error of an operation.
@@ -66,6 +53,7 @@ impl End {
         match self {
             Self::Guest { failure, console } => Error::Guest { failure, console },
             Self::Stopped => Error::Stopped,
+            Self::WorkerGone => Error::WorkerGone,
             Self::AgentGone => Error::AgentGone,
             Self::Agent(failure) => Error::Agent { failure },
             Self::Protocol(source) => Error::Protocol { source },
@@ -86,9 +74,11 @@ impl End {
 pub(crate) fn io_error(error: Error) -> io::Error {
     let kind = match &error {
         Error::Agent { failure } => kind_of(failure.errno),
-        Error::Guest { .. } | Error::Stopped | Error::AgentGone | Error::Abandoned => {
-            io::ErrorKind::ConnectionAborted
-        }
+        Error::Guest { .. }
+        | Error::Stopped
+        | Error::WorkerGone
+        | Error::AgentGone
+        | Error::Abandoned => io::ErrorKind::ConnectionAborted,
         Error::Unanswered { .. } => io::ErrorKind::TimedOut,
         Error::Stream { source } => source.kind(),
         _ => io::ErrorKind::Other,

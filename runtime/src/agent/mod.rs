@@ -12,6 +12,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod witness;
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -25,17 +26,18 @@ use supermachine_formats::wire::{
 };
 
 use crate::Error;
-use crate::machine::{Machine, Witness, fill_random, realtime_ns};
+use crate::machine::{Machine, fill_random, realtime_ns};
 
 pub(crate) use self::backlog::Backlog;
 pub(crate) use self::delivery::beginning;
 #[cfg(feature = "tokio")]
 pub(crate) use self::delivery::{Delivery, piece};
-pub(crate) use self::end::End;
 #[cfg(feature = "tokio")]
 pub(crate) use self::end::GUEST_END_INTERVAL;
+pub(crate) use self::end::{End, io_error};
 pub(crate) use self::frames::{Frames, PIECE};
 pub(crate) use self::transfer::Transfer;
+pub(crate) use self::witness::Witness;
 
 /// How much of the console an error tells.
 const CONSOLE_TAIL: usize = 2048;
@@ -51,7 +53,8 @@ pub(crate) struct Line {
 impl Line {
     /// Opens a stream that begins with these frames.
     pub(crate) fn open(machine: &Machine, frames: &[u8]) -> Result<Self, Error> {
-        Ok(Self { stream: machine.connect(REQUEST_PORT, frames)?, witness: machine.witness() })
+        let stream = machine.connect(REQUEST_PORT, frames)?;
+        Ok(Self { stream, witness: Witness::Here(machine.witness()) })
     }
 }
 
@@ -163,7 +166,9 @@ pub fn next_event(
 ) -> Result<Event, Error> {
     control.set_read_timeout(limit).map_err(|source| Error::Stream { source })?;
     match read_message(control, limit) {
-        Err(Error::AgentGone | Error::Stream { .. }) => Err(explain(&machine.witness())),
+        Err(Error::AgentGone | Error::Stream { .. }) => {
+            Err(explain(&Witness::Here(machine.witness())))
+        }
         result => result,
     }
 }
@@ -211,7 +216,7 @@ fn refuse_zero_bytes(command: &Command) -> Result<(), Error> {
 
 /// Why a stream ended: the guest's own end comes before that of its streams.
 pub(crate) fn explain(witness: &Witness) -> Error {
-    End::find(witness).into_error()
+    witness.end().into_error()
 }
 
 /// The last lines of the console, as text.

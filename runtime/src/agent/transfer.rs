@@ -6,8 +6,7 @@ use std::os::unix::net::UnixStream;
 use supermachine_formats::wire::{Input, Message, Request};
 
 use super::delivery::{Delivery, beginning, piece};
-use super::{End, Line};
-use crate::machine::Witness;
+use super::{End, Line, Witness};
 use crate::{Error, Vm};
 
 /// The request under way. Dropping it ends it.
@@ -74,7 +73,7 @@ impl Transfer {
             match self.delivery.fill(|space| self.stream.read(space)) {
                 Ok(1..) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(_) | Err(_) => self.delivery.fail(End::find(&self.witness)),
+                Ok(_) | Err(_) => self.delivery.fail(self.witness.end()),
             }
         }
     }

@@ -25,9 +25,10 @@ use super::stream::{poll_read, register};
 use super::vm::Vm;
 use super::waiters::Waiters;
 use crate::Error;
-use crate::agent::{End, GUEST_END_INTERVAL, Line};
+use crate::agent::Witness;
+use crate::agent::{GUEST_END_INTERVAL, Line};
 use crate::exec::{Conversation, Plan};
-use crate::machine::{Witness, receive_now, send_now, shut_down};
+use crate::machine::{receive_now, send_now, shut_down};
 
 /// The stream. See the module.
 #[derive(Debug)]
@@ -152,7 +153,7 @@ impl Session {
             }
             return;
         };
-        match End::look(&self.witness, since) {
+        match self.witness.look(since) {
             Some(end) => state.talk.fail(end),
             None => state.ended = Some((since, now + GUEST_END_INTERVAL)),
         }

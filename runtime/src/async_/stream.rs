@@ -12,8 +12,8 @@ use tokio::net::UnixStream;
 use tokio::time::{Sleep, sleep};
 
 use crate::Error;
+use crate::agent::Witness;
 use crate::agent::{End, GUEST_END_INTERVAL};
-use crate::machine::Witness;
 
 /// Registers a stream with the runtime.
 pub(super) fn register(stream: StdStream) -> Result<UnixStream, Error> {
@@ -91,7 +91,7 @@ impl Ending {
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, witness: &Witness) -> Poll<End> {
         loop {
-            if let Some(end) = End::look(witness, self.since) {
+            if let Some(end) = witness.look(self.since) {
                 return Poll::Ready(end);
             }
             ready!(self.sleep.as_mut().poll(cx));

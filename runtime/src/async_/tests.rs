@@ -22,9 +22,9 @@ use super::transfer::Transfer;
 use super::*;
 use crate::Error;
 use crate::agent::Line;
+use crate::agent::Witness;
 use crate::agent::testing::{hear, say};
 use crate::exec::{Conversation, Patience};
-use crate::machine::Witness;
 
 const NO_LIMIT: usize = usize::MAX;
 /// Far more than anything here takes: only a hang reaches it.

@@ -161,7 +161,7 @@ impl Vm {
     /// [`Error::Guest`] when the guest has ended.
     pub async fn stats(&self) -> Result<VmStats, Error> {
         let vm = self.blocking();
-        VmStats::of(vm.machine(), only(vm, &Request::Memory).await?)
+        VmStats::of(vm, only(vm, &Request::Memory).await?)
     }
 
     /// Has the guest stand still until [`resume`](Self::resume); see the
@@ -170,8 +170,8 @@ impl Vm {
     /// # Errors
     /// [`Error::Guest`] when the guest has ended.
     pub async fn pause(&self) -> Result<(), Error> {
-        let (machine, _) = self.blocking().parts();
-        beside(move || crate::vm::paused(&machine)).await
+        let holder = self.blocking().holder().clone();
+        beside(move || holder.pause()).await
     }
 
     /// Lets a paused machine go on, with the host's wall clock. One that runs is left so.
@@ -180,8 +180,8 @@ impl Vm {
     /// # Errors
     /// [`Error::Guest`] when the guest has ended.
     pub async fn resume(&self) -> Result<(), Error> {
-        let (machine, _) = self.blocking().parts();
-        beside(move || crate::vm::resumed(&machine)).await
+        let holder = self.blocking().holder().clone();
+        beside(move || holder.resume()).await
     }
 
     /// Takes a snapshot of the running machine into the store that its own snapshot lies in, on a
@@ -192,9 +192,9 @@ impl Vm {
     /// The snapshot does not lie in a store, the name is not a possible one, or the guest or
     /// the store cannot be read or written.
     pub async fn snapshot(&self, name: &str) -> Result<Snapshotted, Error> {
-        let (machine, image) = self.blocking().parts();
+        let holder = self.blocking().holder().clone();
         let name = name.to_owned();
-        beside(move || crate::live::take(&machine, &image, &name)).await
+        beside(move || holder.snapshot(&name)).await
     }
 
     /// How long each step of the start took.

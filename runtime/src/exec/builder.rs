@@ -303,7 +303,8 @@ impl Draft {
     }
 }
 
-fn pass_on(to: &mut dyn Write, bytes: &[u8], stream: &'static str) -> Result<(), Error> {
+/// Passes bytes on at once; no bytes are not told.
+pub(crate) fn pass_on(to: &mut dyn Write, bytes: &[u8], stream: &'static str) -> Result<(), Error> {
     if bytes.is_empty() {
         return Ok(());
     }

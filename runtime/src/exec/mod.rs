@@ -17,6 +17,7 @@ mod tests;
 pub use self::builder::ExecBuilder;
 #[cfg(feature = "tokio")]
 pub(crate) use self::builder::Plan;
+pub(crate) use self::builder::pass_on;
 #[cfg(feature = "tokio")]
 pub(crate) use self::child::SIGKILL;
 pub use self::child::{ExecChild, ExecSignaler, ExecStderr, ExecStdin, ExecStdout};

@@ -16,8 +16,8 @@ use std::time::Instant;
 use super::builder::Plan;
 use super::conversation::{Conversation, Taken};
 use super::outcome::{ExecOutcome, Kept};
-use crate::agent::{End, Line, PIECE};
-use crate::machine::{Witness, receive_now};
+use crate::agent::{Line, PIECE, Witness};
+use crate::machine::receive_now;
 use crate::{Error, Vm};
 
 /// The stream. See the module.
@@ -199,7 +199,7 @@ impl Session {
             // We may have ended it ourselves.
             Ok(_) | Err(_) if self.lock().talk.exit().is_some() => {}
             Ok(_) | Err(_) => {
-                let end = End::find(&self.witness);
+                let end = self.witness.end();
                 self.lock().talk.fail(end);
             }
         }

@@ -15,8 +15,8 @@ use super::session::Session;
 use super::*;
 use crate::Error;
 use crate::agent::Line;
+use crate::agent::Witness;
 use crate::agent::testing::{hear, say};
-use crate::machine::Witness;
 
 const NO_LIMIT: usize = usize::MAX;
 

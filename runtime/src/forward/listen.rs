@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use supermachine_formats::wire::Request;
 
 use super::relay::{Arrival, Source};
-use super::sys;
+use super::sys::{self, with_short_path};
 
 /// Connections to an address, for a port of the guest.
 #[derive(Debug)]
@@ -46,42 +46,35 @@ impl Source for Tcp {
     }
 }
 
-/// Connections to a socket file, for a port of the guest. The file goes with it.
+/// A socket file that is listened on, its owner's alone. The file goes with it.
 #[derive(Debug)]
-pub(super) struct File {
+pub(crate) struct SocketFile {
     listener: UnixListener,
-    guest_port: u16,
     path: PathBuf,
     made: Metadata,
 }
 
-impl File {
+impl SocketFile {
     /// Makes the file. One that is there, and that nobody listens on any more, is replaced.
-    pub(super) fn bind(path: &Path, guest_port: u16) -> io::Result<Self> {
-        let listener = match sys::listen_on_file(path) {
+    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
+        let listener = match with_short_path(path, sys::listen_on_file) {
             Err(error) if error.kind() == ErrorKind::AddrInUse && is_abandoned(path) => {
                 fs::remove_file(path)?;
-                sys::listen_on_file(path)?
+                with_short_path(path, sys::listen_on_file)?
             }
             result => result?,
         };
         let made = fs::symlink_metadata(path)?;
-        Ok(Self { listener, guest_port, path: path.to_owned(), made })
+        Ok(Self { listener, path: path.to_owned(), made })
+    }
+
+    /// What listens; it never waits.
+    pub(crate) fn listener(&self) -> &UnixListener {
+        &self.listener
     }
 }
 
-impl Source for File {
-    fn descriptor(&self) -> RawFd {
-        self.listener.as_raw_fd()
-    }
-
-    fn next(&mut self) -> io::Result<Arrival> {
-        let (client, _) = self.listener.accept()?;
-        Ok(arrival(client.into(), self.guest_port))
-    }
-}
-
-impl Drop for File {
+impl Drop for SocketFile {
     fn drop(&mut self) {
         let identity = |file: &Metadata| (file.dev(), file.ino());
         let found = fs::symlink_metadata(&self.path);
@@ -92,10 +85,34 @@ impl Drop for File {
     }
 }
 
+/// Connections to a socket file, for a port of the guest.
+#[derive(Debug)]
+pub(super) struct File {
+    socket: SocketFile,
+    guest_port: u16,
+}
+
+impl File {
+    pub(super) fn bind(path: &Path, guest_port: u16) -> io::Result<Self> {
+        Ok(Self { socket: SocketFile::bind(path)?, guest_port })
+    }
+}
+
+impl Source for File {
+    fn descriptor(&self) -> RawFd {
+        self.socket.listener.as_raw_fd()
+    }
+
+    fn next(&mut self) -> io::Result<Arrival> {
+        let (client, _) = self.socket.listener.accept()?;
+        Ok(arrival(client.into(), self.guest_port))
+    }
+}
+
 /// Whether a path is a socket file that nobody listens on.
 fn is_abandoned(path: &Path) -> bool {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    let answer = UnixStream::connect(path);
+    let answer = with_short_path(path, |path| UnixStream::connect(path));
     is_socket && answer.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 

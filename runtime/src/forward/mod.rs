@@ -23,11 +23,13 @@ use std::path::{Path, PathBuf};
 
 use supermachine_formats::wire::{Failure, Message, Reply, Request};
 
-pub(crate) use self::reach::Reach;
+pub(crate) use self::listen::SocketFile;
+pub(crate) use self::reach::{Dial, Reach};
 use self::relay::Relay;
 pub use self::stream::GuestStream;
 #[cfg(feature = "tokio")]
 pub(crate) use self::stream::told_apart;
+pub(crate) use self::sys::with_short_path;
 use crate::agent::{Line, explain, read_message};
 use crate::{Error, Vm};
 

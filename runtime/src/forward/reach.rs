@@ -17,7 +17,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::machine::Streams;
 
 /// Opens streams to a guest.
-pub(super) trait Dial: Debug + Send + Sync {
+pub(crate) trait Dial: Debug + Send + Sync {
     /// Opens a stream with a request on it.
     fn dial(&self, request: &Request) -> io::Result<UnixStream>;
 
@@ -55,7 +55,7 @@ impl Reach {
         Self::over(Box::new(streams))
     }
 
-    pub(super) fn over(guest: Box<dyn Dial>) -> Arc<Self> {
+    pub(crate) fn over(guest: Box<dyn Dial>) -> Arc<Self> {
         Arc::new(Self { guest, state: Mutex::default() })
     }
 

@@ -3,10 +3,12 @@
 //! Each function is safe to call with any argument. None blocks, and none raises a signal.
 
 use std::ffi::c_int;
+use std::fs::OpenOptions;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::ptr;
@@ -15,6 +17,8 @@ pub(super) use crate::machine::{receive_now as receive, send_now as send};
 
 /// Connections that wait to be accepted; the kernel's own limit is often lower.
 const BACKLOG: c_int = 4096;
+/// The longest path of a socket file, with the zero byte behind it.
+const MAX_ADDRESS: usize = 108;
 /// Who may connect to a socket file: its owner.
 const SOCKET_MODE: libc::mode_t = 0o600;
 
@@ -102,8 +106,10 @@ pub(super) fn connect(address: SocketAddr) -> io::Result<OwnedFd> {
 
 /// Listens on a new socket file that only its owner may connect to, from its first moment on.
 pub(super) fn listen_on_file(path: &Path) -> io::Result<UnixListener> {
-    let mut name =
-        libc::sockaddr_un { sun_family: libc::AF_UNIX as libc::sa_family_t, sun_path: [0; 108] };
+    let mut name = libc::sockaddr_un {
+        sun_family: libc::AF_UNIX as libc::sa_family_t,
+        sun_path: [0; MAX_ADDRESS],
+    };
     let bytes = path.as_os_str().as_bytes();
     if bytes.len() >= name.sun_path.len() || bytes.contains(&0) {
         return Err(io::ErrorKind::InvalidFilename.into());
@@ -122,6 +128,21 @@ pub(super) fn listen_on_file(path: &Path) -> io::Result<UnixListener> {
     // SAFETY: no memory is involved.
     check(unsafe { libc::listen(fd, BACKLOG) })?;
     Ok(socket.into())
+}
+
+/// Does something with a socket file, by a name that fits into an address if its own does not.
+pub(crate) fn with_short_path<T>(
+    path: &Path,
+    act: impl FnOnce(&Path) -> io::Result<T>,
+) -> io::Result<T> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return act(path) };
+    if path.as_os_str().len() < MAX_ADDRESS {
+        return act(path);
+    }
+    let how = libc::O_PATH | libc::O_DIRECTORY;
+    let folder = OpenOptions::new().read(true).custom_flags(how).open(folder)?;
+    // Stays valid while the folder is open.
+    act(&Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name))
 }
 
 fn stream_socket(family: c_int, flags: c_int) -> io::Result<OwnedFd> {

@@ -59,7 +59,7 @@ pub struct Restore {
 /// A machine's state, read while it stood still.
 #[derive(Debug)]
 pub struct Captured {
-    /// The state. Its stage, parent and workload are those of the snapshot that the machine
+    /// The state. Its stage, parent, workload and stop are those of the snapshot that the machine
     /// began from; who captures sets them.
     pub snapshot: Snapshot,
     /// Every page that was written since the start.
@@ -423,6 +423,7 @@ impl Machine {
             hypervisor: hypervisor::family(),
             machine: self.origin.machine.clone(),
             workload: self.origin.workload.clone(),
+            stop: self.origin.stop,
             processor: baseline::note(self.vm.as_ref(), &self.origin.processor, &vcpus),
             vcpus,
             ioapic: self.bus.ioapic.state(),

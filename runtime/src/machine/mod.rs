@@ -27,6 +27,7 @@ mod uffd;
 mod vcpu;
 mod witness;
 
+use std::borrow::Cow;
 use std::io;
 
 use supermachine_formats::snapshot::baseline::{Baseline, Features};
@@ -162,7 +163,7 @@ pub enum GuestFailure {
     #[error("guest cannot be run: {reason} ({code:#x})")]
     Unrunnable {
         /// What the hypervisor said.
-        reason: &'static str,
+        reason: Cow<'static, str>,
         /// Its code.
         code: u64,
     },

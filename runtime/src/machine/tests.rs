@@ -75,6 +75,7 @@ fn snapshot(vcpus: u16) -> Snapshot {
         hypervisor: HypervisorFamily::Any,
         machine: MachineState { stage: Stage::Boot, parent: None, memory_size: MEMORY, vcpus },
         workload: None,
+        stop: None,
         processor: Processor::of(Baseline::V3),
         vcpus: (0..vcpus).map(vcpu).collect(),
         ioapic: reset_ioapic(),
@@ -370,8 +371,8 @@ fn a_guest_that_shuts_down_is_told_and_its_streams_end() {
 
 #[test]
 fn a_guest_that_cannot_be_run_says_why() {
-    let failed = GuestFailure::Unrunnable { reason: "the script says so", code: 7 };
-    let refused = GuestFailure::Unrunnable { reason: "hypervisor refused", code: 0 };
+    let failed = GuestFailure::Unrunnable { reason: "the script says so".into(), code: 7 };
+    let refused = GuestFailure::Unrunnable { reason: "hypervisor refused".into(), code: 0 };
     for (step, expected) in [(Step::Fail, failed), (Step::Refuse, refused)] {
         let vm = Arc::new(FakeVm::with_script(vec![step]));
         let machine = restore(&vm, snapshot(2)).unwrap();
@@ -567,7 +568,7 @@ fn captures_and_runs_at_once_do_not_hang() {
 
 #[test]
 fn a_vcpu_thread_that_panics_ends_the_guest_and_nobody_waits_for_it() {
-    let ended = GuestFailure::Unrunnable { reason: "vCPU thread ended", code: 0 };
+    let ended = GuestFailure::Unrunnable { reason: "vCPU thread ended".into(), code: 0 };
     let vm = Arc::new(FakeVm::with_script(vec![Step::Panic]));
     let machine = restore(&vm, snapshot(3)).unwrap();
     let mut control = machine.control().unwrap();

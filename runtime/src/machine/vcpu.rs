@@ -318,7 +318,7 @@ fn put_in_place(vcpu: &mut dyn Vcpu, ram: &Ram, pages: &WorkingSet) {
 
 /// What becomes of a guest whose vCPU has no thread any more.
 fn thread_ended() -> GuestFailure {
-    GuestFailure::Unrunnable { reason: "vCPU thread ended", code: 0 }
+    GuestFailure::Unrunnable { reason: "vCPU thread ended".into(), code: 0 }
 }
 
 fn save(vcpu: &mut dyn Vcpu) -> Result<Saved, HypervisorError> {
@@ -389,16 +389,16 @@ impl Shared {
                 Ok(exit) => match bus.serve(exit) {
                     None => continue,
                     Some(Exit::Failed { reason, code }) => {
-                        GuestFailure::Unrunnable { reason, code }
+                        GuestFailure::Unrunnable { reason: reason.into(), code }
                     }
                     Some(Exit::Shutdown) => GuestFailure::Shutdown,
                     Some(_) => return,
                 },
                 Err(HypervisorError::Call { source, .. }) => GuestFailure::Unrunnable {
-                    reason: "hypervisor call failed",
+                    reason: "hypervisor call failed".into(),
                     code: source.raw_os_error().map_or(0, i32::unsigned_abs).into(),
                 },
-                Err(_) => GuestFailure::Unrunnable { reason: "hypervisor refused", code: 0 },
+                Err(_) => GuestFailure::Unrunnable { reason: "hypervisor refused".into(), code: 0 },
             };
             return self.fail(failure);
         }

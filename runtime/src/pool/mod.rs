@@ -276,7 +276,7 @@ impl Maker for VmMaker {
     }
 
     fn is_well(&self, vm: &Vm) -> bool {
-        vm.machine().failure().is_none()
+        vm.failure().is_none()
     }
 }
 
