@@ -107,7 +107,10 @@ pub(crate) fn execute(arguments: Vec<OsString>) -> u8 {
         Err(error) if error.is_closed_pipe() => error::CLOSED_PIPE,
         Err(error) => {
             report::error(&error);
-            1
+            match &asked {
+                Asked::Package(_) => 1,
+                Asked::Machines(cli) => cli.command.status_of(&error),
+            }
         }
     }
 }

@@ -84,9 +84,70 @@ pub(crate) enum Error {
     /// A command was not given.
     #[error(
         "no command to run: give one after the name, as in \
-         `supermachine run {name} -- COMMAND ARGUMENT…`"
+         `supermachine run {name} -- COMMAND ARGUMENT…`; \
+         -d leaves the machine running without one"
     )]
     NoCommand { name: String },
+    /// A machine in the background was given a command.
+    #[error(
+        "a machine in the background runs its image's entrypoint: start it with \
+         `supermachine run -d {name}`, and run commands in it with `supermachine exec`"
+    )]
+    DetachedCommand { name: String },
+    /// No machine of this name runs in the background.
+    #[error("no machine {name:?} runs; `supermachine ps` lists those that do")]
+    NoSuchMachine { name: String },
+    /// The wanted name is that of another machine.
+    #[error("a machine {name} runs already; stop it, or give another --name")]
+    MachineTaken { name: String },
+    /// What cannot be a machine's name.
+    #[error(
+        "{name:?} cannot be a machine's name: it has letters, digits, '.', '_' and '-', \
+         and begins with a letter or a digit"
+    )]
+    MachineName { name: String },
+    /// A supervisor that nobody made a claim for.
+    #[error("the name {name} is not claimed for this process; use `supermachine run -d`")]
+    NotClaimed { name: String },
+    /// The folder of machines might have been tampered with.
+    #[error(
+        "{} is not a folder of yours alone (mode 0700); remove it, or set XDG_RUNTIME_DIR",
+        path.display()
+    )]
+    NotOwnFolder { path: PathBuf },
+    /// A file or folder of the host could not be used.
+    #[error("{operation} of {} failed", path.display())]
+    File { operation: &'static str, path: PathBuf, source: io::Error },
+    /// The process that would hold a machine could not be started.
+    #[error("no process for the machine can be started")]
+    Supervisor { source: io::Error },
+    /// The process that would hold a machine could not start it.
+    #[error("{reason}")]
+    NotDetached { reason: String },
+    /// A supervisor tells what this program does not know.
+    #[error("process {pid}, which holds it, is of another version of this program")]
+    OtherLabel { pid: u32 },
+    /// The guest was gone before the machine was to end.
+    #[error("the machine {name} had failed before it was stopped")]
+    HadFailed { name: String, source: supermachine::Error },
+    /// A copy within the host, or within or between machines.
+    #[error("either the source or the target is in a machine, as MACHINE:PATH")]
+    CopyPlaces,
+    /// Something would be put into what is no folder.
+    #[error("{} is not a folder", path.display())]
+    NoFolder { path: PathBuf },
+    /// A root, or the like, which a copy cannot be called by.
+    #[error("{} has no name of its own that the copy could get", path.display())]
+    NoFileName { path: PathBuf },
+    /// -it without a terminal.
+    #[error("standard input is not a terminal: leave out -t")]
+    NotATerminal,
+    /// The terminal could not be used.
+    #[error("the terminal cannot be used")]
+    Terminal { source: io::Error },
+    /// There is no room for another thread.
+    #[error("no thread can be started")]
+    Thread { source: io::Error },
     /// The program is not in the machine.
     #[error("{program}: no such program in the machine")]
     NoSuchProgram { program: String },
@@ -101,7 +162,7 @@ pub(crate) enum Error {
     Password { source: io::Error },
     /// An archive would go to a terminal.
     #[error("standard output is a terminal; name a file, or pass the archive on")]
-    Terminal,
+    ArchiveToTerminal,
     /// The result could not be written.
     #[error("standard output cannot be written")]
     Output { source: io::Error },

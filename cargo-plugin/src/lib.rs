@@ -8,12 +8,19 @@ mod bundle;
 mod cargo_cli;
 mod codesign;
 mod commands;
+mod copy;
+mod detach;
 mod error;
 mod format;
+mod label;
+mod machines;
 mod package;
+mod ports;
+mod process;
 mod progress;
 mod report;
 mod store;
+mod terminal;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -22,8 +29,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueHint};
 
 use commands::{
-    codesign as codesign_command, df, doctor, export, gc, import, inspect, ls, pull, push, rm, run,
-    verify,
+    codesign as codesign_command, cp, df, doctor, exec, export, gc, import, inspect, logs, ls, ps,
+    pull, push, rm, run, stop, supervise, verify,
 };
 use error::Error;
 
@@ -35,13 +42,15 @@ Run OCI images as hardware-isolated microVMs that start in milliseconds.
 
 `pull` fetches an image, starts it once in a virtual machine and keeps a snapshot of the moment at \
 which it is ready. `run` restores that snapshot, runs a command in it, and ends the machine: \
-nothing that the command does is kept.";
+nothing that the command does is kept. `run -d` leaves it running, for `exec` and the like.";
 
 const EXAMPLES: &str = "\
 Examples:
   supermachine doctor                           what this host can do, and what is missing
   supermachine pull redis                       bake docker.io/library/redis as `redis`
   supermachine run redis -- redis-cli ping      run a command in a machine of it
+  supermachine run -d -p 6379:6379 redis        leave one running, with a port of it
+  supermachine exec -it redis -- sh             a shell in it; `stop` ends it, `ps` lists all
   supermachine ls                               the snapshots that there are
   supermachine inspect redis                    all about one of them
   supermachine export redis redis.tar           write it to one file; `import` takes it back
@@ -78,6 +87,11 @@ struct Globals {
 enum Command {
     Pull(pull::Args),
     Run(run::Args),
+    Ps(ps::Args),
+    Exec(exec::Args),
+    Logs(logs::Args),
+    Cp(cp::Args),
+    Stop(stop::Args),
     Ls(ls::Args),
     Inspect(inspect::Args),
     Rm(rm::Args),
@@ -89,6 +103,8 @@ enum Command {
     Df(df::Args),
     Doctor(doctor::Args),
     Codesign(codesign_command::Args),
+    #[command(hide = true)]
+    Supervise(supervise::Args),
 }
 
 impl Command {
@@ -96,6 +112,11 @@ impl Command {
         match self {
             Self::Pull(args) => pull::exec(args, globals),
             Self::Run(args) => run::exec(args, globals),
+            Self::Ps(args) => ps::exec(args),
+            Self::Exec(args) => exec::exec(args),
+            Self::Logs(args) => logs::exec(args),
+            Self::Cp(args) => cp::exec(args),
+            Self::Stop(args) => Ok(stop::exec(args)),
             Self::Ls(args) => ls::exec(args, globals),
             Self::Inspect(args) => inspect::exec(args, globals),
             Self::Rm(args) => rm::exec(args, globals),
@@ -107,6 +128,7 @@ impl Command {
             Self::Df(args) => df::exec(args, globals),
             Self::Doctor(args) => doctor::exec(args, globals),
             Self::Codesign(args) => codesign_command::exec(args, globals),
+            Self::Supervise(args) => supervise::exec(args, globals),
         }
     }
 
@@ -115,7 +137,7 @@ impl Command {
             return error::CLOSED_PIPE;
         }
         match self {
-            Self::Run(_) => run::status_of(error),
+            Self::Run(_) | Self::Exec(_) => process::status_of(error),
             _ => 1,
         }
     }
@@ -139,15 +161,15 @@ pub fn cargo_supermachine() -> ExitCode {
 }
 
 fn execute(arguments: Vec<OsString>) -> u8 {
-    let is_run = subcommand(&arguments).is_some_and(|word| word == "run");
+    let is_process = subcommand(&arguments).is_some_and(|word| word == "run" || word == "exec");
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Whoever does not read the help text needs no word about that.
             let _ = error.print();
-            return match (error.use_stderr(), is_run) {
+            return match (error.use_stderr(), is_process) {
                 (false, _) => 0,
-                (true, true) => run::FAILED,
+                (true, true) => process::FAILED,
                 (true, false) => USAGE,
             };
         }

@@ -13,6 +13,7 @@ mod samples;
 mod support;
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
 
 use docker::DockerRegistry;
@@ -22,9 +23,9 @@ use serde_json::Value;
 use supermachine_formats::snapshot::Stage;
 use support::{Home, age, files, interrupt};
 
-const COMMANDS: [&str; 13] = [
-    "pull", "run", "ls", "inspect", "rm", "export", "import", "push", "verify", "gc", "df",
-    "doctor", "codesign",
+const COMMANDS: [&str; 18] = [
+    "pull", "run", "ps", "exec", "logs", "cp", "stop", "ls", "inspect", "rm", "export", "import",
+    "push", "verify", "gc", "df", "doctor", "codesign",
 ];
 
 /// Runs the command where `/dev` is empty, so that there is no hypervisor for sure.
@@ -411,4 +412,50 @@ fn interrupted_pull_leaves_nothing_that_the_next_does_not_remove() {
     assert_eq!(files(&downloads.join("blobs/sha256")).len(), whole.len() + 1);
     // The root file system: its metadata, the layer's contents, and the index of both.
     assert_eq!(files(&home.store().join("blobs/sha256")).len(), 3);
+}
+
+#[test]
+fn machine_that_does_not_run_is_told_of_and_no_folder_is_made() {
+    let home = Home::new();
+    let table = home.run(&["ps"]);
+    assert_eq!(table.succeeds(), "NAME  SNAPSHOT  UP  PID  PORTS  STATE\n");
+    assert_eq!(home.run(&["ps", "--json"]).succeeds(), "[]\n");
+    let none = ["no machine \"x\" runs", "supermachine ps"];
+    home.run(&["exec", "x", "--", "true"]).fails(125, &none);
+    home.run(&["logs", "x"]).fails(1, &none);
+    home.run(&["cp", "x:/etc/passwd", "."]).fails(1, &none);
+    let stopped = home.run(&["stop", "x", "y"]);
+    stopped.fails(1, &none);
+    assert!(stopped.stderr.contains("no machine \"y\" runs"), "{stopped:?}");
+    assert_eq!(files(&home.runtime()), [""; 0]);
+}
+
+#[test]
+fn what_is_asked_of_machines_in_the_background_is_checked_before_anything_starts() {
+    let home = Home::new();
+    home.run(&["exec", "x"]).fails(125, &["COMMAND"]);
+    home.run(&["run", "-p", "80", "x", "--", "true"]).fails(125, &["not HOST:GUEST"]);
+    home.run(&["run", "--name", "y", "x", "--", "true"]).fails(125, &["--detach"]);
+    home.run(&["run", "-d", "x", "--", "true"]).fails(125, &["supermachine exec"]);
+    home.run(&["run", "-d", "-i", "x"]).fails(125, &["--detach", "--interactive"]);
+    home.run(&["cp", "a", "b"]).fails(1, &["MACHINE:PATH"]);
+    home.run(&["supervise", "x", "y"]).fails(1, &["machines/y/lock"]);
+}
+
+#[test]
+fn folder_of_machines_that_others_may_use_is_refused_in_either_place() {
+    let home = Home::new();
+    let own = fs::metadata(home.path("")).unwrap().uid();
+    let temporary = home.path("temporary");
+    let fallback = temporary.join(format!("supermachine-{own}"));
+    for dir in [home.runtime().join("supermachine"), fallback.clone()] {
+        fs::create_dir_all(&dir).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    home.run(&["ps"]).fails(1, &["run/supermachine is not a folder of yours alone"]);
+    let mut command = home.command(&["ps"]);
+    command.env_remove("XDG_RUNTIME_DIR").env("TMPDIR", &temporary);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains(&format!("{} is not a folder of yours", fallback.display())), "{said}");
 }

@@ -25,7 +25,7 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     let store = store::open_for(globals.store.as_deref(), &args.name)?;
     let size = if args.file == Path::new("-") {
         if io::stdout().is_terminal() {
-            return Err(Error::Terminal);
+            return Err(Error::ArchiveToTerminal);
         }
         store.export_to(&args.name, &mut io::stdout().lock(), Path::new("standard output"))?
     } else {

@@ -80,7 +80,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = ready)]
     ready: Ready,
     /// How long to wait until it is ready, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = super::run::seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = crate::process::seconds)]
     ready_timeout: Duration,
     /// Fetch the image and lay it out, and leave it at that: needs no hypervisor
     #[arg(long)]
@@ -89,7 +89,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PROGRAM", help_heading = "What the image runs")]
     entrypoint: Option<String>,
     /// Set a variable for the entrypoint and every command; without =VALUE, as it is here
-    #[arg(short, long = "env", value_name = "NAME[=VALUE]", value_parser = super::run::variable)]
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]", value_parser = crate::process::variable)]
     #[arg(help_heading = "What the image runs")]
     env: Vec<(String, String)>,
     /// The user, by name or number, instead of the image's

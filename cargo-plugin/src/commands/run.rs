@@ -1,66 +1,64 @@
-//! `supermachine run`: a snapshot is restored, a command run in it, and the machine ended.
+//! `supermachine run`: a snapshot is restored, a command run in it, and the machine ended; or the
+//! machine goes on by itself.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use supermachine::{ExecOutcome, Image, Timings, VmConfig};
+use supermachine::{Image, Timings, VmConfig};
 use supermachine_baker::oci::ImageSource;
 use supermachine_baker::{BakeError, Store};
 
 use super::pull::{self, FetchArgs};
 use crate::error::Error;
-use crate::{Globals, format, report, store};
-
-/// The status when the command could not be run for a reason of ours.
-pub(crate) const FAILED: u8 = 125;
-const TIMED_OUT: u8 = 124;
-const NOT_EXECUTABLE: u8 = 126;
-const NOT_FOUND: u8 = 127;
-const BY_SIGNAL: u8 = 128;
-/// The guest's error number for a file that does not exist.
-const ENOENT: u16 = 2;
+use crate::ports::{self, Port, Publish};
+use crate::process::{self, ProcessArgs, STATUSES};
+use crate::{Globals, detach, report, store};
 
 const EXAMPLES: &str = "\
 Examples:
   supermachine run redis -- redis-cli ping
+  supermachine run -it busybox -- sh
   supermachine run -e LANG=C -w /tmp -u nobody busybox -- sh -c 'id; pwd'
   supermachine run --timeout 5 --timings python -- python3 -c 'print(6 * 7)'
+  supermachine run -d --name web -p 8080:80 nginx
 
-Each run has a fresh machine, and nothing of it is kept. The command's standard input is empty.
+Each run has a fresh machine, and nothing of it is kept. The command's standard input is empty \
+unless -i is given.
 
-Exit status: that of the command, or
-  124    it took longer than --timeout
-  125    supermachine itself failed
-  126    the program is there but cannot be executed
-  127    there is no such program
-  128+N  signal N ended it";
+With -d no command is run: the machine goes on with its image's entrypoint, in the background, and \
+its name is printed. `supermachine exec` runs commands in it, `ps` lists such machines, `stop` ends \
+one.
+
+";
 
 /// Run a command in a machine restored from a snapshot
 ///
 /// The machine goes on from the moment at which its image was ready. Output comes as it is written,
 /// and the command's exit status is this one's.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
-#[command(override_usage = "supermachine run [OPTIONS] <NAME|IMAGE> -- <COMMAND> [ARGUMENT]...")]
+#[command(after_help = [EXAMPLES, STATUSES].concat())]
+#[command(override_usage = "supermachine run [OPTIONS] <NAME|IMAGE> -- <COMMAND> [ARGUMENT]...
+       supermachine run --detach [OPTIONS] <NAME|IMAGE>")]
 pub(crate) struct Args {
     /// A snapshot's name, or an image, which is pulled if there is no snapshot of it
     #[arg(value_name = "NAME|IMAGE")]
     target: String,
-    /// Set a variable for the command; without =VALUE, as it is here
-    #[arg(short, long = "env", value_name = "NAME[=VALUE]", value_parser = variable)]
-    env: Vec<(String, String)>,
-    /// The directory to run it in
-    #[arg(short, long, value_name = "DIR")]
-    workdir: Option<String>,
-    /// The user to run it as, by name or number
-    #[arg(short, long, value_name = "USER[:GROUP]")]
-    user: Option<String>,
-    /// Kill the command after so many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    timeout: Option<Duration>,
+    #[command(flatten)]
+    process: ProcessArgs,
+    /// Make a port of the machine reachable at one of the host; host port 0 picks one, which is told
+    /// [default address: 127.0.0.1]
+    #[arg(short, long, value_name = "[ADDRESS:]HOST:GUEST")]
+    publish: Vec<Publish>,
+    /// Leave the machine running in the background
+    #[arg(short, long)]
+    #[arg(conflicts_with_all = ["interactive", "tty", "env", "workdir", "user", "timeout", "timings"])]
+    detach: bool,
+    /// What a machine in the background is called [default: the snapshot's name]
+    #[arg(long, value_name = "NAME", requires = "detach")]
+    name: Option<String>,
     /// Tell how long each step took, on standard error
     #[arg(long)]
     timings: bool,
@@ -71,75 +69,49 @@ pub(crate) struct Args {
     fetch: FetchArgs,
 }
 
-/// Runs a command and returns its exit status.
+/// Runs a command and returns its exit status, or leaves a machine in the background.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
-    let Some(program) = args.argv.first() else {
-        return Err(Error::NoCommand { name: args.target.clone() });
-    };
+    match (args.argv.is_empty(), args.detach) {
+        (true, false) => return Err(Error::NoCommand { name: args.target.clone() }),
+        (false, true) => return Err(Error::DetachedCommand { name: args.target.clone() }),
+        _ => {}
+    }
     let mut timings = Timings::start();
     let (dir, name) = find(args, globals)?;
+    if args.detach {
+        return detach(args, globals, &dir, &name);
+    }
     timings.step("find");
     let image = Image::from_store(dir, &name)?;
     timings.step("open");
     let vm = image.start(&VmConfig::new())?;
     timings.step("start");
-    let mut command = vm.exec_builder().argv(&args.argv);
-    for (name, value) in &args.env {
-        command = command.env(name, value);
-    }
-    if let Some(dir) = &args.workdir {
-        command = command.cwd(dir);
-    }
-    if let Some(user) = &args.user {
-        command = command.user(user);
-    }
-    if let Some(timeout) = args.timeout {
-        command = command.timeout(timeout);
-    }
-    let outcome = command.output_to(&mut io::stdout().lock(), &mut io::stderr().lock());
+    let (forwards, ports): (Vec<_>, Vec<_>) = ports::open(&vm, &args.publish)?.into_iter().unzip();
+    tell_ports(&ports, globals);
+    let status = process::run(&vm, &args.argv, &args.process);
     timings.step("command");
     if args.timings {
         tell(&timings, vm.timings());
     }
     // The process ends now, and the machine with it: an orderly end would only take longer.
-    mem::forget(vm);
-    let outcome = outcome.map_err(|error| explain(error, &program.to_string_lossy()))?;
-    if let Some(limit) = args.timeout.filter(|_| outcome.timed_out) {
-        report::note(&format!("command killed after {}, its time-out", format::time(limit)));
-    }
-    Ok(status(&outcome))
+    mem::forget((vm, forwards));
+    status
 }
 
-/// The status for an error of `run`.
-pub(crate) fn status_of(error: &Error) -> u8 {
-    match error {
-        Error::NoSuchProgram { .. } => NOT_FOUND,
-        Error::NotExecutable { .. } => NOT_EXECUTABLE,
-        _ => FAILED,
-    }
+/// Leaves a machine in the background, and prints its name.
+fn detach(args: &Args, globals: &Globals, store: &Path, snapshot: &str) -> Result<u8, Error> {
+    let label = detach::start(store, snapshot, args.name.as_deref(), &args.publish)?;
+    tell_ports(&label.ports, globals);
+    let line = format!("{}\n", label.name);
+    io::stdout().write_all(line.as_bytes()).map_err(|source| Error::Output { source })?;
+    Ok(0)
 }
 
-fn status(outcome: &ExecOutcome) -> u8 {
-    let of_signal = |signal| u8::try_from(signal).map_or(u8::MAX, |n| BY_SIGNAL.saturating_add(n));
-    match (outcome.timed_out, outcome.status.code(), outcome.status.signal()) {
-        (true, _, _) => TIMED_OUT,
-        (false, Some(code), _) => u8::try_from(code).unwrap_or(u8::MAX),
-        (false, None, Some(signal)) => of_signal(signal),
-        (false, None, None) => FAILED,
-    }
-}
-
-/// The agent's words about a command that could not be started, as a shell would put them.
-fn explain(error: supermachine::Error, program: &str) -> Error {
-    let supermachine::Error::Agent { failure } = error else { return error.into() };
-    let source = io::Error::from_raw_os_error(failure.errno.into());
-    let program = program.to_owned();
-    match (failure.operation.as_str(), failure.errno) {
-        ("execve", ENOENT) => Error::NoSuchProgram { program },
-        ("execve", _) => Error::NotExecutable { program, source },
-        (operation, _) => {
-            Error::NotPrepared { operation: operation.to_owned(), subject: failure.subject, source }
-        }
+fn tell_ports(ports: &[Port], globals: &Globals) {
+    if !globals.quiet {
+        ports
+            .iter()
+            .for_each(|port| report::note(&format!("{} leads to port {}", port.host, port.guest)));
     }
 }
 
@@ -217,47 +189,4 @@ fn tell(ours: &Timings, machine: &Timings) {
         }
     }
     row("all", ours.total());
-}
-
-/// Reads a number of seconds, which may have a fraction.
-pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    let number: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    match Duration::try_from_secs_f64(number) {
-        Ok(time) if !time.is_zero() => Ok(time),
-        _ => Err("not a time above zero".to_owned()),
-    }
-}
-
-/// Reads `NAME=VALUE`, or `NAME` for the value that the variable has here.
-pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
-    let (name, value) = match text.split_once('=') {
-        Some((name, value)) => (name, value.to_owned()),
-        None => {
-            let value = std::env::var(text).map_err(|_| "is not set here; give a value")?;
-            (text, value)
-        }
-    };
-    if name.is_empty() { Err("has no name".into()) } else { Ok((name.to_owned(), value)) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn seconds_are_positive_numbers() {
-        assert_eq!(seconds("1.5"), Ok(Duration::from_millis(1500)));
-        for text in ["", "x", "0", "-1", "inf", "nan", "1e300", "5s"] {
-            assert!(seconds(text).is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn variables_have_a_name_and_any_value() {
-        let pair = |name: &str, value: &str| Ok((name.to_owned(), value.to_owned()));
-        assert_eq!(variable("A=b=c"), pair("A", "b=c"));
-        assert_eq!(variable("A="), pair("A", ""));
-        assert!(variable("=b").is_err());
-        assert!(variable("SURELY_NOT_SET_ANYWHERE").is_err());
-    }
 }

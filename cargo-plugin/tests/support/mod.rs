@@ -31,8 +31,7 @@ pub(crate) struct Done {
 impl Home {
     /// Guest kernel and agent are empty files: enough to be found, not to be run.
     pub(crate) fn new() -> Self {
-        let home = Self { dir: tempfile::tempdir().unwrap() };
-        fs::create_dir(home.path("assets")).unwrap();
+        let home = Self::empty();
         for name in ["vmlinux", "init"] {
             fs::write(home.path("assets").join(name), "").unwrap();
         }
@@ -41,11 +40,18 @@ impl Home {
 
     /// With the real kernel and agent.
     pub(crate) fn with_assets() -> Self {
-        let home = Self { dir: tempfile::tempdir().unwrap() };
+        let home = Self::empty();
         let assets = supermachine_kernel::Assets::locate().unwrap();
-        fs::create_dir(home.path("assets")).unwrap();
         for (from, name) in [(assets.kernel_path(), "vmlinux"), (assets.agent_path(), "init")] {
             std::os::unix::fs::symlink(from, home.path("assets").join(name)).unwrap();
+        }
+        home
+    }
+
+    fn empty() -> Self {
+        let home = Self { dir: tempfile::tempdir().unwrap() };
+        for name in ["assets", "run"] {
+            fs::create_dir(home.path(name)).unwrap();
         }
         home
     }
@@ -58,10 +64,16 @@ impl Home {
         self.path("data/supermachine")
     }
 
+    /// Where what runs has its files.
+    pub(crate) fn runtime(&self) -> PathBuf {
+        self.path("run")
+    }
+
     /// Makes a program see these folders and no others.
     pub(crate) fn prepare<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command.env_remove("SUPERMACHINE_STORE").env("HOME", self.dir.path());
         command.env("XDG_DATA_HOME", self.path("data")).env("XDG_CACHE_HOME", self.path("cache"));
+        command.env("XDG_RUNTIME_DIR", self.runtime());
         command.env("SUPERMACHINE_ASSETS", self.path("assets")).stdin(Stdio::null())
     }
 

@@ -179,7 +179,11 @@ impl Client {
         if done.is_ok() {
             *place = Some(socket);
         }
-        done
+        match done? {
+            // Whatever was asked, there is no machine any more to ask it of.
+            (Answer::Seen(Some(End::Stopped)), _) if *ask != Ask::Look => Err(Error::Stopped),
+            answer => Ok(answer),
+        }
     }
 
     fn receive(&self, socket: &mut UnixStream) -> Result<(Answer, Option<OwnedFd>), Error> {

@@ -1,0 +1,179 @@
+//! `-it` on a real terminal: a pseudo-terminal, whose other side is the person at it.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+
+use super::{HOME, Machine};
+
+/// Far more than anything here takes: only a hang reaches it.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A person at a terminal in which a command runs.
+struct Person {
+    keyboard: File,
+    screen: Receiver<Vec<u8>>,
+    /// What was shown and not looked at yet.
+    shown: String,
+    command: Child,
+}
+
+impl Person {
+    /// Begins with a terminal of 30 lines and 100 columns.
+    fn at(arguments: &[&str]) -> Self {
+        Self::at_program(Path::new(env!("CARGO_BIN_EXE_supermachine")), arguments)
+    }
+
+    fn at_program(program: &Path, arguments: &[&str]) -> Self {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let slave = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        resize(&master, 30, 100);
+        // The terminal must be the command's own, or no signal tells of its size.
+        let mut command = Command::new("setsid");
+        HOME.prepare(&mut command).arg("--ctty").arg(program);
+        command.args(arguments).stdin(slave.try_clone().unwrap());
+        command.stdout(slave.try_clone().unwrap()).stderr(slave).env("TERM", "vt100");
+        let child = command.spawn().unwrap();
+        drop(command);
+        let keyboard = File::from(master);
+        let (sender, screen) = channel();
+        let mut output = keyboard.try_clone().unwrap();
+        thread::spawn(move || {
+            let mut piece = [0; 4096];
+            // Its end comes as an error, when nobody has the terminal any more.
+            while let Ok(count @ 1..) = output.read(&mut piece) {
+                if sender.send(piece[..count].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { keyboard, screen, shown: String::new(), command: child }
+    }
+
+    fn types(&mut self, text: &str) {
+        self.keyboard.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Waits until something is shown; what was shown before it is forgotten.
+    #[track_caller]
+    fn sees(&mut self, text: &str) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(at) = self.shown.find(text) {
+                self.shown.drain(..at + text.len());
+                return;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            let Ok(piece) = self.screen.recv_timeout(left) else {
+                panic!("{text:?} is not shown, but {:?}", self.shown);
+            };
+            self.shown += &String::from_utf8_lossy(&piece);
+        }
+    }
+
+    fn resizes(&self, rows: u16, columns: u16) {
+        tcsetwinsize(&self.keyboard, size(rows, columns)).unwrap();
+    }
+
+    /// Whether the terminal itself shows what is typed, and ends lines.
+    fn is_ordinary(&self) -> bool {
+        let modes = tcgetattr(&self.keyboard).unwrap().local_modes;
+        modes.contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG)
+    }
+
+    fn waits(&mut self) -> ExitStatus {
+        self.command.wait().unwrap()
+    }
+}
+
+fn size(rows: u16, columns: u16) -> Winsize {
+    Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
+}
+
+fn resize(master: &OwnedFd, rows: u16, columns: u16) {
+    tcsetwinsize(master, size(rows, columns)).unwrap();
+}
+
+#[test]
+fn terminal_has_its_size_its_kind_its_keys_and_the_commands_status() {
+    let _machine = Machine::start("tty", "bb", &[]);
+    let mut person = Person::at(&["exec", "-it", "-e", "PS1=", "tty", "--", "sh"]);
+    person.types("stty size; echo kind $TERM\n");
+    person.sees("30 100");
+    person.sees("kind vt100");
+    assert!(!person.is_ordinary());
+    person.resizes(40, 120);
+    person.types("while [ \"$(stty size)\" != '40 120' ]; do sleep 0.1; done; echo gro''wn\n");
+    person.sees("grown");
+    person.types("echo beg''un; sleep 1000\n");
+    person.sees("begun");
+    person.types("\u{3}");
+    person.types("echo after=$?\n");
+    person.sees("after=130");
+    person.types("exit 5\n");
+    assert_eq!(person.waits().code(), Some(5));
+    assert!(person.is_ordinary());
+}
+
+#[test]
+fn terminal_is_put_in_order_when_a_signal_ends_the_command() {
+    let _machine = Machine::start("order", "bb", &[]);
+    let script = "echo beg''un; sleep 1000";
+    let mut person = Person::at(&["exec", "-it", "order", "--", "sh", "-c", script]);
+    person.sees("begun");
+    assert!(!person.is_ordinary());
+    let killed = Command::new("kill").arg(person.command.id().to_string()).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(person.waits().signal(), Some(15));
+    assert!(person.is_ordinary());
+}
+
+#[test]
+fn fresh_machine_has_a_terminal_too() {
+    let script = "test -t 0 && test -t 2 && stty size";
+    let mut person = Person::at(&["run", "-it", "bb", "--", "sh", "-c", script]);
+    person.sees("30 100");
+    assert_eq!(person.waits().code(), Some(0));
+    assert!(person.is_ordinary());
+}
+
+#[test]
+fn terminal_without_input_is_one_that_nobody_types_at() {
+    let script = "test -t 1 && stty size; sleep 0.2; echo end";
+    let done = HOME.run(&["run", "-t", "bb", "--", "sh", "-c", script]);
+    assert_eq!(done.succeeds(), "24 80\r\nend\r\n");
+}
+
+#[test]
+fn terminal_that_is_none_is_refused() {
+    HOME.run(&["run", "-it", "bb", "--", "sh"]).fails(125, &["not a terminal: leave out -t"]);
+}
+
+#[test]
+fn shell_of_the_example_has_this_terminal() {
+    let shell = Path::new(env!("CARGO_BIN_EXE_supermachine")).with_file_name("examples/shell");
+    assert!(shell.exists(), "the examples are built with all tests, or by cargo build --examples");
+    let store = HOME.store().display().to_string();
+    let mut person = Person::at_program(&shell, &[&store, "bb"]);
+    person.types("stty size; echo $TERM\n");
+    person.sees("30 100");
+    assert!(!person.is_ordinary());
+    person.resizes(40, 120);
+    person.types("while [ \"$(stty size)\" != '40 120' ]; do sleep 0.1; done; echo gro''wn\n");
+    person.sees("grown");
+    person.types("sleep 1000 && echo no\n\u{3}exit 6\n");
+    assert_eq!(person.waits().code(), Some(6));
+    assert!(person.is_ordinary());
+}
