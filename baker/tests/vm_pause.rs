@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use supermachine::{Error, ExecChild, Image, Vm, VmConfig, async_};
-use support::{bake, baked, busybox, clock_error, sh, start};
+use support::{bake, baked, busybox, clock_error, scaled, sh, start};
 
 /// Longer than anything takes, on the slowest of hosts.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -244,6 +244,27 @@ fn every_processor_stands_still_and_goes_on() {
     drop(child);
     assert_eq!(sh(&vm, "nproc"), "2\n");
     assert_eq!(clock_error(&vm), 0.0);
+}
+
+/// In a full run the pause is longer than a kernel waits for a processor that says nothing.
+#[test]
+fn guest_does_not_take_a_long_pause_for_a_fault() {
+    let image = baked("two", || bake("busybox").vcpus(2).entrypoint(["sleep", "1000000"]));
+    let vm = start(&image);
+    // Processes that come and go have the kernel wait for its processors all the time.
+    let busy = "while :; do true; /bin/true; done & while :; do /bin/true; done";
+    let child = vm.exec_builder().argv(["sh", "-c", busy]).spawn().unwrap();
+    let before = vm.console();
+    for _ in 0..3 {
+        vm.pause().unwrap();
+        thread::sleep(Duration::from_secs(scaled(40, 1)));
+        vm.resume().unwrap();
+        sh(&vm, "sleep 1; sync");
+        assert_eq!(clock_error(&vm), 0.0);
+    }
+    drop(child);
+    let console = vm.console();
+    assert!(console == before, "{}", String::from_utf8_lossy(&console));
 }
 
 #[test]

@@ -203,7 +203,7 @@ impl Machine {
         }
         if !self.vcpus.is_to_run() {
             self.send_control(&wire::Control::Clock { realtime_ns: realtime_ns() })?;
-            self.vcpus.run();
+            self.vcpus.run_again();
         }
         Ok(())
     }

@@ -513,10 +513,12 @@ fn a_paused_machine_stays_so_through_a_capture_and_goes_on_with_the_time() {
         assert_eq!(vm.inside(), 0);
         let Slot::Vsock(_, sockets) = &before.snapshot.slots[0] else { panic!("no sockets") };
         assert_eq!(sockets.connections[0].sent, 0);
+        assert_eq!(vm.pauses(), 0);
         for _ in 0..2 {
             machine.resume().unwrap();
             vm.wait_inside(2);
         }
+        assert_eq!(vm.pauses(), 2, "each vCPU once");
         // The message waits for a buffer.
         machine.pause().unwrap();
         assert!(matches!(machine.capture_live(), Err(MachineError::Busy)));

@@ -80,6 +80,8 @@ struct Control {
     /// What kicks each vCPU, while its thread lives.
     kickers: Vec<Option<Box<dyn Kick>>>,
     failure: Option<GuestFailure>,
+    /// How often the guest was paused for as long as a user likes.
+    pauses: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +134,7 @@ impl Vcpus {
             progress: plan.states.iter().map(|_| Progress::Starting).collect(),
             kickers: plan.states.iter().map(|_| None).collect(),
             failure: None,
+            pauses: 0,
         };
         let (exits, control) = (AtomicU64::new(0), Mutex::new(control));
         let shared = Arc::new(Shared {
@@ -174,6 +177,12 @@ impl Vcpus {
     /// Whether the vCPUs are to run.
     pub(crate) fn is_to_run(&self) -> bool {
         self.shared.lock().command == Command::Run
+    }
+
+    /// The same as [`Vcpus::run`] after a pause that the guest is to be told of.
+    pub(crate) fn run_again(&self) {
+        self.shared.lock().pauses += 1;
+        self.run();
     }
 
     /// Stops the vCPUs; on return none is in the guest. Tells whether they were to run.
@@ -365,10 +374,15 @@ impl Shared {
             *kicker = Some(vcpu.kicker());
         }
         let mut working_set = birth.working_set.take();
+        let mut pauses = 0;
         loop {
             match self.park(index, vcpu.as_mut(), &birth.state) {
                 Command::Stop => return,
                 _ => {
+                    let paused = self.lock().pauses;
+                    if std::mem::replace(&mut pauses, paused) != paused {
+                        vcpu.note_pause();
+                    }
                     // Here, where whoever started the machine has not to wait for it.
                     if let Some((ram, pages)) = working_set.take() {
                         put_in_place(vcpu.as_mut(), &ram, &pages);

@@ -1,6 +1,7 @@
 //! A hypervisor for unit tests: it records what it is asked and plays vCPUs from a script.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use supermachine_formats::snapshot::baseline::{Baseline, FeatureWord, Register};
@@ -74,6 +75,8 @@ struct Record {
     messages: Mutex<Vec<(u64, u32)>>,
     windows: Mutex<Vec<(MappedWindow, Arc<MmapRegion>)>>,
     answers: Mutex<Vec<Vec<u8>>>,
+    /// How often a vCPU was told of a pause.
+    pauses: AtomicUsize,
     counts: Mutex<Counts>,
     counted: Condvar,
 }
@@ -113,6 +116,11 @@ impl FakeVm {
     /// What the script's reads gave, in order.
     pub(crate) fn answers(&self) -> Vec<Vec<u8>> {
         self.record.answers.lock().unwrap().clone()
+    }
+
+    /// How often a vCPU was told of a pause.
+    pub(crate) fn pauses(&self) -> usize {
+        self.record.pauses.load(Ordering::SeqCst)
     }
 
     /// How many vCPUs exist.
@@ -308,6 +316,10 @@ impl Vcpu for FakeVcpu {
                 Exit::Kicked
             }
         })
+    }
+
+    fn note_pause(&mut self) {
+        self.record.pauses.fetch_add(1, Ordering::SeqCst);
     }
 
     fn complete_exit(&mut self) -> Result<(), HypervisorError> {

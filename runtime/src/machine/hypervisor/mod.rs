@@ -94,6 +94,10 @@ pub(crate) trait Vcpu: Debug {
     /// [`HypervisorError::PartialState`] if something of the former guest would stay.
     fn reset(&mut self, state: &x86_64::Vcpu, leads: bool) -> Result<(), HypervisorError>;
 
+    /// Tells the guest's kernel that it stood still, so that it takes the time that passed for no
+    /// fault of its processors. Nothing where guests have no such word.
+    fn note_pause(&mut self) {}
+
     /// Makes the pages of a stretch of guest memory reachable without an exit for each. Only
     /// a speed-up: tells whether it could be done.
     fn pre_fault(&mut self, guest_address: u64, size: u64) -> bool;

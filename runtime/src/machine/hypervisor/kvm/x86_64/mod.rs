@@ -142,6 +142,11 @@ impl Vcpu for KvmVcpu {
         result
     }
 
+    fn note_pause(&mut self) {
+        // Refused where the guest has set up no clock to be told by.
+        let _ = self.fd.kvmclock_ctrl();
+    }
+
     fn save(&mut self) -> Result<State, HypervisorError> {
         let fd = &self.fd;
         // The run state first: reading it lets the kernel settle pending INIT and start-up
