@@ -23,6 +23,10 @@ use crate::{
 
 /// A running machine. It ends when it is dropped.
 ///
+/// It belongs to the process that started it. In a process that this one forks it has no threads:
+/// there it must be neither used nor dropped. What is started by [`std::process::Command`]
+/// inherits nothing of it.
+///
 /// ```no_run
 /// use supermachine::{Image, Vm, VmConfig};
 ///

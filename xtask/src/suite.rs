@@ -26,6 +26,8 @@ use crate::workspace;
 const VM_PREFIX: &str = "vm_";
 /// An emulated host has one processor, so two of them use two of ours.
 const SIDE_BY_SIDE: usize = 2;
+/// Begun before all others, so that no host is left alone with it at the end.
+const LONGEST_PROGRAM: &str = "vm_services_1";
 /// The test program that is run in several hosts, each with another processor.
 const PROCESSORS_PROGRAM: &str = "vm_cpu";
 /// Which of its modules are run on which processor, one after the other on one store. An
@@ -120,7 +122,10 @@ fn build(only: Option<&str>) -> Result<Vec<Program>, Error> {
         programs.extend(build_selection(packages)?);
     }
     programs.retain(|p| only.is_none_or(|part| p.name.contains(part)));
-    programs.sort_by(|a, b| a.name.cmp(&b.name));
+    programs.sort_by(|a, b| {
+        let rank = |program: &Program| program.name != LONGEST_PROGRAM;
+        (rank(a), &a.name).cmp(&(rank(b), &b.name))
+    });
     if programs.is_empty() {
         return Err(Error::Unexpected {
             what: "test programs",
