@@ -1,0 +1,32 @@
+//! The tests of seven services in machines of several vCPUs, which differ in nothing else.
+
+use crate::support::scaled;
+
+/// The tests of each service in machines of so many vCPUs.
+macro_rules! answer_in_machines_of {
+    ($vcpus:literal) => {
+        answer_in_machines_of! { $vcpus;
+            nginx: nginx_answers_after_every_restore,
+            httpd: httpd_answers_after_every_restore,
+            redis: redis_answers_after_every_restore,
+            memcached: memcached_answers_after_every_restore,
+            python: python_answers_after_every_restore,
+            node: node_answers_after_every_restore,
+            postgres: postgres_answers_after_every_restore,
+        }
+    };
+    ($vcpus:literal; $($service:ident: $test:ident,)*) => {
+        $(
+            #[test]
+            fn $test() {
+                $crate::services::$service($vcpus, $crate::services_smp::restores());
+            }
+        )*
+    };
+}
+pub(crate) use answer_in_machines_of;
+
+/// How often each is restored: in full 20 times, 3 usually.
+pub(crate) fn restores() -> u32 {
+    scaled(20, 3)
+}
