@@ -50,7 +50,14 @@ pub(crate) enum Error {
     BundleName { name: String },
     /// Two things of a bundle would have one place.
     #[error("the bundle has something of the name of {} already", path.display())]
-    ResourceTwice { path: PathBuf },
+    PutTwice { path: PathBuf },
+    /// Two packages made snapshots of one name, and they differ.
+    #[error(
+        "two packages made a snapshot {name:?}: {} and {}; rename one of them",
+        one.display(),
+        other.display()
+    )]
+    SnapshotTwice { name: String, one: PathBuf, other: PathBuf },
     /// A property list cannot be read or written.
     #[error("the property list {} cannot be used", path.display())]
     PropertyList { path: PathBuf, source: plist::Error },

@@ -204,9 +204,11 @@ fn what_cannot_be_bundled_is_told_and_nothing_is_left() {
         ("snapshots = [\"nosuch\"]\n", &["shall have the snapshot \"nosuch\""]),
         ("resources = [\"nosuch\"]\n", &["cannot read", "nosuch", "No such file"]),
         ("resources = [\"a/x\", \"b/x\"]\n", &["has something of the name of", "b/x"]),
+        ("resources = [\"a/app\"]\n", &["has something of the name of", "a/app"]),
     ] {
         let package = package();
         package.write("a/x", "");
+        package.write("a/app", "");
         package.write("b/x", "");
         package.declare(&format!("{BUNDLE}{lines}"));
         package.run(&["bundle", "-q", "--profile=dev"]).fails(1, said);
@@ -216,6 +218,23 @@ fn what_cannot_be_bundled_is_told_and_nothing_is_left() {
     package.write("target/bundle", "a file");
     let done = package.run(&["bundle", "-q", "--profile=dev"]);
     done.fails(1, &["cannot create", "target/bundle"]);
+}
+
+#[test]
+fn snapshots_of_one_name_that_differ_are_refused() {
+    let (package, library) = (package(), Package::new());
+    let manifest = "[package]\nname = \"library\"\nversion = \"0.1.0\"\n[workspace]\n";
+    library.write("Cargo.toml", manifest);
+    library.write("src/lib.rs", "");
+    library.make_packs(&[("python", "pack three")]);
+    let path = library.path("");
+    package.declare(&format!("\n[dependencies]\nlibrary = {{ path = {path:?} }}\n"));
+    let arguments = ["bundle", "-q", "--profile=dev"];
+    package.run(&arguments).fails(1, &["two packages made a snapshot \"python\"", "rename"]);
+    library.make_packs(&[("node", "pack three")]);
+    package.run(&arguments).succeeds();
+    let shipped = files(&package.path("target/bundle/app/snapshots"));
+    assert_eq!(shipped, ["node.tar", "python.tar", "redis.tar"]);
 }
 
 #[test]

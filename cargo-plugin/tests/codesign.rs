@@ -340,4 +340,34 @@ mod signing {
         start().succeeds();
         assert_eq!(fs::metadata(&app).unwrap().ino(), first);
     }
+
+    #[test]
+    fn app_is_bundled_with_all_its_programs_signed() {
+        let home = Home::new();
+        let package = Package::new();
+        package.write("src/bin/worker.rs", "fn main() {}");
+        package
+            .write("more.plist", "<plist version=\"1.0\"><dict><key>x</key><true/></dict></plist>");
+        package.declare(
+            "\n[package.metadata.supermachine.bundle]\nidentifier = \"org.example.app\"\n\
+             entitlements = \"more.plist\"\nresources = [\"more.plist\"]\n",
+        );
+        package.link_to(&app(&home));
+        let bundle = ["bundle", "--format", "app", "--bin", "app", "--bin", "worker", "-o", "out"];
+        package.run(&bundle).succeeds();
+        let inside = package.path("out/app.app/Contents");
+        for (program, identifier) in [("app", "org.example.app"), ("worker", "worker")] {
+            let found = signature(&fs::read(inside.join("MacOS").join(program)).unwrap());
+            assert_eq!(found.identifier, identifier);
+            assert!(allows_hypervisor(&found) && found.entitlements.len() == 2, "{found:?}");
+        }
+        let sealed: plist::Dictionary =
+            plist::from_file(inside.join("_CodeSignature/CodeResources")).unwrap();
+        let sealed = sealed["files2"].as_dictionary().unwrap();
+        assert!(sealed.contains_key("Resources/more.plist"), "{sealed:?}");
+        // What is built to be run has the same entitlements.
+        package.run(&["build", "--bin", "app"]).succeeds();
+        let built = signature(&fs::read(package.path("target/debug/app")).unwrap());
+        assert_eq!(built.entitlements.len(), 2);
+    }
 }

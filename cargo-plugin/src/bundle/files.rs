@@ -12,20 +12,23 @@ pub(super) fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Er
     move |source| Error::Place { operation, path, source }
 }
 
-/// Copies a file with its mode; a link's target is copied.
-pub(super) fn copy(from: &Path, to: &Path) -> Result<(), Error> {
-    fs::copy(from, to).map(drop).map_err(failed("copy", from))
+/// Copies a file, or a folder with all that is in it, to where nothing is yet. What it is itself a
+/// link to is copied; links within it stay links.
+pub(super) fn put(from: &Path, to: &Path) -> Result<(), Error> {
+    if fs::symlink_metadata(to).is_ok() {
+        return Err(Error::PutTwice { path: from.to_path_buf() });
+    }
+    copy_all(&fs::canonicalize(from).map_err(failed("read", from))?, to)
 }
 
-/// Copies a file, or a folder with all that is in it. Links within it stay links.
-pub(super) fn copy_all(from: &Path, to: &Path) -> Result<(), Error> {
+fn copy_all(from: &Path, to: &Path) -> Result<(), Error> {
     let kind = fs::symlink_metadata(from).map_err(failed("read", from))?;
     if kind.is_symlink() {
         let target = fs::read_link(from).map_err(failed("read", from))?;
         return std::os::unix::fs::symlink(target, to).map_err(failed("create", to));
     }
     if !kind.is_dir() {
-        return copy(from, to);
+        return fs::copy(from, to).map(drop).map_err(failed("copy", from));
     }
     fs::create_dir(to).map_err(failed("create", to))?;
     for name in names(from)? {

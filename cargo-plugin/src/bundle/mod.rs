@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use crate::codesign::{self, Signing};
 use crate::error::Error;
 use crate::package::{FOLDER, Packs, file_name};
-use files::{copy, failed};
-pub(crate) use settings::Settings;
+use files::{failed, put};
+pub(crate) use settings::{Settings, entitlements};
 
 /// How a bundle is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -92,13 +92,12 @@ fn app(contents: &Contents, place: &Path, signing: Option<&Signing>) -> Result<(
     }
     let settings = &contents.settings;
     for (name, pack) in &contents.packs {
-        copy(pack, &resources.join(file_name(name)))?;
+        put(pack, &resources.join(file_name(name)))?;
     }
-    copy_resources(settings, &resources)?;
-    if let Some(icon) = &settings.icon {
-        copy(icon, &resources.join(icon.file_name().unwrap_or_default()))?;
+    for resource in settings.resources.iter().chain(&settings.icon) {
+        put(resource, &resources.join(resource.file_name().unwrap_or_default()))?;
     }
-    let copied = copy_programs(contents, &programs)?;
+    let copied = put_programs(contents, &programs)?;
     info::write(contents, &inside.join("Info.plist"))?;
     let Some(signing) = signing else { return Ok(()) };
     // What is inside is signed first: the bundle's signature seals it.
@@ -114,33 +113,24 @@ fn folder(contents: &Contents, place: &Path, signing: Option<&Signing>) -> Resul
     fs::create_dir_all(place).map_err(failed("create", place))?;
     for (name, pack) in &contents.packs {
         fs::create_dir_all(&snapshots).map_err(failed("create", &snapshots))?;
-        copy(pack, &snapshots.join(file_name(name)))?;
+        put(pack, &snapshots.join(file_name(name)))?;
     }
-    copy_resources(&contents.settings, place)?;
-    let copied = copy_programs(contents, place)?;
+    let copied = put_programs(contents, place)?;
+    for resource in &contents.settings.resources {
+        put(resource, &place.join(resource.file_name().unwrap_or_default()))?;
+    }
     for program in copied.iter().filter(|path| codesign::is_for_macos(path)) {
         signing.map_or(Ok(()), |signing| codesign::sign(program, signing))?;
     }
     Ok(())
 }
 
-fn copy_programs(contents: &Contents, dir: &Path) -> Result<Vec<PathBuf>, Error> {
+fn put_programs(contents: &Contents, dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut copied = Vec::new();
     for program in &contents.programs {
         let place = dir.join(program.file_name().unwrap_or_default());
-        copy(program, &place)?;
+        put(program, &place)?;
         copied.push(place);
     }
     Ok(copied)
-}
-
-fn copy_resources(settings: &Settings, dir: &Path) -> Result<(), Error> {
-    for resource in &settings.resources {
-        let place = dir.join(resource.file_name().unwrap_or_default());
-        if fs::symlink_metadata(&place).is_ok() {
-            return Err(Error::ResourceTwice { path: resource.clone() });
-        }
-        files::copy_all(resource, &place)?;
-    }
-    Ok(())
 }

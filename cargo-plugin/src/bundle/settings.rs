@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use supermachine_baker::BakeError;
 use supermachine_baker::manifest::Metadata;
 
 use crate::error::Error;
@@ -64,6 +65,13 @@ impl Settings {
             snapshots: table.snapshots,
         })
     }
+}
+
+/// The entitlements that the package of a manifest names for its programs.
+pub(crate) fn entitlements(manifest: &Path) -> Result<Option<PathBuf>, Error> {
+    let metadata = Metadata::read(manifest).map_err(BakeError::from)?;
+    let folder = manifest.parent().unwrap_or(Path::new(""));
+    Ok(Settings::of(&metadata, "app", folder)?.entitlements)
 }
 
 fn is_file_name(name: &str) -> bool {

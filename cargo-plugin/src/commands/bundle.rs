@@ -76,46 +76,17 @@ struct BuildArgs {
 
 /// Builds, and makes the bundle. Cargo's status is ours if it fails.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
+    let mut signing = args.signing.read()?;
     let built = package::build_as("build", args.build.arguments(globals.quiet))?;
     if !built.status.success() {
         return Ok(package::status(built.status));
     }
-    let programs = args.build.programs(&built)?;
-    let Some(main) = programs.first() else {
-        return Err(Error::NoProgram { found: names(&built) });
-    };
-    let metadata = package::metadata(Some(main.manifest_path.as_std_path()))?;
-    let package = metadata.packages.iter().find(|package| package.id == main.package_id);
-    let package = package.ok_or_else(|| Error::NoProgram { found: names(&built) })?;
-    let declared = package::declared(package)?;
-    let settings = Settings::of(&declared, &package.name, &package::folder(package))?;
-    let target_dir = match &args.build.target_dir {
-        Some(dir) => dir.clone(),
-        None => metadata.target_directory.clone().into(),
-    };
-    let mut packs = built.packs();
-    if !package::bakes_in_its_build(package) {
-        packs.extend(package::packs(package, &target_dir, globals.quiet)?);
-    }
-    let packs = chosen(packs, settings.snapshots.as_deref())?;
-    let target = package::target(args.build.target.as_deref())?;
-    let is_for_macos = target.ends_with("apple-darwin");
+    let (contents, target_dir) = contents(args, &built, globals)?;
+    let is_for_macos = contents.target.ends_with("apple-darwin");
     let format = args.format.unwrap_or(if is_for_macos { Format::App } else { Format::Dir });
-    let mut signing = args.signing.read()?;
-    signing.entitlements = signing.entitlements.or(settings.entitlements.clone());
-    let contents = Contents {
-        settings,
-        version: package.version.to_string(),
-        target,
-        programs: programs
-            .iter()
-            .filter_map(|one| one.executable.clone())
-            .map(Into::into)
-            .collect(),
-        packs,
-    };
-    let output = args.output.clone().unwrap_or_else(|| target_dir.join("bundle"));
+    signing.entitlements = signing.entitlements.or(contents.settings.entitlements.clone());
     let signing = (!args.unsigned).then_some(&signing);
+    let output = args.output.clone().unwrap_or_else(|| target_dir.join("bundle"));
     let place = bundle::make(&contents, format, &output, signing)?;
     writeln!(io::stdout(), "{}", place.display()).map_err(|source| Error::Output { source })?;
     if !globals.quiet {
@@ -124,6 +95,37 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
         report::note(&format!("{} is bundled with {with}", contents.settings.name));
     }
     Ok(0)
+}
+
+/// What goes into the bundle, and cargo's target folder.
+fn contents(args: &Args, built: &Built, globals: &Globals) -> Result<(Contents, PathBuf), Error> {
+    let no_program = || Error::NoProgram { found: names(built) };
+    let programs = args.build.programs(built)?;
+    let main = programs.first().ok_or_else(no_program)?;
+    let metadata = package::metadata(Some(main.manifest_path.as_std_path()))?;
+    let package = metadata.packages.iter().find(|package| package.id == main.package_id);
+    let package = package.ok_or_else(no_program)?;
+    let folder = package::folder(package);
+    let settings = Settings::of(&package::declared(package)?, &package.name, &folder)?;
+    let target_dir = args.build.target_dir.clone();
+    let target_dir = target_dir.unwrap_or_else(|| metadata.target_directory.clone().into());
+    if let Some((name, one, other)) = built.conflict() {
+        return Err(Error::SnapshotTwice { name, one, other });
+    }
+    let mut packs = built.packs();
+    if !package::bakes_in_its_build(package) {
+        packs.extend(package::packs(package, &target_dir, globals.quiet)?);
+    }
+    let packs = chosen(packs, settings.snapshots.as_deref())?;
+    let paths = programs.iter().filter_map(|one| one.executable.clone());
+    let contents = Contents {
+        settings,
+        version: package.version.to_string(),
+        target: package::target(args.build.target.as_deref())?,
+        programs: paths.map(Into::into).collect(),
+        packs,
+    };
+    Ok((contents, target_dir))
 }
 
 /// The packs that are to ship as files.

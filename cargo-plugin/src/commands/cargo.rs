@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 
+use crate::bundle;
 use crate::codesign;
 use crate::error::Error;
 use crate::package::{self, Arguments};
@@ -56,14 +57,14 @@ pub(crate) fn build(args: &BuildArgs) -> Result<u8, Error> {
     let built = package::build_as("build", Arguments::new(args.passed.arguments.clone()))?;
     if built.status.success() {
         let packs = built.packs();
-        for program in built.programs() {
+        for (program, manifest) in built.programs() {
             package::link_beside(&program, &packs).map_err(|source| Error::Place {
                 operation: "put snapshots beside",
                 path: program.clone(),
                 source,
             })?;
             if codesign::is_for_macos(&program) {
-                codesign::sign_to_run(&program, None)?;
+                codesign::sign_to_run(&program, bundle::entitlements(&manifest)?.as_deref())?;
             }
         }
     }
@@ -94,6 +95,6 @@ fn start(command: &str, passed: &Passed) -> Result<u8, Error> {
             "the runner given with --config replaces ours: what it starts is not signed",
         );
     }
-    arguments.insert(package::configuration(&arguments, None)?);
+    arguments.insert(package::configuration(&arguments)?);
     Err(package::become_command(package::command(command, &arguments)).into())
 }

@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::bundle;
 use crate::codesign;
 use crate::error::Error;
 use crate::package::{self, Program};
@@ -14,9 +15,6 @@ pub(crate) struct Args {
     /// A word of the runner that was configured, which gets the program
     #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
     then: Vec<OsString>,
-    /// The entitlements that it is signed with
-    #[arg(long, value_name = "FILE")]
-    entitlements: Option<PathBuf>,
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "PROGRAM")]
     argv: Vec<OsString>,
@@ -36,7 +34,11 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
         source,
     })?;
     if codesign::is_for_macos(&path) {
-        codesign::sign_to_run(&path, args.entitlements.as_deref())?;
+        // Cargo tells whose program it is.
+        let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+        let manifest = manifest.map(|dir| dir.join("Cargo.toml"));
+        let entitlements = manifest.map_or(Ok(None), |path| bundle::entitlements(&path))?;
+        codesign::sign_to_run(&path, entitlements.as_deref())?;
     }
     Err(package::become_command(program.command()).into())
 }

@@ -1,7 +1,9 @@
 //! `cargo supermachine update`: pinned tags move to what they stand for now.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 
+use cargo_metadata::Package;
 use supermachine_baker::BakeError;
 use supermachine_baker::lock::Lock;
 use supermachine_baker::oci::{self, BlobStore, FetchOptions, ImageSource};
@@ -34,37 +36,13 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     let mut known = Vec::new();
     let mut locks = Vec::new();
     for package in args.selection.find()? {
-        let dir = package::folder(&package);
-        let mut lock = Lock::beside(&dir).map_err(BakeError::from)?;
-        let declared = package::declared(&package)?.snapshots;
-        let mut images: Vec<String> = lock.images().map(|(name, _)| name.to_owned()).collect();
-        for snapshot in &declared {
-            if let Ok(ImageSource::Registry(reference)) = snapshot.image.parse::<ImageSource>()
-                && reference.digest().is_none()
-            {
-                images.push(reference.to_string());
-            }
-        }
-        images.sort();
-        images.dedup();
-        for image in &images {
-            known.push(image.clone());
-            if !args.images.is_empty() && !args.images.iter().any(|wanted| is_meant(wanted, image))
-            {
-                continue;
-            }
-            let source: ImageSource = image.parse().map_err(BakeError::from)?;
-            let digest = oci::resolve(&source, &downloads, &FetchOptions::default())
-                .map_err(BakeError::from)?;
-            let before = lock.pin(image, digest);
-            let short = format::short(digest);
-            let line = match before {
-                Some(before) if before == digest => format!("{image} stays {short}"),
-                Some(before) => format!("{image} moves from {} to {short}", format::short(before)),
-                None => format!("{image} is pinned to {short}"),
-            };
+        let mut lock = Lock::beside(&package::folder(&package)).map_err(BakeError::from)?;
+        let images = images(&package, &lock)?;
+        for image in images.iter().filter(|image| args.is_wanted(image)) {
+            let line = resolve(image, &downloads, &mut lock)?;
             writeln!(io::stdout(), "{line}").map_err(|source| Error::Output { source })?;
         }
+        known.extend(images);
         locks.push(lock);
     }
     let is_known = |wanted: &&String| known.iter().any(|image| is_meant(wanted, image));
@@ -78,6 +56,38 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
         locks.iter_mut().try_for_each(Lock::save).map_err(BakeError::from)?;
     }
     Ok(0)
+}
+
+impl Args {
+    fn is_wanted(&self, image: &str) -> bool {
+        self.images.is_empty() || self.images.iter().any(|wanted| is_meant(wanted, image))
+    }
+}
+
+/// The tags that a package has pinned, and those that it declares.
+fn images(package: &Package, lock: &Lock) -> Result<BTreeSet<String>, Error> {
+    let mut images: BTreeSet<_> = lock.images().map(|(name, _)| name.to_owned()).collect();
+    for snapshot in package::declared(package)?.snapshots {
+        if let Ok(ImageSource::Registry(reference)) = snapshot.image.parse::<ImageSource>()
+            && reference.digest().is_none()
+        {
+            images.insert(reference.to_string());
+        }
+    }
+    Ok(images)
+}
+
+/// Pins a tag to what it stands for now, and tells what that changes.
+fn resolve(image: &str, downloads: &BlobStore, lock: &mut Lock) -> Result<String, Error> {
+    let source: ImageSource = image.parse().map_err(BakeError::from)?;
+    let digest =
+        oci::resolve(&source, downloads, &FetchOptions::default()).map_err(BakeError::from)?;
+    let short = format::short(digest);
+    Ok(match lock.pin(image, digest) {
+        Some(before) if before == digest => format!("{image} stays {short}"),
+        Some(before) => format!("{image} moves from {} to {short}", format::short(before)),
+        None => format!("{image} is pinned to {short}"),
+    })
 }
 
 /// Whether a word means an image: by its full name, or in any form that stands for it.

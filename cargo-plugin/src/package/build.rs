@@ -1,10 +1,11 @@
 //! A build by cargo, and what it made.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use cargo_metadata::{Artifact, BuildScript, Message, PackageId};
+use supermachine::pack::Source;
 
 use super::snapshots::{Packs, packs};
 use super::{Arguments, CargoError, command};
@@ -19,14 +20,28 @@ pub(crate) struct Built {
 }
 
 impl Built {
-    /// The programs among it.
-    pub(crate) fn programs(&self) -> impl Iterator<Item = PathBuf> {
-        self.artifacts.iter().filter_map(|one| one.executable.as_ref()).map(Into::into)
+    /// The programs among it, each with its package's manifest.
+    pub(crate) fn programs(&self) -> impl Iterator<Item = (PathBuf, PathBuf)> {
+        self.artifacts.iter().filter_map(|one| {
+            Some((one.executable.clone()?.into(), one.manifest_path.clone().into()))
+        })
     }
 
     /// The packs that build scripts made, those of dependencies too.
     pub(crate) fn packs(&self) -> Packs {
         packs(self.scripts.iter().flat_map(|script| script.env.iter().cloned()))
+    }
+
+    /// Two packs of one name that are not the same, and the name.
+    pub(crate) fn conflict(&self) -> Option<(String, PathBuf, PathBuf)> {
+        let all = self.packs();
+        self.scripts.iter().find_map(|script| {
+            let conflicts = |(name, path): (String, PathBuf)| {
+                let kept = all.get(&name)?;
+                (!is_same(kept, &path)).then(|| (name, path, kept.clone()))
+            };
+            packs(script.env.iter().cloned()).into_iter().find_map(conflicts)
+        })
     }
 
     /// Those of one package.
@@ -70,4 +85,10 @@ pub(crate) fn build_as(name: &str, mut arguments: Arguments) -> Result<Built, Ca
     }
     let status = child.wait().map_err(failed)?;
     Ok(Built { status, artifacts, scripts })
+}
+
+/// Whether two packs hold the same snapshot.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let snapshot = |path| Source::open(path).and_then(|source| source.find(None)).ok();
+    one == other || snapshot(one).is_some_and(|digest| Some(digest) == snapshot(other))
 }

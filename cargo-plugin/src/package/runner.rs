@@ -13,10 +13,7 @@ use cargo_config2::{Config, PathAndArgs};
 use super::{Arguments, CargoError};
 
 /// The options of cargo that have it start programs through us.
-pub(crate) fn configuration(
-    arguments: &Arguments,
-    entitlements: Option<&Path>,
-) -> Result<Vec<OsString>, CargoError> {
+pub(crate) fn configuration(arguments: &Arguments) -> Result<Vec<OsString>, CargoError> {
     let failed = |source| CargoError::Configuration { source };
     let config = Config::load().map_err(failed)?;
     let host = config.host_triple().map_err(failed)?.to_owned();
@@ -37,7 +34,7 @@ pub(crate) fn configuration(
         };
         let name = name.map_or(target.clone(), |stem| stem.to_string_lossy().into_owned());
         let users = config.runner(&name).map_err(failed)?;
-        let runner = runner(&ourselves, entitlements, users.as_ref())?;
+        let runner = runner(&ourselves, users.as_ref())?;
         words.extend(["--config".into(), format!("target.{}.runner={runner}", text(&name)).into()]);
     }
     Ok(words)
@@ -55,15 +52,8 @@ pub(crate) fn target(asked: Option<&str>) -> Result<String, CargoError> {
 }
 
 /// The value of cargo's setting: a list of words in TOML.
-fn runner(
-    ourselves: &Path,
-    entitlements: Option<&Path>,
-    users: Option<&PathAndArgs>,
-) -> Result<String, CargoError> {
+fn runner(ourselves: &Path, users: Option<&PathAndArgs>) -> Result<String, CargoError> {
     let mut words = vec![ourselves.as_os_str().to_owned(), "runner".into()];
-    if let Some(path) = entitlements {
-        words.extend(["--entitlements".into(), path.as_os_str().to_owned()]);
-    }
     for word in users.into_iter().flat_map(|users| {
         std::iter::once(users.path.clone().into_os_string()).chain(users.args.iter().cloned())
     }) {
@@ -115,12 +105,9 @@ mod tests {
     fn runner_is_toml_whatever_its_words_are() {
         let mut users = PathAndArgs::new("/a \"b\"\\c");
         users.arg("--x\t\u{7f}");
-        let value = runner(Path::new("/o u r"), Some(Path::new("e")), Some(&users)).unwrap();
-        assert_eq!(
-            value,
-            r#"["/o u r","runner","--entitlements","e","--then=/a \"b\"\\c","--then=--x\t\u007f","--"]"#
-        );
-        assert_eq!(runner(Path::new("/o"), None, None).unwrap(), r#"["/o","runner","--"]"#);
+        let value = runner(Path::new("/o u r"), Some(&users)).unwrap();
+        assert_eq!(value, r#"["/o u r","runner","--then=/a \"b\"\\c","--then=--x\t\u007f","--"]"#);
+        assert_eq!(runner(Path::new("/o"), None).unwrap(), r#"["/o","runner","--"]"#);
     }
 
     #[test]
