@@ -5,7 +5,7 @@ use crate::support::scaled;
 /// The tests of each service in machines of so many vCPUs.
 macro_rules! answer_in_machines_of {
     ($vcpus:literal) => {
-        answer_in_machines_of! { $vcpus;
+        $crate::services_smp::answer_in_machines_of! { $vcpus;
             nginx: nginx_answers_after_every_restore,
             httpd: httpd_answers_after_every_restore,
             redis: redis_answers_after_every_restore,
