@@ -1,10 +1,10 @@
 //! A machine that one process holds and others use: the worker's side and theirs.
 //!
 //! A [`Server`] holds a machine and serves it at a socket file; a [`Client`] gives a [`Vm`] that
-//! behaves as if the machine were held here. What crosses the border is small ([`message`]): how
-//! the machine fares, its end, a snapshot, and the descriptors of streams to the guest's agent.
-//! Commands, files and ports go over those streams, so that they are the same code on either
-//! side, and no byte of theirs passes the worker.
+//! behaves as if the machine were held here. What crosses the border is small: how the machine
+//! fares, its end, a snapshot, and the descriptors of streams to the guest's agent. Commands, files
+//! and ports go over those streams, so that they are the same code on either side, and no byte of
+//! theirs passes the worker.
 //!
 //! Invariants: only processes of the same user, or root's, are served; the socket file is its
 //! owner's alone from its first moment on. A client that is gone leaves nothing behind: what it
