@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use supermachine::pack::Pack;
+use supermachine::pack::{Pack, PackError};
 use supermachine_formats::Digest;
 
 use crate::bake::Baked;
@@ -214,9 +214,19 @@ impl BuildScript {
         if builder.observer.is_none() {
             builder = builder.observer(Arc::clone(&progress) as Arc<_>);
         }
-        let Baked { digest, was_cached, .. } = self.baked(&builder)?;
         let builds = self.builds()?.clone();
-        let size = export(&builds, digest, &name, &path)?;
+        let mut baked = self.baked(&builder)?;
+        let size = match export(&builds, baked.digest, &name, &path) {
+            // The cache was spoiled: what is not there is made again.
+            Err(BakeError::Pack { source: PackError::Damaged { digest, .. } }) => {
+                let blob = builds.store().layout().blob_path(digest);
+                fs::remove_file(&blob).map_err(BakeError::io("remove", blob))?;
+                baked = self.baked(&builder)?;
+                export(&builds, baked.digest, &name, &path)?
+            }
+            other => other?,
+        };
+        let Baked { digest, was_cached, .. } = baked;
         if !was_cached {
             let told = format!("{name}: baked in {}: {}", progress.summary(), mebibytes(size));
             self.tell("warning", &told)?;

@@ -239,3 +239,26 @@ fn text_of_several_lines_is_several_instructions() {
     tell(&mut told, "error", "one\n\ncargo::rustc-env=A=B").unwrap();
     assert_eq!(told.text(), "cargo::error=one\ncargo::error=cargo::rustc-env=A=B\n");
 }
+
+#[test]
+fn bake_whose_bytes_have_changed_is_not_used_and_done_again() {
+    let home = Home::new();
+    let made = home.remember(&builder());
+    let builds = home.builds();
+    let layout = builds.store().layout();
+    let source = layout.source().unwrap();
+    let manifest = supermachine::pack::Manifest::read(&source, made).unwrap();
+    let blob = layout.blob_path(manifest.chunks[0].digest);
+    let mut bytes = fs::read(&blob).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&blob, bytes).unwrap();
+    // Here it cannot be done again, but it is tried.
+    let error = home.script().0.bake(builder()).unwrap_err();
+    let is_expected = matches!(
+        error,
+        BakeError::Fetch { source: FetchError::NotCached { .. } } | BakeError::NoHypervisor { .. }
+    );
+    assert!(is_expected, "{error:?}");
+    assert!(!blob.exists());
+    assert!(!home.environment.out.join("web.tar").exists());
+}
