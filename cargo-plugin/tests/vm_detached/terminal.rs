@@ -173,7 +173,11 @@ fn shell_of_the_example_has_this_terminal() {
     person.resizes(40, 120);
     person.types("while [ \"$(stty size)\" != '40 120' ]; do sleep 0.1; done; echo gro''wn\n");
     person.sees("grown");
-    person.types("sleep 1000 && echo no\n\u{3}exit 6\n");
+    // While a shell reads a line, ^C is a key as any other.
+    person.types("echo beg''un; sleep 1000\n");
+    person.sees("begun");
+    person.types("\u{3}");
+    person.types("exit 6\n");
     assert_eq!(person.waits().code(), Some(6));
     assert!(person.is_ordinary());
 }
