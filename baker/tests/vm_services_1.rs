@@ -10,7 +10,7 @@ use support::scaled;
 const VCPUS: u16 = 1;
 const RESTORES: u32 = 100;
 /// Node takes longer to begin than all of a restore.
-const USUAL_OF_NODE: u32 = 15;
+const USUAL_OF_NODE: u32 = 5;
 
 #[test]
 fn nginx_answers_after_every_restore() {
