@@ -90,12 +90,7 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     let kind = args.host.unwrap_or_else(host::pick);
     host::require(kind)?;
     packages::ensure(packages::TESTS)?;
-    let programs = build(args.only.as_deref())?;
-    let (in_host, here): (Vec<_>, Vec<_>) = programs.iter().partition(|p| p.needs_host);
-    let mut outcomes = Vec::new();
-    for program in &here {
-        outcomes.push(watch(&program.name, &mut program.here(args))?);
-    }
+    let (mut outcomes, in_host) = run_here(args)?;
     if args.only.is_none() {
         // The agent has none, and is built by itself.
         let mut doc = workspace::cargo();
@@ -115,10 +110,35 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     Ok(summary(&outcomes))
 }
 
-fn build(only: Option<&str>) -> Result<Vec<Program>, Error> {
+/// Builds every test program and runs those that need no host; gives the others.
+fn run_here(args: &Args) -> Result<(Vec<Outcome>, Vec<Program>), Error> {
+    let mut outcomes = Vec::new();
+    let mut in_host = Vec::new();
+    // A command that can sign takes the place of the one that cannot, so it is built when that
+    // one's tests are over.
+    for selections in [workspace::SELECTIONS, &[workspace::SIGNING]] {
+        for program in build(selections, args.only.as_deref())? {
+            if program.needs_host {
+                in_host.push(program);
+            } else {
+                outcomes.push(watch(&program.name, &mut program.here(args))?);
+            }
+        }
+    }
+    match &args.only {
+        Some(part) if outcomes.is_empty() && in_host.is_empty() => Err(Error::Unexpected {
+            what: "test programs",
+            expected: format!("one named {part}"),
+            found: "none".into(),
+        }),
+        _ => Ok((outcomes, in_host)),
+    }
+}
+
+fn build(selections: &[&[&str]], only: Option<&str>) -> Result<Vec<Program>, Error> {
     println!("building the tests");
     let mut programs = Vec::new();
-    for packages in workspace::SELECTIONS.iter().chain([&workspace::SIGNING]) {
+    for packages in selections {
         programs.extend(build_selection(packages)?);
     }
     programs.retain(|p| only.is_none_or(|part| p.name.contains(part)));
@@ -126,13 +146,6 @@ fn build(only: Option<&str>) -> Result<Vec<Program>, Error> {
         let rank = |program: &Program| program.name != LONGEST_PROGRAM;
         (rank(a), &a.name).cmp(&(rank(b), &b.name))
     });
-    if programs.is_empty() {
-        return Err(Error::Unexpected {
-            what: "test programs",
-            expected: only.map_or("some".into(), |part| format!("one named {part}")),
-            found: "none".into(),
-        });
-    }
     Ok(programs)
 }
 
@@ -241,7 +254,7 @@ impl Program {
     }
 }
 
-fn side_by_side(programs: &[&Program], kind: Kind, args: &Args) -> Result<Vec<Outcome>, Error> {
+fn side_by_side(programs: &[Program], kind: Kind, args: &Args) -> Result<Vec<Outcome>, Error> {
     let us = std::env::current_exe().map_err(Error::system("find this program"))?;
     let queue = Mutex::new(programs.iter());
     let lanes = if kind == Kind::Native { 1 } else { SIDE_BY_SIDE };
