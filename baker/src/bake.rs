@@ -25,6 +25,7 @@ use crate::base::BaseInputs;
 use crate::boot::check_size;
 use crate::capture::{Behind, Capture, Kind, capture};
 use crate::container::{argv, container, stop_signal};
+use crate::key::Key;
 use crate::oci::{self, BlobStore, OciImage, Platform};
 use crate::root_disk::{self, RootDisk};
 use crate::warmup::Warmup;
@@ -229,30 +230,21 @@ impl OciImageBuilder {
     /// The digest of everything that goes into the snapshot.
     fn key(&self, image: &OciImage, base: Digest) -> Digest {
         let overrides = &self.overrides;
-        let mut hasher = Hasher::new();
-        let mut add = |bytes: &[u8]| {
-            hasher.update(&(bytes.len() as u64).to_le_bytes());
-            hasher.update(bytes);
-        };
-        add(b"image");
-        add(&RECIPE.to_le_bytes());
-        add(&base.0);
-        add(&image.manifest_digest.0);
-        add(&(image.layers.len() as u64).to_le_bytes());
-        image.layers.iter().for_each(|layer| add(&layer.diff_id.0));
-        add(&[self.root_disk as u8]);
-        add(&self.level.to_le_bytes());
-        add(self.ready.to_string().as_bytes());
-        for list in [
-            &argv(&image.config, overrides),
-            &overrides.env,
-            &overrides.user.iter().cloned().collect(),
-            &overrides.working_dir.iter().cloned().collect(),
-        ] {
-            add(&(list.len() as u64).to_le_bytes());
-            list.iter().for_each(|text| add(text.as_bytes()));
-        }
-        hasher.finish()
+        let mut key = Key::new();
+        key.add(b"image");
+        key.add(&RECIPE.to_le_bytes());
+        key.add(&base.0);
+        key.add(&image.manifest_digest.0);
+        key.add(&(image.layers.len() as u64).to_le_bytes());
+        image.layers.iter().for_each(|layer| key.add(&layer.diff_id.0));
+        key.add(&[self.root_disk as u8]);
+        key.add(&self.level.to_le_bytes());
+        key.add(self.ready.to_string().as_bytes());
+        key.list(&argv(&image.config, overrides));
+        key.list(&overrides.env);
+        key.list(overrides.user.as_slice());
+        key.list(overrides.working_dir.as_slice());
+        key.finish()
     }
 
     fn warmed_key(&self, image: Digest, warmup: &Warmup) -> Result<Digest, BakeError> {

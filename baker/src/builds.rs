@@ -10,10 +10,11 @@ use std::path::PathBuf;
 
 use supermachine::host;
 use supermachine::image::default_cache;
+use supermachine_formats::Digest;
 use supermachine_formats::snapshot::FORMAT_VERSION;
-use supermachine_formats::{Digest, Hasher};
 
 use crate::bake::{Baked, RECIPE};
+use crate::key::Key;
 use crate::lock::Lock;
 use crate::oci::{self, BlobStore, ImageSource};
 use crate::{BakeError, OciImageBuilder, Store, boot, root_disk};
@@ -158,7 +159,7 @@ fn host_problem() -> Option<BakeError> {
 /// The digest of everything that goes into a bake of this image.
 pub(crate) fn key(builder: &OciImageBuilder, image: Digest) -> Result<Digest, BakeError> {
     let assets = supermachine_kernel::identity().map_err(|source| BakeError::Assets { source })?;
-    let mut key = Key(Hasher::new());
+    let mut key = Key::new();
     key.add(b"build");
     // Another library may do otherwise what it is asked for.
     key.add(env!("CARGO_PKG_VERSION").as_bytes());
@@ -175,32 +176,16 @@ pub(crate) fn key(builder: &OciImageBuilder, image: Digest) -> Result<Digest, Ba
     key.add(&builder.level.to_le_bytes());
     key.add(builder.ready.to_string().as_bytes());
     let overrides = &builder.overrides;
-    key.list(overrides.entrypoint.as_deref());
-    key.list(overrides.command.as_deref());
-    key.list(Some(&overrides.env));
-    key.list(overrides.user.as_ref().map(std::slice::from_ref));
-    key.list(overrides.working_dir.as_ref().map(std::slice::from_ref));
+    key.list_or_none(overrides.entrypoint.as_deref());
+    key.list_or_none(overrides.command.as_deref());
+    key.list(&overrides.env);
+    key.list_or_none(overrides.user.as_ref().map(std::slice::from_ref));
+    key.list_or_none(overrides.working_dir.as_ref().map(std::slice::from_ref));
     key.add(builder.files.digest()?.map_or(Vec::new(), |digest| digest.0.to_vec()).as_slice());
     if let Some(warmup) = &builder.warmup {
         key.add(&warmup.identity(builder.warmup_tag.as_deref())?.0);
     }
-    Ok(key.0.finish())
-}
-
-/// A digest of values, each with its length so that none runs into the next.
-struct Key(Hasher);
-
-impl Key {
-    fn add(&mut self, bytes: &[u8]) {
-        self.0.update(&(bytes.len() as u64).to_le_bytes());
-        self.0.update(bytes);
-    }
-
-    /// A list, which is another one than none.
-    fn list(&mut self, list: Option<&[String]>) {
-        self.add(&list.map_or(u64::MAX, |list| list.len() as u64).to_le_bytes());
-        list.unwrap_or_default().iter().for_each(|text| self.add(text.as_bytes()));
-    }
+    Ok(key.finish())
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ mod builds;
 mod capture;
 mod container;
 mod error;
+mod key;
 pub mod lock;
 pub mod manifest;
 pub mod oci;

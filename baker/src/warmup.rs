@@ -15,6 +15,7 @@ use supermachine::{ExitStatus, Vm};
 use supermachine_formats::{Digest, Hasher};
 
 use crate::BakeError;
+use crate::key::Key;
 
 /// How much of the program is read at a time.
 const PIECE: usize = 1 << 20;
@@ -65,29 +66,22 @@ impl Warmup {
 
     /// The digest of what it does, as far as that can be known.
     pub(crate) fn identity(&self, tag: Option<&str>) -> Result<Digest, BakeError> {
-        let mut hasher = Hasher::new();
-        let mut add = |bytes: &[u8]| {
-            hasher.update(&(bytes.len() as u64).to_le_bytes());
-            hasher.update(bytes);
-        };
+        let mut key = Key::new();
         match (tag, &self.commands) {
             (Some(tag), _) => {
-                add(b"tag");
-                add(tag.as_bytes());
+                key.add(b"tag");
+                key.add(tag.as_bytes());
             }
             (None, Some(commands)) => {
-                add(b"commands");
-                for command in commands {
-                    add(&(command.len() as u64).to_le_bytes());
-                    command.iter().for_each(|word| add(word.as_bytes()));
-                }
+                key.add(b"commands");
+                commands.iter().for_each(|command| key.list(command));
             }
             (None, None) => {
-                add(b"program");
-                add(&this_program()?.0);
+                key.add(b"program");
+                key.add(&this_program()?.0);
             }
         }
-        Ok(hasher.finish())
+        Ok(key.finish())
     }
 }
 

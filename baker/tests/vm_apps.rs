@@ -57,10 +57,12 @@ fn builds(program: impl AsRef<std::ffi::OsStr>, dir: &Path) -> Command {
     let mut command = Command::new(program);
     command.current_dir(dir).envs(PROFILE).stdin(Stdio::null());
     command.env("SUPERMACHINE_ASSETS", assets()).env("XDG_CACHE_HOME", folder().join("cache"));
-    // What cargo told the program that this test is would be taken for what it tells.
+    // What cargo told the program that this test is would be taken for what it tells, and what
+    // was compiled before is only found in the packages' own folders.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        if text.starts_with("CARGO_PKG") || text.starts_with("CARGO_MANIFEST") {
+        let is_told = text.starts_with("CARGO_PKG") || text.starts_with("CARGO_MANIFEST");
+        if is_told || text.ends_with("TARGET_DIR") {
             command.env_remove(&name);
         }
     }

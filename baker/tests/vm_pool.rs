@@ -13,7 +13,7 @@ use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ use supermachine::{Error, Image, Pool, PooledVm, Timings, VmConfig};
 use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::device::Slot;
 use supermachine_formats::wire::{Command, Control, Request};
-use support::{bake, baked, busybox, sh};
+use support::{alone, bake, baked, busybox, held, sh};
 
 /// Longer than anything takes, on the slowest of hosts.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -47,23 +47,6 @@ fn own_image() -> Image {
 /// A pool with one machine, so that each user gets the one that the user before had.
 fn of_one() -> Pool {
     image().pool().max(1).acquire_timeout(PATIENCE).build().unwrap()
-}
-
-/// One test at a time: some count what the process holds.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// This library's threads, and the descriptors of the process.
-fn held() -> (usize, usize) {
-    let is_ours = |task: &fs::DirEntry| {
-        let name = fs::read_to_string(task.path().join("comm"));
-        name.is_ok_and(|name| name.starts_with("sm-"))
-    };
-    let tasks = fs::read_dir("/proc/self/task").unwrap().filter_map(Result::ok);
-    let threads = tasks.filter(is_ours).count();
-    (threads, fs::read_dir("/proc/self/fd").unwrap().count())
 }
 
 fn settled(pool: &Pool) {

@@ -5,37 +5,18 @@
 
 mod support;
 
-use std::fs;
 use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::sync::mpsc::channel;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use supermachine::{Error, Vm};
-use support::{bake, baked, busybox, sh, start, succeeded};
+use support::{alone, bake, baked, busybox, held, sh, start, succeeded};
 
 /// Longer than anything takes, on the slowest of hosts.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// One test at a time: some look at all that the process holds.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// This library's threads, and the descriptors of the process.
-fn held() -> (usize, usize) {
-    let is_ours = |task: &fs::DirEntry| {
-        let name = fs::read_to_string(task.path().join("comm"));
-        name.is_ok_and(|name| name.starts_with("sm-"))
-    };
-    let tasks = fs::read_dir("/proc/self/task").unwrap().filter_map(Result::ok);
-    let threads = tasks.filter(is_ours).count();
-    (threads, fs::read_dir("/proc/self/fd").unwrap().count())
-}
 
 fn settles_at(before: (usize, usize)) {
     let end = Instant::now() + PATIENCE;

@@ -6,8 +6,8 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{bake, bundle, cargo, runner, update};
-use crate::error::{self, Error};
-use crate::{Globals, USAGE, report, subcommand_place};
+use crate::error::Error;
+use crate::{Globals, USAGE, subcommand_place};
 
 const NAME: &str = "cargo supermachine";
 
@@ -90,28 +90,10 @@ enum Asked {
 
 /// Does what the arguments ask for and returns the exit status.
 pub(crate) fn execute(arguments: Vec<OsString>) -> u8 {
-    let asked = match parse(arguments) {
-        Ok(asked) => asked,
-        Err(error) => {
-            // Whoever does not read the help text needs no word about that.
-            let _ = error.print();
-            return if error.use_stderr() { USAGE } else { 0 };
-        }
-    };
-    let done = match &asked {
-        Asked::Package(cli) => cli.command.exec(&cli.globals),
-        Asked::Machines(cli) => cli.command.exec(&cli.globals),
-    };
-    match done {
-        Ok(status) => status,
-        Err(error) if error.is_closed_pipe() => error::CLOSED_PIPE,
-        Err(error) => {
-            report::error(&error);
-            match &asked {
-                Asked::Package(_) => 1,
-                Asked::Machines(cli) => cli.command.status_of(&error),
-            }
-        }
+    match parse(arguments) {
+        Ok(Asked::Package(cli)) => crate::status_of(cli.command.exec(&cli.globals), |_| 1),
+        Ok(Asked::Machines(cli)) => cli.execute(),
+        Err(error) => crate::refuse(&error, USAGE),
     }
 }
 

@@ -133,9 +133,6 @@ impl Command {
     }
 
     fn status_of(&self, error: &Error) -> u8 {
-        if error.is_closed_pipe() {
-            return error::CLOSED_PIPE;
-        }
         match self {
             Self::Run(_) | Self::Exec(_) => process::status_of(error),
             _ => 1,
@@ -162,27 +159,37 @@ pub fn cargo_supermachine() -> ExitCode {
 
 fn execute(arguments: Vec<OsString>) -> u8 {
     let is_process = subcommand(&arguments).is_some_and(|word| word == "run" || word == "exec");
-    let cli = match Cli::try_parse_from(arguments) {
-        Ok(cli) => cli,
-        Err(error) => {
-            // Whoever does not read the help text needs no word about that.
-            let _ = error.print();
-            return match (error.use_stderr(), is_process) {
-                (false, _) => 0,
-                (true, true) => process::FAILED,
-                (true, false) => USAGE,
-            };
-        }
-    };
-    match cli.command.exec(&cli.globals) {
+    match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli.execute(),
+        Err(error) => refuse(&error, if is_process { process::FAILED } else { USAGE }),
+    }
+}
+
+impl Cli {
+    /// Does what was asked for and returns the exit status.
+    fn execute(&self) -> u8 {
+        let done = self.command.exec(&self.globals);
+        status_of(done, |error| self.command.status_of(error))
+    }
+}
+
+/// What a command exits with, once it has told what went wrong.
+fn status_of(done: Result<u8, Error>, failed: impl FnOnce(&Error) -> u8) -> u8 {
+    match done {
         Ok(status) => status,
+        Err(error) if error.is_closed_pipe() => error::CLOSED_PIPE,
         Err(error) => {
-            if !error.is_closed_pipe() {
-                report::error(&error);
-            }
-            cli.command.status_of(&error)
+            report::error(&error);
+            failed(&error)
         }
     }
+}
+
+/// Tells why arguments are refused, or the help that they ask for.
+fn refuse(error: &clap::Error, usage: u8) -> u8 {
+    // Whoever does not read the help text needs no word about that.
+    let _ = error.print();
+    if error.use_stderr() { usage } else { 0 }
 }
 
 /// The first argument that is neither an option nor an option's value. Asked for when the

@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use supermachine::{ExecOutcome, Image, Vm, VmConfig};
@@ -156,6 +156,23 @@ pub(crate) fn clock_error(vm: &Vm) -> f64 {
     } else {
         0.0
     }
+}
+
+/// One test at a time: some look at all that the process holds.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// This library's threads, and the descriptors of the process.
+pub(crate) fn held() -> (usize, usize) {
+    let is_ours = |task: &fs::DirEntry| {
+        let name = fs::read_to_string(task.path().join("comm"));
+        name.is_ok_and(|name| name.starts_with("sm-"))
+    };
+    let tasks = fs::read_dir("/proc/self/task").unwrap().filter_map(Result::ok);
+    let threads = tasks.filter(is_ours).count();
+    (threads, fs::read_dir("/proc/self/fd").unwrap().count())
 }
 
 /// Runs a shell script that must succeed, and gives what it printed.

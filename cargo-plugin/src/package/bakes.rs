@@ -5,13 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cargo_metadata::Package;
-use supermachine::pack::Source;
 use supermachine_baker::lock::Lock;
 use supermachine_baker::manifest::Metadata;
 use supermachine_baker::{BakeError, Baked, Builds};
 
 use super::declared::folder;
-use super::snapshots::{Packs, file_name};
+use super::snapshots::{Packs, digest_of, file_name};
 use crate::error::Error;
 use crate::progress::Progress;
 
@@ -62,7 +61,7 @@ pub(crate) fn packs(package: &Package, target: &Path, quiet: bool) -> Result<Pac
     let dir = target.join("supermachine").join(package.name.as_str());
     for made in bake(package, false, quiet)? {
         let path = dir.join(file_name(&made.name));
-        if !is_pack_of(&path, &made.baked) {
+        if digest_of(&path) != Some(made.baked.digest) {
             let failed = |source| Error::Place { operation: "create", path: dir.clone(), source };
             fs::create_dir_all(&dir).map_err(failed)?;
             Builds::open()?.store().export(&made.baked.name, &path)?;
@@ -70,10 +69,4 @@ pub(crate) fn packs(package: &Package, target: &Path, quiet: bool) -> Result<Pac
         packs.insert(made.name, path);
     }
     Ok(packs)
-}
-
-/// Whether a file has this snapshot already.
-fn is_pack_of(path: &Path, baked: &Baked) -> bool {
-    let found = Source::open(path).and_then(|source| source.find(None));
-    found.is_ok_and(|digest| digest == baked.digest)
 }

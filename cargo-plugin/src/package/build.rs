@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use cargo_metadata::{Artifact, BuildScript, Message, PackageId};
-use supermachine::pack::Source;
 
-use super::snapshots::{Packs, packs};
+use super::snapshots::{Packs, digest_of, packs};
 use super::{Arguments, CargoError, command};
 
 /// What cargo told of a build.
@@ -89,6 +88,5 @@ pub(crate) fn build_as(name: &str, mut arguments: Arguments) -> Result<Built, Ca
 
 /// Whether two packs hold the same snapshot.
 fn is_same(one: &Path, other: &Path) -> bool {
-    let snapshot = |path| Source::open(path).and_then(|source| source.find(None)).ok();
-    one == other || snapshot(one).is_some_and(|digest| Some(digest) == snapshot(other))
+    one == other || digest_of(one).is_some_and(|digest| Some(digest) == digest_of(other))
 }

@@ -9,6 +9,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::{fs, process};
 
+use supermachine::pack::Source;
+use supermachine_formats::Digest;
+
 /// What the names of the variables begin with; the snapshot's name follows.
 const VARIABLE: &str = "SUPERMACHINE_SNAPSHOT_";
 /// Beside a program, where `supermachine::AssetPaths` looks.
@@ -25,6 +28,11 @@ pub(crate) fn packs(variables: impl Iterator<Item = (String, String)>) -> Packs 
         fs::metadata(&path).is_ok_and(|file| file.len() > 0).then_some((name, path))
     };
     variables.filter_map(pack).collect()
+}
+
+/// The snapshot that a pack holds, if it is one.
+pub(super) fn digest_of(pack: &Path) -> Option<Digest> {
+    Source::open(pack).and_then(|source| source.find(None)).ok()
 }
 
 /// The file's name of a snapshot that ships.

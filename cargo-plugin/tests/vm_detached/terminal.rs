@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
@@ -83,8 +83,13 @@ impl Person {
         }
     }
 
-    fn resizes(&self, rows: u16, columns: u16) {
-        tcsetwinsize(&self.keyboard, size(rows, columns)).unwrap();
+    /// Resizes the terminal, and waits until the shell in it knows.
+    #[track_caller]
+    fn resizes(&mut self, rows: u16, columns: u16) {
+        resize(&self.keyboard, rows, columns);
+        let known = format!("\"$(stty size)\" = '{rows} {columns}'");
+        self.types(&format!("until [ {known} ]; do sleep 0.1; done; echo resi''zed\n"));
+        self.sees("resized");
     }
 
     /// Whether the terminal itself shows what is typed, and ends lines.
@@ -98,12 +103,9 @@ impl Person {
     }
 }
 
-fn size(rows: u16, columns: u16) -> Winsize {
-    Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
-}
-
-fn resize(master: &OwnedFd, rows: u16, columns: u16) {
-    tcsetwinsize(master, size(rows, columns)).unwrap();
+fn resize(master: impl AsFd, rows: u16, columns: u16) {
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(master, size).unwrap();
 }
 
 #[test]
@@ -115,8 +117,6 @@ fn terminal_has_its_size_its_kind_its_keys_and_the_commands_status() {
     person.sees("kind vt100");
     assert!(!person.is_ordinary());
     person.resizes(40, 120);
-    person.types("while [ \"$(stty size)\" != '40 120' ]; do sleep 0.1; done; echo gro''wn\n");
-    person.sees("grown");
     person.types("echo beg''un; sleep 1000\n");
     person.sees("begun");
     person.types("\u{3}");
@@ -171,8 +171,6 @@ fn shell_of_the_example_has_this_terminal() {
     person.sees("30 100");
     assert!(!person.is_ordinary());
     person.resizes(40, 120);
-    person.types("while [ \"$(stty size)\" != '40 120' ]; do sleep 0.1; done; echo gro''wn\n");
-    person.sees("grown");
     // While a shell reads a line, ^C is a key as any other.
     person.types("echo beg''un; sleep 1000\n");
     person.sees("begun");

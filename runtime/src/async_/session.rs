@@ -25,8 +25,7 @@ use super::stream::{poll_read, register};
 use super::vm::Vm;
 use super::waiters::Waiters;
 use crate::Error;
-use crate::agent::Witness;
-use crate::agent::{GUEST_END_INTERVAL, Line};
+use crate::agent::{GUEST_END_INTERVAL, Line, Witness};
 use crate::exec::{Conversation, Plan};
 use crate::machine::{receive_now, send_now, shut_down};
 

@@ -12,8 +12,7 @@ use tokio::net::UnixStream;
 use tokio::time::{Sleep, sleep};
 
 use crate::Error;
-use crate::agent::Witness;
-use crate::agent::{End, GUEST_END_INTERVAL};
+use crate::agent::{End, GUEST_END_INTERVAL, Witness};
 
 /// Registers a stream with the runtime.
 pub(super) fn register(stream: StdStream) -> Result<UnixStream, Error> {

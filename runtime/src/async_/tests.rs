@@ -21,9 +21,8 @@ use super::session::Session;
 use super::transfer::Transfer;
 use super::*;
 use crate::Error;
-use crate::agent::Line;
-use crate::agent::Witness;
 use crate::agent::testing::{hear, say};
+use crate::agent::{Line, Witness};
 use crate::exec::{Conversation, Patience};
 
 const NO_LIMIT: usize = usize::MAX;

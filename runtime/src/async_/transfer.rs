@@ -12,8 +12,7 @@ use tokio::net::UnixStream;
 use super::stream::{Ending, poll_read, poll_write, register};
 use super::vm::Vm;
 use crate::Error;
-use crate::agent::Witness;
-use crate::agent::{Backlog, Delivery, End, Line, beginning, piece};
+use crate::agent::{Backlog, Delivery, End, Line, Witness, beginning, piece};
 
 /// The request under way. Dropping it ends it.
 #[derive(Debug)]

@@ -14,9 +14,8 @@ use super::conversation::{Conversation, Patience};
 use super::session::Session;
 use super::*;
 use crate::Error;
-use crate::agent::Line;
-use crate::agent::Witness;
 use crate::agent::testing::{hear, say};
+use crate::agent::{Line, Witness};
 
 const NO_LIMIT: usize = usize::MAX;
 

@@ -93,20 +93,15 @@ impl Place {
     pub(super) fn begin(&self) -> io::Result<Begun> {
         let path = self.begun();
         fs::create_dir_all(&self.dir)?;
-        let mut options = File::options();
-        match options.write(true).create_new(true).open(&path) {
+        let (note, is_new) = match File::options().write(true).create_new(true).open(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let note = File::open(&path)?;
-                let is_alone = note.try_lock().is_ok();
-                note.lock_shared()?;
-                Ok(Begun { note, is_given_up: is_alone })
+                (File::open(&path)?, false)
             }
-            note => {
-                let note = note?;
-                note.lock_shared()?;
-                Ok(Begun { note, is_given_up: false })
-            }
-        }
+            note => (note?, true),
+        };
+        let is_given_up = !is_new && note.try_lock().is_ok();
+        note.lock_shared()?;
+        Ok(Begun { note, is_given_up })
     }
 
     /// Forgets that processes have begun to make the form: it cannot be made now.
