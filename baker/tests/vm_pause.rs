@@ -1,6 +1,6 @@
 //! Machines that stand still for a while, and whatever happens to them meanwhile.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use supermachine::{Error, ExecChild, Image, Vm, VmConfig, async_};
-use support::{bake, baked, busybox, clock_error, scaled, sh, start};
+use support::{UNDER_WAY, bake, baked, busybox, clock_error, scaled, sh, start};
 
 /// Longer than anything takes, on the slowest of hosts.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -26,14 +26,19 @@ fn resettable() -> Image {
     image
 }
 
-/// A machine with the right clock. How long it took to start, which is not in its clock, is the
-/// longer the slower and busier the host is.
+/// A machine with the right clock. The guest hears what time it is, and sets its clock some time
+/// later: the later, the busier the host is.
 fn start_in_time(image: &Image) -> Vm {
     let vm = start(image);
-    sh(&vm, WRONG);
-    vm.pause().unwrap();
-    vm.resume().unwrap();
-    vm
+    for _ in 0..20 {
+        sh(&vm, WRONG);
+        vm.pause().unwrap();
+        vm.resume().unwrap();
+        if clock_error(&vm) == 0.0 {
+            return vm;
+        }
+    }
+    panic!("the guest's clock was wrong 20 times");
 }
 
 /// A command in the guest that says something ten times a second, and what it says.
@@ -98,7 +103,7 @@ fn clock_that_has_not_gone_on_is_set_when_the_machine_goes_on() {
     assert!(clock_error(&vm) > 1e6);
     vm.pause().unwrap();
     vm.resume().unwrap();
-    assert_eq!(clock_error(&vm), 0.0);
+    assert!(clock_error(&vm) < UNDER_WAY);
     sh(&vm, "date -s '2100-01-01 00:00:00' > /dev/null");
     vm.pause().unwrap();
     // A command that waits for the machine has the right time too.
@@ -108,7 +113,7 @@ fn clock_that_has_not_gone_on_is_set_when_the_machine_goes_on() {
         vm.resume().unwrap();
         assert!(waiting.join().unwrap() < 2100);
     });
-    assert_eq!(clock_error(&vm), 0.0);
+    assert!(clock_error(&vm) < UNDER_WAY);
 }
 
 #[test]

@@ -23,6 +23,8 @@ use tempfile::TempDir;
 
 /// How far a guest's clock may be from the host's, in seconds.
 const CLOCK_TOLERANCE: f64 = 0.050;
+/// How long the message of the time may be under way on a busy host, in seconds.
+pub(crate) const UNDER_WAY: f64 = 0.5;
 /// Asks for a full run.
 const FULL: &str = "SUPERMACHINE_TEST_FULL";
 /// Where the test registry listens.
