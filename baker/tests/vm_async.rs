@@ -242,7 +242,7 @@ fn timeout_kills_the_process_group_and_keeps_the_output() {
 #[test]
 fn terminal_is_real() {
     wait_for(async {
-        let script = "tty; stty size; echo $TERM; trap 'stty size; exit 6' WINCH; while :; do sleep 0.1; done";
+        let script = "trap 'stty size; exit 6' WINCH; tty; stty size; echo $TERM; while :; do sleep 0.1; done";
         let builder = vm().exec_builder().argv(["sh", "-c", script]).tty(true).winsize(30, 90);
         let mut child = builder.spawn().await.unwrap();
         let mut stdout = child.stdout().unwrap();

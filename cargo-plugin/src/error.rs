@@ -36,6 +36,12 @@ pub(crate) enum Error {
         if found.is_empty() { "none" } else { found }
     )]
     NoProgram { found: String },
+    /// The program that holds isolated machines was not built; cargo has told why.
+    #[error(
+        "supermachine-worker, the program that holds isolated machines, was not built; \
+         `worker = false` in [package.metadata.supermachine.bundle] leaves it out"
+    )]
+    WorkerNotBuilt,
     /// A snapshot that is to be bundled was not made.
     #[error(
         "the bundle shall have the snapshot {name:?}, but no build script made it and Cargo.toml \
@@ -176,6 +182,18 @@ pub(crate) enum Error {
 }
 
 impl Error {
+    /// Whether a machine that runs by itself was about to begin or to end when it was asked.
+    pub(crate) fn is_passing(&self) -> bool {
+        use supermachine::Error::{Stopped, Worker, WorkerGone};
+        match self {
+            Self::NoSuchMachine { .. } | Self::Machine(Stopped | WorkerGone) => true,
+            Self::Machine(Worker { source, .. }) => {
+                matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether nobody reads the output any more, which is no failure to tell of.
     pub(crate) fn is_closed_pipe(&self) -> bool {
         let (Self::Output { source } | Self::Machine(supermachine::Error::Output { source, .. })) =

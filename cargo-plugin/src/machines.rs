@@ -105,14 +105,11 @@ impl Machines {
     /// The claim that this process was started with, by who made it.
     pub(crate) fn inherited(&self, name: &str, lock: OwnedFd) -> Result<Claim, Error> {
         let lock = File::from(lock);
-        let path = self.folder(name).join("lock");
-        let identity = |file: &fs::Metadata| (file.dev(), file.ino());
-        let known = fs::symlink_metadata(&path).map_err(|source| state("stat", &path, source))?;
-        let own = lock.metadata().map_err(|source| state("stat", &path, source))?;
-        if identity(&known) != identity(&own) || lock.try_lock().is_err() {
+        let claim = Claim { name: name.to_owned(), lock, dir: self.dir.clone() };
+        if !claim.is_in_place()? || claim.lock.try_lock().is_err() {
             return Err(Error::NotClaimed { name: name.to_owned() });
         }
-        Ok(Claim { name: name.to_owned(), lock, dir: self.dir.clone() })
+        Ok(claim)
     }
 
     /// Whoever has the turn is the only one to look for free names and leftovers.
@@ -178,11 +175,23 @@ impl Claim {
         Ok(lock.map_err(|source| state("lock", &self.folder(), source))?.into())
     }
 
-    /// Gives the name back.
+    /// Gives the name back, unless somebody who shares the claim has, and it is another's by now.
     pub(crate) fn give_back(self) -> Result<(), Error> {
         let machines = Machines { dir: self.dir.clone() };
         let _turn = machines.turn()?;
-        remove(&self.folder())
+        if self.is_in_place()? { remove(&self.folder()) } else { Ok(()) }
+    }
+
+    /// Whether the lock that is held is the one at the name's place.
+    fn is_in_place(&self) -> Result<bool, Error> {
+        let path = self.folder().join("lock");
+        let failed = |source| state("stat", &path, source);
+        let own = self.lock.metadata().map_err(failed)?;
+        match fs::symlink_metadata(&path) {
+            Ok(known) => Ok((known.dev(), known.ino()) == (own.dev(), own.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(failed(source)),
+        }
     }
 
     fn folder(&self) -> PathBuf {
@@ -286,6 +295,19 @@ mod tests {
         assert_eq!(machines.names().unwrap(), ["web"]);
         let held = machines.inherited("web", lock).unwrap();
         held.give_back().unwrap();
+        assert_eq!(machines.names().unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn name_that_was_given_back_before_is_not_taken_from_its_next_holder() {
+        let (_parent, machines) = machines();
+        let claim = machines.claim(None, "web").unwrap();
+        let shared = machines.inherited("web", claim.lock().unwrap()).unwrap();
+        shared.give_back().unwrap();
+        let next = machines.claim(Some("web"), "").unwrap();
+        claim.give_back().unwrap();
+        assert_eq!(machines.names().unwrap(), ["web"]);
+        next.give_back().unwrap();
         assert_eq!(machines.names().unwrap(), [""; 0]);
     }
 

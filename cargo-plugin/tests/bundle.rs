@@ -196,6 +196,47 @@ fn member_of_a_workspace_is_bundled_from_anywhere_in_it() {
     assert_eq!(run(&package.path("out/Member/member")), "member\n");
 }
 
+/// A package that depends on a library called as ours, with a program called as its worker; and that
+/// library, which must live on.
+fn package_that_runs_machines() -> (Package, Package) {
+    let (package, library) = (package(), Package::new());
+    let manifest = "[package]\nname = \"supermachine\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
+    library.write("Cargo.toml", format!("{manifest}[workspace]\n"));
+    library.write("src/lib.rs", "");
+    let worker = "fn main() { println!(\"holds\"); }";
+    library.write("src/bin/supermachine-worker.rs", worker);
+    let path = library.path("");
+    package.declare(&format!("\n[dependencies]\nsupermachine = {{ path = {path:?} }}\n"));
+    (package, library)
+}
+
+#[test]
+fn program_that_runs_machines_has_the_worker_of_its_library_beside_it() {
+    let (package, _library) = package_that_runs_machines();
+    package.run(&["bundle", "--profile=dev", "--bin=app", "--", "--offline"]).succeeds();
+    let place = package.path("target/bundle/app");
+    assert_eq!(files(&place), ["app", "snapshots", "supermachine-worker"]);
+    assert_eq!(run(&place.join("supermachine-worker")), "holds\n");
+
+    package.run(&["bundle", "--profile=dev", "--format=app", "--unsigned"]).succeeds();
+    let inside = package.path("target/bundle/app.app/Contents/MacOS");
+    assert_eq!(files(&inside), ["app", "supermachine-worker"]);
+}
+
+#[test]
+fn worker_is_left_out_and_put_in_as_the_package_says() {
+    let (package, _library) = package_that_runs_machines();
+    package.declare(&format!("{BUNDLE}worker = false\n"));
+    package.run(&["bundle", "--profile=dev"]).succeeds();
+    assert_eq!(files(&package.path("target/bundle/app")), ["app", "snapshots"]);
+
+    let other = crate::package();
+    other.declare(&format!("{BUNDLE}worker = true\n"));
+    // There is none to be put in: cargo knows no such package.
+    other.run(&["bundle", "--profile=dev"]).fails(1, &["supermachine-worker", "supermachine"]);
+    assert_eq!(files(&other.path("target/bundle")), [""; 0]);
+}
+
 #[test]
 fn what_cannot_be_bundled_is_told_and_nothing_is_left() {
     for (lines, said) in [

@@ -20,6 +20,7 @@ pub struct VmConfig {
     hostname: Option<String>,
     expands_first: bool,
     pool_warm: usize,
+    is_isolated: bool,
     assets: Option<AssetPaths>,
 }
 
@@ -68,8 +69,33 @@ impl VmConfig {
         self
     }
 
-    /// Says where what ships with the program lies. A machine in this process needs nothing of
-    /// it; one in a process of its own is held by [`AssetPaths::worker`].
+    /// Holds the machine in a process of its own, so that whatever a hostile guest breaks out of,
+    /// it does not land in this one. The process is the program [`AssetPaths::worker`], which
+    /// `cargo supermachine bundle` puts beside the app; it starts without this process's
+    /// environment and descriptors, and ends with the machine, or with this process.
+    ///
+    /// All that can be done with a machine can be done with this one. It costs the start of a
+    /// process; commands, files and ports cost no more. A pool does not reset it, but makes
+    /// another one in its place.
+    ///
+    /// ```no_run
+    /// use supermachine::{AssetPaths, Image, VmConfig};
+    ///
+    /// # fn main() -> Result<(), supermachine::Error> {
+    /// let config = VmConfig::new().with_isolated(true);
+    /// let vm = AssetPaths::discover().image("python")?.start(&config)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_isolated(mut self, is_isolated: bool) -> Self {
+        self.is_isolated = is_isolated;
+        self
+    }
+
+    /// Says where what ships with the program lies, instead of [`AssetPaths::discover`]. A machine
+    /// in this process needs nothing of it; one [in its own](Self::with_isolated) is held by
+    /// [`AssetPaths::worker`].
     #[must_use]
     pub fn with_assets(mut self, assets: AssetPaths) -> Self {
         self.assets = Some(assets);
@@ -97,6 +123,12 @@ impl VmConfig {
     /// Whether a machine may start before its snapshot is expanded.
     pub(crate) fn starts_on_demand(&self) -> bool {
         !self.expands_first
+    }
+
+    /// Whether the machine is in a process of its own.
+    #[must_use]
+    pub fn is_isolated(&self) -> bool {
+        self.is_isolated
     }
 
     /// The machines that are kept warm.

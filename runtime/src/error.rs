@@ -121,6 +121,24 @@ pub enum Error {
         /// The operating system's answer; `PermissionDenied` when it is another user's.
         source: io::Error,
     },
+    /// The program that holds isolated machines is not there.
+    #[error(
+        "`supermachine-worker`, the program that holds isolated machines, is in none of {}; \
+         `cargo supermachine bundle` puts it beside the app, `VmConfig::with_assets` names a folder",
+        listed(folders)
+    )]
+    NoWorker {
+        /// Where it was looked for.
+        folders: Vec<PathBuf>,
+    },
+    /// The program that holds isolated machines cannot be started.
+    #[error("{path}, the program that holds isolated machines, cannot be started")]
+    WorkerNotStarted {
+        /// The program.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: io::Error,
+    },
     /// The process that held the machine has ended: it was asked to, or was killed.
     #[error("the process that held the machine has ended, and the machine with it")]
     WorkerGone,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::agent::{End, Line, Witness};
 use crate::forward::Reach;
 use crate::live::{self, Snapshotted};
-use crate::machine::{GuestFailure, Machine, MachineError};
+use crate::machine::{Machine, MachineError};
 use crate::worker::Client;
 use crate::{Error, Image};
 
@@ -39,11 +39,11 @@ impl Holder {
         }
     }
 
-    /// How the guest ended by itself, if it did, as far as this process knows.
-    pub(crate) fn failure(&self) -> Option<GuestFailure> {
+    /// Whether the guest runs, as far as can be told without asking it.
+    pub(crate) fn is_well(&self) -> bool {
         match self {
-            Self::Here(machine, _) => machine.failure(),
-            Self::There(_) => None,
+            Self::Here(machine, _) => machine.failure().is_none(),
+            Self::There(client) => client.is_there(),
         }
     }
 
@@ -78,12 +78,18 @@ impl Holder {
 
     /// Halts the guest.
     pub(crate) fn pause(&self) -> Result<(), Error> {
-        self.here()?.pause().map_err(|error| self.explain(error))
+        match self {
+            Self::Here(machine, _) => machine.pause().map_err(|error| self.explain(error)),
+            Self::There(client) => client.pause(),
+        }
     }
 
     /// Lets it go on.
     pub(crate) fn resume(&self) -> Result<(), Error> {
-        self.here()?.resume().map_err(|error| self.explain(error))
+        match self {
+            Self::Here(machine, _) => machine.resume().map_err(|error| self.explain(error)),
+            Self::There(client) => client.resume(),
+        }
     }
 
     /// The machine, if this process holds it.

@@ -13,9 +13,9 @@ use crate::exec::pass_on;
 use crate::forward::Reach;
 use crate::holder::Holder;
 use crate::live::Snapshotted;
-use crate::machine::{GuestFailure, Machine, MachineError, Restore};
+use crate::machine::{Machine, MachineError, Restore};
 use crate::timings::Way;
-use crate::worker::Client;
+use crate::worker::{Client, Process};
 use crate::{
     Error, ExecBuilder, ExecOutcome, ExitStatus, FileBuilder, FileReader, FileWriter, Image,
     Timings, VmConfig, VmStats,
@@ -47,6 +47,8 @@ pub struct Vm {
     /// process holds the machine.
     control: Option<UnixStream>,
     timings: Timings,
+    /// The process that holds it, if it has one of its own.
+    _process: Option<Process>,
 }
 
 impl Vm {
@@ -58,6 +60,13 @@ impl Vm {
     pub fn start(image: &Image, config: &VmConfig) -> Result<Self, Error> {
         let mut timings = Timings::start();
         check(image, config)?;
+        if config.is_isolated() {
+            let (process, way) = Process::start(image, config)?;
+            timings.set_way(way);
+            timings.step("process");
+            let client = process.client().clone();
+            return Ok(Self { timings, _process: Some(process), ..Self::held_by(client) });
+        }
         let (origin, way) = image.origin(config)?;
         timings.set_way(way);
         timings.step(if way == Way::Expanded { "expand" } else { "open" });
@@ -67,14 +76,14 @@ impl Vm {
         timings.step("resume");
         let holder = Holder::Here(Arc::new(machine), image.clone());
         let reach = holder.reach();
-        Ok(Self { reach, holder, control: Some(control), timings })
+        Ok(Self { reach, holder, control: Some(control), timings, _process: None })
     }
 
     /// A machine that another process holds.
     pub(crate) fn held_by(client: Client) -> Self {
         let holder = Holder::There(client);
         let reach = holder.reach();
-        Self { reach, holder, control: None, timings: Timings::start() }
+        Self { reach, holder, control: None, timings: Timings::start(), _process: None }
     }
 
     /// Runs a command to its end and collects what it writes.
@@ -303,8 +312,7 @@ impl Vm {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Guest`] when the guest has ended, [`Error::HeldElsewhere`] when another process
-    /// holds the machine.
+    /// [`Error::Guest`] when the guest has ended.
     pub fn pause(&self) -> Result<(), Error> {
         self.holder.pause()
     }
@@ -399,9 +407,9 @@ impl Vm {
         self.holder.here()
     }
 
-    /// How the guest ended by itself, if it did. Whoever holds the machine knows.
-    pub(crate) fn failure(&self) -> Option<GuestFailure> {
-        self.holder.failure()
+    /// Whether the guest runs, as far as can be told without asking it.
+    pub(crate) fn is_well(&self) -> bool {
+        self.holder.is_well()
     }
 
     /// The processor time that the guest has used, and its exits.

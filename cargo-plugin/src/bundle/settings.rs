@@ -24,6 +24,9 @@ pub(crate) struct Settings {
     pub(crate) info_plist: Option<PathBuf>,
     /// The snapshots that ship as files; all, if nothing is said.
     pub(crate) snapshots: Option<Vec<String>>,
+    /// Whether the program that holds isolated machines ships; if nothing is said, with a package
+    /// that depends on it.
+    pub(crate) worker: Option<bool>,
 }
 
 /// The table, as it is.
@@ -38,6 +41,7 @@ struct Table {
     entitlements: Option<PathBuf>,
     info_plist: Option<PathBuf>,
     snapshots: Option<Vec<String>>,
+    worker: Option<bool>,
 }
 
 impl Settings {
@@ -63,6 +67,7 @@ impl Settings {
             entitlements: table.entitlements.map(at),
             info_plist: table.info_plist.map(at),
             snapshots: table.snapshots,
+            worker: table.worker,
         })
     }
 }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use cargo_metadata::Artifact;
+use cargo_metadata::camino::Utf8Path;
 
 use super::codesign::SigningArgs;
 use crate::bundle::{self, Contents, Format, Settings};
@@ -21,6 +22,12 @@ Examples:
 An app bundle for macOS has its snapshots in Contents/Resources, a folder in `snapshots`: where
 `snapshot_path!` and `AssetPaths::discover` look. What is part of the program itself needs no file:
 `snapshots = []` in [package.metadata.supermachine.bundle] leaves all out.";
+
+/// The library that runs machines, and its program that holds isolated ones.
+const RUNTIME: &str = "supermachine";
+const WORKER: &str = "supermachine-worker";
+/// Arguments for cargo that hold for whatever it builds.
+const FOR_ALL: [&str; 3] = ["--offline", "--locked", "--frozen"];
 
 /// Bundle a program with its snapshots
 ///
@@ -118,11 +125,15 @@ fn contents(args: &Args, built: &Built, globals: &Globals) -> Result<(Contents, 
     }
     let packs = chosen(packs, settings.snapshots.as_deref())?;
     let paths = programs.iter().filter_map(|one| one.executable.clone());
+    let mut programs: Vec<PathBuf> = paths.map(Into::into).collect();
+    if settings.worker.unwrap_or_else(|| package::runs_machines(package)) {
+        programs.push(args.build.worker(&main.manifest_path, globals.quiet)?);
+    }
     let contents = Contents {
         settings,
         version: package.version.to_string(),
         target: package::target(args.build.target.as_deref())?,
-        programs: paths.map(Into::into).collect(),
+        programs,
         packs,
     };
     Ok((contents, target_dir))
@@ -140,7 +151,7 @@ fn chosen(mut packs: Packs, wanted: Option<&[String]>) -> Result<Packs, Error> {
 
 impl BuildArgs {
     fn arguments(&self, quiet: bool) -> Arguments {
-        let mut words: Vec<OsString> = vec!["--profile".into(), self.profile.clone().into()];
+        let mut words = self.common(quiet);
         let mut add = |option: &str, value: OsString| words.extend([option.into(), value]);
         if let Some(name) = &self.package {
             add("--package", name.into());
@@ -151,18 +162,41 @@ impl BuildArgs {
         if let Some(name) = &self.example {
             add("--example", name.into());
         }
+        if let Some(path) = &self.manifest_path {
+            add("--manifest-path", path.into());
+        }
+        words.extend(self.further.iter().cloned());
+        Arguments::new(words)
+    }
+
+    /// How whatever goes into the bundle is built.
+    fn common(&self, quiet: bool) -> Vec<OsString> {
+        let mut words: Vec<OsString> = vec!["--profile".into(), self.profile.clone().into()];
+        let mut add = |option: &str, value: OsString| words.extend([option.into(), value]);
         if let Some(target) = &self.target {
             add("--target", target.into());
         }
         if let Some(dir) = &self.target_dir {
             add("--target-dir", dir.into());
         }
-        if let Some(path) = &self.manifest_path {
-            add("--manifest-path", path.into());
-        }
         words.extend(quiet.then(|| "--quiet".into()));
-        words.extend(self.further.iter().cloned());
-        Arguments::new(words)
+        words
+    }
+
+    /// Builds the program that holds isolated machines: the one of the library that the package
+    /// of this manifest has, since both must be of the same version.
+    fn worker(&self, manifest: &Utf8Path, quiet: bool) -> Result<PathBuf, Error> {
+        let mut words = self.common(quiet);
+        let selection = ["--package", RUNTIME, "--bin", WORKER, "--manifest-path"];
+        words.extend(selection.map(Into::into));
+        words.push(manifest.as_os_str().to_owned());
+        // What else is said to cargo is about the package, but for where it may look.
+        let is_for_all = |word: &&OsString| FOR_ALL.iter().any(|one| *word == one);
+        words.extend(self.further.iter().filter(is_for_all).cloned());
+        let built = package::build_as("build", Arguments::new(words))?;
+        let path = built.artifacts.iter().find(|one| one.target.name == WORKER);
+        let path = path.and_then(|one| one.executable.clone());
+        path.map(Into::into).ok_or(Error::WorkerNotBuilt)
     }
 
     /// The programs that were asked for, in that order; the only one, if none was named.

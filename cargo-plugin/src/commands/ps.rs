@@ -40,8 +40,8 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     for name in machines.names()? {
         match row(&machines, &name) {
             Ok(row) => rows.push(row),
-            // It ended meanwhile.
-            Err(Error::NoSuchMachine { .. }) => {}
+            // It ended meanwhile, or is about to begin or to end.
+            Err(error) if error.is_passing() => {}
             Err(error) => {
                 report::warning(&format!("the machine {name} does not answer"));
                 report::error(&error);

@@ -1,5 +1,7 @@
 //! `supermachine stop`: machines that run by themselves end.
 
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Duration;
 
 use supermachine::Vm;
@@ -44,7 +46,7 @@ fn stop(machines: &Machines, name: &str, time: Duration) -> Result<(), Error> {
         && status.state == State::Running
         && let Some(label) = Label::read(&status.label)
     {
-        ask(&client.vm(), label.stop_signal, time);
+        ask(client.vm(), label.stop_signal, time);
     }
     match client.stop() {
         // Somebody else had it ended, or killed its process.
@@ -56,10 +58,20 @@ fn stop(machines: &Machines, name: &str, time: Duration) -> Result<(), Error> {
     }
 }
 
-/// Asks the entrypoint to end, and waits for that. Whatever goes wrong, the machine ends.
-fn ask(machine: &Vm, signal: u8, time: Duration) {
-    if machine.workload_signal(signal.into()).is_ok() {
-        let _ = machine.wait_timeout(time);
+/// Asks the entrypoint to end, and waits for that, but no longer than this, also for a guest that
+/// does not answer. Whatever goes wrong, the machine ends.
+fn ask(machine: Vm, signal: u8, time: Duration) {
+    let (sender, ended) = channel();
+    // It ends with the machine at the latest.
+    let asked = thread::Builder::new().spawn(move || {
+        if machine.workload_signal(signal.into()).is_ok() {
+            let _ = machine.wait();
+        }
+        // Who waits no longer need not be told.
+        let _ = sender.send(());
+    });
+    if asked.is_ok() {
+        let _ = ended.recv_timeout(time);
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use rustix::process::Resource;
 use supermachine::worker::{Server, Stopped};
 use supermachine::{Image, VmConfig};
 
@@ -31,6 +32,10 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     // Neither its terminal's end nor what is typed there is meant for the machine. It fails only
     // where this process leads its group, and then it was not started by who it should.
     let _ = rustix::process::setsid();
+    // Each connection to a port takes some descriptors. Where no more are allowed, fewer serve.
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = rustix::process::setrlimit(Resource::Nofile, limit);
     let stdin = io::stdin();
     let lock: OwnedFd =
         stdin.as_fd().try_clone_to_owned().map_err(|source| Error::Supervisor { source })?;

@@ -74,6 +74,14 @@ pub(crate) fn folder(package: &Package) -> PathBuf {
     package.manifest_path.parent().map(Into::into).unwrap_or_default()
 }
 
+/// Whether the package itself depends on the library that runs machines.
+pub(crate) fn runs_machines(package: &Package) -> bool {
+    package.dependencies.iter().any(|dependency| {
+        dependency.kind == cargo_metadata::DependencyKind::Normal
+            && dependency.name == "supermachine"
+    })
+}
+
 /// Whether the package's build script bakes, in which case it does so with what the package
 /// declares too.
 pub(crate) fn bakes_in_its_build(package: &Package) -> bool {

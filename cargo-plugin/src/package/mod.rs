@@ -18,7 +18,7 @@ use std::process::{Command, ExitStatus};
 pub(crate) use arguments::Arguments;
 pub(crate) use bakes::{bake, declared, packs};
 pub(crate) use build::{Built, build_as};
-pub(crate) use declared::{Selection, bakes_in_its_build, folder, metadata};
+pub(crate) use declared::{Selection, bakes_in_its_build, folder, metadata, runs_machines};
 pub(crate) use runner::{Program, configuration, target};
 pub(crate) use snapshots::{FOLDER, Packs, file_name, link_beside, packs as packs_of_variables};
 

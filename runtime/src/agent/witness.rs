@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::End;
 use super::end::{GUEST_END, GUEST_END_INTERVAL};
-use crate::{machine, worker};
+use crate::{Error, machine, worker};
 
 /// Tells why a stream ended; it may outlive the machine.
 #[derive(Debug, Clone)]
@@ -32,7 +32,11 @@ impl Witness {
     pub(crate) fn look(&self, since: Instant) -> Option<End> {
         let found = match self {
             Self::Here(witness) => End::look(witness),
-            Self::There(client) => client.look().unwrap_or(Some(End::WorkerGone)),
+            Self::There(client) => match client.look() {
+                Ok(end) => end,
+                Err(Error::Stopped) => Some(End::Stopped),
+                Err(_) => Some(End::WorkerGone),
+            },
         };
         found.or_else(|| (since.elapsed() >= GUEST_END).then_some(End::AgentGone))
     }

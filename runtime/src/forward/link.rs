@@ -217,6 +217,11 @@ impl Link {
             if self.client.is_broken && self.client.is_done && self.guest.waiting.is_empty() {
                 return Outcome::Broke;
             }
+            // A guest that takes no more, and of whose bytes the client has all that it ever gets.
+            let is_served = self.guest.is_done && self.client.waiting.is_empty();
+            if self.guest.is_broken && (is_served || self.client.is_broken) {
+                return Outcome::Broke;
+            }
             let ends = [&self.client, &self.guest];
             if ends.iter().all(|end| end.is_done && end.is_told && end.waiting.is_empty()) {
                 return Outcome::Ended;

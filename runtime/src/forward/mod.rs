@@ -29,7 +29,7 @@ use self::relay::Relay;
 pub use self::stream::GuestStream;
 #[cfg(feature = "tokio")]
 pub(crate) use self::stream::told_apart;
-pub(crate) use self::sys::with_short_path;
+pub(crate) use self::sys::{is_hung_up, with_short_path};
 use crate::agent::{Line, explain, read_message};
 use crate::{Error, Vm};
 

@@ -41,7 +41,7 @@ pub(super) fn send_at_once(socket: &impl AsFd) -> io::Result<()> {
 
 /// Whether the peer has closed its end, rather than only one direction of it. Both directions
 /// of a socket that was shut down here look like that, too.
-pub(super) fn is_hung_up(socket: &impl AsFd) -> bool {
+pub(crate) fn is_hung_up(socket: &impl AsFd) -> bool {
     let mut poll = libc::pollfd { fd: socket.as_fd().as_raw_fd(), events: 0, revents: 0 };
     // SAFETY: one poll structure.
     let count = unsafe { libc::poll(&raw mut poll, 1, 0) };

@@ -159,6 +159,20 @@ fn a_guest_that_ends_first_still_gets_what_comes() {
 }
 
 #[test]
+fn a_guest_that_ends_first_and_is_gone_when_more_comes_resets_the_client() {
+    let guest = Guest::new();
+    let forward = guest.expose();
+    let mut client = client(&forward);
+    let stream = guest.connected();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&client), b"");
+    drop(stream);
+    // The first that comes too late is what tells.
+    client.write_all(b"late").unwrap();
+    eventually("reset", || client.write_all(b"later").is_err());
+}
+
+#[test]
 fn what_the_client_says_does_not_wait_for_the_guests_answer() {
     let guest = Guest::new();
     let forward = guest.expose();

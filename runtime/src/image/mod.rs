@@ -123,6 +123,16 @@ impl Image {
         Ok(Self { inner: Arc::new(inner), pools: Arc::default() })
     }
 
+    /// Opens a snapshot of which only the mapped form is needed.
+    pub(crate) fn of_mapped(digest: Digest, cache: &Path) -> Result<Self, Error> {
+        Self::open(Source::absent(), digest, cache)
+    }
+
+    /// Where its mapped form is, or will be.
+    pub(crate) fn cache(&self) -> &Path {
+        self.inner.place.cache()
+    }
+
     /// The same snapshot for what lives in a pool, and must not keep the pool alive.
     pub(crate) fn without_pools(&self) -> Self {
         Self { inner: Arc::clone(&self.inner), pools: Arc::default() }
@@ -130,7 +140,7 @@ impl Image {
 
     /// Another snapshot in the same place, with its mapped form in the same cache.
     pub(crate) fn sibling(&self, digest: Digest) -> Result<Self, Error> {
-        Self::open(self.inner.source.clone(), digest, self.inner.place.cache())
+        Self::open(self.inner.source.clone(), digest, self.cache())
     }
 
     /// Starts a machine.

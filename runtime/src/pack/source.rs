@@ -91,6 +91,18 @@ impl Source {
         Ok(Self { path, archive: Some(Arc::new((content, members))) })
     }
 
+    /// Nothing, in place of an archive that only another program has.
+    pub(crate) fn absent() -> Self {
+        let nothing = Content::Embedded(Embedded(&[]));
+        Self { path: "embedded".into(), archive: Some(Arc::new((nothing, BTreeMap::new()))) }
+    }
+
+    /// Whether it is a part of this program.
+    #[must_use]
+    pub fn is_embedded(&self) -> bool {
+        self.archive.as_ref().is_some_and(|archive| matches!(archive.0, Content::Embedded(_)))
+    }
+
     /// The folder or file.
     #[must_use]
     pub fn path(&self) -> &Path {

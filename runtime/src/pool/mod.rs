@@ -276,7 +276,7 @@ impl Maker for VmMaker {
     }
 
     fn is_well(&self, vm: &Vm) -> bool {
-        vm.failure().is_none()
+        vm.is_well()
     }
 }
 

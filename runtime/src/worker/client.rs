@@ -5,21 +5,22 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use supermachine_formats::wire::{HEADER_SIZE, Header, Message, Request};
 
-use super::message::{Answer, Ask, Taken, VERSION};
+use super::message::{Answer, Ask, Order, Taken, VERSION};
 use super::{Status, sys};
 use crate::agent::{End, Line, Witness};
-use crate::forward::{Dial, with_short_path};
+use crate::forward::{Dial, is_hung_up, with_short_path};
 use crate::live::Snapshotted;
 use crate::machine::MachineError;
 use crate::pack::Source;
-use crate::{Error, Image, Timings, Vm, paths};
+use crate::{Error, Image, Timings, Vm, Way, paths};
 
-/// How long a worker may take for what it can tell at once.
+/// How long a worker that serves many may take for what it can tell at once.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A machine that another process of this user holds, see [`Server`](super::Server). Cheap to
@@ -47,6 +48,10 @@ struct Inner {
     pid: u32,
     /// The connection, used by one at a time; none once it has failed.
     socket: Mutex<Option<UnixStream>>,
+    /// How long it may take for what it can tell at once.
+    limit: Option<Duration>,
+    /// Whether its owner has ended the process.
+    is_over: AtomicBool,
 }
 
 impl Client {
@@ -63,16 +68,42 @@ impl Client {
         if !sys::is_trusted(peer) {
             return Err(error(io::ErrorKind::PermissionDenied.into()));
         }
-        let socket = Mutex::new(Some(socket));
-        let inner = Inner { path: path.to_owned(), pid: peer.pid, socket };
+        Self::greeted(socket, path, peer.pid, Some(LIMIT))
+    }
+
+    /// A client on a connection to a process, which errors call by this path. Without a limit it
+    /// waits for the process as for what this one does itself.
+    pub(super) fn greeted(
+        socket: UnixStream,
+        path: &Path,
+        pid: u32,
+        limit: Option<Duration>,
+    ) -> Result<Self, Error> {
+        let (socket, is_over) = (Mutex::new(Some(socket)), AtomicBool::new(false));
+        let inner = Inner { path: path.to_owned(), pid, socket, limit, is_over };
         let client = Self { inner: Arc::new(inner) };
-        match client.ask(&Ask::Hello { version: VERSION }, Some(LIMIT))? {
+        match client.ask(&Ask::Hello { version: VERSION }, limit)? {
             (Answer::Hello { version: VERSION }, _) => Ok(client),
             (Answer::Hello { version: found }, _) => {
-                Err(Error::WorkerVersion { found, supported: VERSION, pid: peer.pid })
+                Err(Error::WorkerVersion { found, supported: VERSION, pid })
             }
             _ => Err(unexpected("hello")),
         }
+    }
+
+    /// Has a process that holds no machine yet start one.
+    pub(super) fn start(&self, order: Order) -> Result<Way, Error> {
+        match self.ask(&Ask::Start(order), None)? {
+            (Answer::Started { way }, _) => Ok(way),
+            (Answer::Failed { reason }, _) => Err(Error::WorkerFailed { reason }),
+            _ => Err(unexpected("start")),
+        }
+    }
+
+    /// Says that the process is ended by its owner: whoever asks now is told that the machine was
+    /// stopped.
+    pub(super) fn is_over(&self) {
+        self.inner.is_over.store(true, Ordering::Release);
     }
 
     /// The machine, as if it were held here. When the handle is dropped, its forwards end and the
@@ -87,7 +118,7 @@ impl Client {
     /// # Errors
     /// [`Error::WorkerGone`] when the process has ended.
     pub fn status(&self) -> Result<Status, Error> {
-        match self.ask(&Ask::Status, Some(LIMIT))? {
+        match self.ask(&Ask::Status, self.inner.limit)? {
             (Answer::Status { label, state }, _) => Ok(Status { label, state }),
             _ => Err(unexpected("status")),
         }
@@ -119,16 +150,25 @@ impl Client {
         Ok(Line { stream, witness: Witness::There(self.clone()) })
     }
 
+    /// Whether the process is there, as far as can be told without asking it.
+    pub(crate) fn is_there(&self) -> bool {
+        match self.inner.socket.try_lock() {
+            Ok(place) => place.as_ref().is_some_and(|socket| !is_hung_up(socket)),
+            // Somebody asks, and will learn it.
+            Err(_) => true,
+        }
+    }
+
     /// Why streams end, if that is known.
     pub(crate) fn look(&self) -> Result<Option<End>, Error> {
-        match self.ask(&Ask::Look, Some(LIMIT))? {
+        match self.ask(&Ask::Look, self.inner.limit)? {
             (Answer::Seen(end), _) => Ok(end),
             _ => Err(unexpected("look")),
         }
     }
 
     pub(crate) fn console(&self) -> Result<Vec<u8>, Error> {
-        match self.ask(&Ask::Console, Some(LIMIT))? {
+        match self.ask(&Ask::Console, self.inner.limit)? {
             (Answer::Console(bytes), _) => Ok(bytes),
             _ => Err(unexpected("console")),
         }
@@ -136,9 +176,30 @@ impl Client {
 
     /// The processor time that the guest has used, and its exits.
     pub(crate) fn usage(&self) -> Result<(Duration, u64), Error> {
-        match self.ask(&Ask::Usage, Some(LIMIT))? {
+        match self.ask(&Ask::Usage, self.inner.limit)? {
             (Answer::Usage { cpu_time, exits }, _) => Ok((cpu_time, exits)),
             _ => Err(unexpected("usage")),
+        }
+    }
+
+    /// Halts the guest.
+    pub(crate) fn pause(&self) -> Result<(), Error> {
+        self.done("pause", &Ask::Pause)
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) -> Result<(), Error> {
+        self.done("resume", &Ask::Resume)
+    }
+
+    fn done(&self, request: &'static str, ask: &Ask) -> Result<(), Error> {
+        match self.ask(ask, self.inner.limit)? {
+            (Answer::Done, _) => Ok(()),
+            (Answer::Failed { reason }, _) => {
+                // What a guest that has ended cannot do fails for that.
+                Err(self.look()?.map_or(Error::WorkerFailed { reason }, End::into_error))
+            }
+            _ => Err(unexpected(request)),
         }
     }
 
@@ -156,8 +217,13 @@ impl Client {
     }
 
     fn stream(&self) -> Result<UnixStream, Error> {
-        match self.ask(&Ask::Dial, Some(LIMIT))? {
+        match self.ask(&Ask::Dial, self.inner.limit)? {
             (Answer::Stream, Some(fd)) => Ok(fd.into()),
+            // It was sent, and this process has no room for it.
+            (Answer::Stream, None) => {
+                let source = io::Error::from_raw_os_error(libc::EMFILE);
+                Err(MachineError::Stream { source }.into())
+            }
             (Answer::Refused { errno }, _) => {
                 let source = io::Error::from_raw_os_error(errno.into());
                 Err(MachineError::Stream { source }.into())
@@ -170,7 +236,7 @@ impl Client {
     /// knows what the next answer belongs to.
     fn ask(&self, ask: &Ask, limit: Option<Duration>) -> Result<(Answer, Option<OwnedFd>), Error> {
         let mut place = self.inner.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(mut socket) = place.take() else { return Err(Error::WorkerGone) };
+        let Some(mut socket) = place.take() else { return Err(self.gone()) };
         let done = socket
             .set_read_timeout(limit)
             .and_then(|()| socket.write_all(&ask.to_frame()))
@@ -191,7 +257,7 @@ impl Client {
         let (count, fd) = loop {
             match sys::receive(socket, &mut header) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok((0, _)) => return Err(Error::WorkerGone),
+                Ok((0, _)) => return Err(self.gone()),
                 done => break done.map_err(|source| self.failed(source))?,
             }
         };
@@ -204,10 +270,14 @@ impl Client {
         Ok((Answer::decode(header.kind, &payload).map_err(protocol)?, fd))
     }
 
+    fn gone(&self) -> Error {
+        if self.inner.is_over.load(Ordering::Acquire) { Error::Stopped } else { Error::WorkerGone }
+    }
+
     fn failed(&self, source: io::Error) -> Error {
         use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof, WouldBlock};
         match source.kind() {
-            BrokenPipe | ConnectionReset | UnexpectedEof => Error::WorkerGone,
+            BrokenPipe | ConnectionReset | UnexpectedEof => self.gone(),
             WouldBlock => {
                 let source = io::ErrorKind::TimedOut.into();
                 Error::Worker { path: self.inner.path.clone(), source }

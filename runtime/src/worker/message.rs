@@ -15,6 +15,9 @@
 //! | 0x66 | Status | – | Status |
 //! | 0x67 | Snapshot | `name` text | Snapshotted, or Failed |
 //! | 0x68 | Stop: ends the machine, and then the worker | – | Stopped |
+//! | 0x69 | Pause | – | Done, or Failed |
+//! | 0x6A | Resume | – | Done, or Failed |
+//! | 0x6B | Start, first and only to a worker without a machine | `pack` bytes, `digest`, `cache` bytes, `hostname` (`u8` 0, or 1 and a text), `expands_first` `u8` | Started, or Failed |
 //! | 0x81 | Hello | `version` `u16` | |
 //! | 0x82 | Stream | –; the descriptor comes along with the first byte | |
 //! | 0x83 | Refused | `errno` `u16` | |
@@ -25,9 +28,15 @@
 //! | 0x88 | Snapshotted | `store` bytes, `digest`, `stopped_ns` `u64`, `took_ns` `u64` | |
 //! | 0x89 | Failed | `reason` text | |
 //! | 0x8A | Stopped | `u8` 0, or 1 and why the guest had ended before: an end | |
+//! | 0x8B | Done | – | |
+//! | 0x8C | Started | `way` `u8`: 0 mapped, 1 on demand, 2 expanded | |
 //!
+//! A pack is its path, or nothing for one that is part of the client's program.
 //! A failure is `u8` 0 shutdown, 1 unrunnable (`reason` text, `code` `u64`), 2 page lost (`what` text).
 
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use supermachine_formats::Digest;
@@ -35,12 +44,12 @@ use supermachine_formats::codec::{DecodeError, Put, Reader};
 use supermachine_formats::wire::{self, MAX_PAYLOAD, Message};
 
 use super::State;
-use crate::ExitStatus;
 use crate::agent::End;
 use crate::machine::GuestFailure;
+use crate::{ExitStatus, Way};
 
 /// The version of these messages.
-pub(super) const VERSION: u16 = 1;
+pub(super) const VERSION: u16 = 2;
 /// The longest label.
 pub(super) const MAX_LABEL: usize = 64 << 10;
 /// The longest other text.
@@ -57,6 +66,21 @@ pub(super) enum Ask {
     Status,
     Snapshot { name: String },
     Stop,
+    Pause,
+    Resume,
+    Start(Order),
+}
+
+/// The machine that a worker is to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Order {
+    /// Where the snapshot lies; empty if only its mapped form can be had.
+    pub(super) pack: PathBuf,
+    pub(super) digest: Digest,
+    /// Where mapped forms are.
+    pub(super) cache: PathBuf,
+    pub(super) hostname: Option<String>,
+    pub(super) expands_first: bool,
 }
 
 /// Worker to client.
@@ -72,6 +96,8 @@ pub(super) enum Answer {
     Snapshotted(Taken),
     Failed { reason: String },
     Stopped { before: Option<End> },
+    Done,
+    Started { way: Way },
 }
 
 /// A snapshot that was taken.
@@ -95,6 +121,9 @@ impl Message for Ask {
             Self::Status => 0x66,
             Self::Snapshot { .. } => 0x67,
             Self::Stop => 0x68,
+            Self::Pause => 0x69,
+            Self::Resume => 0x6A,
+            Self::Start(_) => 0x6B,
         }
     }
 
@@ -102,7 +131,15 @@ impl Message for Ask {
         match self {
             Self::Hello { version } => out.put_u16(*version),
             Self::Snapshot { name } => put_text(out, name, MAX_TEXT),
-            Self::Dial | Self::Look | Self::Console | Self::Usage | Self::Status | Self::Stop => {}
+            Self::Start(order) => {
+                out.put_byte_string(order.pack.as_os_str().as_bytes());
+                out.put(&order.digest.0);
+                out.put_byte_string(order.cache.as_os_str().as_bytes());
+                out.put_option(order.hostname.as_ref(), |out, name| put_text(out, name, MAX_TEXT));
+                out.put_bool(order.expands_first);
+            }
+            Self::Dial | Self::Look | Self::Console | Self::Usage | Self::Status => {}
+            Self::Stop | Self::Pause | Self::Resume => {}
         }
     }
 
@@ -117,6 +154,16 @@ impl Message for Ask {
             0x66 => Self::Status,
             0x67 => Self::Snapshot { name: reader.string("name", MAX_TEXT)? },
             0x68 => Self::Stop,
+            0x69 => Self::Pause,
+            0x6A => Self::Resume,
+            0x6B => Self::Start(Order {
+                pack: read_path(&mut reader, "pack")?,
+                digest: Digest(reader.array("digest")?),
+                cache: read_path(&mut reader, "cache")?,
+                hostname: reader
+                    .option("hostname", |reader| reader.string("hostname", MAX_TEXT))?,
+                expands_first: reader.bool("expands first")?,
+            }),
             _ => return Err(unknown_kind(kind)),
         };
         reader.finish()?;
@@ -137,13 +184,15 @@ impl Message for Answer {
             Self::Snapshotted(_) => 0x88,
             Self::Failed { .. } => 0x89,
             Self::Stopped { .. } => 0x8A,
+            Self::Done => 0x8B,
+            Self::Started { .. } => 0x8C,
         }
     }
 
     fn put_payload(&self, out: &mut Vec<u8>) {
         match self {
             Self::Hello { version } => out.put_u16(*version),
-            Self::Stream => {}
+            Self::Stream | Self::Done => {}
             Self::Refused { errno } => out.put_u16(*errno),
             Self::Seen(end) => out.put_option(end.as_ref(), put_end),
             Self::Console(bytes) => out.put(bytes.get(..MAX_PAYLOAD).unwrap_or(bytes)),
@@ -163,6 +212,11 @@ impl Message for Answer {
             }
             Self::Failed { reason } => put_text(out, reason, MAX_TEXT),
             Self::Stopped { before } => out.put_option(before.as_ref(), put_end),
+            Self::Started { way } => out.put_u8(match way {
+                Way::Mapped => 0,
+                Way::OnDemand => 1,
+                Way::Expanded => 2,
+            }),
         }
     }
 
@@ -193,6 +247,8 @@ impl Message for Answer {
             }),
             0x89 => Self::Failed { reason: reader.string("reason", MAX_TEXT)? },
             0x8A => Self::Stopped { before: reader.option("end", read_end)? },
+            0x8B => Self::Done,
+            0x8C => Self::Started { way: read_way(&mut reader)? },
             _ => return Err(unknown_kind(kind)),
         };
         reader.finish()?;
@@ -289,6 +345,19 @@ fn read_failure(reader: &mut Reader<'_>) -> Result<GuestFailure, DecodeError> {
         2 => Ok(GuestFailure::PageLost { what: reader.string("what", MAX_TEXT)? }),
         other => Err(reader.illegal("failure", other.into())),
     }
+}
+
+fn read_way(reader: &mut Reader<'_>) -> Result<Way, DecodeError> {
+    match reader.u8("way")? {
+        0 => Ok(Way::Mapped),
+        1 => Ok(Way::OnDemand),
+        2 => Ok(Way::Expanded),
+        other => Err(reader.illegal("way", other.into())),
+    }
+}
+
+fn read_path(reader: &mut Reader<'_>, name: &'static str) -> Result<PathBuf, DecodeError> {
+    Ok(OsString::from_vec(reader.byte_string(name, MAX_TEXT)?.into()).into())
 }
 
 /// Writes a text, or as much of its beginning as may be read.

@@ -1,6 +1,8 @@
 //! A machine that one process holds and others use: the worker's side and theirs.
 //!
-//! A [`Server`] holds a machine and serves it at a socket file; a [`Client`] gives a [`Vm`] that
+//! With [`VmConfig::with_isolated`] a machine is in a process of its own, which is this one's alone:
+//! the program `supermachine-worker`, see [`main`]. A process can also serve the machine that it
+//! holds: a [`Server`] holds a machine and serves it at a socket file; a [`Client`] gives a [`Vm`] that
 //! behaves as if the machine were held here. What crosses the border is small: how the machine
 //! fares, its end, a snapshot, and the descriptors of streams to the guest's agent. Commands, files
 //! and ports go over those streams, so that they are the same code on either side, and no byte of
@@ -14,18 +16,22 @@
 
 mod client;
 mod message;
+mod process;
+mod program;
 mod server;
 mod sys;
 #[cfg(test)]
 mod tests;
 
 pub use self::client::Client;
+pub(crate) use self::process::Process;
+pub use self::program::main;
 pub use self::server::{Server, Stopped};
 
 use crate::ExitStatus;
-#[cfg(doc)]
-use crate::Vm;
 use crate::machine::GuestFailure;
+#[cfg(doc)]
+use crate::{Vm, VmConfig};
 
 /// What became of a machine that a worker holds.
 #[derive(Debug, Clone, PartialEq, Eq)]

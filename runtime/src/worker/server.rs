@@ -34,6 +34,8 @@ use crate::{Error, ExitStatus, Vm};
 const THREAD_NAME: &str = "sm-client";
 /// The most connections at once.
 const MAX_CLIENTS: usize = 256;
+/// How long a client may take to say who it is.
+const GREETING: Duration = Duration::from_secs(30);
 /// How long a process without descriptors or threads is left alone.
 const PAUSE: Duration = Duration::from_millis(100);
 /// What is read at once of what the agent says of the entrypoint.
@@ -99,14 +101,7 @@ impl Server {
         for (fd, token) in [(stop.as_raw_fd(), STOP), (listener.as_raw_fd(), LISTENER)] {
             epoll.ctl(ControlOperation::Add, fd, readable(token)).map_err(failed)?;
         }
-        let shared = Arc::new(Shared {
-            watch: Mutex::new(Watch::new(guest.as_ref())),
-            guest: RwLock::new(Some(guest)),
-            label,
-            clients: Mutex::default(),
-            stoppers: Mutex::default(),
-            stop,
-        });
+        let shared = Arc::new(Shared::new(guest, label, stop));
         let mut events = [EpollEvent::default(); 2];
         let mut number = 0;
         loop {
@@ -128,6 +123,26 @@ impl Server {
         }
         Ok(shared.finish())
     }
+}
+
+/// Serves a machine to the one client that there will be, until it is gone or asks for the end.
+pub(super) fn serve_one(client: UnixStream, guest: Box<dyn Guest>) -> io::Result<()> {
+    let stop = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
+    let shared = Shared::new(guest, String::new(), stop);
+    if let Some((mut client, answer)) = shared.serve(client) {
+        // Who did not wait need not be told.
+        say(&mut client, &answer);
+    }
+    Ok(())
+}
+
+/// Greets a client; none if it is gone, or of another version.
+pub(super) fn greet(client: &mut UnixStream) -> Option<()> {
+    client.set_read_timeout(Some(GREETING)).ok()?;
+    let Ok(Ask::Hello { version }) = read_message(client, None) else { return None };
+    client.set_read_timeout(None).ok()?;
+    say(client, &Answer::Hello { version: VERSION })?;
+    (version == VERSION).then_some(())
 }
 
 /// A machine that has ended because a client asked for it. That client is told when this is
@@ -160,6 +175,10 @@ pub(super) trait Guest: Debug + Send + Sync {
     fn usage(&self) -> Result<(Duration, u64), Error>;
 
     fn snapshot(&self, name: &str) -> Result<Taken, Error>;
+
+    fn pause(&self) -> Result<(), Error>;
+
+    fn resume(&self) -> Result<(), Error>;
 }
 
 impl Guest for Vm {
@@ -190,6 +209,14 @@ impl Guest for Vm {
             took: done.took,
         })
     }
+
+    fn pause(&self) -> Result<(), Error> {
+        self.pause()
+    }
+
+    fn resume(&self) -> Result<(), Error> {
+        self.resume()
+    }
 }
 
 /// What the threads of a server have in common.
@@ -207,8 +234,19 @@ struct Shared {
 }
 
 impl Shared {
+    fn new(guest: Box<dyn Guest>, label: String, stop: EventFd) -> Self {
+        Self {
+            watch: Mutex::new(Watch::new(guest.as_ref())),
+            guest: RwLock::new(Some(guest)),
+            label,
+            clients: Mutex::default(),
+            stoppers: Mutex::default(),
+            stop,
+        }
+    }
+
     /// Begins to serve a client. One too many, or of another user, finds its connection closed.
-    fn take_in(self: &Arc<Self>, number: u64, client: UnixStream) {
+    fn take_in(self: &Arc<Self>, number: u64, mut client: UnixStream) {
         let is_trusted = sys::peer(&client).is_ok_and(sys::is_trusted);
         let Ok(handle) = client.try_clone() else { return };
         let mut clients = lock(&self.clients);
@@ -219,7 +257,7 @@ impl Shared {
         drop(clients);
         let shared = Arc::clone(self);
         let serve = move || {
-            let stopper = shared.serve(client);
+            let stopper = greet(&mut client).and_then(|()| shared.serve(client));
             lock(&shared.clients).remove(&number);
             if let Some(stopper) = stopper {
                 lock(&shared.stoppers).push(stopper);
@@ -232,13 +270,8 @@ impl Shared {
         }
     }
 
-    /// Serves a client to its end, or to the machine's if it asks for that.
+    /// Serves a client that was greeted to its end, or to the machine's if it asks for that.
     fn serve(&self, mut client: UnixStream) -> Option<(UnixStream, Answer)> {
-        let Ok(Ask::Hello { version }) = read_message(&mut client, None) else { return None };
-        say(&mut client, &Answer::Hello { version: VERSION })?;
-        if version != VERSION {
-            return None;
-        }
         loop {
             let answer = match read_message(&mut client, None).ok()? {
                 Ask::Stop => return Some((client, self.end())),
@@ -287,7 +320,10 @@ impl Shared {
                 Ok(taken) => Answer::Snapshotted(taken),
                 Err(error) => failed(&error),
             },
+            Ask::Pause => guest.pause().map_or_else(|error| failed(&error), |()| Answer::Done),
+            Ask::Resume => guest.resume().map_or_else(|error| failed(&error), |()| Answer::Done),
             Ask::Hello { .. } => Answer::Hello { version: VERSION },
+            Ask::Start(_) => Answer::Failed { reason: "the machine has been started".into() },
             // Both are carried out by the caller.
             Ask::Dial | Ask::Stop => Answer::Refused { errno: EPROTO },
         }
@@ -357,7 +393,7 @@ impl Watch {
 }
 
 /// Answers a client; none if it is gone.
-fn say(client: &mut UnixStream, answer: &Answer) -> Option<()> {
+pub(super) fn say(client: &mut UnixStream, answer: &Answer) -> Option<()> {
     client.write_all(&answer.to_frame()).ok()
 }
 
@@ -384,7 +420,7 @@ fn errno(error: &Error) -> u16 {
 }
 
 /// An error and its causes in one line.
-fn failed(error: &Error) -> Answer {
+pub(super) fn failed(error: &Error) -> Answer {
     let mut reason = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

@@ -33,6 +33,13 @@ pub(super) fn peer(socket: &UnixStream) -> io::Result<Peer> {
     Ok(Peer { pid: found.pid.unsigned_abs(), uid: found.uid })
 }
 
+/// Closes all descriptors but those for standard input, output and error, before any is opened.
+pub(super) fn close_inherited() {
+    // SAFETY: nothing in this process has opened one yet. Where it fails they stay, which harms
+    // nobody.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+}
+
 /// Whether a peer is trusted: this process's user, or root.
 pub(super) fn is_trusted(peer: Peer) -> bool {
     // SAFETY: no memory is involved, and it cannot fail.

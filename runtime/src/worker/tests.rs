@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -17,11 +18,12 @@ use supermachine_formats::wire::{
 };
 use tempfile::TempDir;
 
-use super::message::{Answer, Ask, Taken, VERSION};
+use super::message::{Answer, Ask, Order, Taken, VERSION};
+use super::program::hold;
 use super::server::Guest;
 use super::*;
-use crate::Error;
 use crate::agent::{End, Line, Witness, read_message};
+use crate::{Error, Way};
 
 #[path = "../../../fuzz/bodies/mutate.rs"]
 mod mutate;
@@ -33,6 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Facts {
     failure: Mutex<Option<GuestFailure>>,
     dropped: Mutex<bool>,
+    paused: AtomicBool,
 }
 
 /// A guest whose side of each stream comes out of a channel.
@@ -66,6 +69,16 @@ impl Guest for Fake {
 
     fn snapshot(&self, name: &str) -> Result<Taken, Error> {
         Err(Error::InvalidName { name: name.to_owned() })
+    }
+
+    fn pause(&self) -> Result<(), Error> {
+        self.facts.paused.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<(), Error> {
+        self.facts.paused.store(false, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -393,12 +406,25 @@ fn answers() -> Vec<Answer> {
         Answer::Snapshotted(taken),
         Answer::Failed { reason: "why".into() },
         Answer::Stopped { before: None },
+        Answer::Done,
     ];
+    let ways = [Way::Mapped, Way::OnDemand, Way::Expanded];
+    all.extend(ways.map(|way| Answer::Started { way }));
     all.extend(states.into_iter().chain(failed).map(status));
     all.push(Answer::Seen(None));
     all.extend(ends.iter().cloned().map(|end| Answer::Seen(Some(end))));
     all.extend(ends.into_iter().map(|end| Answer::Stopped { before: Some(end) }));
     all
+}
+
+fn order() -> Order {
+    Order {
+        pack: "/store".into(),
+        digest: Digest::of(b"x"),
+        cache: "/cache".into(),
+        hostname: Some("guest".into()),
+        expands_first: true,
+    }
 }
 
 fn asks() -> Vec<Ask> {
@@ -412,6 +438,10 @@ fn asks() -> Vec<Ask> {
         Ask::Status,
         Ask::Snapshot { name },
         Ask::Stop,
+        Ask::Pause,
+        Ask::Resume,
+        Ask::Start(order()),
+        Ask::Start(Order { hostname: None, expands_first: false, ..order() }),
     ]
 }
 
@@ -470,4 +500,87 @@ fn only_the_own_user_and_root_are_trusted() {
     assert!(sys::is_trusted(own));
     assert!(sys::is_trusted(sys::Peer { uid: 0, ..own }));
     assert!(!sys::is_trusted(sys::Peer { uid: own.uid + 1, ..own }));
+}
+
+/// A worker on a thread of its own, whose guest is the test's, and the client's connection to it.
+fn worker() -> (UnixStream, Arc<Facts>, Receiver<UnixStream>, JoinHandle<()>) {
+    let (sender, streams) = channel();
+    let facts = Arc::new(Facts::default());
+    let fake = Fake { streams: Mutex::new(sender), facts: Arc::clone(&facts) };
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_read_timeout(Some(PATIENCE)).unwrap();
+    let start = move |found: &Order| {
+        assert_eq!(*found, order());
+        Ok((fake, Way::OnDemand))
+    };
+    (ours, facts, streams, thread::spawn(move || hold(theirs, start)))
+}
+
+fn greeted(socket: UnixStream) -> Client {
+    Client::greeted(socket, "worker".as_ref(), 1, None).unwrap()
+}
+
+#[test]
+fn worker_starts_what_is_ordered_and_serves_it_until_it_is_stopped() {
+    let (socket, facts, _streams, worker) = worker();
+    let client = greeted(socket);
+    assert_eq!(client.start(order()).unwrap(), Way::OnDemand);
+    assert_eq!(client.console().unwrap(), b"Linux version\n");
+    let vm = client.vm();
+    vm.pause().unwrap();
+    assert!(facts.paused.load(Ordering::Relaxed));
+    vm.resume().unwrap();
+    assert!(!facts.paused.load(Ordering::Relaxed));
+    // A second machine is for a second worker.
+    assert!(matches!(client.start(order()), Err(Error::WorkerFailed { .. })));
+    client.stop().unwrap();
+    worker.join().unwrap();
+    assert!(*facts.dropped.lock().unwrap());
+    assert!(matches!(client.console(), Err(Error::WorkerGone)));
+}
+
+#[test]
+fn worker_ends_with_the_connection_of_who_started_it() {
+    let (socket, facts, _streams, worker) = worker();
+    let client = greeted(socket);
+    client.start(order()).unwrap();
+    drop(client);
+    worker.join().unwrap();
+    assert!(*facts.dropped.lock().unwrap());
+}
+
+#[test]
+fn who_asks_a_worker_that_its_owner_ended_is_told_that_it_was_stopped() {
+    let (socket, _facts, _streams, worker) = worker();
+    let client = greeted(socket.try_clone().unwrap());
+    client.start(order()).unwrap();
+    client.is_over();
+    socket.shutdown(std::net::Shutdown::Both).unwrap();
+    worker.join().unwrap();
+    assert!(matches!(client.console(), Err(Error::Stopped)));
+    assert_eq!(Witness::There(client).end(), End::Stopped);
+}
+
+#[test]
+fn worker_that_cannot_start_tells_why_and_ends() {
+    let (socket, theirs) = UnixStream::pair().unwrap();
+    let fail = |_: &Order| Err::<(Fake, Way), _>(Error::InvalidName { name: "../x".into() });
+    let worker = thread::spawn(move || hold(theirs, fail));
+    let error = greeted(socket).start(order()).unwrap_err();
+    assert!(matches!(&error, Error::WorkerFailed { reason } if reason.contains("../x")), "{error}");
+    worker.join().unwrap();
+}
+
+#[test]
+fn worker_starts_nothing_for_who_speaks_otherwise() {
+    let hello = Ask::Hello { version: VERSION };
+    let other = Ask::Hello { version: VERSION + 1 };
+    for said in [vec![], vec![other, Ask::Start(order())], vec![hello, Ask::Console]] {
+        let (mut socket, theirs) = UnixStream::pair().unwrap();
+        let refuse = |_: &Order| -> Result<(Fake, Way), Error> { panic!("nothing was ordered") };
+        let worker = thread::spawn(move || hold(theirs, refuse));
+        said.iter().for_each(|ask| socket.write_all(&ask.to_frame()).unwrap());
+        socket.shutdown(std::net::Shutdown::Write).unwrap();
+        worker.join().unwrap();
+    }
 }

@@ -1,0 +1,261 @@
+//! Machines in processes of their own: all that can be done with a machine, and how either side ends.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use supermachine::{AssetPaths, Error, Image, Snapshot, Vm, VmConfig, Way, async_};
+use support::{alone, bake, baked, busybox, folder, held, sh, store};
+
+/// Longer than anything takes, on the slowest of hosts.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Where the worker is: cargo puts programs beside the folder of tests.
+fn assets() -> AssetPaths {
+    let test = std::env::current_exe().unwrap();
+    let dir = test.parent().and_then(Path::parent).unwrap();
+    let assets = AssetPaths::from_dir(dir);
+    assert!(
+        assets.worker().is_some(),
+        "programs are built with all tests, or by cargo build --bins"
+    );
+    assets
+}
+
+fn isolated() -> VmConfig {
+    VmConfig::new().with_isolated(true).with_assets(assets())
+}
+
+/// The processes of this one that hold machines.
+fn workers() -> Vec<u32> {
+    let own = format!("PPid:\t{}\n", std::process::id());
+    let is_worker = |pid: &u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.starts_with("Name:\tsupermachine-wo") && status.contains(&own)
+    };
+    let entries = fs::read_dir("/proc").unwrap().map(Result::unwrap);
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(is_worker).collect()
+}
+
+fn kill(pid: u32) {
+    assert!(Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn isolated_machine_does_what_any_machine_does() {
+    let _alone = alone();
+    let before = held();
+    let vm = busybox().start(&isolated().with_hostname("apart")).unwrap();
+    assert_eq!(workers().len(), 1);
+    assert_eq!(sh(&vm, "hostname"), "apart\n");
+    let mut child = vm.exec_builder().argv(["cat"]).spawn().unwrap();
+    child.stdin().unwrap().write_all(b"through").unwrap();
+    let mut text = String::new();
+    child.stdout().unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!((text.as_str(), child.wait().unwrap().success()), ("through", true));
+    vm.write_file("/tmp/file", vec![7; 3 << 20]).unwrap();
+    assert_eq!(vm.read_file("/tmp/file").unwrap(), vec![7; 3 << 20]);
+    assert!(vm.stats().unwrap().memory_total_kib > 0);
+    assert!(vm.machine().is_err());
+
+    vm.pause().unwrap();
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| sh(&vm, "echo done"));
+        thread::sleep(Duration::from_secs(1));
+        assert!(!waiting.is_finished());
+        vm.resume().unwrap();
+        assert_eq!(waiting.join().unwrap(), "done\n");
+    });
+
+    let serve = "while :; do echo answer | nc -l -p 700 -s 127.0.0.1; done";
+    let server = vm.exec_builder().argv(["sh", "-c", serve]).spawn().unwrap();
+    let port = vm.expose_tcp(0, 700).unwrap();
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let mut answer = String::new();
+        let mut stream = std::net::TcpStream::connect(port.local_addr()).unwrap();
+        let read = stream.read_to_string(&mut answer);
+        if read.is_ok() && answer == "answer\n" {
+            break;
+        }
+        assert!(Instant::now() < end, "{read:?}, {answer:?}");
+    }
+    drop(server);
+    vm.stop().unwrap();
+    drop(port);
+    assert_eq!(workers(), [0; 0]);
+    let end = Instant::now() + PATIENCE;
+    while held() != before {
+        assert!(Instant::now() < end, "{:?}, before {before:?}", held());
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn worker_has_nothing_of_the_apps() {
+    let _alone = alone();
+    let vm = busybox().start(&isolated()).unwrap();
+    let [pid] = workers()[..] else { panic!("{:?}", workers()) };
+    assert_eq!(fs::read(format!("/proc/{pid}/environ")).unwrap(), b"");
+    assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), Path::new("/"));
+    // A file of ours that every program inherits.
+    let secret = folder().join("secret");
+    fs::write(&secret, "x").unwrap();
+    let file = fs::File::open(&secret).unwrap();
+    // SAFETY: the descriptor is open, and only this flag of it changes.
+    assert_eq!(unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&file), libc::F_SETFD, 0) }, 0);
+    let other = busybox().start(&isolated()).unwrap();
+    let pid = workers().into_iter().find(|found| *found != pid).unwrap();
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(Result::unwrap);
+    let open: Vec<PathBuf> = files.filter_map(|file| fs::read_link(file.path()).ok()).collect();
+    assert!(!open.contains(&secret), "{open:?}");
+    assert_eq!(sh(&other, "echo well") + &sh(&vm, "echo well"), "well\nwell\n");
+}
+
+#[test]
+fn worker_that_is_killed_ends_what_was_asked_of_its_machine() {
+    let _alone = alone();
+    let vm = busybox().start(&isolated()).unwrap();
+    let child = vm.exec_builder().argv(["sleep", "1000"]).spawn().unwrap();
+    let [pid] = workers()[..] else { panic!("{:?}", workers()) };
+    kill(pid);
+    assert!(matches!(child.wait_with_output(), Err(Error::WorkerGone)));
+    assert!(matches!(vm.exec(["true"]), Err(Error::WorkerGone)));
+    assert!(matches!(vm.pause(), Err(Error::WorkerGone)));
+    assert!(matches!(vm.stop(), Err(Error::WorkerGone)));
+    assert_eq!(workers(), [0; 0]);
+}
+
+#[test]
+fn dropped_machine_ends_at_once_whatever_is_under_way() {
+    let _alone = alone();
+    let vm = busybox().start(&isolated()).unwrap();
+    let mut child = vm.exec_builder().argv(["sleep", "1000"]).spawn().unwrap();
+    vm.pause().unwrap();
+    let begin = Instant::now();
+    drop(vm);
+    assert!(matches!(child.wait(), Err(Error::Stopped)));
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert_eq!(workers(), [0; 0]);
+}
+
+#[test]
+fn guest_that_ends_by_itself_is_told_with_its_console() {
+    let _alone = alone();
+    let vm = busybox().start(&isolated()).unwrap();
+    let panic = "echo 2 > /proc/sys/vm/panic_on_oom; tail /dev/zero";
+    for result in [vm.exec(["sh", "-c", panic]).map(drop), vm.pause(), vm.stop()] {
+        let Err(Error::Guest { console, .. }) = &result else { panic!("{result:?}") };
+        assert!(console.contains("panic"), "{console}");
+    }
+}
+
+#[test]
+fn snapshot_of_an_isolated_machine_starts_in_this_process() {
+    let _alone = alone();
+    let vm = busybox().start(&isolated()).unwrap();
+    sh(&vm, "echo mark > /tmp/mark");
+    let taken = vm.snapshot("apart").unwrap();
+    let other = taken.image.start(&VmConfig::new()).unwrap();
+    assert_eq!(sh(&other, "cat /tmp/mark"), "mark\n");
+    assert_eq!(sh(&vm, "cat /tmp/mark"), "mark\n");
+}
+
+#[test]
+fn pool_makes_another_machine_in_place_of_one_that_was_used() {
+    let _alone = alone();
+    let image = busybox();
+    let config = isolated().with_pool_warm(1);
+    for _ in 0..3 {
+        let vm = image.acquire_with(&config).unwrap();
+        assert_eq!(sh(&vm, "cat /tmp/used 2> /dev/null || echo fresh"), "fresh\n");
+        sh(&vm, "echo used > /tmp/used");
+    }
+    // One that dies is replaced as well.
+    workers().into_iter().for_each(kill);
+    let vm = image.acquire_with(&config).unwrap();
+    assert_eq!(sh(&vm, "echo well"), "well\n");
+}
+
+#[test]
+fn embedded_snapshot_is_expanded_for_the_worker() {
+    let _alone = alone();
+    let file = folder().join("embedded.tar");
+    let describe = || bake("busybox").env("IS", "embedded").entrypoint(["sleep", "1000000"]);
+    let _ = baked("embedded", describe);
+    store().export("embedded", &file).unwrap();
+    let pack = Box::leak(fs::read(&file).unwrap().into_boxed_slice());
+    let embedded = Image::from_embedded(Snapshot::new("embedded", pack)).unwrap();
+    let vm = embedded.start(&isolated()).unwrap();
+    assert_eq!(sh(&vm, "echo $IS"), "embedded\n");
+    assert_eq!(vm.timings().way(), Way::Mapped);
+    let error = vm.snapshot("nowhere").unwrap_err();
+    assert!(matches!(error, Error::WorkerFailed { .. }), "{error:?}");
+}
+
+#[test]
+fn many_in_processes_of_their_own_start_and_answer_at_once() {
+    let _alone = alone();
+    let image = Arc::new(busybox());
+    thread::scope(|scope| {
+        for n in 0..8 {
+            let image = Arc::clone(&image);
+            scope.spawn(move || {
+                let vm = image.start(&isolated()).unwrap();
+                assert_eq!(sh(&vm, &format!("echo {n}")), format!("{n}\n"));
+                vm.stop().unwrap();
+            });
+        }
+    });
+    assert_eq!(workers(), [0; 0]);
+}
+
+#[test]
+fn isolated_machine_can_be_awaited() {
+    let _alone = alone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let vm = async_::Vm::start(&busybox(), &isolated()).await.unwrap();
+        assert_eq!(vm.exec(["echo", "hello"]).await.unwrap().stdout, b"hello\n");
+        vm.stop().await.unwrap();
+    });
+    assert_eq!(workers(), [0; 0]);
+}
+
+#[test]
+fn missing_or_broken_worker_is_told() {
+    let _alone = alone();
+    let start = |dir: &Path| {
+        let assets = AssetPaths::from_dir(dir);
+        Vm::start(&busybox(), &VmConfig::new().with_isolated(true).with_assets(assets))
+    };
+    let dir = tempfile::tempdir_in(folder()).unwrap();
+    let error = start(dir.path()).unwrap_err();
+    assert!(matches!(&error, Error::NoWorker { .. }), "{error:?}");
+    assert!(error.to_string().contains(dir.path().to_str().unwrap()), "{error}");
+    let program = dir.path().join("supermachine-worker");
+    fs::write(&program, "").unwrap();
+    let error = start(dir.path()).unwrap_err();
+    assert!(
+        matches!(&error, Error::WorkerNotStarted { path, .. } if *path == program),
+        "{error:?}"
+    );
+    // Another program, which says nothing.
+    fs::remove_file(&program).unwrap();
+    std::os::unix::fs::symlink("/bin/true", &program).unwrap();
+    assert!(matches!(start(dir.path()), Err(Error::WorkerGone)));
+    // By hand it tells what it is for.
+    let worker = assets().worker().unwrap();
+    let output = Command::new(worker).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && text.contains("holds a machine"), "{output:?}");
+}

@@ -1,0 +1,7 @@
+//! The program that holds one isolated machine for the app that starts it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    supermachine::worker::main()
+}
