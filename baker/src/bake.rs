@@ -105,7 +105,7 @@ impl OciImageBuilder {
             self.make(store, &image, &base)
         })?;
         if let Some(warmup) = &self.warmup {
-            let key = self.warmed_key(digest, warmup)?;
+            let key = self.warmed_key(digest, &name, warmup)?;
             let (warmed, is_known) = once(store, key, || {
                 may_start()?;
                 self.warm_up(store, digest, warmup)
@@ -247,13 +247,13 @@ impl OciImageBuilder {
         key.finish()
     }
 
-    fn warmed_key(&self, image: Digest, warmup: &Warmup) -> Result<Digest, BakeError> {
+    fn warmed_key(&self, image: Digest, name: &str, warmup: &Warmup) -> Result<Digest, BakeError> {
         let mut hasher = Hasher::new();
         hasher.update(b"warmed");
         hasher.update(&RECIPE.to_le_bytes());
         hasher.update(&image.0);
         hasher.update(&self.level.to_le_bytes());
-        hasher.update(&warmup.identity(self.warmup_tag.as_deref())?.0);
+        hasher.update(&warmup.identity(name, self.warmup_tag.as_deref())?.0);
         Ok(hasher.finish())
     }
 

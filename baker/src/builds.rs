@@ -83,7 +83,8 @@ impl Builds {
         let name = format!("{package}.{}", builder.snapshot_name()?);
         self.store.check_name(&name)?;
         let (image, builder) = self.pinned(builder, lock)?;
-        let key = key(&builder, image)?;
+        let key_now = || key(&builder, &name, image);
+        let key = key_now()?;
         let _hold = self.store.layout().hold()?;
         let _turn = self.store.lock(key)?;
         if let Some(digest) = self.store.made_snapshot(key) {
@@ -92,8 +93,11 @@ impl Builds {
             }
             return Ok(Baked { name, digest, image, was_cached: true });
         }
-        let baked = self.bake_here(&builder, name)?;
-        self.store.remember(key, baked.digest)?;
+        let baked = self.bake_here(&builder, &name)?;
+        // What changed while it was baked may be in it: then it is not what the key stands for.
+        if baked.image == image && key_now()? == key {
+            self.store.remember(key, baked.digest)?;
+        }
         Ok(baked)
     }
 
@@ -127,14 +131,14 @@ impl Builds {
 
     /// Bakes what is not known by its inputs. Where no machine can be started nothing is
     /// downloaded in vain, but what has been baked under other circumstances is found.
-    fn bake_here(&self, builder: &OciImageBuilder, name: String) -> Result<Baked, BakeError> {
+    fn bake_here(&self, builder: &OciImageBuilder, name: &str) -> Result<Baked, BakeError> {
         let Some(problem) = host_problem() else {
-            return builder.bake_as(&self.store, name, &|| Ok(()));
+            return builder.bake_as(&self.store, name.to_owned(), &|| Ok(()));
         };
         let mut offline = builder.clone();
         offline.fetch.offline = true;
         let refuse = || host_problem().map_or(Ok(()), Err);
-        match offline.bake_as(&self.store, name, &refuse) {
+        match offline.bake_as(&self.store, name.to_owned(), &refuse) {
             Err(BakeError::Fetch { source: oci::Error::NotCached { .. } }) => Err(problem),
             other => other,
         }
@@ -156,8 +160,12 @@ fn host_problem() -> Option<BakeError> {
     }
 }
 
-/// The digest of everything that goes into a bake of this image.
-pub(crate) fn key(builder: &OciImageBuilder, image: Digest) -> Result<Digest, BakeError> {
+/// The digest of everything that goes into a bake of this image, which is kept by this name.
+pub(crate) fn key(
+    builder: &OciImageBuilder,
+    name: &str,
+    image: Digest,
+) -> Result<Digest, BakeError> {
     let assets = supermachine_kernel::identity().map_err(|source| BakeError::Assets { source })?;
     let mut key = Key::new();
     key.add(b"build");
@@ -183,7 +191,7 @@ pub(crate) fn key(builder: &OciImageBuilder, image: Digest) -> Result<Digest, Ba
     key.list_or_none(overrides.working_dir.as_ref().map(std::slice::from_ref));
     key.add(builder.files.digest()?.map_or(Vec::new(), |digest| digest.0.to_vec()).as_slice());
     if let Some(warmup) = &builder.warmup {
-        key.add(&warmup.identity(builder.warmup_tag.as_deref())?.0);
+        key.add(&warmup.identity(name, builder.warmup_tag.as_deref())?.0);
     }
     Ok(key.finish())
 }
@@ -198,7 +206,7 @@ mod tests {
     }
 
     fn key_of(builder: &OciImageBuilder) -> Digest {
-        key(builder, Digest::of(b"image")).unwrap()
+        key(builder, "app.web", Digest::of(b"image")).unwrap()
     }
 
     #[test]
@@ -229,7 +237,7 @@ mod tests {
             redis().with_warmup(|_| Ok(())).with_warmup_tag("2"),
         ];
         let mut keys: Vec<_> = variants.iter().map(|variant| key_of(variant).0).collect();
-        keys.push(key(&redis(), Digest::of(b"another image")).unwrap().0);
+        keys.push(key(&redis(), "app.web", Digest::of(b"another image")).unwrap().0);
         std::fs::write(&file, "2").unwrap();
         keys.push(key_of(&redis().file("/a", &file)).0);
         let count = keys.len();

@@ -11,7 +11,7 @@ use supermachine_formats::pack::{Blob, CHUNK_SIZE, Index, Layer, Space};
 use supermachine_formats::snapshot::device::Slot;
 use supermachine_formats::{Digest, Hasher};
 
-use crate::oci::{self, OciImage};
+use crate::oci::{self, OciImage, remove_leftovers};
 use crate::rootfs::{self, LayerSource};
 use crate::{BakeError, Store};
 
@@ -85,10 +85,13 @@ fn make(store: &Store, image: &OciImage, level: i32) -> Result<Index, BakeError>
     let layers: Vec<LayerSource> = image.layers.iter().map(layer_source).collect();
     let scratch = store.cache().join("tmp");
     fs::create_dir_all(&scratch).map_err(BakeError::io("create", &scratch))?;
+    remove_leftovers(&scratch);
     let out = tempfile::Builder::new()
         .prefix("disk-")
         .tempfile_in(&scratch)
         .map_err(BakeError::io("create a file in", &scratch))?;
+    // Or others took it for a leftover.
+    out.as_file().lock().map_err(BakeError::io("lock", out.path()))?;
     let made = rootfs::build(&layers, &scratch, out.path())
         .map_err(|source| BakeError::Rootfs { folder: scratch.clone(), source: source.into() })?;
     let file = File::open(out.path()).map_err(BakeError::io("open", out.path()))?;

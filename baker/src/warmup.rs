@@ -64,12 +64,14 @@ impl Warmup {
         (self.run)(vm).map_err(|source| BakeError::Warmup { source })
     }
 
-    /// The digest of what it does, as far as that can be known.
-    pub(crate) fn identity(&self, tag: Option<&str>) -> Result<Digest, BakeError> {
+    /// The digest of what it does, as far as that can be known. Commands tell it themselves; what a
+    /// tag or a program stands for is only known for the snapshot of one name.
+    pub(crate) fn identity(&self, name: &str, tag: Option<&str>) -> Result<Digest, BakeError> {
         let mut key = Key::new();
         match (tag, &self.commands) {
             (Some(tag), _) => {
                 key.add(b"tag");
+                key.add(name.as_bytes());
                 key.add(tag.as_bytes());
             }
             (None, Some(commands)) => {
@@ -78,6 +80,7 @@ impl Warmup {
             }
             (None, None) => {
                 key.add(b"program");
+                key.add(name.as_bytes());
                 key.add(&this_program()?.0);
             }
         }
@@ -122,14 +125,18 @@ mod tests {
         let commands = |commands: &[&[&str]]| {
             Warmup::of_commands(commands.iter().map(|command| words(command)).collect())
         };
-        let identity = |warmup: &Warmup, tag| warmup.identity(tag).unwrap();
+        let identity = |warmup: &Warmup, tag| warmup.identity("app.web", tag).unwrap();
         assert_eq!(identity(&code(), Some("1")), identity(&code(), Some("1")));
         assert_ne!(identity(&code(), Some("1")), identity(&code(), Some("2")));
         assert_eq!(identity(&code(), None), identity(&code(), None));
         assert_ne!(identity(&code(), None), identity(&code(), Some("")));
+        for tag in [Some("1"), None] {
+            assert_ne!(identity(&code(), tag), code().identity("app.other", tag).unwrap());
+        }
         let split = commands(&[&["a", "b"]]);
         assert_eq!(identity(&split, None), identity(&split.clone(), None));
         assert_ne!(identity(&split, None), identity(&commands(&[&["a"], &["b"]]), None));
         assert_ne!(identity(&split, None), identity(&commands(&[&["a b"]]), None));
+        assert_eq!(identity(&split, None), split.identity("app.other", None).unwrap());
     }
 }

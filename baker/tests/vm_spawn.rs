@@ -176,7 +176,7 @@ fn chain_and_staged_files_go_in_one_round_trip() {
 
 #[test]
 fn terminal_is_real() {
-    let script = "tty; stty size; echo $TERM; trap 'stty size' WINCH; cat; echo end";
+    let script = "trap 'stty size' WINCH; tty; stty size; echo $TERM; cat; echo end";
     let builder = vm().exec_builder().argv(["sh", "-c", script]).tty(true).winsize(30, 90);
     let mut child = builder.spawn().unwrap();
     let (mut stdin, mut stdout) = (child.stdin().unwrap(), child.stdout().unwrap());

@@ -54,6 +54,13 @@ pub(crate) enum Error {
     /// A bundle's name cannot be a file's.
     #[error("{name:?} cannot be a bundle's name")]
     BundleName { name: String },
+    /// What is at the bundle's place was not made as one.
+    #[error(
+        "{} is no bundle of this program, and is left as it is; --output or the bundle's `name` \
+         says another place",
+        path.display()
+    )]
+    NoBundle { path: PathBuf },
     /// Two things of a bundle would have one place.
     #[error("the bundle has something of the name of {} already", path.display())]
     PutTwice { path: PathBuf },

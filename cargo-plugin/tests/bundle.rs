@@ -88,6 +88,27 @@ fn bundle_takes_the_place_of_the_one_before() {
 }
 
 #[test]
+fn folder_that_is_no_bundle_is_left_as_it_is() {
+    let package = package();
+    // Its own sources among them, where the package has the bundle's name.
+    let above = package.path("..");
+    let name = package.path("").file_name().unwrap().to_str().unwrap().to_owned();
+    package.declare(&format!("{BUNDLE}name = {name:?}\n"));
+    let output = above.to_str().unwrap();
+    let done = package.run(&["bundle", "-q", "--profile=dev", "--output", output]);
+    done.fails(1, &["is no bundle of this program", &name]);
+    assert_eq!(fs::read_to_string(package.path("src/main.rs")).unwrap(), LISTING);
+
+    let output = package.path("out");
+    fs::create_dir_all(output.join(&name)).unwrap();
+    fs::write(output.join(&name).join("work"), "mine").unwrap();
+    let done = package.run(&["bundle", "-q", "--profile=dev", "--output=out"]);
+    done.fails(1, &["is no bundle of this program"]);
+    assert_eq!(files(&output), [&*name]);
+    assert_eq!(fs::read_to_string(output.join(&name).join("work")).unwrap(), "mine");
+}
+
+#[test]
 fn archive_is_the_folder_and_the_same_each_time() {
     let package = package();
     let arguments = ["bundle", "--format=tar", "--profile=dev", "--output=out"];

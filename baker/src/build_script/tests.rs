@@ -78,7 +78,7 @@ impl Home {
         lock.pin(IMAGE, image);
         lock.save().unwrap();
         let made = put(self.builds().store(), &sample()).digest;
-        let key = key(&builder.clone().pinned(image), image).unwrap();
+        let key = key(&builder.clone().pinned(image), "app.web", image).unwrap();
         self.builds().store().remember(key, made).unwrap();
         made
     }

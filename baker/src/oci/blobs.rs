@@ -47,7 +47,7 @@ impl BlobStore {
         for folder in [store.dir.join("blobs/sha256"), store.tmp_dir()] {
             fs::create_dir_all(&folder).map_err(Error::io("create", folder))?;
         }
-        store.remove_leftovers();
+        remove_leftovers(&store.tmp_dir());
         Ok(store)
     }
 
@@ -135,17 +135,18 @@ impl BlobStore {
     fn tmp_dir(&self) -> PathBuf {
         self.dir.join("tmp")
     }
+}
 
-    /// Failing to clean up must not keep anybody from working, so errors are passed over.
-    fn remove_leftovers(&self) {
-        let Ok(entries) = fs::read_dir(self.tmp_dir()) else { return };
-        for path in entries.flatten().map(|entry| entry.path()) {
-            let Ok(file) = File::open(&path) else { continue };
-            let age = file.metadata().and_then(|metadata| metadata.modified()).map(|t| t.elapsed());
-            let is_old = matches!(age, Ok(Ok(age)) if age >= LEFTOVER_AGE);
-            if is_old && !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
-                let _ = fs::remove_file(path);
-            }
+/// Removes what killed processes left in a folder of temporary files, whose owners lock them.
+/// Failing to clean up must not keep anybody from working, so errors are passed over.
+pub(crate) fn remove_leftovers(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let Ok(file) = File::open(&path) else { continue };
+        let age = file.metadata().and_then(|metadata| metadata.modified()).map(|t| t.elapsed());
+        let is_old = matches!(age, Ok(Ok(age)) if age >= LEFTOVER_AGE);
+        if is_old && !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+            let _ = fs::remove_file(path);
         }
     }
 }

@@ -46,6 +46,7 @@ use std::time::Duration;
 use supermachine_formats::Digest;
 
 pub use auth::{Credentials, docker_config_dir, find_credentials};
+pub(crate) use blobs::remove_leftovers;
 pub use blobs::{BlobStore, BlobWriter};
 pub use config::ImageConfig;
 pub use error::{

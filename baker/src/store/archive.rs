@@ -34,7 +34,10 @@ impl Store {
     }
 
     /// The same for a snapshot by its digest, under any name.
-    pub(crate) fn export_snapshot(
+    ///
+    /// # Errors
+    /// Those of [`Store::export`].
+    pub fn export_snapshot(
         &self,
         digest: Digest,
         name: &str,

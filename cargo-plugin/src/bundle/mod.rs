@@ -11,6 +11,8 @@ mod settings;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
 use crate::codesign::{self, Signing};
 use crate::error::Error;
 use crate::package::{FOLDER, Packs, file_name};
@@ -74,13 +76,45 @@ pub(crate) fn make(
         }
     };
     files::sync(&made)?;
-    // A folder cannot take the place of one with something in it.
     if place.is_dir() {
-        fs::rename(&place, scratch.path().join("old")).map_err(failed("replace", &place))?;
+        if !is_bundle(contents, format, &place) {
+            return Err(Error::NoBundle { path: place });
+        }
+        replace(&made, &place)?;
+    } else {
+        fs::rename(&made, &place).map_err(failed("create", &place))?;
     }
-    fs::rename(&made, &place).map_err(failed("create", &place))?;
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("create", &place))?;
     Ok(place)
+}
+
+/// Whether a folder is what was made for this program before, rather than somebody's work.
+fn is_bundle(contents: &Contents, format: Format, place: &Path) -> bool {
+    let is_package = ["Cargo.toml", ".git"].iter().any(|name| place.join(name).exists());
+    let mark = match format {
+        Format::App => Some(place.join("Contents/Info.plist")),
+        Format::Dir => {
+            let program = contents.programs.first().and_then(|program| program.file_name());
+            program.map(|name| place.join(name))
+        }
+        Format::Tar => None,
+    };
+    !is_package && mark.is_some_and(|mark| mark.is_file())
+}
+
+/// Puts a folder in the place of another one, which is in its place then, or in one beside it.
+fn replace(made: &Path, place: &Path) -> Result<(), Error> {
+    if renameat_with(CWD, made, CWD, place, RenameFlags::EXCHANGE).is_ok() {
+        return Ok(());
+    }
+    // Not every file system can do it at once.
+    let old = made.with_extension("old");
+    fs::rename(place, &old).map_err(failed("replace", place))?;
+    fs::rename(made, place).map_err(|source| {
+        // Why the new one cannot be there is what is to be told.
+        let _ = fs::rename(&old, place);
+        failed("replace", place)(source)
+    })
 }
 
 /// `Contents/MacOS`, `Contents/Resources` and `Contents/Info.plist`.

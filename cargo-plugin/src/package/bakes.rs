@@ -64,7 +64,8 @@ pub(crate) fn packs(package: &Package, target: &Path, quiet: bool) -> Result<Pac
         if digest_of(&path) != Some(made.baked.digest) {
             let failed = |source| Error::Place { operation: "create", path: dir.clone(), source };
             fs::create_dir_all(&dir).map_err(failed)?;
-            Builds::open()?.store().export(&made.baked.name, &path)?;
+            let (store, baked) = (Builds::open()?.store().clone(), &made.baked);
+            store.export_snapshot(baked.digest, &baked.name, &path)?;
         }
         packs.insert(made.name, path);
     }
