@@ -46,15 +46,24 @@ fn workers() -> Vec<u32> {
     pids.filter(is_worker).collect()
 }
 
+/// Kills a process, and waits until its last thread has ended and so all that it had open is
+/// closed, which its parent may not have noticed yet.
 fn kill(pid: u32) {
     assert!(Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
+    let end = Instant::now() + PATIENCE;
+    let status = || fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    while !(status().contains("State:\tZ") && status().contains("Threads:\t1\n")) {
+        assert!(Instant::now() < end, "{pid} goes on");
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
 fn isolated_machine_does_what_any_machine_does() {
     let _alone = alone();
+    let image = busybox();
     let before = held();
-    let vm = busybox().start(&isolated().with_hostname("apart")).unwrap();
+    let vm = image.start(&isolated().with_hostname("apart")).unwrap();
     assert_eq!(workers().len(), 1);
     assert_eq!(sh(&vm, "hostname"), "apart\n");
     let mut child = vm.exec_builder().argv(["cat"]).spawn().unwrap();
@@ -62,6 +71,7 @@ fn isolated_machine_does_what_any_machine_does() {
     let mut text = String::new();
     child.stdout().unwrap().read_to_string(&mut text).unwrap();
     assert_eq!((text.as_str(), child.wait().unwrap().success()), ("through", true));
+    drop(child);
     vm.write_file("/tmp/file", vec![7; 3 << 20]).unwrap();
     assert_eq!(vm.read_file("/tmp/file").unwrap(), vec![7; 3 << 20]);
     assert!(vm.stats().unwrap().memory_total_kib > 0);
@@ -76,20 +86,19 @@ fn isolated_machine_does_what_any_machine_does() {
         assert_eq!(waiting.join().unwrap(), "done\n");
     });
 
-    let serve = "while :; do echo answer | nc -l -p 700 -s 127.0.0.1; done";
-    let server = vm.exec_builder().argv(["sh", "-c", serve]).spawn().unwrap();
+    sh(&vm, "setsid nc -ll -p 700 -e echo answer < /dev/null > /dev/null 2>&1 &");
     let port = vm.expose_tcp(0, 700).unwrap();
     let end = Instant::now() + PATIENCE;
     loop {
+        // A guest that does not listen yet resets.
         let mut answer = String::new();
-        let mut stream = std::net::TcpStream::connect(port.local_addr()).unwrap();
-        let read = stream.read_to_string(&mut answer);
+        let read = std::net::TcpStream::connect(port.local_addr())
+            .and_then(|mut stream| stream.read_to_string(&mut answer));
         if read.is_ok() && answer == "answer\n" {
             break;
         }
         assert!(Instant::now() < end, "{read:?}, {answer:?}");
     }
-    drop(server);
     vm.stop().unwrap();
     drop(port);
     assert_eq!(workers(), [0; 0]);
@@ -173,16 +182,21 @@ fn snapshot_of_an_isolated_machine_starts_in_this_process() {
 #[test]
 fn pool_makes_another_machine_in_place_of_one_that_was_used() {
     let _alone = alone();
-    let image = busybox();
-    let config = isolated().with_pool_warm(1);
+    let pool = busybox().pool().config(&isolated()).min(1).max(2).build().unwrap();
     for _ in 0..3 {
-        let vm = image.acquire_with(&config).unwrap();
+        let vm = pool.acquire().unwrap();
         assert_eq!(sh(&vm, "cat /tmp/used 2> /dev/null || echo fresh"), "fresh\n");
         sh(&vm, "echo used > /tmp/used");
     }
-    // One that dies is replaced as well.
+    assert_eq!(pool.stats().reset, 0);
+    let end = Instant::now() + PATIENCE;
+    while pool.stats().idle != 1 || workers().len() != 1 {
+        assert!(Instant::now() < end, "{:?}, {:?}", pool.stats(), workers());
+        thread::sleep(Duration::from_millis(10));
+    }
+    // One that dies while nobody has it is not handed out.
     workers().into_iter().for_each(kill);
-    let vm = image.acquire_with(&config).unwrap();
+    let vm = pool.acquire().unwrap();
     assert_eq!(sh(&vm, "echo well"), "well\n");
 }
 

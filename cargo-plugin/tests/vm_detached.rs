@@ -176,7 +176,7 @@ fn start_that_fails_tells_why_and_leaves_no_name() {
     HOME.run(&["run", "-d", "--name", "../no", "bb"]).fails(125, &["cannot be a machine's name"]);
     HOME.run(&["run", "-d", "--name", "no", "bb", "--", "true"]).fails(125, &["supermachine exec"]);
     HOME.run(&["run", "-d", "-it", "bb"]).fails(125, &["--detach", "--interactive"]);
-    HOME.run(&["supervise", "bb", "no"]).fails(1, &["/machines/no/lock"]);
+    HOME.run(&["supervise", "bb", "no"]).fails(1, &["name no is not claimed", "run -d"]);
     assert!(!HOME.runtime().join("supermachine/machines/no").exists());
     assert!(rows().iter().all(|row| row["name"] != "no"));
 }

@@ -327,7 +327,8 @@ impl Vm {
 
     /// Takes a snapshot of the running machine into the store that its own snapshot lies in.
     /// The guest stands still for some milliseconds and goes on; machines that start from the
-    /// new snapshot find their streams to the host closed.
+    /// new snapshot find their streams to the host closed. A machine that another process holds
+    /// opens no further stream for this one meanwhile.
     ///
     /// # Errors
     /// The snapshot does not lie in a store, the name is not a possible one, or the guest or
