@@ -280,7 +280,10 @@ impl Declared {
     }
 
     /// Where the image comes from, with paths from the package's folder on.
-    fn source(&self, dir: &Path) -> Result<ImageSource, BakeError> {
+    ///
+    /// # Errors
+    /// It is no image's name.
+    pub fn source(&self, dir: &Path) -> Result<ImageSource, BakeError> {
         // A path is told from a reference by what is there, so it is looked for from there.
         if dir.join(&self.image).join("oci-layout").is_file() {
             return Ok(ImageSource::Layout { path: dir.join(&self.image), tag: None });
@@ -343,8 +346,8 @@ fn declared(mut fields: Fields<'_>) -> Result<Declared, ManifestError> {
         true => Ok(()),
         false => Err(BakeError::InvalidName { name: declared.name.clone() }),
     })?;
-    fields
-        .check("image", || declared.image.parse::<ImageSource>().map(drop).map_err(Into::into))?;
+    let dir = fields.path.parent().unwrap_or(Path::new(""));
+    fields.check("image", || declared.source(dir).map(drop))?;
     if let Some(ready) = &declared.ready {
         fields.check("ready", || ready.parse::<Ready>().map(drop))?;
     }

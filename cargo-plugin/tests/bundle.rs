@@ -20,7 +20,7 @@ use docker::{DockerRegistry, skopeo};
 use package::Package;
 use serde_json::json;
 use supermachine_formats::Digest;
-use support::files;
+use support::{Done, files};
 
 const BUNDLE: &str = "\n[package.metadata.supermachine.bundle]\n";
 
@@ -256,6 +256,26 @@ fn worker_is_left_out_and_put_in_as_the_package_says() {
     // There is none to be put in: cargo knows no such package.
     other.run(&["bundle", "--profile=dev"]).fails(1, &["supermachine-worker", "supermachine"]);
     assert_eq!(files(&other.path("target/bundle")), [""; 0]);
+}
+
+#[test]
+fn declared_snapshot_that_was_baked_elsewhere_is_taken() {
+    let package = package();
+    package.declare(
+        "\n[package.metadata.supermachine]\nsnapshots = [{ name = \"web\", image = \"x\" }]\n",
+    );
+    let bundle = || {
+        let mut command = package.command(&["bundle", "-q", "--profile=dev"]);
+        command.env("SUPERMACHINE_PREBAKED", package.path("prebaked"));
+        Done::of(&command.output().unwrap())
+    };
+    bundle().fails(1, &["prebaked/web.tar"]);
+    let pack = Path::new("../runtime/tests/golden/pack-v1.tar");
+    package.write("prebaked/web.tar", fs::read(pack).unwrap());
+    bundle().succeeds();
+    let shipped = package.path("target/bundle/app/snapshots");
+    assert_eq!(files(&shipped), ["python.tar", "redis.tar", "web.tar"]);
+    assert!(fs::read(shipped.join("web.tar")).unwrap() == fs::read(pack).unwrap());
 }
 
 #[test]

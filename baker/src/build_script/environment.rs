@@ -38,6 +38,8 @@ pub(super) struct Environment {
     pub(super) is_offline: bool,
     /// Whether the lock file must not change.
     pub(super) is_locked: bool,
+    /// Whether kernel and agent are the user's own.
+    pub(super) has_assets: bool,
 }
 
 impl Environment {
@@ -62,6 +64,7 @@ impl Environment {
             prebaked: prebaked.map(PathBuf::from),
             is_offline: is_set(OFFLINE) || variable(CARGO_OFFLINE).is_some_and(|v| v == "true"),
             is_locked: is_set(LOCKED),
+            has_assets: variable(ASSETS).is_some_and(|folder| !folder.is_empty()),
         })
     }
 

@@ -155,13 +155,13 @@ impl BuildScript {
         if !self.names.insert(name.clone()) {
             return Err(BakeError::BakedTwice { name });
         }
-        let path = self.environment.out.join(format!("{name}.tar"));
+        // What was baked stays while a build leaves it out, or takes another one: programs have it.
         let built = if self.environment.is_placeholder {
-            leave_out(name, path)?
+            leave_out(self.place("left-out", &name)?, name)?
         } else if let Some(folder) = self.environment.prebaked.clone() {
-            self.take(&folder, name, path, &builder)?
+            self.take(&folder, self.place("prebaked", &name)?, name, &builder)?
         } else {
-            self.find_or_bake(name, path, builder)?
+            self.find_or_bake(self.place("", &name)?, name, builder)?
         };
         let value = format!("SUPERMACHINE_SNAPSHOT_{}={}", built.name, built.path.display());
         self.tell("rustc-env", &value)?;
@@ -180,12 +180,19 @@ impl BuildScript {
         declared.iter().map(|declared| self.bake(declared.builder(&dir)?)).collect()
     }
 
+    /// Where a pack of one kind goes.
+    fn place(&self, kind: &str, name: &str) -> Result<PathBuf, BakeError> {
+        let dir = self.environment.out.join(kind);
+        fs::create_dir_all(&dir).map_err(BakeError::io("create", &dir))?;
+        Ok(dir.join(format!("{name}.tar")))
+    }
+
     /// Takes a pack that was baked elsewhere.
     fn take(
         &mut self,
         folder: &Path,
-        name: String,
         path: PathBuf,
+        name: String,
         builder: &OciImageBuilder,
     ) -> Result<Built, BakeError> {
         let from = folder.join(format!("{name}.tar"));
@@ -197,14 +204,14 @@ impl BuildScript {
         if found != wanted {
             return Err(BakeError::OtherMachine { path: from, wanted, found });
         }
-        let size = fs::copy(&from, &path).map_err(BakeError::io("copy", from))?;
+        let size = copy(&from, &path)?;
         Ok(Built { name, path, size, digest: Some(pack.digest), was_cached: true })
     }
 
     fn find_or_bake(
         &mut self,
-        name: String,
         path: PathBuf,
+        name: String,
         mut builder: OciImageBuilder,
     ) -> Result<Built, BakeError> {
         self.environment.check_target()?;
@@ -296,6 +303,12 @@ impl BuildScript {
             | ImageSource::DockerArchive { path, .. }
             | ImageSource::Archive { path } => self.watch(path)?,
         }
+        if self.environment.has_assets {
+            let assets = supermachine_kernel::Assets::locate();
+            let assets = assets.map_err(|source| BakeError::Assets { source })?;
+            self.watch(assets.kernel_path())?;
+            self.watch(assets.agent_path())?;
+        }
         builder.files.sources().try_for_each(|path| self.watch(path))
     }
 
@@ -320,9 +333,24 @@ fn is_read_only(error: &io::Error) -> bool {
 }
 
 /// A pack without anything in it.
-fn leave_out(name: String, path: PathBuf) -> Result<Built, BakeError> {
+fn leave_out(path: PathBuf, name: String) -> Result<Built, BakeError> {
     fs::write(&path, b"").map_err(BakeError::io("write", &path))?;
     Ok(Built { name, path, size: 0, digest: None, was_cached: true })
+}
+
+/// Copies a file's content, and its mode not: the copy is this package's. Gives its size.
+fn copy(from: &Path, to: &Path) -> Result<u64, BakeError> {
+    let dir = to.parent().unwrap_or(Path::new(""));
+    let mut file = tempfile::Builder::new()
+        .prefix(".copy-")
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .tempfile_in(dir)
+        .map_err(BakeError::io("create a file in", dir))?;
+    let size = File::open(from)
+        .and_then(|mut from| io::copy(&mut from, file.as_file_mut()))
+        .map_err(BakeError::io("copy", from))?;
+    file.persist(to).map_err(|error| BakeError::io("create", to)(error.error))?;
+    Ok(size)
 }
 
 /// Writes the pack, unless the one that is there is the same.

@@ -57,6 +57,7 @@ impl Home {
             prebaked: None,
             is_offline: true,
             is_locked: false,
+            has_assets: false,
         };
         Self { dir, environment }
     }
@@ -165,7 +166,12 @@ fn placeholder_is_an_empty_file_and_needs_nothing() {
     home.environment.is_placeholder = false;
     home.environment.target.0 = std::env::consts::ARCH.into();
     home.remember(&builder());
-    assert!(home.script().0.bake(builder()).unwrap().size > 0);
+    let baked = home.script().0.bake(builder()).unwrap();
+    assert!(baked.size > 0);
+    // And stays, for the programs that have it, while another build leaves it out.
+    home.environment.is_placeholder = true;
+    assert_eq!(home.script().0.bake(builder()).unwrap().size, 0);
+    assert_eq!(fs::metadata(&baked.path).unwrap().len(), baked.size);
 }
 
 #[test]
@@ -194,6 +200,14 @@ fn pack_baked_elsewhere_is_taken_if_its_machine_is_the_wanted_one() {
     builds.store().export_snapshot(made, "web", &folder.join("web.tar")).unwrap();
     let (mut script, _) = home.script();
     assert_eq!(script.bake(builder()).unwrap().digest, Some(made));
+    // One that nobody may write to is copied as often as it is wanted.
+    let mode = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
+    fs::set_permissions(folder.join("web.tar"), mode(0o444)).unwrap();
+    for _ in 0..2 {
+        let taken = home.script().0.bake(builder()).unwrap().path;
+        let found = fs::metadata(taken).unwrap().permissions();
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&found) & 0o777, 0o644);
+    }
     let error = home.script().0.bake(builder().vcpus(2)).unwrap_err();
     let is_expected =
         matches!(error, BakeError::OtherMachine { wanted: (64, 2), found: (64, 1), .. });

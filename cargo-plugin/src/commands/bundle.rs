@@ -119,9 +119,12 @@ fn contents(args: &Args, built: &Built, globals: &Globals) -> Result<(Contents, 
     if let Some((name, one, other)) = built.conflict() {
         return Err(Error::SnapshotTwice { name, one, other });
     }
+    let target = package::target(args.build.target.as_deref())?;
     let mut packs = built.packs();
     if !package::bakes_in_its_build(package) {
-        packs.extend(package::packs(package, &target_dir, globals.quiet)?);
+        let is_offline = args.build.arguments(globals.quiet).is_offline();
+        let quiet = globals.quiet;
+        packs.extend(package::packs(package, &target, &target_dir, is_offline, quiet)?);
     }
     let packs = chosen(packs, settings.snapshots.as_deref())?;
     let paths = programs.iter().filter_map(|one| one.executable.clone());
@@ -129,13 +132,8 @@ fn contents(args: &Args, built: &Built, globals: &Globals) -> Result<(Contents, 
     if settings.worker.unwrap_or_else(|| package::runs_machines(package)) {
         programs.push(args.build.worker(&main.manifest_path, globals.quiet)?);
     }
-    let contents = Contents {
-        settings,
-        version: package.version.to_string(),
-        target: package::target(args.build.target.as_deref())?,
-        programs,
-        packs,
-    };
+    let contents =
+        Contents { settings, version: package.version.to_string(), target, programs, packs };
     Ok((contents, target_dir))
 }
 

@@ -68,7 +68,7 @@ impl Args {
 fn images(package: &Package, lock: &Lock) -> Result<BTreeSet<String>, Error> {
     let mut images: BTreeSet<_> = lock.images().map(|(name, _)| name.to_owned()).collect();
     for snapshot in package::declared(package)?.snapshots {
-        if let Ok(ImageSource::Registry(reference)) = snapshot.image.parse::<ImageSource>()
+        if let ImageSource::Registry(reference) = snapshot.source(&package::folder(package))?
             && reference.digest().is_none()
         {
             images.insert(reference.to_string());

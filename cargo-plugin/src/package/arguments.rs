@@ -36,6 +36,11 @@ impl Arguments {
         self.split(option).1
     }
 
+    /// Whether no network shall be used.
+    pub(crate) fn is_offline(&self) -> bool {
+        self.own.iter().any(|word| word == "--offline" || word == "--frozen")
+    }
+
     pub(crate) fn all(&self) -> impl Iterator<Item = &OsStr> {
         self.own.iter().chain(&self.rest).map(OsString::as_os_str)
     }
@@ -61,6 +66,12 @@ mod tests {
 
     fn arguments(words: &str) -> Arguments {
         Arguments::new(words.split_whitespace().map(Into::into))
+    }
+
+    #[test]
+    fn network_is_refused_in_two_words_but_not_behind_the_dashes() {
+        assert!(arguments("-p x --offline").is_offline() && arguments("--frozen").is_offline());
+        assert!(!arguments("--locked").is_offline() && !arguments("-- --offline").is_offline());
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Baking what packages declare in `[package.metadata.supermachine]`.
 
-use std::fs;
+use std::env::consts::{ARCH, OS};
 use std::path::Path;
 use std::sync::Arc;
+use std::{env, fs};
 
 use cargo_metadata::Package;
+use supermachine::pack::Source;
 use supermachine_baker::lock::Lock;
 use supermachine_baker::manifest::Metadata;
 use supermachine_baker::{BakeError, Baked, Builds};
@@ -22,6 +24,9 @@ pub(crate) struct Made {
     /// What it is in the cache of builds.
     pub(crate) baked: Baked,
 }
+
+/// The folder of packs that are taken instead of bakes, as build scripts do.
+const PREBAKED: &str = "SUPERMACHINE_PREBAKED";
 
 /// What a package's manifest declares.
 pub(crate) fn declared(package: &Package) -> Result<Metadata, Error> {
@@ -55,11 +60,25 @@ pub(crate) fn bake(package: &Package, offline: bool, quiet: bool) -> Result<Vec<
     Ok(made)
 }
 
-/// The same, and each as one file in a folder of the package in `target`.
-pub(crate) fn packs(package: &Package, target: &Path, quiet: bool) -> Result<Packs, Error> {
+/// The same, and each as one file in a folder of the package in `target_dir`. For another platform
+/// than this one, or where the user has others, packs are taken that were baked elsewhere.
+pub(crate) fn packs(
+    package: &Package,
+    target: &str,
+    target_dir: &Path,
+    offline: bool,
+    quiet: bool,
+) -> Result<Packs, Error> {
+    if let Some(folder) = env::var_os(PREBAKED).filter(|folder| !folder.is_empty()) {
+        return prebaked(package, Path::new(&folder));
+    }
+    if !declared(package)?.snapshots.is_empty() && !is_platform_of(target, ARCH, OS) {
+        let (target, host) = (target.to_owned(), format!("{ARCH} {OS}"));
+        return Err(BakeError::CrossBuild { target, host }.into());
+    }
     let mut packs = Packs::new();
-    let dir = target.join("supermachine").join(package.name.as_str());
-    for made in bake(package, false, quiet)? {
+    let dir = target_dir.join("supermachine").join(package.name.as_str());
+    for made in bake(package, offline, quiet)? {
         let path = dir.join(file_name(&made.name));
         if digest_of(&path) != Some(made.baked.digest) {
             let failed = |source| Error::Place { operation: "create", path: dir.clone(), source };
@@ -70,4 +89,35 @@ pub(crate) fn packs(package: &Package, target: &Path, quiet: bool) -> Result<Pac
         packs.insert(made.name, path);
     }
     Ok(packs)
+}
+
+/// The packs of all that a package declares, from a folder of them.
+fn prebaked(package: &Package, folder: &Path) -> Result<Packs, Error> {
+    let mut packs = Packs::new();
+    for snapshot in declared(package)?.snapshots {
+        let path = folder.join(file_name(&snapshot.name));
+        let found = Source::open(&path).and_then(|source| source.find(None));
+        found.map_err(supermachine::Error::from)?;
+        packs.insert(snapshot.name, path);
+    }
+    Ok(packs)
+}
+
+/// Whether what the compiler calls a platform has this architecture and operating system.
+fn is_platform_of(triple: &str, arch: &str, os: &str) -> bool {
+    let os = if os == "macos" { "darwin" } else { os };
+    triple.split('-').next() == Some(arch) && triple.split('-').any(|word| word == os)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn platform_is_told_by_what_the_compiler_calls_it() {
+        assert!(is_platform_of("x86_64-unknown-linux-gnu", "x86_64", "linux"));
+        assert!(is_platform_of("aarch64-apple-darwin", "aarch64", "macos"));
+        assert!(!is_platform_of("aarch64-unknown-linux-musl", "x86_64", "linux"));
+        assert!(!is_platform_of("x86_64-apple-darwin", "x86_64", "linux"));
+    }
 }

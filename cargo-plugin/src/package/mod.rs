@@ -57,6 +57,10 @@ fn cargo() -> Command {
 pub(crate) fn command(name: &str, arguments: &Arguments) -> Command {
     let mut cargo = cargo();
     cargo.arg(name).args(arguments.all());
+    if arguments.is_offline() {
+        // Cargo keeps it to itself, and build scripts that bake use a network as well.
+        cargo.env("CARGO_NET_OFFLINE", "true");
+    }
     cargo
 }
 
