@@ -439,7 +439,7 @@ fn what_is_asked_of_machines_in_the_background_is_checked_before_anything_starts
     home.run(&["run", "-d", "x", "--", "true"]).fails(125, &["supermachine exec"]);
     home.run(&["run", "-d", "-i", "x"]).fails(125, &["--detach", "--interactive"]);
     home.run(&["cp", "a", "b"]).fails(1, &["MACHINE:PATH"]);
-    home.run(&["supervise", "x", "y"]).fails(1, &["machines/y/lock"]);
+    home.run(&["supervise", "x", "y"]).fails(1, &["name y is not claimed", "run -d"]);
 }
 
 #[test]
