@@ -13,8 +13,11 @@ use crate::sys::{Errno, clock};
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 const ID_SIZE: usize = 16;
-/// A clock that is less off was right all along: so long may a message be under way.
-const CLOCK_TOLERANCE: u64 = 500_000_000;
+/// A clock that is behind by less was right all along.
+const BEHIND: u64 = 500_000_000;
+/// A clock that is ahead by less may be right, and the message was under way for so long: what keeps
+/// the processors busy keeps this process from hearing.
+const AHEAD: u64 = 60_000_000_000;
 
 /// Keeps open what a resume writes to.
 #[derive(Debug)]
@@ -73,10 +76,15 @@ impl Resumer {
 /// Sets the clock if it has not gone on by itself while the machine was paused, as it does not
 /// while the host sleeps.
 pub(crate) fn correct_clock(realtime_ns: u64) {
-    if clock::realtime().abs_diff(realtime_ns) > CLOCK_TOLERANCE {
+    if is_wrong(clock::realtime(), realtime_ns) {
         // Who may set it at a resume may set it here.
         let _ = clock::set_realtime(realtime_ns);
     }
+}
+
+/// Whether a clock is wrong that shows `now`, when it was `told` or later.
+fn is_wrong(now: u64, told: u64) -> bool {
+    told.saturating_sub(now) > BEHIND || now.saturating_sub(told) > AHEAD
 }
 
 /// 32 hexadecimal digits and a line end.
@@ -116,5 +124,16 @@ mod tests {
         let random: Vec<u8> = (0..16).map(|n| n * 17).collect();
         assert_eq!(machine_id(&random), *b"00112233445566778899aabbccddeeff\n");
         assert_eq!(uuid(&random), *b"00112233-4455-4677-8899-aabbccddeeff\n");
+    }
+
+    #[test]
+    fn clock_that_a_late_message_seems_to_contradict_is_right() {
+        let second = 1_000_000_000;
+        let told = 1_000_000 * second;
+        // What was told is never ahead of what is.
+        assert!(is_wrong(told - second, told) && is_wrong(0, told));
+        assert!(!is_wrong(told, told) && !is_wrong(told - second / 4, told));
+        assert!(!is_wrong(told + 5 * second, told));
+        assert!(is_wrong(told + 100 * second, told) && is_wrong(u64::MAX, told));
     }
 }
