@@ -145,14 +145,20 @@ fn bytes_pass_both_ways_and_each_end_by_itself() {
     assert_eq!(read_to_end(&stream), b"", "the host closes the stream after both ends");
 }
 
-#[test]
-fn a_guest_that_ends_first_still_gets_what_comes() {
+/// A connection whose guest sends no more, as its client knows.
+fn with_a_guest_that_ended_first() -> (Guest, Forward, TcpStream, UnixStream) {
     let guest = Guest::new();
     let forward = guest.expose();
-    let mut client = client(&forward);
+    let client = client(&forward);
     let stream = guest.connected();
     stream.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_end(&client), b"");
+    (guest, forward, client, stream)
+}
+
+#[test]
+fn a_guest_that_ends_first_still_gets_what_comes() {
+    let (_guest, _forward, mut client, stream) = with_a_guest_that_ended_first();
     client.write_all(b"late").unwrap();
     drop(client);
     assert_eq!(bytes_of_client(&stream), b"late");
@@ -160,12 +166,7 @@ fn a_guest_that_ends_first_still_gets_what_comes() {
 
 #[test]
 fn a_guest_that_ends_first_and_is_gone_when_more_comes_resets_the_client() {
-    let guest = Guest::new();
-    let forward = guest.expose();
-    let mut client = client(&forward);
-    let stream = guest.connected();
-    stream.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(read_to_end(&client), b"");
+    let (_guest, _forward, mut client, stream) = with_a_guest_that_ended_first();
     drop(stream);
     // The first that comes too late is what tells.
     client.write_all(b"late").unwrap();

@@ -102,7 +102,7 @@ impl Client {
 
     /// Says that the process is ended by its owner: whoever asks now is told that the machine was
     /// stopped.
-    pub(super) fn is_over(&self) {
+    pub(super) fn mark_over(&self) {
         self.inner.is_over.store(true, Ordering::Release);
     }
 

@@ -55,7 +55,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.client.is_over();
+        self.client.mark_over();
         end(&mut self.child);
     }
 }

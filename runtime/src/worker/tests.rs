@@ -554,7 +554,7 @@ fn who_asks_a_worker_that_its_owner_ended_is_told_that_it_was_stopped() {
     let (socket, _facts, _streams, worker) = worker();
     let client = greeted(socket.try_clone().unwrap());
     client.start(order()).unwrap();
-    client.is_over();
+    client.mark_over();
     socket.shutdown(std::net::Shutdown::Both).unwrap();
     worker.join().unwrap();
     assert!(matches!(client.console(), Err(Error::Stopped)));
