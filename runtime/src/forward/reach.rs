@@ -16,6 +16,10 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::machine::Streams;
 
+/// How many connections a machine's forwards have at once. The rest of the
+/// 1,024 streams that a machine can have are left to commands and files.
+const MAX_LINKS: usize = if cfg!(test) { 128 } else { 768 };
+
 /// Opens streams to a guest.
 pub(crate) trait Dial: Debug + Send + Sync {
     /// Opens a stream with a request on it.
@@ -40,6 +44,8 @@ impl Dial for Streams {
 pub(crate) struct Reach {
     guest: Box<dyn Dial>,
     state: Mutex<State>,
+    /// Each connection of a forward has one.
+    slot: Arc<()>,
 }
 
 #[derive(Debug, Default)]
@@ -56,7 +62,7 @@ impl Reach {
     }
 
     pub(crate) fn over(guest: Box<dyn Dial>) -> Arc<Self> {
-        Arc::new(Self { guest, state: Mutex::default() })
+        Arc::new(Self { guest, state: Mutex::default(), slot: Arc::default() })
     }
 
     /// Closes the way: forwards close their listeners and connections.
@@ -76,6 +82,17 @@ impl Reach {
             return Err(io::ErrorKind::NotConnected.into());
         }
         self.guest.dial(request)
+    }
+
+    /// What a connection has for as long as it counts.
+    pub(super) fn slot(&self) -> Arc<()> {
+        Arc::clone(&self.slot)
+    }
+
+    /// Whether no further connection is to be made. Forwards that look at once may each make one
+    /// more.
+    pub(super) fn is_full(&self) -> bool {
+        Arc::strong_count(&self.slot) > MAX_LINKS
     }
 
     /// Whether nothing can be reached any more.

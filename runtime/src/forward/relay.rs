@@ -3,7 +3,8 @@
 //! Owns the listener, every connection that came from it, and the epoll descriptor. It waits for
 //! all of them at once, and ends when it is told to, or when the machine is gone: then it closes
 //! them all. Invariants: it never blocks on one connection; it never spins when the host lacks
-//! descriptors or memory, but tries again after [`PAUSE`].
+//! descriptors or memory, or the machine has as many connections as it may, but tries again after
+//! [`PAUSE`].
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -23,7 +24,7 @@ use super::reach::Reach;
 use super::sys;
 
 const THREAD_NAME: &str = "sm-forward";
-/// How long a host without descriptors or memory is left alone.
+/// How long nothing is accepted where nothing more can be had.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Connections accepted before others have their turn.
 const ACCEPTS: u32 = 64;
@@ -112,7 +113,8 @@ impl Drop for Relay {
 #[derive(Debug)]
 struct Place {
     generation: u32,
-    link: Option<Link>,
+    /// With its slot among the machine's connections.
+    link: Option<(Link, Arc<()>)>,
     /// Whether it stands in the list of those that go on without an event.
     is_queued: bool,
 }
@@ -170,7 +172,8 @@ impl Server {
                 break;
             }
         }
-        self.links.iter().filter_map(|place| place.link.as_ref()).for_each(Link::reset_client);
+        let links = self.links.iter().filter_map(|place| place.link.as_ref());
+        links.for_each(|(link, _)| link.reset_client());
     }
 
     /// False: the relay is to end.
@@ -182,7 +185,7 @@ impl Server {
         }
         let Some((index, generation, side)) = parse(event.data()) else { return true };
         let place = self.links.get_mut(index).filter(|place| place.generation == generation);
-        let Some(link) = place.and_then(|place| place.link.as_mut()) else { return true };
+        let Some((link, _)) = place.and_then(|place| place.link.as_mut()) else { return true };
         let events = event.event_set();
         let broken = events.intersects(EventSet::HANG_UP | EventSet::ERROR);
         let readable = events.intersects(EventSet::IN | EventSet::READ_HANG_UP);
@@ -194,6 +197,10 @@ impl Server {
     /// Takes what has come, for a while.
     fn accept(&mut self) -> bool {
         for _ in 0..ACCEPTS {
+            if self.reach.upgrade().is_some_and(|reach| reach.is_full()) {
+                self.pause();
+                return true;
+            }
             match self.source.next() {
                 Ok(arrival) => {
                     if !self.take_in(arrival) {
@@ -227,12 +234,14 @@ impl Server {
         };
         match (reach.dial(&request), client) {
             (Ok(guest), Some(client)) => {
+                let slot = reach.slot();
                 drop(reach);
-                self.insert(if is_connecting {
+                let link = if is_connecting {
                     Link::connecting(client, guest)
                 } else {
                     Link::new(client, guest)
-                })
+                };
+                self.insert(link, slot)
             }
             // The guest's side ends with the stream.
             (Ok(_), None) => true,
@@ -247,7 +256,7 @@ impl Server {
         }
     }
 
-    fn insert(&mut self, link: Link) -> bool {
+    fn insert(&mut self, link: Link, slot: Arc<()>) -> bool {
         let index = self.free.pop().unwrap_or_else(|| {
             self.links.push(Place { generation: 0, link: None, is_queued: false });
             self.links.len() - 1
@@ -260,7 +269,7 @@ impl Server {
             let event = EpollEvent::new(events, token(index, generation, side));
             self.epoll.ctl(ControlOperation::Add, fd, event)
         });
-        place.link = Some(link);
+        place.link = Some((link, slot));
         if watched.is_err() {
             self.remove(index, true);
             self.pause();
@@ -272,7 +281,7 @@ impl Server {
     /// Goes on with a connection. False: there is no machine any more.
     fn advance(&mut self, index: usize) -> bool {
         let Some(place) = self.links.get_mut(index) else { return true };
-        let Some(link) = &mut place.link else { return true };
+        let Some((link, _)) = &mut place.link else { return true };
         match link.advance(&mut self.scratch) {
             Outcome::Waits => {}
             Outcome::Yields => {
@@ -292,7 +301,7 @@ impl Server {
 
     fn remove(&mut self, index: usize, is_reset: bool) {
         let Some(place) = self.links.get_mut(index) else { return };
-        if let Some(link) = place.link.take() {
+        if let Some((link, _)) = place.link.take() {
             if is_reset {
                 link.reset_client();
             }

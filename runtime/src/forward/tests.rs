@@ -353,6 +353,22 @@ fn a_host_without_descriptors_is_asked_again_after_a_pause() {
 }
 
 #[test]
+fn connections_beyond_the_most_wait_for_their_turn() {
+    let guest = Guest::new();
+    let (one, other) = (guest.expose(), guest.expose());
+    let mut held: Vec<_> = (0..64)
+        .flat_map(|_| [&one, &other])
+        .map(|forward| (client(forward), guest.connected()))
+        .collect();
+    let waiting = [client(&one), client(&other)];
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(guest.state.dials.load(Ordering::Relaxed), held.len());
+    held.truncate(126);
+    let served = [guest.connected(), guest.connected()];
+    drop((held, waiting, served));
+}
+
+#[test]
 fn an_address_of_ipv6_can_be_listened_on() {
     let guest = Guest::new();
     let source = listen::Tcp::bind((Ipv6Addr::LOCALHOST, 0).into(), 80).unwrap();

@@ -13,7 +13,7 @@ use supermachine_formats::wire::{HEADER_SIZE, Header, Message, Request};
 
 use super::message::{Answer, Ask, Order, Taken, VERSION};
 use super::{Status, sys};
-use crate::agent::{End, Line, Witness};
+use crate::agent::{End, Line, Witness, read_message};
 use crate::forward::{Dial, is_hung_up, with_short_path};
 use crate::live::Snapshotted;
 use crate::machine::MachineError;
@@ -87,6 +87,10 @@ impl Client {
             (Answer::Hello { version: found }, _) => {
                 Err(Error::WorkerVersion { found, supported: VERSION, pid })
             }
+            (Answer::Refused { errno }, _) => {
+                let source = io::Error::from_raw_os_error(errno.into());
+                Err(Error::Worker { path: path.to_owned(), source })
+            }
             _ => Err(unexpected("hello")),
         }
     }
@@ -144,7 +148,7 @@ impl Client {
 
     /// Opens a stream that begins with these frames.
     pub(crate) fn line(&self, frames: &[u8]) -> Result<Line, Error> {
-        let mut stream = self.stream()?;
+        let mut stream = self.stream(&Ask::Dial)?;
         // A guest that has ended has ended the stream: whoever reads it is told why.
         let _ = stream.write_all(frames);
         Ok(Line { stream, witness: Witness::There(self.clone()) })
@@ -204,10 +208,14 @@ impl Client {
     }
 
     pub(crate) fn snapshot(&self, name: &str) -> Result<Snapshotted, Error> {
-        let taken = match self.ask(&Ask::Snapshot { name: name.to_owned() }, None)? {
-            (Answer::Snapshotted(taken), _) => taken,
-            (Answer::Failed { reason }, _) => return Err(Error::WorkerFailed { reason }),
-            _ => return Err(unexpected("snapshot")),
+        let mut outcome = self.stream(&Ask::Snapshot { name: name.to_owned() })?;
+        let taken = match read_message(&mut outcome, None) {
+            Ok(Answer::Snapshotted(taken)) => taken,
+            Ok(Answer::Failed { reason }) => return Err(Error::WorkerFailed { reason }),
+            Ok(Answer::Seen(Some(End::Stopped))) => return Err(Error::Stopped),
+            Ok(_) => return Err(unexpected("snapshot")),
+            // The process has ended, or the client would have been answered.
+            Err(_) => return Err(self.gone()),
         };
         let Taken { store, digest, stopped, took } = taken;
         let store = PathBuf::from(std::ffi::OsString::from_vec(store));
@@ -216,8 +224,9 @@ impl Client {
         Ok(Snapshotted { image, stopped: Timings::of_step("stopped", stopped), took })
     }
 
-    fn stream(&self) -> Result<UnixStream, Error> {
-        match self.ask(&Ask::Dial, self.inner.limit)? {
+    /// Asks for something that is answered by a stream.
+    fn stream(&self, ask: &Ask) -> Result<UnixStream, Error> {
+        match self.ask(ask, self.inner.limit)? {
             (Answer::Stream, Some(fd)) => Ok(fd.into()),
             // It was sent, and this process has no room for it.
             (Answer::Stream, None) => {
@@ -228,7 +237,8 @@ impl Client {
                 let source = io::Error::from_raw_os_error(errno.into());
                 Err(MachineError::Stream { source }.into())
             }
-            _ => Err(unexpected("dial")),
+            (Answer::Failed { reason }, _) => Err(Error::WorkerFailed { reason }),
+            _ => Err(unexpected("stream")),
         }
     }
 
@@ -239,7 +249,11 @@ impl Client {
         let Some(mut socket) = place.take() else { return Err(self.gone()) };
         let done = socket
             .set_read_timeout(limit)
-            .and_then(|()| socket.write_all(&ask.to_frame()))
+            .and_then(|()| match socket.write_all(&ask.to_frame()) {
+                // Whoever hung up may have said why.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+                done => done,
+            })
             .map_err(|source| self.failed(source))
             .and_then(|()| self.receive(&mut socket));
         if done.is_ok() {

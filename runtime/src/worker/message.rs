@@ -13,14 +13,14 @@
 //! | 0x64 | Console | – | Console |
 //! | 0x65 | Usage | – | Usage |
 //! | 0x66 | Status | – | Status |
-//! | 0x67 | Snapshot | `name` text | Snapshotted, or Failed |
+//! | 0x67 | Snapshot | `name` text | Stream, where Snapshotted or Failed will come, or Failed |
 //! | 0x68 | Stop: ends the machine, and then the worker | – | Stopped |
 //! | 0x69 | Pause | – | Done, or Failed |
 //! | 0x6A | Resume | – | Done, or Failed |
 //! | 0x6B | Start, first and only to a worker without a machine | `pack` bytes, `digest`, `cache` bytes, `hostname` (`u8` 0, or 1 and a text), `expands_first` `u8` | Started, or Failed |
 //! | 0x81 | Hello | `version` `u16` | |
 //! | 0x82 | Stream | –; the descriptor comes along with the first byte | |
-//! | 0x83 | Refused | `errno` `u16` | |
+//! | 0x83 | Refused, also unasked to a client too many | `errno` `u16` | |
 //! | 0x84 | Seen | `u8` 0, or 1 and an end: `u8` 0 guest (failure, `console` text), 1 stopped | |
 //! | 0x85 | Console | bytes | |
 //! | 0x86 | Usage | `cpu_ns` `u64`, `exits` `u64` | |
@@ -49,7 +49,7 @@ use crate::machine::GuestFailure;
 use crate::{ExitStatus, Way};
 
 /// The version of these messages.
-pub(super) const VERSION: u16 = 2;
+pub(super) const VERSION: u16 = 3;
 /// The longest label.
 pub(super) const MAX_LABEL: usize = 64 << 10;
 /// The longest other text.

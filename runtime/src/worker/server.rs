@@ -1,7 +1,8 @@
 //! The side of the process that holds a machine.
 //!
 //! The caller's thread waits for clients; each of them has a thread, `sm-client`, which ends with
-//! its connection. When a client asks for the machine's end, its thread ends it, and then all
+//! its connection. A snapshot is taken by a thread of its own, `sm-snapshot`, so that its client can
+//! go on to use the machine. When a client asks for the machine's end, its thread ends it, and then all
 //! connections are closed.
 //!
 //! Locks, each taken by itself but for `guest`, under which `watch` is: `guest` is held for reading
@@ -32,6 +33,7 @@ use crate::machine::receive_now;
 use crate::{Error, ExitStatus, Vm};
 
 const THREAD_NAME: &str = "sm-client";
+const SNAPSHOT_THREAD_NAME: &str = "sm-snapshot";
 /// The most connections at once.
 const MAX_CLIENTS: usize = 256;
 /// How long a client may take to say who it is.
@@ -128,7 +130,7 @@ impl Server {
 /// Serves a machine to the one client that there will be, until it is gone or asks for the end.
 pub(super) fn serve_one(client: UnixStream, guest: Box<dyn Guest>) -> io::Result<()> {
     let stop = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
-    let shared = Shared::new(guest, String::new(), stop);
+    let shared = Arc::new(Shared::new(guest, String::new(), stop));
     if let Some((mut client, answer)) = shared.serve(client) {
         // Who did not wait need not be told.
         say(&mut client, &answer);
@@ -245,12 +247,17 @@ impl Shared {
         }
     }
 
-    /// Begins to serve a client. One too many, or of another user, finds its connection closed.
+    /// Begins to serve a client. One too many is refused, one of another user finds its connection
+    /// closed.
     fn take_in(self: &Arc<Self>, number: u64, mut client: UnixStream) {
         let is_trusted = sys::peer(&client).is_ok_and(sys::is_trusted);
         let Ok(handle) = client.try_clone() else { return };
         let mut clients = lock(&self.clients);
-        if !is_trusted || clients.len() >= MAX_CLIENTS {
+        if !is_trusted {
+            return;
+        }
+        if clients.len() >= MAX_CLIENTS {
+            say(&mut client, &Answer::Refused { errno: EUSERS });
             return;
         }
         clients.insert(number, handle);
@@ -271,19 +278,23 @@ impl Shared {
     }
 
     /// Serves a client that was greeted to its end, or to the machine's if it asks for that.
-    fn serve(&self, mut client: UnixStream) -> Option<(UnixStream, Answer)> {
+    fn serve(self: &Arc<Self>, mut client: UnixStream) -> Option<(UnixStream, Answer)> {
         loop {
             let answer = match read_message(&mut client, None).ok()? {
                 Ask::Stop => return Some((client, self.end())),
                 Ask::Dial => match self.with(Self::dial) {
                     Ok(stream) => {
-                        let frame = Answer::Stream.to_frame();
-                        // A few bytes to a client that waits for them go out whole.
-                        let sent = client.send_with_fd(frame.as_slice(), stream.as_raw_fd());
-                        sent.ok().filter(|count| *count == frame.len())?;
+                        hand_over(&mut client, &stream)?;
                         continue;
                     }
                     Err(answer) => answer,
+                },
+                Ask::Snapshot { name } => match self.begin_snapshot(name) {
+                    Ok(stream) => {
+                        hand_over(&mut client, &stream)?;
+                        continue;
+                    }
+                    Err(source) => failed(&Error::Stream { source }),
                 },
                 ask => self.with(|guest| Ok(self.answer(guest, ask))).unwrap_or_else(|end| end),
             };
@@ -304,6 +315,19 @@ impl Shared {
         }
     }
 
+    /// Has a snapshot taken. What became of it comes out of the stream.
+    fn begin_snapshot(self: &Arc<Self>, name: String) -> io::Result<UnixStream> {
+        let (theirs, mut ours) = UnixStream::pair()?;
+        let shared = Arc::clone(self);
+        let take = move || {
+            let snapshot = |guest: &dyn Guest| guest.snapshot(&name).map_err(|e| failed(&e));
+            let answer = shared.with(snapshot).map_or_else(|end| end, Answer::Snapshotted);
+            say(&mut ours, &answer);
+        };
+        thread::Builder::new().name(SNAPSHOT_THREAD_NAME.into()).spawn(take)?;
+        Ok(theirs)
+    }
+
     fn answer(&self, guest: &dyn Guest, ask: Ask) -> Answer {
         match ask {
             Ask::Look => Answer::Seen(guest.look()),
@@ -316,16 +340,12 @@ impl Shared {
                 let state = lock(&self.watch).state(guest);
                 Answer::Status { label: self.label.clone(), state }
             }
-            Ask::Snapshot { name } => match guest.snapshot(&name) {
-                Ok(taken) => Answer::Snapshotted(taken),
-                Err(error) => failed(&error),
-            },
             Ask::Pause => guest.pause().map_or_else(|error| failed(&error), |()| Answer::Done),
             Ask::Resume => guest.resume().map_or_else(|error| failed(&error), |()| Answer::Done),
             Ask::Hello { .. } => Answer::Hello { version: VERSION },
             Ask::Start(_) => Answer::Failed { reason: "the machine has been started".into() },
-            // Both are carried out by the caller.
-            Ask::Dial | Ask::Stop => Answer::Refused { errno: EPROTO },
+            // They are carried out by the caller.
+            Ask::Dial | Ask::Snapshot { .. } | Ask::Stop => Answer::Refused { errno: EPROTO },
         }
     }
 
@@ -397,7 +417,16 @@ pub(super) fn say(client: &mut UnixStream, answer: &Answer) -> Option<()> {
     client.write_all(&answer.to_frame()).ok()
 }
 
+/// Hands a stream to a client; none if it is gone.
+fn hand_over(client: &mut UnixStream, stream: &UnixStream) -> Option<()> {
+    let frame = Answer::Stream.to_frame();
+    // A few bytes to a client that waits for them go out whole.
+    let sent = client.send_with_fd(frame.as_slice(), stream.as_raw_fd());
+    sent.ok().filter(|count| *count == frame.len()).map(drop)
+}
+
 const EPROTO: u16 = 71;
+const EUSERS: u16 = 87;
 const EBUSY: u16 = 16;
 const ENOTCONN: u16 = 107;
 const EIO: u16 = 5;

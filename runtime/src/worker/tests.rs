@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -36,6 +36,23 @@ struct Facts {
     failure: Mutex<Option<GuestFailure>>,
     dropped: Mutex<bool>,
     paused: AtomicBool,
+    /// Met when a slow snapshot begins, and again before it ends.
+    lasts: TwoMeet,
+}
+
+#[derive(Debug)]
+struct TwoMeet(Barrier);
+
+impl Default for TwoMeet {
+    fn default() -> Self {
+        Self(Barrier::new(2))
+    }
+}
+
+impl TwoMeet {
+    fn wait(&self) {
+        self.0.wait();
+    }
 }
 
 /// A guest whose side of each stream comes out of a channel.
@@ -68,6 +85,10 @@ impl Guest for Fake {
     }
 
     fn snapshot(&self, name: &str) -> Result<Taken, Error> {
+        if name == "slow" {
+            self.facts.lasts.wait();
+            self.facts.lasts.wait();
+        }
         Err(Error::InvalidName { name: name.to_owned() })
     }
 
@@ -275,6 +296,43 @@ fn failure_of_a_snapshot_is_told_with_its_reason() {
     let stage = Stage::new();
     let error = stage.client().vm().snapshot("../x").unwrap_err();
     assert!(error.to_string().contains("\"../x\" is not a snapshot name"), "{error}");
+}
+
+#[test]
+fn machine_is_used_while_a_snapshot_of_it_is_taken() {
+    let stage = Stage::new();
+    let client = stage.client();
+    let taking = thread::spawn({
+        let vm = client.vm();
+        move || vm.snapshot("slow")
+    });
+    stage.facts.lasts.wait();
+    assert_eq!(client.status().unwrap().state, State::Running);
+    let running = thread::spawn({
+        let vm = client.vm();
+        move || vm.exec_builder().argv(["cat"]).stdin("x").output()
+    });
+    stage.serve_commands(1).into_iter().for_each(|player| player.join().unwrap());
+    assert_eq!(running.join().unwrap().unwrap().stdout, b"x");
+    assert!(!taking.is_finished());
+    stage.facts.lasts.wait();
+    let error = taking.join().unwrap().unwrap_err();
+    assert!(error.to_string().contains("\"slow\" is not a snapshot name"), "{error}");
+}
+
+#[test]
+fn client_too_many_is_told_so_and_the_others_are_served_on() {
+    let stage = Stage::new();
+    let clients: Vec<_> = (0..256).map(|_| stage.client()).collect();
+    let error = Client::connect(stage.path()).unwrap_err();
+    let Error::Worker { source, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(source.raw_os_error(), Some(libc::EUSERS));
+    clients.iter().for_each(|client| drop(client.status().unwrap()));
+    drop(clients);
+    let end = std::time::Instant::now() + PATIENCE;
+    while Client::connect(stage.path()).is_err() {
+        assert!(std::time::Instant::now() < end, "no place became free");
+    }
 }
 
 #[test]
