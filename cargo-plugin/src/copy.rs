@@ -1,8 +1,10 @@
 //! Files and folders, between the host and a machine. They go as a tar archive.
 //!
-//! What comes out of a machine is a stranger's: it is unpacked into a new folder beside its target,
-//! which no entry gets out of, and only then put in its place. Nothing that is replaced is written
-//! through, so that no link of either side leads elsewhere.
+//! What comes out of a machine is a stranger's: it is [unpacked](unpack) into a new folder beside its
+//! target, which no entry gets out of, and only then put in its place. Nothing that is replaced is
+//! written through, so that no link of either side leads elsewhere.
+
+mod unpack;
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, Permissions};
@@ -13,8 +15,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use supermachine::Vm;
-use tar::{Archive, Builder, EntryType, Header};
+use tar::{Builder, Header};
 
+use self::unpack::Unpacked;
 use crate::error::Error;
 use crate::report;
 
@@ -68,12 +71,13 @@ pub(crate) fn out_of_machine(vm: &Vm, source: &Path, target: &Path) -> Result<()
         Some(parent) => parent,
         None => return Err(Error::NoFileName { path: target }),
     };
-    let staging = tempfile::Builder::new().prefix(".supermachine-").tempdir_in(beside);
+    let (mut staging, own_alone) = (tempfile::Builder::new(), Permissions::from_mode(0o700));
+    let staging = staging.prefix(".supermachine-").permissions(own_alone).tempdir_in(beside);
     let staging = staging.map_err(failed("mkdir", beside))?;
     let (reader, writer) = io::pipe().map_err(failed("pipe", beside))?;
     let (copied, unpacked) = thread::scope(|scope| {
         let copied = scope.spawn(|| vm.copy_out(source, writer));
-        let unpacked = unpack(reader, staging.path());
+        let unpacked = Unpacked::read(reader, staging.path());
         (copied.join().unwrap_or(Ok(())), unpacked)
     });
     match (copied, unpacked) {
@@ -81,7 +85,7 @@ pub(crate) fn out_of_machine(vm: &Vm, source: &Path, target: &Path) -> Result<()
         (Err(supermachine::Error::Copy { .. }), Err(error)) => Err(error),
         (Err(error), _) => Err(error.into()),
         (Ok(()), Err(error)) => Err(error),
-        (Ok(()), Ok(content)) => settle(&staging.path().join(content), &target),
+        (Ok(()), Ok(unpacked)) => unpacked.settle(&target),
     }
 }
 
@@ -153,65 +157,6 @@ fn add(
         let (path, found) = (entry.path(), entry.metadata());
         let found = found.map_err(failed("stat", &path))?;
         add(archive, &name.join(entry.file_name()), &path, &found)?;
-    }
-    Ok(())
-}
-
-/// Unpacks what a machine packed into a new folder. Gives the file's name if it is one file, and
-/// none if the folder is what came.
-fn unpack(from: impl Read, folder: &Path) -> Result<PathBuf, Error> {
-    let failed = |source| Error::File { operation: "write", path: folder.to_owned(), source };
-    let mut archive = Archive::new(from);
-    let (mut content, mut directories) = (None::<PathBuf>, Vec::new());
-    for entry in archive.entries().map_err(failed)? {
-        let mut entry = entry.map_err(failed)?;
-        let name = entry.path().map_err(failed)?.into_owned();
-        // Of a directory all names begin with a dot. A file has its own, and comes alone.
-        let is_expected = match &content {
-            None => name.starts_with(".") || name.file_name() == Some(name.as_os_str()),
-            Some(content) => content.as_os_str().is_empty(),
-        };
-        if !is_expected {
-            return Err(failed(ErrorKind::InvalidData.into()));
-        }
-        content.get_or_insert_with(|| {
-            if name.starts_with(".") { PathBuf::new() } else { name.clone() }
-        });
-        match entry.header().entry_type() {
-            // A directory that may not be written to gets its mode once it is full.
-            EntryType::Directory => directories.push(entry),
-            EntryType::Regular | EntryType::Continuous | EntryType::Symlink | EntryType::Link => {
-                if !entry.unpack_in(folder).map_err(failed)? {
-                    return Err(failed(ErrorKind::InvalidData.into()));
-                }
-            }
-            _ => {
-                report::warning(&format!("{} is no file, folder or link: left out", name.display()))
-            }
-        }
-    }
-    for mut entry in directories.into_iter().rev() {
-        if !entry.unpack_in(folder).map_err(failed)? {
-            return Err(failed(ErrorKind::InvalidData.into()));
-        }
-        // That of the folder itself.
-        if entry.path().is_ok_and(|name| name == Path::new(".")) {
-            let mode = entry.header().mode().unwrap_or(0o755) & 0o777;
-            fs::set_permissions(folder, Permissions::from_mode(mode)).map_err(failed)?;
-        }
-    }
-    Ok(content.unwrap_or_default())
-}
-
-/// Puts what was unpacked in its place.
-fn settle(from: &Path, target: &Path) -> Result<(), Error> {
-    let is_dir = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
-    if !is_dir(from) || !is_dir(target) {
-        return fs::rename(from, target).map_err(failed("rename", target));
-    }
-    for entry in fs::read_dir(from).map_err(failed("read", from))? {
-        let entry = entry.map_err(failed("read", from))?;
-        settle(&entry.path(), &target.join(entry.file_name()))?;
     }
     Ok(())
 }

@@ -10,6 +10,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use supermachine::worker;
+
 use crate::error::Error;
 use crate::label::Label;
 use crate::machines::{Claim, Machines};
@@ -33,6 +35,7 @@ pub(crate) fn start(
 
 fn spawn(claim: &Claim, store: &Path, snapshot: &str, publish: &[Publish]) -> Result<Child, Error> {
     let failed = |source| Error::Supervisor { source };
+    worker::inherit_nothing().map_err(failed)?;
     let mut arguments: Vec<OsString> = vec!["supervise".into(), "--store".into(), store.into()];
     for publish in publish {
         arguments.extend(["--publish".into(), publish.to_string().into()]);

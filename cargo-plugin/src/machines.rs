@@ -19,11 +19,18 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use supermachine::pack::is_name;
 use supermachine::worker::Client;
 
 use crate::error::Error;
+
+/// How long a machine may take from when its name is taken until it is served.
+const STARTING: Duration = Duration::from_secs(10);
+/// How long to wait before looking again.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The folder of the machines that run.
 #[derive(Debug)]
@@ -88,17 +95,23 @@ impl Machines {
         Ok(names)
     }
 
-    /// Reaches the machine of this name.
+    /// Reaches the machine of this name, also one that is about to start.
     pub(crate) fn connect(&self, name: &str) -> Result<Client, Error> {
-        if !is_name(name) || !self.names()?.iter().any(|known| known == name) {
-            return Err(Error::NoSuchMachine { name: name.to_owned() });
-        }
-        match Client::connect(self.folder(name).join("socket")) {
-            // It ended meanwhile.
-            Err(_) if !self.names()?.iter().any(|known| known == name) => {
-                Err(Error::NoSuchMachine { name: name.to_owned() })
+        let begin = Instant::now();
+        loop {
+            if !is_name(name) || !self.names()?.iter().any(|known| known == name) {
+                return Err(Error::NoSuchMachine { name: name.to_owned() });
             }
-            result => Ok(result?),
+            match Client::connect(self.folder(name).join("socket")) {
+                Ok(client) => return Ok(client),
+                // It is not served yet, or no more.
+                Err(supermachine::Error::Worker { source, .. })
+                    if is_unserved(&source) && begin.elapsed() < STARTING =>
+                {
+                    thread::sleep(PAUSE);
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 
@@ -197,6 +210,11 @@ impl Claim {
     fn folder(&self) -> PathBuf {
         self.dir.join("machines").join(&self.name)
     }
+}
+
+/// Whether a connection failed because nobody serves there.
+fn is_unserved(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 fn own_id() -> u32 {
@@ -322,6 +340,30 @@ mod tests {
             assert!(matches!(refused, Err(Error::NotClaimed { .. })), "{refused:?}");
         }
         drop(web);
+    }
+
+    #[test]
+    fn machine_that_is_about_to_start_is_waited_for_and_one_that_does_not_is_gone() {
+        let (_parent, machines) = machines();
+        let claim = machines.claim(None, "web").unwrap();
+        thread::scope(|scope| {
+            let connecting = scope.spawn(|| machines.connect("web"));
+            thread::sleep(10 * PAUSE);
+            assert!(!connecting.is_finished());
+            claim.give_back().unwrap();
+            let error = connecting.join().unwrap().unwrap_err();
+            assert!(matches!(error, Error::NoSuchMachine { .. }), "{error:?}");
+        });
+        let claim = machines.claim(None, "web").unwrap();
+        thread::scope(|scope| {
+            let connecting = scope.spawn(|| machines.connect("web"));
+            thread::sleep(10 * PAUSE);
+            let server = std::os::unix::net::UnixListener::bind(claim.socket()).unwrap();
+            drop(server.accept().unwrap());
+            // It was reached, and did not know what to say.
+            let error = connecting.join().unwrap().unwrap_err();
+            assert!(matches!(error, Error::Machine(_)), "{error:?}");
+        });
     }
 
     #[test]

@@ -192,6 +192,21 @@ fn folders_and_socket_are_their_owners_alone() {
 }
 
 #[test]
+fn supervisor_keeps_nothing_open_that_its_starter_had() {
+    let kept = HOME.path("kept");
+    fs::write(&kept, "").unwrap();
+    let script = format!("exec \"$0\" run -d --name keeps bb 9<'{}'", kept.display());
+    HOME.sh(&script).succeeds();
+    let machine = Machine { name: "keeps".into() };
+    let open: Vec<_> = fs::read_dir(format!("/proc/{}/fd", machine.pid()))
+        .unwrap()
+        .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
+        .collect();
+    assert!(open.iter().any(|path| path.ends_with("socket") || path.ends_with("lock")), "{open:?}");
+    assert!(!open.contains(&kept), "{open:?}");
+}
+
+#[test]
 fn supervisor_that_is_killed_leaves_no_machine() {
     let machine = Machine::start("killed", "bb", &[]);
     let mut command = HOME.command(&["exec", "killed", "--", "sh", "-c", "echo begun; sleep 1000"]);

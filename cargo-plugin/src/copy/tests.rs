@@ -1,6 +1,9 @@
 //! Archives as a machine sends them, and as a hostile one could.
 
+use std::error::Error as _;
 use std::os::unix::fs::{MetadataExt, symlink};
+
+use tar::{Archive, EntryType};
 
 use super::*;
 
@@ -14,6 +17,10 @@ fn places() -> (tempfile::TempDir, PathBuf) {
 
 /// An entry: its name, kind, mode, and its content or where it leads.
 type Sample<'a> = (&'a str, EntryType, u32, &'a str);
+
+fn unpack(bytes: &[u8], folder: &Path) -> Result<Unpacked, Error> {
+    Unpacked::read(bytes, folder)
+}
 
 fn archive(entries: &[Sample<'_>]) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -45,7 +52,7 @@ const FOLDER: EntryType = EntryType::Directory;
 
 #[test]
 fn folder_comes_with_modes_links_and_times_but_no_set_user_id() {
-    let (_dir, folder) = places();
+    let (dir, folder) = places();
     let bytes = archive(&[
         ("./", FOLDER, 0o750, ""),
         ("./sub/", FOLDER, 0o555, ""),
@@ -54,23 +61,26 @@ fn folder_comes_with_modes_links_and_times_but_no_set_user_id() {
         ("./link", EntryType::Symlink, 0o777, "/nowhere"),
         ("./null", EntryType::Char, 0o666, ""),
     ]);
-    assert_eq!(unpack(&bytes[..], &folder).unwrap(), Path::new(""));
-    let mode = |name: &str| fs::metadata(folder.join(name)).unwrap().mode() & 0o7777;
-    assert_eq!((mode(""), mode("sub"), mode("sub/file")), (0o750, 0o555, 0o711));
-    let file = fs::metadata(folder.join("sub/file")).unwrap();
-    assert_eq!((file.nlink(), file.mtime()), (2, 1_000_000_000));
-    assert_eq!(fs::read_link(folder.join("link")).unwrap(), Path::new("/nowhere"));
-    assert!(!folder.join("null").exists());
+    let target = dir.path().join("target");
+    unpack(&bytes, &folder).unwrap().settle(&target).unwrap();
+    let found = |name: &str| fs::metadata(target.join(name)).unwrap();
+    let mode = |name: &str| found(name).mode() & 0o7777;
+    assert_eq!((mode("."), mode("sub"), mode("sub/file")), (0o750, 0o555, 0o711));
+    assert_eq!((found("sub/file").nlink(), found("sub/file").mtime()), (2, 1_000_000_000));
+    assert_eq!((found(".").mtime(), found("sub").mtime()), (1_000_000_000, 1_000_000_000));
+    assert_eq!(fs::read_link(target.join("link")).unwrap(), Path::new("/nowhere"));
+    assert!(!target.join("null").exists());
+    assert!(!folder.exists());
 }
 
 #[test]
 fn one_file_comes_under_its_name() {
     let (_dir, folder) = places();
     let one = archive(&[("file", FILE, 0o644, "content")]);
-    assert_eq!(unpack(&one[..], &folder).unwrap(), Path::new("file"));
+    assert_eq!(unpack(&one, &folder).unwrap().content, Path::new("file"));
     assert_eq!(fs::read(folder.join("file")).unwrap(), b"content");
     let two = archive(&[("file", FILE, 0o644, "a"), ("./other", FILE, 0o644, "b")]);
-    assert!(unpack(&two[..], &folder).is_err());
+    assert!(unpack(&two, &folder).is_err());
 }
 
 #[test]
@@ -89,7 +99,7 @@ fn no_entry_gets_out_of_its_folder() {
     for (number, sample) in samples.iter().enumerate() {
         let (dir, folder) = places();
         fs::write(dir.path().join("secret"), "kept").unwrap();
-        let _ = unpack(&archive(sample)[..], &folder);
+        let _ = unpack(&archive(sample), &folder);
         assert!(!dir.path().join("escaped").exists(), "{number}");
         let secret = fs::metadata(dir.path().join("secret")).unwrap();
         assert_eq!(secret.nlink(), 1, "{number}");
@@ -97,7 +107,7 @@ fn no_entry_gets_out_of_its_folder() {
     // A root is not the host's.
     let (_dir, folder) = places();
     let absolute = archive(&[("/tmp-of-guest", FILE, 0o644, "x")]);
-    assert!(unpack(&absolute[..], &folder).is_err());
+    assert!(unpack(&absolute, &folder).is_err());
     assert!(!Path::new("/tmp-of-guest").exists());
 }
 
@@ -111,15 +121,109 @@ fn link_that_is_there_is_replaced_and_not_followed() {
     symlink(secret.join("key"), target.join("file")).unwrap();
     symlink(&secret, target.join("sub")).unwrap();
     fs::write(target.join("stays"), "").unwrap();
-    fs::write(folder.join("file"), "new").unwrap();
-    settle(&folder, &target).unwrap();
+    let begin = ("./", FOLDER, 0o700, "");
+    let file = archive(&[begin, ("./file", FILE, 0o644, "new")]);
+    unpack(&file, &folder).unwrap().settle(&target).unwrap();
     assert_eq!(fs::read(target.join("file")).unwrap(), b"new");
     assert_eq!(fs::read(secret.join("key")).unwrap(), b"kept");
     assert!(target.join("stays").exists());
-    fs::create_dir(folder.join("sub")).unwrap();
-    fs::write(folder.join("sub/key"), "new").unwrap();
-    assert!(settle(&folder, &target).is_err());
+    let sub = archive(&[begin, ("./sub/", FOLDER, 0o755, ""), ("./sub/key", FILE, 0o644, "new")]);
+    let error = unpack(&sub, &folder).unwrap().settle(&target).unwrap_err();
+    assert!(matches!(error, Error::File { operation: "rename", .. }), "{error:?}");
     assert_eq!(fs::read(secret.join("key")).unwrap(), b"kept");
+}
+
+/// Says where the folder of the test below is, to its run by another user.
+const READ_ONLY: &str = "SUPERMACHINE_TEST_READ_ONLY";
+
+/// Root may write everywhere, and so would not find what this is about.
+#[test]
+fn folder_that_may_not_be_written_to_comes_twice_and_leaves_nothing_behind() {
+    let Some(folder) = std::env::var_os(READ_ONLY).map(PathBuf::from) else {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
+        let program = dir.path().join("program");
+        fs::copy("/proc/self/exe", &program).unwrap();
+        let mut command = std::process::Command::new(program);
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::process::CommandExt::uid(&mut command, 65534);
+        }
+        let name = "folder_that_may_not_be_written_to_comes_twice_and_leaves_nothing_behind";
+        command.args(["--exact", &format!("copy::tests::{name}")]).env(READ_ONLY, dir.path());
+        assert!(command.status().unwrap().success());
+        return;
+    };
+    let bytes = archive(&[
+        ("./", FOLDER, 0o555, ""),
+        ("./sub/", FOLDER, 0o500, ""),
+        ("./sub/file", FILE, 0o444, "content"),
+    ]);
+    let target = folder.join("target");
+    let copy = || {
+        let staging = tempfile::tempdir_in(&folder).unwrap();
+        unpack(&bytes, staging.path()).unwrap().settle(&target)
+    };
+    copy().unwrap();
+    assert_eq!(fs::read(target.join("sub/file")).unwrap(), b"content");
+    assert_eq!(fs::metadata(target.join("sub")).unwrap().mode() & 0o777, 0o500);
+    let error = copy().unwrap_err();
+    assert!(matches!(&error, Error::File { path, .. } if path.ends_with("sub/file")), "{error:?}");
+    let mut names: Vec<_> =
+        fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["program", "target"]);
+    for name in ["", "sub"] {
+        fs::set_permissions(target.join(name), Permissions::from_mode(0o700)).unwrap();
+    }
+}
+
+/// What comes before the content of an entry is kept in memory.
+#[test]
+fn names_and_directories_without_end_are_refused() {
+    let (_dir, folder) = places();
+    for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+        let mut header = Header::new_gnu();
+        header.set_path("./x").unwrap();
+        header.set_entry_type(kind);
+        header.set_size(1 << 40);
+        header.set_cksum();
+        let counted = Counted { head: header.as_bytes(), count: 0 };
+        let mut archive = std::io::BufReader::with_capacity(512, counted);
+        let error = Unpacked::read(&mut archive, &folder).unwrap_err();
+        assert!(error.source().unwrap().to_string().contains("too long a name"), "{error:?}");
+        assert!(archive.get_ref().count < 200_000, "{}", archive.get_ref().count);
+    }
+    let many = archive(&[("./x/", FOLDER, 0o755, "")]);
+    let many = &many[..512];
+    let endless = std::iter::repeat_with(|| many).take(1 << 20).flatten().copied();
+    let error = Unpacked::read(Bytes(endless), &folder).unwrap_err();
+    assert!(error.source().unwrap().to_string().contains("too many directories"), "{error:?}");
+}
+
+/// A header, and then letters without end.
+struct Counted<'a> {
+    head: &'a [u8],
+    count: usize,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut count = self.head.read(buffer)?;
+        if count == 0 {
+            buffer.fill(b'x');
+            count = buffer.len();
+        }
+        self.count += count;
+        Ok(count)
+    }
+}
+
+struct Bytes<I>(I);
+
+impl<I: Iterator<Item = u8>> Read for Bytes<I> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(buffer.iter_mut().zip(&mut self.0).map(|(to, from)| *to = from).count())
+    }
 }
 
 #[test]

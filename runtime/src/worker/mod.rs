@@ -27,6 +27,7 @@ pub use self::client::Client;
 pub(crate) use self::process::Process;
 pub use self::program::main;
 pub use self::server::{Server, Stopped};
+pub use self::sys::inherit_nothing;
 
 use crate::ExitStatus;
 use crate::machine::GuestFailure;

@@ -40,6 +40,23 @@ pub(super) fn close_inherited() {
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
 }
 
+/// Has the programs that this process starts from now on inherit no descriptor but standard input,
+/// output and error. Nothing is closed here.
+///
+/// For a process that starts one which outlives it: what the long-lived one would keep open by
+/// accident, such as the end of a pipe, somebody may wait for.
+///
+/// # Errors
+/// The kernel is older than Linux 5.11.
+pub fn inherit_nothing() -> io::Result<()> {
+    let flags = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
+    // SAFETY: it sets a flag of descriptors, and no owner of one relies on its absence.
+    match unsafe { libc::close_range(3, libc::c_uint::MAX, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Whether a peer is trusted: this process's user, or root.
 pub(super) fn is_trusted(peer: Peer) -> bool {
     // SAFETY: no memory is involved, and it cannot fail.
