@@ -22,6 +22,10 @@ fn main() -> io::Result<()> {
     for root in ["../init", "../formats/src", "../formats/Cargo.toml"] {
         agent.tree(Path::new(root))?;
     }
+    // What it is compiled with, and how.
+    for file in ["../Cargo.lock", "../Cargo.toml", "../rust-toolchain.toml"] {
+        agent.file(Path::new(file))?;
+    }
     println!("cargo::rustc-env=AGENT_INPUTS={}", agent.name());
     println!("cargo::rustc-env=GUEST_ARCH={arch}");
     Ok(())

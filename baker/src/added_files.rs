@@ -1,7 +1,8 @@
 //! Files of the host that are added to an image: one more layer, above its own.
 //!
 //! The layer depends on the files' paths, contents and modes alone: owner is root, times are
-//! zero, and a file's mode is 0755 if anybody may run it, else 0644.
+//! zero, and a file's mode is 0755 if anybody may run it, else 0644. Folders that the image has stay
+//! as they are.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -12,6 +13,7 @@ use supermachine_formats::{Digest, Hasher};
 
 use crate::BakeError;
 use crate::oci::{BlobStore, Compression, Layer};
+use crate::rootfs::Directories;
 
 /// The most folders within each other: a link cannot lead in circles, but a mount can.
 const MAX_DEPTH: usize = 64;
@@ -58,7 +60,14 @@ impl AddedFiles {
             blob.commit(digest, size)?;
         }
         let path = blobs.path(digest);
-        Ok(Some(Layer { digest, diff_id: digest, size, compression: Compression::None, path }))
+        Ok(Some(Layer {
+            digest,
+            diff_id: digest,
+            size,
+            compression: Compression::None,
+            path,
+            directories: Directories::Keep,
+        }))
     }
 
     fn write(&self, sink: &mut Sink) -> Result<(), BakeError> {

@@ -12,6 +12,7 @@ use supermachine::host;
 use supermachine::image::default_cache;
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::FORMAT_VERSION;
+use supermachine_formats::snapshot::baseline::Baseline;
 
 use crate::bake::{Baked, RECIPE};
 use crate::key::Key;
@@ -73,14 +74,15 @@ impl Builds {
     /// `PACKAGE.NAME`.
     ///
     /// # Errors
-    /// Any [`BakeError`]: [`BakeError::NoHypervisor`] if it must be baked and this host cannot.
+    /// Any [`BakeError`]: [`BakeError::NoHypervisor`] if it must be baked and this host cannot,
+    /// [`BakeError::NotLocked`] if a tag is not pinned and the lock file is [frozen](Lock::frozen).
     pub fn bake(
         &self,
         package: &str,
         builder: &OciImageBuilder,
         lock: &mut Lock,
     ) -> Result<Baked, BakeError> {
-        let name = format!("{package}.{}", builder.snapshot_name()?);
+        let name = format!("{}.{}", prefix(package), builder.snapshot_name()?);
         self.store.check_name(&name)?;
         let (image, builder) = self.pinned(builder, lock)?;
         let key_now = || key(&builder, &name, image);
@@ -120,6 +122,10 @@ impl Builds {
         let text = reference.to_string();
         let digest = match lock.digest(&text) {
             Some(digest) => digest,
+            None if lock.is_frozen() => {
+                let path = lock.path().to_owned();
+                return Err(BakeError::NotLocked { path, reference: text });
+            }
             None => {
                 let digest = resolve()?;
                 lock.pin(&text, digest);
@@ -143,6 +149,19 @@ impl Builds {
             other => other,
         }
     }
+}
+
+/// A package's name as a snapshot's can begin: cargo allows for more letters.
+fn prefix(package: &str) -> String {
+    let mut prefix = String::new();
+    for letter in package.chars() {
+        match letter {
+            'a'..='z' | 'A'..='Z' | '0'..='9' => prefix.push(letter),
+            '_' | '-' if !prefix.is_empty() => prefix.push(letter),
+            _ => prefix += &format!("u{:x}_", u32::from(letter)),
+        }
+    }
+    prefix
 }
 
 /// Why no machine can be started here.
@@ -181,6 +200,9 @@ pub(crate) fn key(
     key.add(&builder.memory_mib.to_le_bytes());
     key.add(&builder.vcpus.to_le_bytes());
     key.add(&[builder.baseline as u8, builder.root_disk as u8]);
+    if builder.baseline == Baseline::Host {
+        host::processor().iter().for_each(|word| key.add(&word.to_le_bytes()));
+    }
     key.add(&builder.level.to_le_bytes());
     key.add(builder.ready.to_string().as_bytes());
     let overrides = &builder.overrides;
@@ -229,7 +251,7 @@ mod tests {
             redis().user("a"),
             redis().working_dir("a"),
             redis().compression_level(1),
-            redis().cpu_baseline(supermachine_formats::snapshot::baseline::Baseline::V2),
+            redis().cpu_baseline(Baseline::V2),
             redis().root_disk(crate::RootDisk::Block),
             redis().file("/a", &file),
             redis().file("/b", &file),
@@ -244,6 +266,14 @@ mod tests {
         keys.sort_unstable();
         keys.dedup();
         assert_eq!(keys.len(), count);
+    }
+
+    #[test]
+    fn packages_of_any_name_begin_names_of_snapshots() {
+        for (package, expected) in [("my-app_2", "my-app_2"), ("_x", "u5f_x"), ("é", "ue9_")] {
+            assert_eq!(prefix(package), expected);
+            assert!(supermachine::pack::is_name(&format!("{expected}.web")));
+        }
     }
 
     #[test]

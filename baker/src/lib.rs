@@ -43,6 +43,7 @@ mod samples;
 mod store;
 mod warm;
 mod warmup;
+mod wishes;
 
 pub use bake::{Baked, Observer};
 pub use build_script::{BuildScript, Built, build_script, build_script_from_metadata};
@@ -55,6 +56,7 @@ pub use store::{
     Footprint, Freed, Imported, Sizes, Store, Summary, SweepOptions, Swept, Transferred, Usage,
     Verified,
 };
+pub use wishes::Wishes;
 
 /// The examples of the project's front page, compiled with all others.
 #[cfg(doctest)]

@@ -102,6 +102,8 @@ pub struct Lock {
     images: BTreeMap<String, Digest>,
     /// Whether it differs from what the file has.
     is_changed: bool,
+    /// Whether it shall not.
+    is_frozen: bool,
 }
 
 #[derive(Deserialize)]
@@ -134,6 +136,17 @@ impl Lock {
         Self::open(dir.join(LOCK_FILE))
     }
 
+    /// Whether builds are to do with what it pins, and pin no more.
+    #[must_use]
+    pub fn frozen(mut self, is_frozen: bool) -> Self {
+        self.is_frozen = is_frozen;
+        self
+    }
+
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.is_frozen
+    }
+
     /// Reads the lock file at `path`. One that is not there pins nothing.
     ///
     /// # Errors
@@ -143,12 +156,13 @@ impl Lock {
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Self { path, images: BTreeMap::new(), is_changed: false });
+                let images = BTreeMap::new();
+                return Ok(Self { path, images, is_changed: false, is_frozen: false });
             }
             Err(source) => return Err(LockError::Io { operation: "read", path, source }),
         };
         let images = parse(&path, &text)?;
-        Ok(Self { path, images, is_changed: false })
+        Ok(Self { path, images, is_changed: false, is_frozen: false })
     }
 
     /// The file.

@@ -17,7 +17,7 @@ use crate::{BakeError, Store};
 
 /// A change of what is written to disks must change this, so that what was remembered before
 /// is not taken for it.
-pub(crate) const RECIPE: u16 = 3;
+pub(crate) const RECIPE: u16 = 4;
 
 /// How a guest reaches its root file system.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -62,6 +62,7 @@ pub(crate) fn find_or_make(
     hasher.update(&level.to_le_bytes());
     for layer in &image.layers {
         hasher.update(&layer.diff_id.0);
+        hasher.update(&[layer.directories as u8]);
     }
     let key = hasher.finish();
     let _turn = store.lock(key)?;
@@ -148,5 +149,6 @@ fn layer_source(layer: &oci::Layer) -> LayerSource {
         compression: layer.compression,
         diff_id: layer.diff_id,
         name: layer.digest,
+        directories: layer.directories,
     }
 }

@@ -16,7 +16,9 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use supermachine_baker::rootfs::{Compression, Error, LayerSource, RootfsImage, build};
+use supermachine_baker::rootfs::{
+    Compression, Directories, Error, LayerSource, RootfsImage, build,
+};
 use supermachine_formats::{Digest, Hasher};
 use tempfile::TempDir;
 
@@ -25,11 +27,16 @@ use samples::Sample;
 
 const PMEM_ALIGNMENT: u64 = 2 << 20;
 
+fn uncompressed(path: PathBuf, diff_id: Digest) -> LayerSource {
+    let (compression, directories) = (Compression::None, Directories::default());
+    LayerSource { path, compression, diff_id, name: diff_id, directories }
+}
+
 fn layer(dir: &Path, name: &str, bytes: &[u8]) -> LayerSource {
     let path = dir.join(name);
     fs::write(&path, bytes).unwrap();
     let diff_id = Digest::of(bytes);
-    LayerSource { path, compression: Compression::None, diff_id, name: diff_id }
+    uncompressed(path, diff_id)
 }
 
 fn build_in(dir: &Path, layers: &[LayerSource]) -> (RootfsImage, PathBuf) {
@@ -65,7 +72,7 @@ fn gnu_tar(source: &Path, archive: &Path, options: &[&str]) -> LayerSource {
     let fixed = ["-C", source.to_str().unwrap(), "-cf", archive.to_str().unwrap()];
     run("tar", &[&fixed, options, &["."]].concat());
     let (path, diff_id) = (archive.to_path_buf(), digest_of(archive));
-    LayerSource { path, compression: Compression::None, diff_id, name: diff_id }
+    uncompressed(path, diff_id)
 }
 
 fn digest_of(path: &Path) -> Digest {
@@ -377,7 +384,7 @@ fn image_of_a_file_of_written_zeros_takes_little_room() {
     file.write_all_at(b"end", 512 + SIZE - 3).unwrap();
     file.set_len((512 + SIZE).next_multiple_of(512) + 1024).unwrap();
     let diff_id = digest_of(&path);
-    let source = LayerSource { path, compression: Compression::None, diff_id, name: diff_id };
+    let source = uncompressed(path, diff_id);
     let (built, path) = build_in(dir.path(), &[source]);
     assert!(built.size <= 4 << 20, "{}", built.size);
     let image = Image::open(&path);

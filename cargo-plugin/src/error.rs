@@ -42,6 +42,9 @@ pub(crate) enum Error {
          `worker = false` in [package.metadata.supermachine.bundle] leaves it out"
     )]
     WorkerNotBuilt,
+    /// A snapshot is wanted, and the environment asks for none.
+    #[error("the snapshot {name:?} is left out, as SUPERMACHINE_NO_BAKE or DOCS_RS asks; unset it")]
+    LeftOut { name: String },
     /// A snapshot that is to be bundled was not made.
     #[error(
         "the bundle shall have the snapshot {name:?}, but no build script made it and Cargo.toml \
@@ -191,14 +194,16 @@ pub(crate) enum Error {
 impl Error {
     /// Whether a machine that runs by itself was about to begin or to end when it was asked.
     pub(crate) fn is_passing(&self) -> bool {
-        use supermachine::Error::{Stopped, Worker, WorkerGone};
-        match self {
-            Self::NoSuchMachine { .. } | Self::Machine(Stopped | WorkerGone) => true,
-            Self::Machine(Worker { source, .. }) => {
-                matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
-            }
-            _ => false,
-        }
+        use supermachine::Error::{Stopped, WorkerGone};
+        let is_gone =
+            matches!(self, Self::NoSuchMachine { .. } | Self::Machine(Stopped | WorkerGone));
+        is_gone || self.is_unserved()
+    }
+
+    /// Whether a machine was not served yet when it was to be reached, or no more.
+    pub(crate) fn is_unserved(&self) -> bool {
+        let Self::Machine(supermachine::Error::Worker { source, .. }) = self else { return false };
+        matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
     }
 
     /// Whether nobody reads the output any more, which is no failure to tell of.

@@ -99,20 +99,21 @@ impl Machines {
     pub(crate) fn connect(&self, name: &str) -> Result<Client, Error> {
         let begin = Instant::now();
         loop {
-            if !is_name(name) || !self.names()?.iter().any(|known| known == name) {
-                return Err(Error::NoSuchMachine { name: name.to_owned() });
-            }
-            match Client::connect(self.folder(name).join("socket")) {
-                Ok(client) => return Ok(client),
-                // It is not served yet, or no more.
-                Err(supermachine::Error::Worker { source, .. })
-                    if is_unserved(&source) && begin.elapsed() < STARTING =>
-                {
+            match self.connect_now(name) {
+                Err(error) if error.is_unserved() && begin.elapsed() < STARTING => {
                     thread::sleep(PAUSE);
                 }
-                Err(error) => return Err(error.into()),
+                done => return done,
             }
         }
+    }
+
+    /// Reaches the machine of this name, if it is served by now.
+    pub(crate) fn connect_now(&self, name: &str) -> Result<Client, Error> {
+        if !is_name(name) || !self.names()?.iter().any(|known| known == name) {
+            return Err(Error::NoSuchMachine { name: name.to_owned() });
+        }
+        Ok(Client::connect(self.folder(name).join("socket"))?)
     }
 
     /// The claim that this process was started with, by who made it.
@@ -210,11 +211,6 @@ impl Claim {
     fn folder(&self) -> PathBuf {
         self.dir.join("machines").join(&self.name)
     }
-}
-
-/// Whether a connection failed because nobody serves there.
-fn is_unserved(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 fn own_id() -> u32 {

@@ -97,12 +97,15 @@ impl AssetPaths {
         }
     }
 
-    /// The file or folder of a snapshot's pack, or `otherwise` if no folder has it.
+    /// The file or folder of a snapshot's pack, or `otherwise` if no folder has it. A link counts
+    /// only where `otherwise` is not there: beside a program that was just built there are links,
+    /// and they may be those of another package or build.
     #[must_use]
     pub fn pack_or(&self, name: &str, otherwise: impl Into<PathBuf>) -> PathBuf {
+        let otherwise = otherwise.into();
         match self.find(name) {
-            Ok(Found::Pack(path)) => path,
-            _ => otherwise.into(),
+            Ok(Found::Pack(path)) if !(path.is_symlink() && otherwise.exists()) => path,
+            _ => otherwise,
         }
     }
 
@@ -181,6 +184,24 @@ mod tests {
         let within = AssetPaths::from_dir(&store);
         assert!(matches!(within.find(&name), Ok(Found::Store(path)) if path == store));
         assert_eq!(source.find(Some(&name)).unwrap(), made.image.digest);
+    }
+
+    #[test]
+    fn link_is_not_taken_for_a_pack_that_the_program_was_built_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let assets = AssetPaths::from_dir(path("snapshots"));
+        fs::create_dir(path("snapshots")).unwrap();
+        fs::write(path("other.tar"), "").unwrap();
+        fs::write(path("own.tar"), "").unwrap();
+        std::os::unix::fs::symlink(path("other.tar"), path("snapshots/web.tar")).unwrap();
+        assert_eq!(assets.pack_or("web", path("own.tar")), path("own.tar"));
+        fs::remove_file(path("own.tar")).unwrap();
+        assert_eq!(assets.pack_or("web", path("own.tar")), path("snapshots/web.tar"));
+        fs::write(path("own.tar"), "").unwrap();
+        fs::remove_file(path("snapshots/web.tar")).unwrap();
+        fs::write(path("snapshots/web.tar"), "").unwrap();
+        assert_eq!(assets.pack_or("web", path("own.tar")), path("snapshots/web.tar"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What this host can do.
 
-use supermachine_formats::snapshot::baseline::{Baseline, Features};
+use supermachine_formats::snapshot::baseline::{Baseline, Features, Register};
 
 use crate::machine::{self, HypervisorError};
 
@@ -40,6 +40,28 @@ pub fn probe() -> Result<Speed, HypervisorError> {
         best = best.min(machine::probe()?);
     }
     Ok(best)
+}
+
+/// What tells this host's processor from others: maker, model and features, as CPUID gives them.
+/// What is baked for [`Baseline::Host`] is for such a processor.
+#[must_use]
+pub fn processor() -> Vec<u32> {
+    use Register::{Eax, Ebx, Ecx, Edx};
+    // Of leaf 1 a register is left out that tells which of the processors this is.
+    const WORDS: [(u32, u32, &[Register]); 8] = [
+        (0, 0, &[Ebx, Ecx, Edx]),
+        (1, 0, &[Eax, Ecx, Edx]),
+        (7, 0, &[Ebx, Ecx, Edx]),
+        (7, 1, &[Eax, Ebx, Ecx, Edx]),
+        (0xD, 0, &[Eax]),
+        (0xD, 1, &[Eax]),
+        (0x8000_0001, 0, &[Ecx, Edx]),
+        (0x8000_0008, 0, &[Eax, Ebx]),
+    ];
+    let words = |(function, index, registers): (u32, u32, &'static [Register])| {
+        registers.iter().map(move |register| machine::processor_word(function, index, *register))
+    };
+    WORDS.into_iter().flat_map(words).collect()
 }
 
 /// The features of a baseline that this host's processor lacks, or its operating system has

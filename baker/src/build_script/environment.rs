@@ -1,23 +1,14 @@
-//! What cargo and the user tell a build script. The only module here that reads the environment.
+//! What cargo and the user tell a build script.
 
 use std::env;
 use std::env::consts::{ARCH, OS};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use crate::BakeError;
+use crate::{BakeError, Wishes};
 
-/// The variables of the user whose change runs the script again.
-pub(super) const WATCHED: [&str; 6] = [NO_BAKE, DOCS_RS, PREBAKED, OFFLINE, LOCKED, ASSETS];
-const NO_BAKE: &str = "SUPERMACHINE_NO_BAKE";
-const DOCS_RS: &str = "DOCS_RS";
-const PREBAKED: &str = "SUPERMACHINE_PREBAKED";
-const OFFLINE: &str = "SUPERMACHINE_OFFLINE";
-const LOCKED: &str = "SUPERMACHINE_LOCKED";
 /// Read by `supermachine_kernel`.
-const ASSETS: &str = "SUPERMACHINE_ASSETS";
-/// Cargo's own way of asking for no network.
-const CARGO_OFFLINE: &str = "CARGO_NET_OFFLINE";
+pub(super) const ASSETS: &str = "SUPERMACHINE_ASSETS";
 
 /// What is known of the package, and what is wanted.
 #[derive(Debug, Clone)]
@@ -30,14 +21,8 @@ pub(super) struct Environment {
     pub(super) out: PathBuf,
     /// The platform that is built for, as architecture and operating system.
     pub(super) target: (String, String),
-    /// Whether to leave snapshots out.
-    pub(super) is_placeholder: bool,
-    /// The folder of packs that are taken instead of bakes.
-    pub(super) prebaked: Option<PathBuf>,
-    /// Whether to use no network.
-    pub(super) is_offline: bool,
-    /// Whether the lock file must not change.
-    pub(super) is_locked: bool,
+    /// What the user asks for.
+    pub(super) wishes: Wishes,
     /// Whether kernel and agent are the user's own.
     pub(super) has_assets: bool,
 }
@@ -53,17 +38,12 @@ impl Environment {
     ) -> Result<Self, BakeError> {
         let needed = |name| variable(name).ok_or(BakeError::NotABuildScript { variable: name });
         let text = |value: OsString| value.to_string_lossy().into_owned();
-        let is_set = |name| variable(name).is_some_and(|value| !value.is_empty() && value != "0");
-        let prebaked = variable(PREBAKED).filter(|folder| !folder.is_empty());
         Ok(Self {
             package: text(needed("CARGO_PKG_NAME")?),
             dir: needed("CARGO_MANIFEST_DIR")?.into(),
             out: needed("OUT_DIR")?.into(),
             target: (text(needed("CARGO_CFG_TARGET_ARCH")?), text(needed("CARGO_CFG_TARGET_OS")?)),
-            is_placeholder: is_set(NO_BAKE) || is_set(DOCS_RS),
-            prebaked: prebaked.map(PathBuf::from),
-            is_offline: is_set(OFFLINE) || variable(CARGO_OFFLINE).is_some_and(|v| v == "true"),
-            is_locked: is_set(LOCKED),
+            wishes: Wishes::of(&variable),
             has_assets: variable(ASSETS).is_some_and(|folder| !folder.is_empty()),
         })
     }
@@ -95,20 +75,6 @@ mod tests {
             let found = own.iter().chain(&cargo).find(|(known, _)| *known == name);
             found.map(|(_, value)| OsString::from(*value)).filter(|value| value != "-")
         })
-    }
-
-    #[test]
-    fn wishes_are_read_and_empty_ones_are_none() {
-        let plain = environment(&[(PREBAKED, ""), (LOCKED, ""), (NO_BAKE, "0")]).unwrap();
-        assert!(!plain.is_placeholder && !plain.is_offline && !plain.is_locked);
-        assert_eq!(plain.prebaked, None);
-        for name in [NO_BAKE, DOCS_RS] {
-            assert!(environment(&[(name, "1")]).unwrap().is_placeholder, "{name}");
-        }
-        assert!(environment(&[(CARGO_OFFLINE, "true")]).unwrap().is_offline);
-        assert!(!environment(&[(CARGO_OFFLINE, "false")]).unwrap().is_offline);
-        assert!(environment(&[(OFFLINE, "1")]).unwrap().is_offline);
-        assert!(environment(&[(LOCKED, "1")]).unwrap().is_locked);
     }
 
     #[test]

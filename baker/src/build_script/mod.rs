@@ -3,14 +3,8 @@
 //! A snapshot that is baked here is found by `supermachine::include_snapshot!` and
 //! `snapshot_path!`: the script tells the compiler where its pack is. Bakes come from the
 //! [cache of builds](Builds), so that most builds find what they need there. The script runs
-//! again only when something that it depends on has changed.
-//!
-//! | variable | effect |
-//! |---|---|
-//! | `SUPERMACHINE_NO_BAKE=1`, `DOCS_RS` | snapshots are left out; what opens one gets an error |
-//! | `SUPERMACHINE_PREBAKED=FOLDER` | packs `NAME.tar` of the folder are taken instead |
-//! | `SUPERMACHINE_OFFLINE=1`, `CARGO_NET_OFFLINE=true` | no network |
-//! | `SUPERMACHINE_LOCKED=1` | an image that `supermachine.lock` does not pin is an error |
+//! again only when something that it depends on has changed. [`Wishes`] are what the environment can
+//! ask for.
 
 mod environment;
 mod progress;
@@ -33,8 +27,8 @@ use crate::bake::Baked;
 use crate::lock::{Lock, LockError};
 use crate::manifest::Metadata;
 use crate::oci::ImageSource;
-use crate::{BakeError, Builds, OciImageBuilder};
-use environment::{Environment, WATCHED};
+use crate::{BakeError, Builds, OciImageBuilder, Wishes};
+use environment::{ASSETS, Environment};
 use progress::{Progress, mebibytes};
 
 /// How much earlier than the script a file must be written for cargo to take it for old.
@@ -130,10 +124,10 @@ impl BuildScript {
         builds: Option<Builds>,
         cargo: Box<dyn Write>,
     ) -> Result<Self, BakeError> {
-        let lock = Lock::beside(&environment.dir)?;
+        let lock = Lock::beside(&environment.dir)?.frozen(environment.wishes.locked);
         let (began, names) = (SystemTime::now(), BTreeSet::new());
         let mut script = Self { environment, lock, builds, began, names, cargo };
-        for name in WATCHED {
+        for name in Wishes::WATCHED.into_iter().chain([ASSETS]) {
             script.tell("rerun-if-env-changed", name)?;
         }
         Ok(script)
@@ -156,9 +150,9 @@ impl BuildScript {
             return Err(BakeError::BakedTwice { name });
         }
         // What was baked stays while a build leaves it out, or takes another one: programs have it.
-        let built = if self.environment.is_placeholder {
+        let built = if self.environment.wishes.left_out {
             leave_out(self.place("left-out", &name)?, name)?
-        } else if let Some(folder) = self.environment.prebaked.clone() {
+        } else if let Some(folder) = self.environment.wishes.prebaked.clone() {
             self.take(&folder, self.place("prebaked", &name)?, name, &builder)?
         } else {
             self.find_or_bake(self.place("", &name)?, name, builder)?
@@ -216,7 +210,7 @@ impl BuildScript {
     ) -> Result<Built, BakeError> {
         self.environment.check_target()?;
         self.watch_inputs(&builder)?;
-        builder.fetch.offline |= self.environment.is_offline;
+        builder.fetch.offline |= self.environment.wishes.offline;
         let progress = Arc::new(Progress::new(&name));
         if builder.observer.is_none() {
             builder = builder.observer(Arc::clone(&progress) as Arc<_>);
@@ -246,11 +240,6 @@ impl BuildScript {
         if let ImageSource::Registry(reference) = &builder.source
             && reference.digest().is_none()
         {
-            let text = reference.to_string();
-            if self.environment.is_locked && self.lock.digest(&text).is_none() {
-                let path = self.lock.path().to_owned();
-                return Err(BakeError::NotLocked { path, reference: text });
-            }
             let baked = builds.bake(&self.environment.package, builder, &mut self.lock)?;
             self.save_lock()?;
             let path = self.lock.path().to_owned();

@@ -53,10 +53,7 @@ impl Home {
             dir: dir.path().join("package"),
             out: dir.path().join("out"),
             target: (std::env::consts::ARCH.into(), std::env::consts::OS.into()),
-            is_placeholder: false,
-            prebaked: None,
-            is_offline: true,
-            is_locked: false,
+            wishes: Wishes { offline: true, ..Wishes::default() },
             has_assets: false,
         };
         Self { dir, environment }
@@ -147,7 +144,7 @@ fn image_that_is_not_pinned_is_not_found_offline_nor_pinned_when_locked() {
     let error = home.script().0.bake(builder()).unwrap_err();
     let is_expected = matches!(error, BakeError::Fetch { source: FetchError::NotCached { .. } });
     assert!(is_expected, "{error:?}");
-    home.environment.is_locked = true;
+    home.environment.wishes.locked = true;
     let error = home.script().0.bake(builder()).unwrap_err();
     assert!(matches!(&error, BakeError::NotLocked { reference, .. } if reference == IMAGE));
 }
@@ -155,7 +152,7 @@ fn image_that_is_not_pinned_is_not_found_offline_nor_pinned_when_locked() {
 #[test]
 fn placeholder_is_an_empty_file_and_needs_nothing() {
     let mut home = Home::new();
-    home.environment.is_placeholder = true;
+    home.environment.wishes.left_out = true;
     home.environment.target.0 = "riscv64".into();
     let (mut script, told) = home.script();
     let built = script.bake(builder()).unwrap();
@@ -163,13 +160,13 @@ fn placeholder_is_an_empty_file_and_needs_nothing() {
     assert_eq!(fs::read(&built.path).unwrap(), b"");
     assert!(told.text().contains("rustc-env=SUPERMACHINE_SNAPSHOT_web="));
     // What has its place later is written in full.
-    home.environment.is_placeholder = false;
+    home.environment.wishes.left_out = false;
     home.environment.target.0 = std::env::consts::ARCH.into();
     home.remember(&builder());
     let baked = home.script().0.bake(builder()).unwrap();
     assert!(baked.size > 0);
     // And stays, for the programs that have it, while another build leaves it out.
-    home.environment.is_placeholder = true;
+    home.environment.wishes.left_out = true;
     assert_eq!(home.script().0.bake(builder()).unwrap().size, 0);
     assert_eq!(fs::metadata(&baked.path).unwrap().len(), baked.size);
 }
@@ -191,7 +188,7 @@ fn pack_baked_elsewhere_is_taken_if_its_machine_is_the_wanted_one() {
     let mut home = Home::new();
     let folder = home.dir.path().join("prebaked");
     fs::create_dir(&folder).unwrap();
-    home.environment.prebaked = Some(folder.clone());
+    home.environment.wishes.prebaked = Some(folder.clone());
     home.environment.target.0 = "riscv64".into();
     let (mut script, told) = home.script();
     assert!(matches!(script.bake(builder()), Err(BakeError::Pack { .. })));

@@ -45,6 +45,8 @@ use std::time::Duration;
 
 use supermachine_formats::Digest;
 
+pub use crate::rootfs::Directories;
+
 pub use auth::{Credentials, docker_config_dir, find_credentials};
 pub(crate) use blobs::remove_leftovers;
 pub use blobs::{BlobStore, BlobWriter};
@@ -90,6 +92,8 @@ pub struct Layer {
     pub compression: Compression,
     /// The file.
     pub path: PathBuf,
+    /// What its directories are to those of lower layers.
+    pub directories: Directories,
 }
 
 /// How a layer is compressed.
@@ -452,7 +456,14 @@ impl Task<'_> {
         if compression == Compression::None && layer.digest != diff_id {
             return Err(Error::DigestMismatch { digest: diff_id, found: layer.digest });
         }
-        Ok(Layer { digest: layer.digest, diff_id, size: layer.size, compression, path })
+        Ok(Layer {
+            digest: layer.digest,
+            diff_id,
+            size: layer.size,
+            compression,
+            path,
+            directories: Directories::Replace,
+        })
     }
 }
 

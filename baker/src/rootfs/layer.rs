@@ -17,7 +17,7 @@ use super::error::{EntryError, Error, LayerError};
 use super::path::{EntryPath, PATH_MAX};
 use super::spool::{Spool, StoreError};
 use super::tree::{Attributes, Metadata, Node, Tree};
-use super::{Compression, LayerSource};
+use super::{Compression, Directories, LayerSource};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -39,12 +39,13 @@ pub(super) fn apply<W: Write + Seek>(
     let in_layer = |error| Error::Layer { layer: source.name, source: error };
     let blob = open(&source.path)?;
     let blob = BufReader::with_capacity(READ_BUFFER, blob);
+    let directories = source.directories;
     let found = match source.compression {
-        Compression::None => hash_and_read(blob, tree, spool),
-        Compression::Gzip => hash_and_read(MultiGzDecoder::new(blob), tree, spool),
+        Compression::None => hash_and_read(blob, directories, tree, spool),
+        Compression::Gzip => hash_and_read(MultiGzDecoder::new(blob), directories, tree, spool),
         Compression::Zstd => zstd_decoder(blob)
             .map_err(|source| LayerError::Read { source })
-            .and_then(|decoder| hash_and_read(decoder, tree, spool)),
+            .and_then(|decoder| hash_and_read(decoder, directories, tree, spool)),
     };
     let found = found.map_err(in_layer)?;
     if found == source.diff_id {
@@ -64,11 +65,20 @@ pub fn read_layer<R: Read, W: Write + Seek>(
     tree: &mut Tree,
     spool: &mut Spool<W>,
 ) -> Result<(), LayerError> {
+    read_layer_with(reader, Directories::default(), tree, spool)
+}
+
+fn read_layer_with<R: Read, W: Write + Seek>(
+    reader: R,
+    directories: Directories,
+    tree: &mut Tree,
+    spool: &mut Spool<W>,
+) -> Result<(), LayerError> {
     tree.begin_layer();
     let mut archive = Archive::new(reader);
     while let Some(entry) = archive.next()? {
         let path = String::from_utf8_lossy(&entry.path).into_owned();
-        apply_entry(entry, &path, &mut archive, tree, spool)?;
+        apply_entry(entry, &path, directories, &mut archive, tree, spool)?;
     }
     archive.drain()?;
     spool.end_layer();
@@ -89,13 +99,15 @@ fn zstd_decoder<'a, R: Read>(
 
 fn hash_and_read<R: Read, W: Write + Seek>(
     reader: R,
+    directories: Directories,
     tree: &mut Tree,
     spool: &mut Spool<W>,
 ) -> Result<Digest, LayerError> {
     let mut hashed = Hashed { reader, hasher: Hasher::new() };
     // Headers are read in blocks of 512 bytes; larger reads make decompression and hashing
     // worth their calls.
-    read_layer(BufReader::with_capacity(READ_BUFFER, &mut hashed), tree, spool)?;
+    let buffered = BufReader::with_capacity(READ_BUFFER, &mut hashed);
+    read_layer_with(buffered, directories, tree, spool)?;
     Ok(hashed.hasher.finish())
 }
 
@@ -115,6 +127,7 @@ impl<R: Read> Read for Hashed<R> {
 fn apply_entry<R: Read, W: Write + Seek>(
     entry: Entry,
     name: &str,
+    directories: Directories,
     archive: &mut Archive<R>,
     tree: &mut Tree,
     spool: &mut Spool<W>,
@@ -128,7 +141,10 @@ fn apply_entry<R: Read, W: Write + Seek>(
     let metadata =
         Metadata { attributes: usable(metadata.attributes).map_err(refused)?, ..metadata };
     match kind {
-        EntryKind::Directory => tree.add_directory(&path, metadata),
+        EntryKind::Directory => match directories {
+            Directories::Replace => tree.add_directory(&path, metadata),
+            Directories::Keep => tree.make_directory(&path),
+        },
         EntryKind::HardLink(target) => hard_link(&path, &target, tree),
         EntryKind::Symlink(target) => {
             symlink_target(target).and_then(|target| tree.add(&path, metadata, target))

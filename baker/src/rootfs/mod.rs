@@ -52,6 +52,18 @@ pub struct LayerSource {
     pub diff_id: Digest,
     /// The digest of the blob, by which errors name it.
     pub name: Digest,
+    /// What its directories are to those of lower layers.
+    pub directories: Directories,
+}
+
+/// What a directory of a layer is to one that lies below it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Directories {
+    /// It gives that one its mode, owner and time, and takes the place of a link.
+    #[default]
+    Replace,
+    /// It is only made where none is, nor a link to one: what is there stays as it is.
+    Keep,
 }
 
 /// An image that was written.

@@ -43,6 +43,11 @@ impl<'a> EntryPath<'a> {
         Ok(Self(components))
     }
 
+    /// All components.
+    pub(super) fn components(&self) -> &[&'a [u8]] {
+        &self.0
+    }
+
     /// The directory that holds the entry and the entry's name there; `None` for the root.
     pub(super) fn split(&self) -> Option<(&[&'a [u8]], &'a [u8])> {
         self.0.split_last().map(|(name, parent)| (parent, *name))

@@ -155,6 +155,12 @@ impl Tree {
         self.insert(parent, name, id)
     }
 
+    /// Makes a directory like those that are made on the way to others: one that is there, or a
+    /// link leads to, stays as it is.
+    pub(super) fn make_directory(&mut self, path: &EntryPath<'_>) -> Result<(), EntryError> {
+        self.make_parent(path.components()).map(drop)
+    }
+
     /// Puts a new inode at `path`, whatever was there before.
     pub(super) fn add(
         &mut self,

@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use supermachine_baker::Wishes;
+
 use crate::error::Error;
 use crate::package::{self, Arguments, Selection};
 use crate::{Globals, format, report};
@@ -25,9 +27,11 @@ pub(crate) struct Args {
 /// Bakes, package by package.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     let packages = args.selection.find()?;
+    let mut wishes = Wishes::read();
+    wishes.offline |= args.offline;
     let mut count = 0;
     for package in &packages {
-        for made in package::bake(package, args.offline, globals.quiet)? {
+        for made in package::bake(package, &wishes, globals.quiet)? {
             count += 1;
             writeln!(io::stdout(), "{}", made.name).map_err(|source| Error::Output { source })?;
             if !globals.quiet {
@@ -39,11 +43,14 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
         if package::bakes_in_its_build(package) {
             let manifest = package.manifest_path.clone().into();
             let mut words = vec!["--manifest-path".into(), manifest];
-            words.extend(args.offline.then(|| "--offline".into()));
+            words.extend(wishes.offline.then(|| "--offline".into()));
             words.extend(globals.quiet.then(|| "--quiet".into()));
             let checked = package::build_as("check", Arguments::new(words))?;
             if !checked.status.success() {
                 return Ok(package::status(checked.status));
+            }
+            if let Some(name) = checked.left_out() {
+                return Err(Error::LeftOut { name });
             }
             for (name, path) in checked.packs_of(&package.id) {
                 count += 1;

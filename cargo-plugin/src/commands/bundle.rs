@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use cargo_metadata::Artifact;
 use cargo_metadata::camino::Utf8Path;
 
+use supermachine_baker::Wishes;
+
 use super::codesign::SigningArgs;
 use crate::bundle::{self, Contents, Format, Settings};
 use crate::error::Error;
@@ -116,15 +118,18 @@ fn contents(args: &Args, built: &Built, globals: &Globals) -> Result<(Contents, 
     let settings = Settings::of(&package::declared(package)?, &package.name, &folder)?;
     let target_dir = args.build.target_dir.clone();
     let target_dir = target_dir.unwrap_or_else(|| metadata.target_directory.clone().into());
-    if let Some((name, one, other)) = built.conflict() {
+    if let Some((name, [one, other])) = built.conflicts().pop_first() {
         return Err(Error::SnapshotTwice { name, one, other });
+    }
+    if let Some(name) = built.left_out() {
+        return Err(Error::LeftOut { name });
     }
     let target = package::target(args.build.target.as_deref())?;
     let mut packs = built.packs();
     if !package::bakes_in_its_build(package) {
-        let is_offline = args.build.arguments(globals.quiet).is_offline();
-        let quiet = globals.quiet;
-        packs.extend(package::packs(package, &target, &target_dir, is_offline, quiet)?);
+        let mut wishes = Wishes::read();
+        wishes.offline |= args.build.arguments(globals.quiet).is_offline();
+        packs.extend(package::packs(package, &target, &target_dir, &wishes, globals.quiet)?);
     }
     let packs = chosen(packs, settings.snapshots.as_deref())?;
     let paths = programs.iter().filter_map(|one| one.executable.clone());

@@ -56,13 +56,23 @@ pub(crate) struct Passed {
 pub(crate) fn build(args: &BuildArgs) -> Result<u8, Error> {
     let built = package::build_as("build", Arguments::new(args.passed.arguments.clone()))?;
     if built.status.success() {
-        let packs = built.packs();
+        let (mut packs, conflicts) = (built.packs(), built.conflicts());
+        packs.retain(|name, _| !conflicts.contains_key(name));
+        for (name, [one, other]) in &conflicts {
+            let (one, other) = (one.display(), other.display());
+            report::warning(&format!(
+                "two packages made a snapshot {name:?}, so that none is put beside programs: {one} \
+                 and {other}"
+            ));
+        }
         for (program, manifest) in built.programs() {
-            package::link_beside(&program, &packs).map_err(|source| Error::Place {
-                operation: "put snapshots beside",
-                path: program.clone(),
-                source,
-            })?;
+            package::unlink_beside(&program, conflicts.keys())
+                .and_then(|()| package::link_beside(&program, &packs))
+                .map_err(|source| Error::Place {
+                    operation: "put snapshots beside",
+                    path: program.clone(),
+                    source,
+                })?;
             if codesign::is_for_macos(&program) {
                 codesign::sign_to_run(&program, bundle::entitlements(&manifest)?.as_deref())?;
             }

@@ -55,7 +55,7 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
 }
 
 fn row(machines: &Machines, name: &str) -> Result<Row, Error> {
-    let client = machines.connect(name)?;
+    let client = machines.connect_now(name)?;
     let status = client.status()?;
     let (state, reason) = match status.state {
         State::Running => ("running", None),

@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::PathBuf;
 
 use tar::{Archive, EntryType};
 

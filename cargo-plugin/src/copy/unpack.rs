@@ -63,8 +63,7 @@ impl Unpacked {
         let allowance = Rc::new(Cell::new(MAX_NAMES));
         let mut archive = Archive::new(Metered { from, allowance: Rc::clone(&allowance) });
         let (mut is_first, mut names, mut left_out) = (true, 0, 0_u64);
-        let mut entries = archive.entries()?;
-        while let Some(entry) = entries.next() {
+        for entry in archive.entries()? {
             let mut entry = entry?;
             let name = self.name_of(&entry, is_first)?;
             is_first = false;

@@ -1,15 +1,15 @@
 //! Baking what packages declare in `[package.metadata.supermachine]`.
 
 use std::env::consts::{ARCH, OS};
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::{env, fs};
 
 use cargo_metadata::Package;
 use supermachine::pack::Source;
 use supermachine_baker::lock::Lock;
 use supermachine_baker::manifest::Metadata;
-use supermachine_baker::{BakeError, Baked, Builds};
+use supermachine_baker::{BakeError, Baked, Builds, Wishes};
 
 use super::declared::folder;
 use super::snapshots::{Packs, digest_of, file_name};
@@ -25,9 +25,6 @@ pub(crate) struct Made {
     pub(crate) baked: Baked,
 }
 
-/// The folder of packs that are taken instead of bakes, as build scripts do.
-const PREBAKED: &str = "SUPERMACHINE_PREBAKED";
-
 /// What a package's manifest declares.
 pub(crate) fn declared(package: &Package) -> Result<Metadata, Error> {
     Ok(Metadata::read(package.manifest_path.as_std_path()).map_err(BakeError::from)?)
@@ -35,19 +32,20 @@ pub(crate) fn declared(package: &Package) -> Result<Metadata, Error> {
 
 /// Finds or bakes all that a package declares. Tags are pinned in the package's lock file as the
 /// bakes go, so that one that fails does not lose the pins of those before it.
-pub(crate) fn bake(package: &Package, offline: bool, quiet: bool) -> Result<Vec<Made>, Error> {
+pub(crate) fn bake(package: &Package, wishes: &Wishes, quiet: bool) -> Result<Vec<Made>, Error> {
     let snapshots = declared(package)?.snapshots;
-    if snapshots.is_empty() {
-        return Ok(Vec::new());
+    let Some(first) = snapshots.first() else { return Ok(Vec::new()) };
+    if wishes.left_out {
+        return Err(Error::LeftOut { name: first.name.clone() });
     }
     let dir = folder(package);
-    let mut lock = Lock::beside(&dir).map_err(BakeError::from)?;
+    let mut lock = Lock::beside(&dir).map_err(BakeError::from)?.frozen(wishes.locked);
     let builds = Builds::open()?;
     let mut made = Vec::new();
     for snapshot in snapshots {
         let progress = Arc::new(Progress::new(quiet));
         let mut builder = snapshot.builder(&dir)?.observer(Arc::clone(&progress) as _);
-        if offline {
+        if wishes.offline {
             let mut options = supermachine_baker::oci::FetchOptions::default();
             options.offline = true;
             builder = builder.fetch_options(options);
@@ -66,11 +64,11 @@ pub(crate) fn packs(
     package: &Package,
     target: &str,
     target_dir: &Path,
-    offline: bool,
+    wishes: &Wishes,
     quiet: bool,
 ) -> Result<Packs, Error> {
-    if let Some(folder) = env::var_os(PREBAKED).filter(|folder| !folder.is_empty()) {
-        return prebaked(package, Path::new(&folder));
+    if let Some(folder) = wishes.prebaked.as_ref().filter(|_| !wishes.left_out) {
+        return prebaked(package, folder);
     }
     if !declared(package)?.snapshots.is_empty() && !is_platform_of(target, ARCH, OS) {
         let (target, host) = (target.to_owned(), format!("{ARCH} {OS}"));
@@ -78,7 +76,7 @@ pub(crate) fn packs(
     }
     let mut packs = Packs::new();
     let dir = target_dir.join("supermachine").join(package.name.as_str());
-    for made in bake(package, offline, quiet)? {
+    for made in bake(package, wishes, quiet)? {
         let path = dir.join(file_name(&made.name));
         if digest_of(&path) != Some(made.baked.digest) {
             let failed = |source| Error::Place { operation: "create", path: dir.clone(), source };

@@ -1,12 +1,13 @@
 //! A build by cargo, and what it made.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use cargo_metadata::{Artifact, BuildScript, Message, PackageId};
 
-use super::snapshots::{Packs, digest_of, packs};
+use super::snapshots::{Packs, digest_of, left_out, packs};
 use super::{Arguments, CargoError, command};
 
 /// What cargo told of a build.
@@ -28,19 +29,28 @@ impl Built {
 
     /// The packs that build scripts made, those of dependencies too.
     pub(crate) fn packs(&self) -> Packs {
-        packs(self.scripts.iter().flat_map(|script| script.env.iter().cloned()))
+        packs(self.variables())
     }
 
-    /// Two packs of one name that are not the same, and the name.
-    pub(crate) fn conflict(&self) -> Option<(String, PathBuf, PathBuf)> {
+    /// Names that stand for different packs, each with two of them.
+    pub(crate) fn conflicts(&self) -> BTreeMap<String, [PathBuf; 2]> {
         let all = self.packs();
-        self.scripts.iter().find_map(|script| {
-            let conflicts = |(name, path): (String, PathBuf)| {
-                let kept = all.get(&name)?;
-                (!is_same(kept, &path)).then(|| (name, path, kept.clone()))
-            };
-            packs(script.env.iter().cloned()).into_iter().find_map(conflicts)
+        let each = self.scripts.iter().flat_map(|script| packs(script.env.iter().cloned()));
+        each.filter_map(|(name, path)| {
+            let kept = all.get(&name).filter(|kept| !is_same(kept, &path))?;
+            let both = [path, kept.clone()];
+            Some((name, both))
         })
+        .collect()
+    }
+
+    /// A snapshot that the build left out, as the environment asked for.
+    pub(crate) fn left_out(&self) -> Option<String> {
+        left_out(self.variables()).next()
+    }
+
+    fn variables(&self) -> impl Iterator<Item = (String, String)> {
+        self.scripts.iter().flat_map(|script| script.env.iter().cloned())
     }
 
     /// Those of one package.

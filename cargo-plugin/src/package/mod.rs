@@ -20,7 +20,9 @@ pub(crate) use bakes::{bake, declared, packs};
 pub(crate) use build::{Built, build_as};
 pub(crate) use declared::{Selection, bakes_in_its_build, folder, metadata, runs_machines};
 pub(crate) use runner::{Program, configuration, target};
-pub(crate) use snapshots::{FOLDER, Packs, file_name, link_beside, packs as packs_of_variables};
+pub(crate) use snapshots::{
+    FOLDER, Packs, file_name, link_beside, packs as packs_of_variables, unlink_beside,
+};
 
 /// Why cargo could not be used.
 #[derive(Debug, thiserror::Error)]

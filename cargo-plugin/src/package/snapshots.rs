@@ -20,14 +20,26 @@ pub(crate) const FOLDER: &str = "snapshots";
 /// Packs by the names of their snapshots.
 pub(crate) type Packs = BTreeMap<String, PathBuf>;
 
-/// What variables tell of packs. Those that were left out of the build are empty files.
+/// What variables tell of packs.
 pub(crate) fn packs(variables: impl Iterator<Item = (String, String)>) -> Packs {
-    let pack = |(name, value): (String, String)| {
-        let name = name.strip_prefix(VARIABLE)?.to_owned();
-        let path = PathBuf::from(value);
-        fs::metadata(&path).is_ok_and(|file| file.len() > 0).then_some((name, path))
-    };
-    variables.filter_map(pack).collect()
+    named(variables).filter(|(_, path)| size(path) > Some(0)).collect()
+}
+
+/// The snapshots that were left out of the build: their packs are empty files.
+pub(super) fn left_out(
+    variables: impl Iterator<Item = (String, String)>,
+) -> impl Iterator<Item = String> {
+    named(variables).filter(|(_, path)| size(path) == Some(0)).map(|(name, _)| name)
+}
+
+fn named(
+    variables: impl Iterator<Item = (String, String)>,
+) -> impl Iterator<Item = (String, PathBuf)> {
+    variables.filter_map(|(name, value)| Some((name.strip_prefix(VARIABLE)?.into(), value.into())))
+}
+
+fn size(path: &Path) -> Option<u64> {
+    fs::metadata(path).ok().map(|file| file.len())
 }
 
 /// The snapshot that a pack holds, if it is one.
@@ -38,6 +50,16 @@ pub(super) fn digest_of(pack: &Path) -> Option<Digest> {
 /// The file's name of a snapshot that ships.
 pub(crate) fn file_name(name: &str) -> String {
     format!("{name}.tar")
+}
+
+/// Takes away what [`link_beside`] put beside a program for these snapshots.
+pub(crate) fn unlink_beside<'a>(
+    program: &Path,
+    names: impl Iterator<Item = &'a String>,
+) -> io::Result<()> {
+    let Some(dir) = program.parent() else { return Ok(()) };
+    let places = names.map(|name| dir.join(FOLDER).join(file_name(name)));
+    places.filter(|place| place.is_symlink()).try_for_each(fs::remove_file)
 }
 
 /// Puts links to packs where the program at `program` finds them. What else is there stays.
@@ -84,6 +106,7 @@ mod tests {
             .into_iter(),
         );
         assert_eq!(told, Packs::from([("a".to_owned(), path("one"))]));
+        assert_eq!(left_out([variable("b", "left-out")].into_iter()).collect::<Vec<_>>(), ["b"]);
         let program = path("program");
         link_beside(&program, &told).unwrap();
         link_beside(&program, &told).unwrap();
@@ -95,6 +118,9 @@ mod tests {
         link_beside(&program, &packs([variable("c", "one")].into_iter())).unwrap();
         assert_eq!(fs::read(path("snapshots/c.tar")).unwrap(), b"mine");
         assert_eq!(fs::read_dir(path("snapshots")).unwrap().count(), 2);
+        let names = ["a", "c", "none"].map(str::to_owned);
+        unlink_beside(&program, names.iter()).unwrap();
+        assert!(!path("snapshots/a.tar").is_symlink() && path("snapshots/c.tar").exists());
         link_beside(&path("elsewhere/program"), &Packs::new()).unwrap();
         assert!(!path("elsewhere").exists());
     }

@@ -1,11 +1,12 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use super::super::Directories;
 use super::super::error::{EntryError, HeaderProblem, LayerError};
 use super::super::samples::Sample;
 use super::super::spool::Spool;
 use super::super::tree::{InodeId, Metadata, Node, Tree};
-use super::read_layer;
+use super::{read_layer, read_layer_with};
 
 /// Applies `layers` and lists the tree: a path and what is there.
 fn listing(layers: &[Vec<u8>]) -> BTreeMap<String, String> {
@@ -185,6 +186,33 @@ fn opaque_directory_hides_lower_children_only_in_either_order() {
     for upper in [first, last] {
         expect(&[lower(), upper], &[("/d", "dir"), ("/d/c", "c2"), ("/f", "f1")]);
     }
+}
+
+#[test]
+fn directory_that_is_only_kept_changes_neither_one_that_is_there_nor_a_link() {
+    let below = Sample::new().mode(0o1777).dir("tmp").mode(0o700).dir("usr/lib");
+    let below = below.symlink("lib", "usr/lib").file("usr/lib/a", b"a").finish();
+    let above = Sample::new().mode(0o755).dir("tmp").dir("lib").dir("lib/b").dir("new/c").finish();
+    let mut tree = Tree::new();
+    let mut spool = Spool::new(io::Cursor::new(Vec::new()));
+    read_layer(below.as_slice(), &mut tree, &mut spool).unwrap();
+    read_layer_with(above.as_slice(), Directories::Keep, &mut tree, &mut spool).unwrap();
+    let contents = spool.finish().unwrap().into_inner();
+    let mut found = BTreeMap::new();
+    list(&tree, &contents, tree.root(), "", &mut found);
+    let expected = [
+        ("/lib", "-> usr/lib"),
+        ("/new", "dir"),
+        ("/new/c", "dir"),
+        ("/tmp", "dir"),
+        ("/usr", "dir"),
+        ("/usr/lib", "dir"),
+        ("/usr/lib/a", "a"),
+        ("/usr/lib/b", "dir"),
+    ];
+    let found: Vec<_> = found.iter().map(|(path, what)| (path.as_str(), what.as_str())).collect();
+    assert_eq!(found, expected);
+    assert_eq!((metadata(&tree, "tmp").mode, metadata(&tree, "usr/lib").mode), (0o1777, 0o700));
 }
 
 #[test]
