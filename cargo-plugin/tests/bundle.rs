@@ -37,7 +37,7 @@ const LISTING: &str = r#"fn main() {
 fn package() -> Package {
     let package = Package::new();
     package.write("src/main.rs", LISTING);
-    package.make_packs(&[("python", "pack one"), ("redis", "pack two"), ("left-out", "")]);
+    package.make_packs(&[("python", "pack one"), ("redis", "pack two")]);
     package
 }
 
@@ -317,6 +317,38 @@ fn snapshots_of_one_name_that_differ_are_refused() {
     package.run(&arguments).succeeds();
     let shipped = files(&package.path("target/bundle/app/snapshots"));
     assert_eq!(shipped, ["node.tar", "python.tar", "redis.tar"]);
+}
+
+#[test]
+fn bundle_without_the_snapshots_that_a_build_left_out_is_refused() {
+    let package = package();
+    package.make_packs(&[("python", "pack one"), ("redis", "")]);
+    let arguments = ["bundle", "-q", "--profile=dev"];
+    package.run(&arguments).fails(1, &["the snapshot \"redis\" is left out", "unset"]);
+    // One that is part of the program would be missing there.
+    package.declare(&format!("{BUNDLE}snapshots = []\n"));
+    package.run(&arguments).fails(1, &["the snapshot \"redis\" is left out"]);
+    assert_eq!(files(&package.path("target/bundle")), [""; 0]);
+    package.make_packs(&[("python", "pack one"), ("redis", "pack two")]);
+    package.run(&arguments).succeeds();
+}
+
+#[test]
+fn environment_is_heard_for_declared_snapshots_too() {
+    let package = Package::new();
+    package.declare(
+        "\n[package.metadata.supermachine]\nsnapshots = [{ name = \"web\", image = \"x.invalid/y\" }]\n",
+    );
+    let with = |variable: &str, words: &[&str]| {
+        let mut command = package.command(words);
+        Done::of(&command.env(variable, "1").output().unwrap())
+    };
+    for words in [&["bake"][..], &["bundle", "-q", "--profile=dev"]] {
+        with("SUPERMACHINE_NO_BAKE", words).fails(1, &["the snapshot \"web\" is left out"]);
+        with("SUPERMACHINE_LOCKED", words).fails(1, &["does not pin x.invalid/y:latest"]);
+        with("SUPERMACHINE_OFFLINE", words).fails(1, &["x.invalid/y:latest cannot be had offline"]);
+    }
+    assert!(!package.path("supermachine.lock").exists());
 }
 
 #[test]
