@@ -6,12 +6,12 @@ use std::os::unix::fs::FileExt;
 use supermachine::image::adopt_disk;
 use supermachine::machine::layout::ROOT_SLOT;
 use supermachine::machine::{block_disk, mapped_disk};
-use supermachine::pack::{BlobList, ChunkWriter, PackError};
+use supermachine::pack::{BlobList, ChunkWriter, PackError, remove_leftovers};
 use supermachine_formats::pack::{Blob, CHUNK_SIZE, Index, Layer, Space};
 use supermachine_formats::snapshot::device::Slot;
 use supermachine_formats::{Digest, Hasher};
 
-use crate::oci::{self, OciImage, remove_leftovers};
+use crate::oci::{self, OciImage};
 use crate::rootfs::{self, LayerSource};
 use crate::{BakeError, Store};
 
@@ -86,7 +86,7 @@ fn make(store: &Store, image: &OciImage, level: i32) -> Result<Index, BakeError>
     let layers: Vec<LayerSource> = image.layers.iter().map(layer_source).collect();
     let scratch = store.cache().join("tmp");
     fs::create_dir_all(&scratch).map_err(BakeError::io("create", &scratch))?;
-    remove_leftovers(&scratch);
+    remove_leftovers(&scratch, "");
     let out = tempfile::Builder::new()
         .prefix("disk-")
         .tempfile_in(&scratch)

@@ -7,10 +7,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::pack::{PackError, Source, is_name};
+use crate::worker::PROGRAM;
 use crate::{Error, Image, paths};
-
-/// The program that holds isolated machines.
-const WORKER: &str = "supermachine-worker";
 
 /// Folders with what ships beside a program.
 ///
@@ -112,7 +110,7 @@ impl AssetPaths {
     /// The program that holds isolated machines, `supermachine-worker`, if a folder has it.
     #[must_use]
     pub fn worker(&self) -> Option<PathBuf> {
-        self.folders.iter().map(|folder| folder.join(WORKER)).find(|path| path.is_file())
+        self.folders.iter().map(|folder| folder.join(PROGRAM)).find(|path| path.is_file())
     }
 
     fn find(&self, name: &str) -> Result<Found, Error> {
@@ -222,7 +220,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let assets = AssetPaths::from_dir(dir.path());
         assert_eq!(assets.worker(), None);
-        fs::write(dir.path().join(WORKER), "").unwrap();
-        assert_eq!(assets.worker(), Some(dir.path().join(WORKER)));
+        fs::write(dir.path().join(PROGRAM), "").unwrap();
+        assert_eq!(assets.worker(), Some(dir.path().join(PROGRAM)));
     }
 }

@@ -4,19 +4,15 @@
 //! folder at once. A blob appears under its name only whole and verified, by a rename; what
 //! a crashed process left in `tmp/` is told by its missing lock and removed.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use supermachine::pack::remove_leftovers;
 use supermachine_formats::{Digest, Hasher};
 use tempfile::NamedTempFile;
 
 use super::error::{Document, Error};
-
-/// How old an unlocked temporary file must be to be a leftover: its owner locks it right after
-/// making it.
-const LEFTOVER_AGE: Duration = Duration::from_secs(60);
 
 /// A folder of verified blobs.
 ///
@@ -47,7 +43,7 @@ impl BlobStore {
         for folder in [store.dir.join("blobs/sha256"), store.tmp_dir()] {
             fs::create_dir_all(&folder).map_err(Error::io("create", folder))?;
         }
-        remove_leftovers(&store.tmp_dir());
+        remove_leftovers(&store.tmp_dir(), "");
         Ok(store)
     }
 
@@ -134,20 +130,6 @@ impl BlobStore {
 
     fn tmp_dir(&self) -> PathBuf {
         self.dir.join("tmp")
-    }
-}
-
-/// Removes what killed processes left in a folder of temporary files, whose owners lock them.
-/// Failing to clean up must not keep anybody from working, so errors are passed over.
-pub(crate) fn remove_leftovers(dir: &Path) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let Ok(file) = File::open(&path) else { continue };
-        let age = file.metadata().and_then(|metadata| metadata.modified()).map(|t| t.elapsed());
-        let is_old = matches!(age, Ok(Ok(age)) if age >= LEFTOVER_AGE);
-        if is_old && !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
-            let _ = fs::remove_file(path);
-        }
     }
 }
 
@@ -301,7 +283,7 @@ mod tests {
     #[test]
     fn open_removes_only_old_unlocked_leftovers() {
         let (_dir, store) = open();
-        let old = std::time::SystemTime::now() - Duration::from_secs(3600);
+        let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
         let age = |path: &Path| File::options().write(true).open(path).unwrap().set_modified(old);
         let (dead, young) = (store.tmp_dir().join("blob-dead"), store.tmp_dir().join("blob-young"));
         fs::write(&dead, b"x").unwrap();

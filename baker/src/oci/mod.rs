@@ -48,7 +48,6 @@ use supermachine_formats::Digest;
 pub use crate::rootfs::Directories;
 
 pub use auth::{Credentials, docker_config_dir, find_credentials};
-pub(crate) use blobs::remove_leftovers;
 pub use blobs::{BlobStore, BlobWriter};
 pub use config::ImageConfig;
 pub use error::{

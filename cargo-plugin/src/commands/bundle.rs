@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use cargo_metadata::Artifact;
 use cargo_metadata::camino::Utf8Path;
 
+use supermachine::worker::PROGRAM;
 use supermachine_baker::Wishes;
 
 use super::codesign::SigningArgs;
@@ -25,9 +26,8 @@ An app bundle for macOS has its snapshots in Contents/Resources, a folder in `sn
 `snapshot_path!` and `AssetPaths::discover` look. What is part of the program itself needs no file:
 `snapshots = []` in [package.metadata.supermachine.bundle] leaves all out.";
 
-/// The library that runs machines, and its program that holds isolated ones.
+/// The library that runs machines.
 const RUNTIME: &str = "supermachine";
-const WORKER: &str = "supermachine-worker";
 /// Arguments for cargo that hold for whatever it builds.
 const FOR_ALL: [&str; 3] = ["--offline", "--locked", "--frozen"];
 
@@ -190,14 +190,14 @@ impl BuildArgs {
     /// of this manifest has, since both must be of the same version.
     fn worker(&self, manifest: &Utf8Path, quiet: bool) -> Result<PathBuf, Error> {
         let mut words = self.common(quiet);
-        let selection = ["--package", RUNTIME, "--bin", WORKER, "--manifest-path"];
+        let selection = ["--package", RUNTIME, "--bin", PROGRAM, "--manifest-path"];
         words.extend(selection.map(Into::into));
         words.push(manifest.as_os_str().to_owned());
         // What else is said to cargo is about the package, but for where it may look.
         let is_for_all = |word: &&OsString| FOR_ALL.iter().any(|one| *word == one);
         words.extend(self.further.iter().filter(is_for_all).cloned());
         let built = package::build_as("build", Arguments::new(words))?;
-        let path = built.artifacts.iter().find(|one| one.target.name == WORKER);
+        let path = built.artifacts.iter().find(|one| one.target.name == PROGRAM);
         let path = path.and_then(|one| one.executable.clone());
         path.map(Into::into).ok_or(Error::WorkerNotBuilt)
     }

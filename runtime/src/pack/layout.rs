@@ -43,7 +43,7 @@ impl Layout {
             let path = layout.dir.join(folder);
             fs::create_dir_all(&path).map_err(io("create", &path))?;
         }
-        layout.remove_leftovers();
+        remove_leftovers(&layout.dir.join("tmp"), TEMPORARY);
         if !layout.dir.join("index.json").is_file() {
             let _turn = layout.lock("index")?;
             for (name, content) in [("oci-layout", LAYOUT), ("index.json", EMPTY)] {
@@ -237,18 +237,20 @@ impl Layout {
         temporary.file.lock().map_err(io("lock", &wanted))?;
         Ok(temporary)
     }
+}
 
-    /// Failing to clean up must not keep anybody from working, so errors are passed over.
-    fn remove_leftovers(&self) {
-        let Ok(entries) = fs::read_dir(self.dir.join("tmp")) else { return };
-        for path in entries.flatten().map(|entry| entry.path()) {
-            let is_ours = path.as_os_str().as_encoded_bytes().ends_with(TEMPORARY.as_bytes());
-            let Ok(file) = File::open(&path) else { continue };
-            let age = file.metadata().and_then(|metadata| metadata.modified()).map(|t| t.elapsed());
-            let is_old = matches!(age, Ok(Ok(age)) if age >= LEFTOVER_AGE);
-            if is_ours && is_old && file.try_lock().is_ok() {
-                let _ = fs::remove_file(path);
-            }
+/// Removes what killed processes left in a folder of temporary files, whose owners lock them: of
+/// those whose names end like this, the old ones. Failing to clean up must not keep anybody from
+/// working, so errors are passed over.
+pub fn remove_leftovers(dir: &Path, ending: &str) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let is_meant = path.as_os_str().as_encoded_bytes().ends_with(ending.as_bytes());
+        let Ok(file) = File::open(&path) else { continue };
+        let age = file.metadata().and_then(|metadata| metadata.modified()).map(|t| t.elapsed());
+        let is_old = matches!(age, Ok(Ok(age)) if age >= LEFTOVER_AGE);
+        if is_meant && is_old && file.try_lock().is_ok() {
+            let _ = fs::remove_file(path);
         }
     }
 }

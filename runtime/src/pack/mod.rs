@@ -31,7 +31,7 @@ pub use chunk::{ChunkReader, FRAME_HEADER};
 pub use chunk_writer::{ChunkWriter, DEFAULT_LEVEL};
 pub use compose::{BlobList, Composition, MemoryChange};
 pub use error::PackError;
-pub use layout::{BlobWriter, Hold, Layout, is_name};
+pub use layout::{BlobWriter, Hold, Layout, is_name, remove_leftovers};
 pub use manifest::{Descriptor, MANIFEST_TYPE, Manifest, NAME_ANNOTATION, Named};
 pub use source::{BlobFile, Source};
 

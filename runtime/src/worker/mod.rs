@@ -34,6 +34,9 @@ use crate::machine::GuestFailure;
 #[cfg(doc)]
 use crate::{Vm, VmConfig};
 
+/// What [`main`] is built as: the program that holds isolated machines.
+pub const PROGRAM: &str = "supermachine-worker";
+
 /// What became of a machine that a worker holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
