@@ -72,13 +72,17 @@ impl SocketFile {
     pub(crate) fn listener(&self) -> &UnixListener {
         &self.listener
     }
+
+    /// Whether the file is where it was made.
+    pub(crate) fn is_in_place(&self) -> bool {
+        let identity = |file: &Metadata| (file.dev(), file.ino());
+        fs::symlink_metadata(&self.path).is_ok_and(|file| identity(&file) == identity(&self.made))
+    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let identity = |file: &Metadata| (file.dev(), file.ino());
-        let found = fs::symlink_metadata(&self.path);
-        if found.is_ok_and(|found| identity(&found) == identity(&self.made)) {
+        if self.is_in_place() {
             // Who took the folder's rights away meanwhile keeps the file.
             let _ = fs::remove_file(&self.path);
         }

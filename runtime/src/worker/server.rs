@@ -40,6 +40,8 @@ const MAX_CLIENTS: usize = 256;
 const GREETING: Duration = Duration::from_secs(30);
 /// How long a process without descriptors or threads is left alone.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How often to look whether anybody can still come, in milliseconds.
+const LOOK_MS: i32 = if cfg!(test) { 100 } else { 10_000 };
 /// What is read at once of what the agent says of the entrypoint.
 const PIECE: usize = 4 << 10;
 
@@ -79,9 +81,9 @@ impl Server {
         Ok(Self { file })
     }
 
-    /// Serves the machine until a client asks for its end, or this process has none of what it
-    /// takes. `label` is told to each client that asks for the status; what is beyond 64 KiB is cut
-    /// off. A guest that ends by itself does not end this.
+    /// Serves the machine until a client asks for its end, or nobody can any more: the socket file
+    /// is gone, and no client is connected. `label` is told to each client that asks for the status;
+    /// what is beyond 64 KiB is cut off. A guest that ends by itself does not end this.
     ///
     /// # Errors
     /// The host has no descriptors left.
@@ -107,9 +109,16 @@ impl Server {
         let mut events = [EpollEvent::default(); 2];
         let mut number = 0;
         loop {
-            match epoll.wait(-1, &mut events) {
+            match epoll.wait(LOOK_MS, &mut events) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(source) => return Err(failed(source)),
+                Ok(0) => {
+                    if !self.file.is_in_place() && lock(&shared.clients).is_empty() {
+                        shared.end();
+                        break;
+                    }
+                    continue;
+                }
                 Ok(count) => {
                     if events.iter().take(count).any(|event| event.data() == STOP) {
                         break;

@@ -321,6 +321,19 @@ fn machine_is_used_while_a_snapshot_of_it_is_taken() {
 }
 
 #[test]
+fn machine_that_nobody_can_reach_any_more_ends() {
+    let mut stage = Stage::new();
+    let client = stage.client();
+    std::fs::remove_file(stage.path()).unwrap();
+    thread::sleep(Duration::from_millis(500));
+    // Who is connected uses it on.
+    assert_eq!(client.status().unwrap().state, State::Running);
+    drop(client);
+    drop(stage.stop());
+    assert!(*stage.facts.dropped.lock().unwrap());
+}
+
+#[test]
 fn client_too_many_is_told_so_and_the_others_are_served_on() {
     let stage = Stage::new();
     let clients: Vec<_> = (0..256).map(|_| stage.client()).collect();
