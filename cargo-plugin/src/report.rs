@@ -5,18 +5,23 @@ use std::io::{self, Write};
 
 /// Prints an error and its causes to standard error.
 pub(crate) fn error(error: &dyn Error) {
-    // Where that fails, there is nobody to tell.
-    let _ = io::stderr().lock().write_all(render(error).as_bytes());
+    say(&render(error));
 }
 
 /// Prints something that is no failure but should be known.
 pub(crate) fn warning(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "warning: {text}");
+    say(&format!("warning: {text}\n"));
 }
 
 /// Prints a remark.
 pub(crate) fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    say(&format!("{text}\n"));
+}
+
+/// A whole line at once, so that none of another program comes between.
+fn say(line: &str) {
+    // Where that fails, there is nobody to tell.
+    let _ = io::stderr().lock().write_all(line.as_bytes());
 }
 
 fn render(error: &dyn Error) -> String {

@@ -304,13 +304,8 @@ fn what_cannot_be_bundled_is_told_and_nothing_is_left() {
 
 #[test]
 fn snapshots_of_one_name_that_differ_are_refused() {
-    let (package, library) = (package(), Package::new());
-    let manifest = "[package]\nname = \"library\"\nversion = \"0.1.0\"\n[workspace]\n";
-    library.write("Cargo.toml", manifest);
-    library.write("src/lib.rs", "");
-    library.make_packs(&[("python", "pack three")]);
-    let path = library.path("");
-    package.declare(&format!("\n[dependencies]\nlibrary = {{ path = {path:?} }}\n"));
+    let package = package();
+    let library = package.add_library(&[("python", "pack three")]);
     let arguments = ["bundle", "-q", "--profile=dev"];
     package.run(&arguments).fails(1, &["two packages made a snapshot \"python\"", "rename"]);
     library.make_packs(&[("node", "pack three")]);

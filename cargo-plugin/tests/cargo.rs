@@ -128,18 +128,13 @@ fn programs_find_the_snapshots_of_their_build_script_beside_them() {
 
 #[test]
 fn snapshots_of_one_name_that_differ_are_put_beside_no_program() {
-    let (package, library) = (Package::new(), Package::new());
+    let package = Package::new();
     package.write("src/main.rs", "fn main() {}");
     package.make_packs(&[("python", "pack one"), ("redis", "pack two")]);
     package.run(&["build"]).succeeds();
     let beside = package.path("target/debug/snapshots");
     assert_eq!(files(&beside), ["python.tar", "redis.tar"]);
-    let manifest = "[package]\nname = \"library\"\nversion = \"0.1.0\"\n[workspace]\n";
-    library.write("Cargo.toml", manifest);
-    library.write("src/lib.rs", "");
-    library.make_packs(&[("python", "pack three")]);
-    let path = library.path("");
-    package.declare(&format!("\n[dependencies]\nlibrary = {{ path = {path:?} }}\n"));
+    let _library = package.add_library(&[("python", "pack three")]);
     let done = package.run(&["build"]);
     done.succeeds();
     assert!(done.stderr.contains("warning: two packages made a snapshot \"python\""), "{done:?}");

@@ -192,6 +192,24 @@ fn folders_and_socket_are_their_owners_alone() {
 }
 
 #[test]
+fn archives_go_through_standard_input_and_output() {
+    let machine = Machine::start("archives", "bb", &[]);
+    let folder = HOME.path("to-archive");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("a"), "of the host").unwrap();
+    let script = format!(
+        "set -o pipefail; tar c -C '{}' a | \"$0\" cp - archives:/tmp && \
+         \"$0\" exec archives -- cat /tmp/a && \"$0\" cp archives:/tmp/a - | tar xO",
+        folder.display()
+    );
+    assert_eq!(HOME.sh(&script).succeeds(), "of the hostof the host");
+    machine.exec(&["true"]).succeeds();
+    HOME.run(&["cp", "archives:/nosuch", "-"]).fails(1, &["/nosuch", "no such file or directory"]);
+    HOME.sh("\"$0\" cp archives:/bin - | head -c 10 >/dev/null; exit ${PIPESTATUS[0]}")
+        .fails(141, &[]);
+}
+
+#[test]
 fn supervisor_keeps_nothing_open_that_its_starter_had() {
     let kept = HOME.path("kept");
     fs::write(&kept, "").unwrap();

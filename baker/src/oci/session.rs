@@ -299,9 +299,8 @@ impl Session {
                     .body(form)
             }
         };
-        let unreachable = |source: reqwest::Error| {
-            failed(TokenFault::Unreachable { source: source.without_url().into() })
-        };
+        let unreachable =
+            |source: reqwest::Error| failed(TokenFault::Unreachable { source: innermost(source) });
         let mut response = request.send().await.map_err(unreachable)?;
         match response.status() {
             StatusCode::OK => {}
@@ -396,8 +395,18 @@ impl Session {
 
     fn unreachable(&self, source: reqwest::Error) -> Error {
         let registry = self.reference.registry().to_owned();
-        Error::Unreachable { registry, source: source.without_url().into() }
+        Error::Unreachable { registry, source: innermost(source) }
     }
+}
+
+/// What a request failed on; the layers of the client between say nothing more.
+fn innermost(error: reqwest::Error) -> Cause {
+    let error = error.without_url();
+    let mut innermost: &dyn std::error::Error = &error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string().into()
 }
 
 impl Authorization {

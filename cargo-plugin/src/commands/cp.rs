@@ -1,8 +1,10 @@
 //! `supermachine cp`: files and folders, between the host and a machine that runs by itself.
 
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use supermachine::Vm;
 use supermachine::pack::is_name;
 
 use crate::copy;
@@ -14,11 +16,17 @@ Examples:
   supermachine cp site.conf web:/etc/nginx/conf.d/
   supermachine cp ./site web:/srv
   supermachine cp web:/var/log/nginx logs
+  supermachine cp web:/etc - | tar tv
+  tar c src | supermachine cp - web:/build
 
 A copy goes into TARGET where that is a folder, or ends with a slash; otherwise it is TARGET. What \
 has the same name in a folder is replaced, all else in it stays. Modes and times are kept. In the \
 machine all belongs to root, here to you, and set-user-id and device files do not come out of a \
-machine. A path here with a colon in it is written with a slash before, as ./a:b.";
+machine. A path here with a colon in it is written with a slash before, as ./a:b. In place of a \
+path here, - is a tar archive on standard input or output.";
+
+/// In place of a path, an archive on standard input or output.
+const STREAM: &str = "-";
 
 /// Copy files and folders into a machine, or out of one
 #[derive(Debug, clap::Args)]
@@ -56,6 +64,12 @@ impl FromStr for Place {
 pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     let connect = |machine: &str| Ok::<_, Error>(Machines::locate().connect(machine)?.vm());
     match (&args.source, &args.target) {
+        (Place::Here(stream), Place::There { machine, path }) if stream == Path::new(STREAM) => {
+            connect(machine)?.copy_in(path, io::stdin().lock())?;
+        }
+        (Place::There { machine, path }, Place::Here(stream)) if stream == Path::new(STREAM) => {
+            write_archive(&connect(machine)?, path)?;
+        }
         (Place::Here(source), Place::There { machine, path }) => {
             copy::into_machine(&connect(machine)?, source, path)?;
         }
@@ -65,6 +79,16 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
         _ => return Err(Error::CopyPlaces),
     }
     Ok(0)
+}
+
+fn write_archive(vm: &Vm, path: &Path) -> Result<(), Error> {
+    if io::stdout().is_terminal() {
+        return Err(Error::ArchiveToTerminal);
+    }
+    vm.copy_out(path, io::stdout().lock()).map_err(|error| match error {
+        supermachine::Error::Copy { source, .. } => Error::Output { source },
+        error => error.into(),
+    })
 }
 
 #[cfg(test)]

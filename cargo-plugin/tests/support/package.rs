@@ -64,6 +64,18 @@ impl Package {
         self.write("Cargo.toml", manifest + lines);
     }
 
+    /// A library that this package depends on from now on, whose build script makes packs too.
+    pub(crate) fn add_library(&self, packs: &[(&str, &str)]) -> Self {
+        let library = Self::new();
+        let manifest = "[package]\nname = \"library\"\nversion = \"0.1.0\"\n[workspace]\n";
+        library.write("Cargo.toml", manifest);
+        library.write("src/lib.rs", "");
+        library.make_packs(packs);
+        let path = library.path("");
+        self.declare(&format!("\n[dependencies]\nlibrary = {{ path = {path:?} }}\n"));
+        library
+    }
+
     /// A build script that tells of packs as `supermachine_baker::build_script` does.
     pub(crate) fn make_packs(&self, packs: &[(&str, &str)]) {
         let mut script = "fn main() { let out = std::env::var(\"OUT_DIR\").unwrap();\n".to_owned();

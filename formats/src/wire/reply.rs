@@ -96,8 +96,53 @@ pub struct Failure {
 
 impl core::fmt::Display for Failure {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{} of {} failed with errno {}", self.operation, self.subject, self.errno)
+        let Self { operation, subject, errno } = self;
+        match meaning(*errno) {
+            Some(meaning) => {
+                write!(f, "{operation} of {subject} failed: {meaning} (errno {errno})")
+            }
+            None => write!(f, "{operation} of {subject} failed with errno {errno}"),
+        }
     }
+}
+
+/// What an error number of Linux means, whatever the host is.
+fn meaning(errno: u16) -> Option<&'static str> {
+    Some(match errno {
+        1 => "not permitted",
+        2 => "no such file or directory",
+        3 => "no such process",
+        5 => "input/output error",
+        7 => "argument list too long",
+        8 => "exec format error",
+        11 => "resource temporarily unavailable",
+        12 => "out of memory",
+        13 => "permission denied",
+        16 => "device or resource busy",
+        17 => "file exists",
+        18 => "invalid cross-device link",
+        19 => "no such device",
+        20 => "not a directory",
+        21 => "is a directory",
+        22 => "invalid argument",
+        23 | 24 => "too many open files",
+        26 => "text file busy",
+        27 => "file too large",
+        28 => "no space left on device",
+        30 => "read-only file system",
+        32 => "broken pipe",
+        36 => "file name too long",
+        39 => "directory not empty",
+        40 => "too many levels of symbolic links",
+        95 => "operation not supported",
+        98 => "address already in use",
+        99 => "cannot assign requested address",
+        104 => "connection reset",
+        110 => "timed out",
+        111 => "connection refused",
+        122 => "disk quota exceeded",
+        _ => return None,
+    })
 }
 
 impl Message for Reply {

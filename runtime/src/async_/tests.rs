@@ -116,7 +116,10 @@ fn errors_are_those_of_the_blocking_interface() {
         let (child, mut agent) = pair();
         say(&mut agent, &[Reply::Failed(failure)]);
         let text = child.wait_with_output().await.unwrap_err().to_string();
-        assert_eq!(text, "in the guest, execve of /none failed with errno 2");
+        assert_eq!(
+            text,
+            "in the guest, execve of /none failed: no such file or directory (errno 2)"
+        );
 
         let (mut child, mut agent) = pair();
         say(&mut agent, &[Reply::Done]);

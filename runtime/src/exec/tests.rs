@@ -78,7 +78,10 @@ fn a_reply_that_does_not_belong_is_refused() {
 fn a_failure_of_the_agent_tells_what_it_did() {
     let failure = Failure { operation: "execve".into(), subject: "/bin/none".into(), errno: 2 };
     let text = play(&[Reply::Failed(failure)], NO_LIMIT).unwrap_err().to_string();
-    assert_eq!(text, "in the guest, execve of /bin/none failed with errno 2");
+    assert_eq!(
+        text,
+        "in the guest, execve of /bin/none failed: no such file or directory (errno 2)"
+    );
 }
 
 #[test]
