@@ -4,6 +4,7 @@
 //! result is a table, and a file that later runs can be compared with.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -81,12 +82,22 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     command.args(["sh", "-euc", &script, "bench"]).args(&args.arguments);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     command::die_with_us(&mut command);
-    let child = command.spawn().map_err(|e| command::start(&command, e))?;
-    let output = child.wait_with_output().map_err(Error::system("wait for the bench"))?;
-    let measures = measures(&String::from_utf8_lossy(&output.stdout));
-    print(&measures);
-    save(&measures)?;
-    Ok(host::shell_status(output.status))
+    let mut child = command.spawn().map_err(|e| command::start(&command, e))?;
+    let mut all = Vec::new();
+    for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
+        let line = line.map_err(Error::system("hear the bench"))?;
+        let Ok(measure) = serde_json::from_str::<Measure>(&line) else {
+            println!("{line}");
+            continue;
+        };
+        // It takes an hour: whoever waits sees how far it is.
+        println!("measured: {}", measure.name);
+        all.push(measure);
+    }
+    let status = child.wait().map_err(Error::system("wait for the bench"))?;
+    print(&all);
+    save(&all)?;
+    Ok(host::shell_status(status))
 }
 
 /// Builds the program that only restores and runs a command, without shared libraries:
@@ -118,17 +129,6 @@ fn copying(files: &[(PathBuf, PathBuf)]) -> String {
         script += &format!("mkdir -p '{parent}'; cp -r '{}' '{}'\n", from.display(), to.display());
     }
     script + &format!("cd {FOLDER}\n")
-}
-
-fn measures(text: &str) -> Vec<Measure> {
-    let mut measures = Vec::new();
-    for line in text.lines() {
-        match serde_json::from_str(line) {
-            Ok(measure) => measures.push(measure),
-            Err(_) => println!("{line}"),
-        }
-    }
-    measures
 }
 
 fn print(measures: &[Measure]) {
