@@ -83,17 +83,8 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     command::die_with_us(&mut command);
     let mut child = command.spawn().map_err(|e| command::start(&command, e))?;
-    let mut all = Vec::new();
-    for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
-        let line = line.map_err(Error::system("hear the bench"))?;
-        let Ok(measure) = serde_json::from_str::<Measure>(&line) else {
-            println!("{line}");
-            continue;
-        };
-        // It takes an hour: whoever waits sees how far it is.
-        println!("measured: {}", measure.name);
-        all.push(measure);
-    }
+    let said = child.stdout.take().map(BufReader::new);
+    let all = said.map_or(Ok(Vec::new()), measures).map_err(Error::system("hear the bench"))?;
     let status = child.wait().map_err(Error::system("wait for the bench"))?;
     print(&all);
     save(&all)?;
@@ -131,6 +122,22 @@ fn copying(files: &[(PathBuf, PathBuf)]) -> String {
     script + &format!("cd {FOLDER}\n")
 }
 
+/// Takes the measures out of what the bench says. It takes an hour: whoever waits sees how far it is.
+fn measures(said: impl BufRead) -> std::io::Result<Vec<Measure>> {
+    let mut measures = Vec::new();
+    for line in said.lines() {
+        let line = line?;
+        match serde_json::from_str::<Measure>(&line) {
+            Ok(measure) => {
+                println!("measured: {}", measure.name);
+                measures.push(measure);
+            }
+            Err(_) => println!("{line}"),
+        }
+    }
+    Ok(measures)
+}
+
 fn print(measures: &[Measure]) {
     println!("{:44} {:>12} {:>12} {:>12}  unit", "measure", "min", "median", "max");
     for Measure { name, unit, runs } in measures {
@@ -157,7 +164,8 @@ mod tests {
     #[test]
     fn measures_are_told_from_other_lines() {
         let found =
-            measures("hello\n{\"name\":\"start\",\"unit\":\"vms\",\"runs\":[2.0,1.0]}\n{}\n");
+            measures(&b"hello\n{\"name\":\"start\",\"unit\":\"vms\",\"runs\":[2.0,1.0]}\n{}\n"[..])
+                .unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!(found.first().unwrap().runs, [2.0, 1.0]);
     }
