@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use supermachine::Timings;
-use supermachine::agent::next_event;
+use supermachine::agent::{console_tail, next_event};
 use supermachine::machine::{Machine, Origin, Restore};
 use supermachine_formats::snapshot::baseline::Baseline;
 use supermachine_formats::snapshot::{FORMAT_VERSION, Stage};
@@ -99,7 +99,14 @@ impl BaseInputs {
         let mapped = image.mapped().map_err(opening())?;
         let origin = Origin::Files { memory: mapped.memory.clone(), disks: Vec::new() };
         let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin };
-        let machine = run_to_idle(parts).map_err(BakeError::machine("boot"))?;
+        let machine = Machine::restore(parts, &mut Timings::start())
+            .map_err(|source| BakeError::machine("boot")(source.into()))?;
+        run_to_idle(&machine).map_err(|source| match source {
+            supermachine::Error::Unanswered { limit } => {
+                BakeError::NotUp { limit, console: console_tail(&machine) }
+            }
+            source => BakeError::machine("boot")(source),
+        })?;
         let kind = Kind { stage: Stage::Base, parent, workload: None, stop: None };
         let capture = capture(&machine, kind)?;
         // Hardly a chunk is as the boot snapshot had it: the base stands alone.
@@ -109,17 +116,15 @@ impl BaseInputs {
     }
 }
 
-fn run_to_idle(parts: Restore) -> Result<Machine, supermachine::Error> {
-    let machine = Machine::restore(parts, &mut Timings::start())?;
+/// Runs a machine until its kernel is up and idle.
+fn run_to_idle(machine: &Machine) -> Result<(), supermachine::Error> {
     let mut control = machine.control()?;
     machine.run();
-    match next_event(&machine, &mut control, Some(BOOT_LIMIT))? {
-        Event::Hello { version: wire::VERSION } => {}
+    match next_event(machine, &mut control, Some(BOOT_LIMIT))? {
+        Event::Hello { version: wire::VERSION } => ask(machine, &Request::Settle)?.only().map(drop),
         Event::Hello { version: found } => {
-            return Err(supermachine::Error::AgentVersion { found, supported: wire::VERSION });
+            Err(supermachine::Error::AgentVersion { found, supported: wire::VERSION })
         }
-        _ => return Err(supermachine::Error::UnexpectedReply { request: "boot" }),
+        _ => Err(supermachine::Error::UnexpectedReply { request: "boot" }),
     }
-    ask(&machine, &Request::Settle)?.only()?;
-    Ok(machine)
 }

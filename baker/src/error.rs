@@ -51,6 +51,14 @@ pub enum BakeError {
         /// What is not there.
         missing: Features,
     },
+    /// The guest's kernel does not come up.
+    #[error("the guest's kernel is not up after {} s; its last messages:\n{console}", limit.as_secs())]
+    NotUp {
+        /// How long it was given.
+        limit: std::time::Duration,
+        /// What it has written to its console.
+        console: String,
+    },
     /// A machine could not be started, asked or captured.
     #[error("machine failed during the {step}")]
     Machine {

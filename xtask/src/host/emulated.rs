@@ -37,6 +37,8 @@ const TIMED_OUT: u8 = 124;
 const BROKEN_PIPE: u8 = 141;
 /// How much of the console is kept for the case that the host dies.
 const LOG_LINES: usize = 40;
+/// How long before its time is over a host tells what it waits for.
+const LAST_WORDS: Duration = Duration::from_secs(15);
 /// A host that has not even begun by then never will.
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
 
@@ -44,14 +46,19 @@ const BOOT_LIMIT: Duration = Duration::from_secs(300);
 pub(super) fn run(kind: Kind, command: &Command, limits: &Limits) -> Result<u8, Error> {
     packages::ensure(packages::HOST)?;
     let kernel = image::ensure()?;
-    let request = request(kind, command, &kernel)?;
+    let request = request(kind, command, limits, &kernel)?;
     let mut host = Host::start(kind, limits, &kernel)?;
     let status = host.serve(&request, limits.timeout);
     host.stop();
     status
 }
 
-fn request(kind: Kind, command: &Command, kernel: &Path) -> Result<Request, Error> {
+fn request(
+    kind: Kind,
+    command: &Command,
+    limits: &Limits,
+    kernel: &Path,
+) -> Result<Request, Error> {
     let folder = match command.get_current_dir() {
         Some(folder) => folder.to_path_buf(),
         None => std::env::current_dir().map_err(Error::system("find the current folder"))?,
@@ -71,7 +78,10 @@ fn request(kind: Kind, command: &Command, kernel: &Path) -> Result<Request, Erro
     // SAFETY: getgid has no precondition and cannot fail.
     let gid = unsafe { libc::getgid() };
     let env = env.into_iter().collect();
-    Ok(Request { argv, env, folder: folder.into(), uid, gid, modules: kernel.into() })
+    let (folder, modules) = (folder.into(), kernel.into());
+    let patience = limits.timeout.and_then(|limit| limit.checked_sub(LAST_WORDS));
+    let patience = patience.map(|patience| patience.as_secs());
+    Ok(Request { argv, env, folder, uid, gid, modules, patience })
 }
 
 /// What arrives from a running host.

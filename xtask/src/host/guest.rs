@@ -12,11 +12,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::wire::{self, Report, Request};
-use super::{image, shell_status};
+use super::{image, shell_status, waits};
 
 /// Set on the kernel's command line, which hands it to PID 1, and for the command.
 pub(super) const MARK: &str = "SUPERMACHINE_HOST";
@@ -179,13 +181,31 @@ fn execute(request: &Request, mut input: File) -> io::Result<Report> {
             }
         });
     }
+    let told = Arc::new(AtomicU64::new(0));
+    if let Some(seconds) = request.patience {
+        tell_waits(Duration::from_secs(seconds), errors.try_clone()?, Arc::clone(&told));
+    }
     let stdout = child.stdout.take().map(|from| relay(from, output));
     let stderr = child.stderr.take().map(|from| relay(from, errors));
     let status = reap_until(&child)?;
     // What is left would hold the pipes open; the command is over.
     // SAFETY: kill takes any numbers; -1 spares the caller, PID 1.
     unsafe { libc::kill(-1, libc::SIGKILL) };
-    Ok(Report { status: shell_status(status), stdout: total(stdout)?, stderr: total(stderr)? })
+    let (stdout, stderr) = (total(stdout)?, total(stderr)? + told.load(Ordering::Acquire));
+    Ok(Report { status: shell_status(status), stdout, stderr })
+}
+
+/// After a while, tells on standard error what is waited for, and counts what that takes.
+fn tell_waits(patience: Duration, mut errors: File, told: Arc<AtomicU64>) {
+    // Never joined: the command may end before.
+    thread::spawn(move || {
+        thread::sleep(patience);
+        let text = waits::report();
+        // Counted before, or the report of the command's end could lack it.
+        told.store(text.len() as u64, Ordering::Release);
+        // Where it fails, nobody listens any more.
+        let _ = errors.write_all(text.as_bytes());
+    });
 }
 
 fn spawn(request: &Request) -> io::Result<Child> {

@@ -7,6 +7,7 @@ pub(crate) mod emulated;
 pub(crate) mod guest;
 mod image;
 mod pick;
+mod waits;
 mod wire;
 
 use std::ffi::OsString;

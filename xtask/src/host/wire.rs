@@ -24,6 +24,8 @@ pub(super) struct Request {
     pub(super) gid: u32,
     /// The folder that holds the modules of the emulated host's kernel.
     pub(super) modules: OsString,
+    /// After how many seconds to tell what is still waited for.
+    pub(super) patience: Option<u64>,
 }
 
 /// How it ended. The byte counts tell the caller how much output is still to arrive.
@@ -79,6 +81,7 @@ mod tests {
             uid: 1,
             gid: 2,
             modules: "/".into(),
+            patience: None,
         };
         let mut bytes = Vec::new();
         send(&mut bytes, &sent).unwrap();
