@@ -3,7 +3,6 @@
 //! Every chunk is checked before it is written. The first error ends the work.
 
 use std::fs::File;
-use std::num::NonZero;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -13,10 +12,11 @@ use supermachine_formats::pack::{CHUNK_SIZE, Extent, Layer, ZERO};
 
 use super::cache::Making;
 use crate::Error;
+use crate::machine::threads_for;
 use crate::pack::ChunkReader;
 
 /// A processor more is not worth its thread for fewer chunks than this.
-const CHUNKS_A_THREAD: u64 = 16;
+const CHUNKS_A_THREAD: usize = 16;
 /// How many chunks a thread takes at a time.
 const PORTION: u64 = 8;
 
@@ -49,7 +49,8 @@ pub(super) fn expand(reader: &ChunkReader, tasks: &[Task<'_>]) -> Result<(), Err
         }
     };
     thread::scope(|scope| {
-        for number in 1..threads(work.count) {
+        let chunks = usize::try_from(work.count).unwrap_or(usize::MAX);
+        for number in 1..threads_for(chunks, CHUNKS_A_THREAD) {
             let reader = reader.another();
             let run = &run;
             let thread = thread::Builder::new().name(format!("sm-expand{number}"));
@@ -119,10 +120,4 @@ impl<'a> Work<'a> {
         })
         .take(PORTION as usize)
     }
-}
-
-fn threads(chunks: u64) -> usize {
-    let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    let worth = usize::try_from(chunks.div_ceil(CHUNKS_A_THREAD)).unwrap_or(usize::MAX);
-    processors.min(worth).max(1)
 }

@@ -14,7 +14,7 @@ pub(super) struct PackChunks {
     pack: Arc<Pack>,
     reader: ChunkReader,
     /// The chunks of each space.
-    spaces: Vec<Layer>,
+    spaces: Arc<[Layer]>,
     /// Called when what is used first is in place.
     then: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -27,9 +27,10 @@ impl std::fmt::Debug for PackChunks {
 
 impl PackChunks {
     pub(super) fn new(pack: &Arc<Pack>, then: Box<dyn FnOnce() + Send>) -> Result<Self, Error> {
-        let spaces = pack.index.spaces().map(|space| space.flattened(0)).collect();
+        let spaces: Vec<_> = pack.index.spaces().map(|space| space.flattened(0)).collect();
         let reader = ChunkReader::new(pack)?;
-        Ok(Self { pack: Arc::clone(pack), reader, spaces, then: Some(then) })
+        let (pack, spaces) = (Arc::clone(pack), spaces.into());
+        Ok(Self { pack, reader, spaces, then: Some(then) })
     }
 }
 
@@ -45,6 +46,13 @@ impl Chunks for PackChunks {
     fn first_use(&self) -> Vec<Place> {
         let used = self.pack.index.first_use.iter();
         used.map(|used| (usize::from(used.space), used.place)).collect()
+    }
+
+    fn another(&self) -> Option<Box<dyn Chunks>> {
+        // A host that has no descriptor left for it does with fewer threads.
+        let reader = self.reader.another().ok()?;
+        let (pack, spaces) = (Arc::clone(&self.pack), Arc::clone(&self.spaces));
+        Some(Box::new(Self { pack, reader, spaces, then: None }))
     }
 
     fn first_use_done(&mut self) {

@@ -47,7 +47,7 @@ pub use pager::{Chunks, Place};
 pub use slots::{block_disk, boot_slots, mapped_disk};
 #[cfg(feature = "tokio")]
 pub(crate) use sys::shut_down;
-pub(crate) use sys::{fill_random, receive_now, send_now};
+pub(crate) use sys::{fill_random, receive_now, send_now, threads_for};
 pub(crate) use witness::Witness;
 
 /// Why a machine could not be made, run or captured.

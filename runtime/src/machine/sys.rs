@@ -4,11 +4,12 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZero;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::thread::JoinHandleExt;
 use std::ptr::NonNull;
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use vm_memory::MmapRegion;
@@ -406,6 +407,12 @@ pub(crate) fn fill_random(buffer: &mut [u8]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// How many threads are worth it for pieces of work: one for each processor, if it has so many.
+pub(crate) fn threads_for(pieces: usize, each: usize) -> usize {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    processors.min(pieces.div_ceil(each)).max(1)
 }
 
 /// The processor time that a thread has used.

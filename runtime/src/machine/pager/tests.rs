@@ -1,8 +1,8 @@
 //! Pages that come when they are touched. These tests need a process that may use
 //! `userfaultfd`: root, or one to which `/dev/userfaultfd` is open.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -12,7 +12,7 @@ const CHUNK: usize = CHUNK_SIZE as usize;
 const PAGE: usize = 4096;
 
 /// Chunks that are filled with their number; each third is zeros.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Numbered {
     first_use: Vec<Place>,
     content: Vec<u8>,
@@ -21,6 +21,10 @@ struct Numbered {
     /// Told when the first ones are there.
     done: Option<Sender<()>>,
     lost: Option<Place>,
+    /// Whether other threads can have one of their own.
+    is_shared: bool,
+    /// Which threads have given a chunk.
+    givers: Arc<Mutex<HashSet<ThreadId>>>,
 }
 
 fn filling((space, number): Place) -> u8 {
@@ -35,6 +39,7 @@ impl Chunks for Numbered {
         if self.lost == Some(place) {
             return Err(io::Error::other("it is gone"));
         }
+        self.givers.lock().unwrap().insert(thread::current().id());
         self.content = vec![filling(place); CHUNK];
         Ok((filling(place) != 0).then_some(&self.content))
     }
@@ -47,6 +52,10 @@ impl Chunks for Numbered {
         if let Some(done) = &self.done {
             let _ = done.send(());
         }
+    }
+
+    fn another(&self) -> Option<Box<dyn Chunks>> {
+        self.is_shared.then(|| Box::new(self.clone()) as Box<dyn Chunks>)
     }
 }
 
@@ -127,6 +136,48 @@ fn what_is_used_first_is_there_before_it_is_touched() {
     assert_eq!(all(&log), [(0, 6), (0, 1), (0, 5)]);
     drop(pager);
     assert!(is_done.try_recv().is_err(), "told twice");
+}
+
+#[test]
+fn what_is_used_first_comes_from_all_processors_once_each() {
+    const COUNT: u32 = 2000;
+    let processors = thread::available_parallelism().unwrap().get();
+    let memory = region(COUNT as usize);
+    let (asked, log) = mpsc::channel();
+    let (done, is_done) = mpsc::channel();
+    let chunks = Numbered {
+        first_use: (0..COUNT).map(|number| (0, number)).collect(),
+        asked: Some(asked),
+        done: Some(done),
+        is_shared: true,
+        ..Numbered::default()
+    };
+    let givers = Arc::clone(&chunks.givers);
+    let _pager = start(&[(0, 0, &memory)], chunks);
+    is_done.recv_timeout(Duration::from_secs(60)).unwrap();
+    let mut all = all(&log);
+    all.sort_unstable();
+    assert!(all.into_iter().eq((0..COUNT).map(|number| (0, number))));
+    for chunk in 0..COUNT as usize {
+        assert_eq!(byte(&memory, chunk * CHUNK + PAGE), filling((0, chunk as u32)));
+    }
+    let givers = givers.lock().unwrap().len();
+    assert!(givers <= processors && (givers > 1) == (processors > 1), "{givers} of {processors}");
+}
+
+#[test]
+fn a_chunk_that_another_thread_cannot_give_ends_the_machine() {
+    let memory = region(400);
+    let (tell, told) = mpsc::channel();
+    let on_loss = Box::new(move |error: &io::Error| tell.send(error.to_string()).unwrap());
+    let stretches = vec![Stretch { space: 0, offset: 0, region: Arc::clone(&memory) }];
+    let first_use = (0..400).map(|number| (0, number)).collect();
+    let lost = Some((0, 7));
+    let chunks = Numbered { first_use, lost, is_shared: true, ..Numbered::default() };
+    let pager = Pager::start(userfault(), stretches, Box::new(chunks), on_loss).unwrap();
+    assert_eq!(told.recv_timeout(Duration::from_secs(60)).unwrap(), "it is gone");
+    drop(pager);
+    assert!(told.recv().is_err(), "told twice");
 }
 
 /// The pages of the second window were never put in place, and who touched them hung.
@@ -214,7 +265,7 @@ fn a_lost_page_is_told_before_who_waits_for_it_goes_on() {
 }
 
 /// Takes its time for each chunk.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Slow(Arc<AtomicUsize>, Vec<u8>);
 
 impl Chunks for Slow {
@@ -226,6 +277,10 @@ impl Chunks for Slow {
 
     fn first_use(&self) -> Vec<Place> {
         (0..1000).map(|number| (0, number)).collect()
+    }
+
+    fn another(&self) -> Option<Box<dyn Chunks>> {
+        Some(Box::new(self.clone()))
     }
 }
 
