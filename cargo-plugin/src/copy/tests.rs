@@ -2,7 +2,9 @@
 
 use std::error::Error as _;
 use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use tar::{Archive, EntryType};
 
@@ -144,10 +146,14 @@ fn folder_that_may_not_be_written_to_comes_twice_and_leaves_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
         let program = dir.path().join("program");
-        fs::copy("/proc/self/exe", &program).unwrap();
-        let mut command = std::process::Command::new(program);
+        // Another process writes it: one that this process has open for writing cannot be run, and a
+        // test beside this one might pass it on to a process of its own.
+        let mut copy = Command::new("cp");
+        copy.arg(std::env::current_exe().unwrap()).arg(&program);
+        assert!(copy.status().unwrap().success());
+        let mut command = Command::new(program);
         if rustix::process::geteuid().is_root() {
-            std::os::unix::process::CommandExt::uid(&mut command, 65534);
+            command.uid(65534);
         }
         let name = "folder_that_may_not_be_written_to_comes_twice_and_leaves_nothing_behind";
         command.args(["--exact", &format!("copy::tests::{name}")]).env(READ_ONLY, dir.path());
