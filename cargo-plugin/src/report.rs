@@ -1,7 +1,7 @@
 //! How errors are told: what failed, and then why, cause by cause.
 
 use std::error::Error;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, StdoutLock, Write};
 
 /// Prints an error and its causes to standard error.
 pub(crate) fn error(error: &dyn Error) {
@@ -16,6 +16,15 @@ pub(crate) fn warning(text: &str) {
 /// Prints a remark.
 pub(crate) fn note(text: &str) {
     say(&format!("{text}\n"));
+}
+
+/// Standard output for an archive, which is not for a terminal.
+pub(crate) fn stdout_for_archive() -> Result<StdoutLock<'static>, crate::error::Error> {
+    let stdout = io::stdout();
+    if stdout.is_terminal() {
+        return Err(crate::error::Error::ArchiveToTerminal);
+    }
+    Ok(stdout.lock())
 }
 
 /// A whole line at once, so that none of another program comes between.

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use cargo_metadata::Artifact;
 use cargo_metadata::camino::Utf8Path;
-
 use supermachine::worker::PROGRAM;
 use supermachine_baker::Wishes;
 

@@ -1,6 +1,6 @@
 //! `supermachine cp`: files and folders, between the host and a machine that runs by itself.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -10,6 +10,7 @@ use supermachine::pack::is_name;
 use crate::copy;
 use crate::error::Error;
 use crate::machines::Machines;
+use crate::report;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -82,10 +83,7 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
 }
 
 fn write_archive(vm: &Vm, path: &Path) -> Result<(), Error> {
-    if io::stdout().is_terminal() {
-        return Err(Error::ArchiveToTerminal);
-    }
-    vm.copy_out(path, io::stdout().lock()).map_err(|error| match error {
+    vm.copy_out(path, report::stdout_for_archive()?).map_err(|error| match error {
         supermachine::Error::Copy { source, .. } => Error::Output { source },
         error => error.into(),
     })

@@ -1,6 +1,5 @@
 //! `supermachine export`: a snapshot goes into one file.
 
-use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
@@ -24,10 +23,8 @@ pub(crate) struct Args {
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     let store = store::open_for(globals.store.as_deref(), &args.name)?;
     let size = if args.file == Path::new("-") {
-        if io::stdout().is_terminal() {
-            return Err(Error::ArchiveToTerminal);
-        }
-        store.export_to(&args.name, &mut io::stdout().lock(), Path::new("standard output"))?
+        let mut stdout = report::stdout_for_archive()?;
+        store.export_to(&args.name, &mut stdout, Path::new("standard output"))?
     } else {
         store.export(&args.name, &args.file)?
     };

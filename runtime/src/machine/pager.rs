@@ -3,9 +3,8 @@
 //! Owns a machine's `userfaultfd` and the thread `sm-pager`, which is joined when the
 //! [`Pager`] is dropped. It first puts those chunks in place that are known to be used first, with
 //! the help of threads `sm-pager<N>` that end then, and looks after each whether somebody waits for
-//! another one. Invariant: the guest never
-//! sees a page that its [`Chunks`] did not give. If they cannot give one, the machine is told
-//! to stop before anybody who waits for the page is let go.
+//! another one. Invariant: the guest never sees a page that its [`Chunks`] did not give. If they
+//! cannot give one, the machine is told to stop before anybody who waits for the page is let go.
 
 #[cfg(test)]
 mod tests;

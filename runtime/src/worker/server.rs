@@ -289,25 +289,18 @@ impl Shared {
     /// Serves a client that was greeted to its end, or to the machine's if it asks for that.
     fn serve(self: &Arc<Self>, mut client: UnixStream) -> Option<(UnixStream, Answer)> {
         loop {
-            let answer = match read_message(&mut client, None).ok()? {
+            let answered = match read_message(&mut client, None).ok()? {
                 Ask::Stop => return Some((client, self.end())),
-                Ask::Dial => match self.with(Self::dial) {
-                    Ok(stream) => {
-                        hand_over(&mut client, &stream)?;
-                        continue;
-                    }
-                    Err(answer) => answer,
-                },
-                Ask::Snapshot { name } => match self.begin_snapshot(name) {
-                    Ok(stream) => {
-                        hand_over(&mut client, &stream)?;
-                        continue;
-                    }
-                    Err(source) => failed(&Error::Stream { source }),
-                },
-                ask => self.with(|guest| Ok(self.answer(guest, ask))).unwrap_or_else(|end| end),
+                Ask::Dial => self.with(Self::dial),
+                Ask::Snapshot { name } => {
+                    self.begin_snapshot(name).map_err(|source| failed(&Error::Stream { source }))
+                }
+                ask => self.with(|guest| Err(self.answer(guest, ask))),
             };
-            say(&mut client, &answer)?;
+            match answered {
+                Ok(stream) => hand_over(&mut client, &stream)?,
+                Err(answer) => say(&mut client, &answer)?,
+            }
         }
     }
 
