@@ -15,7 +15,7 @@ use supermachine::machine::{Machine, MachineError, MemoryFiles, Origin, Restore}
 use supermachine::pack::Manifest;
 use supermachine::{Image, Timings, VmConfig};
 use supermachine_formats::pack::Index;
-use supermachine_formats::snapshot::baseline::Baseline;
+use supermachine_formats::snapshot::arch::Baseline;
 use supermachine_formats::snapshot::{Disk, Snapshot, Stage, Stop, Workload};
 use supermachine_formats::wire::{Container, Control, Reply, Request};
 use supermachine_formats::{Digest, Hasher};

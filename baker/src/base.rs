@@ -9,7 +9,7 @@ use std::time::Duration;
 use supermachine::Timings;
 use supermachine::agent::{console_tail, next_event};
 use supermachine::machine::{Machine, Origin, Restore};
-use supermachine_formats::snapshot::baseline::Baseline;
+use supermachine_formats::snapshot::arch::Baseline;
 use supermachine_formats::snapshot::{FORMAT_VERSION, Stage};
 use supermachine_formats::wire::{self, Event, Request};
 use supermachine_formats::{Digest, Hasher};

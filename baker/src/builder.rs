@@ -12,7 +12,7 @@ use std::time::Duration;
 use supermachine::Vm;
 use supermachine::pack::DEFAULT_LEVEL;
 use supermachine_formats::Digest;
-use supermachine_formats::snapshot::baseline::Baseline;
+use supermachine_formats::snapshot::arch::Baseline;
 
 use crate::added_files::AddedFiles;
 use crate::bake::Observer;

@@ -12,7 +12,7 @@ use supermachine::host;
 use supermachine::image::default_cache;
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::FORMAT_VERSION;
-use supermachine_formats::snapshot::baseline::Baseline;
+use supermachine_formats::snapshot::arch::Baseline;
 
 use crate::bake::{Baked, RECIPE};
 use crate::key::Key;

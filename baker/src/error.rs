@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use supermachine::machine::HypervisorError;
 use supermachine::pack::PackError;
-use supermachine_formats::snapshot::baseline::{Baseline, Features};
+use supermachine_formats::snapshot::arch::{Baseline, Features};
 use supermachine_formats::wire::Failure;
 
 use crate::boot::BootError;

@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 
 use supermachine::{Image, Vm, VmConfig};
 use supermachine_baker::Store;
-use supermachine_formats::snapshot::baseline::{Baseline, FeatureWord, Features};
+use supermachine_formats::snapshot::arch::{Baseline, FeatureWord, Features};
 use support::{bake, causes, sh, told};
 
 /// Where the store is that the hosts share.
@@ -93,7 +93,7 @@ mod baking {
         for (name, baseline) in [("v3", Baseline::V3), ("v2", Baseline::V2)] {
             bake_for(name, baseline);
             let image = image(name);
-            let processor = &image.snapshot().processor;
+            let processor = &image.snapshot().arch.processor;
             assert_eq!(processor.baseline, baseline);
             assert_eq!(processor.features, baseline.required());
             check_guest(name, baseline);
@@ -124,7 +124,7 @@ mod baking_host {
     fn host_snapshot_goes_on_where_it_was_made() {
         bake_for("own", Baseline::Host);
         let image = image("own");
-        let processor = &image.snapshot().processor;
+        let processor = &image.snapshot().arch.processor;
         assert_eq!(processor.baseline, Baseline::Host);
         let missing = Features::missing(&processor.features, |_, _, _| 0);
         assert!(missing.to_string().contains("avx2"), "{missing}");

@@ -147,9 +147,9 @@ impl Bare {
         const TIME_STAMP_COUNTER: u32 = 0x10;
         const PROCESSOR_PRIORITY: usize = 0xa0;
         let mut state = self.machine.capture_live().unwrap().snapshot;
-        state.clock.realtime_ns = 0;
-        state.clock.monotonic_ns = 0;
-        for vcpu in &mut state.vcpus {
+        state.arch.clock.realtime_ns = 0;
+        state.arch.clock.monotonic_ns = 0;
+        for vcpu in &mut state.arch.vcpus {
             vcpu.msrs.retain(|msr| msr.index != TIME_STAMP_COUNTER);
             // Derived from the other registers, when the processor next looks at it.
             if let Some(lapic) = &mut vcpu.lapic {
@@ -167,7 +167,7 @@ impl Bare {
     /// The time-stamp counter of the first processor.
     fn counter(&self) -> u64 {
         let state = self.machine.capture_live().unwrap().snapshot;
-        state.vcpus[0].msrs.iter().find(|msr| msr.index == 0x10).unwrap().value
+        state.arch.vcpus[0].msrs.iter().find(|msr| msr.index == 0x10).unwrap().value
     }
 
     fn pages_with(&self, text: &str) -> usize {
@@ -199,7 +199,7 @@ fn reset_machine_has_the_state_and_the_memory_of_a_fresh_one() {
         bare.reset();
         let counter = bare.counter();
         // Set back, not left running: far less has passed than the commands took.
-        let limit = u64::from(fresh.clock.tsc_khz) * 1500;
+        let limit = u64::from(fresh.arch.clock.tsc_khz) * 1500;
         assert!(counter.abs_diff(begin) < limit, "{counter}, at first {begin}");
         assert_eq!(bare.state(), fresh);
         let captured = bare.machine.capture_live().unwrap();

@@ -8,9 +8,10 @@ use supermachine_formats::pack::{
     INDEX_TYPE, INDEX_VERSION, MAX_BLOBS, MAX_INDEX_SIZE, MAX_LAYERS, MAX_PLACED, MAX_SPACES,
     MAX_STATE_SIZE, MAX_STORED, STATE_TYPE,
 };
-use supermachine_formats::snapshot::baseline::{Baseline, FeatureWord, MAX_FEATURE_WORDS};
+use supermachine_formats::snapshot::arch::x86_64::baseline::MAX_FEATURE_WORDS;
+use supermachine_formats::snapshot::arch::x86_64::{IOAPIC_PINS, LAPIC_SIZE, XSAVE_SIZE};
+use supermachine_formats::snapshot::arch::{Baseline, FeatureWord};
 use supermachine_formats::snapshot::memory::PAGE_SIZE;
-use supermachine_formats::snapshot::x86_64::{IOAPIC_PINS, LAPIC_SIZE, XSAVE_SIZE};
 use supermachine_formats::snapshot::{
     FORMAT_VERSION, HEADER_SIZE, MAGIC, MAX_SECTIONS, MAX_SLOTS, MAX_VCPUS, Section,
     TABLE_ENTRY_SIZE,

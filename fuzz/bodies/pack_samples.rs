@@ -8,9 +8,9 @@ use std::sync::Arc;
 use supermachine::machine::{MemoryFiles, boot_slots, mapped_disk, reset_ioapic, reset_serial};
 use supermachine::pack::{ChunkWriter, Composition, Descriptor, Layout, MemoryChange, Pack};
 use supermachine_formats::pack::{CHUNK_SIZE, Index, Layer, Place, Space};
-use supermachine_formats::snapshot::baseline::{Baseline, Processor};
+use supermachine_formats::snapshot::arch::x86_64::{Clock, RunState, State, Vcpu};
+use supermachine_formats::snapshot::arch::{Baseline, Processor};
 use supermachine_formats::snapshot::memory::PAGE_SIZE;
-use supermachine_formats::snapshot::x86_64::{Clock, RunState, Vcpu};
 use supermachine_formats::snapshot::{
     Architecture, Disk, HypervisorFamily, Machine, Snapshot, Stage, WorkingSet, Workload,
 };
@@ -55,21 +55,23 @@ pub(crate) fn snapshot(stage: Stage, parent: Option<Digest>, disks: &[u64]) -> S
             exposed_ports: vec![80],
         }),
         stop: None,
-        processor: Processor::of(Baseline::V3),
-        vcpus: vec![Vcpu {
-            cpuid: Vec::new(),
-            registers: None,
-            special: None,
-            run_state: RunState::Running,
-            lapic: None,
-            xsave: None,
-            xcr0: None,
-            debug: None,
-            events: None,
-            msrs: Vec::new(),
-        }],
-        ioapic: reset_ioapic(),
-        clock: Clock { monotonic_ns: 1, realtime_ns: 2, tsc_khz: 3 },
+        arch: State {
+            processor: Processor::of(Baseline::V3),
+            vcpus: vec![Vcpu {
+                cpuid: Vec::new(),
+                registers: None,
+                special: None,
+                run_state: RunState::Running,
+                lapic: None,
+                xsave: None,
+                xcr0: None,
+                debug: None,
+                events: None,
+                msrs: Vec::new(),
+            }],
+            ioapic: reset_ioapic(),
+            clock: Clock { monotonic_ns: 1, realtime_ns: 2, tsc_khz: 3 },
+        },
         slots,
         serial: reset_serial(),
         disks: disks.iter().map(|size| Disk { size: *size }).collect(),

@@ -1,15 +1,15 @@
 //! The state file: any bytes are refused or mean one snapshot.
 
 use supermachine_formats::Digest;
-use supermachine_formats::snapshot::baseline::{Baseline, Processor};
+use supermachine_formats::snapshot::arch::x86_64::{
+    Clock, CpuidLeaf, DebugRegisters, IOAPIC_PINS, Ioapic, LAPIC_SIZE, Msr, Registers, RunState,
+    Segment, SpecialRegisters, State, Table, Vcpu, XSAVE_SIZE,
+};
+use supermachine_formats::snapshot::arch::{Baseline, Processor};
 use supermachine_formats::snapshot::device::{
     Block, Pmem, Queue, Serial, Slot, Virtio, Vsock, VsockConnection,
 };
 use supermachine_formats::snapshot::memory::Run;
-use supermachine_formats::snapshot::x86_64::{
-    Clock, CpuidLeaf, DebugRegisters, IOAPIC_PINS, Ioapic, LAPIC_SIZE, Msr, Registers, RunState,
-    Segment, SpecialRegisters, Table, Vcpu, XSAVE_SIZE,
-};
 use supermachine_formats::snapshot::{
     Architecture, Disk, HypervisorFamily, Machine, Snapshot, Stage, Stop, WorkingSet, Workload,
 };
@@ -51,13 +51,15 @@ fn sample(is_full: bool) -> Snapshot {
             exposed_ports: vec![80],
         }),
         stop: is_full.then_some(Stop { signal: 3 }),
-        processor: Processor {
-            baseline: if is_full { Baseline::V3 } else { Baseline::Host },
-            features: if is_full { Baseline::V3.required() } else { Vec::new() },
+        arch: State {
+            processor: Processor {
+                baseline: if is_full { Baseline::V3 } else { Baseline::Host },
+                features: if is_full { Baseline::V3.required() } else { Vec::new() },
+            },
+            vcpus: vec![vcpu(is_full)],
+            ioapic: Ioapic { id: 0, selected: 1, pins: [1 << 16; IOAPIC_PINS] },
+            clock: Clock { monotonic_ns: 1, realtime_ns: 2, tsc_khz: 3 },
         },
-        vcpus: vec![vcpu(is_full)],
-        ioapic: Ioapic { id: 0, selected: 1, pins: [1 << 16; IOAPIC_PINS] },
-        clock: Clock { monotonic_ns: 1, realtime_ns: 2, tsc_khz: 3 },
         slots: if is_full { slots() } else { vec![Slot::Empty; 16] },
         serial: Serial {
             divisor: [12, 0],

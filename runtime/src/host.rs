@@ -1,6 +1,7 @@
 //! What this host can do.
 
-use supermachine_formats::snapshot::baseline::{Baseline, Features, Register};
+use supermachine_formats::snapshot::arch::x86_64::baseline::Register;
+use supermachine_formats::snapshot::arch::{Baseline, Features};
 
 use crate::machine::{self, HypervisorError};
 

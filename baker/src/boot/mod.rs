@@ -12,12 +12,11 @@ use std::io::{self, Cursor};
 
 use linux_loader::loader::{Elf, KernelLoader};
 use supermachine::machine::layout::ram_windows;
-use supermachine::machine::{boot_slots, reset_ioapic, reset_serial};
+use supermachine::machine::{boot_slots, reset_serial};
 use supermachine::pack::{Composition, MemoryChange};
 use supermachine_formats::Digest;
-use supermachine_formats::snapshot::baseline::{Baseline, Processor};
+use supermachine_formats::snapshot::arch::Baseline;
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run, runs_of};
-use supermachine_formats::snapshot::x86_64::Clock;
 use supermachine_formats::snapshot::{
     Architecture, HypervisorFamily, Machine, Snapshot, Stage, WorkingSet,
 };
@@ -149,10 +148,7 @@ pub fn lay_out(inputs: &BootInputs<'_>) -> Result<BootSnapshot, BootError> {
         machine: Machine { stage: Stage::Boot, parent: None, memory_size, vcpus: inputs.vcpus },
         workload: None,
         stop: None,
-        processor: Processor::of(inputs.baseline),
-        vcpus: x86_64::vcpus(inputs.vcpus, kernel.kernel_load.0),
-        ioapic: reset_ioapic(),
-        clock: Clock { monotonic_ns: 0, realtime_ns: 0, tsc_khz: 0 },
+        arch: x86_64::state(inputs.baseline, inputs.vcpus, kernel.kernel_load.0),
         slots: boot_slots(),
         serial: reset_serial(),
         disks: Vec::new(),

@@ -42,9 +42,9 @@ fn the_baseline_is_told_with_what_it_asks_for() {
     let kernel = tiny_kernel();
     for baseline in Baseline::ALL {
         let boot = lay_out(&BootInputs { baseline, ..inputs(&kernel) }).unwrap();
-        assert_eq!(boot.snapshot.processor.baseline, baseline);
-        assert_eq!(boot.snapshot.processor.features, baseline.required());
-        assert!(boot.snapshot.vcpus.iter().all(|vcpu| vcpu.cpuid.is_empty()));
+        assert_eq!(boot.snapshot.arch.processor.baseline, baseline);
+        assert_eq!(boot.snapshot.arch.processor.features, baseline.required());
+        assert!(boot.snapshot.arch.vcpus.iter().all(|vcpu| vcpu.cpuid.is_empty()));
     }
 }
 
@@ -52,7 +52,7 @@ fn the_baseline_is_told_with_what_it_asks_for() {
 fn the_layout_is_a_valid_snapshot() {
     let boot = lay_out(&inputs(&tiny_kernel())).unwrap();
     let decoded = Snapshot::decode(&boot.snapshot.encode()).unwrap();
-    assert_eq!(decoded.vcpus.len(), 2);
+    assert_eq!(decoded.arch.vcpus.len(), 2);
     let count: u64 = boot.runs.iter().map(|run| u64::from(run.count)).sum();
     assert_eq!(count * PAGE_SIZE, boot.pages.len() as u64);
     let text = |needle: &[u8]| boot.pages.windows(needle.len()).any(|bytes| bytes == needle);

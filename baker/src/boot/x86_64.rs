@@ -10,10 +10,12 @@ use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
 use supermachine::machine::layout::{
     self, HIGH_RAM_START, LOW_RAM_END, SLOT_SIZE, SLOTS, slot_address, slot_line,
 };
-use supermachine_formats::snapshot::memory::PAGE_SIZE;
-use supermachine_formats::snapshot::x86_64::{
-    Registers, RunState, Segment, SpecialRegisters, Table, Vcpu,
+use supermachine::machine::reset_ioapic;
+use supermachine_formats::snapshot::arch::x86_64::{
+    Clock, Registers, RunState, Segment, SpecialRegisters, Table, Vcpu,
 };
+use supermachine_formats::snapshot::arch::{ArchState, Baseline, Processor};
+use supermachine_formats::snapshot::memory::PAGE_SIZE;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::{BootError, mptable};
@@ -85,9 +87,18 @@ pub(super) fn place(
     Ok(written)
 }
 
-/// The vCPUs of a machine that was never run: the first at the kernel's entry, the others
-/// waiting to be started.
-pub(super) fn vcpus(count: u16, entry: u64) -> Vec<Vcpu> {
+/// The state of a machine that was never run: the first vCPU is at the kernel's entry, the
+/// others wait for the kernel to start them.
+pub(super) fn state(baseline: Baseline, count: u16, entry: u64) -> ArchState {
+    ArchState {
+        processor: Processor::of(baseline),
+        vcpus: vcpus(count, entry),
+        ioapic: reset_ioapic(),
+        clock: Clock { monotonic_ns: 0, realtime_ns: 0, tsc_khz: 0 },
+    }
+}
+
+fn vcpus(count: u16, entry: u64) -> Vec<Vcpu> {
     let absent = Vcpu {
         cpuid: Vec::new(),
         registers: None,

@@ -10,8 +10,8 @@ use supermachine::pack::{ChunkWriter, Composition, Descriptor, Manifest, MemoryC
 use supermachine_baker::Store;
 use supermachine_formats::Digest;
 use supermachine_formats::pack::{CHUNK_SIZE, Index, Layer, Space};
-use supermachine_formats::snapshot::baseline::{Baseline, Processor};
-use supermachine_formats::snapshot::x86_64::{Clock, RunState, Vcpu};
+use supermachine_formats::snapshot::arch::x86_64::{Clock, RunState, State, Vcpu};
+use supermachine_formats::snapshot::arch::{Baseline, Processor};
 use supermachine_formats::snapshot::{
     Architecture, Disk, HypervisorFamily, Machine, Snapshot, Stage, WorkingSet, Workload,
 };
@@ -185,21 +185,23 @@ fn snapshot(sample: &Sample) -> Snapshot {
             exposed_ports: vec![80],
         }),
         stop: None,
-        processor: Processor::of(Baseline::V3),
-        vcpus: vec![Vcpu {
-            cpuid: Vec::new(),
-            registers: None,
-            special: None,
-            run_state: RunState::Running,
-            lapic: None,
-            xsave: None,
-            xcr0: None,
-            debug: None,
-            events: None,
-            msrs: Vec::new(),
-        }],
-        ioapic: reset_ioapic(),
-        clock: Clock { monotonic_ns: 0, realtime_ns: 0, tsc_khz: 0 },
+        arch: State {
+            processor: Processor::of(Baseline::V3),
+            vcpus: vec![Vcpu {
+                cpuid: Vec::new(),
+                registers: None,
+                special: None,
+                run_state: RunState::Running,
+                lapic: None,
+                xsave: None,
+                xcr0: None,
+                debug: None,
+                events: None,
+                msrs: Vec::new(),
+            }],
+            ioapic: reset_ioapic(),
+            clock: Clock { monotonic_ns: 0, realtime_ns: 0, tsc_khz: 0 },
+        },
         slots: boot_slots(),
         serial: reset_serial(),
         disks: (!sample.disk.is_empty()).then_some(disk).into_iter().collect(),

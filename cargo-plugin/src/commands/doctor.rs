@@ -13,7 +13,7 @@ use serde::Serialize;
 use supermachine::host::Speed;
 use supermachine::image::default_cache;
 use supermachine::machine::HypervisorError;
-use supermachine_formats::snapshot::baseline::{Baseline, Features};
+use supermachine_formats::snapshot::arch::{Baseline, Features};
 use supermachine_kernel::Assets;
 
 use crate::error::Error;

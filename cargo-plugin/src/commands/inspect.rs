@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 use supermachine_baker::{Footprint, Sizes, Summary};
-use supermachine_formats::snapshot::baseline::FeatureWord;
+use supermachine_formats::snapshot::arch::FeatureWord;
 use supermachine_formats::snapshot::device::Slot;
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
 use supermachine_formats::snapshot::{
@@ -182,11 +182,11 @@ impl Report {
 
 impl Processor {
     fn new(snapshot: &Snapshot) -> Self {
-        let processor = &snapshot.processor;
+        let processor = &snapshot.arch.processor;
         Self {
             baseline: processor.baseline.name(),
             features: processor.features.iter().flat_map(FeatureWord::names).collect(),
-            tsc_khz: snapshot.clock.tsc_khz,
+            tsc_khz: snapshot.arch.clock.tsc_khz,
         }
     }
 }

@@ -9,7 +9,7 @@ use supermachine::pack::{Manifest, Named, Source, is_name};
 use supermachine_baker::oci::{self, Credentials, FetchOptions, ImageSource, Platform, Reference};
 use supermachine_baker::{BakeError, Baked, OciImageBuilder, Ready, Store};
 use supermachine_formats::pack::ARTIFACT_TYPE;
-use supermachine_formats::snapshot::baseline::Baseline;
+use supermachine_formats::snapshot::arch::Baseline;
 use supermachine_kernel::Assets;
 
 use super::import;

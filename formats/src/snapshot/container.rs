@@ -6,8 +6,7 @@
 
 use alloc::vec::Vec;
 
-use super::baseline::Baseline;
-use super::{Architecture, HypervisorFamily, Section};
+use super::machine::{Architecture, HypervisorFamily};
 use crate::Digest;
 use crate::codec::{DecodeError, Put, Reader};
 use crate::record::Field;
@@ -24,6 +23,69 @@ pub const TABLE_ENTRY_SIZE: usize = 48;
 pub const MAX_SECTIONS: usize = 64;
 
 const DIGEST_SIZE: usize = 32;
+
+/// The sections, by tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Section {
+    /// [`Machine`](super::Machine).
+    Machine = 1,
+    /// [`Workload`](super::Workload).
+    Workload = 2,
+    /// The vCPUs.
+    Vcpus = 3,
+    /// The I/O interrupt controller.
+    Ioapic = 4,
+    /// The clock.
+    Clock = 5,
+    /// The list of [`Slot`](super::device::Slot).
+    Slots = 6,
+    /// [`Serial`](super::device::Serial).
+    Serial = 7,
+    /// The list of [`Disk`](super::Disk).
+    Disks = 8,
+    /// [`WorkingSet`](super::WorkingSet).
+    WorkingSet = 10,
+    /// The CPU baseline and features.
+    Processor = 11,
+    /// [`Stop`](super::Stop).
+    Stop = 12,
+}
+
+impl Section {
+    /// Every section, in file order.
+    pub const ALL: [Self; 11] = [
+        Self::Machine,
+        Self::Workload,
+        Self::Vcpus,
+        Self::Ioapic,
+        Self::Clock,
+        Self::Slots,
+        Self::Serial,
+        Self::Disks,
+        Self::WorkingSet,
+        Self::Processor,
+        Self::Stop,
+    ];
+
+    /// The name that errors show.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Machine => "machine",
+            Self::Workload => "workload",
+            Self::Vcpus => "vcpus",
+            Self::Ioapic => "ioapic",
+            Self::Clock => "clock",
+            Self::Slots => "slots",
+            Self::Serial => "serial",
+            Self::Disks => "disks",
+            Self::WorkingSet => "working set",
+            Self::Processor => "processor",
+            Self::Stop => "stop",
+        }
+    }
+}
 
 /// Why a state file was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,11 +144,11 @@ pub enum SnapshotError {
     },
 }
 
-/// Collects sections into a file.
+/// Collects sections into a file, which holds them in the order of their tags.
 pub(super) struct Builder {
     architecture: Architecture,
     hypervisor: HypervisorFamily,
-    baseline: Baseline,
+    baseline: u8,
     sections: Vec<(Section, Vec<u8>)>,
 }
 
@@ -94,7 +156,7 @@ impl Builder {
     pub(super) fn new(
         architecture: Architecture,
         hypervisor: HypervisorFamily,
-        baseline: Baseline,
+        baseline: u8,
     ) -> Self {
         Self { architecture, hypervisor, baseline, sections: Vec::new() }
     }
@@ -105,7 +167,8 @@ impl Builder {
         self.sections.push((section, bytes));
     }
 
-    pub(super) fn finish(self) -> Vec<u8> {
+    pub(super) fn finish(mut self) -> Vec<u8> {
+        self.sections.sort_by_key(|(section, _)| *section as u16);
         let mut out = Vec::new();
         Put::put(&mut out, &MAGIC);
         out.put_u16(FORMAT_VERSION);
@@ -137,7 +200,8 @@ impl Builder {
 pub(super) struct Container<'a> {
     pub(super) architecture: Architecture,
     pub(super) hypervisor: HypervisorFamily,
-    pub(super) baseline: Baseline,
+    /// The CPU baseline's number, which the architecture's state gives a meaning.
+    pub(super) baseline: u8,
     head: &'a [u8],
     head_digest: Digest,
     sections: Vec<Entry<'a>>,

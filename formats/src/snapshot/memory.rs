@@ -23,6 +23,25 @@ record! {
     }
 }
 
+record! {
+    /// Pages worth populating before the guest runs.
+    #[derive(Default)]
+    pub struct WorkingSet {
+        /// Pages that the guest writes.
+        written: Vec<Run>,
+        /// Pages that the guest only reads.
+        read: Vec<Run>,
+    }
+}
+
+impl WorkingSet {
+    /// Checks both lists against a memory of `pages` pages.
+    pub(super) fn validate(&self, pages: u64) -> Result<(), DecodeError> {
+        validate_runs("written", &self.written, pages)?;
+        validate_runs("read", &self.read, pages)
+    }
+}
+
 impl Run {
     /// The number after the last page.
     #[must_use]

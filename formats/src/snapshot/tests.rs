@@ -1,7 +1,9 @@
-use super::baseline::{Baseline, FeatureWord, Processor, Register};
+use super::arch::x86_64::baseline::{Baseline, FeatureWord, Processor, Register};
+use super::arch::x86_64::*;
 use super::device::{Block, Pmem, Queue, Serial, Slot, Virtio, Vsock, VsockConnection};
-use super::x86_64::*;
+use super::memory::Run;
 use super::*;
+use crate::Digest;
 use crate::codec::DecodeError;
 use alloc::vec;
 
@@ -24,16 +26,18 @@ fn sample() -> Snapshot {
             exposed_ports: vec![80],
         }),
         stop: None,
-        processor: Processor {
-            baseline: Baseline::V3,
-            features: vec![
-                FeatureWord { function: 1, index: 2, register: Register::Ecx, mask: 3 },
-                FeatureWord { function: 1, index: 2, register: Register::Edx, mask: 4 },
-            ],
+        arch: State {
+            processor: Processor {
+                baseline: Baseline::V3,
+                features: vec![
+                    FeatureWord { function: 1, index: 2, register: Register::Ecx, mask: 3 },
+                    FeatureWord { function: 1, index: 2, register: Register::Edx, mask: 4 },
+                ],
+            },
+            vcpus: vec![vcpu()],
+            ioapic: Ioapic { id: 1, selected: 2, pins: core::array::from_fn(|pin| pin as u64) },
+            clock: Clock { monotonic_ns: 1, realtime_ns: 2, tsc_khz: 3 },
         },
-        vcpus: vec![vcpu()],
-        ioapic: Ioapic { id: 1, selected: 2, pins: core::array::from_fn(|pin| pin as u64) },
-        clock: Clock { monotonic_ns: 1, realtime_ns: 2, tsc_khz: 3 },
         slots: slots(),
         serial: Serial {
             divisor: [1, 2],
@@ -203,7 +207,7 @@ fn runs_out_of_order_are_refused() {
 fn features_out_of_order_or_empty_are_refused() {
     let refused = |change: fn(&mut Vec<FeatureWord>)| {
         let mut snapshot = sample();
-        change(&mut snapshot.processor.features);
+        change(&mut snapshot.arch.processor.features);
         matches!(
             Snapshot::decode(&snapshot.encode()),
             Err(SnapshotError::Inconsistent { section: "processor", .. })
@@ -216,6 +220,18 @@ fn features_out_of_order_or_empty_are_refused() {
         *features = (0..=64).map(|function| FeatureWord { function, ..features[0] }).collect();
     }));
     assert!(!refused(Vec::clear));
+}
+
+#[test]
+fn header_with_another_baseline_is_refused() {
+    for baseline in [0, 2, 9] {
+        let mut file = sample().encode();
+        file[12] = baseline;
+        assert!(matches!(
+            Snapshot::decode_trusted(&file),
+            Err(SnapshotError::Inconsistent { section: "processor", .. })
+        ));
+    }
 }
 
 #[test]
@@ -280,7 +296,7 @@ fn more_slots_than_any_machine_has_are_refused() {
 #[test]
 fn more_processors_than_any_machine_has_are_refused() {
     let mut snapshot = sample();
-    snapshot.vcpus.resize(MAX_VCPUS + 1, vcpu());
+    snapshot.arch.vcpus.resize(MAX_VCPUS + 1, vcpu());
     snapshot.machine.vcpus = 65;
     assert!(matches!(
         Snapshot::decode(&snapshot.encode()),

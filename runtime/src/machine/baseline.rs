@@ -4,8 +4,9 @@
 //! hypervisor supports is asked once, when a machine that was never run is given its CPUID.
 
 use supermachine_formats::snapshot::Snapshot;
-use supermachine_formats::snapshot::baseline::{Baseline, Features, Processor, Register};
-use supermachine_formats::snapshot::x86_64::{CpuidLeaf, Vcpu};
+use supermachine_formats::snapshot::arch::x86_64::baseline::Register;
+use supermachine_formats::snapshot::arch::x86_64::{CpuidLeaf, Vcpu};
+use supermachine_formats::snapshot::arch::{Baseline, Features, Processor};
 
 use super::MachineError;
 use super::hypervisor::{HypervisorError, Vm};
@@ -17,13 +18,13 @@ const EXTENDED_STATE: u32 = 0xd;
 
 /// Refuses a snapshot whose guest uses what this host's processor has not.
 pub(super) fn check(vm: &dyn Vm, snapshot: &Snapshot) -> Result<(), MachineError> {
-    let Processor { baseline, features } = &snapshot.processor;
+    let Processor { baseline, features } = &snapshot.arch.processor;
     let own = |function, index, register| vm.processor_word(function, index, register);
     let missing = Features::missing(features, own);
     if !missing.0.is_empty() {
         return Err(MachineError::Features { baseline: *baseline, missing });
     }
-    match answer(&snapshot.vcpus, VENDOR, 0) {
+    match answer(&snapshot.arch.vcpus, VENDOR, 0) {
         // A named baseline has an identity of its own.
         Some(leaf) if *baseline == Baseline::Host => check_vendor(vm, leaf),
         _ => Ok(()),

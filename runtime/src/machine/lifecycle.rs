@@ -16,8 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use supermachine_formats::snapshot::arch::ArchState;
+use supermachine_formats::snapshot::arch::x86_64::{Clock, IOAPIC_PINS, Ioapic as IoapicState};
 use supermachine_formats::snapshot::device::Serial;
-use supermachine_formats::snapshot::x86_64::{Clock, IOAPIC_PINS, Ioapic as IoapicState};
 use supermachine_formats::snapshot::{Architecture, HypervisorFamily, Snapshot, Stage, WorkingSet};
 use supermachine_formats::wire;
 
@@ -144,18 +145,18 @@ impl Machine {
             None => snapshot.working_set.clone(),
             Some(_) => WorkingSet::default(),
         };
-        let mut states = snapshot.vcpus.clone();
-        baseline::complete(vm.as_ref(), snapshot.processor.baseline, &mut states)?;
+        let mut states = snapshot.arch.vcpus.clone();
+        baseline::complete(vm.as_ref(), snapshot.arch.processor.baseline, &mut states)?;
         let plan = Plan {
             states,
-            tsc_khz: snapshot.clock.tsc_khz,
+            tsc_khz: snapshot.arch.clock.tsc_khz,
             working_set: (Arc::clone(&ram), working_set),
         };
         let streams = vsock.clone();
         let on_failure = Box::new(move |_: &GuestFailure| streams.hang_up());
         let vcpus = Vcpus::start(&vm, &bus, plan, on_failure)?;
         loss.arm(vcpus.ender())?;
-        vm.set_clock_ns(snapshot.clock.monotonic_ns)?;
+        vm.set_clock_ns(snapshot.arch.clock.monotonic_ns)?;
         timings.step("restore vCPUs");
         Ok(Self {
             vcpus,
@@ -245,7 +246,7 @@ impl Machine {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         reset::reset(&self.ram, pristine, kept, &mut spare).map_err(memory_error("put back"))?;
         timings.step("reset memory");
-        self.vm.set_clock_ns(snapshot.clock.monotonic_ns)?;
+        self.vm.set_clock_ns(snapshot.arch.clock.monotonic_ns)?;
         Ok(())
     }
 
@@ -424,10 +425,12 @@ impl Machine {
             machine: self.origin.machine.clone(),
             workload: self.origin.workload.clone(),
             stop: self.origin.stop,
-            processor: baseline::note(self.vm.as_ref(), &self.origin.processor, &vcpus),
-            vcpus,
-            ioapic: self.bus.ioapic.state(),
-            clock,
+            arch: ArchState {
+                processor: baseline::note(self.vm.as_ref(), &self.origin.arch.processor, &vcpus),
+                vcpus,
+                ioapic: self.bus.ioapic.state(),
+                clock,
+            },
             slots: self.bus.slots.iter().map(Slot::state).collect(),
             serial: self.bus.serial.state(),
             disks: self.origin.disks.clone(),
@@ -547,7 +550,7 @@ fn make_devices(
     disks: &[DiskFile],
     console: &Console,
 ) -> Result<Bus, MachineError> {
-    let ioapic = Ioapic::from_state(Arc::clone(vm), &snapshot.ioapic);
+    let ioapic = Ioapic::from_state(Arc::clone(vm), &snapshot.arch.ioapic);
     let mut slots = Vec::with_capacity(snapshot.slots.len());
     for (index, state) in (0..).zip(&snapshot.slots) {
         let slot = Slot::from_state(state, parts(index, ram, &ioapic, disks))
@@ -569,7 +572,7 @@ fn reset_devices(
     console: &Console,
 ) -> Result<(), MachineError> {
     let Bus { slots, ioapic, serial } = bus;
-    ioapic.reset(&snapshot.ioapic);
+    ioapic.reset(&snapshot.arch.ioapic);
     for ((index, state), slot) in (0..).zip(&snapshot.slots).zip(slots) {
         slot.reset(state, parts(index, ram, ioapic, disks))
             .map_err(|source| MachineError::Device { slot: usize::from(index), source })?;

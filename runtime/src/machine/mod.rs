@@ -30,7 +30,7 @@ mod witness;
 use std::borrow::Cow;
 use std::io;
 
-use supermachine_formats::snapshot::baseline::{Baseline, Features};
+use supermachine_formats::snapshot::arch::{Baseline, Features};
 use supermachine_formats::snapshot::{Architecture, HypervisorFamily};
 
 pub use devices::virtio::DeviceError;

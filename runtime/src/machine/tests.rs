@@ -6,10 +6,11 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use supermachine_formats::snapshot::baseline::{Baseline, FeatureWord, Processor, Register};
+use supermachine_formats::snapshot::arch::x86_64::baseline::Register;
+use supermachine_formats::snapshot::arch::x86_64::{Clock, CpuidLeaf, Msr, RunState, State, Vcpu};
+use supermachine_formats::snapshot::arch::{Baseline, FeatureWord, Processor};
 use supermachine_formats::snapshot::device::{Slot, VsockConnection};
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run, runs_of, validate_runs};
-use supermachine_formats::snapshot::x86_64::{Clock, CpuidLeaf, Msr, RunState, Vcpu};
 use supermachine_formats::snapshot::{
     Architecture, Disk, HypervisorFamily, Machine as MachineState, Snapshot, Stage, WorkingSet,
 };
@@ -76,10 +77,12 @@ fn snapshot(vcpus: u16) -> Snapshot {
         machine: MachineState { stage: Stage::Boot, parent: None, memory_size: MEMORY, vcpus },
         workload: None,
         stop: None,
-        processor: Processor::of(Baseline::V3),
-        vcpus: (0..vcpus).map(vcpu).collect(),
-        ioapic: reset_ioapic(),
-        clock: Clock { monotonic_ns: 77, realtime_ns: 0, tsc_khz: 0 },
+        arch: State {
+            processor: Processor::of(Baseline::V3),
+            vcpus: (0..vcpus).map(vcpu).collect(),
+            ioapic: reset_ioapic(),
+            clock: Clock { monotonic_ns: 77, realtime_ns: 0, tsc_khz: 0 },
+        },
         slots: boot_slots(),
         serial: reset_serial(),
         disks: Vec::new(),
@@ -218,7 +221,7 @@ fn a_restored_machine_does_not_run_before_it_is_told() {
     let state = machine.capture_live().unwrap();
     assert_eq!(vm.inside(), 0);
     assert!(vm.answers().is_empty());
-    assert_eq!(state.snapshot.clock.monotonic_ns, 77);
+    assert_eq!(state.snapshot.arch.clock.monotonic_ns, 77);
     machine.run();
     vm.wait_idle(1);
     assert_eq!(vm.answers(), [b"virt"]);
@@ -252,13 +255,13 @@ fn a_capture_holds_what_the_restore_was_given() {
     let captured = machine.capture().unwrap();
     assert_eq!((captured.dirty.runs(), captured.dirty.count()), (&[][..], 0));
     let captured = captured.snapshot;
-    assert_eq!(captured.vcpus, given.vcpus);
+    assert_eq!(captured.arch.vcpus, given.arch.vcpus);
     assert_eq!(captured.slots, given.slots);
-    assert_eq!(captured.ioapic, given.ioapic);
+    assert_eq!(captured.arch.ioapic, given.arch.ioapic);
     assert_eq!(captured.serial, given.serial);
     assert_eq!(captured.disks, given.disks);
     assert_eq!(captured.machine, given.machine);
-    assert_eq!(captured.clock.tsc_khz, 1_000_000);
+    assert_eq!(captured.arch.clock.tsc_khz, 1_000_000);
 }
 
 #[test]
@@ -291,7 +294,7 @@ fn a_capture_holds_only_pages_that_differ() {
     assert_eq!(changed(&machine, &first.dirty), [1, 2, last]);
 
     let mut second = machine.capture().unwrap();
-    second.snapshot.clock.realtime_ns = first.snapshot.clock.realtime_ns;
+    second.snapshot.arch.clock.realtime_ns = first.snapshot.arch.clock.realtime_ns;
     assert!(second.dirty.iter().eq(first.dirty.iter()));
     assert_eq!(second.snapshot, first.snapshot);
 }
@@ -340,7 +343,7 @@ fn sixteen_vcpus_run_and_are_saved_in_their_order() {
     vm.wait_idle(16);
     assert_eq!(vm.alive(), 16);
     let captured = machine.capture().unwrap();
-    assert_eq!(captured.snapshot.vcpus, (0..16).map(vcpu).collect::<Vec<_>>());
+    assert_eq!(captured.snapshot.arch.vcpus, (0..16).map(vcpu).collect::<Vec<_>>());
     within(move || drop(machine));
     assert_eq!(vm.alive(), 0);
 }
@@ -483,7 +486,7 @@ fn a_running_machine_goes_on_after_it_was_captured_live() {
             vm.wait_inside(3);
             let captured = machine.capture_live().unwrap();
             assert_eq!(captured.dirty.page(0).unwrap()[0], 7);
-            assert_eq!(captured.snapshot.vcpus, (0..3).map(vcpu).collect::<Vec<_>>());
+            assert_eq!(captured.snapshot.arch.vcpus, (0..3).map(vcpu).collect::<Vec<_>>());
             let steps: Vec<&str> = captured.stopped.steps().iter().map(|(name, _)| *name).collect();
             assert_eq!((steps[0], steps[steps.len() - 1]), ("stop vCPUs", "go on"));
         }
@@ -914,7 +917,8 @@ fn a_processor_without_a_feature_of_the_snapshot_is_refused_by_name() {
     );
     assert!(vm.windows().is_empty(), "before anything is done");
     // What the guest does not use is not asked for.
-    let lower = Snapshot { processor: Processor::of(Baseline::V2), ..snapshot(1) };
+    let mut lower = snapshot(1);
+    lower.arch.processor = Processor::of(Baseline::V2);
     drop(restore(&vm, lower).unwrap());
 }
 
@@ -930,10 +934,10 @@ fn a_host_snapshot_goes_on_only_with_its_vendor() {
         edx: u32::from_le_bytes(*b"ineI"),
     };
     let mut own = snapshot(1);
-    own.vcpus[0].cpuid = vec![leaf];
+    own.arch.vcpus[0].cpuid = vec![leaf];
     // A named baseline has an identity of its own.
     drop(restore(&Arc::default(), own.clone()).unwrap());
-    own.processor = Processor::of(Baseline::Host);
+    own.arch.processor = Processor::of(Baseline::Host);
     let error = refused(restore(&Arc::default(), own));
     assert!(matches!(&error, MachineError::Vendor { found, .. } if found == "GenuineIntel"));
 }
@@ -942,10 +946,10 @@ fn a_host_snapshot_goes_on_only_with_its_vendor() {
 fn a_captured_machine_asks_for_what_its_guest_was_shown() {
     let machine = restore(&Arc::default(), snapshot(1)).unwrap();
     let captured = machine.capture().unwrap().snapshot;
-    assert_eq!(captured.processor, Processor::of(Baseline::V3));
+    assert_eq!(captured.arch.processor, Processor::of(Baseline::V3));
     let mut own = snapshot(1);
-    own.processor = Processor::of(Baseline::Host);
-    own.vcpus[0].cpuid = vec![CpuidLeaf {
+    own.arch.processor = Processor::of(Baseline::Host);
+    own.arch.vcpus[0].cpuid = vec![CpuidLeaf {
         function: 7,
         index: 0,
         indexed: true,
@@ -957,12 +961,15 @@ fn a_captured_machine_asks_for_what_its_guest_was_shown() {
     let machine = restore(&Arc::default(), own).unwrap();
     let captured = machine.capture().unwrap().snapshot;
     let avx2 = FeatureWord { function: 7, index: 0, register: Register::Ebx, mask: 1 << 5 };
-    assert_eq!(captured.processor, Processor { baseline: Baseline::Host, features: vec![avx2] });
+    assert_eq!(
+        captured.arch.processor,
+        Processor { baseline: Baseline::Host, features: vec![avx2] }
+    );
 }
 
 /// What of a state a reset must bring back: all but the ports that streams used.
 fn comparable(mut snapshot: Snapshot) -> Snapshot {
-    snapshot.clock.realtime_ns = 0;
+    snapshot.arch.clock.realtime_ns = 0;
     if let Slot::Vsock(_, vsock) = &mut snapshot.slots[0] {
         vsock.next_port = 0;
     }

@@ -14,7 +14,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use supermachine_formats::snapshot::{WorkingSet, x86_64};
+use supermachine_formats::snapshot::WorkingSet;
+use supermachine_formats::snapshot::arch::VcpuState;
 
 use super::bus::Bus;
 use super::hypervisor::{Exit, HypervisorError, Kick, Vcpu, Vm};
@@ -31,7 +32,7 @@ const KICK_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Plan {
     /// The state of each vCPU.
-    pub(crate) states: Vec<x86_64::Vcpu>,
+    pub(crate) states: Vec<VcpuState>,
     /// The rate of the time-stamp counter.
     pub(crate) tsc_khz: u32,
     /// Memory that the first vCPU puts in place before it runs.
@@ -41,7 +42,7 @@ pub(crate) struct Plan {
 /// What a vCPU is saved as.
 #[derive(Debug)]
 pub(crate) struct Saved {
-    pub(crate) state: x86_64::Vcpu,
+    pub(crate) state: VcpuState,
     /// The rate of its time-stamp counter.
     pub(crate) tsc_khz: u32,
 }
@@ -301,7 +302,7 @@ impl Drop for Vcpus {
 struct Birth {
     vm: Arc<dyn Vm>,
     index: u16,
-    state: x86_64::Vcpu,
+    state: VcpuState,
     tsc_khz: u32,
     working_set: Option<(Arc<Ram>, WorkingSet)>,
 }
@@ -442,7 +443,7 @@ impl Shared {
 
     /// Waits on the vCPU's thread until it is to run or to stop, and saves it or brings it back
     /// to how it began if asked.
-    fn park(&self, index: usize, vcpu: &mut dyn Vcpu, begin: &x86_64::Vcpu) -> Command {
+    fn park(&self, index: usize, vcpu: &mut dyn Vcpu, begin: &VcpuState) -> Command {
         let mut control = self.lock();
         loop {
             match control.command {

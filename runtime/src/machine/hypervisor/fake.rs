@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use supermachine_formats::snapshot::baseline::{Baseline, FeatureWord, Register};
-use supermachine_formats::snapshot::x86_64;
+use supermachine_formats::snapshot::arch::x86_64::CpuidLeaf;
+use supermachine_formats::snapshot::arch::x86_64::baseline::Register;
+use supermachine_formats::snapshot::arch::{Baseline, FeatureWord, VcpuState};
 use vm_memory::bitmap::BS;
 use vm_memory::{Bytes, MmapRegion, VolatileMemory, VolatileSlice};
 
@@ -213,12 +214,7 @@ impl Vm for FakeVm {
         }))
     }
 
-    fn cpuid(
-        &self,
-        _: Baseline,
-        _: u16,
-        _: u16,
-    ) -> Result<Vec<x86_64::CpuidLeaf>, HypervisorError> {
+    fn cpuid(&self, _: Baseline, _: u16, _: u16) -> Result<Vec<CpuidLeaf>, HypervisorError> {
         Ok(Vec::new())
     }
 
@@ -256,7 +252,7 @@ struct FakeVcpu {
     current: Option<Step>,
     answer: [u8; 8],
     is_idle: bool,
-    state: Option<x86_64::Vcpu>,
+    state: Option<VcpuState>,
     kick: Arc<FakeKick>,
 }
 
@@ -327,19 +323,19 @@ impl Vcpu for FakeVcpu {
         Ok(())
     }
 
-    fn save(&mut self) -> Result<x86_64::Vcpu, HypervisorError> {
+    fn save(&mut self) -> Result<VcpuState, HypervisorError> {
         assert_ne!(self.refusal, Some(Refusal::SaveAtAll), "as the test asks for");
         refuse(self.refusal, Refusal::Save)?;
         self.state.clone().ok_or(HypervisorError::Unsupported)
     }
 
-    fn restore(&mut self, state: &x86_64::Vcpu) -> Result<(), HypervisorError> {
+    fn restore(&mut self, state: &VcpuState) -> Result<(), HypervisorError> {
         refuse(self.refusal, Refusal::Restore(self.index))?;
         self.state = Some(state.clone());
         Ok(())
     }
 
-    fn reset(&mut self, state: &x86_64::Vcpu, _: bool) -> Result<(), HypervisorError> {
+    fn reset(&mut self, state: &VcpuState, _: bool) -> Result<(), HypervisorError> {
         refuse(self.refusal, Refusal::Reset(self.index))?;
         self.keep_answer();
         self.script = self.again.clone().into();

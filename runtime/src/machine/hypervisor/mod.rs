@@ -16,8 +16,9 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use supermachine_formats::snapshot::baseline::{Baseline, Features, Register};
-use supermachine_formats::snapshot::x86_64;
+use supermachine_formats::snapshot::arch::x86_64::CpuidLeaf;
+use supermachine_formats::snapshot::arch::x86_64::baseline::Register;
+use supermachine_formats::snapshot::arch::{Baseline, Features, VcpuState};
 use vm_memory::MmapRegion;
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
@@ -48,7 +49,7 @@ pub(crate) trait Vm: Debug + Send + Sync {
         baseline: Baseline,
         index: u16,
         count: u16,
-    ) -> Result<Vec<x86_64::CpuidLeaf>, HypervisorError>;
+    ) -> Result<Vec<CpuidLeaf>, HypervisorError>;
 
     /// What the host's own CPUID instruction answers. Zero where there is no such answer;
     /// without the parts of the extended state that the operating system has not switched on.
@@ -80,10 +81,10 @@ pub(crate) trait Vcpu: Debug {
     fn complete_exit(&mut self) -> Result<(), HypervisorError>;
 
     /// The processor's state.
-    fn save(&mut self) -> Result<x86_64::Vcpu, HypervisorError>;
+    fn save(&mut self) -> Result<VcpuState, HypervisorError>;
 
     /// Takes on a saved state.
-    fn restore(&mut self, state: &x86_64::Vcpu) -> Result<(), HypervisorError>;
+    fn restore(&mut self, state: &VcpuState) -> Result<(), HypervisorError>;
 
     /// Takes on a saved state on a processor that ran: all of it but what a guest cannot
     /// change, and whatever was under way is done or dropped. The processors of a VM are reset
@@ -92,7 +93,7 @@ pub(crate) trait Vcpu: Debug {
     ///
     /// # Errors
     /// [`HypervisorError::PartialState`] if something of the former guest would stay.
-    fn reset(&mut self, state: &x86_64::Vcpu, leads: bool) -> Result<(), HypervisorError>;
+    fn reset(&mut self, state: &VcpuState, leads: bool) -> Result<(), HypervisorError>;
 
     /// Tells the guest's kernel that it stood still, so that it takes the time that passed for no
     /// fault of its processors. Nothing where guests have no such word.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use supermachine_formats::snapshot::HypervisorFamily;
-use supermachine_formats::snapshot::baseline::Register;
+use supermachine_formats::snapshot::arch::x86_64::baseline::Register;
 
 use super::{HypervisorError, Vm};
 use crate::host::Speed;

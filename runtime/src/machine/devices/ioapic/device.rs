@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use supermachine_formats::snapshot::x86_64::IOAPIC_PINS;
+use supermachine_formats::snapshot::arch::x86_64::IOAPIC_PINS;
 
 use crate::machine::hypervisor::Vm;
 use crate::machine::line::Line;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use supermachine_formats::snapshot::x86_64 as formats;
+use supermachine_formats::snapshot::arch::x86_64 as formats;
 
 use super::device::{Ioapic, Registers};
 use crate::machine::hypervisor::Vm;

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use supermachine_formats::snapshot::x86_64 as formats;
+use supermachine_formats::snapshot::arch::x86_64 as formats;
 
 use super::Ioapic;
 use crate::machine::hypervisor::fake::FakeVm;

@@ -20,8 +20,9 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use supermachine_formats::snapshot::HypervisorFamily;
-use supermachine_formats::snapshot::baseline::{Baseline, Register};
-use supermachine_formats::snapshot::x86_64::{CpuidLeaf, IOAPIC_PINS};
+use supermachine_formats::snapshot::arch::Baseline;
+use supermachine_formats::snapshot::arch::x86_64::baseline::Register;
+use supermachine_formats::snapshot::arch::x86_64::{CpuidLeaf, IOAPIC_PINS};
 use vm_memory::MmapRegion;
 
 use super::{Access, HypervisorError, Vcpu, Vm};

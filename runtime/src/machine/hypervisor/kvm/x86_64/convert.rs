@@ -7,7 +7,7 @@ use kvm_bindings::{
     kvm_debugregs, kvm_dtable, kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_segment, kvm_sregs,
     kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
-use supermachine_formats::snapshot::x86_64::{
+use supermachine_formats::snapshot::arch::x86_64::{
     DebugRegisters, Events, LAPIC_SIZE, Registers, RunState, Segment, SpecialRegisters, Table,
     XSAVE_SIZE,
 };

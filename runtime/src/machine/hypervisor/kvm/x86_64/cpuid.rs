@@ -10,8 +10,8 @@ use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
 };
 use kvm_ioctls::{Kvm, VcpuFd};
-use supermachine_formats::snapshot::baseline::{Baseline, Features};
-use supermachine_formats::snapshot::x86_64::CpuidLeaf;
+use supermachine_formats::snapshot::arch::x86_64::CpuidLeaf;
+use supermachine_formats::snapshot::arch::{Baseline, Features};
 
 use super::{HypervisorError, call, model};
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use kvm_bindings::kvm_pre_fault_memory;
 use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd};
-use supermachine_formats::snapshot::x86_64::Vcpu as State;
+use supermachine_formats::snapshot::arch::x86_64::Vcpu as State;
 use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 use vmm_sys_util::ioctl_iowr_nr;
 

@@ -3,8 +3,9 @@
 //! `formats/SPEC.md` tells each choice with its reason. Everything here is a constant, but
 //! for the place of the vCPU among its fellows, which [`cpuid`](super::cpuid) fills in.
 
-use supermachine_formats::snapshot::baseline::{Baseline, Register};
-use supermachine_formats::snapshot::x86_64::CpuidLeaf;
+use supermachine_formats::snapshot::arch::Baseline;
+use supermachine_formats::snapshot::arch::x86_64::CpuidLeaf;
+use supermachine_formats::snapshot::arch::x86_64::baseline::Register;
 
 use super::cpuid::KVM_CPUID_FEATURES;
 
@@ -128,7 +129,7 @@ fn brand(baseline: Baseline) -> impl Iterator<Item = CpuidLeaf> {
 
 #[cfg(test)]
 mod tests {
-    use supermachine_formats::snapshot::baseline::Features;
+    use supermachine_formats::snapshot::arch::Features;
 
     use super::*;
 

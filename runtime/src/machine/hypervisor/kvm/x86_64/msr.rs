@@ -5,8 +5,8 @@
 
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
-use supermachine_formats::snapshot::baseline::Register;
-use supermachine_formats::snapshot::x86_64::{CpuidLeaf, Msr};
+use supermachine_formats::snapshot::arch::x86_64::baseline::Register;
+use supermachine_formats::snapshot::arch::x86_64::{CpuidLeaf, Msr};
 
 use super::cpuid::KVM_CPUID_FEATURES;
 use super::{HypervisorError, call};
@@ -143,7 +143,7 @@ fn entries(msrs: impl Iterator<Item = (u32, u64)>) -> Result<Msrs, HypervisorErr
 
 #[cfg(test)]
 mod tests {
-    use supermachine_formats::snapshot::baseline::Baseline;
+    use supermachine_formats::snapshot::arch::Baseline;
 
     use super::super::model;
     use super::*;

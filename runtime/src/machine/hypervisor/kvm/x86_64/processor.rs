@@ -6,8 +6,8 @@
 use std::arch::x86_64::{__cpuid_count, _xgetbv};
 use std::sync::{Mutex, PoisonError};
 
-use supermachine_formats::snapshot::baseline::Register;
-use supermachine_formats::snapshot::x86_64::CpuidLeaf;
+use supermachine_formats::snapshot::arch::x86_64::CpuidLeaf;
+use supermachine_formats::snapshot::arch::x86_64::baseline::Register;
 
 /// The first of the second range of answers; the other begins with 0.
 const EXTENDED: u32 = 0x8000_0000;
@@ -67,7 +67,7 @@ fn xcr0() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use supermachine_formats::snapshot::baseline::Baseline;
+    use supermachine_formats::snapshot::arch::Baseline;
 
     use super::*;
 

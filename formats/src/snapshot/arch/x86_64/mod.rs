@@ -4,10 +4,14 @@
 //! hypervisor's own structure. A value that a processor would refuse is refused by the
 //! hypervisor on restore, not here: this module checks form and counts only.
 
+pub mod baseline;
+
 use alloc::vec::Vec;
 
-use super::baseline::Register;
+use self::baseline::{Processor, Register};
 use crate::record::{byte_enum, record};
+use crate::snapshot::container::{Builder, Container, Section, SnapshotError};
+use crate::snapshot::machine::MAX_VCPUS;
 
 /// Input pins of the I/O interrupt controller.
 pub const IOAPIC_PINS: usize = 24;
@@ -15,6 +19,63 @@ pub const IOAPIC_PINS: usize = 24;
 pub const LAPIC_SIZE: usize = 1024;
 /// Bytes of the saved extended processor state.
 pub const XSAVE_SIZE: usize = 4096;
+
+/// The state of an x86_64 machine that is neither memory nor device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// What the snapshot requires of the host's processor.
+    pub processor: Processor,
+    /// The vCPUs.
+    pub vcpus: Vec<Vcpu>,
+    /// The I/O interrupt controller.
+    pub ioapic: Ioapic,
+    /// The clock.
+    pub clock: Clock,
+}
+
+impl State {
+    /// The baseline's number in the header.
+    pub(in crate::snapshot) fn baseline(&self) -> u8 {
+        self.processor.baseline as u8
+    }
+
+    /// Adds this architecture's sections to a state file.
+    pub(in crate::snapshot) fn encode(&self, file: &mut Builder) {
+        file.add(Section::Vcpus, &self.vcpus);
+        file.add(Section::Ioapic, &self.ioapic);
+        file.add(Section::Clock, &self.clock);
+        file.add(Section::Processor, &self.processor);
+    }
+
+    /// Reads this architecture's sections from a state file.
+    pub(in crate::snapshot) fn decode(container: &Container<'_>) -> Result<Self, SnapshotError> {
+        let state = Self {
+            processor: container.section(Section::Processor)?,
+            vcpus: container.list(Section::Vcpus, MAX_VCPUS)?,
+            ioapic: container.section(Section::Ioapic)?,
+            clock: container.section(Section::Clock)?,
+        };
+        if container.baseline != state.baseline() {
+            return Err(inconsistent(Section::Processor, "another baseline than the header"));
+        }
+        Ok(state)
+    }
+
+    /// Checks the state against the machine's number of vCPUs.
+    pub(in crate::snapshot) fn validate(&self, vcpus: u16) -> Result<(), SnapshotError> {
+        if vcpus == 0 || self.vcpus.len() != usize::from(vcpus) {
+            return Err(inconsistent(Section::Vcpus, "another number of vCPUs than the machine"));
+        }
+        if !self.processor.is_valid() {
+            return Err(inconsistent(Section::Processor, "features out of order"));
+        }
+        Ok(())
+    }
+}
+
+fn inconsistent(section: Section, what: &'static str) -> SnapshotError {
+    SnapshotError::Inconsistent { section: section.name(), what }
+}
 
 record! {
     /// One virtual processor. Parts that are absent keep the state of a processor after reset.
