@@ -14,9 +14,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use supermachine::Image;
-use supermachine::pack::{Pack, Source};
 use supermachine_formats::Digest;
 use supermachine_formats::pack::CHUNK_SIZE;
+use supermachine_snapshots::pack::{Pack, Source};
 
 const RUNS: usize = 10;
 

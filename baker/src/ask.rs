@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use supermachine::Error;
 use supermachine::agent::Replies;
-use supermachine::machine::Machine;
 use supermachine_formats::wire::Request;
+use supermachine_vmm::Machine;
 
 /// How long an agent that is well may take to answer, on the slowest of hosts.
 const LIMIT: Duration = Duration::from_secs(120);

@@ -9,16 +9,16 @@ use std::sync::Arc;
 
 use supermachine::agent::{Replies, resume};
 use supermachine::host::missing_features;
-use supermachine::image::{expanded_disk, forget_mapped};
-use supermachine::machine::layout::ROOT_SLOT;
-use supermachine::machine::{Machine, MachineError, MemoryFiles, Origin, Restore};
-use supermachine::pack::Manifest;
 use supermachine::{Image, Timings, VmConfig};
 use supermachine_formats::pack::Index;
 use supermachine_formats::snapshot::arch::Baseline;
 use supermachine_formats::snapshot::{Disk, Snapshot, Stage, Stop, Workload};
 use supermachine_formats::wire::{Container, Control, Reply, Request};
 use supermachine_formats::{Digest, Hasher};
+use supermachine_snapshots::mapped::{expanded_disk, forget_mapped};
+use supermachine_snapshots::pack::Manifest;
+use supermachine_vmm::layout::ROOT_SLOT;
+use supermachine_vmm::{Machine, MachineError, MemoryFiles, Origin, Restore};
 
 use crate::ask::ask;
 use crate::base::BaseInputs;
@@ -314,6 +314,7 @@ fn start(
     root_disk: RootDisk,
 ) -> Result<Machine, BakeError> {
     let file = expanded_disk(store.cache(), &store.source()?, disk)
+        .map_err(supermachine::Error::from)
         .map_err(BakeError::machine("start"))?;
     let size = disk.disks.first().map_or(0, |disk| disk.size);
     let mut snapshot = Snapshot::clone(base.snapshot());

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use supermachine::Timings;
 use supermachine::agent::{console_tail, next_event};
-use supermachine::machine::{Machine, Origin, Restore};
 use supermachine_formats::snapshot::arch::Baseline;
 use supermachine_formats::snapshot::{FORMAT_VERSION, Stage};
 use supermachine_formats::wire::{self, Event, Request};
 use supermachine_formats::{Digest, Hasher};
 use supermachine_kernel::{Asset, Assets};
+use supermachine_vmm::{Machine, Origin, Restore};
 
 use crate::ask::ask;
 use crate::boot::{BootInputs, RECIPE, lay_out};

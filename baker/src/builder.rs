@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use supermachine::Vm;
-use supermachine::pack::DEFAULT_LEVEL;
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::arch::Baseline;
+use supermachine_snapshots::pack::DEFAULT_LEVEL;
 
 use crate::added_files::AddedFiles;
 use crate::bake::Observer;

@@ -272,7 +272,7 @@ mod tests {
     fn packages_of_any_name_begin_names_of_snapshots() {
         for (package, expected) in [("my-app_2", "my-app_2"), ("_x", "u5f_x"), ("é", "ue9_")] {
             assert_eq!(prefix(package), expected);
-            assert!(supermachine::pack::is_name(&format!("{expected}.web")));
+            assert!(supermachine_snapshots::pack::is_name(&format!("{expected}.web")));
         }
     }
 

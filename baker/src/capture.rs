@@ -1,10 +1,10 @@
 //! From a machine that stands still to a snapshot in the store.
 
-use supermachine::machine::{Captured, DirtyPages, Machine, MemoryFiles};
-use supermachine::pack::{Composition, MemoryChange, Pack};
 use supermachine_formats::Digest;
 use supermachine_formats::pack::{Index, Place};
 use supermachine_formats::snapshot::{Snapshot, Stage, Stop, WorkingSet, Workload};
+use supermachine_snapshots::pack::{Composition, MemoryChange, Pack};
+use supermachine_vmm::{Captured, DirtyPages, Machine, MemoryFiles};
 
 use crate::{BakeError, Store};
 
@@ -37,7 +37,7 @@ pub(crate) struct Behind<'a> {
 
 /// Captures a machine.
 pub(crate) fn capture(machine: &Machine, kind: Kind) -> Result<Capture, BakeError> {
-    let failed = |source: supermachine::machine::MachineError| source.into();
+    let failed = |source: supermachine_vmm::MachineError| source.into();
     let captured = machine.capture().map_err(failed).map_err(BakeError::machine("capture"))?;
     let Captured { mut snapshot, dirty, .. } = captured;
     snapshot.machine.stage = kind.stage;

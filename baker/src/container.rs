@@ -1,7 +1,7 @@
 //! From what an OCI image says about running it to what the agent is asked to run.
 
-use supermachine::machine::layout::ROOT_SLOT;
 use supermachine_formats::wire::{Container, Process};
+use supermachine_vmm::layout::ROOT_SLOT;
 
 use crate::oci::ImageConfig;
 use crate::root_disk::RootDisk;

@@ -4,10 +4,10 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use supermachine::machine::HypervisorError;
-use supermachine::pack::PackError;
 use supermachine_formats::snapshot::arch::{Baseline, Features};
 use supermachine_formats::wire::Failure;
+use supermachine_snapshots::pack::PackError;
+use supermachine_vmm::HypervisorError;
 
 use crate::boot::BootError;
 use crate::ready::Ready;

@@ -21,7 +21,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use supermachine::pack::is_name;
+use supermachine_snapshots::pack::is_name;
 use toml::{Table, Value};
 
 use crate::oci::ImageSource;

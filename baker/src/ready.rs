@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use regex::bytes::Regex;
 use supermachine::agent::{Replies, console_tail};
-use supermachine::machine::Machine;
 use supermachine_formats::wire::{Command, Exit, ExitStatus, Reply, Request};
+use supermachine_vmm::Machine;
 
 use crate::BakeError;
 use crate::ask::ask;

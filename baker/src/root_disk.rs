@@ -3,13 +3,13 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
-use supermachine::image::adopt_disk;
-use supermachine::machine::layout::ROOT_SLOT;
-use supermachine::machine::{block_disk, mapped_disk};
-use supermachine::pack::{BlobList, ChunkWriter, PackError, remove_leftovers};
 use supermachine_formats::pack::{Blob, CHUNK_SIZE, Index, Layer, Space};
 use supermachine_formats::snapshot::device::Slot;
 use supermachine_formats::{Digest, Hasher};
+use supermachine_snapshots::mapped::adopt_disk;
+use supermachine_snapshots::pack::{BlobList, ChunkWriter, PackError, remove_leftovers};
+use supermachine_vmm::layout::ROOT_SLOT;
+use supermachine_vmm::{block_disk, mapped_disk};
 
 use crate::oci::{self, OciImage};
 use crate::rootfs::{self, LayerSource};
@@ -116,6 +116,7 @@ fn make(store: &Store, image: &OciImage, level: i32) -> Result<Index, BakeError>
     };
     // It was read as it was written: it need not be expanded to be used here.
     adopt_disk(store.cache(), &index, 0, out.path())
+        .map_err(supermachine::Error::from)
         .map_err(BakeError::machine("storing of the root file system"))?;
     Ok(index)
 }

@@ -8,12 +8,12 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use supermachine::agent::resume;
-use supermachine::machine::{Chunks, Machine, Origin, Place, Restore};
 use supermachine::{Error, Image, Timings};
 use supermachine_formats::pack::{self, CHUNK_SIZE};
 use supermachine_formats::snapshot::WorkingSet;
 use supermachine_formats::snapshot::memory::PAGE_SIZE;
 use supermachine_formats::wire::{Command, Control, Request};
+use supermachine_vmm::{Chunks, Machine, Origin, Place, Restore};
 
 use crate::ask::ask;
 

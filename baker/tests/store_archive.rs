@@ -13,8 +13,8 @@ use std::process::Command;
 
 use samples::{Place, Sample, names};
 use supermachine::Image;
-use supermachine::pack::{PackError, Source};
 use supermachine_baker::BakeError;
+use supermachine_snapshots::pack::{PackError, Source};
 
 fn output(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();

@@ -278,7 +278,7 @@ fn other_artifacts_in_the_folder_are_kept_with_their_blobs() {
     let place = Place::new();
     let layout = place.store.layout();
     let put = |bytes: &[u8]| layout.put(bytes).unwrap();
-    let describe = |blob: supermachine::pack::Descriptor| {
+    let describe = |blob: supermachine_snapshots::pack::Descriptor| {
         format!(r#"{{"digest":"{}","size":{}}}"#, blob.digest, blob.size)
     };
     let (config, layer) = (describe(put(b"config")), describe(put(b"layer")));

@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex};
 
 use oci_support::docker::{DockerRegistry, USER_SECRET, skopeo};
 use samples::{Place, Sample};
-use supermachine::pack::{Manifest, PackError, Source};
 use supermachine_baker::oci::{self, Credentials, Event, FetchOptions, Reference};
 use supermachine_baker::{BakeError, OciImageBuilder};
 use supermachine_formats::Digest;
 use supermachine_formats::pack::ARTIFACT_TYPE;
+use supermachine_snapshots::pack::{Manifest, PackError, Source};
 
 fn options() -> FetchOptions {
     oci_support::options()

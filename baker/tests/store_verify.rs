@@ -10,8 +10,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use samples::{Place, Sample, names};
-use supermachine::image::FormCheck;
-use supermachine::pack::PackError;
+use supermachine_snapshots::mapped::FormCheck;
+use supermachine_snapshots::pack::PackError;
 
 fn sample() -> (Place, supermachine_formats::Digest) {
     let place = Place::new();

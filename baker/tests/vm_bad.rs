@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use supermachine::machine::MachineError;
-use supermachine::pack::{Layout, Manifest, Pack};
 use supermachine::{Error, ExecOutcome, Image, VmConfig, Way};
 use supermachine_baker::{BakeError, OciImageBuilder, Ready, Store};
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::Architecture;
 use supermachine_formats::wire::Failure;
+use supermachine_snapshots::pack::{Layout, Manifest, Pack};
+use supermachine_vmm::MachineError;
 use support::{bake, baked, busybox, causes, own_store, sh, start, store, told};
 
 /// A bake of busybox that runs a script.

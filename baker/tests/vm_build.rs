@@ -19,12 +19,12 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Instant;
 
-use supermachine::pack::Source;
 use supermachine::{Image, VmConfig};
 use supermachine_baker::lock::Lock;
 use supermachine_baker::oci::{Event, FetchOptions};
 use supermachine_baker::{BakeError, Baked, Builds, Observer, OciImageBuilder};
 use supermachine_formats::snapshot::Stage;
+use supermachine_snapshots::pack::Source;
 use support::{bake, causes, folder, reference, sh, start};
 
 /// Tells a test that it runs in a process of its own, on the cache in this folder.

@@ -16,9 +16,9 @@ use std::thread;
 use std::time::Duration;
 
 use supermachine::agent::{Replies, next_event, resume};
-use supermachine::machine::{Captured, Machine, Origin, Restore};
 use supermachine::{Error, Image, Timings, Way};
 use supermachine_formats::wire::{Command, Control, Event, Input, Reply, Request, STDIN_WINDOW};
+use supermachine_vmm::{Captured, Machine, Origin, Restore};
 use support::{busybox, sh};
 
 /// Longer than any answer takes, on the slowest of hosts.

@@ -18,11 +18,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use supermachine::agent::{Replies, resume};
-use supermachine::machine::{Machine, Origin, Restore};
 use supermachine::{Error, Image, Pool, PooledVm, Timings, VmConfig};
 use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::device::Slot;
 use supermachine_formats::wire::{Command, Control, Request};
+use supermachine_vmm::{Machine, Origin, Restore};
 use support::{alone, bake, baked, busybox, held, sh};
 
 /// Longer than anything takes, on the slowest of hosts.

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use supermachine::machine::HypervisorError;
 use supermachine_baker::BakeError;
+use supermachine_vmm::HypervisorError;
 
 use crate::codesign::CodesignError;
 use crate::package::CargoError;

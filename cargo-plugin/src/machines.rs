@@ -22,8 +22,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use supermachine::pack::is_name;
 use supermachine::worker::Client;
+use supermachine_snapshots::pack::is_name;
 
 use crate::error::Error;
 

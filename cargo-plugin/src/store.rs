@@ -5,8 +5,8 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use supermachine::pack::{PackError, Source};
 use supermachine_baker::{BakeError, Store};
+use supermachine_snapshots::pack::{PackError, Source};
 
 use crate::error::Error;
 

@@ -270,7 +270,7 @@ fn declared_snapshot_that_was_baked_elsewhere_is_taken() {
         Done::of(&command.output().unwrap())
     };
     bundle().fails(1, &["prebaked/web.tar"]);
-    let pack = Path::new("../runtime/tests/golden/pack-v1.tar");
+    let pack = Path::new("../runtime/snapshots/tests/golden/pack-v1.tar");
     package.write("prebaked/web.tar", fs::read(pack).unwrap());
     bundle().succeeds();
     let shipped = package.path("target/bundle/app/snapshots");

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use docker::DockerRegistry;
 use samples::{Sample, put};
-use supermachine::pack::Descriptor;
 use supermachine_baker::{Store, SweepOptions};
+use supermachine_snapshots::pack::Descriptor;
 use support::{Home, age, files};
 
 const ROUNDS: u32 = 25;

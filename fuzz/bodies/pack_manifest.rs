@@ -1,7 +1,7 @@
 //! The manifest of a pack: any bytes are refused or mean one manifest.
 
-use supermachine::pack::{Descriptor, Manifest};
 use supermachine_formats::Digest;
+use supermachine_snapshots::pack::{Descriptor, Manifest};
 
 /// Reads a manifest; tells whether it was accepted.
 pub(crate) fn run(data: &[u8]) -> bool {

@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use supermachine::pack::{ChunkReader, Pack, Source};
 use supermachine_formats::Digest;
+use supermachine_snapshots::pack::{ChunkReader, Pack, Source};
 
 use super::pack_samples;
 

@@ -5,8 +5,6 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use supermachine::machine::{MemoryFiles, boot_slots, mapped_disk, reset_ioapic, reset_serial};
-use supermachine::pack::{ChunkWriter, Composition, Descriptor, Layout, MemoryChange, Pack};
 use supermachine_formats::pack::{CHUNK_SIZE, Index, Layer, Place, Space};
 use supermachine_formats::snapshot::arch::x86_64::{Clock, RunState, State, Vcpu};
 use supermachine_formats::snapshot::arch::{Baseline, Processor};
@@ -15,6 +13,10 @@ use supermachine_formats::snapshot::{
     Architecture, Disk, HypervisorFamily, Machine, Snapshot, Stage, WorkingSet, Workload,
 };
 use supermachine_formats::{Digest, pack};
+use supermachine_snapshots::pack::{
+    ChunkWriter, Composition, Descriptor, Layout, MemoryChange, Pack,
+};
+use supermachine_vmm::{MemoryFiles, boot_slots, mapped_disk, reset_ioapic, reset_serial};
 
 pub(crate) const MEMORY: u64 = 1 << 20;
 pub(crate) const DISK: u64 = 2 << 20;

@@ -6,9 +6,9 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use crate::pack::{PackError, Source, is_name};
 use crate::worker::PROGRAM;
 use crate::{Error, Image, paths};
+use supermachine_snapshots::pack::{PackError, Source, is_name};
 
 /// Folders with what ships beside a program.
 ///

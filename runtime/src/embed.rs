@@ -6,8 +6,8 @@
 
 use std::fmt;
 
-use crate::pack::Source;
 use crate::{Error, Image, paths};
+use supermachine_snapshots::pack::Source;
 
 /// A snapshot in its portable form, in the program's own file: see [`include_snapshot!`].
 ///

@@ -7,8 +7,8 @@ use std::time::Duration;
 use supermachine_formats::codec::DecodeError;
 use supermachine_formats::wire::Failure;
 
-use crate::machine::{GuestFailure, MachineError};
-use crate::pack::PackError;
+use supermachine_snapshots::pack::PackError;
+use supermachine_vmm::{GuestFailure, MachineError};
 
 /// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -332,5 +332,16 @@ fn listed(folders: &[PathBuf]) -> String {
 impl From<PackError> for Error {
     fn from(source: PackError) -> Self {
         Self::Pack { source }
+    }
+}
+
+impl From<supermachine_snapshots::Error> for Error {
+    fn from(error: supermachine_snapshots::Error) -> Self {
+        match error {
+            supermachine_snapshots::Error::Io { operation, path, source } => {
+                Self::Io { operation, path, source }
+            }
+            supermachine_snapshots::Error::Pack { source } => Self::Pack { source },
+        }
     }
 }

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use crate::agent::{End, Line, Witness};
 use crate::forward::Reach;
 use crate::live::{self, Snapshotted};
-use crate::machine::{Machine, MachineError};
 use crate::worker::Client;
 use crate::{Error, Image};
+use supermachine_vmm::{Machine, MachineError};
 
 /// The holder of a machine. A clone holds it as well.
 #[derive(Debug, Clone)]

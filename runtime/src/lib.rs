@@ -37,18 +37,15 @@ mod exec;
 mod files;
 mod forward;
 mod holder;
-pub mod host;
 pub mod image;
 mod live;
-pub mod machine;
-pub mod pack;
 mod paths;
 mod pool;
 #[cfg(test)]
+#[allow(dead_code, reason = "the tests of `supermachine-snapshots` use the rest")]
 #[path = "../../fuzz/bodies/pack_samples.rs"]
 mod samples;
 mod stats;
-mod timings;
 mod vm;
 pub mod worker;
 
@@ -66,5 +63,5 @@ pub use image::Image;
 pub use live::Snapshotted;
 pub use pool::{Pool, PoolBuilder, PoolStats, PooledVm};
 pub use stats::VmStats;
-pub use timings::{Timings, Way};
+pub use supermachine_vmm::{Timings, Way, host};
 pub use vm::Vm;

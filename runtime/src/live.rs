@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use supermachine_formats::snapshot::{Snapshot, Stage};
 
-use crate::machine::Machine;
-use crate::pack::{Composition, Layout, MemoryChange, is_name};
 use crate::{Error, Image, Timings};
+use supermachine_snapshots::pack::{Composition, Layout, MemoryChange, is_name};
+use supermachine_vmm::Machine;
 
 /// How hard to compress, as zstd counts: somebody waits for it.
 const LEVEL: i32 = 3;

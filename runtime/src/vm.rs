@@ -13,13 +13,13 @@ use crate::exec::pass_on;
 use crate::forward::Reach;
 use crate::holder::Holder;
 use crate::live::Snapshotted;
-use crate::machine::{Machine, MachineError, Restore};
-use crate::timings::Way;
 use crate::worker::{Client, Process};
 use crate::{
     Error, ExecBuilder, ExecOutcome, ExitStatus, FileBuilder, FileReader, FileWriter, Image,
     Timings, VmConfig, VmStats,
 };
+use supermachine_vmm::Way;
+use supermachine_vmm::{Machine, MachineError, Restore};
 
 /// A running machine. It ends when it is dropped.
 ///

@@ -17,7 +17,7 @@ pub(crate) enum Error {
     #[error("{what}: expected {expected}, found {found}")]
     Unexpected { what: &'static str, expected: String, found: String },
     #[error("this machine's hypervisor does not serve")]
-    Hypervisor { source: supermachine::machine::HypervisorError },
+    Hypervisor { source: supermachine_vmm::HypervisorError },
     #[error("the emulated host ended before the command did: {reason}; its last words:\n{log}")]
     HostDied { reason: String, log: String },
 }

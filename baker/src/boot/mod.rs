@@ -11,15 +11,15 @@ mod x86_64;
 use std::io::{self, Cursor};
 
 use linux_loader::loader::{Elf, KernelLoader};
-use supermachine::machine::layout::ram_windows;
-use supermachine::machine::{boot_slots, reset_serial};
-use supermachine::pack::{Composition, MemoryChange};
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::arch::Baseline;
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run, runs_of};
 use supermachine_formats::snapshot::{
     Architecture, HypervisorFamily, Machine, Snapshot, Stage, WorkingSet,
 };
+use supermachine_snapshots::pack::{Composition, MemoryChange};
+use supermachine_vmm::layout::ram_windows;
+use supermachine_vmm::{boot_slots, reset_serial};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::{BakeError, Store};

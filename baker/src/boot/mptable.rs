@@ -1,7 +1,7 @@
 //! The MP table: how a guest without ACPI learns of its processors and interrupt lines
 //! (Intel MultiProcessor Specification 1.4).
 
-use supermachine::machine::layout::{IOAPIC_START, SLOTS, slot_line};
+use supermachine_vmm::layout::{IOAPIC_START, SLOTS, slot_line};
 
 /// Where the table is: the last kibibyte of conventional memory, where kernels look.
 pub(super) const ADDRESS: u64 = 0x9_fc00;

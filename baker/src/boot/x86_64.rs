@@ -7,15 +7,15 @@
 use std::fmt::Write as _;
 
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
-use supermachine::machine::layout::{
-    self, HIGH_RAM_START, LOW_RAM_END, SLOT_SIZE, SLOTS, slot_address, slot_line,
-};
-use supermachine::machine::reset_ioapic;
 use supermachine_formats::snapshot::arch::x86_64::{
     Clock, Registers, RunState, Segment, SpecialRegisters, Table, Vcpu,
 };
 use supermachine_formats::snapshot::arch::{ArchState, Baseline, Processor};
 use supermachine_formats::snapshot::memory::PAGE_SIZE;
+use supermachine_vmm::layout::{
+    self, HIGH_RAM_START, LOW_RAM_END, SLOT_SIZE, SLOTS, slot_address, slot_line,
+};
+use supermachine_vmm::reset_ioapic;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::{BootError, mptable};

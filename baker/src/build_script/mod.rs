@@ -20,8 +20,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use supermachine::pack::{Pack, PackError};
 use supermachine_formats::Digest;
+use supermachine_snapshots::pack::{Pack, PackError};
 
 use crate::bake::Baked;
 use crate::lock::{Lock, LockError};
@@ -143,7 +143,7 @@ impl BuildScript {
     /// be fetched and there shall be no network.
     pub fn bake(&mut self, builder: OciImageBuilder) -> Result<Built, BakeError> {
         let name = builder.snapshot_name()?;
-        if !supermachine::pack::is_name(&name) {
+        if !supermachine_snapshots::pack::is_name(&name) {
             return Err(BakeError::InvalidName { name });
         }
         if !self.names.insert(name.clone()) {

@@ -258,7 +258,7 @@ fn bake_whose_bytes_have_changed_is_not_used_and_done_again() {
     let builds = home.builds();
     let layout = builds.store().layout();
     let source = layout.source().unwrap();
-    let manifest = supermachine::pack::Manifest::read(&source, made).unwrap();
+    let manifest = supermachine_snapshots::pack::Manifest::read(&source, made).unwrap();
     let blob = layout.blob_path(manifest.chunks[0].digest);
     let mut bytes = fs::read(&blob).unwrap();
     bytes[100] ^= 1;

@@ -8,8 +8,8 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use supermachine::pack::remove_leftovers;
 use supermachine_formats::{Digest, Hasher};
+use supermachine_snapshots::pack::remove_leftovers;
 use tempfile::NamedTempFile;
 
 use super::error::{Document, Error};

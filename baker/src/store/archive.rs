@@ -9,9 +9,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-use supermachine::pack::{Descriptor, MANIFEST_TYPE, NAME_ANNOTATION, PackError};
 use supermachine_formats::pack::ARTIFACT_TYPE;
 use supermachine_formats::{Digest, Hasher};
+use supermachine_snapshots::pack::{Descriptor, MANIFEST_TYPE, NAME_ANNOTATION, PackError};
 
 use super::Store;
 use crate::BakeError;

@@ -5,8 +5,10 @@
 use std::fs::File;
 use std::path::Path;
 
-use supermachine::pack::{BlobFile, Descriptor, Manifest, Named, Pack, PackError, Source};
 use supermachine_formats::Digest;
+use supermachine_snapshots::pack::{
+    BlobFile, Descriptor, Manifest, Named, Pack, PackError, Source,
+};
 
 use super::Store;
 use super::archive::digest_of;

@@ -8,11 +8,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use serde_json::Value;
-use supermachine::image::CacheParts;
-use supermachine::pack::{Manifest, PackError, Source};
 use supermachine_formats::Digest;
 use supermachine_formats::pack::{Index, MAX_INDEX_SIZE};
 use supermachine_formats::snapshot::Stage;
+use supermachine_snapshots::mapped::CacheParts;
+use supermachine_snapshots::pack::{Manifest, PackError, Source};
 
 use super::{Store, Summary};
 use crate::BakeError;

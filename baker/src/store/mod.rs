@@ -19,8 +19,10 @@ use std::path::{Path, PathBuf};
 
 use supermachine::Image;
 use supermachine::image::default_cache;
-use supermachine::pack::{Descriptor, Layout, Manifest, Named, PackError, Source, is_name};
 use supermachine_formats::Digest;
+use supermachine_snapshots::pack::{
+    Descriptor, Layout, Manifest, Named, PackError, Source, is_name,
+};
 
 use crate::BakeError;
 pub use import::Imported;

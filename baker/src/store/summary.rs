@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use supermachine::pack::{Descriptor, Manifest, Pack, PackError};
 use supermachine_formats::Digest;
 use supermachine_formats::pack::MAX_STATE_SIZE;
 use supermachine_formats::snapshot::Snapshot;
+use supermachine_snapshots::pack::{Descriptor, Manifest, Pack, PackError};
 
 use super::Store;
 use super::import::sections;

@@ -8,8 +8,8 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use supermachine::image::{CacheUse, sweep_cache};
 use supermachine_formats::Digest;
+use supermachine_snapshots::mapped::{CacheUse, sweep_cache};
 
 use super::Store;
 use super::marks::Marks;
@@ -92,7 +92,7 @@ impl Store {
         marks.dead_keys.iter().try_for_each(|path| remove(path))?;
         let CacheUse { count, bytes, .. } =
             sweep_cache(self.cache(), &marks.cache, options.dry_run)
-                .map_err(|source| BakeError::Cache { source })?;
+                .map_err(|error| BakeError::Cache { source: error.into() })?;
         swept.mapped = Freed { count, bytes };
         unneeded.iter().try_for_each(|(path, _)| remove(path))?;
         for (path, bytes) in self.leftovers()? {

@@ -3,9 +3,9 @@
 //! A registry has a snapshot as the artifact that it is in the store, blob for blob. What the
 //! other side has is not sent again.
 
-use supermachine::pack::{MANIFEST_TYPE, Manifest, Pack, PackError};
 use supermachine_formats::Digest;
 use supermachine_formats::pack::{MAX_INDEX_SIZE, MAX_STATE_SIZE};
+use supermachine_snapshots::pack::{MANIFEST_TYPE, Manifest, Pack, PackError};
 
 use super::Store;
 use super::import::sections;
@@ -146,7 +146,7 @@ impl Store {
         let mut missing = Vec::new();
         for blob in &wanted {
             let Descriptor { digest, size, .. } = *blob;
-            if self.is_whole(&supermachine::pack::Descriptor { digest, size })? {
+            if self.is_whole(&supermachine_snapshots::pack::Descriptor { digest, size })? {
                 remote.report(Event::Cached { digest, size });
             } else {
                 missing.push(blob);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use supermachine::image::cache_use;
+use supermachine_snapshots::mapped::cache_use;
 
 use super::Store;
 use super::marks::Marks;

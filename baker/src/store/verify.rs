@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use supermachine::image::{FormCheck, check_form};
-use supermachine::pack::{ChunkReader, Descriptor, Manifest, Pack, PackError};
 use supermachine_formats::Digest;
+use supermachine_snapshots::mapped::{FormCheck, check_form};
+use supermachine_snapshots::pack::{ChunkReader, Descriptor, Manifest, Pack, PackError};
 
 use super::Store;
 use super::archive::digest_of;
@@ -62,7 +62,7 @@ impl Store {
                 verified.chunks = chunks;
                 verified.problems.extend(problems);
                 let checked = check_form(self.cache(), &pack);
-                let checked = checked.map_err(|source| BakeError::Cache { source })?;
+                let checked = checked.map_err(|error| BakeError::Cache { source: error.into() })?;
                 verified.mapped = Some(checked);
             }
             // The digests have told it already.

@@ -5,8 +5,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use supermachine::machine::{boot_slots, reset_ioapic, reset_serial};
-use supermachine::pack::{ChunkWriter, Composition, Descriptor, Manifest, MemoryChange, Pack};
 use supermachine_baker::Store;
 use supermachine_formats::Digest;
 use supermachine_formats::pack::{CHUNK_SIZE, Index, Layer, Space};
@@ -15,6 +13,10 @@ use supermachine_formats::snapshot::arch::{Baseline, Processor};
 use supermachine_formats::snapshot::{
     Architecture, Disk, HypervisorFamily, Machine, Snapshot, Stage, WorkingSet, Workload,
 };
+use supermachine_snapshots::pack::{
+    ChunkWriter, Composition, Descriptor, Manifest, MemoryChange, Pack,
+};
+use supermachine_vmm::{boot_slots, reset_ioapic, reset_serial};
 use tempfile::TempDir;
 
 const CHUNK: usize = CHUNK_SIZE as usize;

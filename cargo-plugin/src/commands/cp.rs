@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use supermachine::Vm;
-use supermachine::pack::is_name;
+use supermachine_snapshots::pack::is_name;
 
 use crate::copy;
 use crate::error::Error;

@@ -12,9 +12,9 @@ use rustix::fs::{Access, access, statvfs};
 use serde::Serialize;
 use supermachine::host::Speed;
 use supermachine::image::default_cache;
-use supermachine::machine::HypervisorError;
 use supermachine_formats::snapshot::arch::{Baseline, Features};
 use supermachine_kernel::Assets;
+use supermachine_vmm::HypervisorError;
 
 use crate::error::Error;
 use crate::{Globals, format, store};

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use supermachine::pack::{Manifest, Named, Source, is_name};
 use supermachine_baker::oci::{self, Credentials, FetchOptions, ImageSource, Platform, Reference};
 use supermachine_baker::{BakeError, Baked, OciImageBuilder, Ready, Store};
 use supermachine_formats::pack::ARTIFACT_TYPE;
 use supermachine_formats::snapshot::arch::Baseline;
 use supermachine_kernel::Assets;
+use supermachine_snapshots::pack::{Manifest, Named, Source, is_name};
 
 use super::import;
 use crate::error::Error;

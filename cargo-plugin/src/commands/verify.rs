@@ -2,8 +2,8 @@
 
 use std::io::{self, Write};
 
-use supermachine::image::FormCheck;
 use supermachine_baker::Verified;
+use supermachine_snapshots::mapped::FormCheck;
 
 use crate::error::Error;
 use crate::{Globals, format, report, store};

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cargo_metadata::Package;
-use supermachine::pack::Source;
 use supermachine_baker::lock::Lock;
 use supermachine_baker::manifest::Metadata;
 use supermachine_baker::{BakeError, Baked, Builds, Wishes};
+use supermachine_snapshots::pack::Source;
 
 use super::declared::folder;
 use super::snapshots::{Packs, digest_of, file_name};

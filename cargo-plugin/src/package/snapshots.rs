@@ -9,8 +9,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::{fs, process};
 
-use supermachine::pack::Source;
 use supermachine_formats::Digest;
+use supermachine_snapshots::pack::Source;
 
 /// What the names of the variables begin with; the snapshot's name follows.
 const VARIABLE: &str = "SUPERMACHINE_SNAPSHOT_";

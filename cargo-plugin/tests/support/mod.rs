@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
-use supermachine::pack::Descriptor;
 use supermachine_baker::Store;
 use supermachine_formats::Digest;
+use supermachine_snapshots::pack::Descriptor;
 use tempfile::TempDir;
 
 /// The commands' own folders, which go with the value.

@@ -8,7 +8,7 @@ use supermachine_formats::wire::Failure;
 
 use super::tail;
 use crate::Error;
-use crate::machine::{self, GuestFailure};
+use supermachine_vmm::GuestFailure;
 
 /// How long after its streams a guest may end: a reset closes them on its way.
 pub(super) const GUEST_END: Duration = Duration::from_secs(1);
@@ -41,7 +41,7 @@ pub(crate) enum End {
 
 impl End {
     /// Why a stream of this process's machine ended by itself; none if that is not known yet.
-    pub(super) fn look(witness: &machine::Witness) -> Option<Self> {
+    pub(super) fn look(witness: &supermachine_vmm::Witness) -> Option<Self> {
         if let Some(failure) = witness.failure() {
             return Some(Self::Guest { failure, console: tail(&witness.console()) });
         }

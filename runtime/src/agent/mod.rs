@@ -26,7 +26,7 @@ use supermachine_formats::wire::{
 };
 
 use crate::Error;
-use crate::machine::{Machine, fill_random, realtime_ns};
+use supermachine_vmm::{Machine, fill_random, realtime_ns};
 
 pub(crate) use self::backlog::Backlog;
 pub(crate) use self::delivery::beginning;

@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use super::End;
 use super::end::{GUEST_END, GUEST_END_INTERVAL};
-use crate::{Error, machine, worker};
+use crate::{Error, worker};
 
 /// Tells why a stream ended; it may outlive the machine.
 #[derive(Debug, Clone)]
 pub(crate) enum Witness {
     /// The machine is this process's.
-    Here(machine::Witness),
+    Here(supermachine_vmm::Witness),
     /// Another process holds it.
     There(worker::Client),
 }
@@ -46,12 +46,12 @@ impl Witness {
 impl Witness {
     /// One of a machine that was dropped.
     pub(crate) fn of_stopped() -> Self {
-        Self::Here(machine::Witness::of_stopped())
+        Self::Here(supermachine_vmm::Witness::of_stopped())
     }
 
     /// One of a machine that goes on.
     #[cfg(feature = "tokio")]
     pub(crate) fn of_running() -> Self {
-        Self::Here(machine::Witness::of_running())
+        Self::Here(supermachine_vmm::Witness::of_running())
     }
 }

@@ -27,7 +27,7 @@ use super::waiters::Waiters;
 use crate::Error;
 use crate::agent::{GUEST_END_INTERVAL, Line, Witness};
 use crate::exec::{Conversation, Plan};
-use crate::machine::{receive_now, send_now, shut_down};
+use supermachine_vmm::{receive_now, send_now, shut_down};
 
 /// The stream. See the module.
 #[derive(Debug)]

@@ -17,8 +17,8 @@ use super::builder::Plan;
 use super::conversation::{Conversation, Taken};
 use super::outcome::{ExecOutcome, Kept};
 use crate::agent::{Line, PIECE, Witness};
-use crate::machine::receive_now;
 use crate::{Error, Vm};
+use supermachine_vmm::receive_now;
 
 /// The stream. See the module.
 #[derive(Debug)]

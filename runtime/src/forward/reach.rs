@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use supermachine_formats::wire::{Message, REQUEST_PORT, Request};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::machine::Streams;
+use supermachine_vmm::Streams;
 
 /// How many connections a machine's forwards have at once. The rest of the
 /// 1,024 streams that a machine can have are left to commands and files.

@@ -13,7 +13,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::ptr;
 
-pub(super) use crate::machine::{receive_now as receive, send_now as send};
+pub(super) use supermachine_vmm::{receive_now as receive, send_now as send};
 
 /// Connections that wait to be accepted; the kernel's own limit is often lower.
 const BACKLOG: c_int = 4096;

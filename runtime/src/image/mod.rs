@@ -5,13 +5,6 @@
 //! it is made; after that a start only maps files. Until then machines start from the pack
 //! itself, if the system allows: their pages come when they are touched.
 
-mod cache;
-mod expand;
-mod form;
-mod mapped;
-mod on_demand;
-mod stamp;
-mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -24,17 +17,12 @@ use supermachine_formats::Digest;
 use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::device::Slot;
 
-pub use mapped::{Mapped, adopt_disk, expanded_disk, forget_mapped};
-pub(crate) use stamp::{TEMPORARY, temporary_beside};
-pub use sweep::{CacheParts, CacheUse, FormCheck, cache_use, check_form, sweep_cache};
+use supermachine_snapshots::mapped::{Begun, Mapped, PackChunks, Place};
+use supermachine_snapshots::pack::{Pack, Source};
+use supermachine_vmm::{Chunks, Origin, Way, can_page_on_demand};
 
-use crate::machine::{self, Chunks, Origin};
-use crate::pack::{Pack, Source};
 use crate::pool::Pools;
-use crate::timings::Way;
 use crate::{AssetPaths, Error, Pool, PoolBuilder, PooledVm, Vm, VmConfig, paths};
-use mapped::{Begun, Place};
-use on_demand::PackChunks;
 
 /// A snapshot that machines can be started from. Cheap to clone.
 ///
@@ -236,7 +224,7 @@ impl Image {
     /// Disks that are read by requests need files.
     fn can_start_on_demand(&self) -> bool {
         let has_block = self.snapshot().slots.iter().any(|slot| matches!(slot, Slot::Block(..)));
-        !has_block && machine::can_page_on_demand()
+        !has_block && can_page_on_demand()
     }
 
     /// The snapshot's chunks, to start one machine from; none if this process may not do that.

@@ -13,8 +13,9 @@ use supermachine_formats::snapshot::Stage;
 use tempfile::TempDir;
 
 use super::*;
-use crate::pack::{Descriptor, Layout, PackError};
 use crate::samples::{self, Made, PAGE};
+use supermachine_snapshots::mapped::{adopt_disk, expanded_disk, forget_mapped};
+use supermachine_snapshots::pack::{Descriptor, Layout, PackError};
 
 /// Spoils a file.
 type Damage = fn(&Path);
@@ -333,48 +334,6 @@ fn many_processes_make_the_form_once() {
     assert_eq!(inodes.len(), 1, "{inodes:?}");
 }
 
-/// A maker that has written a part of each file, and is killed.
-#[test]
-fn a_maker_that_is_killed_half_way_is_followed_by_the_next() {
-    if let Some(dir) = std::env::var_os(WITHIN) {
-        let store = Layout::open(Path::new(&dir).join("store")).unwrap();
-        let source = store.source().unwrap();
-        let digest = source.find(None).unwrap();
-        let index = Pack::open(&source, digest).unwrap().index;
-        let entry = cache::Entry::new(
-            &Path::new(&dir).join("cache"),
-            cache::Kind::Memory,
-            index.identity(&index.memory, 1),
-        );
-        let making = entry.make(index.memory.size).unwrap().unwrap();
-        making.file.write_all_at(&[7; PAGE], 0).unwrap();
-        println!("half");
-        std::thread::park();
-        return;
-    }
-    let home = Home::new();
-    let mut maker =
-        child("a_maker_that_is_killed_half_way_is_followed_by_the_next", &home).spawn().unwrap();
-    let begun = Instant::now();
-    let is_half = || {
-        home.cache().exists()
-            && home.listing().iter().any(|path| path.to_str().unwrap().ends_with(".tmp"))
-    };
-    while !is_half() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "the maker makes nothing");
-        std::thread::yield_now();
-    }
-    // Somebody who waits for it gets the turn when it ends.
-    std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| home.assert_is_whole(&home.open()));
-        maker.kill().unwrap();
-        maker.wait().unwrap();
-        waiting.join().unwrap();
-    });
-    assert!(home.listing().iter().all(|path| !path.to_str().unwrap().ends_with(".tmp")));
-    home.assert_is_whole(&home.open());
-}
-
 #[test]
 fn makers_that_are_killed_at_any_time_leave_a_cache_that_works() {
     if let Some(dir) = std::env::var_os(WITHIN) {
@@ -520,7 +479,7 @@ fn chunks_on_demand_are_those_of_the_form_and_the_first_used_come_first() {
 fn a_start_goes_the_way_that_is_open() {
     let home = Home::new();
     let image = home.open();
-    assert!(machine::can_page_on_demand(), "these tests need a process that may use userfaultfd");
+    assert!(can_page_on_demand(), "these tests need a process that may use userfaultfd");
     let (origin, way) = image.origin(&VmConfig::new()).unwrap();
     assert_eq!(way, Way::OnDemand);
     let Origin::Chunks(mut chunks) = origin else { panic!("{origin:?}") };

@@ -17,8 +17,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use self::shelf::{Haste, Lot, Maker, Place, Rules, Shelf};
-use crate::machine::MachineError;
 use crate::{Error, Image, Vm, VmConfig};
+use supermachine_vmm::MachineError;
 
 const DEFAULT_MAX: usize = 64;
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -16,9 +16,9 @@ use super::{Status, sys};
 use crate::agent::{End, Line, Witness, read_message};
 use crate::forward::{Dial, is_hung_up, with_short_path};
 use crate::live::Snapshotted;
-use crate::machine::MachineError;
-use crate::pack::Source;
 use crate::{Error, Image, Timings, Vm, Way, paths};
+use supermachine_snapshots::pack::Source;
+use supermachine_vmm::MachineError;
 
 /// How long a worker that serves many may take for what it can tell at once.
 const LIMIT: Duration = Duration::from_secs(30);

@@ -45,8 +45,8 @@ use supermachine_formats::wire::{self, MAX_PAYLOAD, Message};
 
 use super::State;
 use crate::agent::End;
-use crate::machine::GuestFailure;
 use crate::{ExitStatus, Way};
+use supermachine_vmm::GuestFailure;
 
 /// The version of these messages.
 pub(super) const VERSION: u16 = 3;

@@ -30,9 +30,9 @@ pub use self::server::{Server, Stopped};
 pub use self::sys::inherit_nothing;
 
 use crate::ExitStatus;
-use crate::machine::GuestFailure;
 #[cfg(doc)]
 use crate::{Vm, VmConfig};
+use supermachine_vmm::GuestFailure;
 
 /// What [`main`] is built as: the program that holds isolated machines.
 pub const PROGRAM: &str = "supermachine-worker";

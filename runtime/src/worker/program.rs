@@ -60,7 +60,11 @@ fn start(order: &Order) -> Result<(Vm, Way), Error> {
     let image = if order.pack.as_os_str().is_empty() {
         Image::of_mapped(order.digest, &order.cache)?
     } else {
-        Image::open(crate::pack::Source::open(&order.pack)?, order.digest, &order.cache)?
+        Image::open(
+            supermachine_snapshots::pack::Source::open(&order.pack)?,
+            order.digest,
+            &order.cache,
+        )?
     };
     let mut config = VmConfig::new().with_expand_first(order.expands_first);
     if let Some(name) = &order.hostname {

@@ -29,8 +29,8 @@ use super::message::{Answer, Ask, MAX_LABEL, Taken, VERSION};
 use super::{State, sys};
 use crate::agent::{End, Frames, Line, read_message};
 use crate::forward::SocketFile;
-use crate::machine::receive_now;
 use crate::{Error, ExitStatus, Vm};
+use supermachine_vmm::receive_now;
 
 const THREAD_NAME: &str = "sm-client";
 const SNAPSHOT_THREAD_NAME: &str = "sm-snapshot";

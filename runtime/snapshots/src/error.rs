@@ -1,0 +1,33 @@
+//! Why a snapshot's files could not be read or made.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::pack::PackError;
+
+/// Why a mapped form could not be made or used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The pack is missing, damaged, or of another version.
+    #[error("snapshot cannot be used")]
+    Pack {
+        /// What is wrong with it.
+        source: PackError,
+    },
+    /// A file of the cache could not be read or written.
+    #[error("cannot {operation} {path}")]
+    Io {
+        /// The operation.
+        operation: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's error.
+        source: io::Error,
+    },
+}
+
+impl From<PackError> for Error {
+    fn from(source: PackError) -> Self {
+        Self::Pack { source }
+    }
+}

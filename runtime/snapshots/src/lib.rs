@@ -1,0 +1,20 @@
+//! Snapshots on disk: packs, and the mapped forms that machines start from.
+//!
+//! For supermachine's own crates: applications use `supermachine`. A *pack* is a snapshot's
+//! portable form, an OCI artifact in a folder or one file. A *mapped form* is a pack expanded
+//! once into page-aligned files in the user's cache. This crate is the one reader and writer of
+//! folders of blobs. It starts no machine.
+
+// The samples of tests name this crate as its users do.
+#[cfg(test)]
+extern crate self as supermachine_snapshots;
+
+mod error;
+pub mod mapped;
+pub mod pack;
+#[cfg(test)]
+#[path = "../../../fuzz/bodies/pack_samples.rs"]
+mod samples;
+mod stamp;
+
+pub use error::Error;

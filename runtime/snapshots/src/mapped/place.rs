@@ -1,0 +1,303 @@
+//! A snapshot's mapped form: memory and disks in files that only need to be mapped.
+//!
+//! `snapshots/<digest>/` in the cache holds the state file and the `form`, which names the
+//! files of memory and disks and is written last. What snapshots have in common, they share:
+//! the memory of one base, the disk of one image. Makers take turns by locks, so that the work
+//! is done once.
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use supermachine_formats::Digest;
+use supermachine_formats::pack::{CHUNK_SIZE, Extent, Index, Layer, Space};
+use supermachine_formats::snapshot::Snapshot;
+use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
+
+use super::cache::{Entry, Kind, Making, hold, lock};
+use super::expand::{Task, expand};
+use super::form::{Form, Part};
+use crate::Error;
+use crate::pack::{ChunkReader, Pack, PackError, Source};
+use crate::stamp::{stamp, write_atomically};
+use supermachine_vmm::{MemoryFiles, Overlay};
+
+const PAGES_A_CHUNK: u64 = CHUNK_SIZE / PAGE_SIZE;
+/// A form that was just made can be spoiled by who cleans the cache; not again and again.
+const ATTEMPTS: usize = 3;
+
+/// The files of a snapshot, open.
+#[derive(Debug, Clone)]
+pub struct Mapped {
+    /// The memory.
+    pub memory: MemoryFiles,
+    /// The disks, as the state file lists them.
+    pub disks: Vec<Arc<File>>,
+}
+
+/// The place of a snapshot's mapped form.
+#[derive(Debug, Clone)]
+pub struct Place {
+    cache: PathBuf,
+    dir: PathBuf,
+}
+
+/// A note that this process makes a form in the background.
+#[derive(Debug)]
+pub struct Begun {
+    /// Locked by each process that does, to its end.
+    #[expect(dead_code, reason = "it is kept for its lock")]
+    note: File,
+    /// Whether others did so before and ended before the form was made.
+    pub is_given_up: bool,
+}
+
+impl Place {
+    /// The place of `snapshot`'s form in `cache`.
+    #[must_use]
+    pub fn new(cache: &Path, snapshot: Digest) -> Self {
+        let dir = cache.join("snapshots").join(snapshot.hex());
+        Self { cache: cache.to_owned(), dir }
+    }
+
+    /// The cache that the form belongs to.
+    #[must_use]
+    pub fn cache(&self) -> &Path {
+        &self.cache
+    }
+
+    /// The form that is there, if it is whole. Whatever is wrong with it, it is made anew.
+    #[must_use]
+    pub fn existing(&self) -> Option<(Snapshot, Mapped)> {
+        let form = Form::decode(&fs::read_to_string(self.dir.join("form")).ok()?)?;
+        let state = fs::read(self.dir.join("state")).ok()?;
+        let metadata = fs::metadata(self.dir.join("state")).ok()?;
+        if stamp(&metadata) != form.state {
+            return None;
+        }
+        let snapshot = Snapshot::decode_trusted(&state).ok()?;
+        let open = |kind, part: &Part| {
+            Entry::new(&self.cache, kind, part.identity).open_as(&part.stamp).map(Arc::new)
+        };
+        let base = open(Kind::Memory, &form.base)?;
+        let overlay = match &form.overlay {
+            None => None,
+            Some((part, runs)) => {
+                let file = open(Kind::Overlay, part)?;
+                Some(Overlay { file, runs: runs.as_slice().into() })
+            }
+        };
+        let disks = form.disks.iter().map(|disk| open(Kind::Disk, disk)).collect::<Option<_>>()?;
+        Some((snapshot, Mapped { memory: MemoryFiles { base, overlay }, disks }))
+    }
+
+    /// Notes, for as long as the result is kept, that this process starts machines without the
+    /// form and makes it meanwhile.
+    ///
+    /// # Errors
+    /// The note cannot be written.
+    pub fn begin(&self) -> io::Result<Begun> {
+        let path = self.begun();
+        fs::create_dir_all(&self.dir)?;
+        let (note, is_new) = match File::options().write(true).create_new(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                (File::open(&path)?, false)
+            }
+            note => (note?, true),
+        };
+        let is_given_up = !is_new && note.try_lock().is_ok();
+        note.lock_shared()?;
+        Ok(Begun { note, is_given_up })
+    }
+
+    /// Forgets that processes have begun to make the form: it cannot be made now.
+    pub fn forget_begun(&self) {
+        // What cannot be removed has others try again, and no more.
+        let _ = fs::remove_file(self.begun());
+    }
+
+    fn begun(&self) -> PathBuf {
+        self.dir.join("begun")
+    }
+
+    /// Makes the form of a pack, unless somebody else does so first.
+    ///
+    /// # Errors
+    /// The pack is damaged, or the cache cannot be written.
+    pub fn make(&self, pack: &Arc<Pack>) -> Result<Mapped, Error> {
+        let io = |operation| {
+            let path = self.dir.clone();
+            move |source| Error::Io { operation, path, source }
+        };
+        let _hold = hold(&self.cache)?;
+        let _turn = lock(&self.dir.join("lock"))?;
+        for _ in 0..ATTEMPTS {
+            if let Some((_, mapped)) = self.existing() {
+                return Ok(mapped);
+            }
+            self.make_once(pack)?;
+        }
+        let spoiled = std::io::Error::other("it was removed while it was made");
+        Err(io("use the mapped form in")(spoiled))
+    }
+
+    fn make_once(&self, pack: &Arc<Pack>) -> Result<(), Error> {
+        let wanted = self.wanted(pack);
+        self.make_missing(pack, &wanted)?;
+        let mut parts = Vec::with_capacity(wanted.len());
+        for part in &wanted {
+            // Who cleans the cache may have been quicker; the caller tries again.
+            let Some((_, stamp)) = part.entry.existing() else { return Ok(()) };
+            parts.push((part.kind, Part { identity: part.identity, stamp }));
+        }
+        let state = self.dir.join("state");
+        write_atomically(&state, &pack.state)?;
+        let examined = fs::metadata(&state);
+        let io = |source| Error::Io { operation: "examine", path: state, source };
+        let mut form = Form {
+            state: stamp(&examined.map_err(io)?),
+            base: Part { identity: pack.digest, stamp: String::new() },
+            overlay: None,
+            disks: Vec::new(),
+        };
+        for (kind, part) in parts {
+            match kind {
+                Kind::Memory => form.base = part,
+                Kind::Overlay => form.overlay = Some((part, overlay_runs(&pack.index.memory))),
+                Kind::Disk => form.disks.push(part),
+            }
+        }
+        write_atomically(&self.dir.join("form"), form.encode().as_bytes())
+    }
+
+    /// The folder of the snapshot's own part.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The files that the form consists of.
+    pub(super) fn wanted<'a>(&self, pack: &'a Pack) -> Vec<Wanted<'a>> {
+        let files = parts(&pack.index).into_iter();
+        let wanted = files.map(|(kind, identity, space, layers)| Wanted {
+            kind,
+            identity,
+            entry: Entry::new(&self.cache, kind, identity),
+            space,
+            layers,
+        });
+        wanted.collect()
+    }
+
+    /// Makes those files that are not there, all at once.
+    fn make_missing(&self, pack: &Arc<Pack>, wanted: &[Wanted<'_>]) -> Result<(), Error> {
+        let mut missing: Vec<&Wanted<'_>> =
+            wanted.iter().filter(|part| part.entry.existing().is_none()).collect();
+        // Everybody takes the locks in one order. Two disks can be the same.
+        missing.sort_by_key(|part| (part.kind as u8, part.identity.0));
+        missing.dedup_by_key(|part| (part.kind, part.identity));
+        let mut makings: Vec<(&Wanted<'_>, Making)> = Vec::new();
+        for part in missing {
+            if let Some(making) = part.entry.make(part.space.size)? {
+                makings.push((part, making));
+            }
+        }
+        let tasks: Vec<Task<'_>> =
+            makings.iter().map(|(part, making)| Task { making, chunks: part.chunks() }).collect();
+        expand(&ChunkReader::new(pack)?, &tasks)?;
+        drop(tasks);
+        makings.into_iter().try_for_each(|(_, making)| making.finish())
+    }
+}
+
+/// The files that hold what an index describes: what each is, the space that it is of, and the
+/// layers of the space that it holds.
+pub(super) fn parts(index: &Index) -> Vec<(Kind, Digest, &Space, Range<usize>)> {
+    let file = |kind, space, layers: Range<usize>| {
+        (kind, index.identity(space, layers.end), space, layers)
+    };
+    let layers = index.memory.layers.len();
+    let mut parts = vec![file(Kind::Memory, &index.memory, 0..layers.min(1))];
+    if layers > 1 {
+        parts.push(file(Kind::Overlay, &index.memory, 1..layers));
+    }
+    parts.extend(index.disks.iter().map(|disk| file(Kind::Disk, disk, 0..disk.layers.len())));
+    parts
+}
+
+/// A file of a form.
+pub(super) struct Wanted<'a> {
+    kind: Kind,
+    identity: Digest,
+    pub(super) entry: Entry,
+    pub(super) space: &'a Space,
+    /// The layers of the space that it holds.
+    layers: Range<usize>,
+}
+
+impl Wanted<'_> {
+    /// The chunks that it holds.
+    pub(super) fn chunks(&self) -> Layer {
+        let layers = self.space.layers.iter().take(self.layers.end).cloned().collect();
+        Space { size: self.space.size, layers }.flattened(self.layers.start)
+    }
+}
+
+/// Takes a file that holds what a disk of an index does into the cache, so that it need not be
+/// expanded. The caller has checked it; it must be on the cache's file system.
+///
+/// # Errors
+/// The cache cannot be written.
+pub fn adopt_disk(cache: &Path, index: &Index, disk: usize, file: &Path) -> Result<(), Error> {
+    let Some(space) = index.disks.get(disk) else { return Ok(()) };
+    disk_entry(cache, index, space).adopt(file)
+}
+
+/// The expanded file of the only disk of an index, made from a store's blobs if it is not
+/// there.
+///
+/// # Errors
+/// A blob is missing or damaged, or the cache cannot be written.
+pub fn expanded_disk(cache: &Path, source: &Source, index: &Index) -> Result<File, Error> {
+    let Some(space) = index.disks.first() else {
+        return Err(PackError::Inconsistent { what: "no disk" }.into());
+    };
+    let _hold = hold(cache)?;
+    let entry = disk_entry(cache, index, space);
+    for _ in 0..ATTEMPTS {
+        if let Some((file, _)) = entry.existing() {
+            return Ok(file);
+        }
+        if let Some(making) = entry.make(space.size)? {
+            let chunks = space.flattened(0);
+            let reader = ChunkReader::of_index(source, index)?;
+            expand(&reader, &[Task { making: &making, chunks }])?;
+            making.finish()?;
+        }
+    }
+    let spoiled = std::io::Error::other("it was removed while it was made");
+    Err(entry.io("use")(spoiled))
+}
+
+/// Removes a snapshot's own part of the cache. What cannot be removed takes room, and no more.
+pub fn forget_mapped(cache: &Path, snapshot: Digest) {
+    let _ = fs::remove_dir_all(Place::new(cache, snapshot).dir);
+}
+
+fn disk_entry(cache: &Path, index: &Index, space: &Space) -> Entry {
+    Entry::new(cache, Kind::Disk, index.identity(space, space.layers.len()))
+}
+
+/// The pages that an overlay is in front of.
+fn overlay_runs(memory: &Space) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for Extent { first, count, .. } in memory.flattened(1).extents {
+        let (first, count) = (u64::from(first) * PAGES_A_CHUNK, count * PAGES_A_CHUNK as u32);
+        match runs.last_mut() {
+            Some(last) if last.end() == first => last.count += count,
+            _ => runs.push(Run { first, count }),
+        }
+    }
+    runs
+}

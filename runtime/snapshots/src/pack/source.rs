@@ -1,0 +1,258 @@
+//! Where packs lie: a folder, a file or the program itself, and the blobs in it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use supermachine_formats::Digest;
+
+use super::PackError;
+use super::archive::{self, Member};
+use super::content::{Content, Embedded};
+use super::manifest::{self, Descriptor, Named};
+use super::manifest::{ARTIFACT, MANIFEST};
+
+pub(super) const INDEX_JSON: &str = "index.json";
+/// The largest `index.json` that is read.
+pub(super) const MAX_INDEX_JSON: u64 = 16 << 20;
+
+/// An image layout: a folder, or one file, which may be embedded in the program.
+#[derive(Debug, Clone)]
+pub struct Source {
+    path: PathBuf,
+    /// The archive and its members; none for a folder.
+    archive: Option<Arc<Archive>>,
+}
+
+/// An archive, and where its members lie in it.
+type Archive = (Content, BTreeMap<String, Member>);
+
+/// A blob's bytes.
+#[derive(Debug, Clone)]
+pub struct BlobFile {
+    /// What holds them.
+    content: Content,
+    /// Where in the file, or the program's copy of it, they begin.
+    pub offset: u64,
+    /// How many they are.
+    pub size: u64,
+    /// The blob's digest. Not checked.
+    pub digest: Digest,
+}
+
+impl BlobFile {
+    /// Reads a part of the blob.
+    ///
+    /// # Errors
+    /// The part is not within the blob, or the file cannot be read.
+    pub fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
+        let end = at.checked_add(buffer.len() as u64);
+        if end.is_none_or(|end| end > self.size) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.content.read_exact_at(buffer, self.offset + at)
+    }
+}
+
+impl Source {
+    /// Opens the folder or file at `path`.
+    ///
+    /// # Errors
+    /// There is nothing, or something else.
+    pub fn open(path: &Path) -> Result<Self, PackError> {
+        let missing = |source| PackError::Missing { path: path.to_owned(), source };
+        // Asked before it is opened: opening a pipe would wait for who writes to it.
+        let metadata = fs::metadata(path).map_err(missing)?;
+        if !metadata.is_dir() && !metadata.is_file() {
+            let what = "it is neither a file nor a folder";
+            return Err(PackError::NotAPack { path: path.to_owned(), what });
+        }
+        let file = File::open(path).map_err(missing)?;
+        let archive = if metadata.is_dir() {
+            None
+        } else {
+            let content = Content::from(file);
+            let members = archive::members(&content, path)?;
+            Some(Arc::new((content, members)))
+        };
+        Ok(Self { path: path.to_owned(), archive })
+    }
+
+    /// Opens an archive that is part of the program; errors call it `embedded:NAME`.
+    ///
+    /// # Errors
+    /// It is no archive.
+    pub fn embedded(name: &str, archive: &'static [u8]) -> Result<Self, PackError> {
+        let path = PathBuf::from(format!("embedded:{name}"));
+        let content = Content::Embedded(Embedded(archive));
+        let members = archive::members(&content, &path)?;
+        Ok(Self { path, archive: Some(Arc::new((content, members))) })
+    }
+
+    /// Nothing, in place of an archive that only another program has.
+    #[must_use]
+    pub fn absent() -> Self {
+        let nothing = Content::Embedded(Embedded(&[]));
+        Self { path: "embedded".into(), archive: Some(Arc::new((nothing, BTreeMap::new()))) }
+    }
+
+    /// Whether it is a part of this program.
+    #[must_use]
+    pub fn is_embedded(&self) -> bool {
+        self.archive.as_ref().is_some_and(|archive| matches!(archive.0, Content::Embedded(_)))
+    }
+
+    /// The folder or file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is a folder, which can be written to.
+    #[must_use]
+    pub fn is_folder(&self) -> bool {
+        self.archive.is_none()
+    }
+
+    /// The snapshots that are here, with their names.
+    ///
+    /// # Errors
+    /// It is no image layout, or its index is damaged.
+    pub fn snapshots(&self) -> Result<Vec<Named>, PackError> {
+        let text = self.index_json()?;
+        let mut all = manifest::read_index(&text)?;
+        all.retain(|named| named.artifact_type.as_deref().is_none_or(|found| found == ARTIFACT));
+        Ok(all)
+    }
+
+    /// The manifest's digest of the snapshot with this name, or of the only one.
+    ///
+    /// # Errors
+    /// There is none, or there are several and no name was given.
+    pub fn find(&self, name: Option<&str>) -> Result<Digest, PackError> {
+        let all = self.snapshots()?;
+        let path = self.path.clone();
+        let found = match name {
+            Some(name) => all
+                .iter()
+                .find(|named| named.name.as_deref() == Some(name))
+                .ok_or_else(|| PackError::NoSuchName { name: name.to_owned(), path }),
+            None => match all.as_slice() {
+                [only] => Ok(only),
+                [] => Err(PackError::NotAPack { path, what: "it holds no snapshot" }),
+                several => Err(PackError::Ambiguous { path, count: several.len() }),
+            },
+        }?;
+        // Its content is checked when it is read.
+        self.blob(MANIFEST, &found.descriptor)?;
+        Ok(found.descriptor.digest)
+    }
+
+    /// Finds a blob, which must have the size that is told.
+    ///
+    /// # Errors
+    /// It is missing or has another size.
+    pub fn blob(&self, section: &'static str, told: &Descriptor) -> Result<BlobFile, PackError> {
+        let blob = self.find_blob(section, told.digest)?;
+        if blob.size != told.size {
+            let (expected, found) = (told.size, blob.size);
+            return Err(PackError::Size { section, digest: told.digest, expected, found });
+        }
+        Ok(blob)
+    }
+
+    /// Reads a blob and checks its digest.
+    ///
+    /// # Errors
+    /// It is missing, damaged, or larger than `limit`.
+    pub fn read(
+        &self,
+        section: &'static str,
+        told: &Descriptor,
+        limit: u64,
+    ) -> Result<Vec<u8>, PackError> {
+        if told.size > limit {
+            return Err(PackError::TooLarge { section, size: told.size, limit });
+        }
+        let blob = self.blob(section, told)?;
+        self.content(section, &blob)
+    }
+
+    /// Reads a blob of unknown size and checks its digest.
+    ///
+    /// # Errors
+    /// It is missing, damaged, or larger than `limit`.
+    pub fn read_unsized(
+        &self,
+        section: &'static str,
+        digest: Digest,
+        limit: u64,
+    ) -> Result<Vec<u8>, PackError> {
+        let blob = self.find_blob(section, digest)?;
+        if blob.size > limit {
+            return Err(PackError::TooLarge { section, size: blob.size, limit });
+        }
+        self.content(section, &blob)
+    }
+
+    fn content(&self, section: &'static str, blob: &BlobFile) -> Result<Vec<u8>, PackError> {
+        let mut content = vec![0; usize::try_from(blob.size).unwrap_or(usize::MAX)];
+        blob.read_exact_at(&mut content, 0).map_err(|source| self.io("read", source))?;
+        let found = Digest::of(&content);
+        if found != blob.digest {
+            return Err(PackError::Damaged { section, digest: blob.digest, found });
+        }
+        Ok(content)
+    }
+
+    fn find_blob(&self, section: &'static str, digest: Digest) -> Result<BlobFile, PackError> {
+        let missing = || PackError::MissingBlob { section, digest };
+        let name = format!("blobs/sha256/{}", digest.hex());
+        if let Some(archive) = &self.archive {
+            let Member { offset, size } = *archive.1.get(&name).ok_or_else(missing)?;
+            return Ok(BlobFile { content: archive.0.clone(), offset, size, digest });
+        }
+        let path = self.path.join(name);
+        let open = || {
+            let metadata = fs::metadata(&path)?;
+            if !metadata.is_file() {
+                return Err(io::Error::other("not a file"));
+            }
+            Ok((metadata.len(), File::open(&path)?))
+        };
+        match open() {
+            Ok((size, file)) => Ok(BlobFile { content: file.into(), offset: 0, size, digest }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing()),
+            Err(source) => Err(PackError::Io { operation: "open", path, source }),
+        }
+    }
+
+    pub(super) fn index_json(&self) -> Result<Vec<u8>, PackError> {
+        let not_a_pack = |what| PackError::NotAPack { path: self.path.clone(), what };
+        let no_index = || not_a_pack("it has no index.json");
+        let (content, Member { offset, size }) = match &self.archive {
+            Some(archive) => (archive.0.clone(), *archive.1.get(INDEX_JSON).ok_or_else(no_index)?),
+            None => {
+                let open = File::open(self.path.join(INDEX_JSON));
+                let file = open.map_err(|error| match error.kind() {
+                    io::ErrorKind::NotFound => no_index(),
+                    _ => self.io("open the index.json of", error),
+                })?;
+                let size = file.metadata().map_err(|error| self.io("examine", error))?.len();
+                (Content::from(file), Member { offset: 0, size })
+            }
+        };
+        if size > MAX_INDEX_JSON {
+            return Err(PackError::TooLarge { section: INDEX_JSON, size, limit: MAX_INDEX_JSON });
+        }
+        let mut text = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+        content.read_exact_at(&mut text, offset).map_err(|error| self.io("read", error))?;
+        Ok(text)
+    }
+
+    fn io(&self, operation: &'static str, source: io::Error) -> PackError {
+        PackError::Io { operation, path: self.path.clone(), source }
+    }
+}
