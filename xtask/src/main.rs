@@ -18,6 +18,7 @@ mod error;
 mod gate;
 mod host;
 mod images;
+mod modules;
 mod packages;
 mod progress;
 mod quickstart;
@@ -49,6 +50,8 @@ enum Task {
     Host(host::Args),
     /// Make the test images and push them into the test registry's storage.
     Images(images::Args),
+    /// Show which modules of each crate name which, and the circles among them.
+    Modules(modules::Args),
     /// Set everything up, then pull an image, restore it and run a command in it.
     Quickstart(quickstart::Args),
     /// Serve the test images on loopback while a command runs.
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Task::Gate => gate::run().map(|()| 0),
         Task::Host(args) => host::exec(&args),
         Task::Images(args) => images::exec(&args),
+        Task::Modules(args) => modules::exec(&args),
         Task::Quickstart(args) => quickstart::exec(&args),
         Task::Registry(args) => registry::exec(&args),
     };

@@ -4,7 +4,9 @@
 //! licences, and the links between documents. Every check runs even when an earlier one
 //! failed.
 
+mod arrows;
 mod licences;
+mod verdict;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,6 +17,8 @@ use crate::command;
 use crate::error::{self, Error};
 use crate::workspace;
 
+use verdict::{found, none};
+
 /// Lines of one source file, its tests aside.
 const LONGEST_FILE: usize = 800;
 /// Crates in the tree of a program that restores a snapshot and runs a command.
@@ -24,7 +28,7 @@ const LARGEST_PROGRAM: u64 = 3 << 19;
 
 type Check = (&'static str, fn() -> Result<(), Error>);
 
-const CHECKS: [Check; 9] = [
+const CHECKS: [Check; 11] = [
     ("formatting", formatting),
     ("lints", lints),
     ("documentation", documentation),
@@ -32,6 +36,8 @@ const CHECKS: [Check; 9] = [
     ("paths of this machine", machine_paths),
     ("links", links),
     ("licences", licences),
+    ("arrows between crates", arrows::crates),
+    ("arrows between modules", arrows::modules),
     ("dependencies of the runtime", dependencies),
     ("size of a restoring program", program_size),
 ];
@@ -188,14 +194,6 @@ fn read(path: &Path) -> Result<Option<String>, Error> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::file("read", &path)(error)),
     }
-}
-
-fn none(what: &'static str, expected: &str, against: &[String]) -> Result<(), Error> {
-    if against.is_empty() { Ok(()) } else { Err(found(what, expected, &against.join(", "))) }
-}
-
-fn found(what: &'static str, expected: &str, found: &str) -> Error {
-    Error::Unexpected { what, expected: expected.to_owned(), found: found.to_owned() }
 }
 
 #[cfg(test)]

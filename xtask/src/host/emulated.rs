@@ -27,10 +27,6 @@ use crate::packages;
 
 /// A folder in the emulated host's own memory; all others are this machine's.
 pub(crate) const FAST_FOLDER: &str = "/dev/shm";
-/// The memory of an emulated host unless asked otherwise.
-pub(crate) const MEMORY_MIB: u32 = 4096;
-/// The processor of an emulated host unless asked otherwise.
-pub(crate) const CPU: &str = "EPYC-Rome,+svm,+npt";
 const FILE_SERVER: &str = "/usr/lib/qemu/virtiofsd";
 /// The statuses of timeout(1) and of a reader that went away.
 const TIMED_OUT: u8 = 124;

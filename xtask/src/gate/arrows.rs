@@ -1,0 +1,138 @@
+//! Arrows in one direction only: between crates as drawn, between modules without circles.
+
+use super::verdict::none;
+use crate::error::Error;
+use crate::modules::{Graph, Package, Tree, circle, packages};
+
+/// The crates that each crate may be built with, lower ones first.
+const DRAWN: [(&str, &[&str]); 11] = [
+    ("supermachine-formats", &[]),
+    ("supermachine-vmm", &["supermachine-formats"]),
+    ("supermachine-snapshots", &["supermachine-formats", "supermachine-vmm"]),
+    ("supermachine", &["supermachine-formats", "supermachine-vmm", "supermachine-snapshots"]),
+    ("supermachine-init", &["supermachine-formats"]),
+    ("supermachine-kernel", &[]),
+    (
+        "supermachine-baker",
+        &[
+            "supermachine-formats",
+            "supermachine-vmm",
+            "supermachine-snapshots",
+            "supermachine",
+            "supermachine-kernel",
+        ],
+    ),
+    (
+        "cargo-supermachine",
+        &[
+            "supermachine-formats",
+            "supermachine-vmm",
+            "supermachine-snapshots",
+            "supermachine",
+            "supermachine-kernel",
+            "supermachine-baker",
+        ],
+    ),
+    ("supermachine-examples", &["supermachine", "supermachine-baker"]),
+    (
+        "supermachine-test-support",
+        &[
+            "supermachine-formats",
+            "supermachine-vmm",
+            "supermachine-snapshots",
+            "supermachine",
+            "supermachine-kernel",
+            "supermachine-baker",
+        ],
+    ),
+    ("xtask", &["supermachine-vmm", "supermachine", "supermachine-kernel"]),
+];
+
+/// Crates whose circles are reported only.
+const UNTANGLED_LATER: &[&str] = &[
+    "supermachine-formats",
+    "supermachine",
+    "supermachine-vmm",
+    "supermachine-snapshots",
+    "supermachine-init",
+    "supermachine-baker",
+    "cargo-supermachine",
+];
+
+/// Checks that each crate is built only with those that it may know.
+pub(super) fn crates() -> Result<(), Error> {
+    none("dependencies between crates", "as drawn in the gate", &undrawn(&packages()?))
+}
+
+fn undrawn(packages: &[Package]) -> Vec<String> {
+    let mut against = Vec::new();
+    for package in packages {
+        let Some((_, known)) = DRAWN.iter().find(|(name, _)| *name == package.name) else {
+            against.push(format!("{} is not in the drawing", package.name));
+            continue;
+        };
+        let ours = package.dependencies().filter(|name| packages.iter().any(|p| p.name == **name));
+        for name in ours.filter(|name| !known.contains(name)) {
+            against.push(format!("{} depends on {name}", package.name));
+        }
+    }
+    against
+}
+
+/// Checks that no modules of a crate import each other, directly or through others.
+pub(super) fn modules() -> Result<(), Error> {
+    let mut against = Vec::new();
+    for package in packages()? {
+        for root in package.roots() {
+            let circles = circles(&Graph::of_modules(&Tree::read(root)?));
+            let is_enforced = !UNTANGLED_LATER.contains(&&*package.name);
+            if !circles.is_empty() && !is_enforced {
+                println!("gate: {} has {} circles (not enforced)", package.name, circles.len());
+                continue;
+            }
+            against.extend(circles.iter().map(|line| format!("{}: {line}", package.name)));
+        }
+    }
+    none("modules", "no circles (`cargo xtask modules --circles` shows them)", &against)
+}
+
+/// The circles of modules, and of folders where no module is in one.
+fn circles(modules: &Graph) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (graph, of) in [(modules, "modules"), (&modules.of_folders(), "folders")] {
+        lines.extend(graph.knots().iter().map(|knot| circle(graph, knot, of)));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package(name: &str, dependencies: &str) -> Package {
+        let text = format!(r#"{{"name":"{name}","targets":[],"dependencies":[{dependencies}]}}"#);
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn dependency_on_a_higher_crate_is_refused() {
+        let packages = [
+            package("supermachine-formats", r#"{"name":"supermachine","kind":null}"#),
+            package("supermachine", r#"{"name":"supermachine-formats","kind":null}"#),
+        ];
+        assert_eq!(undrawn(&packages), ["supermachine-formats depends on supermachine"]);
+    }
+
+    #[test]
+    fn dependencies_of_tests_and_other_peoples_crates_are_not_judged() {
+        let dependencies =
+            r#"{"name":"supermachine-baker","kind":"dev"},{"name":"libc","kind":null}"#;
+        let packages = [package("supermachine", dependencies), package("supermachine-baker", "")];
+        assert!(undrawn(&packages).is_empty());
+    }
+
+    #[test]
+    fn crate_that_nobody_drew_is_refused() {
+        assert_eq!(undrawn(&[package("new", "")]), ["new is not in the drawing"]);
+    }
+}

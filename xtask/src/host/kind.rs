@@ -1,0 +1,49 @@
+//! The kinds of host, and what a command in one may use.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+/// The memory of an emulated host by default.
+pub(super) const MEMORY_MIB: u32 = 4096;
+/// The processor of an emulated host by default.
+pub(super) const CPU: &str = "EPYC-Rome,+svm,+npt";
+
+/// The kinds of host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// This machine, with its own hypervisor.
+    Native,
+    /// A whole machine emulated with a complete KVM, on any machine.
+    Emulated,
+    /// The emulated host with a clock that counts instructions.
+    Measuring,
+}
+
+impl Kind {
+    /// Its name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Emulated => "emulated",
+            Self::Measuring => "measuring",
+        }
+    }
+}
+
+/// What a command in a host may use.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    /// How long it may take.
+    pub(crate) timeout: Option<Duration>,
+    /// The emulated host's memory.
+    pub(crate) memory_mib: u32,
+    /// The emulated host's processor.
+    pub(crate) cpu: String,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { timeout: None, memory_mib: MEMORY_MIB, cpu: CPU.to_owned() }
+    }
+}
