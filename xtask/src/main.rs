@@ -24,6 +24,7 @@ mod progress;
 mod quickstart;
 mod registry;
 mod suite;
+mod tools;
 mod workspace;
 
 use std::process::ExitCode;

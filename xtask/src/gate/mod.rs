@@ -1,14 +1,14 @@
 //! The gate: what must hold of the sources before any test runs.
 //!
-//! Owns formatting, lints, documentation, the budgets of files, dependencies and size,
-//! licences, and the links between documents. Every check runs even when an earlier one
-//! failed.
+//! Owns formatting, lints, documentation, links between documents, the budgets of files,
+//! dependencies and size, the rules for dependencies, the arrows between crates and modules, and
+//! the type check for other platforms. Every check runs even when an earlier one failed.
 
 mod arrows;
-mod licences;
+mod dependencies;
+mod targets;
 mod verdict;
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,25 +21,24 @@ use verdict::{found, none};
 
 /// Lines of one source file, its tests aside.
 const LONGEST_FILE: usize = 800;
-/// Crates in the tree of a program that restores a snapshot and runs a command.
-const MOST_CRATES: usize = 40;
-/// Bytes of that program, stripped.
+/// Bytes of a program that restores a snapshot and runs a command, stripped.
 const LARGEST_PROGRAM: u64 = 3 << 19;
 
 type Check = (&'static str, fn() -> Result<(), Error>);
 
-const CHECKS: [Check; 11] = [
+const CHECKS: [Check; 12] = [
     ("formatting", formatting),
     ("lints", lints),
     ("documentation", documentation),
     ("file lengths", file_lengths),
     ("paths of this machine", machine_paths),
     ("links", links),
-    ("licences", licences),
     ("arrows between crates", arrows::crates),
     ("arrows between modules", arrows::modules),
-    ("dependencies of the runtime", dependencies),
+    ("rules for dependencies", dependencies::rules),
+    ("dependencies of a restoring program", dependencies::budget),
     ("size of a restoring program", program_size),
+    ("other platforms", targets::check),
 ];
 
 /// Runs every check, and fails if one did.
@@ -137,31 +136,11 @@ fn links() -> Result<(), Error> {
     none("links between documents", "each to lead to a file", &broken)
 }
 
-fn licences() -> Result<(), Error> {
-    none("licences of dependencies", "each to be allowed", &licences::refused()?)
-}
-
 /// The targets of Markdown links that are files of the repository.
 fn relative_links(text: &str) -> Vec<&str> {
     let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next());
     let files = targets.map(|target| target.split('#').next().unwrap_or_default());
     files.filter(|file| !file.is_empty() && !file.contains(':')).collect()
-}
-
-fn dependencies() -> Result<(), Error> {
-    let mut tree = workspace::cargo();
-    tree.args(["tree", "--package", "supermachine", "--edges", "normal", "--prefix", "none"]);
-    tree.args(["--format", "{p}"]);
-    let text = command::output(&mut tree)?;
-    // A line is a name, a version, and perhaps a folder or a mark that it was there before.
-    let name = |line: &str| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
-    let crates: BTreeSet<_> = text.lines().filter(|l| !l.is_empty()).map(name).collect();
-    println!("gate: {} crates of at most {MOST_CRATES}", crates.len());
-    if crates.len() <= MOST_CRATES {
-        return Ok(());
-    }
-    let names: Vec<_> = crates.into_iter().collect();
-    none("crates of a restoring program", &format!("at most {MOST_CRATES}"), &names)
 }
 
 fn program_size() -> Result<(), Error> {
