@@ -70,3 +70,42 @@ pub(crate) fn die_with_us(command: &mut Command) {
     // SAFETY: `ask` only makes a system call.
     unsafe { command.pre_exec(ask) };
 }
+
+/// Has the child find every signal as a program finds it that a terminal's shell starts. nohup, and
+/// shells that start jobs in the background, ignore some, and programs inherit that.
+pub(crate) fn reset_signals(command: &mut Command) {
+    let reset = || {
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+            // SAFETY: the default is no function, so nothing of ours runs.
+            if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: `reset` only makes system calls.
+    unsafe { command.pre_exec(reset) };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn child_of_a_process_that_ignores_interrupts_is_interrupted() {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "kill -INT $$; echo alive"]).stdout(Stdio::null());
+        let ignore = || {
+            // SAFETY: ignoring is no function, so nothing of ours runs.
+            unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
+            Ok(())
+        };
+        // SAFETY: `ignore` only makes a system call. It runs before what is added later.
+        unsafe { shell.pre_exec(ignore) };
+        assert!(shell.status().unwrap().success());
+        reset_signals(&mut shell);
+        assert_eq!(shell.status().unwrap().signal(), Some(libc::SIGINT));
+    }
+}

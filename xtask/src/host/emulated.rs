@@ -6,21 +6,21 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::guest;
-use super::wire::{self, Report, Request};
-use super::{Kind, Limits, image};
+use super::kind::{Kind, Limits, STOOD_STILL};
+use super::session::{self, End, Ports};
+use super::wire::Request;
+use super::{guest, image, monitor, waits};
 use crate::command;
 use crate::error::Error;
 use crate::packages;
@@ -28,15 +28,10 @@ use crate::packages;
 /// A folder in the emulated host's own memory; all others are this machine's.
 pub(crate) const FAST_FOLDER: &str = "/dev/shm";
 const FILE_SERVER: &str = "/usr/lib/qemu/virtiofsd";
-/// The statuses of timeout(1) and of a reader that went away.
-const TIMED_OUT: u8 = 124;
-const BROKEN_PIPE: u8 = 141;
 /// How much of the console is kept for the case that the host dies.
 const LOG_LINES: usize = 40;
 /// How long before its time is over a host tells what it waits for.
 const LAST_WORDS: Duration = Duration::from_secs(15);
-/// A host that has not even begun by then never will.
-const BOOT_LIMIT: Duration = Duration::from_secs(300);
 
 /// Runs a command in a fresh emulated host.
 pub(super) fn run(kind: Kind, command: &Command, limits: &Limits) -> Result<u8, Error> {
@@ -77,28 +72,17 @@ fn request(
     let (folder, modules) = (folder.into(), kernel.into());
     let patience = limits.timeout.and_then(|limit| limit.checked_sub(LAST_WORDS));
     let patience = patience.map(|patience| patience.as_secs());
-    Ok(Request { argv, env, folder, uid, gid, modules, patience })
-}
-
-/// What arrives from a running host.
-enum Event {
-    Output { stream: usize, bytes: u64 },
-    ReaderGone,
-    Report(Report),
-    Ended,
+    // A thread that wakes each second would disturb what is measured.
+    let has_pulse = kind == Kind::Emulated;
+    Ok(Request { argv, env, folder, uid, gid, modules, patience, has_pulse })
 }
 
 struct Host {
     machine: Child,
     files: Child,
     ports: Option<Ports>,
+    monitor: UnixStream,
     log: Arc<Mutex<VecDeque<String>>>,
-}
-
-struct Ports {
-    stdout: UnixStream,
-    stderr: UnixStream,
-    control: UnixStream,
 }
 
 impl Host {
@@ -107,17 +91,25 @@ impl Host {
         let (files_socket, files) = start_file_server()?;
         let (stdout, stdout_far) = pair()?;
         let (stderr, stderr_far) = pair()?;
+        let (pulse, pulse_far) = pair()?;
         let (control, control_far) = pair()?;
+        let (monitor, monitor_far) = pair()?;
         let ports = [
             (guest::STDOUT, stdout_far.as_raw_fd()),
             (guest::STDERR, stderr_far.as_raw_fd()),
+            (guest::PULSE, pulse_far.as_raw_fd()),
             (guest::CONTROL, control_far.as_raw_fd()),
         ];
+        let sockets = Sockets {
+            files: files_socket.as_raw_fd(),
+            monitor: monitor_far.as_raw_fd(),
+            ports: &ports,
+        };
         let init = std::env::current_exe().map_err(Error::system("find this program"))?;
         let mut machine = Command::new("qemu-system-x86_64");
-        machine.args(arguments(kind, limits, kernel, &init, files_socket.as_raw_fd(), &ports));
+        machine.args(arguments(kind, limits, kernel, &init, &sockets));
         let mut inherited: Vec<RawFd> = ports.iter().map(|(_, fd)| *fd).collect();
-        inherited.push(files_socket.as_raw_fd());
+        inherited.extend([sockets.files, sockets.monitor]);
         keep_open(&mut machine, inherited);
         command::die_with_us(&mut machine);
         machine.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -125,55 +117,47 @@ impl Host {
         let log = Arc::default();
         watch(machine.stdout.take(), &log);
         watch(machine.stderr.take(), &log);
-        let ports = Some(Ports { stdout, stderr, control });
-        Ok(Self { machine, files, ports, log })
+        let ports = Some(Ports { stdout, stderr, pulse, control });
+        Ok(Self { machine, files, ports, monitor, log })
     }
 
     fn serve(&mut self, request: &Request, timeout: Option<Duration>) -> Result<u8, Error> {
-        let Some(mut ports) = self.ports.take() else { return Ok(0) };
-        let input = ports.control.try_clone().map_err(Error::system("share a socket"))?;
-        if wire::send(&mut ports.control, request).is_err() {
-            return Err(self.post_mortem());
-        }
-        let (sender, events) = mpsc::channel();
-        forward_input(input);
-        forward(0, ports.stdout, io::stdout(), sender.clone());
-        forward(1, ports.stderr, io::stderr(), sender.clone());
-        thread::spawn(move || {
-            let report = wire::receive(&mut ports.control);
-            let _ = sender.send(report.map_or(Event::Ended, Event::Report));
-        });
-        let began = Instant::now();
-        let mut arrived = [0, 0];
-        let mut report = None;
-        loop {
-            let left = timeout.map(|t| t.saturating_sub(began.elapsed()));
-            match events.recv_timeout(left.unwrap_or(BOOT_LIMIT)) {
-                Ok(Event::Output { stream, bytes }) => {
-                    arrived.iter_mut().skip(stream).take(1).for_each(|n| *n += bytes);
-                }
-                Ok(Event::ReaderGone) => return Ok(BROKEN_PIPE),
-                Ok(Event::Report(r)) => report = Some(r),
-                Err(RecvTimeoutError::Timeout) if timeout.is_none() => {}
-                Err(RecvTimeoutError::Timeout) => return Ok(TIMED_OUT),
-                Ok(Event::Ended) | Err(RecvTimeoutError::Disconnected) => {
-                    return Err(self.post_mortem());
-                }
-            }
-            if let Some(r) = &report
-                && arrived == [r.stdout, r.stderr]
-            {
-                return Ok(r.status);
+        let Some(ports) = self.ports.take() else { return Ok(0) };
+        match session::run(ports, request, timeout)? {
+            End::Status(status) => Ok(status),
+            End::Died => Err(self.post_mortem()),
+            End::StoodStill => {
+                eprintln!("{}", self.dump());
+                Ok(STOOD_STILL)
             }
         }
+    }
+
+    /// What can be found out about a host whose clock stands still.
+    fn dump(&mut self) -> String {
+        let mut text = format!(
+            "emulated host: its clock stood still for {} s; its processor, twice:\n",
+            session::STILL_LIMIT.as_secs()
+        );
+        for _ in 0..2 {
+            text += &monitor::ask(&mut self.monitor, "info registers");
+        }
+        text += "QEMU's threads:\n";
+        text += &waits::of_process(Path::new(&format!("/proc/{}", self.machine.id())));
+        text += "its last words:\n";
+        text + &self.last_words()
+    }
+
+    fn last_words(&self) -> String {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.iter().cloned().collect::<Vec<_>>().join("\n")
     }
 
     fn post_mortem(&mut self) -> Error {
         let _ = self.machine.kill();
         let status = self.machine.wait();
         let reason = status.map_or_else(|e| e.to_string(), |s| format!("QEMU's {s}"));
-        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        Error::HostDied { reason, log: log.iter().cloned().collect::<Vec<_>>().join("\n") }
+        Error::HostDied { reason, log: self.last_words() }
     }
 
     fn stop(mut self) {
@@ -205,13 +189,19 @@ fn start_file_server() -> Result<(UnixStream, Child), Error> {
     Ok((stream, child))
 }
 
+/// QEMU's ends of its sockets.
+struct Sockets<'a> {
+    files: RawFd,
+    monitor: RawFd,
+    ports: &'a [(u32, RawFd)],
+}
+
 fn arguments(
     kind: Kind,
     limits: &Limits,
     kernel: &Path,
     init: &Path,
-    files: RawFd,
-    ports: &[(u32, RawFd)],
+    sockets: &Sockets,
 ) -> Vec<OsString> {
     let mut args: Vec<OsString> = Vec::new();
     let mut add = |words: &str| args.extend(words.split(' ').map(OsString::from));
@@ -225,11 +215,12 @@ fn arguments(
     let memory_mib = limits.memory_mib;
     add(&format!("-m {memory_mib} -numa node,memdev=mem"));
     add(&format!("-object memory-backend-memfd,id=mem,size={memory_mib}M,share=on"));
-    add("-nodefaults -nographic -monitor none -serial stdio -no-reboot");
-    add(&format!("-chardev socket,id=files,fd={files}"));
+    add("-nodefaults -nographic -serial stdio -no-reboot");
+    add(&format!("-chardev socket,id=monitor,fd={} -mon chardev=monitor", sockets.monitor));
+    add(&format!("-chardev socket,id=files,fd={}", sockets.files));
     add("-device vhost-user-fs-pci,chardev=files,tag=rootfs");
     add("-device virtio-serial-pci");
-    for (number, fd) in ports {
+    for (number, fd) in sockets.ports {
         add(&format!("-chardev socket,id=port{number},fd={fd}"));
         add(&format!("-device virtserialport,chardev=port{number},nr={number}"));
     }
@@ -270,40 +261,6 @@ fn watch(from: Option<impl Read + Send + 'static>, log: &Arc<Mutex<VecDeque<Stri
             log.push_back(String::from_utf8_lossy(&line).trim_end().to_owned());
             if log.len() > LOG_LINES {
                 log.pop_front();
-            }
-        }
-    });
-}
-
-/// Passes our standard input on, to its end.
-fn forward_input(mut to: UnixStream) {
-    thread::spawn(move || {
-        let mut buffer = vec![0; 64 << 10];
-        while let Ok(n) = io::stdin().lock().read(&mut buffer) {
-            let sent = buffer.get(..n).map(|chunk| wire::send_chunk(&mut to, chunk));
-            if n == 0 || !matches!(sent, Some(Ok(()))) {
-                return;
-            }
-        }
-    });
-}
-
-fn forward(
-    stream: usize,
-    mut from: UnixStream,
-    mut to: impl Write + Send + 'static,
-    events: Sender<Event>,
-) {
-    thread::spawn(move || {
-        let mut buffer = vec![0; 64 << 10];
-        while let Ok(n @ 1..) = from.read(&mut buffer) {
-            let written = buffer.get(..n).map(|b| to.write_all(b).and_then(|()| to.flush()));
-            let event = match written {
-                Some(Ok(())) => Event::Output { stream, bytes: n as u64 },
-                _ => Event::ReaderGone,
-            };
-            if events.send(event).is_err() {
-                return;
             }
         }
     });

@@ -18,7 +18,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::wire::{self, Report, Request};
-use super::{image, shell_status, waits};
+use super::{image, native, waits};
 
 /// Set on the kernel's command line, which hands it to PID 1, and for the command.
 pub(super) const MARK: &str = "SUPERMACHINE_HOST";
@@ -26,7 +26,11 @@ pub(super) const MARK: &str = "SUPERMACHINE_HOST";
 /// The ports by number. Control comes last: when it is up, so are the others.
 pub(super) const STDOUT: u32 = 1;
 pub(super) const STDERR: u32 = 2;
-pub(super) const CONTROL: u32 = 3;
+pub(super) const PULSE: u32 = 3;
+pub(super) const CONTROL: u32 = 4;
+
+/// How often the host shows that its clock advances.
+const BEAT: Duration = Duration::from_secs(1);
 
 /// Whether this process is an emulated host's PID 1.
 pub(crate) fn is_wanted() -> bool {
@@ -54,10 +58,22 @@ fn serve() -> io::Result<()> {
     let mut control = port(CONTROL, OpenOptions::new().read(true).write(true))?;
     let request: Request = wire::receive(&mut Patient(&control))?;
     load_kvm(Path::new(&request.modules))?;
+    if request.has_pulse {
+        beat(port(PULSE, OpenOptions::new().write(true))?);
+    }
     let report = execute(&request, control.try_clone()?)?;
     // SAFETY: sync has no precondition and cannot fail.
     unsafe { libc::sync() };
     wire::send(&mut control, &report)
+}
+
+/// Shows from now on that the clock advances.
+fn beat(mut pulse: File) {
+    thread::spawn(move || {
+        while pulse.write_all(&[0]).is_ok() {
+            thread::sleep(BEAT);
+        }
+    });
 }
 
 fn prepare() -> io::Result<()> {
@@ -192,7 +208,7 @@ fn execute(request: &Request, mut input: File) -> io::Result<Report> {
     // SAFETY: kill takes any numbers; -1 spares the caller, PID 1.
     unsafe { libc::kill(-1, libc::SIGKILL) };
     let (stdout, stderr) = (total(stdout)?, total(stderr)? + told.load(Ordering::Acquire));
-    Ok(Report { status: shell_status(status), stdout, stderr })
+    Ok(Report { status: native::shell_status(status), stdout, stderr })
 }
 
 /// After a while, tells on standard error what is waited for, and counts what that takes.

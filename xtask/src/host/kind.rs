@@ -9,6 +9,10 @@ pub(super) const MEMORY_MIB: u32 = 4096;
 /// The processor of an emulated host by default.
 pub(super) const CPU: &str = "EPYC-Rome,+svm,+npt";
 
+/// The exit status of a command whose emulated host stood still, so that it can be run again: that
+/// of sysexits.h for a failure that may pass.
+pub(crate) const STOOD_STILL: u8 = 75;
+
 /// The kinds of host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {

@@ -7,8 +7,10 @@ pub(crate) mod emulated;
 pub(crate) mod guest;
 mod image;
 mod kind;
+mod monitor;
 mod native;
 mod pick;
+mod session;
 mod waits;
 mod wire;
 
@@ -18,7 +20,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 
-pub(crate) use kind::{Kind, Limits};
+pub(crate) use kind::{Kind, Limits, STOOD_STILL};
 pub(crate) use native::shell_status;
 pub(crate) use pick::{pick, require};
 

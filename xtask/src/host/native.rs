@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 
-use super::Limits;
+use super::kind::Limits;
 use crate::command;
 use crate::error::Error;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use supermachine::host::{Speed, probe};
 
-use super::Kind;
+use super::kind::Kind;
 use crate::error::{self, Error};
 
 /// A hypervisor that interprets the probe's instructions takes a quarter of a second.

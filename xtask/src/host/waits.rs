@@ -18,25 +18,31 @@ pub(super) fn report() -> String {
         if fs::read_link(process.join("exe")).is_err() {
             continue;
         }
-        let words = fs::read(process.join("cmdline")).unwrap_or_default();
-        let words = String::from_utf8_lossy(&words).replace('\0', " ");
-        let _ = writeln!(text, "{}: {}", number(&process), words.trim_end());
-        for thread in entries(&process.join("task")) {
-            let read = |name: &str| fs::read_to_string(thread.join(name)).unwrap_or_default();
-            let status = read("status");
-            let state = status.lines().find_map(|line| line.strip_prefix("State:"));
-            let (name, call, stack) = (read("comm"), read("syscall"), read("stack"));
-            let stack: Vec<&str> = stack.lines().filter_map(function).take(DEPTH).collect();
-            let _ = writeln!(
-                text,
-                "  {} {}{}, call {}, in {}",
-                number(&thread),
-                name.trim_end(),
-                state.unwrap_or_default(),
-                call.trim_end(),
-                stack.join(" < ")
-            );
-        }
+        text += &of_process(&process);
+    }
+    text
+}
+
+/// The command line of the process with this folder of `/proc`, and a line for each thread.
+pub(super) fn of_process(process: &Path) -> String {
+    let words = fs::read(process.join("cmdline")).unwrap_or_default();
+    let words = String::from_utf8_lossy(&words).replace('\0', " ");
+    let mut text = format!("{}: {}\n", number(process), words.trim_end());
+    for thread in entries(&process.join("task")) {
+        let read = |name: &str| fs::read_to_string(thread.join(name)).unwrap_or_default();
+        let status = read("status");
+        let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+        let (name, call, stack) = (read("comm"), read("syscall"), read("stack"));
+        let stack: Vec<&str> = stack.lines().filter_map(function).take(DEPTH).collect();
+        let _ = writeln!(
+            text,
+            "  {} {}{}, call {}, in {}",
+            number(&thread),
+            name.trim_end(),
+            state.unwrap_or_default(),
+            call.trim_end(),
+            stack.join(" < ")
+        );
     }
     text
 }

@@ -26,6 +26,8 @@ pub(super) struct Request {
     pub(super) modules: OsString,
     /// After how many seconds to tell what is still waited for.
     pub(super) patience: Option<u64>,
+    /// Whether to send a byte over the pulse port each second.
+    pub(super) has_pulse: bool,
 }
 
 /// How it ended. The byte counts tell the caller how much output is still to arrive.
@@ -82,6 +84,7 @@ mod tests {
             gid: 2,
             modules: "/".into(),
             patience: None,
+            has_pulse: true,
         };
         let mut bytes = Vec::new();
         send(&mut bytes, &sent).unwrap();
