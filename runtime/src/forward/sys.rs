@@ -115,7 +115,7 @@ pub(super) fn listen_on_file(path: &Path) -> io::Result<UnixListener> {
         return Err(io::ErrorKind::InvalidFilename.into());
     }
     for (place, byte) in name.sun_path.iter_mut().zip(bytes) {
-        *place = byte.cast_signed();
+        *place = libc::c_char::from_ne_bytes([*byte]);
     }
     let socket = stream_socket(libc::AF_UNIX, libc::SOCK_NONBLOCK)?;
     let fd = socket.as_raw_fd();
