@@ -44,7 +44,7 @@ fn entrypoint_that_does_not_exist_is_named() {
     let error = refused("missing", bake("busybox").entrypoint(["/no/such", "x"]));
     let BakeError::EntrypointMissing { failure } = &error else { panic!("{error:?}") };
     let Failure { operation, subject, errno, .. } = failure;
-    assert_eq!((&operation[..], &subject[..], *errno), ("execve", "/no/such", 2));
+    assert_eq!((operation.as_str(), &subject[..], *errno), ("execve", "/no/such", 2));
     assert!(error.to_string().contains("/no/such"), "{error}");
 }
 

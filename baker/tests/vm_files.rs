@@ -24,7 +24,9 @@ fn vm() -> &'static Vm {
 /// What failed in the guest, on what, with which error number.
 fn failure<T: Debug>(result: Result<T, Error>) -> (String, String, u16) {
     match result {
-        Err(Error::Agent { failure }) => (failure.operation, failure.subject, failure.errno),
+        Err(Error::Agent { failure }) => {
+            (failure.operation.to_string(), failure.subject, failure.errno)
+        }
         other => panic!("not a failure of the agent: {other:?}"),
     }
 }

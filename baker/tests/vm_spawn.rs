@@ -157,7 +157,9 @@ fn chain_and_staged_files_go_in_one_round_trip() {
         .user("app")
         .output();
     // There is no such directory on the way.
-    assert!(matches!(outcome, Err(Error::Agent { failure }) if failure.operation == "open"));
+    assert!(
+        matches!(outcome, Err(Error::Agent { failure }) if failure.operation.as_str() == "open")
+    );
     let outcome = vm()
         .exec_builder()
         .stage_file("/tmp/step.sh", 0o700, "echo $(id -un) $1; exit $2")

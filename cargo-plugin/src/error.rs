@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use supermachine_baker::BakeError;
+use supermachine_formats::wire::Operation;
 use supermachine_vmm::HypervisorError;
 
 use crate::codesign::CodesignError;
@@ -179,7 +180,7 @@ pub(crate) enum Error {
     NotExecutable { program: String, source: io::Error },
     /// The machine could not prepare the command.
     #[error("{operation} of {subject:?} failed in the machine")]
-    NotPrepared { operation: String, subject: String, source: io::Error },
+    NotPrepared { operation: Operation, subject: String, source: io::Error },
     /// The password could not be read.
     #[error("no password on standard input")]
     Password { source: io::Error },

@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use supermachine::{ExecBuilder, ExecChild, ExecOutcome, ExecSignaler, Vm};
+use supermachine_formats::wire::Operation;
 
 use crate::error::Error;
 use crate::terminal::{self, Raw};
@@ -204,12 +205,10 @@ fn explain(error: Error, program: &str) -> Error {
     let Error::Machine(supermachine::Error::Agent { failure }) = error else { return error };
     let source = io::Error::from_raw_os_error(failure.errno.into());
     let program = program.to_owned();
-    match (failure.operation.as_str(), failure.errno) {
-        ("execve", ENOENT) => Error::NoSuchProgram { program },
-        ("execve", _) => Error::NotExecutable { program, source },
-        (operation, _) => {
-            Error::NotPrepared { operation: operation.to_owned(), subject: failure.subject, source }
-        }
+    match (failure.operation, failure.errno) {
+        (Operation::Execve, ENOENT) => Error::NoSuchProgram { program },
+        (Operation::Execve, _) => Error::NotExecutable { program, source },
+        (operation, _) => Error::NotPrepared { operation, subject: failure.subject, source },
     }
 }
 

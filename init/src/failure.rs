@@ -1,6 +1,6 @@
 //! From an error number to the [`Failure`] that the host is told.
 
-use alloc::string::{String, ToString};
+use alloc::string::String;
 
 use supermachine_formats::wire::{Failure, MAX_NAME};
 
@@ -12,7 +12,7 @@ pub(crate) fn failure(operation: &str, subject: impl AsRef<[u8]>, errno: Errno) 
     // A replacement character is three bytes long, and the host takes no more than MAX_NAME.
     let shown = subject.get(..MAX_NAME / 3).unwrap_or(subject);
     let subject = String::from_utf8_lossy(shown).into_owned();
-    Failure { operation: operation.to_string(), subject, errno: errno.0 }
+    Failure { operation: operation.into(), subject, errno: errno.0 }
 }
 
 /// Adds what was being done to a failed call.

@@ -3,8 +3,8 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::field::{put_failure, read_failure};
-use super::{ENTROPY_SIZE, Failure, MAX_NAME, Message, unknown_kind};
+use super::failure::Failure;
+use super::frame::{ENTROPY_SIZE, MAX_NAME, Message, unknown_kind};
 use crate::codec::{DecodeError, Put, Reader};
 
 /// Host to agent on the control stream.
@@ -106,7 +106,7 @@ impl Message for Event {
         match self {
             Self::Hello { version } => out.put_u16(*version),
             Self::Resumed => {}
-            Self::ResumeFailed(failure) => put_failure(out, failure),
+            Self::ResumeFailed(failure) => failure.put(out),
         }
     }
 
@@ -115,7 +115,7 @@ impl Message for Event {
         let message = match kind {
             0x11 => Self::Hello { version: reader.u16("version")? },
             0x12 => Self::Resumed,
-            0x13 => Self::ResumeFailed(read_failure(&mut reader)?),
+            0x13 => Self::ResumeFailed(Failure::read(&mut reader)?),
             _ => return Err(unknown_kind(kind)),
         };
         reader.finish()?;

@@ -2,24 +2,19 @@
 
 use alloc::vec::Vec;
 
-use super::{Failure, MAX_CHUNK, MAX_MODE, MAX_NAME, MAX_PAYLOAD, MAX_STRINGS, WindowSize};
+use super::frame::{MAX_CHUNK, MAX_MODE, MAX_NAME, MAX_PAYLOAD, MAX_STRINGS};
 use crate::codec::{DecodeError, Put, Reader};
 
 /// A string is bounded by the frame that it comes in.
 const MAX_STRING: usize = MAX_PAYLOAD;
 
-pub(super) fn put_failure(out: &mut Vec<u8>, failure: &Failure) {
-    out.put_byte_string(failure.operation.as_bytes());
-    out.put_byte_string(failure.subject.as_bytes());
-    out.put_u16(failure.errno);
-}
-
-pub(super) fn read_failure(reader: &mut Reader<'_>) -> Result<Failure, DecodeError> {
-    Ok(Failure {
-        operation: reader.string("operation", MAX_NAME)?,
-        subject: reader.string("subject", MAX_NAME)?,
-        errno: reader.u16("errno")?,
-    })
+/// The size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters of a line.
+    pub columns: u16,
 }
 
 pub(super) fn put_strings(out: &mut Vec<u8>, strings: &[Vec<u8>]) {

@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 
-use super::field::{put_window, read_chunk, read_signal, read_window};
-use super::{Message, WindowSize, unknown_kind};
+use super::field::{WindowSize, put_window, read_chunk, read_signal, read_window};
+use super::frame::{Message, unknown_kind};
 use crate::codec::{DecodeError, Put, Reader};
 
 /// Host to agent on a request stream, after the request.

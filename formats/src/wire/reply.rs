@@ -1,10 +1,10 @@
 //! What the agent answers.
 
-use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::field::{put_failure, read_chunk, read_failure, read_port};
-use super::{Message, unknown_kind};
+use super::failure::Failure;
+use super::field::{read_chunk, read_port};
+use super::frame::{Message, unknown_kind};
 use crate::codec::{DecodeError, Put, Reader};
 
 /// Agent to host on a request stream.
@@ -83,68 +83,6 @@ pub enum ExitStatus {
     Signal(u8),
 }
 
-/// Why the agent could not do what it was asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// The operation that failed, such as `mount` or `execve`.
-    pub operation: String,
-    /// What it was applied to: a path, a user name, a device.
-    pub subject: String,
-    /// The guest kernel's error number; 0 when none was involved.
-    pub errno: u16,
-}
-
-impl core::fmt::Display for Failure {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let Self { operation, subject, errno } = self;
-        match meaning(*errno) {
-            Some(meaning) => {
-                write!(f, "{operation} of {subject} failed: {meaning} (errno {errno})")
-            }
-            None => write!(f, "{operation} of {subject} failed with errno {errno}"),
-        }
-    }
-}
-
-/// What an error number of Linux means, whatever the host is.
-fn meaning(errno: u16) -> Option<&'static str> {
-    Some(match errno {
-        1 => "not permitted",
-        2 => "no such file or directory",
-        3 => "no such process",
-        5 => "input/output error",
-        7 => "argument list too long",
-        8 => "exec format error",
-        11 => "resource temporarily unavailable",
-        12 => "out of memory",
-        13 => "permission denied",
-        16 => "device or resource busy",
-        17 => "file exists",
-        18 => "invalid cross-device link",
-        19 => "no such device",
-        20 => "not a directory",
-        21 => "is a directory",
-        22 => "invalid argument",
-        23 | 24 => "too many open files",
-        26 => "text file busy",
-        27 => "file too large",
-        28 => "no space left on device",
-        30 => "read-only file system",
-        32 => "broken pipe",
-        36 => "file name too long",
-        39 => "directory not empty",
-        40 => "too many levels of symbolic links",
-        95 => "operation not supported",
-        98 => "address already in use",
-        99 => "cannot assign requested address",
-        104 => "connection reset",
-        110 => "timed out",
-        111 => "connection refused",
-        122 => "disk quota exceeded",
-        _ => return None,
-    })
-}
-
 impl Message for Reply {
     fn kind(&self) -> u16 {
         match self {
@@ -168,7 +106,7 @@ impl Message for Reply {
     fn put_payload(&self, out: &mut Vec<u8>) {
         match self {
             Self::Done | Self::StdinClosed | Self::Connected => {}
-            Self::Failed(failure) => put_failure(out, failure),
+            Self::Failed(failure) => failure.put(out),
             Self::Started { pid } => out.put_u32(*pid),
             Self::Stdout(bytes) | Self::Stderr(bytes) | Self::Data(bytes) => out.put(bytes),
             Self::StdinTaken(count) => out.put_u32(*count),
@@ -187,7 +125,7 @@ impl Message for Reply {
         let mut reader = Reader::new(payload);
         let message = match kind {
             0x41 => Self::Done,
-            0x42 => Self::Failed(read_failure(&mut reader)?),
+            0x42 => Self::Failed(Failure::read(&mut reader)?),
             0x43 => Self::Started { pid: reader.u32("pid")? },
             0x44 => Self::Stdout(read_chunk(&mut reader)?),
             0x45 => Self::Stderr(read_chunk(&mut reader)?),

@@ -4,10 +4,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::field::{
-    put_strings, put_window, read_mode, read_path, read_port, read_signal, read_strings,
-    read_window,
+    WindowSize, put_strings, put_window, read_mode, read_path, read_port, read_signal,
+    read_strings, read_window,
 };
-use super::{MAX_NAME, MAX_PARTS, MAX_PAYLOAD, Message, unknown_kind};
+use super::frame::{MAX_NAME, MAX_PARTS, MAX_PAYLOAD, Message, unknown_kind};
 use crate::codec::{DecodeError, Put, Reader};
 
 /// The first frame of a request stream.
@@ -132,15 +132,6 @@ pub struct Command {
     pub files: Vec<StagedFile>,
     /// Further commands: each runs once the one before it has returned 0.
     pub chain: Vec<Vec<Vec<u8>>>,
-}
-
-/// The size of a terminal, in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WindowSize {
-    /// Lines.
-    pub rows: u16,
-    /// Characters of a line.
-    pub columns: u16,
 }
 
 /// A small file that comes along with a command. Its owner is the command's user.

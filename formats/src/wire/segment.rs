@@ -6,7 +6,7 @@
 use alloc::vec::Vec;
 
 use super::field::read_chunk;
-use super::{Message, unknown_kind};
+use super::frame::{Message, unknown_kind};
 use crate::codec::{DecodeError, Put, Reader};
 
 /// Host to agent on a framed connection, after the request.

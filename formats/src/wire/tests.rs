@@ -1,5 +1,8 @@
 use super::*;
+use crate::codec::DecodeError;
+use alloc::string::ToString;
 use alloc::vec;
+use alloc::vec::Vec;
 use core::fmt::Debug;
 
 fn assert_round_trip<M: Message + PartialEq + Debug>(message: &M) {
@@ -15,7 +18,7 @@ fn assert_round_trip<M: Message + PartialEq + Debug>(message: &M) {
 }
 
 fn failure() -> Failure {
-    Failure { operation: "mount".into(), subject: "/dev/pmem0".into(), errno: 22 }
+    Failure { operation: Operation::Mount, subject: "/dev/pmem0".into(), errno: 22 }
 }
 
 fn command() -> Command {
@@ -115,6 +118,23 @@ fn inputs_and_replies_round_trip() {
         let exit = Exit { status, timed_out: true, duration_us: 5, peak_rss_kib: 6 };
         assert_round_trip(&Reply::Exited(exit));
     }
+}
+
+#[test]
+fn operations_round_trip_by_name() {
+    for name in failure::NAMES {
+        let operation = Operation::from(*name);
+        assert_eq!(operation.as_str(), *name);
+        assert!(!matches!(operation, Operation::Other(_)), "{name}");
+    }
+}
+
+#[test]
+fn an_unknown_operation_survives() {
+    let operation = Operation::Other("teleport".into());
+    let unknown = Failure { operation, ..failure() };
+    assert_round_trip(&Reply::Failed(unknown.clone()));
+    assert_eq!(unknown.to_string(), "teleport of /dev/pmem0 failed: invalid argument (errno 22)");
 }
 
 #[test]

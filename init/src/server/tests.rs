@@ -141,7 +141,7 @@ fn exit(answer: &Answer) -> Exit {
 
 fn failed(answer: &Answer) -> (&str, &str, u16) {
     match &answer.last {
-        Reply::Failed(failure) => (&failure.operation, &failure.subject, failure.errno),
+        Reply::Failed(failure) => (failure.operation.as_str(), &failure.subject, failure.errno),
         other => panic!("expected a failure, not {other:?}"),
     }
 }
@@ -915,6 +915,6 @@ fn a_resume_is_carried_out_before_a_request_that_comes_after_it() {
             panic!("the answer to the command overtook the resume");
         };
         guest.control.set_nonblocking(false).unwrap();
-        assert_eq!(failure.operation, "clock_settime");
+        assert_eq!(failure.operation.as_str(), "clock_settime");
     }
 }

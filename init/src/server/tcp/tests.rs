@@ -46,7 +46,7 @@ fn is_half_closed(mut host: &UnixStream) -> bool {
 fn failed(host: &mut UnixStream) -> (String, String, u16) {
     let Some(Reply::Failed(failure)) = read_frame(host) else { panic!("no failure") };
     assert_eq!(host.read(&mut [0]).unwrap(), 0);
-    (failure.operation, failure.subject, failure.errno)
+    (failure.operation.to_string(), failure.subject, failure.errno)
 }
 
 #[test]
