@@ -1,7 +1,7 @@
 //! The one bounded reader and the writer that all formats share.
 //!
 //! Integers are little-endian. A [`Reader`] never reads past its slice, never allocates more
-//! than its slice could fill, and knows the byte offset for its errors.
+//! than its slice could fill, and puts the byte offset into its errors.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -11,49 +11,49 @@ use alloc::vec::Vec;
 #[non_exhaustive]
 pub enum DecodeError {
     /// The input ended inside a field.
-    #[error("{field} is cut off at byte {offset}")]
+    #[error("{field} at byte {offset} is cut off")]
     Truncated {
         /// The field that was being read.
         field: &'static str,
-        /// Where it began.
+        /// Its first byte.
         offset: usize,
     },
-    /// A field held a value that the format does not allow.
+    /// A field holds a value that the format does not allow.
     #[error("{field} at byte {offset} holds the illegal value {value:#x}")]
     Illegal {
         /// The field that was being read.
         field: &'static str,
-        /// Where it began.
+        /// Its first byte.
         offset: usize,
-        /// What it held.
+        /// Its value.
         value: u64,
     },
-    /// A count or length was larger than the format allows.
+    /// A count or length exceeds the format's limit.
     #[error("{field} at byte {offset} is {value}, more than the limit of {limit}")]
     TooLarge {
         /// The field that was being read.
         field: &'static str,
-        /// Where it began.
+        /// Its first byte.
         offset: usize,
-        /// What it held.
+        /// Its value.
         value: u64,
-        /// The most that is allowed.
+        /// The largest legal value.
         limit: u64,
     },
-    /// A text field was not UTF-8.
+    /// A text field is not UTF-8.
     #[error("{field} at byte {offset} is not UTF-8 text")]
     NotText {
         /// The field that was being read.
         field: &'static str,
-        /// Where it began.
+        /// Its first byte.
         offset: usize,
     },
-    /// Bytes were left over after the last field.
-    #[error("{count} bytes are left over at byte {offset}")]
+    /// Bytes follow the last field.
+    #[error("{count} bytes follow the last field at byte {offset}")]
     Trailing {
-        /// Where the last field ended.
+        /// The end of the last field.
         offset: usize,
-        /// How many bytes follow.
+        /// The number of bytes that follow.
         count: usize,
     },
 }
@@ -66,13 +66,13 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Reads from the beginning of `bytes`.
+    /// Reads `bytes` from the start.
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes, offset: 0 }
     }
 
-    /// The next `count` bytes as they are.
+    /// Reads the next `count` bytes.
     ///
     /// # Errors
     /// [`DecodeError::Truncated`] when fewer are left.
@@ -85,7 +85,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    /// The next `N` bytes as an array.
+    /// Reads the next `N` bytes as an array.
     ///
     /// # Errors
     /// [`DecodeError::Truncated`] when fewer are left.
@@ -95,7 +95,7 @@ impl<'a> Reader<'a> {
         Ok(array)
     }
 
-    /// One byte.
+    /// Reads one byte.
     ///
     /// # Errors
     /// [`DecodeError::Truncated`] at the end.
@@ -103,7 +103,7 @@ impl<'a> Reader<'a> {
         Ok(u8::from_le_bytes(self.array(field)?))
     }
 
-    /// A 16-bit integer.
+    /// Reads a 16-bit integer.
     ///
     /// # Errors
     /// [`DecodeError::Truncated`] at the end.
@@ -111,7 +111,7 @@ impl<'a> Reader<'a> {
         Ok(u16::from_le_bytes(self.array(field)?))
     }
 
-    /// A 32-bit integer.
+    /// Reads a 32-bit integer.
     ///
     /// # Errors
     /// [`DecodeError::Truncated`] at the end.
@@ -119,7 +119,7 @@ impl<'a> Reader<'a> {
         Ok(u32::from_le_bytes(self.array(field)?))
     }
 
-    /// A 64-bit integer.
+    /// Reads a 64-bit integer.
     ///
     /// # Errors
     /// [`DecodeError::Truncated`] at the end.
@@ -127,7 +127,7 @@ impl<'a> Reader<'a> {
         Ok(u64::from_le_bytes(self.array(field)?))
     }
 
-    /// A byte that must be 0 or 1.
+    /// Reads a byte that must be 0 or 1.
     ///
     /// # Errors
     /// [`DecodeError::Illegal`] for another value.
@@ -140,11 +140,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A 32-bit count of items, at most `limit`, each of at least `item_size` bytes, so that
-    /// no more is allocated for them than the input could hold.
+    /// Reads a 32-bit count of items. `item_size` is the least size of an item in bytes, so that
+    /// callers allocate no more than the input could hold.
     ///
     /// # Errors
-    /// [`DecodeError::TooLarge`] or [`DecodeError::Truncated`].
+    /// [`DecodeError::TooLarge`] above `limit`; [`DecodeError::Truncated`] if the items exceed the
+    /// input.
     pub fn count(
         &mut self,
         field: &'static str,
@@ -164,7 +165,7 @@ impl<'a> Reader<'a> {
         Ok(count)
     }
 
-    /// A list: a count of at most `limit`, then that many items of at least `item_size` bytes.
+    /// Reads a list: a count as in [`Reader::count`], then that many items.
     ///
     /// # Errors
     /// Those of [`Reader::count`] and of `item`.
@@ -183,7 +184,7 @@ impl<'a> Reader<'a> {
         Ok(items)
     }
 
-    /// A byte string: a 32-bit length of at most `limit`, then the bytes.
+    /// Reads a byte string: a 32-bit length of at most `limit`, then the bytes.
     ///
     /// # Errors
     /// [`DecodeError::TooLarge`] or [`DecodeError::Truncated`].
@@ -196,7 +197,7 @@ impl<'a> Reader<'a> {
         self.bytes(field, count)
     }
 
-    /// A byte string that must be UTF-8.
+    /// Reads a byte string that must be UTF-8.
     ///
     /// # Errors
     /// [`DecodeError::NotText`] and those of [`Reader::byte_string`].
@@ -209,7 +210,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A presence byte (0 or 1), then the value when it is 1.
+    /// Reads a presence byte, 0 or 1, and the value if the byte is 1.
     ///
     /// # Errors
     /// [`DecodeError::Illegal`] for another presence byte, and those of `value`.
@@ -232,28 +233,28 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The error for a field that was just read at `offset` and holds an illegal value.
+    /// Returns the error for an illegal value in the field that was just read.
     #[must_use]
     pub fn illegal(&self, field: &'static str, value: u64) -> DecodeError {
         DecodeError::Illegal { field, offset: self.offset, value }
     }
 
-    /// How many bytes were read.
+    /// The number of bytes read so far.
     #[must_use]
     pub fn offset(&self) -> usize {
         self.offset
     }
 
-    /// How many bytes are left.
+    /// The number of bytes left.
     #[must_use]
     pub fn remaining(&self) -> usize {
         self.rest.len()
     }
 }
 
-/// Appends fields to a byte vector; the mirror of [`Reader`].
+/// Appends fields to a buffer; the counterpart of [`Reader`].
 pub trait Put {
-    /// Appends bytes as they are.
+    /// Appends raw bytes.
     fn put(&mut self, bytes: &[u8]);
 
     /// Appends one byte.
@@ -281,7 +282,7 @@ pub trait Put {
         self.put_u8(value.into());
     }
 
-    /// Appends a 32-bit count. Counts beyond it cannot be decoded and saturate.
+    /// Appends a 32-bit count. A larger count saturates, and no decoder accepts the result.
     fn put_count(&mut self, count: usize) {
         self.put_u32(u32::try_from(count).unwrap_or(u32::MAX));
     }
@@ -350,14 +351,14 @@ mod tests {
     }
 
     #[test]
-    fn a_count_beyond_the_input_allocates_nothing() {
+    fn count_beyond_the_input_is_refused_without_allocating() {
         let bytes = u32::MAX.to_le_bytes();
         let error = Reader::new(&bytes).list("items", usize::MAX, 8, |r| r.u64("item"));
         assert_eq!(error, Err(DecodeError::Truncated { field: "items", offset: 0 }));
     }
 
     #[test]
-    fn a_count_beyond_the_limit_is_refused() {
+    fn count_beyond_the_limit_is_refused() {
         let bytes = [5, 0, 0, 0, 1, 1, 1, 1, 1];
         let error = Reader::new(&bytes).byte_string("name", 4);
         let expected = DecodeError::TooLarge { field: "name", offset: 0, value: 5, limit: 4 };
@@ -365,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bool_of_two_is_refused() {
+    fn bool_of_two_is_refused() {
         let expected = DecodeError::Illegal { field: "flag", offset: 0, value: 2 };
         assert_eq!(Reader::new(&[2]).bool("flag"), Err(expected));
     }

@@ -1,4 +1,4 @@
-//! SHA-256 names of content: what blobs, snapshots and disks are called.
+//! SHA-256 digests, which name blobs, snapshots and disks by their content.
 //!
 //! A [`Digest`] prints and parses as `sha256:` and 64 lower-case hexadecimal digits, the
 //! form that OCI registries use.
@@ -13,13 +13,13 @@ use sha2::Digest as _;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
 
-/// A digest was not written as `sha256:` and 64 lower-case hexadecimal digits.
+/// A text is not `sha256:` and 64 lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a digest of the form sha256:<64 lower-case hex digits>")]
 pub struct InvalidDigest;
 
 impl Digest {
-    /// Hashes `content` in one go.
+    /// Hashes `content`.
     #[must_use]
     pub fn of(content: &[u8]) -> Self {
         let mut hasher = Hasher::new();
@@ -27,12 +27,11 @@ impl Digest {
         hasher.finish()
     }
 
-    /// The 64 hexadecimal digits without the `sha256:` prefix, as used in file names.
+    /// Returns the 64 hexadecimal digits without the `sha256:` prefix, as in file names.
     #[must_use]
     pub fn hex(&self) -> String {
-        const DIGITS: [char; 16] =
-            ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
-        let nibble = |n: u8| DIGITS.get(usize::from(n & 15)).copied().unwrap_or('0');
+        #[expect(clippy::expect_used, reason = "four bits are a hexadecimal digit")]
+        let nibble = |n: u8| char::from_digit((n & 15).into(), 16).expect("four bits");
         self.0.iter().flat_map(|byte| [nibble(byte >> 4), nibble(*byte)]).collect()
     }
 
@@ -78,7 +77,7 @@ impl fmt::Debug for Digest {
 pub struct Hasher(sha2::Sha256);
 
 impl Hasher {
-    /// Starts with no content.
+    /// Starts without content.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -89,7 +88,7 @@ impl Hasher {
         self.0.update(content);
     }
 
-    /// The digest of all that was appended.
+    /// Returns the digest of everything appended.
     #[must_use]
     pub fn finish(self) -> Digest {
         Digest(self.0.finalize().into())
@@ -118,7 +117,7 @@ mod tests {
     const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     #[test]
-    fn digest_of_nothing_is_the_known_value() {
+    fn digest_of_empty_content_is_the_known_value() {
         assert_eq!(Digest::of(b"").to_string(), EMPTY);
     }
 
@@ -137,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn hasher_in_pieces_equals_one_go() {
+    fn hasher_fed_in_pieces_equals_one_call() {
         let mut hasher = Hasher::new();
         hasher.update(b"ab");
         hasher.update(b"c");

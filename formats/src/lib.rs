@@ -1,9 +1,9 @@
 //! The bytes of supermachine: snapshots, device state and the agent's wire.
 //!
-//! This crate owns every layout that reaches a disk or a socket, as written down in
-//! `SPEC.md`. It holds no I/O and no policy: encoders append to a `Vec<u8>`, decoders read
-//! from a slice through one bounded [`codec::Reader`] and validate every field. It works
-//! without the standard library, so that the guest's agent speaks the same types.
+//! This crate owns every layout that reaches a disk or a socket; `SPEC.md` describes them byte
+//! by byte. It does no I/O and makes no policy: encoders append to a `Vec<u8>`, decoders read a
+//! slice through one bounded [`codec::Reader`] and validate every field. It needs no standard
+//! library, so that the guest's agent uses the same types.
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]

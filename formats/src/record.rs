@@ -1,8 +1,8 @@
-//! Records: structs whose fields stand on disk one after the other, in declaration order.
+//! Records: structs whose fields are on disk one after the other, in declaration order.
 //!
-//! [`record!`] declares a struct and its encoding in one place, so that the two cannot
-//! drift apart. Each field type says through [`Field`] how it is written and read; a type
-//! with fewer legal values than bit patterns refuses the others in its own `read`.
+//! [`record!`] declares a struct and its encoding in one place, so that the two cannot diverge.
+//! Each field type implements [`Field`]; a type with fewer legal values than bit patterns
+//! refuses the others in its own `read`.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -12,16 +12,16 @@ use crate::codec::{DecodeError, Put, Reader};
 
 /// A value with one encoding.
 pub(crate) trait Field: Sized {
-    /// The fewest bytes that a value takes; bounds what a count may allocate.
+    /// The least size of a value in bytes, which bounds the allocation for a count.
     const MIN_SIZE: usize;
 
     /// Appends the value.
     fn put(&self, out: &mut Vec<u8>);
 
-    /// Reads the value; `name` is told in errors.
+    /// Reads the value. Errors show `name`.
     ///
     /// # Errors
-    /// What the type does not allow.
+    /// The input is truncated, or the type does not allow its value.
     fn read(name: &'static str, reader: &mut Reader<'_>) -> Result<Self, DecodeError>;
 }
 
@@ -99,7 +99,7 @@ impl<T: Field> Field for Vec<T> {
     }
 
     fn read(name: &'static str, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        // Every item takes at least a byte, so the input's length bounds the count.
+        // An item has at least one byte, so the input's length bounds the count.
         let limit = reader.remaining();
         reader.list(name, limit, T::MIN_SIZE, |r| T::read(name, r))
     }
@@ -156,7 +156,7 @@ macro_rules! record {
     )*};
 }
 
-/// Declares an enum without data that is stored as one byte; other bytes are refused.
+/// Declares an enum without data that is stored as one byte. `read` refuses other bytes.
 macro_rules! byte_enum {
     ($(
         $(#[$attribute:meta])*

@@ -1,4 +1,4 @@
-//! A short smoke of the fuzz targets of this crate.
+//! A short smoke test of this crate's fuzz targets.
 
 #[path = "../../fuzz/bodies/mutate.rs"]
 mod mutate;
@@ -12,21 +12,21 @@ mod wire_agent;
 mod wire_host;
 
 #[test]
-fn pack_index_stands_mutations() {
+fn pack_index_survives_mutations() {
     mutate::smoke(&pack_index::samples(), pack_index::run);
 }
 
 #[test]
-fn snapshot_state_stands_mutations() {
+fn snapshot_state_survives_mutations() {
     mutate::smoke(&snapshot_state::samples(), snapshot_state::run);
 }
 
 #[test]
-fn wire_host_stands_mutations() {
+fn wire_host_survives_mutations() {
     mutate::smoke(&wire_host::samples(), wire_host::run);
 }
 
 #[test]
-fn wire_agent_stands_mutations() {
+fn wire_agent_survives_mutations() {
     mutate::smoke(&wire_agent::samples(), wire_agent::run);
 }

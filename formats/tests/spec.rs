@@ -1,4 +1,4 @@
-//! SPEC.md and the code tell the same numbers.
+//! SPEC.md and the code agree on every number.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ use supermachine_formats::wire::{self, Control, Event, Input, Message, Reply, Re
 
 const SPEC: &str = include_str!("../SPEC.md");
 
-/// The rows of the table whose head begins with these cells.
+/// Returns the rows of the table whose head starts with these cells.
 fn table(head: &str) -> Vec<Vec<&'static str>> {
     let mut lines = SPEC.lines().skip_while(|line| !line.starts_with(head));
     assert!(lines.next().is_some(), "no table with the head {head}");
@@ -31,7 +31,7 @@ fn table(head: &str) -> Vec<Vec<&'static str>> {
         .collect()
 }
 
-/// The kinds that a decoder knows.
+/// Returns the kinds that a decoder knows.
 fn kinds<M: Message>() -> Vec<u16> {
     let is_known = |kind: &u16| {
         !matches!(M::decode(*kind, &[]), Err(DecodeError::Illegal { field: "frame kind", .. }))
@@ -41,33 +41,33 @@ fn kinds<M: Message>() -> Vec<u16> {
 
 #[test]
 fn every_section_is_in_the_spec_with_its_tag() {
-    let told: Vec<(u16, &str)> = table("| tag | section |")
+    let specified: Vec<(u16, &str)> = table("| tag | section |")
         .into_iter()
         .map(|row| (row[0].parse().unwrap(), row[1]))
         .collect();
     let known: Vec<(u16, &str)> =
         Section::ALL.into_iter().map(|section| (section as u16, section.name())).collect();
-    assert_eq!(told, known);
+    assert_eq!(specified, known);
 }
 
 #[test]
-fn baselines_are_those_of_the_spec() {
+fn baselines_equal_those_of_the_spec() {
     let rows = table("| set | features |");
-    let told = |wanted: &[usize]| -> BTreeSet<String> {
+    let specified = |wanted: &[usize]| -> BTreeSet<String> {
         let texts = wanted.iter().map(|row| rows[*row][1]);
         texts.flat_map(|text| text.split(' ')).map(str::to_owned).collect()
     };
     let names = |words: Vec<FeatureWord>| words.iter().flat_map(FeatureWord::names).collect();
     assert_eq!(rows.len(), 3);
-    assert_eq!(told(&[0]), names(Baseline::V2.required()));
-    assert_eq!(told(&[0, 1]), names(Baseline::V3.required()));
-    assert_eq!(told(&[0, 2]), names(Baseline::V2.shown()));
-    assert_eq!(told(&[0, 1, 2]), names(Baseline::V3.shown()));
+    assert_eq!(specified(&[0]), names(Baseline::V2.required()));
+    assert_eq!(specified(&[0, 1]), names(Baseline::V3.required()));
+    assert_eq!(specified(&[0, 2]), names(Baseline::V2.shown()));
+    assert_eq!(specified(&[0, 1, 2]), names(Baseline::V3.shown()));
 }
 
 #[test]
 fn every_message_is_in_the_spec_with_its_kind() {
-    let told: BTreeMap<u16, (&str, &str)> = table("| kind | message |")
+    let specified: BTreeMap<u16, (&str, &str)> = table("| kind | message |")
         .into_iter()
         .map(|row| {
             let kind = u16::from_str_radix(row[0].trim_start_matches("0x"), 16).unwrap();
@@ -85,11 +85,11 @@ fn every_message_is_in_the_spec_with_its_kind() {
     ] {
         known.extend(kinds.into_iter().map(|kind| (kind, place)));
     }
-    assert_eq!(told, known);
+    assert_eq!(specified, known);
 }
 
 #[test]
-fn messages_without_fields_have_the_names_that_the_spec_tells() {
+fn messages_without_fields_have_the_names_of_the_spec() {
     let rows = table("| kind | message |");
     let mut found = 0;
     for row in rows.iter().filter(|row| row[4].is_empty()) {
@@ -108,7 +108,7 @@ fn messages_without_fields_have_the_names_that_the_spec_tells() {
 }
 
 #[test]
-fn sizes_and_limits_are_those_of_the_spec() {
+fn sizes_and_limits_equal_those_of_the_spec() {
     let magic = std::str::from_utf8(&MAGIC).unwrap();
     let index_magic = std::str::from_utf8(&INDEX_MAGIC).unwrap();
     for text in [
@@ -153,6 +153,6 @@ fn sizes_and_limits_are_those_of_the_spec() {
         format!("at most {}, each without a zero byte", wire::MAX_STRINGS),
         format!("`entropy` `[u8; {}]`", wire::ENTROPY_SIZE),
     ] {
-        assert!(SPEC.contains(&text), "SPEC.md does not say: {text}");
+        assert!(SPEC.contains(&text), "SPEC.md lacks: {text}");
     }
 }

@@ -1,4 +1,4 @@
-//! The index: which chunks there are, where they are stored, and where they belong.
+//! The index: the chunks of a snapshot, where they are stored, and where they belong.
 
 use alloc::vec::Vec;
 
@@ -7,25 +7,25 @@ use crate::codec::{DecodeError, Put, Reader};
 use crate::record::{Field, record};
 use crate::{Digest, Hasher};
 
-/// The first bytes of an index.
+/// The magic bytes at the start of an index.
 pub const INDEX_MAGIC: [u8; 8] = *b"SUPERMIX";
 /// The version of the index that this build writes and reads.
 pub const INDEX_VERSION: u16 = 1;
-/// Bytes of the header.
+/// Size of the header in bytes.
 pub const INDEX_HEADER_SIZE: usize = 32;
-/// The chunk number that means a chunk of zeros.
+/// The chunk number of a chunk of zeros.
 pub const ZERO: u32 = u32::MAX;
-/// The most layers of a space, as a chain of snapshots has no more.
+/// The most layers of a space, one for each snapshot of a chain.
 pub const MAX_LAYERS: usize = 64;
 /// The most spaces: the memory and the disks.
 pub const MAX_SPACES: usize = 65;
 
-/// The most blobs: each is an open file while a machine starts.
+/// The most blobs; each is an open file while a machine starts.
 pub const MAX_BLOBS: usize = 4096;
-/// The most chunks that all layers of all spaces put in place, zeros not counted: 1 TiB. One
-/// stored chunk can be put in many places, so that the index's size alone is no bound.
+/// The most chunks that all layers of all spaces place, not counting zeros: 1 TiB. One stored
+/// chunk may be placed many times, so the size of the index is no bound.
 pub const MAX_PLACED: u64 = 16 << 20;
-/// The largest space, which a memory of 1 TiB and any disk window fit in.
+/// The largest space. A memory of 1 TiB and any disk window fit.
 const MAX_SPACE_SIZE: u64 = 16 << 40;
 
 record! {
@@ -34,7 +34,7 @@ record! {
     pub struct Chunk {
         /// The digest of its content.
         content: Digest,
-        /// Bytes that the frame takes.
+        /// Size of the frame in bytes.
         stored: u32,
     }
 
@@ -42,32 +42,32 @@ record! {
     pub struct Blob {
         /// The digest of the blob.
         digest: Digest,
-        /// Its chunks, in the order in which they are stored.
+        /// Its chunks, in storage order.
         chunks: Vec<Chunk>,
     }
 
-    /// Chunks that follow each other in their space, and in the numbering of chunks.
+    /// Chunks that are consecutive both in their space and in the numbering of chunks.
     #[derive(Copy)]
     pub struct Extent {
-        /// The place of the first, counted in chunks.
+        /// The place of the first chunk, counted in chunks.
         first: u32,
-        /// How many.
+        /// The number of chunks.
         count: u32,
-        /// The number of the first chunk; [`ZERO`]: all are zeros.
+        /// The number of the first chunk; [`ZERO`] if all are zeros.
         chunk: u32,
     }
 
     /// What one snapshot of a chain adds to a space.
     #[derive(Default)]
     pub struct Layer {
-        /// Its chunks, in rising order of their places.
+        /// Its chunks, by rising place.
         extents: Vec<Extent>,
     }
 
     /// A place in a space.
     #[derive(Copy)]
     pub struct Place {
-        /// The space: 0 the memory, then the disks.
+        /// The space: 0 is the memory, then come the disks.
         space: u8,
         /// The place, counted in chunks.
         place: u32,
@@ -77,24 +77,23 @@ record! {
 /// A memory or a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Space {
-    /// Its size in bytes, a multiple of the chunk's.
+    /// Size in bytes, a multiple of [`CHUNK_SIZE`].
     pub size: u64,
-    /// From the oldest snapshot to the youngest; a younger one's chunks are in front of an
-    /// older one's. What no layer names is zeros. At most [`MAX_LAYERS`].
+    /// At most [`MAX_LAYERS`], from the oldest snapshot to the youngest. A younger layer hides
+    /// an older one. Places that no layer names are zeros.
     pub layers: Vec<Layer>,
 }
 
-/// Where all of a snapshot's chunks are.
+/// The places of all chunks of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Index {
-    /// Chunks are numbered through all blobs, of which there are at most [`MAX_BLOBS`].
+    /// At most [`MAX_BLOBS`]. Chunk numbers count through all blobs.
     pub blobs: Vec<Blob>,
     /// The memory.
     pub memory: Space,
-    /// The disks, as the state file lists them. With the memory at most [`MAX_SPACES`].
+    /// The disks, as the state file lists them. With the memory, at most [`MAX_SPACES`].
     pub disks: Vec<Space>,
-    /// Places that are used between a restore and the end of the first command, in the
-    /// order of their use.
+    /// The places used between a restore and the end of the first command, in order of use.
     pub first_use: Vec<Place>,
 }
 
@@ -102,10 +101,10 @@ pub struct Index {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IndexError {
-    /// It does not begin like an index.
+    /// The file does not start with the magic of an index.
     #[error("not a chunk index")]
     NotAnIndex,
-    /// Another version of the format.
+    /// The format has another version.
     #[error("chunk index has format version {found}, this build reads {supported}")]
     Version {
         /// The index's version.
@@ -113,27 +112,27 @@ pub enum IndexError {
         /// The version that this build reads.
         supported: u16,
     },
-    /// It needs something that this build does not know.
+    /// The index needs features that this build does not know.
     #[error("chunk index needs unknown features {unknown:#x}")]
     Features {
-        /// The feature bits that are not known.
+        /// The unknown feature bits.
         unknown: u64,
     },
-    /// It is not of its form.
+    /// A field is malformed.
     #[error("chunk index is malformed")]
     Malformed {
-        /// What is wrong with it.
+        /// The malformed field.
         source: DecodeError,
     },
-    /// What it says cannot be.
+    /// Two parts contradict each other, or a limit is exceeded.
     #[error("chunk index has {what}")]
     Inconsistent {
-        /// What it has.
+        /// The fault.
         what: &'static str,
     },
 }
 
-// These two take far more room than their bytes do, so that their lists need limits.
+// These two take far more memory than bytes in the file, so their lists need limits.
 impl Field for Space {
     const MIN_SIZE: usize = u64::MIN_SIZE + Vec::<Layer>::MIN_SIZE;
 
@@ -173,7 +172,7 @@ impl Field for Index {
 }
 
 impl Blob {
-    /// Bytes of the blob.
+    /// Size of the blob in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.chunks.iter().map(|chunk| u64::from(chunk.stored)).sum()
@@ -187,13 +186,13 @@ impl Extent {
         u64::from(self.first) + u64::from(self.count)
     }
 
-    /// Each chunk's place and number; no number: zeros.
+    /// Yields the place and number of each chunk; the number is `None` for zeros.
     pub fn chunks(&self) -> impl Iterator<Item = (u32, Option<u32>)> + use<> {
         let Self { first, count, chunk } = *self;
         (0..count).map(move |step| (first + step, (chunk != ZERO).then(|| chunk + step)))
     }
 
-    /// The part from a place on.
+    /// Returns the part from `place` onwards.
     fn after(self, place: u64) -> Self {
         let gone = place.saturating_sub(self.first.into()).min(self.count.into());
         let gone = u32::try_from(gone).unwrap_or(self.count);
@@ -201,13 +200,13 @@ impl Extent {
         Self { first: self.first + gone, count: self.count - gone, chunk }
     }
 
-    /// The part before a place.
+    /// Returns the part before `place`.
     fn before(self, place: u32) -> Self {
         Self { count: place.saturating_sub(self.first).min(self.count), ..self }
     }
 
-    /// Whether another one follows in both its place and its chunks.
-    fn goes_on_as(&self, next: &Self) -> bool {
+    /// Whether `next` continues this extent, in its places and in its chunks.
+    fn continues_as(&self, next: &Self) -> bool {
         let chunks_follow = match (self.chunk, next.chunk) {
             (ZERO, ZERO) => true,
             (ZERO, _) | (_, ZERO) => false,
@@ -220,7 +219,7 @@ impl Extent {
 }
 
 impl Layer {
-    /// Gathers chunks, given in rising order of their places, into extents.
+    /// Gathers chunks, given by rising place, into extents.
     #[must_use]
     pub fn of(chunks: impl IntoIterator<Item = (u32, Option<u32>)>) -> Self {
         let mut layer = Self::default();
@@ -230,13 +229,13 @@ impl Layer {
         layer
     }
 
-    /// Each chunk's place and number, in rising order of places.
+    /// Yields the place and number of each chunk, by rising place.
     pub fn chunks(&self) -> impl Iterator<Item = (u32, Option<u32>)> {
         self.extents.iter().flat_map(Extent::chunks)
     }
 
-    /// The number of the chunk at a place; none if the layer does not name the place, or it
-    /// holds zeros.
+    /// Returns the number of the chunk at `place`, or `None` if the layer does not name the place
+    /// or it holds zeros.
     #[must_use]
     pub fn number(&self, place: u32) -> Option<u32> {
         let after = self.extents.partition_point(|extent| extent.first <= place);
@@ -245,8 +244,8 @@ impl Layer {
         (step < extent.count && extent.chunk != ZERO).then(|| extent.chunk + step)
     }
 
-    /// This layer in front of another one. Takes time and room by extents, which an index
-    /// cannot lie about, not by chunks.
+    /// Merges this layer over `behind`. Time and memory depend on the number of extents, which
+    /// the file's size bounds, not on the number of chunks.
     fn over(&self, behind: &Self) -> Self {
         let mut all = Self::default();
         let mut front = self.extents.iter().peekable();
@@ -256,7 +255,7 @@ impl Layer {
                 all.append(*next);
                 rest = rest.after(next.end());
             }
-            // What stands in front may also reach in from before.
+            // An earlier extent of the front may reach into this one.
             if let Some(last) = all.extents.last() {
                 rest = rest.after(last.end());
             }
@@ -274,26 +273,26 @@ impl Layer {
         all
     }
 
-    /// Adds an extent behind the last one, or to it.
+    /// Appends an extent, or extends the last one.
     fn append(&mut self, extent: Extent) {
         if extent.count == 0 {
             return;
         }
         match self.extents.last_mut() {
-            Some(last) if last.goes_on_as(&extent) => last.count += extent.count,
+            Some(last) if last.continues_as(&extent) => last.count += extent.count,
             _ => self.extents.push(extent),
         }
     }
 }
 
 impl Space {
-    /// A space with nothing in it.
+    /// Returns a space of zeros.
     #[must_use]
     pub fn empty(size: u64) -> Self {
         Self { size, layers: Vec::new() }
     }
 
-    /// What layers `from..` put together hold, as one layer.
+    /// Merges the layers `from..` into one.
     #[must_use]
     pub fn flattened(&self, from: usize) -> Layer {
         let layers = self.layers.iter().skip(from).rev();
@@ -326,7 +325,7 @@ impl Space {
 }
 
 impl Index {
-    /// The index's bytes. The same index gives the same bytes.
+    /// Encodes the index. Equal indexes give equal bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
@@ -339,10 +338,10 @@ impl Index {
         out
     }
 
-    /// Reads an index and checks all that it says.
+    /// Decodes an index and checks all of it.
     ///
     /// # Errors
-    /// [`IndexError`] tells what is wrong with it.
+    /// [`IndexError`] names the fault.
     pub fn decode(bytes: &[u8]) -> Result<Self, IndexError> {
         let malformed = |source| IndexError::Malformed { source };
         let mut reader = Reader::new(bytes);
@@ -360,7 +359,7 @@ impl Index {
         if unknown != 0 {
             return Err(IndexError::Features { unknown });
         }
-        // Features that an older reader may pass over.
+        // Readers ignore these features.
         reader.u64("compatible features").map_err(malformed)?;
         let index = Self::read("index", &mut reader).map_err(malformed)?;
         reader.finish().map_err(malformed)?;
@@ -368,14 +367,13 @@ impl Index {
         Ok(index)
     }
 
-    /// How many chunks the blobs hold.
+    /// The number of chunks in the blobs.
     #[must_use]
     pub fn chunk_count(&self) -> u64 {
         self.blobs.iter().map(|blob| blob.chunks.len() as u64).sum()
     }
 
-    /// All chunks in the order of their numbers, each with its blob's place in the list and
-    /// its offset in that blob.
+    /// Yields all chunks by number, each with the index of its blob and its offset there.
     pub fn chunks(&self) -> impl Iterator<Item = (usize, u64, &Chunk)> {
         self.blobs.iter().enumerate().flat_map(|(blob, entry)| {
             let mut next = 0;
@@ -387,13 +385,13 @@ impl Index {
         })
     }
 
-    /// The memory first, then the disks.
+    /// Yields the memory, then the disks.
     pub fn spaces(&self) -> impl Iterator<Item = &Space> {
         core::iter::once(&self.memory).chain(&self.disks)
     }
 
-    /// A digest of what the layers `..layers` of a space hold: two spaces with the same digest
-    /// have the same bytes, however their chunks are stored.
+    /// Returns a digest of the layers `..layers` of a space. Two spaces with equal digests have
+    /// equal bytes, however their chunks are stored.
     #[must_use]
     pub fn identity(&self, space: &Space, layers: usize) -> Digest {
         let contents: Vec<&Digest> = self.chunks().map(|(_, _, chunk)| &chunk.content).collect();
@@ -422,7 +420,7 @@ impl Index {
         let inconsistent = |what| Err(IndexError::Inconsistent { what });
         let stored = self.blobs.iter().flat_map(|blob| &blob.chunks);
         if stored.into_iter().any(|chunk| chunk.stored == 0 || chunk.stored > MAX_STORED) {
-            return inconsistent("a chunk that takes no room, or more than any chunk can");
+            return inconsistent("a stored chunk of an impossible size");
         }
         let chunks = self.chunk_count();
         if chunks >= u64::from(ZERO) {
@@ -435,7 +433,7 @@ impl Index {
             self.spaces().flat_map(|space| &space.layers).flat_map(|layer| &layer.extents);
         let stored = extents.filter(|extent| extent.chunk != ZERO);
         if stored.map(|extent| u64::from(extent.count)).sum::<u64>() > MAX_PLACED {
-            return inconsistent("more than 1 TiB of chunks in their places");
+            return inconsistent("more than 1 TiB of placed chunks");
         }
         for used in &self.first_use {
             let space = self.spaces().nth(used.space.into());
@@ -447,7 +445,7 @@ impl Index {
     }
 }
 
-// A field that is added or moved changes what older builds read.
+// Older builds misread a file if a field is added or moved.
 const _: () = {
     assert!(Chunk::MIN_SIZE == 36);
     assert!(Extent::MIN_SIZE == 12);

@@ -1,9 +1,8 @@
-//! A snapshot's portable form: 64 KiB chunks in blobs, and the index that finds them.
+//! The portable form of a snapshot: 64 KiB chunks in blobs, and the index that finds them.
 //!
-//! Owns the index's bytes, the names of media types, and the limits that make a lying pack
-//! harmless. Does not compress, read files or know OCI documents. Invariant: an [`Index`]
-//! that was decoded names only chunks that lie within its blobs, and places them only within
-//! its spaces.
+//! Owns the bytes of the index, the media types, and the limits that bound a hostile pack. Does
+//! not compress, read files or parse OCI documents. Invariant: a decoded [`Index`] names only
+//! chunks within its blobs, and places them only within its spaces.
 
 mod index;
 #[cfg(test)]

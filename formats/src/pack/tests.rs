@@ -47,7 +47,7 @@ fn index_round_trips() {
 }
 
 #[test]
-fn chunks_next_to_each_other_are_one_extent() {
+fn adjacent_chunks_form_one_extent() {
     let layer = Layer::of([(0, Some(0)), (1, Some(1)), (2, Some(5)), (4, None), (5, None)]);
     let extents = [
         Extent { first: 0, count: 2, chunk: 0 },
@@ -60,7 +60,7 @@ fn chunks_next_to_each_other_are_one_extent() {
 }
 
 #[test]
-fn younger_layers_stand_in_front() {
+fn younger_layer_hides_older_one() {
     let memory = sample().memory;
     let all = [(0, Some(0)), (1, Some(3)), (2, None), (3, None), (5, Some(2))];
     assert_eq!(memory.flattened(0).chunks().collect::<Vec<_>>(), all);
@@ -69,10 +69,10 @@ fn younger_layers_stand_in_front() {
 }
 
 #[test]
-fn identity_is_that_of_the_content() {
+fn identity_depends_on_content_alone() {
     let index = sample();
     let mut moved = sample();
-    // The same contents, stored the other way round.
+    // The same content, stored in another order.
     moved.blobs[0].chunks.swap(0, 1);
     moved.memory.layers[0] = Layer::of([(0, Some(1)), (1, Some(0)), (5, Some(2))]);
     for layers in 0..=2 {
@@ -87,7 +87,7 @@ fn identity_is_that_of_the_content() {
 }
 
 #[test]
-fn lies_are_refused() {
+fn inconsistent_index_is_refused() {
     let in_memory = |extent: Extent| refused(|index| index.memory.layers[1].extents = vec![extent]);
     let beyond = "an extent beyond its space";
     assert_eq!(in_memory(Extent { first: 16, count: 1, chunk: 0 }), beyond);
@@ -103,7 +103,7 @@ fn lies_are_refused() {
     for bad in [0, 1, CHUNK_SIZE + 1, u64::MAX, 32 << 40] {
         assert_eq!(refused(|index| index.disks[0].size = bad), size);
     }
-    let stored = "a chunk that takes no room, or more than any chunk can";
+    let stored = "a stored chunk of an impossible size";
     for bad in [0, MAX_STORED + 1, u32::MAX] {
         assert_eq!(refused(|index| index.blobs[1].chunks[0].stored = bad), stored);
     }
@@ -116,7 +116,7 @@ fn lies_are_refused() {
 }
 
 #[test]
-fn more_layers_disks_or_blobs_than_any_snapshot_has_are_refused_before_they_are_read() {
+fn too_many_layers_disks_or_blobs_are_refused_before_reading_them() {
     let limit = |change: fn(&mut Index)| {
         let mut index = sample();
         change(&mut index);
@@ -136,7 +136,7 @@ fn more_layers_disks_or_blobs_than_any_snapshot_has_are_refused_before_they_are_
 }
 
 #[test]
-fn one_chunk_in_too_many_places_is_refused() {
+fn chunk_in_too_many_places_is_refused() {
     let many = Layer { extents: vec![Extent { first: 0, count: 1 << 18, chunk: 0 }; 1] };
     let mut index = sample();
     index.memory.size = (1 << 18) * CHUNK_SIZE;
@@ -148,15 +148,15 @@ fn one_chunk_in_too_many_places_is_refused() {
     index.disks = vec![Space { size: CHUNK_SIZE, layers: vec![Layer::of([(0, Some(0))])] }];
     match Index::decode(&index.encode()) {
         Err(IndexError::Inconsistent { what }) => {
-            assert_eq!(what, "more than 1 TiB of chunks in their places");
+            assert_eq!(what, "more than 1 TiB of placed chunks");
         }
         other => panic!("{:?}", other.map(drop)),
     }
 }
 
-/// Zeros can be many for few bytes, and must cost no more than their bytes.
+/// A few bytes can describe many zeros, and must cost no more than their size.
 #[test]
-fn vast_stretches_of_zeros_take_no_time_and_room() {
+fn vast_extents_of_zeros_cost_neither_time_nor_memory() {
     let zeros = Layer { extents: vec![Extent { first: 0, count: 1 << 28, chunk: ZERO }] };
     let own = Layer::of([(7, Some(4))]);
     let vast = Space { size: 16 << 40, layers: [vec![zeros; 63], vec![own]].concat() };
@@ -173,9 +173,9 @@ fn vast_stretches_of_zeros_take_no_time_and_room() {
     assert!(begin.elapsed() < std::time::Duration::from_secs(5), "{:?}", begin.elapsed());
 }
 
-/// Against the plain way: a map of places.
+/// Compares with a map of places.
 #[test]
-fn flattening_is_laying_one_layer_over_another() {
+fn flattened_space_equals_its_layers_in_order() {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = |limit: u64| -> u32 {
         state ^= state << 13;
@@ -215,7 +215,7 @@ fn flattening_is_laying_one_layer_over_another() {
 }
 
 #[test]
-fn truncation_anywhere_is_refused() {
+fn truncated_index_is_refused() {
     let bytes = sample().encode();
     for end in 0..bytes.len() {
         assert!(Index::decode(&bytes[..end]).is_err(), "{end}");
@@ -226,7 +226,7 @@ fn truncation_anywhere_is_refused() {
 }
 
 #[test]
-fn newer_versions_and_features_are_told() {
+fn newer_versions_and_features_are_refused_by_name() {
     let bytes = sample().encode();
     let with = |offset: usize, value: u8| {
         let mut bytes = bytes.clone();
@@ -242,7 +242,7 @@ fn newer_versions_and_features_are_told() {
 }
 
 #[test]
-fn counts_that_the_input_cannot_hold_allocate_nothing() {
+fn counts_beyond_the_input_are_refused() {
     let mut bytes = sample().encode();
     bytes[INDEX_HEADER_SIZE..INDEX_HEADER_SIZE + 4].copy_from_slice(&u32::MAX.to_le_bytes());
     assert!(matches!(Index::decode(&bytes), Err(IndexError::Malformed { .. })));

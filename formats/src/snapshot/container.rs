@@ -1,8 +1,8 @@
 //! The state file's frame: header, section table, sections.
 //!
-//! Every byte of the file is covered by a digest: sections by the one in their table entry,
-//! header and table by the one that ends the table. Sections lie one after the other, in
-//! table order, without gaps.
+//! A digest covers every byte of the file: each table entry has that of its section, and the
+//! one after the table covers header and table. Sections follow each other in table order,
+//! without gaps.
 
 use alloc::vec::Vec;
 
@@ -11,15 +11,15 @@ use crate::Digest;
 use crate::codec::{DecodeError, Put, Reader};
 use crate::record::Field;
 
-/// The first bytes of a state file.
+/// The magic bytes at the start of a state file.
 pub const MAGIC: [u8; 8] = *b"SUPERMSN";
 /// The version of the format that this build writes and reads.
 pub const FORMAT_VERSION: u16 = 2;
-/// Bytes of the header.
+/// Size of the header in bytes.
 pub const HEADER_SIZE: usize = 36;
-/// Bytes of an entry of the section table.
+/// Size of an entry of the section table in bytes.
 pub const TABLE_ENTRY_SIZE: usize = 48;
-/// The most sections that a file may have.
+/// The most sections of a file.
 pub const MAX_SECTIONS: usize = 64;
 
 const DIGEST_SIZE: usize = 32;
@@ -91,10 +91,10 @@ impl Section {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
-    /// The file does not begin like a state file.
+    /// The file does not start with the magic of a state file.
     #[error("not a snapshot state file")]
     NotASnapshot,
-    /// Another version of the format.
+    /// The format has another version.
     #[error("snapshot has format version {found}, this build reads {supported}")]
     Version {
         /// The file's version.
@@ -102,19 +102,19 @@ pub enum SnapshotError {
         /// The version that this build reads.
         supported: u16,
     },
-    /// The file needs something that this build does not know.
+    /// The file needs features that this build does not know.
     #[error("snapshot needs unknown features {unknown:#x}")]
     Features {
-        /// The feature bits that are not known.
+        /// The unknown feature bits.
         unknown: u64,
     },
-    /// Header or section table are damaged.
+    /// The header or the section table is damaged.
     #[error("snapshot header is damaged")]
     Header {
-        /// What is wrong with it.
+        /// The malformed field.
         source: DecodeError,
     },
-    /// A digest does not fit the bytes.
+    /// The bytes do not match their digest.
     #[error("snapshot section {section} does not match its digest")]
     Digest {
         /// The section at fault.
@@ -123,15 +123,15 @@ pub enum SnapshotError {
     /// A section is missing.
     #[error("snapshot section {section} is missing")]
     Missing {
-        /// The section that is not there.
+        /// The missing section.
         section: &'static str,
     },
-    /// A section is not of its form.
+    /// A section is malformed.
     #[error("snapshot section {section} is malformed")]
     Section {
         /// The section at fault.
         section: &'static str,
-        /// What is wrong with it.
+        /// The malformed field.
         source: DecodeError,
     },
     /// Two sections contradict each other.
@@ -139,12 +139,12 @@ pub enum SnapshotError {
     Inconsistent {
         /// The section at fault.
         section: &'static str,
-        /// What it has.
+        /// The fault.
         what: &'static str,
     },
 }
 
-/// Collects sections into a file, which holds them in the order of their tags.
+/// Collects sections and writes them by rising tag.
 pub(super) struct Builder {
     architecture: Architecture,
     hypervisor: HypervisorFamily,
@@ -196,7 +196,7 @@ impl Builder {
     }
 }
 
-/// A file taken apart, its sections not yet read.
+/// A file split into its sections, which are not decoded yet.
 pub(super) struct Container<'a> {
     pub(super) architecture: Architecture,
     pub(super) hypervisor: HypervisorFamily,
@@ -234,12 +234,13 @@ impl<'a> Container<'a> {
         if unknown != 0 {
             return Err(SnapshotError::Features { unknown });
         }
-        // Features that an older reader may pass over.
+        // Readers ignore these features.
         reader.u64("compatible features").map_err(header)?;
         let table = reader
             .list("section table", MAX_SECTIONS, TABLE_ENTRY_SIZE, read_table_entry)
             .map_err(header)?;
-        let head = file.get(..reader.offset()).unwrap_or_default();
+        #[expect(clippy::expect_used, reason = "a reader never moves past its input")]
+        let head = file.get(..reader.offset()).expect("within the file");
         let head_digest = Field::read("header digest", &mut reader).map_err(header)?;
         let mut sections = Vec::with_capacity(table.len());
         for (tag, offset, length, digest) in table {
@@ -270,7 +271,7 @@ impl<'a> Container<'a> {
         self.read(section, |reader| T::read(name, reader))
     }
 
-    /// A section that may be left out.
+    /// Reads an optional section.
     pub(super) fn optional<T: Field>(&self, section: Section) -> Result<Option<T>, SnapshotError> {
         match self.section(section) {
             Err(SnapshotError::Missing { .. }) => Ok(None),
@@ -278,8 +279,8 @@ impl<'a> Container<'a> {
         }
     }
 
-    /// A section that is a list of at most `limit` items. Items that take far more room in
-    /// memory than in the file need a limit of their own.
+    /// Reads a section that is a list of at most `limit` items. The limit bounds items that take
+    /// far more memory than bytes in the file.
     pub(super) fn list<T: Field>(
         &self,
         section: Section,

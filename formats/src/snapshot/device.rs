@@ -1,18 +1,18 @@
-//! The state of a machine's devices: what stands in each slot, and the serial port.
+//! The state of a machine's devices: the content of each slot, and the serial port.
 //!
-//! Addresses and indices in here came from the guest. They are checked against the machine
-//! by the device that is made from them, not here.
+//! Addresses and indices here come from the guest. The device that is built from them checks
+//! them, not this module.
 
 use alloc::vec::Vec;
 
 use crate::codec::{DecodeError, Put, Reader};
 use crate::record::{Field, record};
 
-/// What stands in a slot.
+/// The content of a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Slot {
-    /// Nothing: the slot answers device id 0.
+    /// No device: the guest reads device id 0.
     Empty,
     /// A socket device.
     Vsock(Virtio, Vsock),
@@ -27,29 +27,29 @@ pub enum Slot {
 record! {
     /// The transport's registers and the queues of one virtio device.
     pub struct Virtio {
-        /// Features that the driver accepted.
+        /// The features that the driver accepted.
         driver_features: u64,
-        /// Which half of the device's features is shown.
+        /// The selected half of the device's features.
         device_features_select: u32,
-        /// Which half of the driver's features is written.
+        /// The selected half of the driver's features.
         driver_features_select: u32,
-        /// The queue whose registers are shown.
+        /// The selected queue.
         queue_select: u32,
         /// The device status register.
         status: u32,
-        /// Causes of interrupts that the driver has not acknowledged.
+        /// Interrupt causes that the driver has not acknowledged.
         interrupt_status: u32,
-        /// The configuration space's generation.
+        /// The generation of the configuration space.
         config_generation: u32,
-        /// The queues, in their order.
+        /// The queues, in order.
         queues: Vec<Queue>,
     }
 
     /// One split virtqueue.
     pub struct Queue {
-        /// The most entries it can have.
+        /// The most entries that it can have.
         max_size: u16,
-        /// The entries it has.
+        /// The entries that it has.
         size: u16,
         /// Whether the driver has made it ready.
         ready: bool,
@@ -61,7 +61,7 @@ record! {
         used: u64,
         /// Index of the next entry to take from the driver's ring.
         next_available: u16,
-        /// Index of the next entry to put into the device's ring.
+        /// Index of the next entry to put on the device's ring.
         next_used: u16,
         /// Whether notification thresholds are in use.
         event_index: bool,
@@ -71,9 +71,9 @@ record! {
     pub struct Vsock {
         /// The guest's context id.
         guest_cid: u64,
-        /// The host port of the next connection: ports of earlier ones may linger in the guest.
+        /// The host port of the next connection. The guest may still know earlier ports.
         next_port: u32,
-        /// Its connections.
+        /// The connections.
         connections: Vec<VsockConnection>,
     }
 
@@ -83,9 +83,9 @@ record! {
         host_port: u32,
         /// The guest's port.
         guest_port: u32,
-        /// The guest's buffer space, as it last said.
+        /// The guest's buffer space, as last announced.
         peer_buffer: u32,
-        /// Bytes that the guest has consumed, as it last said.
+        /// Bytes that the guest has consumed, as last announced.
         peer_consumed: u32,
         /// Bytes sent to the guest.
         sent: u32,
@@ -99,7 +99,7 @@ record! {
         disk: u8,
         /// Guest address of its first byte.
         address: u64,
-        /// Bytes that the window takes.
+        /// Size of the window in bytes.
         size: u64,
     }
 
@@ -127,7 +127,7 @@ record! {
         modem_status: u8,
         /// Scratch.
         scratch: u8,
-        /// Bytes received and not yet read by the guest.
+        /// Bytes received but not yet read by the guest.
         input: Vec<u8>,
     }
 }
@@ -160,7 +160,7 @@ impl Field for Slot {
         }
     }
 
-    /// The first byte is the virtio device id.
+    /// Reads the virtio device id, then the device.
     fn read(name: &'static str, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         match reader.u8(name)? {
             0 => Ok(Self::Empty),

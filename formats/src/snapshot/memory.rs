@@ -1,24 +1,23 @@
 //! Pages of guest memory, and runs of them.
 //!
-//! A run is a stretch of pages that lie next to each other in guest memory. Runs are sorted
-//! and do not touch or overlap.
+//! A run is a stretch of consecutive pages. Runs in a list are sorted and do not overlap.
 
 use alloc::vec::Vec;
 
 use crate::codec::DecodeError;
 use crate::record::record;
 
-/// Bytes of a page.
+/// Size of a page in bytes.
 pub const PAGE_SIZE: u64 = 4096;
 
 record! {
-    /// Pages that follow each other. Pages are counted in guest RAM, without the holes of the
-    /// guest's address space.
+    /// Consecutive pages. Page numbers count guest RAM and skip the holes of the guest's address
+    /// space.
     #[derive(Copy, Default)]
     pub struct Run {
         /// The first page's number.
         first: u64,
-        /// How many pages.
+        /// The number of pages.
         count: u32,
     }
 }
@@ -43,17 +42,17 @@ impl WorkingSet {
 }
 
 impl Run {
-    /// The number after the last page.
+    /// Returns the number after the last page.
     #[must_use]
     pub fn end(&self) -> u64 {
         self.first.saturating_add(self.count.into())
     }
 }
 
-/// Checks that `runs` are not empty, sorted, disjoint and within `pages` pages.
+/// Checks that every run has pages, and that `runs` are sorted, disjoint and within `pages` pages.
 ///
 /// # Errors
-/// [`DecodeError::Illegal`] with the first run at fault; its offset is its place in the list.
+/// [`DecodeError::Illegal`] for the first run at fault, with its index as the offset.
 pub fn validate_runs(field: &'static str, runs: &[Run], pages: u64) -> Result<(), DecodeError> {
     let mut next = 0;
     for (offset, run) in runs.iter().enumerate() {
@@ -65,7 +64,7 @@ pub fn validate_runs(field: &'static str, runs: &[Run], pages: u64) -> Result<()
     Ok(())
 }
 
-/// Gathers page numbers, given in rising order, into runs.
+/// Gathers rising page numbers into runs.
 #[must_use]
 pub fn runs_of(pages: impl IntoIterator<Item = u64>) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();

@@ -7,7 +7,7 @@ use crate::Digest;
 use crate::codec::DecodeError;
 use alloc::vec;
 
-/// A snapshot in which every field has a value that its neighbours have not.
+/// A snapshot in which every field differs from its neighbours.
 fn sample() -> Snapshot {
     Snapshot {
         architecture: Architecture::X86_64,
@@ -146,23 +146,23 @@ fn vcpu() -> Vcpu {
 }
 
 #[test]
-fn a_snapshot_round_trips() {
+fn snapshot_round_trips() {
     let snapshot = sample();
     assert_eq!(Snapshot::decode(&snapshot.encode()), Ok(snapshot));
 }
 
 #[test]
-fn every_flipped_byte_is_found() {
+fn every_flipped_byte_is_refused() {
     let file = sample().encode();
     for at in 0..file.len() {
         let mut damaged = file.clone();
         damaged[at] ^= 0x40;
-        assert!(Snapshot::decode(&damaged).is_err(), "byte {at} flipped goes unnoticed");
+        assert!(Snapshot::decode(&damaged).is_err(), "flipped byte {at} goes unnoticed");
     }
 }
 
 #[test]
-fn every_truncation_is_found() {
+fn every_truncation_is_refused() {
     let file = sample().encode();
     for length in 0..file.len() {
         assert!(Snapshot::decode(&file[..length]).is_err(), "cut to {length} goes unnoticed");
@@ -170,7 +170,7 @@ fn every_truncation_is_found() {
 }
 
 #[test]
-fn a_flipped_byte_in_a_section_names_the_section() {
+fn flipped_byte_in_a_section_names_the_section() {
     let mut file = sample().encode();
     let last = file.len() - 1;
     file[last] ^= 1;
@@ -178,7 +178,7 @@ fn a_flipped_byte_in_a_section_names_the_section() {
 }
 
 #[test]
-fn another_version_is_refused_by_number() {
+fn other_version_is_refused_by_number() {
     let mut file = sample().encode();
     file[8] = 3;
     let expected = SnapshotError::Version { found: 3, supported: 2 };
@@ -235,7 +235,7 @@ fn header_with_another_baseline_is_refused() {
 }
 
 #[test]
-fn a_run_past_the_memory_is_refused() {
+fn run_past_the_memory_is_refused() {
     let mut snapshot = sample();
     snapshot.working_set.read = vec![Run { first: u64::MAX - 1, count: u32::MAX }];
     assert!(matches!(
@@ -245,7 +245,7 @@ fn a_run_past_the_memory_is_refused() {
 }
 
 #[test]
-fn a_slot_with_a_missing_disk_is_refused() {
+fn slot_with_a_missing_disk_is_refused() {
     let mut snapshot = sample();
     snapshot.disks.clear();
     assert!(matches!(
@@ -255,7 +255,7 @@ fn a_slot_with_a_missing_disk_is_refused() {
 }
 
 #[test]
-fn another_number_of_processors_is_refused() {
+fn wrong_number_of_vcpus_is_refused() {
     for vcpus in [0, 2, 65] {
         let mut snapshot = sample();
         snapshot.machine.vcpus = vcpus;
@@ -267,7 +267,7 @@ fn another_number_of_processors_is_refused() {
 }
 
 #[test]
-fn a_stop_signal_comes_back_and_one_that_cannot_be_is_refused() {
+fn stop_signal_round_trips_and_illegal_one_is_refused() {
     let mut snapshot = sample();
     for (signal, is_legal) in [(1, true), (64, true), (0, false), (65, false)] {
         snapshot.stop = Some(Stop { signal });
@@ -282,7 +282,7 @@ fn a_stop_signal_comes_back_and_one_that_cannot_be_is_refused() {
 }
 
 #[test]
-fn more_slots_than_any_machine_has_are_refused() {
+fn too_many_slots_are_refused() {
     let mut snapshot = sample();
     snapshot.slots.resize(MAX_SLOTS, Slot::Empty);
     assert!(Snapshot::decode(&snapshot.encode()).is_ok());
@@ -294,7 +294,7 @@ fn more_slots_than_any_machine_has_are_refused() {
 }
 
 #[test]
-fn more_processors_than_any_machine_has_are_refused() {
+fn too_many_vcpus_are_refused() {
     let mut snapshot = sample();
     snapshot.arch.vcpus.resize(MAX_VCPUS + 1, vcpu());
     snapshot.machine.vcpus = 65;
@@ -314,7 +314,7 @@ fn page_numbers_gather_into_runs() {
 /// The layout is fixed by the format's version. A change here is a new version, not a new
 /// number in this test.
 #[test]
-fn the_layout_of_version_two_is_locked() {
+fn layout_of_version_two_is_locked() {
     assert_eq!((FORMAT_VERSION, HEADER_SIZE, TABLE_ENTRY_SIZE), (2, 36, 48));
     let digest = Digest::of(&sample().encode());
     assert_eq!(digest.hex(), include_str!("layout-v2.sha256").trim());

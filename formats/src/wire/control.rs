@@ -1,4 +1,4 @@
-//! What is said on the control stream: the resume, and its answer.
+//! Messages of the control stream: the resume and its reply.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -11,28 +11,28 @@ use crate::codec::{DecodeError, Put, Reader};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Control {
-    /// The first message after every start. The agent acts on it before it answers requests.
+    /// The first message after every restore. The agent handles it before it answers requests.
     Resume(Resume),
-    /// A machine that was paused goes on. Nothing is answered.
+    /// A paused machine continues. The agent sends no reply.
     Clock {
         /// The wall clock, in nanoseconds since 1970-01-01 UTC.
         realtime_ns: u64,
     },
 }
 
-/// What a machine must be told when it goes on.
+/// What a restored machine needs to continue.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Resume {
     /// The wall clock, in nanoseconds since 1970-01-01 UTC.
     pub realtime_ns: u64,
-    /// Fresh random bytes for the guest kernel's generator and for what must be unique.
+    /// Fresh random bytes for the guest kernel's generator and for unique ids.
     pub entropy: [u8; ENTROPY_SIZE],
-    /// The new host name, if it is to change.
+    /// A new host name; `None` keeps the old one.
     pub hostname: Option<String>,
 }
 
 impl core::fmt::Debug for Resume {
-    /// Leaves the entropy out, so that it reaches no log.
+    /// Omits the entropy, so that no log contains it.
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Resume")
             .field("realtime_ns", &self.realtime_ns)
@@ -45,12 +45,12 @@ impl core::fmt::Debug for Resume {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// The agent is up; sent once, at boot.
+    /// The agent is up. Sent once, at boot.
     Hello {
         /// The agent's [`VERSION`](super::VERSION).
         version: u16,
     },
-    /// [`Control::Resume`] was carried out.
+    /// [`Control::Resume`] succeeded.
     Resumed,
     /// A step of [`Control::Resume`] failed; the machine must not be used.
     ResumeFailed(Failure),

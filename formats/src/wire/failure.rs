@@ -12,9 +12,9 @@ use crate::codec::{DecodeError, Put, Reader};
 pub struct Failure {
     /// The operation that failed.
     pub operation: Operation,
-    /// What it was applied to: a path, a user name, a device.
+    /// The operand: a path, a user name, a device.
     pub subject: String,
-    /// The guest kernel's error number; 0 when none was involved.
+    /// The error number of the guest's Linux; 0 if no system call failed.
     pub errno: u16,
 }
 
@@ -158,7 +158,7 @@ impl fmt::Display for Operation {
     }
 }
 
-/// What an error number of Linux means, whatever the host is.
+/// Describes an error number of Linux, on any host.
 fn meaning(errno: u16) -> Option<&'static str> {
     Some(match errno {
         1 => "not permitted",

@@ -1,19 +1,19 @@
-//! The parts that several messages have in common.
+//! Fields that several messages share.
 
 use alloc::vec::Vec;
 
 use super::frame::{MAX_CHUNK, MAX_MODE, MAX_NAME, MAX_PAYLOAD, MAX_STRINGS};
 use crate::codec::{DecodeError, Put, Reader};
 
-/// A string is bounded by the frame that it comes in.
+/// The frame bounds the length of a string.
 const MAX_STRING: usize = MAX_PAYLOAD;
 
 /// The size of a terminal, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowSize {
-    /// Lines.
+    /// Rows.
     pub rows: u16,
-    /// Characters of a line.
+    /// Columns.
     pub columns: u16,
 }
 
@@ -21,7 +21,7 @@ pub(super) fn put_strings(out: &mut Vec<u8>, strings: &[Vec<u8>]) {
     out.put_list(strings, |out, string| out.put_byte_string(string));
 }
 
-/// Strings that become C strings in the guest: none may hold a zero byte.
+/// Reads strings that become C strings in the guest: a zero byte is illegal.
 pub(super) fn read_strings(
     reader: &mut Reader<'_>,
     field: &'static str,
@@ -81,7 +81,7 @@ pub(super) fn read_mode(reader: &mut Reader<'_>) -> Result<u16, DecodeError> {
     }
 }
 
-/// A port that can be connected to.
+/// Reads a port that a client can connect to.
 pub(super) fn read_port(reader: &mut Reader<'_>) -> Result<u16, DecodeError> {
     match reader.u16("port")? {
         0 => Err(reader.illegal("port", 0)),

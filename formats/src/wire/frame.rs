@@ -1,47 +1,48 @@
-//! Frames, which carry the messages, and the limits of what they hold.
+//! Frames, which carry the messages, and the limits of their content.
 
 use alloc::vec::Vec;
 
 use crate::codec::{DecodeError, Put, Reader};
 
-/// The version of this protocol, told in [`Event::Hello`](super::Event::Hello). Both sides must agree.
+/// The version of this protocol, as in [`Event::Hello`](super::Event::Hello). Both sides must use
+/// the same.
 pub const VERSION: u16 = 2;
 /// The host's vsock port that the agent connects its control stream to.
 pub const CONTROL_PORT: u32 = 1;
-/// The agent's vsock port that requests are made to.
+/// The agent's vsock port for requests.
 pub const REQUEST_PORT: u32 = 2;
-/// Bytes before each frame's payload: length, kind, zero.
+/// Size of a frame's header in bytes: length, kind, reserved.
 pub const HEADER_SIZE: usize = 8;
-/// The largest payload of a frame.
+/// The largest payload of a frame in bytes.
 pub const MAX_PAYLOAD: usize = 1 << 20;
-/// The largest piece of a stream in one frame.
+/// The most bytes of a stream in one frame.
 pub const MAX_CHUNK: usize = 64 << 10;
-/// The most bytes of standard input that may be under way: sent, and not told to be taken by
-/// [`Reply::StdinTaken`](super::Reply::StdinTaken). The agent always has room for them, so that a program that does not
-/// read keeps no other message from the agent.
+/// The most bytes of standard input in flight: sent, and not yet counted by a
+/// [`Reply::StdinTaken`](super::Reply::StdinTaken). The agent always has room for them, so that a
+/// program that does not read blocks no other message.
 pub const STDIN_WINDOW: usize = 256 << 10;
 /// The most arguments or environment variables of one command.
 pub const MAX_STRINGS: usize = 16 << 10;
-/// The longest path, host name or operation in a frame.
+/// The longest path, host name or operation in a frame, in bytes.
 pub const MAX_NAME: usize = 4096;
-/// The most files that come along with a command, and the most commands that follow it.
+/// The most staged files of a command, and the most commands that may follow it.
 pub const MAX_PARTS: usize = 256;
-/// The highest value of a file's mode: permissions, set-user-id, set-group-id and sticky.
+/// The largest mode of a file: permissions, set-user-id, set-group-id and sticky.
 pub const MAX_MODE: u16 = 0o7777;
-/// Entropy sent with [`Control::Resume`](super::Control::Resume), in bytes.
+/// Size of the entropy in [`Control::Resume`](super::Control::Resume), in bytes.
 pub const ENTROPY_SIZE: usize = 64;
 
-/// The first eight bytes of a frame.
+/// The header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// Payload bytes that follow.
+    /// The number of payload bytes that follow.
     pub length: usize,
-    /// Which message the payload is.
+    /// The kind of message.
     pub kind: u16,
 }
 
 impl Header {
-    /// The header's bytes.
+    /// Encodes the header.
     #[must_use]
     pub fn encode(self) -> [u8; HEADER_SIZE] {
         let length = u32::try_from(self.length).unwrap_or(u32::MAX).to_le_bytes();
@@ -50,7 +51,7 @@ impl Header {
         [l0, l1, l2, l3, k0, k1, 0, 0]
     }
 
-    /// Reads a header.
+    /// Decodes a header.
     ///
     /// # Errors
     /// A length over [`MAX_PAYLOAD`], or reserved bytes that are not zero.
@@ -75,16 +76,16 @@ impl Header {
 
 /// A message that travels as one frame.
 pub trait Message: Sized {
-    /// The frame's kind.
+    /// Returns the kind of the frame.
     fn kind(&self) -> u16;
 
     /// Appends the payload.
     fn put_payload(&self, out: &mut Vec<u8>);
 
-    /// Reads the payload of a frame of this kind.
+    /// Decodes the payload of a frame.
     ///
     /// # Errors
-    /// An unknown kind, or a payload that is not of its form.
+    /// The kind is unknown, or the payload is malformed.
     fn decode(kind: u16, payload: &[u8]) -> Result<Self, DecodeError>;
 
     /// Appends the whole frame.
@@ -100,7 +101,7 @@ pub trait Message: Sized {
         }
     }
 
-    /// The whole frame.
+    /// Encodes the whole frame.
     fn to_frame(&self) -> Vec<u8> {
         let mut out = Vec::new();
         self.encode(&mut out);

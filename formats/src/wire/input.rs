@@ -1,4 +1,4 @@
-//! What the host sends after a request.
+//! Messages that the host sends after a request.
 
 use alloc::vec::Vec;
 
@@ -10,20 +10,19 @@ use crate::codec::{DecodeError, Put, Reader};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Input {
-    /// Bytes of standard input, of a file or of an archive, at most
-    /// [`MAX_CHUNK`](super::MAX_CHUNK).
+    /// Bytes of standard input, a file or an archive, at most [`MAX_CHUNK`](super::MAX_CHUNK).
     Data(Vec<u8>),
-    /// The end of it.
+    /// The end of the data.
     DataEnd,
     /// A signal for the command's process group.
     Signal(u8),
-    /// Another size for the command's terminal.
+    /// A new size for the command's terminal.
     Resize(WindowSize),
-    /// What becomes of the command's further output on one of its streams.
+    /// Flow control of one of the command's output streams.
     Flow {
         /// The stream.
         output: Output,
-        /// What becomes of it.
+        /// The new state.
         flow: Flow,
     },
 }
@@ -37,14 +36,14 @@ pub enum Output {
     Stderr,
 }
 
-/// What becomes of output.
+/// Flow control of an output stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
-    /// It is sent as it comes.
+    /// The agent sends output as it arrives.
     Open,
-    /// It is left where it is, so that the program waits once its pipe is full.
+    /// The agent leaves output in the pipe, so that the program waits once the pipe is full.
     Paused,
-    /// The pipe is closed: a program that writes to it gets `SIGPIPE`. There is no way back.
+    /// The agent closes the pipe for good: a program that writes to it gets `SIGPIPE`.
     Closed,
 }
 

@@ -1,10 +1,10 @@
-//! What host and agent say to each other: frames over vsock streams.
+//! The protocol between host and agent: frames over vsock streams.
 //!
-//! One control stream is opened by the agent at boot and lives on across snapshot and
-//! restore: it carries [`Control`] to the agent and [`Event`] back. Every other stream is one
-//! request, opened by the host: a [`Request`], then [`Input`] to the agent and [`Reply`] back,
-//! until a final reply. A stream that carries a TCP connection goes on with its bytes, from the
-//! host as [`Segment`]s if the request says so. Layouts and limits are in `SPEC.md`.
+//! The agent opens one control stream at boot. It stays open across snapshot and restore, and
+//! carries [`Control`] to the agent and [`Event`] back. The host opens every other stream for one
+//! request: it sends a [`Request`] and [`Input`], and the agent answers with [`Reply`] messages up
+//! to a final one. On a stream for a TCP connection, the connection's bytes follow; those of the
+//! host come as [`Segment`]s if the request says so. `SPEC.md` has layouts and limits.
 
 mod control;
 mod failure;

@@ -1,4 +1,4 @@
-//! What the agent answers.
+//! Messages that the agent replies with.
 
 use alloc::vec::Vec;
 
@@ -11,11 +11,11 @@ use crate::codec::{DecodeError, Put, Reader};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reply {
-    /// The request was carried out. Final.
+    /// The request succeeded. Final.
     Done,
-    /// The request could not be carried out. Final.
+    /// The request failed. Final.
     Failed(Failure),
-    /// The process runs.
+    /// The process has started.
     Started {
         /// Its process id in the guest.
         pid: u32,
@@ -24,28 +24,28 @@ pub enum Reply {
     Stdout(Vec<u8>),
     /// Bytes from standard error, at most [`MAX_CHUNK`](super::MAX_CHUNK).
     Stderr(Vec<u8>),
-    /// The process ended and all its output was sent. Final.
+    /// The process exited, and all its output was sent. Final.
     Exited(Exit),
     /// The answer to [`Request::Listening`](super::Request::Listening), sorted, without duplicates. Final.
     Ports(Vec<u16>),
-    /// So many bytes of standard input were taken since the last such message. Sent once that
-    /// is half of [`STDIN_WINDOW`](super::STDIN_WINDOW), so that little input costs no message.
+    /// The number of bytes of standard input taken since the last such message. Sent from half of
+    /// [`STDIN_WINDOW`](super::STDIN_WINDOW) on, so that little input costs no message.
     StdinTaken(u32),
-    /// The program has closed its standard input; what else comes for it is dropped.
+    /// The program closed its standard input. The agent drops further input.
     StdinClosed,
     /// The answer to [`Request::Memory`](super::Request::Memory). Final.
     Memory(Memory),
     /// Bytes of a file or an archive, at most [`MAX_CHUNK`](super::MAX_CHUNK).
     Data(Vec<u8>),
-    /// The connection is made. No reply follows: from here on the agent's side of the stream is
-    /// what the connection carries. Final.
+    /// The connection is established. From here on the agent's side of the stream carries the
+    /// connection's bytes. Final.
     Connected,
-    /// The answer to [`Request::Listen`](super::Request::Listen): connections are accepted.
+    /// The answer to [`Request::Listen`](super::Request::Listen): the port accepts connections.
     Listens {
         /// The port.
         port: u16,
     },
-    /// A connection was made to the port, and waits to be picked up.
+    /// A connection arrived at the port and waits for the host.
     Accepted {
         /// Its number, for [`Request::Accept`](super::Request::Accept).
         connection: u32,
@@ -55,22 +55,22 @@ pub enum Reply {
 /// The guest's memory, in KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// What the guest's kernel manages.
+    /// Memory that the guest's kernel manages.
     pub total_kib: u64,
-    /// What programs could still get, with what the kernel would give up for them.
+    /// Memory available to programs, including what the kernel can reclaim.
     pub available_kib: u64,
 }
 
-/// How a process ended.
+/// The exit of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit {
-    /// Its exit code or the signal that ended it.
+    /// The exit code, or the signal that killed it.
     pub status: ExitStatus,
-    /// Whether the time-out killed it.
+    /// Whether its time-out killed it.
     pub timed_out: bool,
-    /// From its start to its end, in microseconds.
+    /// Run time in microseconds.
     pub duration_us: u64,
-    /// The most memory that was resident at once, in KiB.
+    /// Peak resident memory in KiB.
     pub peak_rss_kib: u64,
 }
 
@@ -79,7 +79,7 @@ pub struct Exit {
 pub enum ExitStatus {
     /// The process returned this code.
     Code(u8),
-    /// This signal ended the process.
+    /// This signal killed the process.
     Signal(u8),
 }
 

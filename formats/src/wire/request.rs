@@ -1,4 +1,4 @@
-//! What the host asks of the agent.
+//! Requests of the host to the agent.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -20,11 +20,11 @@ pub enum Request {
     Start,
     /// Runs a command.
     Exec(Command),
-    /// Asks for the TCP ports that something in the guest listens on.
+    /// Asks for the TCP ports that guest programs listen on.
     Listening,
-    /// Follows the entrypoint's output from the oldest byte kept, then its end.
+    /// Asks for the entrypoint's output, from the oldest byte kept, and its exit.
     Logs {
-        /// Goes on until the entrypoint ends; otherwise ends with what is there.
+        /// Continues until the entrypoint exits, instead of stopping at the present end.
         follow: bool,
     },
     /// Sends a signal to the entrypoint.
@@ -32,49 +32,49 @@ pub enum Request {
         /// The signal's number.
         signal: u8,
     },
-    /// Writes back dirty files and gives free memory back, before a capture.
+    /// Writes back dirty files and returns free memory, before a capture.
     Settle,
-    /// Waits for the entrypoint's end. Answered by [`Reply::Exited`](super::Reply::Exited).
+    /// Waits until the entrypoint exits. Answered by [`Reply::Exited`](super::Reply::Exited).
     WaitEntrypoint,
     /// Asks how much memory is in use. Answered by [`Reply::Memory`](super::Reply::Memory).
     Memory,
-    /// Writes a file, whose content comes as [`Input::Data`](super::Input::Data) up to
+    /// Writes a file. Its content follows as [`Input::Data`](super::Input::Data) up to
     /// [`Input::DataEnd`](super::Input::DataEnd).
     WriteFile(WriteFile),
     /// Reads a regular file. Answered by [`Reply::Data`](super::Reply::Data) and [`Reply::Done`](super::Reply::Done).
     ReadFile {
-        /// Where it is.
+        /// The file.
         path: Vec<u8>,
     },
-    /// Unpacks a tar archive, which comes as [`Input::Data`](super::Input::Data) up to
-    /// [`Input::DataEnd`](super::Input::DataEnd), into a directory, which is made if need be.
+    /// Unpacks a tar archive into a directory, which the agent creates if it is missing. The archive
+    /// follows as [`Input::Data`](super::Input::Data) up to [`Input::DataEnd`](super::Input::DataEnd).
     CopyIn {
         /// The directory.
         path: Vec<u8>,
     },
-    /// Packs a file, or a directory and all in it, into a tar archive. Answered by
+    /// Packs a file, or a directory with its content, into a tar archive. Answered by
     /// [`Reply::Data`](super::Reply::Data) and [`Reply::Done`](super::Reply::Done).
     CopyOut {
-        /// What to pack.
+        /// The file or directory.
         path: Vec<u8>,
     },
     /// Connects to a TCP port on the guest's loopback interface. Answered by
-    /// [`Reply::Connected`](super::Reply::Connected); what the connection carries follows.
+    /// [`Reply::Connected`](super::Reply::Connected), which the connection's bytes follow.
     Connect {
         /// The port; not 0.
         port: u16,
-        /// Whether the host's bytes come as [`Segment`](super::Segment)s, so that their end and
-        /// a broken connection can be told apart at any time.
+        /// Whether the host's bytes come as [`Segment`](super::Segment)s, which tell their end from a
+        /// broken connection.
         framed: bool,
     },
     /// Listens on a TCP port of the guest's loopback interface for as long as the stream is
     /// open. Answered by [`Reply::Listens`](super::Reply::Listens).
     Listen {
-        /// The port; 0 has the guest pick one.
+        /// The port; 0 picks a free one.
         port: u16,
     },
-    /// Picks up a connection that [`Reply::Accepted`](super::Reply::Accepted) told. Goes on like
-    /// a framed [`Request::Connect`].
+    /// Takes over a connection that [`Reply::Accepted`](super::Reply::Accepted) announced. Continues
+    /// like a framed [`Request::Connect`].
     Accept {
         /// Its number.
         connection: u32,
@@ -86,13 +86,13 @@ pub enum Request {
 pub struct Container {
     /// The slots to probe, in order.
     pub slots: Vec<u8>,
-    /// The block device of the root file system as the guest names it: `pmem0` or `vda`.
+    /// The guest's name of the block device with the root file system: `pmem0` or `vda`.
     pub root_device: String,
     /// Whether to mount it with DAX.
     pub dax: bool,
     /// The guest's host name.
     pub hostname: String,
-    /// The entrypoint and its surroundings; also the defaults of every exec.
+    /// The entrypoint. Its environment, directory and user are the defaults of every exec.
     pub entrypoint: Process,
 }
 
@@ -109,53 +109,53 @@ pub struct Process {
     pub user: String,
 }
 
-/// A command for the container, on top of the entrypoint's environment, directory and user.
+/// A command for the container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Command {
     /// The program and its arguments.
     pub argv: Vec<Vec<u8>>,
-    /// `NAME=value` pairs that add to, or replace, the container's.
+    /// `NAME=value` pairs, added to the container's; they replace equal names.
     pub env: Vec<Vec<u8>>,
     /// Whether to start from an empty environment.
     pub env_clear: bool,
-    /// The working directory, if not the container's.
+    /// The working directory; `None` means the container's.
     pub cwd: Option<Vec<u8>>,
-    /// `user[:group]`, if not the container's.
+    /// `user[:group]`; `None` means the container's.
     pub user: Option<String>,
-    /// After this many milliseconds the command's process group is killed; 0 means never.
+    /// The time until the agent kills the command's process group, in milliseconds; 0 means never.
     pub timeout_ms: u64,
-    /// Whether standard input comes as [`Input::Data`](super::Input::Data); otherwise it is empty.
+    /// Whether standard input follows as [`Input::Data`](super::Input::Data); otherwise it is empty.
     pub stdin: bool,
-    /// The size of the terminal that is the command's standard input, output and error.
+    /// The size of a terminal for the command's standard input, output and error.
     pub terminal: Option<WindowSize>,
     /// Files to write before it starts.
     pub files: Vec<StagedFile>,
-    /// Further commands: each runs once the one before it has returned 0.
+    /// Further commands. Each runs once the one before it has returned 0.
     pub chain: Vec<Vec<Vec<u8>>>,
 }
 
-/// A small file that comes along with a command. Its owner is the command's user.
+/// A small file to write before a command starts. The command's user owns it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StagedFile {
-    /// Where it is put.
+    /// The path.
     pub path: Vec<u8>,
-    /// Its mode, at most [`MAX_MODE`](super::MAX_MODE).
+    /// The mode, at most [`MAX_MODE`](super::MAX_MODE).
     pub mode: u16,
-    /// What it holds.
+    /// The content.
     pub content: Vec<u8>,
 }
 
-/// How a file is to be written.
+/// A file to write.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WriteFile {
-    /// Where it is.
+    /// The path.
     pub path: Vec<u8>,
-    /// Its mode, at most [`MAX_MODE`](super::MAX_MODE), if it is to be set. A new file has 0644
-    /// otherwise.
+    /// The mode, at most [`MAX_MODE`](super::MAX_MODE). `None` keeps that of an existing file; a
+    /// new file gets 0644.
     pub mode: Option<u16>,
-    /// `user[:group]` that is to own it, if it is to be set.
+    /// The owner, as `user[:group]`; `None` does not change it.
     pub owner: Option<String>,
-    /// Whether to write behind what is there instead of in its place.
+    /// Whether to append to the file instead of replacing its content.
     pub append: bool,
 }
 

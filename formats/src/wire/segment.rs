@@ -1,7 +1,7 @@
-//! What the host sends into a connection whose bytes come in frames.
+//! The host's side of a framed connection.
 //!
-//! The end of the host's bytes is a frame of its own. So the host never shuts its side of the
-//! stream down, and a stream that ends without that frame is a connection that broke.
+//! A frame of its own marks the end of the host's bytes. The host never half-closes the stream,
+//! so a stream that closes without that frame is a broken connection.
 
 use alloc::vec::Vec;
 
@@ -15,12 +15,12 @@ use crate::codec::{DecodeError, Put, Reader};
 pub enum Segment {
     /// Bytes for the connection, at most [`MAX_CHUNK`](super::MAX_CHUNK).
     Data(Vec<u8>),
-    /// The end of the host's bytes. The other direction goes on.
+    /// The end of the host's bytes. The other direction stays open.
     End,
 }
 
 impl Segment {
-    /// The kind of a frame of bytes, for those who put such frames together in place.
+    /// The kind of a frame of bytes, for code that builds such frames in place.
     pub const DATA: u16 = 0x51;
 }
 

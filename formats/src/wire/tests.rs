@@ -130,7 +130,7 @@ fn operations_round_trip_by_name() {
 }
 
 #[test]
-fn an_unknown_operation_survives() {
+fn unknown_operation_survives() {
     let operation = Operation::Other("teleport".into());
     let unknown = Failure { operation, ..failure() };
     assert_round_trip(&Reply::Failed(unknown.clone()));
@@ -138,7 +138,7 @@ fn an_unknown_operation_survives() {
 }
 
 #[test]
-fn a_frame_over_the_limit_is_refused() {
+fn frame_over_the_limit_is_refused() {
     let mut bytes = [0; HEADER_SIZE];
     bytes[..4].copy_from_slice(&(1_u32 << 20).to_le_bytes());
     assert!(Header::decode(bytes).is_ok());
@@ -155,12 +155,12 @@ fn reserved_header_bytes_are_refused() {
 }
 
 #[test]
-fn an_unknown_kind_is_refused() {
+fn unknown_kind_is_refused() {
     assert!(matches!(Reply::decode(0x99, &[]), Err(DecodeError::Illegal { value: 0x99, .. })));
 }
 
 #[test]
-fn a_zero_byte_in_an_argument_is_refused() {
+fn zero_byte_in_an_argument_is_refused() {
     let mut bad = command();
     bad.argv = vec![b"a\0b".to_vec()];
     let frame = Request::Exec(bad).to_frame();
@@ -169,7 +169,7 @@ fn a_zero_byte_in_an_argument_is_refused() {
 }
 
 #[test]
-fn port_zero_is_refused_but_to_listen_on() {
+fn port_zero_is_refused_except_to_listen_on() {
     let refused = Request::decode(0x2C, &[0, 0, 1]);
     assert!(matches!(refused, Err(DecodeError::Illegal { field: "port", value: 0, .. })));
     assert!(Reply::decode(0x4D, &[0, 0]).is_err());
@@ -177,13 +177,13 @@ fn port_zero_is_refused_but_to_listen_on() {
 }
 
 #[test]
-fn a_segment_over_the_largest_piece_is_refused() {
+fn segment_over_the_limit_is_refused() {
     assert!(Segment::decode(Segment::DATA, &vec![0; MAX_CHUNK]).is_ok());
     assert!(Segment::decode(Segment::DATA, &vec![0; MAX_CHUNK + 1]).is_err());
 }
 
 #[test]
-fn a_header_encodes_as_it_decodes() {
+fn header_round_trips() {
     let header = Header { length: 0x1234, kind: 0x51 };
     assert_eq!(Header::decode(header.encode()), Ok(header));
 }
@@ -194,7 +194,7 @@ fn signal_zero_is_refused() {
 }
 
 #[test]
-fn entropy_stays_out_of_debug_output() {
+fn debug_output_omits_the_entropy() {
     use alloc::format;
     let resume = Resume { realtime_ns: 1, entropy: [0xAB; ENTROPY_SIZE], hostname: None };
     let shown = format!("{resume:?}");
@@ -202,7 +202,7 @@ fn entropy_stays_out_of_debug_output() {
 }
 
 #[test]
-fn a_mode_beyond_its_bits_is_refused() {
+fn mode_beyond_its_bits_is_refused() {
     let file = WriteFile { path: b"/x".to_vec(), mode: Some(0o10000), ..WriteFile::default() };
     let frame = Request::WriteFile(file).to_frame();
     let decoded = Request::decode(0x2A, &frame[HEADER_SIZE..]);
@@ -210,7 +210,7 @@ fn a_mode_beyond_its_bits_is_refused() {
 }
 
 #[test]
-fn an_unknown_stream_or_flow_is_refused() {
+fn unknown_output_or_flow_is_refused() {
     for (payload, wanted) in [([0, 0], "output"), ([3, 0], "output"), ([1, 3], "flow")] {
         let decoded = Input::decode(0x35, &payload);
         assert!(matches!(decoded, Err(DecodeError::Illegal { field, .. }) if field == wanted));

@@ -1,12 +1,12 @@
-//! CPU baselines: which processor features a guest is shown, and what each is called.
+//! CPU baselines: the processor features that a guest sees, and their names.
 //!
-//! A named baseline is a fixed set of features: a guest is shown all of it and nothing else,
-//! whatever the host has, so that a snapshot goes on wherever the set is there. What
-//! the hypervisor provides by itself is shown but asked of no processor. This module owns
-//! names and sets; how a guest's CPUID is made from them is the hypervisor backend's.
+//! A named baseline is a fixed set of features. A guest sees the whole set and nothing else,
+//! whatever the host has, so that a snapshot runs on every host that has the set. Features that
+//! the hypervisor provides by itself are shown but not required of the processor. This module
+//! owns names and sets; the hypervisor backend builds a guest's CPUID from them.
 //!
-//! Invariant: [`Baseline::required`] is a part of [`Baseline::shown`], and each baseline
-//! shows all that the one below it shows.
+//! Invariant: [`Baseline::required`] is a subset of [`Baseline::shown`], and each baseline shows
+//! everything that the one below it shows.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -19,15 +19,15 @@ use crate::record::{byte_enum, record};
 byte_enum! {
     /// A set of processor features that a guest may use.
     pub enum Baseline {
-        /// All that the host has where the snapshot is made.
+        /// All features of the host that makes the snapshot.
         Host = 0,
-        /// Processors from about 2009 on.
+        /// Processors since about 2009.
         V2 = 2,
-        /// Processors from about 2013 on, with AVX2.
+        /// Processors since about 2013, with AVX2.
         V3 = 3,
     }
 
-    /// Where an answer of the CPUID instruction stands.
+    /// An output register of the CPUID instruction.
     #[derive(PartialOrd, Ord)]
     pub enum Register {
         /// EAX.
@@ -42,54 +42,54 @@ byte_enum! {
 }
 
 record! {
-    /// What a snapshot asks of the processor that it goes on with.
+    /// What a snapshot requires of the host's processor.
     pub struct Processor {
-        /// The baseline that it was made for.
+        /// The baseline of its bake.
         baseline: Baseline,
         /// The features that the processor must have. Words rise by function, index and
-        /// register, and none is empty.
+        /// register, and no word is empty.
         features: Vec<FeatureWord>,
     }
 }
 
 record! {
-    /// Features that stand in one register of one answer of the CPUID instruction.
+    /// Feature bits in one output register of one CPUID leaf.
     #[derive(Copy)]
     pub struct FeatureWord {
-        /// EAX of the question.
+        /// The input EAX.
         function: u32,
-        /// ECX of the question.
+        /// The input ECX.
         index: u32,
-        /// The register of the answer.
+        /// The output register.
         register: Register,
-        /// The features' bits.
+        /// The feature bits.
         mask: u32,
     }
 }
 
-/// Features, shown by their names.
+/// Features. `Display` prints their names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Features(pub Vec<FeatureWord>);
 
-/// The most words that a snapshot's list of features may have.
+/// The most words in a snapshot's list of features.
 pub const MAX_FEATURE_WORDS: usize = 64;
 
-/// What x86-64-v2 asks of a processor.
+/// The features of x86-64-v2.
 const V2: &str = "fpu de pse tsc msr pae cx8 apic sep mtrr pge cmov pat pse36 clflush mmx fxsr \
                   sse sse2 syscall nx lm pni ssse3 cx16 sse4_1 sse4_2 popcnt lahf_lm";
 
-/// What x86-64-v3 asks for beyond that.
+/// The features that x86-64-v3 adds.
 const V3: &str = "avx avx2 bmi1 bmi2 f16c fma abm movbe xsave xsaveopt x87_state sse_state \
                   avx_state aes pclmulqdq rdrand fsgsbase smep rdtscp";
 
-/// What hypervisors provide on every processor.
+/// Features that hypervisors provide on every processor.
 const PROVIDED: &str = "x2apic tsc_deadline_timer hypervisor tsc_adjust arat topoext";
 
-/// What is no feature of a processor's model: it comes from the guest's doings, from the
-/// machine's shape, or tells that something is not there.
+/// Bits that do not describe the processor's model: they depend on the guest's actions or the
+/// machine's shape, or state that something is absent.
 const NO_FEATURES: &str = "osxsave ospke ht cmp_legacy fdp_excptn_only zero_fcs_fds";
 
-/// Features as `/proc/cpuinfo` names them, from bit 0 on; `-` has no name.
+/// Feature names of `/proc/cpuinfo`, from bit 0 upwards; `-` has no name.
 const NAMES: &[(u32, u32, Register, &str)] = &[
     (
         1,
@@ -181,10 +181,10 @@ const NAMES: &[(u32, u32, Register, &str)] = &[
 ];
 
 impl Baseline {
-    /// Every baseline, the one that asks least of a processor first.
+    /// Every baseline, the least demanding one first.
     pub const ALL: [Self; 3] = [Self::V2, Self::V3, Self::Host];
 
-    /// Its name.
+    /// The name, as users write it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -194,15 +194,15 @@ impl Baseline {
         }
     }
 
-    /// What the host's processor must have. Nothing for [`Baseline::Host`]: that is known only
-    /// when a guest has run.
+    /// Returns the features that the host's processor must have. Empty for [`Baseline::Host`],
+    /// whose features are known only once a guest has run.
     #[must_use]
     pub fn required(self) -> Vec<FeatureWord> {
         words(self.lists())
     }
 
-    /// What a guest is shown: what is required, and what hypervisors provide. Nothing for
-    /// [`Baseline::Host`], whose guest is shown what the host has.
+    /// Returns the features that a guest sees: the required ones, and those that hypervisors
+    /// provide. Empty for [`Baseline::Host`], whose guest sees the host's features.
     #[must_use]
     pub fn shown(self) -> Vec<FeatureWord> {
         let lists = self.lists();
@@ -225,9 +225,9 @@ impl fmt::Display for Baseline {
     }
 }
 
-/// A text that names no baseline.
+/// A text does not name a baseline.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{name:?} is none of x86-64-v2, x86-64-v3, host")]
+#[error("{name:?} is not a CPU baseline; use x86-64-v2, x86-64-v3 or host")]
 pub struct UnknownBaseline {
     /// The text.
     pub name: String,
@@ -243,14 +243,14 @@ impl FromStr for Baseline {
 }
 
 impl Processor {
-    /// What a snapshot that was never run asks for.
+    /// Returns the requirements of a snapshot that was never run.
     #[must_use]
     pub fn of(baseline: Baseline) -> Self {
         Self { baseline, features: baseline.required() }
     }
 
-    /// Notes what a guest of [`Baseline::Host`] can have found: the features that it was shown
-    /// and that the processor has. A named baseline stays what it is.
+    /// Records the features that a guest of [`Baseline::Host`] may have seen: those that it was
+    /// shown and the processor has. A named baseline does not change.
     pub fn note(
         &mut self,
         shown: impl Fn(u32, u32, Register) -> u32,
@@ -259,28 +259,28 @@ impl Processor {
         if self.baseline != Baseline::Host || !self.features.is_empty() {
             return;
         }
-        let passed_over = words(&[PROVIDED, NO_FEATURES]);
+        let excluded = words(&[PROVIDED, NO_FEATURES]);
         let word = |(function, index, register, names): &(u32, u32, Register, &str)| {
             let (function, index, register) = (*function, *index, *register);
-            // Some vendors repeat another answer's bits in this one.
+            // Some vendors repeat the bits of another leaf in this one.
             let repeats = (function, register) == (0x8000_0001, Register::Edx);
             let known = (0..u32::BITS).zip(names.split(' ')).filter(|(_, name)| *name != "-");
             let known = known.fold(0, |mask, (bit, _)| mask | 1 << bit);
-            let place = (function, index, register);
-            let passed_over = passed_over.iter().find(|word| word.place() == place);
+            let position = (function, index, register);
+            let excluded = excluded.iter().find(|word| word.position() == position);
             let mask = shown(function, index, register)
                 & found(function, index, register)
                 & if repeats { known } else { u32::MAX }
-                & !passed_over.map_or(0, |word| word.mask);
+                & !excluded.map_or(0, |word| word.mask);
             FeatureWord { function, index, register, mask }
         };
         self.features = NAMES.iter().map(word).filter(|word| word.mask != 0).collect();
     }
 
-    /// Whether the list of features is of its form.
+    /// Whether the list of features is well-formed.
     pub(super) fn is_valid(&self) -> bool {
         let rises = |pair: &[FeatureWord]| match pair {
-            [one, two] => one.place() < two.place(),
+            [one, two] => one.position() < two.position(),
             _ => true,
         };
         self.features.len() <= MAX_FEATURE_WORDS
@@ -290,10 +290,10 @@ impl Processor {
 }
 
 impl FeatureWord {
-    /// The features' names; one without a name is told by its place.
+    /// Returns the names of the features; an unnamed one is shown by its position.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
-        let row = NAMES.iter().find(|(f, i, r, _)| (*f, *i, *r) == self.place());
+        let row = NAMES.iter().find(|(f, i, r, _)| (*f, *i, *r) == self.position());
         let name_of = |bit: u32| {
             let name = row.and_then(|(.., names)| names.split(' ').nth(bit as usize));
             name.filter(|name| *name != "-").map_or_else(
@@ -308,13 +308,13 @@ impl FeatureWord {
         (0..u32::BITS).filter(|bit| self.mask >> bit & 1 == 1).map(name_of).collect()
     }
 
-    fn place(&self) -> (u32, u32, Register) {
+    fn position(&self) -> (u32, u32, Register) {
         (self.function, self.index, self.register)
     }
 }
 
 impl Features {
-    /// Those of `wanted` that are not there; `found` tells what a register holds.
+    /// Returns the features of `wanted` that the registers, as read by `found`, lack.
     pub fn missing(
         wanted: &[FeatureWord],
         mut found: impl FnMut(u32, u32, Register) -> u32,
@@ -334,7 +334,7 @@ impl fmt::Display for Features {
     }
 }
 
-/// The places of all features in some lists of names.
+/// Returns the words of all features in the lists of names.
 fn words(lists: &[&str]) -> Vec<FeatureWord> {
     let is_wanted = |name: &str| lists.iter().any(|list| list.split(' ').any(|n| n == name));
     let word = |(function, index, register, names): &(u32, u32, Register, &str)| {
@@ -372,19 +372,19 @@ mod tests {
                 assert!(seen.insert(name), "{name} twice");
             }
         }
-        let place = |(f, i, r, _): &(u32, u32, Register, &str)| (*f, *i, *r);
-        assert!(NAMES.windows(2).all(|pair| place(&pair[0]) < place(&pair[1])));
+        let position = |(f, i, r, _): &(u32, u32, Register, &str)| (*f, *i, *r);
+        assert!(NAMES.windows(2).all(|pair| position(&pair[0]) < position(&pair[1])));
     }
 
     #[test]
-    fn every_name_of_a_baseline_has_a_place() {
+    fn every_name_of_a_baseline_has_a_bit() {
         for list in [V2, V3, PROVIDED] {
             let wanted: BTreeSet<String> = list.split(' ').map(ToString::to_string).collect();
             assert_eq!(names(&words(&[list])), wanted);
         }
     }
 
-    /// Bits by the processor manuals, not by this module's table.
+    /// Takes bits from the processor manuals, not from this module's table.
     #[test]
     fn levels_of_the_psabi_are_within_the_baselines() {
         let (v2, v3) = (Baseline::V2.required(), Baseline::V3.required());
@@ -406,14 +406,14 @@ mod tests {
         for at in [5, 3, 8] {
             assert!(bit(&v3, 7, 0, Register::Ebx, at) && !bit(&v2, 7, 0, Register::Ebx, at));
         }
-        // LZCNT, and the state that the operating system must have switched on.
+        // LZCNT, and the state that the operating system must have enabled.
         assert!(bit(&v3, 0x8000_0001, 0, Register::Ecx, 5));
         assert!((0..3).all(|at| bit(&v3, 0xd, 0, Register::Eax, at)));
         assert!((3..32).all(|at| !bit(&v3, 0xd, 0, Register::Eax, at)));
     }
 
     #[test]
-    fn each_baseline_shows_what_it_requires_and_what_the_one_below_shows() {
+    fn each_baseline_shows_its_requirements_and_the_one_below() {
         for baseline in Baseline::ALL {
             assert!(names(&baseline.shown()).is_superset(&names(&baseline.required())));
         }
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn what_varies_among_the_processors_of_a_baseline_is_not_shown() {
+    fn features_that_vary_within_a_baseline_are_not_shown() {
         let shown = names(&Baseline::V3.shown());
         for name in [
             "pcid",
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_feature_without_a_name_is_told_by_its_place() {
+    fn unnamed_feature_is_shown_by_its_position() {
         let word = FeatureWord { function: 7, index: 2, register: Register::Edx, mask: 1 << 3 };
         assert_eq!(word.names(), ["cpuid(0x7,2).edx[3]"]);
         let word = FeatureWord { function: 7, index: 0, register: Register::Ebx, mask: 0x120 };
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_features_are_told_by_name() {
+    fn missing_features_are_named() {
         let missing = Features::missing(&Baseline::V3.required(), |function, _, register| {
             if (function, register) == (7, Register::Ebx) { !0x120 } else { u32::MAX }
         });
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_snapshot_notes_what_was_shown_and_is_there() {
+    fn host_snapshot_records_features_shown_and_present() {
         let mut processor = Processor::of(Baseline::Host);
         let shown = |function, _, register| match (function, register) {
             (7, Register::Ebx) => 0x128,
@@ -474,7 +474,7 @@ mod tests {
         processor.note(shown, found);
         assert_eq!(Features(processor.features.clone()).to_string(), "pni, sse4_2, bmi1, bmi2, lm");
         assert!(processor.is_valid());
-        // It is the first guest that counts, and a named baseline is not changed by any.
+        // Only the first guest counts, and a named baseline never changes.
         let noted = processor.clone();
         processor.note(|_, _, _| u32::MAX, |_, _, _| u32::MAX);
         assert_eq!(processor, noted);
@@ -484,11 +484,14 @@ mod tests {
     }
 
     #[test]
-    fn names_of_baselines_are_read_back() {
+    fn baseline_names_round_trip() {
         for baseline in Baseline::ALL {
             assert_eq!(baseline.name().parse(), Ok(baseline));
         }
         let error = "v3".parse::<Baseline>().unwrap_err();
-        assert_eq!(error.to_string(), "\"v3\" is none of x86-64-v2, x86-64-v3, host");
+        assert_eq!(
+            error.to_string(),
+            "\"v3\" is not a CPU baseline; use x86-64-v2, x86-64-v3 or host"
+        );
     }
 }

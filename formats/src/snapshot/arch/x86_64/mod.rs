@@ -1,8 +1,8 @@
-//! The state of an x86_64 machine's processors, interrupt controller and clock.
+//! The state of an x86_64 machine's vCPUs, interrupt controller and clock.
 //!
-//! Registers have the widths and meanings of the processor's manuals; nothing here is a
-//! hypervisor's own structure. A value that a processor would refuse is refused by the
-//! hypervisor on restore, not here: this module checks form and counts only.
+//! Registers have the widths and meanings of the processor's manuals; no hypervisor's structure
+//! is used. This module checks form and counts only: the hypervisor refuses a value that no
+//! processor accepts.
 
 pub mod baseline;
 
@@ -13,11 +13,11 @@ use crate::record::{byte_enum, record};
 use crate::snapshot::container::{Builder, Container, Section, SnapshotError};
 use crate::snapshot::machine::MAX_VCPUS;
 
-/// Input pins of the I/O interrupt controller.
+/// The number of input pins of the I/O interrupt controller.
 pub const IOAPIC_PINS: usize = 24;
-/// Bytes of a local interrupt controller's register page.
+/// Size of a local interrupt controller's register page in bytes.
 pub const LAPIC_SIZE: usize = 1024;
-/// Bytes of the saved extended processor state.
+/// Size of the XSAVE area in bytes.
 pub const XSAVE_SIZE: usize = 4096;
 
 /// The state of an x86_64 machine that is neither memory nor device.
@@ -78,45 +78,45 @@ fn inconsistent(section: Section, what: &'static str) -> SnapshotError {
 }
 
 record! {
-    /// One virtual processor. Parts that are absent keep the state of a processor after reset.
+    /// One vCPU. A part that is `None` has the state of a processor after reset.
     pub struct Vcpu {
-        /// What CPUID answers; empty means: what the baseline says.
+        /// CPUID results; if empty, those of the baseline.
         cpuid: Vec<CpuidLeaf>,
         /// General registers.
         registers: Option<Registers>,
         /// Segment and control registers.
         special: Option<SpecialRegisters>,
-        /// Whether it runs, waits for an interrupt, or waits to be started.
+        /// Whether it runs, waits for an interrupt, or waits for its start.
         run_state: RunState,
         /// The local interrupt controller's register page.
         lapic: Option<[u8; LAPIC_SIZE]>,
-        /// Floating-point and vector state in the processor's XSAVE layout.
+        /// Floating-point and vector state in the standard XSAVE layout.
         xsave: Option<[u8; XSAVE_SIZE]>,
         /// XCR0: which parts of `xsave` are enabled.
         xcr0: Option<u64>,
         /// Debug registers.
         debug: Option<DebugRegisters>,
-        /// Exceptions and interrupts that are under way.
+        /// Exceptions and interrupts in progress.
         events: Option<Events>,
-        /// Model-specific registers, in the order in which they are to be written.
+        /// Model-specific registers, in the order of their restore.
         msrs: Vec<Msr>,
     }
 
-    /// One answer of the CPUID instruction.
+    /// One result of the CPUID instruction.
     pub struct CpuidLeaf {
-        /// EAX of the question.
+        /// The input EAX.
         function: u32,
-        /// ECX of the question, where `indexed`.
+        /// The input ECX, if `indexed`.
         index: u32,
-        /// Whether the answer depends on ECX.
+        /// Whether the result depends on ECX.
         indexed: bool,
-        /// EAX of the answer.
+        /// The resulting EAX.
         eax: u32,
-        /// EBX of the answer.
+        /// The resulting EBX.
         ebx: u32,
-        /// ECX of the answer.
+        /// The resulting ECX.
         ecx: u32,
-        /// EDX of the answer.
+        /// The resulting EDX.
         edx: u32,
     }
 
@@ -178,11 +178,11 @@ record! {
         dr7: u64,
     }
 
-    /// Exceptions and interrupts that are under way.
+    /// Exceptions and interrupts in progress.
     pub struct Events {
         /// An exception is being delivered.
         exception_injected: bool,
-        /// An exception waits to be delivered.
+        /// An exception is pending.
         exception_pending: bool,
         /// The exception's vector.
         exception_vector: u8,
@@ -200,23 +200,23 @@ record! {
         interrupt_vector: u8,
         /// The interrupt came from an INT instruction.
         interrupt_soft: bool,
-        /// Interrupts are held back by the instruction before (STI, MOV SS).
+        /// The previous instruction blocks interrupts (STI, MOV SS).
         interrupt_shadow: u8,
         /// A non-maskable interrupt is being delivered.
         nmi_injected: bool,
-        /// Non-maskable interrupts that wait.
+        /// The number of pending non-maskable interrupts.
         nmi_pending: u8,
-        /// Non-maskable interrupts are held back until IRET.
+        /// Non-maskable interrupts are blocked until IRET.
         nmi_masked: bool,
-        /// The vector of the start-up message received.
+        /// The vector of the received start-up message (SIPI).
         sipi_vector: u32,
-        /// A triple fault waits to be reported.
+        /// A triple fault is pending.
         triple_fault: bool,
     }
 
     /// A model-specific register.
     pub struct Msr {
-        /// Which register.
+        /// Its number.
         index: u32,
         /// Its value.
         value: u64,
@@ -226,7 +226,7 @@ record! {
     pub struct Ioapic {
         /// Its identification register.
         id: u32,
-        /// The register that the window shows.
+        /// The selected register (IOREGSEL).
         selected: u8,
         /// The redirection table.
         pins: [u64; IOAPIC_PINS],
@@ -238,7 +238,7 @@ record! {
         monotonic_ns: u64,
         /// The host's wall clock at capture, in nanoseconds since 1970-01-01 UTC.
         realtime_ns: u64,
-        /// The time-stamp counter's rate in kHz; 0 means the host's own.
+        /// The time-stamp counter's rate in kHz; 0 means the host's own rate.
         tsc_khz: u32,
     }
 }
@@ -269,7 +269,7 @@ record! {
 }
 
 impl CpuidLeaf {
-    /// One register of the answer.
+    /// Returns one register of the result.
     #[must_use]
     pub fn register(&self, register: Register) -> u32 {
         match register {
@@ -280,7 +280,7 @@ impl CpuidLeaf {
         }
     }
 
-    /// One register of the answer, to be changed.
+    /// Returns one register of the result, to modify it.
     pub fn register_mut(&mut self, register: Register) -> &mut u32 {
         match register {
             Register::Eax => &mut self.eax,
@@ -292,13 +292,13 @@ impl CpuidLeaf {
 }
 
 byte_enum! {
-    /// What a virtual processor does.
+    /// What a vCPU does.
     pub enum RunState {
         /// Executes instructions.
         Running = 0,
-        /// Was reset and waits for an INIT message.
+        /// Waits for INIT after a reset.
         Uninitialized = 1,
-        /// Had an INIT message and waits for a start-up message.
+        /// Received INIT and waits for a start-up message (SIPI).
         Initialized = 2,
         /// Waits for an interrupt.
         Halted = 3,
