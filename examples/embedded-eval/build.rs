@@ -13,7 +13,7 @@ fn main() -> ExitCode {
                 .entrypoint(["sleep", "1000000000"])
                 .env("GREETING", "hello")
                 .with_warmup(|vm| {
-                    // What a first command loads and allocates is there in every machine.
+                    // Every machine then starts with the pages that a first command loads.
                     vm.exec(["sh", "-c", "true"])?;
                     Ok(())
                 })

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What became of each script, in their order.
+/// The result of each script, in order.
 pub(crate) type Results = Vec<Option<Result<ExecOutcome, Error>>>;
 
 pub(crate) fn run(image: &Image, scripts: &[OsString]) -> Result<Results, Error> {
@@ -80,7 +80,7 @@ fn show(scripts: &[OsString], results: &Results) -> io::Result<ExitCode> {
 }
 
 fn fail(reason: &str) -> ExitCode {
-    // Where standard error is closed there is nobody to tell.
+    // Standard error may be closed.
     let _ = writeln!(io::stderr(), "eval_pool: {reason}");
     ExitCode::FAILURE
 }

@@ -1,11 +1,11 @@
-//! Restores a snapshot, runs one command in it, and ends as the command did.
+//! Restores a snapshot, runs one command, and exits with its status.
 //!
 //! ```text
 //! exec STORE NAME ARGV…
 //! ```
 //!
-//! It stands for every program that only restores and runs commands: its dependencies and
-//! its size have a budget, which the gate checks.
+//! The gate checks the number of its dependencies and its size: it represents programs that only
+//! restore and run commands.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -13,9 +13,9 @@ use std::process::ExitCode;
 
 use supermachine::{Error, ExecOutcome, Image, VmConfig};
 
-/// The status of this program's own failures, as `docker run` and `chroot` have it.
+/// The exit status of this program's own failures, as for `docker run` and `chroot`.
 const OWN_FAILURE: u8 = 125;
-/// What a shell adds to the number of the signal that ended a command.
+/// Added to the number of a signal, as shells do.
 const SIGNALLED: i32 = 128;
 
 fn main() -> ExitCode {
@@ -30,7 +30,7 @@ fn main() -> ExitCode {
 fn run(store: &OsString, name: &str, argv: &[OsString]) -> Result<ExitCode, Error> {
     let vm = Image::from_store(store, name)?.start(&VmConfig::new())?;
     let outcome = vm.exec(argv)?;
-    // Shown first: whoever waits for the output need not wait for the machine's end.
+    // Printed first, so that the output does not wait for the machine to stop.
     let status = show(&outcome).unwrap_or_else(|error| fail(&error.to_string()));
     vm.stop()?;
     Ok(status)
@@ -56,7 +56,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn fail(reason: &str) -> ExitCode {
-    // Where standard error is closed there is nobody to tell.
+    // Standard error may be closed.
     let _ = writeln!(io::stderr(), "exec: {reason}");
     ExitCode::from(OWN_FAILURE)
 }

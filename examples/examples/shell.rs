@@ -1,11 +1,11 @@
-//! A shell in a fresh machine, on the terminal that this is started on.
+//! Opens a shell in a fresh machine on the current terminal.
 //!
 //! ```text
 //! shell STORE NAME [PROGRAM…]
 //! ```
 //!
-//! What is typed goes to the machine as it is, ^C too, and what the machine writes is shown as it
-//! comes. A change of the window's size is passed on. `exit` ends the shell, and with it this.
+//! Keys go to the machine unchanged, including ^C, and its output appears at once. The window's size
+//! is kept up to date. `exit` closes the shell and this program.
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -39,7 +39,7 @@ fn shell(vm: &Vm, argv: &[OsString]) -> Result<u8, Box<dyn Error>> {
     let mut child = command.spawn()?;
     let _raw = Raw::enter()?;
     if let Some(stdin) = child.stdin() {
-        // Nothing wakes who waits for a key: this thread ends with the program.
+        // A blocked read cannot be woken, so this thread lives until the program exits.
         thread::spawn(move || pass(io::stdin(), stdin));
     }
     let (signaler, mut signals) = (child.signaler(), Signals::new([SIGWINCH])?);
@@ -47,7 +47,7 @@ fn shell(vm: &Vm, argv: &[OsString]) -> Result<u8, Box<dyn Error>> {
     let watch = thread::spawn(move || {
         for _ in signals.forever() {
             if let Ok((rows, columns)) = size() {
-                // A shell that has ended needs no size.
+                // The shell may have exited.
                 let _ = signaler.resize(rows, columns);
             }
         }
@@ -57,12 +57,12 @@ fn shell(vm: &Vm, argv: &[OsString]) -> Result<u8, Box<dyn Error>> {
     }
     let outcome = child.wait()?;
     resized.close();
-    // It does nothing that can fail.
+    // The thread cannot fail.
     let _ = watch.join();
     Ok(outcome.status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
 }
 
-/// Passes bytes on, each as soon as it is there.
+/// Copies bytes as soon as they arrive.
 fn pass(mut from: impl Read, mut to: impl Write) -> io::Result<()> {
     let mut piece = [0; 16 << 10];
     loop {
@@ -81,7 +81,7 @@ fn size() -> io::Result<(u16, u16)> {
     Ok((size.ws_row, size.ws_col))
 }
 
-/// This terminal, passing on what is typed as it is. It is as before when this is dropped.
+/// The terminal in raw mode; dropping this restores its previous mode.
 struct Raw(Termios);
 
 impl Raw {
@@ -96,7 +96,7 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // A terminal that is gone needs no order.
+        // The terminal may be gone.
         let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &self.0);
     }
 }

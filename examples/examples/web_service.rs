@@ -1,4 +1,4 @@
-//! Runs a web server in a machine, and makes it reachable at a port of this host.
+//! Runs a web server in a machine and exposes it on a port of this host.
 //!
 //! ```text
 //! web_service STORE NAME HOST_PORT GUEST_PORT
@@ -21,28 +21,28 @@ fn main() -> ExitCode {
     let (Ok(host), Ok(guest)) = (host.parse(), guest.parse()) else {
         return fail("a port is a number up to 65535");
     };
-    let tell = |address| {
-        // Where standard output is closed there is nobody to tell.
+    let print = |address| {
+        // Standard output may be closed.
         let _ = writeln!(io::stdout(), "http://{address}/");
     };
-    match serve(Path::new(store), name, (host, guest), tell, &mut io::stdin()) {
+    match serve(Path::new(store), name, (host, guest), print, &mut io::stdin()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&chain(&error)),
     }
 }
 
-/// Serves until `until` ends. `tell` gets the address.
+/// Serves until `until` reaches its end. Calls `print` with the address.
 pub(crate) fn serve(
     store: &Path,
     name: &str,
     (host_port, guest_port): (u16, u16),
-    tell: impl FnOnce(SocketAddr),
+    print: impl FnOnce(SocketAddr),
     until: &mut impl Read,
 ) -> Result<(), Error> {
     let vm = Image::from_store(store, name)?.start(&VmConfig::new())?;
     let web = vm.expose_tcp(host_port, guest_port)?;
-    tell(web.local_addr());
-    // An error is an end as well.
+    print(web.local_addr());
+    // A read error stops the service too.
     let _ = io::copy(until, &mut io::sink());
     web.close()?;
     vm.stop()
@@ -60,7 +60,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn fail(reason: &str) -> ExitCode {
-    // Where standard error is closed there is nobody to tell.
+    // Standard error may be closed.
     let _ = writeln!(io::stderr(), "web_service: {reason}");
     ExitCode::FAILURE
 }

@@ -1,4 +1,4 @@
-//! Bakes what `Cargo.toml` declares.
+//! Bakes the snapshots that `Cargo.toml` declares.
 
 use std::process::ExitCode;
 

@@ -1,14 +1,14 @@
-//! A layer of an image: any bytes are refused or end in a tree.
+//! Image layers: any bytes are refused or give a tree.
 
 use std::io;
 
 use supermachine_baker::rootfs::{Spool, Tree, read_layer};
 
-/// Reads a layer above another; tells whether it was accepted.
+/// Applies a layer twice. Returns whether it is accepted.
 pub(crate) fn run(data: &[u8]) -> bool {
     let (mut tree, mut spool) = (Tree::new(), Spool::new(io::empty()));
     let is_accepted = read_layer(data, &mut tree, &mut spool).is_ok();
-    // Applied once more, its whiteouts and replacements meet what it made itself.
+    // The second time, its whiteouts and replacements meet its own files.
     if is_accepted {
         assert!(read_layer(data, &mut tree, &mut spool).is_ok());
     }

@@ -1,11 +1,11 @@
-//! A small mutator, for the smoke of the fuzz targets in the ordinary test run.
+//! A small mutator for short runs of the fuzz targets in ordinary tests.
 
 use std::time::{Duration, Instant};
 
 const SMOKE: Duration = Duration::from_secs(2);
 const EXTREMES: [u32; 8] = [0, 1, 2, 0x7f, 0xff, 0xffff, i32::MAX as u32, u32::MAX];
 
-/// Feeds `run` the samples, which it must accept, and then mutations of them for a while.
+/// Feeds `run` the samples, which it must accept, then mutations of them for two seconds.
 pub(crate) fn smoke(samples: &[Vec<u8>], run: fn(&[u8]) -> bool) {
     for (at, sample) in samples.iter().enumerate() {
         assert!(run(sample), "sample {at} is refused");
@@ -20,7 +20,7 @@ pub(crate) fn smoke(samples: &[Vec<u8>], run: fn(&[u8]) -> bool) {
             mutate(&mut input, &mut random);
         }
         let result = std::panic::catch_unwind(|| run(&input));
-        assert!(result.is_ok(), "the input was made from the generator's state {seed:#x}");
+        assert!(result.is_ok(), "panic on the input made from generator state {seed:#x}");
     }
 }
 
@@ -45,7 +45,7 @@ fn mutate(input: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-/// Xorshift: the same numbers in every run.
+/// Xorshift with a fixed seed.
 struct Random(u64);
 
 impl Random {

@@ -1,9 +1,9 @@
-//! What a registry and a user say: image configurations and references.
+//! Image configurations and references.
 
 use supermachine_baker::oci::{ImageConfig, ImageSource};
 use supermachine_formats::Digest;
 
-/// Reads a configuration and a reference; tells whether either was accepted.
+/// Parses a configuration and a reference. Returns whether either is accepted.
 pub(crate) fn run(data: &[u8]) -> bool {
     let config = ImageConfig::parse(data, Digest::of(data)).is_ok();
     let source = str::from_utf8(data).is_ok_and(|text| text.parse::<ImageSource>().is_ok());

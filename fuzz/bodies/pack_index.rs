@@ -1,14 +1,14 @@
-//! The index of a pack: any bytes are refused or mean one index, which stays within bounds.
+//! Pack indexes: any bytes are refused or give one index whose entries are in bounds.
 
 use supermachine_formats::Digest;
 use supermachine_formats::pack::{
     Blob, CHUNK_SIZE, Chunk, Extent, Index, Layer, Place, Space, ZERO,
 };
 
-/// Reads an index and asks it everything; tells whether it was accepted.
+/// Decodes an index and calls every query. Returns whether it is accepted.
 pub(crate) fn run(data: &[u8]) -> bool {
     let Ok(index) = Index::decode(data) else { return false };
-    // Features that may be passed over are not written, so only what was read is the same again.
+    // Unknown optional features are not written back, so the comparison is of decoded values.
     assert_eq!(Index::decode(&index.encode()).as_ref(), Ok(&index));
     let count = index.chunk_count();
     assert_eq!(index.chunks().count() as u64, count);

@@ -1,9 +1,9 @@
-//! The manifest of a pack: any bytes are refused or mean one manifest.
+//! Pack manifests: any bytes are refused or give one manifest.
 
 use supermachine_formats::Digest;
 use supermachine_snapshots::pack::{Descriptor, Manifest};
 
-/// Reads a manifest; tells whether it was accepted.
+/// Decodes a manifest. Returns whether it is accepted.
 pub(crate) fn run(data: &[u8]) -> bool {
     let Ok(manifest) = Manifest::decode(data) else { return false };
     assert_eq!(Manifest::decode(&manifest.encode()).unwrap(), manifest);

@@ -1,4 +1,4 @@
-//! A pack in one file: any bytes are refused, or give chunks that are what their digests say.
+//! Packs in one file: any bytes are refused or give chunks that match their digests.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use supermachine_snapshots::pack::{ChunkReader, Pack, Source};
 
 use super::pack_samples;
 
-/// Opens an archive, all that it names, and reads all chunks; tells whether anything was found.
+/// Opens an archive and reads every chunk. Returns whether it contains a snapshot.
 pub(crate) fn run(data: &[u8]) -> bool {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), data).unwrap();

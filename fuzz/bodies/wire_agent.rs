@@ -1,11 +1,11 @@
-//! What the agent reads: control messages, requests, input and segments of the host.
+//! The host's messages as the agent reads them: control, requests, input and segments.
 
 use supermachine_formats::wire::{
     Command, Container, Control, ENTROPY_SIZE, Flow, HEADER_SIZE, Header, Input, Message, Output,
     Process, Request, Resume, Segment, StagedFile, WindowSize, WriteFile,
 };
 
-/// Reads frames until one is refused; tells whether all were accepted.
+/// Decodes frames until one is refused. Returns whether all are accepted.
 pub(crate) fn run(data: &[u8]) -> bool {
     let mut rest = data;
     while let Some((head, behind)) = rest.split_first_chunk::<HEADER_SIZE>() {
@@ -23,7 +23,7 @@ pub(crate) fn run(data: &[u8]) -> bool {
     rest.is_empty()
 }
 
-/// Reads one payload. Each message has one encoding.
+/// Decodes one payload. Each message has one encoding.
 fn accepts<M: Message>(header: &Header, payload: &[u8]) -> bool {
     let Ok(message) = M::decode(header.kind, payload) else { return false };
     assert_eq!(message.kind(), header.kind);

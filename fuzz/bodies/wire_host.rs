@@ -1,10 +1,10 @@
-//! What the host reads: events and replies of an agent that is not to be trusted.
+//! The agent's messages as the host reads them; the agent is not trusted.
 
 use supermachine_formats::wire::{
     Event, Exit, ExitStatus, Failure, HEADER_SIZE, Header, Memory, Message, Reply, VERSION,
 };
 
-/// Reads frames until one is refused; tells whether all were accepted.
+/// Decodes frames until one is refused. Returns whether all are accepted.
 pub(crate) fn run(data: &[u8]) -> bool {
     let mut rest = data;
     while let Some((head, behind)) = rest.split_first_chunk::<HEADER_SIZE>() {
@@ -18,7 +18,7 @@ pub(crate) fn run(data: &[u8]) -> bool {
     rest.is_empty()
 }
 
-/// Reads one payload. Each message has one encoding.
+/// Decodes one payload. Each message has one encoding.
 fn accepts<M: Message>(header: &Header, payload: &[u8]) -> bool {
     let Ok(message) = M::decode(header.kind, payload) else { return false };
     assert_eq!(message.kind(), header.kind);

@@ -1,4 +1,4 @@
-//! Writes the samples of every target to `corpus/<target>`, for the fuzzer to begin with.
+//! Writes the samples of every target to `corpus/<target>`, as seeds for the fuzzer.
 
 use std::path::Path;
 use std::{fs, io};

@@ -1,7 +1,7 @@
 //! The example apps: packages of their own, which bake when they are built.
 //!
-//! Their tests build them in a host, where that takes long. So what they depend on is compiled
-//! here before, by building them without snapshots.
+//! Their tests build them in a host, which is slow. Building them here first, without snapshots,
+//! compiles their dependencies.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,13 +10,13 @@ use crate::command;
 use crate::error::Error;
 use crate::workspace;
 
-/// The test program that builds them.
+/// The test program that builds them in the host.
 pub(crate) const PROGRAM: &str = "vm_apps";
-/// Where it finds what was compiled.
+/// Names the target folder to that program.
 pub(crate) const VARIABLE: &str = "SUPERMACHINE_TEST_APPS";
 
 const APPS: [&str; 3] = ["embedded-eval", "bundle-app", "service"];
-/// Quick to link. The test program says the same, or all would be compiled again.
+/// Quick to link. The test program sets the same, or everything would be compiled again.
 const PROFILE: [(&str, &str); 2] =
     [("CARGO_PROFILE_RELEASE_LTO", "off"), ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")];
 
@@ -31,7 +31,7 @@ pub(crate) fn prepare() -> Result<(), Error> {
     let lock = workspace::root().join("Cargo.lock");
     for app in APPS {
         let dir = workspace::root().join("examples").join(app);
-        // The versions that all else is tested with.
+        // The versions that everything else is tested with.
         fs::copy(&lock, dir.join("Cargo.lock")).map_err(Error::file("copy", &lock))?;
         let mut cargo = workspace::cargo();
         cargo.current_dir(&dir).args(["build", "--quiet", "--release"]).envs(PROFILE);

@@ -1,4 +1,4 @@
-//! Measurements: a bench program runs in the measuring host, all of its files in memory.
+//! Benchmarks: a bench program runs in the measuring host, with all of its files in memory.
 //!
 //! The program prints one JSON object a line, [`Measure`]; other lines pass through. The
 //! result is a table, and a file that later runs can be compared with.
@@ -19,24 +19,24 @@ use crate::images;
 use crate::registry;
 use crate::workspace;
 
-/// The host's memory: everything is in it.
+/// The host's memory, which holds all files.
 const MEMORY_MIB: u32 = 8192;
-/// Where everything is in the host; its shape is that of a cache folder.
+/// The folder of all files in the host, laid out as a cache folder.
 const FOLDER: &str = "/dev/shm/bench";
 
-/// What is baked. Commands are measured in the first, first starts of the last.
+/// The images to bake. Commands are measured in the first, first starts of the last.
 const IMAGES: [&str; 4] = ["busybox", "redis", "python3", "nginx"];
 
-/// What the measuring host runs.
+/// The target of the measuring host.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
 /// `cargo xtask bench`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The host: absolute times count in the measuring one only.
+    /// Host to measure in; only the measuring one gives absolute times
     #[arg(long, value_enum, default_value_t = Kind::Measuring)]
     host: Kind,
-    /// Arguments for the bench program.
+    /// Arguments for the bench program
     #[arg(last = true)]
     arguments: Vec<String>,
 }
@@ -84,29 +84,30 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     command::die_with_us(&mut command);
     let mut child = command.spawn().map_err(|e| command::start(&command, e))?;
     let said = child.stdout.take().map(BufReader::new);
-    let all = said.map_or(Ok(Vec::new()), measures).map_err(Error::system("hear the bench"))?;
+    let all =
+        said.map_or(Ok(Vec::new()), measures).map_err(Error::system("read from the bench"))?;
     let status = child.wait().map_err(Error::system("wait for the bench"))?;
     print(&all);
     save(&all)?;
     Ok(host::shell_status(status))
 }
 
-/// Builds the program that only restores and runs a command, without shared libraries:
-/// those would be read from outside the host's memory, and that time counts for nothing.
+/// Builds the restore-only program without shared libraries: loading those from outside the host's
+/// memory would distort the times.
 fn static_exec() -> Result<PathBuf, Error> {
     let target = workspace::target().join("static");
     let mut cargo = workspace::cargo();
     cargo.args(["build", "--release", "--package", "supermachine-examples", "--example", "exec"]);
-    // A target that is named keeps the flag from what runs during the build.
+    // With an explicit target, the flag does not apply to build scripts.
     cargo.args(["--target", TRIPLE]).arg("--target-dir").arg(&target);
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
-    // Optimised at link time as a whole, a static program calls address 0 in its C library.
+    // With link-time optimisation, a static program calls address 0 in its C library.
     cargo.env("CARGO_PROFILE_RELEASE_LTO", "off");
     command::run(&mut cargo)?;
     Ok(target.join(TRIPLE).join("release/examples/exec"))
 }
 
-/// Where an asset's folder belongs below a cache folder.
+/// The place of an asset's folder below a cache folder.
 fn cached(folder: &Path) -> PathBuf {
     Path::new("supermachine/assets").join(folder.file_name().unwrap_or_default())
 }
@@ -122,7 +123,7 @@ fn copying(files: &[(PathBuf, PathBuf)]) -> String {
     script + &format!("cd {FOLDER}\n")
 }
 
-/// Takes the measures out of what the bench says. It takes an hour: whoever waits sees how far it is.
+/// Collects the measures from the bench's output, and prints each as it arrives: a run takes an hour.
 fn measures(said: impl BufRead) -> std::io::Result<Vec<Measure>> {
     let mut measures = Vec::new();
     for line in said.lines() {
@@ -162,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn measures_are_told_from_other_lines() {
+    fn measures_skips_other_lines() {
         let found =
             measures(&b"hello\n{\"name\":\"start\",\"unit\":\"vms\",\"runs\":[2.0,1.0]}\n{}\n"[..])
                 .unwrap();

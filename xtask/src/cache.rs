@@ -1,7 +1,7 @@
-//! Where the tasks keep what they made: `${XDG_CACHE_HOME:-~/.cache}/supermachine`.
+//! The tasks' cache: `${XDG_CACHE_HOME:-~/.cache}/supermachine`.
 //!
-//! A folder in the cache is whole or absent: it is made under another name in the
-//! same place, then renamed, by one process at a time.
+//! A folder in the cache is complete or absent: one process at a time fills it under another name
+//! beside its final place, then renames it.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -18,18 +18,18 @@ pub(crate) fn root() -> PathBuf {
     base.join("supermachine")
 }
 
-/// What only development needs: hosts, test images, the test registry.
+/// The part for development only: hosts, test images, the test registry.
 pub(crate) fn dev() -> PathBuf {
     root().join("dev")
 }
 
-/// A lock that ends with the value, or with the process.
+/// A lock that is released when the value is dropped or the process exits.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
 }
 
-/// Waits until nobody else holds the lock at `path`.
+/// Acquires the lock at `path`, waiting for its holder.
 pub(crate) fn lock(path: &Path) -> Result<Lock, Error> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(Error::file("create", parent))?;
@@ -43,7 +43,7 @@ pub(crate) fn lock(path: &Path) -> Result<Lock, Error> {
     Ok(Lock { _file: file })
 }
 
-/// Returns the folder `path`, and has `make` fill it first if it is not there yet.
+/// Returns the folder `path`. If it does not exist, `make` fills it first.
 pub(crate) fn folder(
     path: &Path,
     make: impl FnOnce(&Path) -> Result<(), Error>,
@@ -71,7 +71,7 @@ pub(crate) fn folder(
     Ok(path.to_path_buf())
 }
 
-/// Has a file's content reach the disk.
+/// Flushes a file to disk.
 pub(crate) fn sync(path: &Path) -> Result<(), Error> {
     File::open(path).and_then(|f| f.sync_all()).map_err(Error::file("sync", path))
 }

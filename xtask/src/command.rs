@@ -1,4 +1,4 @@
-//! Running other programs: started, waited for, and an error when they fail.
+//! Running other programs and reporting their failures.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -16,7 +16,7 @@ fn line(command: &Command) -> String {
     words.join(" ")
 }
 
-/// Runs a command, its output going where ours goes.
+/// Runs a command with our standard streams.
 pub(crate) fn run(command: &mut Command) -> Result<(), Error> {
     let status = command.status().map_err(|source| start(command, source))?;
     if status.success() {
@@ -25,7 +25,7 @@ pub(crate) fn run(command: &mut Command) -> Result<(), Error> {
     Err(Error::Command { command: line(command), status: status.to_string() })
 }
 
-/// Runs a command and returns its standard output; what it said last is shown when it fails.
+/// Runs a command and returns its standard output. On failure, prints its last lines.
 pub(crate) fn output(command: &mut Command) -> Result<String, Error> {
     let Output { status, stdout, stderr } =
         command.stdin(Stdio::null()).output().map_err(|source| start(command, source))?;
@@ -38,18 +38,18 @@ pub(crate) fn output(command: &mut Command) -> Result<String, Error> {
     Err(Error::Command { command: line(command), status: status.to_string() })
 }
 
-/// The last lines of what a program said, where its reason usually stands.
+/// The last lines of a program's output, which usually give the reason.
 pub(crate) fn tail(text: &str) -> String {
     let lines: Vec<_> = text.trim_end().lines().collect();
     lines.split_at(lines.len().saturating_sub(TAIL_LINES)).1.join("\n")
 }
 
-/// The error of a program that could not be started.
+/// The error of a program that cannot be started.
 pub(crate) fn start(command: &Command, source: io::Error) -> Error {
     Error::Start { program: command.get_program().to_string_lossy().into_owned(), source }
 }
 
-/// A command that needs root: through sudo where we are not root.
+/// A command that needs root: runs through sudo for other users.
 pub(crate) fn as_root(program: &str) -> Command {
     // SAFETY: geteuid has no precondition and cannot fail.
     if unsafe { libc::geteuid() } == 0 {
@@ -60,7 +60,7 @@ pub(crate) fn as_root(program: &str) -> Command {
     command
 }
 
-/// Has the kernel end the child when the thread that starts it ends.
+/// Has the kernel kill the child when the thread that starts it exits.
 pub(crate) fn die_with_us(command: &mut Command) {
     let ask = || {
         // SAFETY: PR_SET_PDEATHSIG takes a signal's number.
@@ -71,12 +71,12 @@ pub(crate) fn die_with_us(command: &mut Command) {
     unsafe { command.pre_exec(ask) };
 }
 
-/// Has the child find every signal as a program finds it that a terminal's shell starts. nohup, and
-/// shells that start jobs in the background, ignore some, and programs inherit that.
+/// Gives the child default signal dispositions. nohup and background jobs of shells ignore some
+/// signals, and children inherit that.
 pub(crate) fn reset_signals(command: &mut Command) {
     let reset = || {
         for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
-            // SAFETY: the default is no function, so nothing of ours runs.
+            // SAFETY: SIG_DFL is no function of ours, so no handler runs.
             if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
                 return Err(io::Error::last_os_error());
             }
@@ -94,11 +94,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn child_of_a_process_that_ignores_interrupts_is_interrupted() {
+    fn reset_signals_undoes_an_inherited_ignore() {
         let mut shell = Command::new("sh");
         shell.args(["-c", "kill -INT $$; echo alive"]).stdout(Stdio::null());
         let ignore = || {
-            // SAFETY: ignoring is no function, so nothing of ours runs.
+            // SAFETY: SIG_IGN is no function of ours, so no handler runs.
             unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
             Ok(())
         };

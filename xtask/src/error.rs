@@ -1,4 +1,4 @@
-//! What can go wrong in a development task.
+//! The errors of development tasks.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,20 +16,20 @@ pub(crate) enum Error {
     System { op: &'static str, source: io::Error },
     #[error("{what}: expected {expected}, found {found}")]
     Unexpected { what: &'static str, expected: String, found: String },
-    #[error("this machine's hypervisor does not serve")]
+    #[error("this machine's hypervisor does not work")]
     Hypervisor { source: supermachine_vmm::HypervisorError },
-    #[error("the emulated host ended before the command did: {reason}; its last words:\n{log}")]
+    #[error("the emulated host stopped before the command: {reason}; its last output:\n{log}")]
     HostDied { reason: String, log: String },
 }
 
 impl Error {
-    /// For `map_err`: what was being done to which file.
+    /// For `map_err`: an operation on a file failed.
     pub(crate) fn file(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::File { op, path, source }
     }
 
-    /// For `map_err`: what was asked of the system.
+    /// For `map_err`: a system call failed.
     pub(crate) fn system(op: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { op, source }
     }

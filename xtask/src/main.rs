@@ -1,12 +1,12 @@
 //! Development tasks: `cargo xtask COMMAND`.
 //!
-//! Owns what a developer or CI needs around the product: system packages, guest
-//! assets, hosts with a working hypervisor, test images, the gate and the
-//! benchmarks. The product itself knows nothing of it.
+//! Owns the surroundings of the product that developers and CI need: system packages, guest assets,
+//! hosts with a working hypervisor, test images, the gate and the benchmarks. The product does not
+//! depend on it.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a command for developers says what it does on the terminal"
+    reason = "a command for developers prints what it does"
 )]
 
 mod apps;
@@ -41,23 +41,23 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Build the guest kernel and the agent, if they are not there yet.
+    /// Build the guest kernel and the agent unless they exist
     Assets,
-    /// Measure, in the host whose clock counts instructions.
+    /// Run the benchmarks in the host whose clock counts instructions
     Bench(bench::Args),
-    /// Check the sources only: format, lints, documents, budgets.
+    /// Check the sources: format, lints, documents, budgets, dependencies, arrows
     Gate,
-    /// Run a command in a host with a working hypervisor.
+    /// Run a command in a host with a working hypervisor
     Host(host::Args),
-    /// Make the test images and push them into the test registry's storage.
+    /// Make the test images and push them to the test registry's storage
     Images(images::Args),
-    /// Show which modules of each crate name which, and the circles among them.
+    /// Print each crate's modules, which of them name which, and their circles
     Modules(modules::Args),
-    /// Set everything up, then pull an image, restore it and run a command in it.
+    /// Set everything up, then pull an image, restore it and run a command
     Quickstart(quickstart::Args),
-    /// Serve the test images on loopback while a command runs.
+    /// Serve the test images on loopback while a command runs
     Registry(registry::Args),
-    /// Run the gate and every test.
+    /// Run the gate and every test
     #[command(visible_alias = "ci")]
     Test(suite::Args),
 }

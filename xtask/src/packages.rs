@@ -1,4 +1,4 @@
-//! Debian packages: which a task needs, and installing those that are missing.
+//! The Debian packages that tasks need, and their installation.
 
 use std::process::{Command, Stdio};
 
@@ -24,7 +24,7 @@ pub(crate) const KERNEL: &[&str] = &[
 /// Makes the test images and serves them.
 pub(crate) const IMAGES: &[&str] =
     &["busybox-static", "docker-registry", "mmdebstrap", "python3", "skopeo", "umoci", "zstd"];
-/// Other tools that tests hold our work against.
+/// Tools that tests compare our results with.
 pub(crate) const TESTS: &[&str] = &[
     "curl",
     "docker-registry",
@@ -40,7 +40,7 @@ pub(crate) const TESTS: &[&str] = &[
 /// Runs the emulated host.
 pub(crate) const HOST: &[&str] = &["qemu-system-common", "qemu-system-x86", "xz-utils"];
 
-/// Installs what is missing of `wanted`, saying so first.
+/// Prints and installs the packages of `wanted` that are missing.
 pub(crate) fn ensure(wanted: &[&str]) -> Result<(), Error> {
     if missing(wanted)?.is_empty() {
         return Ok(());
@@ -51,7 +51,7 @@ pub(crate) fn ensure(wanted: &[&str]) -> Result<(), Error> {
         return Ok(());
     }
     println!("installing Debian packages: {}", missing.join(" "));
-    // An index that is absent or stale is the usual reason for a first failure.
+    // The usual reason for a first failure is an absent or stale index.
     if install(&missing).is_err() {
         update()?;
         install(&missing)?;
@@ -59,13 +59,13 @@ pub(crate) fn ensure(wanted: &[&str]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Fetches the index of packages anew.
+/// Updates the package index.
 pub(crate) fn update() -> Result<(), Error> {
     println!("updating the package index");
     command::output(command::as_root("apt-get").args(["-q", "update"])).map(drop)
 }
 
-/// Names of `wanted` that are not installed.
+/// The packages of `wanted` that are not installed.
 fn missing<'a>(wanted: &[&'a str]) -> Result<Vec<&'a str>, Error> {
     let mut query = Command::new("dpkg-query");
     query.args(["-W", "-f", "${Package} ${db:Status-Status}\n"]).args(wanted);

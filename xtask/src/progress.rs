@@ -1,4 +1,4 @@
-//! Showing how far a long step is: a bar on a terminal, a line now and then elsewhere.
+//! Progress of a long step: a bar on a terminal, occasional lines elsewhere.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -14,12 +14,12 @@ pub(crate) struct Step {
     bar: ProgressBar,
     name: String,
     began: Instant,
-    told: Instant,
+    printed: Instant,
     plain: bool,
 }
 
 impl Step {
-    /// Begins a step of about `length` parts; 0 when their number is not known.
+    /// Starts a step of about `length` parts; 0 if their number is unknown.
     pub(crate) fn new(name: &str, length: u64) -> Self {
         let plain = !std::io::stderr().is_terminal();
         let template = if length > 0 {
@@ -39,24 +39,24 @@ impl Step {
             bar.enable_steady_tick(Duration::from_millis(200));
         }
         let now = Instant::now();
-        Self { bar, name: name.to_owned(), began: now, told: now, plain }
+        Self { bar, name: name.to_owned(), began: now, printed: now, plain }
     }
 
-    /// One more part is done.
+    /// Counts one more finished part.
     pub(crate) fn advance(&mut self) {
         self.bar.inc(1);
         let (done, length) = (self.bar.position(), self.bar.length().unwrap_or(0));
-        // The number of parts was a guess; a bar that stands at its end looks stuck.
+        // The number of parts is an estimate; a full bar looks stuck.
         if done >= length {
             self.bar.set_length(done + 1);
         }
-        if self.plain && self.told.elapsed() >= PERIOD {
-            self.told = Instant::now();
+        if self.plain && self.printed.elapsed() >= PERIOD {
+            self.printed = Instant::now();
             eprintln!("{}: {done} of about {}", self.name, length.max(done));
         }
     }
 
-    /// The step is over.
+    /// Finishes the step and prints its duration.
     pub(crate) fn finish(self) {
         self.bar.finish_and_clear();
         eprintln!("{}: done in {:.1} s", self.name, self.began.elapsed().as_secs_f64());

@@ -1,4 +1,4 @@
-//! The main job, shown: an image is pulled, baked, restored, and a command answers.
+//! A demonstration: pulls an image, bakes it, restores it, and runs a command.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,15 +15,15 @@ use crate::workspace;
 /// `cargo xtask quickstart`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The host to show it in, instead of the one that a probe picks.
+    /// Host to use [default: the one that a probe picks]
     #[arg(long, value_enum)]
     host: Option<Kind>,
-    /// The built command: set in the host, where only the show itself is left to do.
+    /// The built command; set in the host, where only the demonstration is left to run
     #[arg(long, hide = true)]
     program: Option<PathBuf>,
 }
 
-/// Sets everything up and shows it, or, in the host, shows it.
+/// Sets everything up and runs the demonstration in a host.
 pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     if let Some(program) = &args.program {
         show(program)?;
@@ -52,7 +52,7 @@ fn show(program: &Path) -> Result<(), Error> {
     step(Command::new(program).args(words))
 }
 
-/// Runs one command as a person would, and says how long it took.
+/// Prints and runs one command, then prints its duration.
 fn step(command: &mut Command) -> Result<(), Error> {
     let words = command.get_args().map(|word| word.to_string_lossy().into_owned());
     println!("\n$ supermachine {}", words.collect::<Vec<_>>().join(" "));

@@ -17,9 +17,9 @@ use crate::error::Error;
 use crate::packages;
 use crate::progress::Step;
 
-/// Tells tests and commands where the registry is: `127.0.0.1:PORT`.
+/// Names the registry's address, `127.0.0.1:PORT`, to tests and commands.
 pub(crate) const ADDRESS: &str = "SUPERMACHINE_TEST_REGISTRY";
-/// How long it may take to listen; under emulation it takes seconds.
+/// How long it may take to listen; under emulation this takes seconds.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
 /// Where it keeps blobs and manifests.
@@ -30,14 +30,14 @@ pub(crate) fn storage() -> PathBuf {
 /// `cargo xtask registry [-- COMMAND…]`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// What to run while the registry serves; without it, it serves until it is ended.
+    /// Command to run while the registry serves [default: serve until stopped]
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
 
-/// Serves the test images, for the time of a command or for good.
+/// Serves the test images while a command runs, or until stopped.
 pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
-    // Inside a host they were seen to before it was started, and asking takes seconds.
+    // The packages were installed before the host started, and asking takes seconds there.
     if !crate::host::guest::is_inside() {
         packages::ensure(packages::IMAGES)?;
     }
@@ -53,10 +53,10 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     Ok(crate::host::shell_status(status))
 }
 
-/// Pushes the images that the storage does not hold yet.
+/// Pushes the images that the storage lacks.
 pub(crate) fn fill(images: &[(&str, PathBuf)]) -> Result<(), Error> {
     let _lock = cache::lock(&cache::dev().join("registry/lock"))?;
-    // Beside the storage: which layout was pushed under which name.
+    // A file beside the storage records the layout that was pushed under a name.
     let stamp = |name: &str| cache::dev().join("registry").join(format!("{name}.pushed"));
     let is_pushed = |(name, layout): &&(&str, PathBuf)| {
         fs::read(stamp(name)).is_ok_and(|s| s == layout.as_os_str().as_encoded_bytes())
@@ -104,7 +104,7 @@ impl Registry {
         let input = child.stdin.take();
         let mut registry = Self { child, address };
         if let Some(mut input) = input {
-            // The settings are short enough for a pipe, and its end is the file's end.
+            // The settings fit into a pipe; closing it is the end of the file.
             let text = settings(&storage, &registry.address);
             input.write_all(text.as_bytes()).map_err(Error::system("configure the registry"))?;
         }
@@ -124,7 +124,7 @@ impl Registry {
                 return Err(not_up(status.to_string()));
             }
             if began.elapsed() > START_LIMIT {
-                return Err(not_up("nothing in time".into()));
+                return Err(not_up("no answer in time".into()));
             }
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -1,7 +1,7 @@
 //! Running every test: those that need a hypervisor in the picked host, the others here.
 //!
-//! An integration test whose name starts with `vm_` needs a hypervisor. It never passes
-//! by being skipped: without a host the run fails.
+//! An integration test whose name starts with `vm_` needs a hypervisor. No test passes by being
+//! skipped: without a host, the run fails.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -22,43 +22,43 @@ use crate::images;
 use crate::packages;
 use crate::workspace;
 
-/// What the names of tests that need a hypervisor start with.
+/// The prefix of integration tests that need a hypervisor.
 const VM_PREFIX: &str = "vm_";
 /// An emulated host has one processor, so two of them use two of ours.
 const SIDE_BY_SIDE: usize = 2;
-/// Begun before all others, so that no host is left alone with it at the end.
+/// Started first, so that the run does not end with one host busy and one idle.
 const LONGEST_PROGRAM: &str = "vm_services_1";
-/// The test program that is run in several hosts, each with another processor.
+/// The test program that runs in several hosts with different processors.
 const PROCESSORS_PROGRAM: &str = "vm_cpu";
-/// Which of its modules are run on which processor, one after the other on one store. An
-/// emulated host without a model named has the usual one.
+/// Its modules to run on each processor, one after the other on one store. `None` is the emulated
+/// host's default model.
 const PROCESSORS: [(Option<&str>, &[&str]); 4] = [
     (None, &["baking::"]),
     (Some("Skylake-Server,vendor=AuthenticAMD,+svm,+npt"), &["going_on::"]),
     (Some("max,vendor=AuthenticAMD,+svm,+npt"), &["going_on::", "baking_host::"]),
     (None, &["going_on::", "refusing::"]),
 ];
-/// Where [`PROCESSORS_PROGRAM`] finds that store.
+/// Names that store to [`PROCESSORS_PROGRAM`].
 const PROCESSORS_STORE: &str = "SUPERMACHINE_TEST_CPU_STORE";
-/// The memory of an emulated host for tests: their files are in memory too.
+/// The memory of an emulated host for tests; it also holds their files.
 const MEMORY_MIB: u32 = 6144;
 
 /// `cargo xtask test`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The host for tests that need a hypervisor, instead of the one that a probe picks.
+    /// Host for tests that need a hypervisor [default: the one that a probe picks]
     #[arg(long, value_enum)]
     host: Option<Kind>,
-    /// Run only the test programs with this in their name.
+    /// Run only test programs whose names contain NAME
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
-    /// Run no checks of the sources first.
+    /// Skip the gate
     #[arg(long)]
     no_gate: bool,
-    /// End a test program in a host after so many seconds.
+    /// Stop a test program in a host after SECONDS
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     timeout: u64,
-    /// Arguments for the test programs, such as a filter.
+    /// Arguments for the test programs, such as a filter
     #[arg(last = true)]
     arguments: Vec<String>,
 }
@@ -72,16 +72,16 @@ struct Program {
     needs_host: bool,
 }
 
-/// How one test program went.
+/// The result of one test program.
 #[derive(Debug, Default)]
 struct Outcome {
     name: String,
     passed: u64,
     failed: u64,
-    ended_well: bool,
+    succeeded: bool,
     status: Option<i32>,
     took: Duration,
-    /// Whether it was run again, as its host stood still.
+    /// Whether it ran again because the host's clock stopped.
     was_repeated: bool,
 }
 
@@ -95,7 +95,7 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     packages::ensure(packages::TESTS)?;
     let (mut outcomes, in_host) = run_here(args)?;
     if args.only.is_none() {
-        // The agent has none, and is built by itself.
+        // The agent has no documentation tests and is built separately.
         let mut doc = workspace::cargo();
         doc.args(["test", "--quiet", "--doc", "--profile", workspace::PROFILE]);
         doc.args(workspace::LIBRARIES);
@@ -113,12 +113,12 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     Ok(summary(&outcomes))
 }
 
-/// Builds every test program and runs those that need no host; gives the others.
+/// Builds every test program, runs those that need no host, and returns the others.
 fn run_here(args: &Args) -> Result<(Vec<Outcome>, Vec<Program>), Error> {
     let mut outcomes = Vec::new();
     let mut in_host = Vec::new();
-    // A command that can sign takes the place of the one that cannot, so it is built when that
-    // one's tests are over.
+    // The command with signing replaces the one without in the target folder, so it is built after
+    // the tests of the latter.
     for selections in [workspace::SELECTIONS, &[workspace::SIGNING]] {
         for program in build(selections, args.only.as_deref())? {
             if program.needs_host {
@@ -169,7 +169,7 @@ fn build_selection(packages: &[&str]) -> Result<Vec<Program>, Error> {
     Err(Error::Command { command: "cargo test --no-run".into(), status })
 }
 
-/// What of cargo's messages tells of a test program.
+/// The part of a cargo message that describes a test program.
 #[derive(Deserialize)]
 struct Message {
     executable: Option<PathBuf>,
@@ -210,7 +210,7 @@ impl Program {
         command
     }
 
-    /// Runs it in a host, or in one after the other if it is about processors.
+    /// Runs it in a host; [`PROCESSORS_PROGRAM`] in one for each processor.
     fn run_in_host(&self, us: &Path, kind: Kind, args: &Args) -> Result<Vec<Outcome>, Error> {
         if self.name != PROCESSORS_PROGRAM {
             return Ok(vec![watch_in_host(&self.name, || {
@@ -223,7 +223,7 @@ impl Program {
         let mut outcomes = Vec::new();
         let mut runs = PROCESSORS.to_vec();
         if kind == Kind::Native {
-            println!("[{}] no other model than this machine's processor is tried", self.name);
+            println!("[{}] tried on this machine's processor only", self.name);
             runs = vec![(None, &["baking::"]), (None, &["going_on::", "baking_host::"])];
         }
         for (cpu, modules) in runs {
@@ -239,7 +239,7 @@ impl Program {
         Ok(outcomes)
     }
 
-    /// In a host of its own, where the test registry serves meanwhile.
+    /// The command that runs it in its own host, with the test registry serving.
     fn in_host(&self, us: &Path, kind: Kind, cpu: Option<&str>, args: &Args) -> Command {
         let mut command = Command::new(us);
         command.args(["host", "--host", kind.name(), "--timeout", &args.timeout.to_string()]);
@@ -253,7 +253,7 @@ impl Program {
         self.prepared(command)
     }
 
-    /// As cargo runs a test program.
+    /// Sets folder and environment as cargo does for a test program.
     fn prepared(&self, mut command: Command) -> Command {
         command.current_dir(&self.package).env(apps::VARIABLE, apps::target());
         command.env("CARGO_MANIFEST_DIR", &self.package);
@@ -286,20 +286,20 @@ fn side_by_side(programs: &[Program], kind: Kind, args: &Args) -> Result<Vec<Out
     })
 }
 
-/// Runs a test program in a host, and once more in another one if that host stands still.
+/// Runs a test program in a host, and once more in a new host if the clock of the first stops.
 fn watch_in_host(name: &str, command: impl Fn() -> Command) -> Result<Outcome, Error> {
     let first = watch(name, &mut command())?;
-    if first.status != Some(i32::from(host::STOOD_STILL)) {
+    if first.status != Some(i32::from(host::CLOCK_STOPPED)) {
         return Ok(first);
     }
-    println!("[{name}] AGAIN, once: the emulated host's clock stood still");
+    println!("[{name}] running again, once: the emulated host's clock stopped");
     let second = watch(name, &mut command())?;
     Ok(Outcome { was_repeated: true, took: first.took + second.took, ..second })
 }
 
 /// Runs a test program, shows each line under its name, and counts the results.
 fn watch(name: &str, command: &mut Command) -> Result<Outcome, Error> {
-    println!("[{name}] begins");
+    println!("[{name}] started");
     let began = Instant::now();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command::die_with_us(command);
@@ -319,7 +319,7 @@ fn watch(name: &str, command: &mut Command) -> Result<Outcome, Error> {
         name: name.to_owned(),
         passed,
         failed,
-        ended_well: status.success(),
+        succeeded: status.success(),
         status: status.code(),
         took,
         was_repeated: false,
@@ -355,15 +355,17 @@ fn summary(outcomes: &[Outcome]) -> u8 {
     println!();
     for outcome in outcomes {
         let Outcome { name, passed, failed, took, .. } = outcome;
-        let verdict = if outcome.ended_well { "ok" } else { "FAILED" };
+        let verdict = if outcome.succeeded { "ok" } else { "FAILED" };
         let seconds = took.as_secs_f64();
         println!("{verdict:6} {name:28} {passed:4} passed {failed:3} failed {seconds:7.1} s");
     }
-    // A program that ended badly without a failed test, by a signal or in time, counts too.
-    let bad = outcomes.iter().filter(|o| !o.ended_well).map(|o| o.failed.max(1)).sum::<u64>();
+    // A program that died of a signal or a time-out counts as one failure.
+    let bad = outcomes.iter().filter(|o| !o.succeeded).map(|o| o.failed.max(1)).sum::<u64>();
     let repeated = outcomes.iter().filter(|o| o.was_repeated).count();
     if repeated > 0 {
-        println!("{repeated} test programs were run again, as their emulated host stood still");
+        println!(
+            "{repeated} test programs ran again because the clock of their emulated host stopped"
+        );
     }
     println!("{} passed, {bad} failed", outcomes.iter().map(|o| o.passed).sum::<u64>());
     u8::from(bad > 0)
@@ -373,13 +375,12 @@ fn summary(outcomes: &[Outcome]) -> u8 {
 mod tests {
     use super::*;
 
-    /// A command that succeeds when it runs for the `nth` time, and before that as in a host that
-    /// stands still.
+    /// A command that succeeds on its `nth` run, and before that exits as a stopped host does.
     fn succeeding(nth: usize) -> impl Fn() -> Command {
         let runs = std::cell::Cell::new(0);
         move || {
             runs.set(runs.get() + 1);
-            let status = if runs.get() == nth { 0 } else { host::STOOD_STILL };
+            let status = if runs.get() == nth { 0 } else { host::CLOCK_STOPPED };
             let mut shell = Command::new("sh");
             shell.args(["-c", &format!("exit {status}")]);
             shell
@@ -387,17 +388,17 @@ mod tests {
     }
 
     #[test]
-    fn test_program_whose_host_stood_still_is_run_again_once() {
+    fn test_program_whose_host_stops_runs_again_once() {
         let outcome = watch_in_host("again", succeeding(2)).unwrap();
-        assert!(outcome.ended_well && outcome.was_repeated);
+        assert!(outcome.succeeded && outcome.was_repeated);
         let outcome = watch_in_host("still", succeeding(3)).unwrap();
-        assert!(!outcome.ended_well && outcome.was_repeated);
+        assert!(!outcome.succeeded && outcome.was_repeated);
         let outcome = watch_in_host("first", succeeding(1)).unwrap();
-        assert!(outcome.ended_well && !outcome.was_repeated);
+        assert!(outcome.succeeded && !outcome.was_repeated);
     }
 
     #[test]
-    fn results_of_a_run_are_read_and_other_lines_are_not() {
+    fn results_parses_only_the_summary_line() {
         let line =
             "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 1 filtered out";
         assert_eq!(results(line), Some((12, 3)));
@@ -406,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn program_that_needs_a_host_is_told_by_its_name() {
+    fn program_needs_a_host_if_its_name_says_so() {
         let message = |name: &str, kind: &str, test: bool| {
             format!(
                 r#"{{"reason":"compiler-artifact","manifest_path":"/p/Cargo.toml",

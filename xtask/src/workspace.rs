@@ -3,33 +3,32 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-/// The profile of all that is built here: optimised, since a host may emulate every
-/// instruction, and one only, so that nothing is built twice.
+/// The one profile of everything built here, so that nothing is built twice. It is optimised because
+/// a host may emulate every instruction.
 pub(crate) const PROFILE: &str = "fast";
 
-/// The sets of packages that are built together. The agent's program is built by itself:
-/// among others, cargo unites the features of shared crates, and theirs bring the standard
-/// library in, whose panic handler collides with its own.
+/// Sets of packages that are built together. The agent is built separately: together with others,
+/// cargo unites the features of shared crates, which link the standard library, whose panic handler
+/// collides with the agent's.
 pub(crate) const SELECTIONS: &[&[&str]] = &[LIBRARIES, &["--package", "supermachine-init"]];
 /// All packages but the agent, with the features that are off by default.
 pub(crate) const LIBRARIES: &[&str] =
     &["--workspace", "--exclude", "supermachine-init", "--features", "supermachine-examples/tokio"];
 
-/// What of the command is tested once more, with what it signs programs for macOS with. Its
-/// dependencies are as many again, so that only the tests build them.
+/// The tests of the command that run again with signing for macOS. Its 200 dependencies are built
+/// for these tests only.
 pub(crate) const SIGNING: &[&str] =
     &["--package", "cargo-supermachine", "--features", "codesign", "--lib", "--test", "codesign"];
 
 /// The folder with the workspace's `Cargo.toml`.
 pub(crate) fn root() -> PathBuf {
-    // Cargo says where this package is now; the path at compile time serves a copied
-    // program.
+    // Cargo names the package's current folder; a copied program uses the one of compile time.
     let package = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     let package = package.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
     package.parent().map(PathBuf::from).unwrap_or_default()
 }
 
-/// Where cargo puts what it builds for the workspace.
+/// The workspace's target folder.
 pub(crate) fn target() -> PathBuf {
     let given = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     root().join(given.unwrap_or_else(|| "target".into()))
@@ -39,7 +38,7 @@ pub(crate) fn target() -> PathBuf {
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root());
-    // What cargo told this program of itself, some build scripts take for a change.
+    // Some build scripts would take the variables of this package for a change.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG") || text.starts_with("CARGO_MANIFEST") {

@@ -1,4 +1,4 @@
-//! An application whose snapshot ships as a file, and is found by its library.
+//! An application whose snapshot ships as a file that its library finds.
 
 use std::error::Error;
 

@@ -1,5 +1,5 @@
-//! Runs shell scripts that nobody has to trust, each in a machine of its own. The machines'
-//! snapshot is part of this program, which needs no other file.
+//! Runs untrusted shell scripts, each in its own machine. The snapshot is part of this program, which
+//! needs no other file.
 //!
 //! ```text
 //! embedded-eval SCRIPT…
@@ -14,8 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let image = Image::from_embedded(include_snapshot!("shell"))?;
     let config = VmConfig::new().with_pool_warm(1);
     for script in std::env::args().skip(1) {
-        // The machine goes back to its snapshot when it is dropped: the next script finds nothing
-        // of this one.
+        // Dropping the machine resets it to its snapshot, so the next script starts clean.
         let vm = image.acquire_with(&config)?;
         let outcome = vm
             .exec_builder()

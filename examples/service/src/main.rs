@@ -1,4 +1,4 @@
-//! A long-lived service in a machine, at a port of this host until standard input ends.
+//! Runs a service in a machine and exposes it on a port of this host until standard input closes.
 //!
 //! ```text
 //! service [PORT]

@@ -15,12 +15,12 @@ use crate::workspace;
 const PACKAGE: &str = "supermachine-init";
 const PROFILE: &str = "agent";
 
-/// Fills `folder` with the agent.
+/// Builds the agent into `folder`.
 pub(super) fn build(folder: &Path) -> Result<(), Error> {
     let step = Step::new("building the agent", 0);
-    // Flags and a target folder of the caller's would make another program. Each workspace has a
-    // folder of its own: to Cargo, those of one project look the same, and files of one that are
-    // older than what another has built would not be built at all.
+    // The caller's flags would build a different program. Each workspace has its own target folder:
+    // cargo cannot tell two clones apart, and would not rebuild files of one that are older than
+    // the other's build.
     let mut root = DefaultHasher::new();
     workspace::root().canonicalize().unwrap_or_else(|_| workspace::root()).hash(&mut root);
     let target = cache::dev().join("agent-target").join(format!("{:016x}", root.finish()));

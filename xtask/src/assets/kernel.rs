@@ -15,10 +15,10 @@ use crate::error::Error;
 use crate::packages;
 use crate::progress::Step;
 
-/// About how many steps make announces; only the bar's scale depends on it.
+/// The approximate number of steps that make prints; only the scale of the bar depends on it.
 const STEPS: u64 = 1820;
 
-/// Fills `folder` with the kernel and the version of its source.
+/// Builds the kernel into `folder`, with the version of its source.
 pub(super) fn build(folder: &Path) -> Result<(), Error> {
     packages::ensure(packages::KERNEL)?;
     let source = folder.join("source");
@@ -40,7 +40,7 @@ pub(super) fn build(folder: &Path) -> Result<(), Error> {
         .try_for_each(|done| fs::remove_dir_all(done).map_err(Error::file("remove", done)))
 }
 
-/// What the licence asks to be able to name: the exact source that was built.
+/// The exact version of the source, which the licence requires us to name.
 fn source_version() -> Result<String, Error> {
     let format = "${Package} ${Version}\n";
     command::output(Command::new("dpkg-query").args(["-W", "-f", format, recipe::SOURCE_PACKAGE]))
@@ -92,7 +92,7 @@ fn set(line: &str) -> Option<(&str, &str)> {
     line.split_once('=').filter(|(name, _)| name.starts_with("CONFIG_"))
 }
 
-/// Puts what orders the kernel's functions where the compiler looks for its assembler.
+/// Writes the assembler wrapper that orders the kernel's functions, for the compiler to find.
 fn lay_out(folder: &Path) -> Result<(), Error> {
     fs::create_dir(folder).map_err(Error::file("create", folder))?;
     for (name, text) in recipe::LAYOUT {
@@ -116,7 +116,7 @@ fn compile(source: &Path, layout: &Path) -> Result<(), Error> {
     let mut child = make.spawn().map_err(|e| command::start(&make, e))?;
     let output = child.stdout.take().map(BufReader::new);
     for line in output.into_iter().flat_map(BufRead::lines).map_while(Result::ok) {
-        // A step is announced as two spaces and a tool's name in capitals.
+        // make prints a step as two spaces and the name of a tool in capitals.
         if line.starts_with("  ") {
             step.advance();
         }

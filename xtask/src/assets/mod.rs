@@ -10,7 +10,7 @@ use supermachine_kernel::{agent_dir, kernel_dir};
 use crate::cache;
 use crate::error::Error;
 
-/// Builds what is missing.
+/// Builds the assets that are missing.
 pub(crate) fn ensure() -> Result<(), Error> {
     cache::folder(&kernel_dir(), kernel::build)?;
     cache::folder(&agent_dir(), agent::build)?;

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn dependencies_of_tests_and_other_peoples_crates_are_not_judged() {
+    fn dev_dependencies_and_external_crates_are_ignored() {
         let dependencies =
             r#"{"name":"supermachine-baker","kind":"dev"},{"name":"libc","kind":null}"#;
         let packages = [package("supermachine", dependencies), package("supermachine-baker", "")];
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn crate_that_nobody_drew_is_refused() {
+    fn crate_missing_from_the_drawing_is_refused() {
         assert_eq!(undrawn(&[package("new", "")]), ["new is not in the drawing"]);
     }
 }

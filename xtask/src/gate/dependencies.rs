@@ -8,7 +8,7 @@ use super::verdict::none;
 use crate::error::Error;
 use crate::{command, tools, workspace};
 
-/// Crates in the tree of a program that restores a snapshot and runs a command.
+/// The most crates in the tree of a program that restores a snapshot and runs a command.
 const MOST_CRATES: usize = 40;
 /// Crates that such a program must not have in its tree.
 const KEPT_OUT: [&str; 16] = [
@@ -29,7 +29,7 @@ const KEPT_OUT: [&str; 16] = [
     "tokio",
     "tracing",
 ];
-/// How long the advisory database may take to arrive, in seconds.
+/// Seconds to wait for the advisory database.
 const DATABASE_LIMIT: &str = "120";
 
 /// Checks licences, sources and duplicates by the rules of `deny.toml`, and advisories where
@@ -48,7 +48,7 @@ pub(super) fn rules() -> Result<(), Error> {
     if fetch.output().is_ok_and(|output| output.status.success()) {
         return command::output(deny().args(["--all-features", "check", "advisories"])).map(drop);
     }
-    println!("gate: SKIPPED: advisories, as their database cannot be fetched here");
+    println!("gate: SKIPPED: advisories, their database cannot be downloaded here");
     Ok(())
 }
 
@@ -66,7 +66,7 @@ pub(super) fn budget() -> Result<(), Error> {
     none("crates of a restoring program", "none that is kept out", &kept_out(&crates))
 }
 
-/// Name and version of each line of `cargo tree`; more may follow in a line.
+/// The name and version in each line of `cargo tree`.
 fn crates(tree: &str) -> BTreeSet<String> {
     let name = |line: &str| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
     tree.lines().filter(|line| !line.is_empty()).map(name).collect()

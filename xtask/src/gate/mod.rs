@@ -1,4 +1,4 @@
-//! The gate: what must hold of the sources before any test runs.
+//! The gate: checks of the sources that run before any test.
 //!
 //! Owns formatting, lints, documentation, links between documents, the budgets of files,
 //! dependencies and size, the rules for dependencies, the arrows between crates and modules, and
@@ -19,9 +19,9 @@ use crate::workspace;
 
 use verdict::{found, none};
 
-/// Lines of one source file, its tests aside.
+/// The most lines of a source file; tests are exempt.
 const LONGEST_FILE: usize = 800;
-/// Bytes of a program that restores a snapshot and runs a command, stripped.
+/// The most bytes of a stripped program that restores a snapshot and runs a command.
 const LARGEST_PROGRAM: u64 = 3 << 19;
 
 type Check = (&'static str, fn() -> Result<(), Error>);
@@ -41,7 +41,7 @@ const CHECKS: [Check; 12] = [
     ("other platforms", targets::check),
 ];
 
-/// Runs every check, and fails if one did.
+/// Runs every check and fails if one of them does.
 pub(crate) fn run() -> Result<(), Error> {
     let mut failed = Vec::new();
     for (name, check) in CHECKS {
@@ -100,9 +100,9 @@ fn is_test(path: &Path) -> bool {
 }
 
 fn machine_paths() -> Result<(), Error> {
-    // Spelled in two parts, or this file would name it too.
+    // Spelled in two parts, so that this file does not match.
     let mut paths = vec![concat!("/wo", "rk/").to_owned(), workspace::root().display().to_string()];
-    // The superuser's home is a path of every guest too, and so says nothing of this machine.
+    // Every guest has `/root` too, so it does not identify this machine.
     let home = std::env::var_os("HOME").map(PathBuf::from);
     if let Some(home) = home.filter(|h| ![Path::new("/"), Path::new("/root")].contains(&&**h)) {
         paths.push(format!("{}/", home.display()));
@@ -136,7 +136,7 @@ fn links() -> Result<(), Error> {
     none("links between documents", "each to lead to a file", &broken)
 }
 
-/// The targets of Markdown links that are files of the repository.
+/// The Markdown link targets that are files of the repository.
 fn relative_links(text: &str) -> Vec<&str> {
     let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next());
     let files = targets.map(|target| target.split('#').next().unwrap_or_default());
@@ -157,7 +157,7 @@ fn program_size() -> Result<(), Error> {
     Err(found("size of a restoring program", &expected, &size.to_string()))
 }
 
-/// Every file of the repository, tracked or about to be, relative to its root.
+/// Every tracked or unignored file, relative to the repository's root.
 fn files() -> Result<Vec<PathBuf>, Error> {
     let mut git = Command::new("git");
     git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
@@ -165,7 +165,7 @@ fn files() -> Result<Vec<PathBuf>, Error> {
     Ok(text.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).collect())
 }
 
-/// A file's text; nothing if it is not text or, though tracked, gone.
+/// A file's text; `None` if it is not UTF-8, or is tracked but missing.
 fn read(path: &Path) -> Result<Option<String>, Error> {
     let path = workspace::root().join(path);
     match fs::read(&path) {
@@ -180,13 +180,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_to_files_are_found_without_their_anchors() {
+    fn relative_links_drops_anchors_and_urls() {
         let text = "[a](b.md#part) [c](https://d.e) ![f](g/h.png \"title\") [i](#j) [k](mailto:l)";
         assert_eq!(relative_links(text), ["b.md", "g/h.png"]);
     }
 
     #[test]
-    fn tests_are_told_from_sources_by_name_or_folder() {
+    fn is_test_goes_by_file_name_or_folder() {
         assert!(is_test(Path::new("a/src/b/tests.rs")));
         assert!(is_test(Path::new("a/tests/b.rs")));
         assert!(!is_test(Path::new("a/src/attests.rs")));

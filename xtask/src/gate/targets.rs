@@ -1,4 +1,4 @@
-//! Other platforms: what must compile for them is type-checked here.
+//! Type checks for other platforms.
 //!
 //! rustup's toolchain has the standard library of this machine only. Debian has a compiler
 //! with the library's source, and the library for arm64; they are unpacked into the cache.
@@ -12,7 +12,7 @@ use crate::{cache, command, packages, workspace};
 
 /// Shared libraries that Debian's compiler loads.
 const LIBRARIES: &[&str] = &["libedit2", "libffi8", "libxml2", "libz3-4", "libzstd1", "zlib1g"];
-/// The packages that are unpacked, but for the compiler's own libraries: their names have versions.
+/// Packages to unpack. The compiler's own libraries, whose names contain a version, are looked up.
 const PACKAGES: &[&str] =
     &["libstd-rust-web-dev", "libstd-rust-web-dev:arm64", "rust-web-src", "rustc-web"];
 
@@ -24,7 +24,7 @@ const CHECKS: [(&str, &[&str]); 4] = [
     (LINUX_ARM, &["--package", "supermachine-formats", "--package", "supermachine"]),
     (LINUX_ARM, &["--package", "supermachine", "--features", "tokio"]),
     (LINUX_ARM, &["--package", "supermachine-init"]),
-    // There is no package with that platform's library; `formats` needs only these parts.
+    // Debian has no standard library for macOS; `formats` needs only these parts of it.
     (MACOS_ARM, &["--package", "supermachine-formats", "-Zbuild-std=core,alloc"]),
 ];
 
@@ -48,7 +48,7 @@ pub(super) fn check() -> Result<(), Error> {
     Ok(())
 }
 
-/// Fetches the packages and unpacks what is needed of them.
+/// Downloads the packages and unpacks the parts that are needed.
 fn unpack(scratch: &Path) -> Result<(), Error> {
     println!("fetching a compiler for other platforms");
     let apt = Apt::new(scratch)?;
@@ -69,7 +69,7 @@ fn unpack(scratch: &Path) -> Result<(), Error> {
     remove_unneeded(&scratch.join("usr"))
 }
 
-/// Removes the sources of the compiler and its tools: only the library's are needed.
+/// Removes the sources of the compiler and its tools; only the library's are needed.
 fn remove_unneeded(usr: &Path) -> Result<(), Error> {
     let source = usr.join("lib/rustlib/src/rust");
     for folder in ["compiler", "src"].map(|name| source.join(name)) {
@@ -78,7 +78,7 @@ fn remove_unneeded(usr: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// The system's package sources, with lists of their own that cover arm64 too.
+/// apt with the system's sources and private lists that cover arm64 too.
 struct Apt {
     folder: PathBuf,
 }

@@ -1,8 +1,8 @@
 //! The emulated host: QEMU emulates a processor with virtualization, on which Debian's
 //! cloud kernel runs KVM unmodified; its root file system is this machine's.
 //!
-//! Invariant: nothing outlives the caller. All sockets are descriptors without a name,
-//! and both processes die with the thread that started them.
+//! Invariant: nothing outlives the caller. All sockets are unnamed, and both processes die with the
+//! thread that started them.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::kind::{Kind, Limits, STOOD_STILL};
+use super::kind::{CLOCK_STOPPED, Kind, Limits};
 use super::session::{self, End, Ports};
 use super::wire::Request;
 use super::{guest, image, monitor, waits};
@@ -28,10 +28,10 @@ use crate::packages;
 /// A folder in the emulated host's own memory; all others are this machine's.
 pub(crate) const FAST_FOLDER: &str = "/dev/shm";
 const FILE_SERVER: &str = "/usr/lib/qemu/virtiofsd";
-/// How much of the console is kept for the case that the host dies.
+/// Lines of the console to keep for a report when the host dies.
 const LOG_LINES: usize = 40;
-/// How long before its time is over a host tells what it waits for.
-const LAST_WORDS: Duration = Duration::from_secs(15);
+/// How long before a time-out the host prints what its threads wait for.
+const REPORT_BEFORE: Duration = Duration::from_secs(15);
 
 /// Runs a command in a fresh emulated host.
 pub(super) fn run(kind: Kind, command: &Command, limits: &Limits) -> Result<u8, Error> {
@@ -70,9 +70,9 @@ fn request(
     let gid = unsafe { libc::getgid() };
     let env = env.into_iter().collect();
     let (folder, modules) = (folder.into(), kernel.into());
-    let patience = limits.timeout.and_then(|limit| limit.checked_sub(LAST_WORDS));
+    let patience = limits.timeout.and_then(|limit| limit.checked_sub(REPORT_BEFORE));
     let patience = patience.map(|patience| patience.as_secs());
-    // A thread that wakes each second would disturb what is measured.
+    // A thread that wakes every second would disturb measurements.
     let has_pulse = kind == Kind::Emulated;
     Ok(Request { argv, env, folder, uid, gid, modules, patience, has_pulse })
 }
@@ -126,17 +126,17 @@ impl Host {
         match session::run(ports, request, timeout)? {
             End::Status(status) => Ok(status),
             End::Died => Err(self.post_mortem()),
-            End::StoodStill => {
+            End::ClockStopped => {
                 eprintln!("{}", self.dump());
-                Ok(STOOD_STILL)
+                Ok(CLOCK_STOPPED)
             }
         }
     }
 
-    /// What can be found out about a host whose clock stands still.
+    /// Describes a host whose clock stopped.
     fn dump(&mut self) -> String {
         let mut text = format!(
-            "emulated host: its clock stood still for {} s; its processor, twice:\n",
+            "emulated host: the clock stopped for {} s; two looks at its processor:\n",
             session::STILL_LIMIT.as_secs()
         );
         for _ in 0..2 {
@@ -144,11 +144,11 @@ impl Host {
         }
         text += "QEMU's threads:\n";
         text += &waits::of_process(Path::new(&format!("/proc/{}", self.machine.id())));
-        text += "its last words:\n";
-        text + &self.last_words()
+        text += "last output:\n";
+        text + &self.last_output()
     }
 
-    fn last_words(&self) -> String {
+    fn last_output(&self) -> String {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         log.iter().cloned().collect::<Vec<_>>().join("\n")
     }
@@ -157,13 +157,13 @@ impl Host {
         let _ = self.machine.kill();
         let status = self.machine.wait();
         let reason = status.map_or_else(|e| e.to_string(), |s| format!("QEMU's {s}"));
-        Error::HostDied { reason, log: self.last_words() }
+        Error::HostDied { reason, log: self.last_output() }
     }
 
     fn stop(mut self) {
         let _ = self.machine.kill();
         let _ = self.machine.wait();
-        // The file server ends by itself when the machine is gone.
+        // The file server exits when QEMU is gone.
         let _ = self.files.wait();
     }
 }
@@ -251,7 +251,7 @@ fn keep_open(command: &mut Command, descriptors: Vec<RawFd>) {
     unsafe { command.pre_exec(clear) };
 }
 
-/// Keeps the last lines of what QEMU and the console say.
+/// Keeps the last lines that QEMU and the console print.
 fn watch(from: Option<impl Read + Send + 'static>, log: &Arc<Mutex<VecDeque<String>>>) {
     let Some(from) = from else { return };
     let log = Arc::clone(log);

@@ -1,8 +1,8 @@
 //! The emulated host's PID 1: this same program, found through the shared root file
 //! system. Mounts what a Linux machine has, loads KVM, runs one command and reports.
 //!
-//! Ends only by being stopped from outside, after its report: an early return would be
-//! a kernel panic, which is what a failure here should look like.
+//! It runs until the host is stopped from outside, after its report. If it exits early, the kernel
+//! panics, which is how a failure here should look.
 
 use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions};
@@ -20,16 +20,16 @@ use std::time::Duration;
 use super::wire::{self, Report, Request};
 use super::{image, native, waits};
 
-/// Set on the kernel's command line, which hands it to PID 1, and for the command.
+/// Set on the kernel's command line, which passes it to PID 1, and for the command.
 pub(super) const MARK: &str = "SUPERMACHINE_HOST";
 
-/// The ports by number. Control comes last: when it is up, so are the others.
+/// The numbers of the ports. Control is last: when it is up, so are the others.
 pub(super) const STDOUT: u32 = 1;
 pub(super) const STDERR: u32 = 2;
 pub(super) const PULSE: u32 = 3;
 pub(super) const CONTROL: u32 = 4;
 
-/// How often the host shows that its clock advances.
+/// The interval of the pulse.
 const BEAT: Duration = Duration::from_secs(1);
 
 /// Whether this process is an emulated host's PID 1.
@@ -37,7 +37,7 @@ pub(crate) fn is_wanted() -> bool {
     std::process::id() == 1 && std::env::var_os(MARK).is_some()
 }
 
-/// Whether this process is the command of an emulated host, or was started by it.
+/// Whether this process runs in an emulated host.
 pub(crate) fn is_inside() -> bool {
     std::env::var_os(MARK).is_some()
 }
@@ -67,7 +67,7 @@ fn serve() -> io::Result<()> {
     wire::send(&mut control, &report)
 }
 
-/// Shows from now on that the clock advances.
+/// Sends a byte every second from now on, to show that the clock advances.
 fn beat(mut pulse: File) {
     thread::spawn(move || {
         while pulse.write_all(&[0]).is_ok() {
@@ -122,7 +122,7 @@ fn raise_loopback() -> io::Result<()> {
     checked(done, "raise lo")
 }
 
-/// PID 1 begins with the kernel's low limit; a distribution's own raises it.
+/// PID 1 starts with the kernel's low limit; distributions raise it.
 fn raise_file_limit() -> io::Result<()> {
     let limit = libc::rlimit { rlim_cur: 65_536, rlim_max: 1 << 20 };
     // SAFETY: setrlimit reads an rlimit, and `limit` is one.
@@ -141,8 +141,8 @@ fn load_kvm(folder: &Path) -> io::Result<()> {
     fs::set_permissions("/dev/kvm", fs::Permissions::from_mode(0o666))
 }
 
-/// Opens a port, waiting for the kernel to have found it. Its name holds the number of
-/// its controller among all virtio devices, which depends on the order of discovery.
+/// Opens a port, waiting until the kernel finds it. Its name contains the number of its controller
+/// among all virtio devices, which depends on the order of discovery.
 fn port(number: u32, options: &OpenOptions) -> io::Result<File> {
     let suffix = format!("p{number}");
     for _ in 0..500 {
@@ -158,7 +158,7 @@ fn port(number: u32, options: &OpenOptions) -> io::Result<File> {
     Err(io::Error::new(io::ErrorKind::NotFound, format!("no port {number}")))
 }
 
-/// Reads a port whose other side may not have connected yet, which reads as its end.
+/// Reads a port whose other side may not be connected yet, which reads as end of file.
 struct Patient<'a>(&'a File);
 
 impl Read for Patient<'_> {
@@ -188,7 +188,7 @@ fn execute(request: &Request, mut input: File) -> io::Result<Report> {
         }
     };
     if let Some(mut stdin) = child.stdin.take() {
-        // Never joined: the command may end without having read all of its input.
+        // Never joined: the command may exit without reading all of its input.
         thread::spawn(move || {
             while let Ok(chunk) = wire::receive_chunk(&mut input) {
                 if chunk.is_empty() || stdin.write_all(&chunk).is_err() {
@@ -197,29 +197,29 @@ fn execute(request: &Request, mut input: File) -> io::Result<Report> {
             }
         });
     }
-    let told = Arc::new(AtomicU64::new(0));
+    let printed = Arc::new(AtomicU64::new(0));
     if let Some(seconds) = request.patience {
-        tell_waits(Duration::from_secs(seconds), errors.try_clone()?, Arc::clone(&told));
+        print_waits(Duration::from_secs(seconds), errors.try_clone()?, Arc::clone(&printed));
     }
     let stdout = child.stdout.take().map(|from| relay(from, output));
     let stderr = child.stderr.take().map(|from| relay(from, errors));
     let status = reap_until(&child)?;
-    // What is left would hold the pipes open; the command is over.
+    // Processes that are left would keep the pipes open.
     // SAFETY: kill takes any numbers; -1 spares the caller, PID 1.
     unsafe { libc::kill(-1, libc::SIGKILL) };
-    let (stdout, stderr) = (total(stdout)?, total(stderr)? + told.load(Ordering::Acquire));
+    let (stdout, stderr) = (total(stdout)?, total(stderr)? + printed.load(Ordering::Acquire));
     Ok(Report { status: native::shell_status(status), stdout, stderr })
 }
 
-/// After a while, tells on standard error what is waited for, and counts what that takes.
-fn tell_waits(patience: Duration, mut errors: File, told: Arc<AtomicU64>) {
-    // Never joined: the command may end before.
+/// After a delay, prints what every thread waits for on standard error and counts the bytes.
+fn print_waits(patience: Duration, mut errors: File, printed: Arc<AtomicU64>) {
+    // Never joined: the command may exit before.
     thread::spawn(move || {
         thread::sleep(patience);
         let text = waits::report();
-        // Counted before, or the report of the command's end could lack it.
-        told.store(text.len() as u64, Ordering::Release);
-        // Where it fails, nobody listens any more.
+        // Counted first, or the command's report could lack it.
+        printed.store(text.len() as u64, Ordering::Release);
+        // If this fails, nobody reads it.
         let _ = errors.write_all(text.as_bytes());
     });
 }
@@ -237,8 +237,8 @@ fn spawn(request: &Request) -> io::Result<Child> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
 }
 
-/// Copies to a port, and counts. Programs get a pipe rather than the port itself,
-/// which cannot be opened twice, as by way of /dev/stdout.
+/// Copies to a port and counts the bytes. Programs get a pipe, because a port cannot be opened twice,
+/// as through /dev/stdout.
 fn relay(
     mut from: impl Read + Send + 'static,
     mut to: impl Write + Send + 'static,
@@ -259,7 +259,7 @@ fn total(relay: Option<JoinHandle<io::Result<u64>>>) -> io::Result<u64> {
     relay.and_then(|r| r.join().ok()).unwrap_or(Ok(0))
 }
 
-/// Waits for the command, and for every orphan that ends before it.
+/// Waits for the command and reaps the orphans that exit before it.
 fn reap_until(child: &Child) -> io::Result<ExitStatus> {
     loop {
         let mut status = 0;

@@ -1,5 +1,5 @@
-//! The emulated host's kernel: Debian's cloud kernel, unpacked into the cache without
-//! being installed, with the few modules that KVM needs.
+//! The emulated host's kernel: Debian's cloud kernel and the modules that KVM needs, unpacked into
+//! the cache without installing them.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The kinds of host, and what a command in one may use.
+//! The kinds of host and the limits of a command in one.
 
 use std::time::Duration;
 
@@ -9,9 +9,8 @@ pub(super) const MEMORY_MIB: u32 = 4096;
 /// The processor of an emulated host by default.
 pub(super) const CPU: &str = "EPYC-Rome,+svm,+npt";
 
-/// The exit status of a command whose emulated host stood still, so that it can be run again: that
-/// of sysexits.h for a failure that may pass.
-pub(crate) const STOOD_STILL: u8 = 75;
+/// The exit status when the emulated host's clock stops: EX_TEMPFAIL, as a new run may succeed.
+pub(crate) const CLOCK_STOPPED: u8 = 75;
 
 /// The kinds of host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -35,10 +34,10 @@ impl Kind {
     }
 }
 
-/// What a command in a host may use.
+/// The limits of a command in a host.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
-    /// How long it may take.
+    /// The time limit.
     pub(crate) timeout: Option<Duration>,
     /// The emulated host's memory.
     pub(crate) memory_mib: u32,

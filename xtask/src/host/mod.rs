@@ -1,7 +1,7 @@
-//! Hosts: where commands that need a hypervisor run.
+//! Hosts: the machines that run commands which need a hypervisor.
 //!
-//! Owns the choice between this machine and an emulated one, and running one command
-//! in it with its output, exit status, folder and environment passed through.
+//! Owns the choice between this machine and an emulated one, and runs one command there with its
+//! streams, exit status, folder and environment passed through.
 
 pub(crate) mod emulated;
 pub(crate) mod guest;
@@ -20,33 +20,32 @@ use std::time::Duration;
 
 use crate::error::Error;
 
-pub(crate) use kind::{Kind, Limits, STOOD_STILL};
+pub(crate) use kind::{CLOCK_STOPPED, Kind, Limits};
 pub(crate) use native::shell_status;
 pub(crate) use pick::{pick, require};
 
 /// `cargo xtask host [--emulated|--measuring] -- COMMAND…`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The emulated host, whatever this machine can do.
+    /// Use the emulated host
     #[arg(long, conflicts_with_all = ["measuring", "host"])]
     emulated: bool,
-    /// The emulated host with a clock that counts instructions.
+    /// Use the emulated host whose clock counts instructions
     #[arg(long, conflicts_with = "host")]
     measuring: bool,
-    /// The host to use, instead of the one that a probe picks.
+    /// Host to use [default: the one that a probe picks]
     #[arg(long, value_enum)]
     host: Option<Kind>,
-    /// End the command after so many seconds, with status 124.
+    /// Stop the command after SECONDS, with status 124
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
-    /// The emulated host's memory.
+    /// Memory of the emulated host
     #[arg(long, value_name = "MIB", default_value_t = kind::MEMORY_MIB)]
     memory: u32,
-    /// The emulated host's processor, as QEMU's -cpu takes it; an AMD one with svm and npt, or one
-    /// that is told to be.
+    /// Processor of the emulated host, as for QEMU's -cpu: one of AMD's with svm and npt
     #[arg(long, value_name = "MODEL", default_value = kind::CPU)]
     cpu: String,
-    /// The command and its arguments.
+    /// Command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
@@ -70,8 +69,8 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     run(kind, &command, &limits)
 }
 
-/// Runs a command in a host; its arguments, environment and folder count, its
-/// standard streams are ours. Returns its exit status as a shell gives it.
+/// Runs a command in a host, with its arguments, environment and folder, and our standard streams.
+/// Returns its exit status as a shell reports it.
 pub(crate) fn run(kind: Kind, command: &Command, limits: &Limits) -> Result<u8, Error> {
     match kind {
         Kind::Native => native::run(command, limits),

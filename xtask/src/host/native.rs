@@ -31,7 +31,7 @@ pub(super) fn run(command: &Command, limits: &Limits) -> Result<u8, Error> {
     Ok(shell_status(status))
 }
 
-/// An exit status as a shell gives it: 128 and the signal's number for a signal.
+/// An exit status as a shell reports it: 128 plus the signal's number for a signal.
 pub(crate) fn shell_status(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|s| 128 + s));
     code.and_then(|c| u8::try_from(c).ok()).unwrap_or(u8::MAX)

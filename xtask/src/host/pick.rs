@@ -1,4 +1,4 @@
-//! Picking the host: this machine if its hypervisor serves, else the emulated one.
+//! The choice of host: this machine if its hypervisor is usable, else the emulated one.
 
 use std::sync::mpsc;
 use std::thread;
@@ -9,10 +9,10 @@ use supermachine::host::{Speed, probe};
 use super::kind::Kind;
 use crate::error::{self, Error};
 
-/// A hypervisor that interprets the probe's instructions takes a quarter of a second.
+/// A hypervisor that interprets instructions needs a quarter of a second for the probe.
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
-/// The host that fits this machine.
+/// Picks the host for this machine.
 pub(crate) fn pick() -> Kind {
     let reason = match measure() {
         Ok(speed) if speed.is_usable() => return Kind::Native,
@@ -23,8 +23,8 @@ pub(crate) fn pick() -> Kind {
     Kind::Emulated
 }
 
-/// Fails when the host cannot serve, rather than let its tests pass by being skipped.
-/// An emulated one runs on any machine.
+/// Fails if the host is unusable, so that its tests are not skipped. An emulated host runs on any
+/// machine.
 pub(crate) fn require(kind: Kind) -> Result<(), Error> {
     if kind == Kind::Native {
         let speed = measure()?;
@@ -35,11 +35,11 @@ pub(crate) fn require(kind: Kind) -> Result<(), Error> {
     Ok(())
 }
 
-/// Has a few guest instructions run: that /dev/kvm opens proves nothing.
+/// Runs a few guest instructions: that /dev/kvm opens proves little.
 fn measure() -> Result<Speed, Error> {
     let (sender, answer) = mpsc::channel();
-    // In a thread of its own, since a broken hypervisor may never come back; such a thread
-    // ends with this process.
+    // On a separate thread, because a broken hypervisor may never return. That thread lives until
+    // this process exits.
     thread::spawn(move || sender.send(probe()));
     match answer.recv_timeout(PROBE_LIMIT) {
         Ok(Ok(speed)) => Ok(speed),

@@ -1,4 +1,4 @@
-//! One command in a running emulated host: its streams and its end.
+//! One command in a running emulated host: its streams and its result.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::wire::{self, Report, Request};
 use crate::error::Error;
 
-/// A host whose pulse is missing for so long stands still.
+/// The clock of a host without a pulse for so long has stopped.
 pub(super) const STILL_LIMIT: Duration = Duration::from_secs(30);
 /// The status of timeout(1).
 const TIMED_OUT: u8 = 124;
@@ -24,18 +24,18 @@ pub(super) struct Ports {
     pub(super) control: UnixStream,
 }
 
-/// How a session came to its end.
+/// How a session ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// With this exit status.
+    /// The command exited with this status.
     Status(u8),
-    /// The host went away.
+    /// The host died.
     Died,
-    /// The host's clock does not advance any more.
-    StoodStill,
+    /// The host's clock stopped.
+    ClockStopped,
 }
 
-/// What arrives from a running host.
+/// An event from a running host.
 enum Event {
     Output { stream: usize, bytes: u64 },
     ReaderGone,
@@ -44,7 +44,7 @@ enum Event {
     HostGone,
 }
 
-/// Runs a command, its standard streams being ours.
+/// Runs a command with our standard streams.
 pub(super) fn run(
     mut ports: Ports,
     request: &Request,
@@ -74,7 +74,7 @@ pub(super) fn run(
     Ok(follow(&events, timeout, STILL_LIMIT))
 }
 
-/// Waits for the report and for all of the output that it counts.
+/// Waits for the report and all of the output that it counts.
 fn follow(events: &Receiver<Event>, timeout: Option<Duration>, still: Duration) -> End {
     let began = Instant::now();
     let mut pulse: Option<Instant> = None;
@@ -82,7 +82,7 @@ fn follow(events: &Receiver<Event>, timeout: Option<Duration>, still: Duration) 
     let mut report = None;
     loop {
         let left = timeout.map(|limit| limit.saturating_sub(began.elapsed()));
-        // A host that has not begun yet has no pulse, and neither have those that measure.
+        // A booting host has no pulse, and neither has the measuring one.
         let beat = pulse.map(|last| still.saturating_sub(last.elapsed()));
         let wait = left.into_iter().chain(beat).min();
         let event = match wait {
@@ -102,7 +102,7 @@ fn follow(events: &Receiver<Event>, timeout: Option<Duration>, still: Duration) 
             {
                 return End::Status(TIMED_OUT);
             }
-            Err(RecvTimeoutError::Timeout) => return End::StoodStill,
+            Err(RecvTimeoutError::Timeout) => return End::ClockStopped,
         }
         if let Some(found) = &report
             && arrived == [found.stdout, found.stderr]
@@ -112,7 +112,7 @@ fn follow(events: &Receiver<Event>, timeout: Option<Duration>, still: Duration) 
     }
 }
 
-/// Passes our standard input on, to its end.
+/// Forwards our standard input until it ends.
 fn forward_input(mut to: UnixStream) {
     thread::spawn(move || {
         let mut buffer = vec![0; 64 << 10];
@@ -162,29 +162,29 @@ mod tests {
     }
 
     #[test]
-    fn host_whose_pulse_stops_stood_still() {
-        assert_eq!(after([Event::Pulse], LONG, SHORT), End::StoodStill);
+    fn missing_pulse_means_a_stopped_clock() {
+        assert_eq!(after([Event::Pulse], LONG, SHORT), End::ClockStopped);
     }
 
     #[test]
-    fn host_that_had_no_pulse_yet_is_given_its_time() {
+    fn host_without_a_first_pulse_times_out() {
         assert_eq!(after([], SHORT, Duration::ZERO), End::Status(TIMED_OUT));
     }
 
     #[test]
-    fn time_that_is_over_before_the_pulse_is_missed_is_a_timeout() {
+    fn time_out_before_a_missing_pulse_is_a_time_out() {
         assert_eq!(after([Event::Pulse], SHORT, LONG), End::Status(TIMED_OUT));
     }
 
     #[test]
-    fn status_is_given_when_all_output_has_arrived() {
+    fn status_waits_for_all_output() {
         let report = Event::Report(Report { status: 3, stdout: 5, stderr: 0 });
         let output = Event::Output { stream: 0, bytes: 5 };
         assert_eq!(after([report, Event::Pulse, output], LONG, LONG), End::Status(3));
     }
 
     #[test]
-    fn host_that_goes_away_before_its_report_died() {
+    fn host_gone_before_its_report_died() {
         assert_eq!(after([Event::Pulse, Event::HostGone], LONG, LONG), End::Died);
     }
 }

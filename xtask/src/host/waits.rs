@@ -1,20 +1,19 @@
-//! Where everything waits: told by an emulated host whose command is about to be ended for taking
-//! too long, so that whoever reads the log knows what hung.
+//! What every thread waits for: printed when a command in an emulated host is about to time out, so
+//! that the log shows what hung.
 
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-/// Calls of the kernel's that are shown of a thread.
+/// Kernel functions to print for each thread.
 const DEPTH: usize = 6;
 
-/// All threads of all processes, a line each: its name, its state, the system call that it is in,
-/// and what the kernel does for it.
+/// Lists all threads of all processes: name, state, current system call and kernel stack.
 pub(super) fn report() -> String {
     let mut text =
-        String::from("emulated host: the time is nearly over, and these are waited for\n");
+        String::from("emulated host: the command is about to time out; its threads wait in:\n");
     for process in entries(Path::new("/proc")) {
-        // The kernel's own threads run no program.
+        // Kernel threads have no program.
         if fs::read_link(process.join("exe")).is_err() {
             continue;
         }
@@ -23,7 +22,7 @@ pub(super) fn report() -> String {
     text
 }
 
-/// The command line of the process with this folder of `/proc`, and a line for each thread.
+/// The command line of the process in this folder of `/proc`, and a line for each thread.
 pub(super) fn of_process(process: &Path) -> String {
     let words = fs::read(process.join("cmdline")).unwrap_or_default();
     let words = String::from_utf8_lossy(&words).replace('\0', " ");
@@ -47,7 +46,7 @@ pub(super) fn of_process(process: &Path) -> String {
     text
 }
 
-/// What a folder of the kernel's has under numbers.
+/// The entries of a `/proc` folder whose names are numbers.
 fn entries(folder: &Path) -> impl Iterator<Item = std::path::PathBuf> {
     let all = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     all.filter(|path| number(path).bytes().all(|byte| byte.is_ascii_digit()))
@@ -57,7 +56,7 @@ fn number(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The function that a line of a stack names: `[<0>] futex_wait+0x10/0x20` is `futex_wait`.
+/// The function in a line of a kernel stack: `futex_wait` for `[<0>] futex_wait+0x10/0x20`.
 fn function(line: &str) -> Option<&str> {
     line.split_once("] ")?.1.split('+').next()
 }
@@ -67,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_thread_is_told_with_its_call() {
+    fn report_lists_this_thread_with_its_call() {
         let text = report();
         let own = std::process::id().to_string();
         assert!(text.lines().any(|line| line.starts_with(&format!("{own}: "))), "{text}");
@@ -75,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn function_is_what_stands_before_its_offset() {
+    fn function_is_the_part_before_the_offset() {
         assert_eq!(function("[<0>] futex_wait_queue+0x63/0x90"), Some("futex_wait_queue"));
         assert_eq!(function(""), None);
     }

@@ -1,9 +1,9 @@
-//! What goes over the control port between the caller and the emulated host: one
-//! request in, then the command's standard input; one report out.
+//! Messages on the control port between the caller and the emulated host: one request in, then
+//! the command's standard input; one report out.
 //!
 //! Each message is a little-endian u32 length and that many bytes, of JSON or, for a
-//! chunk of standard input, plain. An empty chunk is the input's end: closing the
-//! socket instead would make QEMU drop what it has not read yet.
+//! chunk of standard input, plain. An empty chunk is the end of input: if the
+//! socket were closed instead, QEMU would drop unread bytes.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// The longest message: an environment is at most 2 MiB, and JSON of bytes is wordy.
 const LONGEST: u32 = 32 << 20;
 
-/// What to run.
+/// The command to run.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Request {
     pub(super) argv: Vec<OsString>,
@@ -24,13 +24,13 @@ pub(super) struct Request {
     pub(super) gid: u32,
     /// The folder that holds the modules of the emulated host's kernel.
     pub(super) modules: OsString,
-    /// After how many seconds to tell what is still waited for.
+    /// Seconds after which to print what every thread waits for.
     pub(super) patience: Option<u64>,
     /// Whether to send a byte over the pulse port each second.
     pub(super) has_pulse: bool,
 }
 
-/// How it ended. The byte counts tell the caller how much output is still to arrive.
+/// The command's result. The byte counts let the caller wait for the rest of the output.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub(super) struct Report {
     pub(super) status: u8,

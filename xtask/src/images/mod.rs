@@ -70,7 +70,7 @@ const fn on_debian(name: &'static str, text: &'static str) -> Recipe {
 /// `cargo xtask images [NAME…]`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The images to make: all of them if none is named.
+    /// Images to make [default: all]
     #[arg(value_name = "NAME")]
     names: Vec<String>,
 }

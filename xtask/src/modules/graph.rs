@@ -11,7 +11,7 @@ use super::source::Tree;
 /// Imports that lead to imports: more in a row are a re-export of itself.
 const MOST_STEPS: usize = 12;
 
-/// Who names whom. Each arrow keeps one place that it comes from.
+/// Which module names which. Each arrow keeps one file and line that it comes from.
 #[derive(Debug, Default)]
 pub(crate) struct Graph {
     arrows: BTreeMap<String, BTreeMap<String, String>>,
@@ -122,7 +122,7 @@ impl Graph {
                     self.add(tree, index, target, *line);
                 }
             }
-            // Naming a module is no arrow: what is named in it is.
+            // Importing a module is no arrow; naming something in it is.
             (Target::Module(_) | Target::Outside, Some(_)) => {}
             (_, None) if import.is_reexport && tree.is_inside(target, index) => {}
             (_, None) => {
@@ -263,7 +263,7 @@ impl Tree {
         })
     }
 
-    /// The owners of what a glob of `segments` brings in from other modules.
+    /// The owners of the names that a glob import of `segments` re-exports from other modules.
     fn lent_by(&self, at: usize, segments: &[String]) -> Vec<Target> {
         let Target::Module(source) = self.resolve(at, segments, 0) else { return Vec::new() };
         let imports = self.modules.get(source).into_iter().flat_map(|m: &Module| &m.imports);

@@ -1,4 +1,4 @@
-//! The modules of each crate and who names whom: `cargo xtask modules`.
+//! The modules of each crate and the arrows between them: `cargo xtask modules`.
 
 mod graph;
 mod module;
@@ -19,13 +19,13 @@ use crate::error::Error;
 /// `cargo xtask modules [CRATE…]`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The crates to show; all of them if none is named.
+    /// Crates to show [default: all]
     #[arg(value_name = "CRATE")]
     crates: Vec<String>,
-    /// Show only the modules at the top, each with all that is below it.
+    /// Show only the top-level modules, each with everything below it
     #[arg(long)]
     top: bool,
-    /// Show only the arrows that are part of circles, each with a line that it comes from.
+    /// Show only the arrows of circles, each with its file and line
     #[arg(long, conflicts_with = "top")]
     circles: bool,
 }
@@ -69,7 +69,7 @@ fn show(modules: &Graph, args: &Args) {
     }
 }
 
-/// A knot of a graph: its size, its shortest circle and, where that is not all, its members.
+/// Describes a knot: its size, its shortest circle, and its members unless the circle names all.
 pub(crate) fn circle(graph: &Graph, knot: &BTreeSet<&str>, of: &str) -> String {
     let circle = graph.shortest_circle(knot);
     let steps: Vec<_> =

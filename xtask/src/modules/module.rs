@@ -1,4 +1,4 @@
-//! What is known of one module: what it declares, imports and names.
+//! One module: what it declares, imports and names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -226,7 +226,7 @@ fn after_item(tokens: &[TokenTree]) -> &[TokenTree] {
             TokenTree::Punct(punct) if punct.as_char() == ';' => return rest,
             TokenTree::Punct(punct) if punct.as_char() == ',' => {
                 let is_item = |word: &str| STARTS.contains(&word) || ITEMS.contains(&word);
-                // A comma within an item's generics ends nothing.
+                // A comma may separate an item's generics.
                 if !first.as_deref().is_some_and(is_item) {
                     return rest;
                 }
