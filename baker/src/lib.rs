@@ -15,10 +15,6 @@
 //! # }
 //! ```
 
-// The samples of tests speak of this crate as others do.
-#[cfg(test)]
-extern crate self as supermachine_baker;
-
 mod added_files;
 mod ask;
 mod bake;
@@ -37,9 +33,6 @@ pub mod oci;
 mod ready;
 mod root_disk;
 pub mod rootfs;
-#[cfg(test)]
-#[path = "../tests/samples/mod.rs"]
-mod samples;
 mod store;
 mod warm;
 mod warmup;

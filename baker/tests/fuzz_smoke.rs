@@ -1,11 +1,7 @@
-//! A short smoke of the fuzz targets of this crate.
+//! A short run of the fuzz targets of this crate.
 
-#[path = "../../fuzz/bodies/layer.rs"]
-mod layer;
-#[path = "../../fuzz/bodies/mutate.rs"]
-mod mutate;
-#[path = "../../fuzz/bodies/oci.rs"]
-mod oci;
+use supermachine_test_support::fuzz::{layer, oci};
+use supermachine_test_support::mutate;
 
 #[test]
 fn layer_stands_mutations() {

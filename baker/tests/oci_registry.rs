@@ -8,10 +8,10 @@ mod oci_support;
 
 use std::path::{Path, PathBuf};
 
-use oci_support::docker::{DockerRegistry, USER_SECRET, skopeo};
 use oci_support::{Cache, Image, config, options, source, tar, write_files};
 use supermachine_baker::oci::{Compression, Credentials, Error, OciImage, fetch};
 use supermachine_formats::Digest;
+use supermachine_test_support::registry::{DockerRegistry, USER_SECRET, skopeo};
 
 fn layout(image: &Image, tag: &str) -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().unwrap();

@@ -5,16 +5,15 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod oci_support;
-mod samples;
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use samples::{Place, Sample, names};
 use supermachine::Image;
 use supermachine_baker::BakeError;
 use supermachine_snapshots::pack::{PackError, Source};
+use supermachine_test_support::stores::{Place, Sample, names};
 
 fn output(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();

@@ -2,8 +2,6 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod samples;
-
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::Path;
@@ -11,10 +9,10 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use samples::{Place, Sample, disk, names};
 use supermachine_baker::{BakeError, SweepOptions, Swept};
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::Stage;
+use supermachine_test_support::stores::{Place, Sample, disk, names};
 
 fn sweep(place: &Place) -> Swept {
     place.store.sweep(SweepOptions::default(), || panic!("it must not wait")).unwrap()
@@ -78,7 +76,8 @@ fn bases_and_root_disks_in_use_stay_for_the_next_bake() {
     let used = place.add("web", &Sample::new(2).on(base).disk(&[7]));
     let unnamed = place.put(&Sample::new(3).on(base).disk(&[8])).digest;
     let layout = place.store.layout();
-    let disk_of = |seeds: &[u64]| layout.put(&disk(&place.store, seeds).encode()).unwrap().digest;
+    let disk_of =
+        |seeds: &[u64]| layout.put(&disk(place.store.layout(), seeds).encode()).unwrap().digest;
     let (live, dead) = (disk_of(&[7]), disk_of(&[8]));
     let key = |input: &str, made| place.key(input.as_bytes(), made);
     let kept = [key("base", base), key("image", used), key("disk", live)];

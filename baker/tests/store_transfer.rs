@@ -5,19 +5,18 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod oci_support;
-mod samples;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::{Arc, Mutex};
 
-use oci_support::docker::{DockerRegistry, USER_SECRET, skopeo};
-use samples::{Place, Sample};
 use supermachine_baker::oci::{self, Credentials, Event, FetchOptions, Reference};
 use supermachine_baker::{BakeError, OciImageBuilder};
 use supermachine_formats::Digest;
 use supermachine_formats::pack::ARTIFACT_TYPE;
 use supermachine_snapshots::pack::{Manifest, PackError, Source};
+use supermachine_test_support::registry::{DockerRegistry, USER_SECRET, skopeo};
+use supermachine_test_support::stores::{Place, Sample};
 
 fn options() -> FetchOptions {
     oci_support::options()

@@ -2,16 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod samples;
-
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use samples::{Place, Sample, names};
 use supermachine_snapshots::mapped::FormCheck;
 use supermachine_snapshots::pack::PackError;
+use supermachine_test_support::stores::{Place, Sample, names};
 
 fn sample() -> (Place, supermachine_formats::Digest) {
     let place = Place::new();

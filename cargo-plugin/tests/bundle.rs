@@ -4,8 +4,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../../baker/tests/oci_support/docker.rs"]
-mod docker;
 #[path = "support/macho.rs"]
 mod macho;
 #[path = "support/package.rs"]
@@ -16,10 +14,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use docker::{DockerRegistry, skopeo};
 use package::Package;
 use serde_json::json;
 use supermachine_formats::Digest;
+use supermachine_test_support::registry::{DockerRegistry, skopeo};
 use support::{Done, files};
 
 const BUNDLE: &str = "\n[package.metadata.supermachine.bundle]\n";

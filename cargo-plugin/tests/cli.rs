@@ -4,23 +4,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../../baker/tests/oci_support/docker.rs"]
-mod docker;
 #[path = "support/registry.rs"]
 mod registry;
-#[path = "../../baker/tests/samples/mod.rs"]
-mod samples;
 mod support;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
 
-use docker::DockerRegistry;
 use registry::Registry;
-use samples::{Sample, put};
 use serde_json::Value;
 use supermachine_formats::snapshot::Stage;
+use supermachine_test_support::registry::DockerRegistry;
+use supermachine_test_support::stores::{Sample, put};
 use support::{Home, age, files, interrupt};
 
 const COMMANDS: [&str; 18] = [
@@ -137,7 +133,7 @@ fn rm_removes_all_that_it_can() {
 fn damaged_snapshot_is_told_and_hides_no_other() {
     let home = Home::new();
     home.add_name("broken");
-    let whole = put(&home.open_store(), &Sample::new(1));
+    let whole = put(home.open_store().layout(), &Sample::new(1));
     home.open_store().layout().set_name("whole", whole).unwrap();
     let done = home.run(&["ls"]);
     assert_eq!(done.status, 1);
@@ -169,9 +165,9 @@ fn damaged_index_is_told_by_every_command() {
 fn two() -> Home {
     let home = Home::new();
     let store = home.open_store();
-    let base = put(&store, &Sample::new(1).stage(Stage::Base));
+    let base = put(store.layout(), &Sample::new(1).stage(Stage::Base));
     for (name, seed) in [("a", 2), ("b", 3)] {
-        let manifest = put(&store, &Sample::new(seed).on(base.digest).disk(&[7]));
+        let manifest = put(store.layout(), &Sample::new(seed).on(base.digest).disk(&[7]));
         store.layout().set_name(name, manifest).unwrap();
     }
     home

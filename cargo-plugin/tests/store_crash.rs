@@ -4,10 +4,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../../baker/tests/oci_support/docker.rs"]
-mod docker;
-#[path = "../../baker/tests/samples/mod.rs"]
-mod samples;
 mod support;
 
 use std::fs;
@@ -15,10 +11,10 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use docker::DockerRegistry;
-use samples::{Sample, put};
 use supermachine_baker::{Store, SweepOptions};
 use supermachine_snapshots::pack::Descriptor;
+use supermachine_test_support::registry::DockerRegistry;
+use supermachine_test_support::stores::{Sample, put};
 use support::{Home, age, files};
 
 const ROUNDS: u32 = 25;
@@ -53,7 +49,7 @@ fn kill_within(home: &Home, arguments: &[&str], whole: Duration, random: &mut Ra
 }
 
 fn add(store: &Store, name: &str, sample: &Sample) -> Descriptor {
-    let manifest = put(store, sample);
+    let manifest = put(store.layout(), sample);
     store.layout().set_name(name, manifest).unwrap();
     manifest
 }
@@ -105,12 +101,12 @@ fn killed_sweep_loses_nothing_with_a_name() {
     let prepare = |seed: u64| {
         let home = Home::new();
         let store = home.open_store();
-        let base = put(&store, &Sample::new(1));
+        let base = put(store.layout(), &Sample::new(1));
         add(&store, "a", &Sample::new(2).on(base.digest).disk(&[7]));
         store.image("a").unwrap().mapped().unwrap();
         for number in 0..6 {
             let garbage = Sample::new(seed * 100 + number).on(base.digest).disk(&[7, number]);
-            let manifest = put(&store, &garbage);
+            let manifest = put(store.layout(), &garbage);
             store.open_image(manifest.digest).unwrap().mapped().unwrap();
         }
         home

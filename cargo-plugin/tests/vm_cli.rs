@@ -4,16 +4,14 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-#[path = "../../baker/tests/oci_support/docker.rs"]
-mod docker;
 mod support;
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::sync::LazyLock;
 
-use docker::DockerRegistry;
 use serde_json::Value;
+use supermachine_test_support::registry::DockerRegistry;
 use support::{Home, age, files, interrupt};
 
 /// Ends with the process; its folder is removed by nobody, as statics are not dropped, but lies

@@ -8,8 +8,6 @@
     reason = "a test fails by panicking"
 )]
 
-#[path = "../../baker/tests/oci_support/docker.rs"]
-mod docker;
 mod support;
 #[path = "vm_detached/terminal.rs"]
 mod terminal;
@@ -319,7 +317,7 @@ fn entrypoint_is_asked_by_the_signal_of_its_image() {
     let dir = tempfile::tempdir().unwrap();
     let layout = format!("oci:{}:latest", dir.path().display());
     let from = format!("docker://{}:latest", image("busybox"));
-    docker::skopeo(&["--src-tls-verify=false", &from, &layout]);
+    supermachine_test_support::registry::skopeo(&["--src-tls-verify=false", &from, &layout]);
     let mut index: Value =
         serde_json::from_slice(&fs::read(dir.path().join("index.json")).unwrap()).unwrap();
     rewrite(dir.path(), &mut index["manifests"][0], |manifest| {

@@ -1,15 +1,7 @@
 //! A short smoke test of this crate's fuzz targets.
 
-#[path = "../../fuzz/bodies/mutate.rs"]
-mod mutate;
-#[path = "../../fuzz/bodies/pack_index.rs"]
-mod pack_index;
-#[path = "../../fuzz/bodies/snapshot_state.rs"]
-mod snapshot_state;
-#[path = "../../fuzz/bodies/wire_agent.rs"]
-mod wire_agent;
-#[path = "../../fuzz/bodies/wire_host.rs"]
-mod wire_host;
+use supermachine_test_support::fuzz::{pack_index, snapshot_state, wire_agent, wire_host};
+use supermachine_test_support::mutate;
 
 #[test]
 fn pack_index_survives_mutations() {

@@ -1,10 +1,8 @@
-//! See `bodies/layer.rs`.
+//! See `test-support/src/fuzz/layer.rs`.
 #![no_main]
 
-#[path = "../bodies/layer.rs"]
-#[allow(dead_code, reason = "the samples are for the seeds")]
-mod body;
+use supermachine_test_support::fuzz::layer;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    body::run(data);
+    layer::run(data);
 });

@@ -1,10 +1,8 @@
-//! See `bodies/oci.rs`.
+//! See `test-support/src/fuzz/oci.rs`.
 #![no_main]
 
-#[path = "../bodies/oci.rs"]
-#[allow(dead_code, reason = "the samples are for the seeds")]
-mod body;
+use supermachine_test_support::fuzz::oci;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    body::run(data);
+    oci::run(data);
 });

@@ -1,10 +1,8 @@
-//! See `bodies/pack_manifest.rs`.
+//! See `test-support/src/fuzz/pack_manifest.rs`.
 #![no_main]
 
-#[path = "../bodies/pack_manifest.rs"]
-#[allow(dead_code, reason = "the samples are for the seeds")]
-mod body;
+use supermachine_test_support::fuzz::pack_manifest;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    body::run(data);
+    pack_manifest::run(data);
 });

@@ -1,13 +1,8 @@
-//! See `bodies/pack_open.rs`.
+//! See `test-support/src/fuzz/pack_open.rs`.
 #![no_main]
 
-#[path = "../bodies/pack_open.rs"]
-#[allow(dead_code, reason = "the samples are for the seeds")]
-mod body;
-#[path = "../bodies/pack_samples.rs"]
-#[allow(dead_code, reason = "the samples are for the seeds")]
-mod pack_samples;
+use supermachine_test_support::fuzz::pack_open;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    body::run(data);
+    pack_open::run(data);
 });

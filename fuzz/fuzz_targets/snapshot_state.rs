@@ -1,10 +1,8 @@
-//! See `bodies/snapshot_state.rs`.
+//! See `test-support/src/fuzz/snapshot_state.rs`.
 #![no_main]
 
-#[path = "../bodies/snapshot_state.rs"]
-#[allow(dead_code, reason = "the samples are for the seeds")]
-mod body;
+use supermachine_test_support::fuzz::snapshot_state;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    body::run(data);
+    snapshot_state::run(data);
 });

@@ -1,10 +1,8 @@
-//! See `bodies/wire_host.rs`.
+//! See `test-support/src/fuzz/wire_host.rs`.
 #![no_main]
 
-#[path = "../bodies/wire_host.rs"]
-#[allow(dead_code, reason = "the samples are for the seeds")]
-mod body;
+use supermachine_test_support::fuzz::wire_host;
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    body::run(data);
+    wire_host::run(data);
 });

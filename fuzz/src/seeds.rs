@@ -3,33 +3,9 @@
 use std::path::Path;
 use std::{fs, io};
 
-#[allow(dead_code, reason = "only the samples are used here")]
-#[path = "../bodies/layer.rs"]
-mod layer;
-#[allow(dead_code, reason = "only the samples are used here")]
-#[path = "../bodies/oci.rs"]
-mod oci;
-#[allow(dead_code, reason = "only the samples are used here")]
-#[path = "../bodies/pack_index.rs"]
-mod pack_index;
-#[allow(dead_code, reason = "only the samples are used here")]
-#[path = "../bodies/pack_manifest.rs"]
-mod pack_manifest;
-#[allow(dead_code, reason = "only the samples are used here")]
-#[path = "../bodies/pack_open.rs"]
-mod pack_open;
-#[allow(dead_code, reason = "only the samples are used here")]
-#[path = "../bodies/pack_samples.rs"]
-mod pack_samples;
-#[allow(dead_code, reason = "only the samples are used here")]
-#[path = "../bodies/snapshot_state.rs"]
-mod snapshot_state;
-#[allow(dead_code, reason = "only the samples are used here")]
-#[path = "../bodies/wire_agent.rs"]
-mod wire_agent;
-#[allow(dead_code, reason = "only the samples are used here")]
-#[path = "../bodies/wire_host.rs"]
-mod wire_host;
+use supermachine_test_support::fuzz::{
+    layer, oci, pack_index, pack_manifest, pack_open, snapshot_state, wire_agent, wire_host,
+};
 
 fn main() -> io::Result<()> {
     for (target, samples) in [

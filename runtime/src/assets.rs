@@ -148,7 +148,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::samples;
+    use supermachine_test_support::packs as samples;
 
     #[test]
     fn folders_are_those_that_belong_to_the_executable() {

@@ -22,10 +22,6 @@
 //! # }
 //! ```
 
-// The samples of tests speak of this crate as others do.
-#[cfg(test)]
-extern crate self as supermachine;
-
 pub mod agent;
 mod assets;
 #[cfg(feature = "tokio")]
@@ -41,10 +37,6 @@ pub mod image;
 mod live;
 mod paths;
 mod pool;
-#[cfg(test)]
-#[allow(dead_code, reason = "the tests of `supermachine-snapshots` use the rest")]
-#[path = "../../fuzz/bodies/pack_samples.rs"]
-mod samples;
 mod stats;
 mod vm;
 pub mod worker;

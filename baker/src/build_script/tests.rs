@@ -6,7 +6,7 @@ use super::*;
 use crate::builds::key;
 use crate::lock::LOCK_FILE;
 use crate::oci::Error as FetchError;
-use crate::samples::{Sample, put};
+use supermachine_test_support::stores::{Sample, put};
 
 const IMAGE: &str = "registry.invalid/app:1";
 
@@ -75,7 +75,7 @@ impl Home {
         let mut lock = Lock::beside(&self.environment.dir).unwrap();
         lock.pin(IMAGE, image);
         lock.save().unwrap();
-        let made = put(self.builds().store(), &sample()).digest;
+        let made = put(self.builds().store().layout(), &sample()).digest;
         let key = key(&builder.clone().pinned(image), "app.web", image).unwrap();
         self.builds().store().remember(key, made).unwrap();
         made
@@ -193,7 +193,7 @@ fn pack_baked_elsewhere_is_taken_if_its_machine_is_the_wanted_one() {
     let (mut script, told) = home.script();
     assert!(matches!(script.bake(builder()), Err(BakeError::Pack { .. })));
     let builds = home.builds();
-    let made = put(builds.store(), &sample()).digest;
+    let made = put(builds.store().layout(), &sample()).digest;
     builds.store().export_snapshot(made, "web", &folder.join("web.tar")).unwrap();
     let (mut script, _) = home.script();
     assert_eq!(script.bake(builder()).unwrap().digest, Some(made));

@@ -12,8 +12,10 @@ extern crate self as supermachine_snapshots;
 mod error;
 pub mod mapped;
 pub mod pack;
+// Included rather than imported: test-support links this crate without `cfg(test)`, whose types differ.
 #[cfg(test)]
-#[path = "../../../fuzz/bodies/pack_samples.rs"]
+#[allow(unreachable_pub, reason = "a module of another crate too")]
+#[path = "../../../test-support/src/packs.rs"]
 mod samples;
 mod stamp;
 

@@ -1,16 +1,7 @@
-//! A short smoke of the fuzz targets of this crate.
+//! A short run of the fuzz targets of this crate.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-#[path = "../../../fuzz/bodies/mutate.rs"]
-mod mutate;
-#[path = "../../../fuzz/bodies/pack_manifest.rs"]
-mod pack_manifest;
-#[path = "../../../fuzz/bodies/pack_open.rs"]
-mod pack_open;
-#[allow(dead_code, reason = "only the archive is used here")]
-#[path = "../../../fuzz/bodies/pack_samples.rs"]
-mod pack_samples;
+use supermachine_test_support::fuzz::{pack_manifest, pack_open};
+use supermachine_test_support::mutate;
 
 #[test]
 fn pack_manifest_stands_mutations() {

@@ -13,9 +13,9 @@ use supermachine_formats::snapshot::Stage;
 use tempfile::TempDir;
 
 use super::*;
-use crate::samples::{self, Made, PAGE};
 use supermachine_snapshots::mapped::{adopt_disk, expanded_disk, forget_mapped};
 use supermachine_snapshots::pack::{Descriptor, Layout, PackError};
+use supermachine_test_support::packs::{self as samples, Made, PAGE};
 
 /// Spoils a file.
 type Damage = fn(&Path);

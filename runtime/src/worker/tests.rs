@@ -23,10 +23,9 @@ use super::program::hold;
 use super::server::Guest;
 use super::*;
 use crate::agent::{End, Line, Witness, read_message};
-use crate::{Error, Way};
+use supermachine_test_support::mutate;
 
-#[path = "../../../fuzz/bodies/mutate.rs"]
-mod mutate;
+use crate::{Error, Way};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

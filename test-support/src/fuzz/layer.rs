@@ -5,7 +5,7 @@ use std::io;
 use supermachine_baker::rootfs::{Spool, Tree, read_layer};
 
 /// Applies a layer twice. Returns whether it is accepted.
-pub(crate) fn run(data: &[u8]) -> bool {
+pub fn run(data: &[u8]) -> bool {
     let (mut tree, mut spool) = (Tree::new(), Spool::new(io::empty()));
     let is_accepted = read_layer(data, &mut tree, &mut spool).is_ok();
     // The second time, its whiteouts and replacements meet its own files.
@@ -16,7 +16,7 @@ pub(crate) fn run(data: &[u8]) -> bool {
 }
 
 /// Valid layers.
-pub(crate) fn samples() -> Vec<Vec<u8>> {
+pub fn samples() -> Vec<Vec<u8>> {
     let directory = entry("dir/", b'5', "", b"");
     let file = entry("dir/file", b'0', "", b"content");
     let link = entry("dir/link", b'2', "../file", b"");

@@ -6,7 +6,7 @@ use supermachine_formats::wire::{
 };
 
 /// Decodes frames until one is refused. Returns whether all are accepted.
-pub(crate) fn run(data: &[u8]) -> bool {
+pub fn run(data: &[u8]) -> bool {
     let mut rest = data;
     while let Some((head, behind)) = rest.split_first_chunk::<HEADER_SIZE>() {
         let Ok(header) = Header::decode(*head) else { return false };
@@ -32,7 +32,7 @@ fn accepts<M: Message>(header: &Header, payload: &[u8]) -> bool {
 }
 
 /// Valid streams.
-pub(crate) fn samples() -> Vec<Vec<u8>> {
+pub fn samples() -> Vec<Vec<u8>> {
     let resume = |hostname| {
         Control::Resume(Resume { realtime_ns: 1, entropy: [7; ENTROPY_SIZE], hostname }).to_frame()
     };

@@ -4,14 +4,14 @@ use supermachine_baker::oci::{ImageConfig, ImageSource};
 use supermachine_formats::Digest;
 
 /// Parses a configuration and a reference. Returns whether either is accepted.
-pub(crate) fn run(data: &[u8]) -> bool {
+pub fn run(data: &[u8]) -> bool {
     let config = ImageConfig::parse(data, Digest::of(data)).is_ok();
     let source = str::from_utf8(data).is_ok_and(|text| text.parse::<ImageSource>().is_ok());
     config || source
 }
 
 /// A valid configuration, and valid references.
-pub(crate) fn samples() -> Vec<Vec<u8>> {
+pub fn samples() -> Vec<Vec<u8>> {
     let digest = Digest::of(b"layer");
     let config = format!(
         r#"{{"architecture":"amd64","os":"linux","config":{{"User":"101:101","Env":["PATH=/bin"],

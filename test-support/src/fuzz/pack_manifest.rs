@@ -4,7 +4,7 @@ use supermachine_formats::Digest;
 use supermachine_snapshots::pack::{Descriptor, Manifest};
 
 /// Decodes a manifest. Returns whether it is accepted.
-pub(crate) fn run(data: &[u8]) -> bool {
+pub fn run(data: &[u8]) -> bool {
     let Ok(manifest) = Manifest::decode(data) else { return false };
     assert_eq!(Manifest::decode(&manifest.encode()).unwrap(), manifest);
     assert_eq!(manifest.blobs().count(), 3 + manifest.chunks.len());
@@ -12,7 +12,7 @@ pub(crate) fn run(data: &[u8]) -> bool {
 }
 
 /// Valid manifests.
-pub(crate) fn samples() -> Vec<Vec<u8>> {
+pub fn samples() -> Vec<Vec<u8>> {
     let blob = |name: &[u8], size| Descriptor { digest: Digest::of(name), size };
     let manifest = |chunks| Manifest {
         config: blob(b"config", 2),

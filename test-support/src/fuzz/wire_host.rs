@@ -5,7 +5,7 @@ use supermachine_formats::wire::{
 };
 
 /// Decodes frames until one is refused. Returns whether all are accepted.
-pub(crate) fn run(data: &[u8]) -> bool {
+pub fn run(data: &[u8]) -> bool {
     let mut rest = data;
     while let Some((head, behind)) = rest.split_first_chunk::<HEADER_SIZE>() {
         let Ok(header) = Header::decode(*head) else { return false };
@@ -27,7 +27,7 @@ fn accepts<M: Message>(header: &Header, payload: &[u8]) -> bool {
 }
 
 /// Valid streams.
-pub(crate) fn samples() -> Vec<Vec<u8>> {
+pub fn samples() -> Vec<Vec<u8>> {
     let failure = Failure { operation: "mount".into(), subject: "/dev/pmem0".into(), errno: 22 };
     let exit =
         |status| Reply::Exited(Exit { status, timed_out: false, duration_us: 5, peak_rss_kib: 6 });

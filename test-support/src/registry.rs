@@ -1,23 +1,20 @@
-//! Debian's registry and its tool for copying images.
-
-#![allow(dead_code, reason = "each test program uses a part of it")]
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+//! Debian's registry, and skopeo, which copies images.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
-/// What `htpasswd -B` makes of the name `user` and the password `secret`.
-pub(crate) const USER_SECRET: &str =
-    "user:$2y$05$Zb77GIM4HZITJmBshlQyqOyWlW5tINWcnzF5qt/l2xSaZ9DUpmzMG";
+/// The output of `htpasswd -B` for the user `user` and the password `secret`.
+pub const USER_SECRET: &str = "user:$2y$05$Zb77GIM4HZITJmBshlQyqOyWlW5tINWcnzF5qt/l2xSaZ9DUpmzMG";
 
-/// Finds a program, or says which package has it.
-pub(crate) fn tool(name: &str, package: &str) -> Command {
+/// A command of this program. Panics with the name of its package if it is not installed.
+pub fn tool(name: &str, package: &str) -> Command {
     let found = Command::new(name).arg("--version").output();
     assert!(found.is_ok(), "{name} is not installed: apt-get install {package}");
     Command::new(name)
 }
 
-pub(crate) fn skopeo(arguments: &[&str]) {
+/// Copies an image with skopeo.
+pub fn skopeo(arguments: &[&str]) {
     let output = tool("skopeo", "skopeo")
         .args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"])
         .args(arguments)
@@ -26,15 +23,18 @@ pub(crate) fn skopeo(arguments: &[&str]) {
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Debian's registry on a port of the system's choosing.
-pub(crate) struct DockerRegistry {
+/// Debian's registry on a free port, stopped when dropped.
+#[derive(Debug)]
+pub struct DockerRegistry {
     process: Child,
-    pub(crate) address: String,
+    /// `127.0.0.1:PORT`
+    pub address: String,
     _dir: tempfile::TempDir,
 }
 
 impl DockerRegistry {
-    pub(crate) fn start(htpasswd: Option<&str>) -> Self {
+    /// Starts a registry, with this file of users and passwords if one is given.
+    pub fn start(htpasswd: Option<&str>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let auth = htpasswd.map_or(String::new(), |text| {
             let path = dir.path().join("htpasswd");
@@ -63,8 +63,8 @@ impl DockerRegistry {
                 let (_, rest) = line.split_once("listening on ")?;
                 Some(rest.split(['"', ' ', ',']).next()?.to_owned())
             })
-            .expect("the registry ended without listening");
-        // It must not block on a full pipe.
+            .expect("the registry exited without listening");
+        // The registry must not block on a full pipe.
         std::thread::spawn(move || log.for_each(drop));
         Self { process, address, _dir: dir }
     }

@@ -6,7 +6,7 @@ const SMOKE: Duration = Duration::from_secs(2);
 const EXTREMES: [u32; 8] = [0, 1, 2, 0x7f, 0xff, 0xffff, i32::MAX as u32, u32::MAX];
 
 /// Feeds `run` the samples, which it must accept, then mutations of them for two seconds.
-pub(crate) fn smoke(samples: &[Vec<u8>], run: fn(&[u8]) -> bool) {
+pub fn smoke(samples: &[Vec<u8>], run: fn(&[u8]) -> bool) {
     for (at, sample) in samples.iter().enumerate() {
         assert!(run(sample), "sample {at} is refused");
     }

@@ -6,7 +6,7 @@ use supermachine_formats::pack::{
 };
 
 /// Decodes an index and calls every query. Returns whether it is accepted.
-pub(crate) fn run(data: &[u8]) -> bool {
+pub fn run(data: &[u8]) -> bool {
     let Ok(index) = Index::decode(data) else { return false };
     // Unknown optional features are not written back, so the comparison is of decoded values.
     assert_eq!(Index::decode(&index.encode()).as_ref(), Ok(&index));
@@ -33,7 +33,7 @@ pub(crate) fn run(data: &[u8]) -> bool {
 }
 
 /// Valid indexes.
-pub(crate) fn samples() -> Vec<Vec<u8>> {
+pub fn samples() -> Vec<Vec<u8>> {
     let chunk = |name: &[u8], stored| Chunk { content: Digest::of(name), stored };
     let blob = |name: &[u8], chunks| Blob { digest: Digest::of(name), chunks };
     let zeros = Layer { extents: vec![Extent { first: 0, count: 1 << 20, chunk: ZERO }] };

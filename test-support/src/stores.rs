@@ -1,6 +1,4 @@
-//! Small snapshots that no machine was ever run for, and stores to keep them in.
-
-#![allow(dead_code, reason = "each test program uses a part of it")]
+//! Small snapshots of machines that never ran, and stores for them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +12,7 @@ use supermachine_formats::snapshot::{
     Architecture, Disk, HypervisorFamily, Machine, Snapshot, Stage, WorkingSet, Workload,
 };
 use supermachine_snapshots::pack::{
-    ChunkWriter, Composition, Descriptor, Manifest, MemoryChange, Pack,
+    ChunkWriter, Composition, Descriptor, Layout, Manifest, MemoryChange, Pack,
 };
 use supermachine_vmm::{boot_slots, reset_ioapic, reset_serial};
 use tempfile::TempDir;
@@ -22,28 +20,34 @@ use tempfile::TempDir;
 const CHUNK: usize = CHUNK_SIZE as usize;
 const PAGE: usize = 4096;
 
-/// A store with its own cache, and snapshots for it.
-pub(crate) struct Place {
-    pub(crate) dir: TempDir,
-    pub(crate) store: Store,
+/// A store with its own cache, in a temporary folder.
+#[derive(Debug)]
+pub struct Place {
+    /// The folder of both.
+    pub dir: TempDir,
+    /// The store.
+    pub store: Store,
 }
 
-/// What a snapshot holds.
+/// The content of a snapshot.
 #[derive(Debug, Clone)]
-pub(crate) struct Sample {
-    pub(crate) stage: Stage,
-    pub(crate) parent: Option<Digest>,
-    /// The memory, in chunks.
-    pub(crate) chunks: u64,
-    /// Places in memory, and the seeds of what is there.
-    pub(crate) memory: BTreeMap<u32, u64>,
-    /// The seeds of the disk's chunks.
-    pub(crate) disk: Vec<u64>,
+pub struct Sample {
+    /// Its stage.
+    pub stage: Stage,
+    /// The manifest of its parent.
+    pub parent: Option<Digest>,
+    /// The size of its memory in chunks.
+    pub chunks: u64,
+    /// The chunks of its memory: place and seed of each.
+    pub memory: BTreeMap<u32, u64>,
+    /// The seeds of its disk's chunks.
+    pub disk: Vec<u64>,
 }
 
 impl Sample {
-    /// A memory of 1 MiB with three chunks in it, made from this seed.
-    pub(crate) fn new(seed: u64) -> Self {
+    /// A memory of 1 MiB with three chunks made from this seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
         Self {
             stage: Stage::Image,
             parent: None,
@@ -53,78 +57,102 @@ impl Sample {
         }
     }
 
-    pub(crate) fn disk(mut self, seeds: &[u64]) -> Self {
+    /// With a disk of chunks made from these seeds.
+    #[must_use]
+    pub fn disk(mut self, seeds: &[u64]) -> Self {
         self.disk = seeds.to_vec();
         self
     }
 
-    pub(crate) fn on(mut self, parent: Digest) -> Self {
+    /// On this parent.
+    #[must_use]
+    pub fn on(mut self, parent: Digest) -> Self {
         self.parent = Some(parent);
         self
     }
 
-    pub(crate) fn stage(mut self, stage: Stage) -> Self {
+    /// Of this stage.
+    #[must_use]
+    pub fn stage(mut self, stage: Stage) -> Self {
         self.stage = stage;
         self
     }
 
-    /// With so many chunks that it takes a while to do anything with it.
-    pub(crate) fn large(mut self, seed: u64, chunks: u32) -> Self {
+    /// With so many chunks that each operation takes a while.
+    #[must_use]
+    pub fn large(mut self, seed: u64, chunks: u32) -> Self {
         self.chunks = u64::from(chunks).next_multiple_of(16);
         self.memory = (0..chunks).map(|place| (place, seed << 32 | u64::from(place))).collect();
         self
     }
 }
 
+impl Default for Place {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Place {
-    pub(crate) fn new() -> Self {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
         Self::in_dir(tempfile::tempdir().unwrap())
     }
 
-    pub(crate) fn in_dir(dir: TempDir) -> Self {
+    /// A store in this folder.
+    #[must_use]
+    pub fn in_dir(dir: TempDir) -> Self {
         let store = Store::open_with_cache(dir.path().join("store"), dir.path().join("cache"));
         Self { store: store.unwrap(), dir }
     }
 
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
+    /// A path in the folder.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Stores a snapshot without a name.
-    pub(crate) fn put(&self, sample: &Sample) -> Descriptor {
-        put(&self.store, sample)
+    pub fn put(&self, sample: &Sample) -> Descriptor {
+        put(self.store.layout(), sample)
     }
 
     /// Stores a snapshot under a name.
-    pub(crate) fn add(&self, name: &str, sample: &Sample) -> Digest {
+    pub fn add(&self, name: &str, sample: &Sample) -> Digest {
         let manifest = self.put(sample);
         self.store.layout().set_name(name, manifest).unwrap();
         manifest.digest
     }
 
-    /// Notes that some inputs gave what has this digest, as a bake does.
-    pub(crate) fn key(&self, input: &[u8], made: Digest) -> PathBuf {
+    /// Records that these inputs gave this digest, as a bake does.
+    pub fn key(&self, input: &[u8], made: Digest) -> PathBuf {
         let name = format!("keys/{}", Digest::of(input).hex());
         self.store.layout().replace(&name, format!("{made}\n").as_bytes()).unwrap();
         self.store.dir().join(name)
     }
 
     /// The names of all blobs.
-    pub(crate) fn blobs(&self) -> Vec<String> {
+    #[must_use]
+    pub fn blobs(&self) -> Vec<String> {
         names(&self.store.dir().join("blobs/sha256"))
     }
 
-    pub(crate) fn blob(&self, digest: Digest) -> PathBuf {
+    /// The file of a blob.
+    #[must_use]
+    pub fn blob(&self, digest: Digest) -> PathBuf {
         self.store.layout().blob_path(digest)
     }
 
-    pub(crate) fn manifest(&self, digest: Digest) -> Manifest {
+    /// Reads a manifest.
+    #[must_use]
+    pub fn manifest(&self, digest: Digest) -> Manifest {
         Manifest::read(&self.store.layout().source().unwrap(), digest).unwrap()
     }
 
-    /// That everything with a name is whole.
+    /// Asserts that every named snapshot is whole.
     #[track_caller]
-    pub(crate) fn is_clean(&self) {
+    pub fn is_clean(&self) {
         for name in self.store.names().unwrap() {
             let verified = self.store.verify(&name).unwrap();
             assert!(verified.problems.is_empty(), "{name}: {:?}", verified.problems);
@@ -133,8 +161,7 @@ impl Place {
 }
 
 /// Stores a snapshot without a name.
-pub(crate) fn put(store: &Store, sample: &Sample) -> Descriptor {
-    let layout = store.layout();
+pub fn put(layout: &Layout, sample: &Sample) -> Descriptor {
     let chunks: Vec<(u32, Vec<u8>)> =
         sample.memory.iter().map(|(place, seed)| (*place, chunk(*seed))).collect();
     let pages = chunks.iter().flat_map(|(place, chunk)| {
@@ -142,7 +169,7 @@ pub(crate) fn put(store: &Store, sample: &Sample) -> Descriptor {
         (first..).zip(chunk.chunks_exact(PAGE))
     });
     let behind = sample.parent.map(|digest| Pack::open(&layout.source().unwrap(), digest).unwrap());
-    let disk = (!sample.disk.is_empty()).then(|| disk(store, &sample.disk));
+    let disk = (!sample.disk.is_empty()).then(|| disk(layout, &sample.disk));
     let composition = Composition {
         snapshot: &snapshot(sample),
         parent: behind.as_ref().map(|pack| &pack.index),
@@ -155,9 +182,9 @@ pub(crate) fn put(store: &Store, sample: &Sample) -> Descriptor {
     composition.store(layout).unwrap()
 }
 
-/// Stores a disk's chunks; gives an index with that disk alone.
-pub(crate) fn disk(store: &Store, seeds: &[u64]) -> Index {
-    let mut writer = ChunkWriter::new(store.layout(), 1).unwrap();
+/// Stores a disk's chunks and returns an index with that disk only.
+pub fn disk(layout: &Layout, seeds: &[u64]) -> Index {
+    let mut writer = ChunkWriter::new(layout, 1).unwrap();
     let read = |number: usize, content: &mut [u8; CHUNK]| {
         content.copy_from_slice(&chunk(seeds[number]));
         Ok(())
@@ -211,8 +238,9 @@ fn snapshot(sample: &Sample) -> Snapshot {
     }
 }
 
-/// 64 KiB that do not compress, the same for the same seed.
-pub(crate) fn chunk(seed: u64) -> Vec<u8> {
+/// 64 KiB that do not compress, made from this seed.
+#[must_use]
+pub fn chunk(seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut content = Vec::with_capacity(CHUNK);
     while content.len() < CHUNK {
@@ -224,8 +252,9 @@ pub(crate) fn chunk(seed: u64) -> Vec<u8> {
     content
 }
 
-/// The names of a folder's entries, sorted; none if it is not there.
-pub(crate) fn names(dir: &Path) -> Vec<String> {
+/// The sorted names of a folder's entries; empty if the folder does not exist.
+#[must_use]
+pub fn names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().map(Result::unwrap);
     let mut names: Vec<_> =
         entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();

@@ -15,7 +15,7 @@ use supermachine_formats::snapshot::{
 };
 
 /// Reads a state file both ways; tells whether its form was accepted.
-pub(crate) fn run(data: &[u8]) -> bool {
+pub fn run(data: &[u8]) -> bool {
     let checked = Snapshot::decode(data);
     let trusted = Snapshot::decode_trusted(data);
     if let Ok(snapshot) = &checked {
@@ -28,7 +28,7 @@ pub(crate) fn run(data: &[u8]) -> bool {
 }
 
 /// Valid state files.
-pub(crate) fn samples() -> Vec<Vec<u8>> {
+pub fn samples() -> Vec<Vec<u8>> {
     vec![sample(false).encode(), sample(true).encode()]
 }
 

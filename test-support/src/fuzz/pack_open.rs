@@ -5,10 +5,10 @@ use std::fs;
 use supermachine_formats::Digest;
 use supermachine_snapshots::pack::{ChunkReader, Pack, Source};
 
-use super::pack_samples;
+use crate::packs;
 
 /// Opens an archive and reads every chunk. Returns whether it contains a snapshot.
-pub(crate) fn run(data: &[u8]) -> bool {
+pub fn run(data: &[u8]) -> bool {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), data).unwrap();
     let Ok(source) = Source::open(file.path()) else { return false };
@@ -28,6 +28,6 @@ pub(crate) fn run(data: &[u8]) -> bool {
 }
 
 /// A valid archive.
-pub(crate) fn samples() -> Vec<Vec<u8>> {
-    vec![pack_samples::sample_archive()]
+pub fn samples() -> Vec<Vec<u8>> {
+    vec![packs::sample_archive()]
 }

@@ -1,4 +1,4 @@
-//! Small packs of synthetic guests: a base, an image on it with a disk, and the same as a tar.
+//! Small packs of synthetic guests: a base, an image on it with a disk, and both in one archive.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -18,29 +18,37 @@ use supermachine_snapshots::pack::{
 };
 use supermachine_vmm::{MemoryFiles, boot_slots, mapped_disk, reset_ioapic, reset_serial};
 
-pub(crate) const MEMORY: u64 = 1 << 20;
-pub(crate) const DISK: u64 = 2 << 20;
-pub(crate) const PAGE: usize = PAGE_SIZE as usize;
+/// Bytes of each machine's memory.
+pub const MEMORY: u64 = 1 << 20;
+/// Bytes of the image's disk.
+pub const DISK: u64 = 2 << 20;
+/// Bytes of a page.
+pub const PAGE: usize = PAGE_SIZE as usize;
 /// The slot of the disk.
 const SLOT: u8 = 2;
 
-/// The base and the image on it, and what their memories and disk hold.
+/// A base and an image on it, with the contents of their memories and disk.
 #[derive(Debug)]
-pub(crate) struct Made {
-    pub(crate) base: Descriptor,
-    pub(crate) image: Descriptor,
-    pub(crate) base_memory: Vec<u8>,
-    pub(crate) image_memory: Vec<u8>,
-    pub(crate) disk: Vec<u8>,
+pub struct Made {
+    /// The manifest of the base.
+    pub base: Descriptor,
+    /// The manifest of the image.
+    pub image: Descriptor,
+    /// The base's memory.
+    pub base_memory: Vec<u8>,
+    /// The image's memory.
+    pub image_memory: Vec<u8>,
+    /// The image's disk.
+    pub disk: Vec<u8>,
 }
 
-/// A page that compresses to little, and is like no other of another seed.
-pub(crate) fn page(seed: u8) -> [u8; PAGE] {
+/// A page that compresses well and differs for each seed.
+pub fn page(seed: u8) -> [u8; PAGE] {
     std::array::from_fn(|at| seed.wrapping_add((at / 512) as u8) | 1)
 }
 
-/// A machine that was never run, or that stands where `parent` and more led it.
-pub(crate) fn snapshot(stage: Stage, parent: Option<Digest>, disks: &[u64]) -> Snapshot {
+/// A machine at this stage, on the snapshot `parent`.
+pub fn snapshot(stage: Stage, parent: Option<Digest>, disks: &[u64]) -> Snapshot {
     let mut slots = boot_slots();
     for ((number, slot), size) in (0..).zip(SLOT..).zip(disks) {
         slots[usize::from(slot)] = mapped_disk(slot, number, *size);
@@ -81,8 +89,9 @@ pub(crate) fn snapshot(stage: Stage, parent: Option<Digest>, disks: &[u64]) -> S
     }
 }
 
-/// Stores a snapshot whose memory is `before`, the memory of `parent`, with some pages changed.
-pub(crate) fn store(
+/// Stores a snapshot whose memory is `before`, that of `parent`, with `pages` changed. Returns its
+/// manifest and memory.
+pub fn store(
     layout: &Layout,
     snapshot: &Snapshot,
     parent: Option<&Index>,
@@ -115,8 +124,8 @@ pub(crate) fn store(
     (composition.store(layout).unwrap(), memory)
 }
 
-/// Stores a disk, and gives an index that holds only it.
-pub(crate) fn store_disk(layout: &Layout, content: &[u8]) -> Index {
+/// Stores a disk and returns an index with that disk only.
+pub fn store_disk(layout: &Layout, content: &[u8]) -> Index {
     let mut writer = ChunkWriter::new(layout, 3).unwrap();
     let chunks = content.as_chunks::<{ CHUNK_SIZE as usize }>().0;
     let numbers = writer
@@ -134,8 +143,8 @@ pub(crate) fn store_disk(layout: &Layout, content: &[u8]) -> Index {
     }
 }
 
-/// Makes both in a folder, and names the image.
-pub(crate) fn make(dir: &Path) -> Made {
+/// Stores base and image in a folder, and names the image `example`.
+pub fn make(dir: &Path) -> Made {
     let layout = Layout::open(dir).unwrap();
     let state = snapshot(Stage::Base, None, &[]);
     // Chunks 0, 5 and 15; 5 and 15 are the same.
@@ -148,7 +157,7 @@ pub(crate) fn make(dir: &Path) -> Made {
     disk[DISK as usize - PAGE..].copy_from_slice(&page(10));
     let root = store_disk(&layout, &disk);
     let state = snapshot(Stage::Image, Some(base.digest), &[DISK]);
-    // A page changed, one anew, one written as it was, and a chunk that becomes zeros.
+    // One page changed, one new, one rewritten with the same content, and a chunk of zeros.
     let pages = [(0, page(1)), (1, page(4)), (33, page(5)), (240, [0; PAGE])];
     let (image, image_memory) =
         store(&layout, &state, Some(&parent.index), &base_memory, &pages, Some(vec![&root]));
@@ -156,8 +165,8 @@ pub(crate) fn make(dir: &Path) -> Made {
     Made { base, image, base_memory, image_memory, disk }
 }
 
-/// The layout in a folder as an archive, without what only the folder's users need.
-pub(crate) fn archive(dir: &Path) -> Vec<u8> {
+/// The archive of the layout in a folder, without its lock and temporary files.
+pub fn archive(dir: &Path) -> Vec<u8> {
     let mut out = Vec::new();
     let mut add = |name: &str, path: &Path| tar_member(&mut out, name, &fs::read(path).unwrap());
     add("oci-layout", &dir.join("oci-layout"));
@@ -197,7 +206,7 @@ fn tar_member(out: &mut Vec<u8>, name: &str, content: &[u8]) {
 }
 
 /// The archive of the sample packs.
-pub(crate) fn sample_archive() -> Vec<u8> {
+pub fn sample_archive() -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     make(dir.path());
     archive(dir.path())
