@@ -5,8 +5,6 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -15,7 +13,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use supermachine_baker::manifest::Metadata;
-use support::{folder, reference};
+use supermachine_test_support::machines::{folder, reference};
 
 /// Where the packages' dependencies were compiled.
 const TARGET: &str = "SUPERMACHINE_TEST_APPS";

@@ -2,8 +2,6 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,8 +15,10 @@ use supermachine_formats::Digest;
 use supermachine_formats::snapshot::Architecture;
 use supermachine_formats::wire::Failure;
 use supermachine_snapshots::pack::{Layout, Manifest, Pack};
+use supermachine_test_support::machines::{
+    self, bake, baked, busybox, causes, own_store, sh, start, store, told,
+};
 use supermachine_vmm::MachineError;
-use support::{bake, baked, busybox, causes, own_store, sh, start, store, told};
 
 /// A bake of busybox that runs a script.
 fn script(text: &str) -> OciImageBuilder {
@@ -144,7 +144,7 @@ struct Victim {
 impl Victim {
     fn new() -> Self {
         let image = busybox();
-        let dir = tempfile::tempdir_in(support::folder()).unwrap();
+        let dir = tempfile::tempdir_in(machines::folder()).unwrap();
         let root = dir.path().join("store");
         let status = Command::new("cp").arg("-r").arg(store().dir()).arg(&root).status().unwrap();
         assert!(status.success());
@@ -167,7 +167,7 @@ impl Victim {
 
     fn assert_well(&self, config: &VmConfig) {
         let outcome = self.run(config).unwrap_or_else(|error| panic!("{}", causes(&error)));
-        assert_eq!(support::succeeded(&outcome, "echo"), "well\n");
+        assert_eq!(machines::succeeded(&outcome, "echo"), "well\n");
     }
 
     /// Runs with a blob changed, and changes it back; tells how each way to start ended.
@@ -247,7 +247,7 @@ fn damaged_chunks_are_named_and_no_guest_goes_on_with_them() {
         assert!(expanded.contains(&blob.digest.to_string()), "{expanded}");
         match on_demand {
             // Nothing of this blob was touched.
-            Ok(outcome) => assert_eq!(support::succeeded(&outcome, "echo"), "well\n"),
+            Ok(outcome) => assert_eq!(machines::succeeded(&outcome, "echo"), "well\n"),
             Err(error) => {
                 lost += 1;
                 let error = causes(&error);
@@ -367,7 +367,7 @@ struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     fn new() -> Self {
-        let path = tempfile::tempdir_in(support::folder()).unwrap().keep();
+        let path = tempfile::tempdir_in(machines::folder()).unwrap().keep();
         let disk = Self(path);
         disk.mount("size=1m", &["-t", "tmpfs", "tmpfs"]);
         disk
@@ -420,7 +420,7 @@ fn bake_on_small_disk(sizes: &[u32], open: impl Fn(&Path) -> Store) {
 
 #[test]
 fn store_without_room_is_told_and_nothing_half_made_is_left() {
-    let cache = tempfile::tempdir_in(support::folder()).unwrap();
+    let cache = tempfile::tempdir_in(machines::folder()).unwrap();
     bake_on_small_disk(&[1, 6, 12], |disk| {
         Store::open_with_cache(disk.join("store"), cache.path()).unwrap()
     });
@@ -428,7 +428,7 @@ fn store_without_room_is_told_and_nothing_half_made_is_left() {
 
 #[test]
 fn cache_without_room_is_told_and_nothing_half_made_is_left() {
-    let store = tempfile::tempdir_in(support::folder()).unwrap();
+    let store = tempfile::tempdir_in(machines::folder()).unwrap();
     bake_on_small_disk(&[1, 10], |disk| {
         Store::open_with_cache(store.path().join("store"), disk.join("cache")).unwrap()
     });

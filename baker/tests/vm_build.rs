@@ -8,8 +8,6 @@
     reason = "a test fails by panicking, and tells how long a find took"
 )]
 
-mod support;
-
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -25,7 +23,7 @@ use supermachine_baker::oci::{Event, FetchOptions};
 use supermachine_baker::{BakeError, Baked, Builds, Observer, OciImageBuilder};
 use supermachine_formats::snapshot::Stage;
 use supermachine_snapshots::pack::Source;
-use support::{bake, causes, folder, reference, sh, start};
+use supermachine_test_support::machines::{bake, causes, folder, reference, sh, start};
 
 /// Tells a test that it runs in a process of its own, on the cache in this folder.
 const WITHIN: &str = "SUPERMACHINE_TEST_BUILDS";

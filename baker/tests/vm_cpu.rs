@@ -7,8 +7,6 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -16,7 +14,7 @@ use std::sync::OnceLock;
 use supermachine::{Image, Vm, VmConfig};
 use supermachine_baker::Store;
 use supermachine_formats::snapshot::arch::{Baseline, FeatureWord, Features};
-use support::{bake, causes, sh, told};
+use supermachine_test_support::machines::{self, bake, causes, sh, told};
 
 /// Where the store is that the hosts share.
 const STORE: &str = "SUPERMACHINE_TEST_CPU_STORE";
@@ -32,7 +30,7 @@ fn store() -> &'static Store {
         let Some(folder) = std::env::var_os(STORE) else {
             panic!("{STORE} is not set: these tests run under `cargo xtask test`");
         };
-        Store::open_with_cache(PathBuf::from(folder), support::folder().join("cache")).unwrap()
+        Store::open_with_cache(PathBuf::from(folder), machines::folder().join("cache")).unwrap()
     })
 }
 

@@ -1,10 +1,8 @@
 //! The two ways in which a guest has its root file system.
 
-mod support;
-
 use supermachine::Vm;
 use supermachine_baker::RootDisk;
-use support::{bake, baked, sh, start};
+use supermachine_test_support::machines::{bake, baked, sh, start};
 
 /// How much the guest's page cache grows when a file of the image is read, in KiB.
 fn growth_by_reading(vm: &Vm) -> Option<i64> {

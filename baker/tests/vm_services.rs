@@ -1,11 +1,9 @@
 //! Real services from a real registry: baked with what was running, and answering at once.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
 use supermachine_baker::Ready;
-use support::{bake, baked, sh, start, succeeded};
+use supermachine_test_support::machines::{bake, baked, sh, start, succeeded};
 
 /// A client in bash: sends a line to a port, prints what comes back.
 fn request(port: u16, line: &str) -> String {

@@ -1,11 +1,9 @@
 //! Seven services in machines of one vCPU: each answers after each of its restores.
 
-#[path = "support/services.rs"]
 mod services;
-mod support;
 
 use services::{httpd, memcached, nginx, node, postgres, python, redis};
-use support::scaled;
+use supermachine_test_support::machines::scaled;
 
 const VCPUS: u16 = 1;
 const RESTORES: u32 = 100;

@@ -1,9 +1,7 @@
 //! Seven services in machines of eight vCPUs: each answers after each of its restores.
 
-#[path = "support/services.rs"]
 mod services;
-#[path = "support/services_smp.rs"]
+#[path = "services/smp.rs"]
 mod services_smp;
-mod support;
 
 services_smp::answer_in_machines_of!(8);

@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::modules::{Graph, Package, Tree, circle, packages};
 
 /// The crates that each crate may be built with, lower ones first.
-const DRAWN: [(&str, &[&str]); 11] = [
+const DRAWN: [(&str, &[&str]); 12] = [
     ("supermachine-formats", &[]),
     ("supermachine-vmm", &["supermachine-formats"]),
     ("supermachine-snapshots", &["supermachine-formats", "supermachine-vmm"]),
@@ -45,6 +45,7 @@ const DRAWN: [(&str, &[&str]); 11] = [
             "supermachine-baker",
         ],
     ),
+    ("supermachine-vm-tests", &[]),
     ("xtask", &["supermachine-vmm", "supermachine", "supermachine-kernel"]),
 ];
 

@@ -2,9 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
 #[expect(dead_code, reason = "the example's own beginning is not used")]
-#[path = "../../examples/examples/web_service.rs"]
+#[path = "../../../examples/examples/web_service.rs"]
 mod web_service;
 
 use std::io::{ErrorKind, Read, Write};
@@ -15,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use supermachine::{Error, Image, Vm, VmConfig};
-use support::{bake, baked, busybox, folder, scaled, sh, start};
+use supermachine_test_support::machines::{bake, baked, busybox, folder, scaled, sh, start};
 
 /// Longer than any answer takes, on the slowest of hosts.
 const PATIENCE: Duration = Duration::from_secs(120);

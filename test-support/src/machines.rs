@@ -1,15 +1,7 @@
-//! Stores, images and machines for the tests that need a hypervisor.
+//! Stores, images and machines for tests that need a hypervisor.
 //!
-//! A test program has one store in a temporary folder, and bakes each image once. The images
-//! come from the test registry; without it the tests fail, they are never skipped.
-
-#![allow(dead_code, reason = "each test program uses a part of it")]
-#![expect(
-    clippy::panic,
-    clippy::print_stderr,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking, and a long bake tells how far it is"
-)]
+//! A test program has one store in a temporary folder and bakes each image once. The images come from
+//! the test registry. Without it the tests fail; they are never skipped.
 
 use std::collections::HashMap;
 use std::fs;
@@ -21,23 +13,22 @@ use supermachine::{ExecOutcome, Image, Vm, VmConfig};
 use supermachine_baker::{BakeError, Baked, Observer, OciImageBuilder, Store, oci};
 use tempfile::TempDir;
 
-/// How far a guest's clock may be from the host's, in seconds.
+/// The most seconds between a guest's clock and the host's.
 const CLOCK_TOLERANCE: f64 = 0.050;
-/// How long the message of the time may be under way on a busy host, in seconds.
-pub(crate) const UNDER_WAY: f64 = 0.5;
+/// Seconds that the message with the time may take on a busy host.
+pub const UNDER_WAY: f64 = 0.5;
 /// Asks for a full run.
 const FULL: &str = "SUPERMACHINE_TEST_FULL";
-/// Where the test registry listens.
+/// The address of the test registry.
 const REGISTRY: &str = "SUPERMACHINE_TEST_REGISTRY";
 
-/// How often something is done: as often as it must be in a full run, `SUPERMACHINE_TEST_FULL`, and
-/// less often in others, which are to be done within minutes.
-pub(crate) fn scaled<T>(full: T, usual: T) -> T {
+/// `full` in a full run (`SUPERMACHINE_TEST_FULL`), `usual` in an ordinary one.
+pub fn scaled<T>(full: T, usual: T) -> T {
     if std::env::var_os(FULL).is_some() { full } else { usual }
 }
 
-/// The test program's folder; it goes away with the program.
-pub(crate) fn folder() -> &'static Path {
+/// The test program's folder, which is removed when the program exits.
+pub fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let folder = tempfile::Builder::new().prefix("sm-test-").tempdir().unwrap().keep();
@@ -52,7 +43,7 @@ extern "C" fn remove_folder() {
 }
 
 /// The test program's store.
-pub(crate) fn store() -> &'static Store {
+pub fn store() -> &'static Store {
     static STORE: OnceLock<Store> = OnceLock::new();
     STORE.get_or_init(|| {
         Store::open_with_cache(folder().join("store"), folder().join("cache")).unwrap()
@@ -60,22 +51,22 @@ pub(crate) fn store() -> &'static Store {
 }
 
 /// A store that only one test uses.
-pub(crate) fn own_store() -> (TempDir, Store) {
+pub fn own_store() -> (TempDir, Store) {
     let dir = tempfile::tempdir_in(folder()).unwrap();
     let store = Store::open_with_cache(dir.path().join("store"), dir.path().join("cache"));
     (dir, store.unwrap())
 }
 
 /// The reference of one of the test registry's images.
-pub(crate) fn reference(image: &str) -> String {
+pub fn reference(image: &str) -> String {
     let Some(registry) = std::env::var_os(REGISTRY) else {
         panic!("{REGISTRY} is not set: these tests run under `cargo xtask test`");
     };
     format!("{}/{image}", registry.to_str().unwrap())
 }
 
-/// A bake of one of the test registry's images, with little memory and its steps told.
-pub(crate) fn bake(image: &str) -> OciImageBuilder {
+/// A bake of one of the test registry's images, with little memory. It prints its steps.
+pub fn bake(image: &str) -> OciImageBuilder {
     let observer = Steps { begin: Instant::now(), image: image.to_owned() };
     OciImageBuilder::new(&reference(image))
         .unwrap()
@@ -85,7 +76,8 @@ pub(crate) fn bake(image: &str) -> OciImageBuilder {
         .observer(Arc::new(observer))
 }
 
-/// Shows each step of a bake with its time, for those who wonder where a test hangs.
+/// Prints each step of a bake with its time, to show where a test hangs.
+#[derive(Debug)]
 struct Steps {
     begin: Instant,
     image: String,
@@ -100,7 +92,7 @@ impl Observer for Steps {
 }
 
 /// Bakes into the program's store, once for each name.
-pub(crate) fn baked(name: &str, describe: impl FnOnce() -> OciImageBuilder) -> Image {
+pub fn baked(name: &str, describe: impl FnOnce() -> OciImageBuilder) -> Image {
     static IMAGES: Mutex<Option<HashMap<String, Image>>> = Mutex::new(None);
     let mut images = IMAGES.lock().unwrap_or_else(PoisonError::into_inner);
     let images = images.get_or_insert_default();
@@ -114,13 +106,13 @@ pub(crate) fn baked(name: &str, describe: impl FnOnce() -> OciImageBuilder) -> I
     image
 }
 
-/// Unwraps a bake; a failure is told with all its causes.
-pub(crate) fn told(baked: Result<Baked, BakeError>) -> Baked {
+/// Unwraps a bake. Panics with all causes of a failure.
+pub fn told(baked: Result<Baked, BakeError>) -> Baked {
     baked.unwrap_or_else(|error| panic!("{}", causes(&error)))
 }
 
-/// An error with all its causes, a line each.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+/// An error and its causes, one on each line.
+pub fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {
@@ -132,18 +124,18 @@ pub(crate) fn causes(error: &dyn std::error::Error) -> String {
 }
 
 /// Busybox without a service: its entrypoint sleeps.
-pub(crate) fn busybox() -> Image {
+pub fn busybox() -> Image {
     baked("busybox", || bake("busybox").entrypoint(["sleep", "1000000"]))
 }
 
-/// A machine of an image.
-pub(crate) fn start(image: &Image) -> Vm {
+/// Starts a machine of an image.
+pub fn start(image: &Image) -> Vm {
     image.start(&VmConfig::new()).unwrap()
 }
 
-/// How many seconds a machine's wall clock is behind the host's, or ahead if negative; zero if it is
-/// right as far as can be told.
-pub(crate) fn clock_error(vm: &Vm) -> f64 {
+/// The seconds that a machine's wall clock is behind the host's; negative if it is ahead, zero if the
+/// difference is within the tolerance.
+pub fn clock_error(vm: &Vm) -> f64 {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
     // Busybox's date has no fractions.
     let script = "adjtimex | awk '/tv_sec/ {s=$2} /tv_usec/ {u=$2} END {printf \"%d.%06d\", s, u}'";
@@ -160,14 +152,14 @@ pub(crate) fn clock_error(vm: &Vm) -> f64 {
     }
 }
 
-/// One test at a time: some look at all that the process holds.
-pub(crate) fn alone() -> MutexGuard<'static, ()> {
+/// Runs one test at a time: some count everything that the process holds.
+pub fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// This library's threads, and the descriptors of the process.
-pub(crate) fn held() -> (usize, usize) {
+/// The numbers of this library's threads and of the process's descriptors.
+pub fn held() -> (usize, usize) {
     let is_ours = |task: &fs::DirEntry| {
         let name = fs::read_to_string(task.path().join("comm"));
         name.is_ok_and(|name| name.starts_with("sm-"))
@@ -177,13 +169,13 @@ pub(crate) fn held() -> (usize, usize) {
     (threads, fs::read_dir("/proc/self/fd").unwrap().count())
 }
 
-/// Runs a shell script that must succeed, and gives what it printed.
-pub(crate) fn sh(vm: &Vm, script: &str) -> String {
+/// Runs a shell script that must succeed, and returns its output.
+pub fn sh(vm: &Vm, script: &str) -> String {
     succeeded(&vm.exec(["sh", "-c", script]).unwrap(), script)
 }
 
-/// A command's output, once it is clear that it succeeded.
-pub(crate) fn succeeded(outcome: &ExecOutcome, what: &str) -> String {
+/// The output of a command that must have succeeded.
+pub fn succeeded(outcome: &ExecOutcome, what: &str) -> String {
     let stdout = String::from_utf8_lossy(&outcome.stdout).into_owned();
     let stderr = String::from_utf8_lossy(&outcome.stderr);
     assert!(outcome.success(), "{what}: {}\n{stdout}\n{stderr}", outcome.status);

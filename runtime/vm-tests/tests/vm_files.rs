@@ -2,8 +2,6 @@
 
 #![expect(clippy::panic, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::fmt::Debug;
 use std::io::{self, Read, Write};
 use std::process::{Command, Stdio};
@@ -11,7 +9,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use supermachine::{Error, Vm};
-use support::{busybox, folder, sh, start};
+use supermachine_test_support::machines::{busybox, folder, sh, start};
 
 const ENOENT: u16 = 2;
 const ENOSPC: u16 = 28;

@@ -2,10 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../../examples/examples/async.rs"]
+#[path = "../../../examples/examples/async.rs"]
 #[expect(dead_code, reason = "a program, of which only the work is tested")]
 mod async_example;
-mod support;
 
 use std::fs;
 use std::io::{ErrorKind, Read as _};
@@ -14,7 +13,7 @@ use std::time::Duration;
 
 use supermachine::async_::{ExecChild, Pool, PooledVm, Vm};
 use supermachine::{Error, Image, VmConfig};
-use support::{bake, baked, busybox, own_store, start, told};
+use supermachine_test_support::machines::{self, bake, baked, busybox, own_store, start, told};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
@@ -40,7 +39,7 @@ async fn spawn(script: &str) -> ExecChild {
 }
 
 async fn sh(vm: &Vm, script: &str) -> String {
-    support::succeeded(&vm.exec(["sh", "-c", script]).await.unwrap(), script)
+    machines::succeeded(&vm.exec(["sh", "-c", script]).await.unwrap(), script)
 }
 
 /// The threads of this library, of the runtime, and of this test.

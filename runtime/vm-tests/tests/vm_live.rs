@@ -8,8 +8,6 @@
     reason = "a test fails by panicking, and tells how long a guest was stopped"
 )]
 
-mod support;
-
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
@@ -18,8 +16,8 @@ use std::time::Duration;
 use supermachine::agent::{Replies, next_event, resume};
 use supermachine::{Error, Image, Timings, Way};
 use supermachine_formats::wire::{Command, Control, Event, Input, Reply, Request, STDIN_WINDOW};
+use supermachine_test_support::machines::{self, busybox, sh};
 use supermachine_vmm::{Captured, Machine, Origin, Restore};
-use support::{busybox, sh};
 
 /// Longer than any answer takes, on the slowest of hosts.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -132,7 +130,7 @@ fn bytes_on_their_way_in_both_directions_survive_captures() {
 
 #[test]
 fn snapshot_of_a_running_machine_goes_on_elsewhere_without_its_streams() {
-    let vm = support::start(&busybox());
+    let vm = machines::start(&busybox());
     assert_eq!(sh(&vm, "echo before > /tmp/mark; cat /tmp/mark"), "before\n");
     // One that writes to its stream, and one that never does.
     let noisy = "echo $$ > /tmp/noisy; while :; do echo $((n=n+1)); sleep 0.01; done";
@@ -148,7 +146,7 @@ fn snapshot_of_a_running_machine_goes_on_elsewhere_without_its_streams() {
         eprintln!("stopped {:?} of {:?}", taken.stopped.total(), taken.took);
         sh(&vm, "echo after > /tmp/mark");
 
-        let again = support::start(&taken.image);
+        let again = machines::start(&taken.image);
         assert_eq!(sh(&again, "cat /tmp/mark"), "before\n");
         let gone = "for f in noisy silent; do p=$(cat /tmp/$f); i=0;
             while [ -e /proc/$p ] && [ $i -lt 300 ]; do sleep 0.1; i=$((i+1)); done
@@ -156,12 +154,12 @@ fn snapshot_of_a_running_machine_goes_on_elsewhere_without_its_streams() {
         assert_eq!(sh(&again, gone), "gone\ngone\n");
         // A snapshot of a snapshot, and another one of the first machine.
         sh(&again, "echo again > /tmp/mark");
-        let third = support::start(&again.snapshot("third").unwrap().image);
+        let third = machines::start(&again.snapshot("third").unwrap().image);
         assert_eq!(sh(&third, "cat /tmp/mark"), "again\n");
         vm.snapshot("fourth").unwrap();
-        let store = support::store();
+        let store = machines::store();
         assert_eq!(
-            sh(&support::start(&store.image("fourth").unwrap()), "cat /tmp/mark"),
+            sh(&machines::start(&store.image("fourth").unwrap()), "cat /tmp/mark"),
             "after\n"
         );
         for name in ["second", "third", "fourth"] {
@@ -174,15 +172,15 @@ fn snapshot_of_a_running_machine_goes_on_elsewhere_without_its_streams() {
 #[test]
 fn snapshot_of_a_machine_that_started_on_demand_is_whole() {
     let image = busybox();
-    let cache = tempfile::tempdir_in(support::folder()).unwrap();
+    let cache = tempfile::tempdir_in(machines::folder()).unwrap();
     let source = image.source().clone();
     let cold = Image::open(source, image.digest(), cache.path()).unwrap();
-    let vm = support::start(&cold);
+    let vm = machines::start(&cold);
     assert_eq!(vm.timings().way(), Way::OnDemand);
     sh(&vm, "echo here > /dev/shm/mark");
     let taken = vm.snapshot("on-demand").unwrap();
     assert_eq!(
-        sh(&support::start(&taken.image), "cat /dev/shm/mark; ls /bin/busybox"),
+        sh(&machines::start(&taken.image), "cat /dev/shm/mark; ls /bin/busybox"),
         "here\n/bin/busybox\n"
     );
     assert_eq!(sh(&vm, "cat /dev/shm/mark"), "here\n");
@@ -190,7 +188,7 @@ fn snapshot_of_a_machine_that_started_on_demand_is_whole() {
 
 #[test]
 fn snapshot_after_a_small_exec_adds_little() {
-    let vm = support::start(&busybox());
+    let vm = machines::start(&busybox());
     sh(&vm, "echo small > /tmp/mark");
     let image = vm.snapshot("small").unwrap().image;
     let own = image.pack().unwrap().index.blobs.last().unwrap().size();
@@ -200,7 +198,7 @@ fn snapshot_after_a_small_exec_adds_little() {
 
 #[test]
 fn snapshot_with_an_impossible_name_is_refused() {
-    let vm = support::start(&busybox());
+    let vm = machines::start(&busybox());
     for name in ["", "../x", "a/b", ".hidden"] {
         assert!(matches!(vm.snapshot(name), Err(Error::InvalidName { .. })), "{name}");
     }

@@ -2,8 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use supermachine::{AssetPaths, Error, Image, Snapshot, Vm, VmConfig, Way, async_};
-use support::{alone, bake, baked, busybox, folder, held, sh, store};
+use supermachine_test_support::machines::{alone, bake, baked, busybox, folder, held, sh, store};
 
 /// Longer than anything takes, on the slowest of hosts.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -2,15 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::collections::HashSet;
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use supermachine::{Image, VmConfig, Way};
-use support::{UNDER_WAY, bake, baked, busybox, clock_error, sh, start, succeeded};
+use supermachine_test_support::machines::{
+    self, UNDER_WAY, bake, baked, busybox, clock_error, sh, start, succeeded,
+};
 
 /// A loop that sleeps, begun before the capture, with the times of its rounds.
 fn ticking() -> Image {
@@ -138,7 +138,7 @@ fn first_start_takes_pages_as_they_come_and_later_ones_the_mapped_form() {
     let open = |cache: &std::path::Path| {
         Image::open(image.source().clone(), image.digest(), cache).unwrap()
     };
-    let (begin, cache) = (Instant::now(), support::folder().join("on-demand"));
+    let (begin, cache) = (Instant::now(), machines::folder().join("on-demand"));
     let fresh = open(&cache);
     let vm = start(&fresh);
     assert_eq!(vm.timings().way(), Way::OnDemand, "these tests need a user with userfaultfd");
@@ -156,7 +156,7 @@ fn first_start_takes_pages_as_they_come_and_later_ones_the_mapped_form() {
     assert_eq!(sh(&mapped, script), on_demand);
     // The first machine stays as it began.
     assert_eq!(sh(&vm, script), on_demand);
-    let vm = open(&support::folder().join("expanded"))
+    let vm = open(&machines::folder().join("expanded"))
         .start(&VmConfig::new().with_expand_first(true))
         .unwrap();
     assert_eq!(vm.timings().way(), Way::Expanded);
@@ -173,8 +173,8 @@ fn ended_machines_leave_no_threads_and_descriptors() {
     busybox();
     let status = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "ended_machines_leave_no_threads_and_descriptors", "--nocapture"])
-        .env(WITHIN, support::store().dir())
-        .env("XDG_CACHE_HOME", support::folder().join("second-cache"))
+        .env(WITHIN, machines::store().dir())
+        .env("XDG_CACHE_HOME", machines::folder().join("second-cache"))
         .status()
         .unwrap();
     assert!(status.success(), "{status}");

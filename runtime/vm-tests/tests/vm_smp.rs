@@ -6,11 +6,9 @@
     reason = "a test fails by panicking, and tells how long the restores took"
 )]
 
-mod support;
-
 use std::time::{Duration, Instant};
 
-use support::{bake, baked, sh, start};
+use supermachine_test_support::machines::{bake, baked, sh, start};
 
 /// Bakes, restores `rounds` times, and has all processors work at once each time.
 fn restore_with(vcpus: u16, memory_mib: u64, rounds: u32) {

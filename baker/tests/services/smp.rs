@@ -1,6 +1,6 @@
 //! The tests of seven services in machines of several vCPUs, which differ in nothing else.
 
-use crate::support::scaled;
+use supermachine_test_support::machines::scaled;
 
 /// The tests of each service in machines of so many vCPUs.
 macro_rules! answer_in_machines_of {

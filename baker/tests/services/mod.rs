@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use supermachine::{Image, Vm};
 use supermachine_baker::Ready;
 
-use crate::support::{bake, baked, start, succeeded};
+use supermachine_test_support::machines::{bake, baked, start, succeeded};
 
 /// Longer than any answer takes, on the slowest of hosts.
 const PATIENCE: Duration = Duration::from_secs(120);

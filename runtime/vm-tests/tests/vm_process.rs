@@ -3,8 +3,6 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
@@ -13,7 +11,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use supermachine::{Error, Vm};
-use support::{alone, bake, baked, busybox, held, sh, start, succeeded};
+use supermachine_test_support::machines::{
+    alone, bake, baked, busybox, held, sh, start, succeeded,
+};
 
 /// Longer than anything takes, on the slowest of hosts.
 const PATIENCE: Duration = Duration::from_secs(120);

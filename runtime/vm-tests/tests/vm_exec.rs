@@ -2,8 +2,6 @@
 
 #![expect(clippy::panic, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::OnceLock;
@@ -11,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use supermachine::{Error, Vm, VmConfig};
-use support::{busybox, sh, start, succeeded};
+use supermachine_test_support::machines::{busybox, sh, start, succeeded};
 
 const ENOENT: u16 = 2;
 const EACCES: u16 = 13;

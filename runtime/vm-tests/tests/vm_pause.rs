@@ -2,15 +2,15 @@
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::io::{BufRead, BufReader};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use supermachine::{Error, ExecChild, Image, Vm, VmConfig, async_};
-use support::{UNDER_WAY, bake, baked, busybox, clock_error, scaled, sh, start};
+use supermachine_test_support::machines::{
+    UNDER_WAY, bake, baked, busybox, clock_error, scaled, sh, start,
+};
 
 /// Longer than anything takes, on the slowest of hosts.
 const PATIENCE: Duration = Duration::from_secs(120);

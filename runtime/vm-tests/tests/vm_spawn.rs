@@ -2,15 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::io::{self, Read, Write};
 use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use supermachine::{Error, ExecChild, Vm};
-use support::{bake, baked, busybox, sh, start, succeeded};
+use supermachine_test_support::machines::{bake, baked, busybox, sh, start, succeeded};
 
 fn vm() -> &'static Vm {
     static VM: OnceLock<Vm> = OnceLock::new();

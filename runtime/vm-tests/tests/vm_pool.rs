@@ -2,10 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../../examples/examples/eval_pool.rs"]
+#[path = "../../../examples/examples/eval_pool.rs"]
 #[allow(dead_code, reason = "a program, of which only the work is tested")]
 mod eval_pool;
-mod support;
 
 use std::collections::HashSet;
 use std::fs;
@@ -22,8 +21,8 @@ use supermachine::{Error, Image, Pool, PooledVm, Timings, VmConfig};
 use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::device::Slot;
 use supermachine_formats::wire::{Command, Control, Request};
+use supermachine_test_support::machines::{self, alone, bake, baked, busybox, held, sh};
 use supermachine_vmm::{Machine, Origin, Restore};
-use support::{alone, bake, baked, busybox, held, sh};
 
 /// Longer than anything takes, on the slowest of hosts.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -40,7 +39,7 @@ fn image() -> Image {
 /// The same snapshot opened once more, with pools of its own that end with it.
 fn own_image() -> Image {
     let image = image();
-    let cache = support::folder().join("cache");
+    let cache = machines::folder().join("cache");
     Image::open(image.source().clone(), image.digest(), &cache).unwrap()
 }
 

@@ -1,7 +1,5 @@
 //! The ways of use that applications count on, as they write them.
 
-mod support;
-
 use std::error::Error;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use supermachine::{AssetPaths, Image, Vm, VmConfig};
-use support::{bake, baked, busybox, folder, store};
+use supermachine_test_support::machines::{bake, baked, busybox, folder, store};
 
 fn web() -> Image {
     baked("web", || bake("busybox").entrypoint(["httpd", "-f", "-p", "80", "-h", "/etc"]))

@@ -1,0 +1,1 @@
+//! Tests of the runtime's API on real guests: see `tests/`.
