@@ -2,7 +2,6 @@
 
 use super::exec::Role;
 use super::slab::Key;
-use super::tcp::Side;
 use crate::log;
 
 /// What an event is about, packed into epoll's 64 bits: a kind, then a stream's key.
@@ -16,6 +15,13 @@ pub(super) enum Token {
     Pipe(Key, Role),
     Tcp(Key, Side),
     TcpListener(Key, Side),
+}
+
+/// One of the two descriptors of a TCP connection or listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Host = 0,
+    Guest = 1,
 }
 
 impl Token {

@@ -12,6 +12,7 @@ use supermachine_formats::wire::{Message, Reply, Segment};
 
 use crate::failure::failure;
 use crate::link::Inbox;
+use crate::server::token::Side;
 use crate::sys::fd::Fd;
 use crate::sys::poll::{EDGES, Epoll, HANG_UP, READABLE, WRITABLE};
 use crate::sys::tcp;
@@ -21,13 +22,6 @@ use crate::sys::{Errno, Result, socket};
 const TURNS: u32 = 4;
 /// All that can happen at a descriptor.
 pub(super) const ALL: u32 = READABLE | WRITABLE | HANG_UP | EDGES;
-
-/// Which of the two descriptors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::server) enum Side {
-    Host = 0,
-    Guest = 1,
-}
 
 /// What becomes of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

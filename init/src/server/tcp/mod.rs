@@ -15,11 +15,10 @@ use alloc::vec::Vec;
 
 use supermachine_formats::wire::{Failure, Reply, Request};
 
-pub(super) use self::connection::Side;
 use self::connection::{ALL, Connection, Outcome};
 use super::slab::{Key, Slab};
 use super::stream::Stream;
-use super::token::Token;
+use super::token::{Side, Token};
 use crate::failure::failure;
 use crate::link::{Inbox, Outbox};
 use crate::sys::fd::Fd;
