@@ -13,7 +13,7 @@ use supermachine_formats::pack::{self, CHUNK_SIZE};
 use supermachine_formats::snapshot::WorkingSet;
 use supermachine_formats::snapshot::memory::PAGE_SIZE;
 use supermachine_formats::wire::{Command, Control, Request};
-use supermachine_vmm::{Chunks, Machine, Origin, Place, Restore};
+use supermachine_vmm::{ChunkAddress, Chunks, Machine, Origin, Restore};
 
 use crate::ask::ask;
 
@@ -73,7 +73,7 @@ fn order_of_use(image: &Image, chunks: Box<dyn Chunks>) -> Result<Vec<pack::Plac
     let recorder = Recorder { chunks, asked: Arc::clone(&asked) };
     drop(run_once(image, Origin::Chunks(Box::new(recorder)))?);
     let asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
-    let place = |(space, place): &Place| {
+    let place = |(space, place): &ChunkAddress| {
         Some(pack::Place { space: u8::try_from(*space).ok()?, place: *place })
     };
     Ok(asked.iter().filter_map(place).collect())
@@ -83,11 +83,11 @@ fn order_of_use(image: &Image, chunks: Box<dyn Chunks>) -> Result<Vec<pack::Plac
 #[derive(Debug)]
 struct Recorder {
     chunks: Box<dyn Chunks>,
-    asked: Arc<Mutex<Vec<Place>>>,
+    asked: Arc<Mutex<Vec<ChunkAddress>>>,
 }
 
 impl Chunks for Recorder {
-    fn chunk(&mut self, place: Place) -> io::Result<Option<&[u8]>> {
+    fn chunk(&mut self, place: ChunkAddress) -> io::Result<Option<&[u8]>> {
         let chunk = self.chunks.chunk(place)?;
         if chunk.is_some() {
             self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(place);
@@ -95,7 +95,7 @@ impl Chunks for Recorder {
         Ok(chunk)
     }
 
-    fn first_use(&self) -> Vec<Place> {
+    fn first_use(&self) -> Vec<ChunkAddress> {
         Vec::new()
     }
 }

@@ -119,7 +119,7 @@ impl Holder {
 
     fn witness(&self) -> Witness {
         match self {
-            Self::Here(machine, _) => Witness::Here(machine.witness()),
+            Self::Here(machine, _) => Witness::Here(machine.exit_watch()),
             Self::There(client) => Witness::There(client.clone()),
         }
     }

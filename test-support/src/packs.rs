@@ -16,7 +16,8 @@ use supermachine_formats::{Digest, pack};
 use supermachine_snapshots::pack::{
     ChunkWriter, Composition, Descriptor, Layout, MemoryChange, Pack,
 };
-use supermachine_vmm::{MemoryFiles, boot_slots, mapped_disk, reset_ioapic, reset_serial};
+use supermachine_vmm::arch::reset_ioapic;
+use supermachine_vmm::{MemoryFiles, boot_slots, mapped_disk, reset_serial};
 
 /// Bytes of each machine's memory.
 pub const MEMORY: u64 = 1 << 20;

@@ -14,7 +14,8 @@ use supermachine_formats::snapshot::{
 use supermachine_snapshots::pack::{
     ChunkWriter, Composition, Descriptor, Layout, Manifest, MemoryChange, Pack,
 };
-use supermachine_vmm::{boot_slots, reset_ioapic, reset_serial};
+use supermachine_vmm::arch::reset_ioapic;
+use supermachine_vmm::{boot_slots, reset_serial};
 use tempfile::TempDir;
 
 const CHUNK: usize = CHUNK_SIZE as usize;

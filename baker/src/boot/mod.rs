@@ -29,11 +29,11 @@ use crate::{BakeError, Store};
 pub(crate) const RECIPE: u16 = 3;
 
 /// The least memory that a machine can have, in MiB.
-pub const MIN_MEMORY_MIB: u64 = 64;
+pub const MIN_MEMORY_MIB: u64 = supermachine_vmm::arch::MIN_MEMORY >> 20;
 /// The most memory that a machine can have, in MiB.
-pub const MAX_MEMORY_MIB: u64 = 96 << 10;
+pub const MAX_MEMORY_MIB: u64 = supermachine_vmm::arch::MAX_MEMORY >> 20;
 /// The most vCPUs that a machine can have.
-pub const MAX_VCPUS: u16 = 32;
+pub const MAX_VCPUS: u16 = supermachine_vmm::arch::MAX_VCPUS;
 
 /// What a boot snapshot is made from.
 #[derive(Debug, Clone, Copy)]

@@ -12,10 +12,10 @@ use supermachine_formats::snapshot::arch::x86_64::{
 };
 use supermachine_formats::snapshot::arch::{ArchState, Baseline, Processor};
 use supermachine_formats::snapshot::memory::PAGE_SIZE;
+use supermachine_vmm::arch::reset_ioapic;
 use supermachine_vmm::layout::{
     self, HIGH_RAM_START, LOW_RAM_END, SLOT_SIZE, SLOTS, slot_address, slot_line,
 };
-use supermachine_vmm::reset_ioapic;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::{BootError, mptable};

@@ -41,7 +41,7 @@ pub(crate) enum End {
 
 impl End {
     /// Why a stream of this process's machine ended by itself; none if that is not known yet.
-    pub(super) fn look(witness: &supermachine_vmm::Witness) -> Option<Self> {
+    pub(super) fn look(witness: &supermachine_vmm::ExitWatch) -> Option<Self> {
         if let Some(failure) = witness.failure() {
             return Some(Self::Guest { failure, console: tail(&witness.console()) });
         }

@@ -54,7 +54,7 @@ impl Line {
     /// Opens a stream that begins with these frames.
     pub(crate) fn open(machine: &Machine, frames: &[u8]) -> Result<Self, Error> {
         let stream = machine.connect(REQUEST_PORT, frames)?;
-        Ok(Self { stream, witness: Witness::Here(machine.witness()) })
+        Ok(Self { stream, witness: Witness::Here(machine.exit_watch()) })
     }
 }
 
@@ -167,7 +167,7 @@ pub fn next_event(
     control.set_read_timeout(limit).map_err(|source| Error::Stream { source })?;
     match read_message(control, limit) {
         Err(Error::AgentGone | Error::Stream { .. }) => {
-            Err(explain(&Witness::Here(machine.witness())))
+            Err(explain(&Witness::Here(machine.exit_watch())))
         }
         result => result,
     }

@@ -11,7 +11,7 @@ use crate::{Error, worker};
 #[derive(Debug, Clone)]
 pub(crate) enum Witness {
     /// The machine is this process's.
-    Here(supermachine_vmm::Witness),
+    Here(supermachine_vmm::ExitWatch),
     /// Another process holds it.
     There(worker::Client),
 }
@@ -46,12 +46,12 @@ impl Witness {
 impl Witness {
     /// One of a machine that was dropped.
     pub(crate) fn of_stopped() -> Self {
-        Self::Here(supermachine_vmm::Witness::of_stopped())
+        Self::Here(supermachine_vmm::ExitWatch::of_stopped())
     }
 
     /// One of a machine that goes on.
     #[cfg(feature = "tokio")]
     pub(crate) fn of_running() -> Self {
-        Self::Here(supermachine_vmm::Witness::of_running())
+        Self::Here(supermachine_vmm::ExitWatch::of_running())
     }
 }

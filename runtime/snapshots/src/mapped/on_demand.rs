@@ -7,7 +7,7 @@ use supermachine_formats::pack::Layer;
 
 use crate::Error;
 use crate::pack::{ChunkReader, Pack};
-use supermachine_vmm::{Chunks, Place};
+use supermachine_vmm::{ChunkAddress, Chunks};
 
 /// The chunks of a pack, read as a machine asks for them.
 pub struct PackChunks {
@@ -39,7 +39,7 @@ impl PackChunks {
 }
 
 impl Chunks for PackChunks {
-    fn chunk(&mut self, place: Place) -> io::Result<Option<&[u8]>> {
+    fn chunk(&mut self, place: ChunkAddress) -> io::Result<Option<&[u8]>> {
         let (space, place) = place;
         match self.spaces.get(space).and_then(|chunks| chunks.number(place)) {
             None => Ok(None),
@@ -47,7 +47,7 @@ impl Chunks for PackChunks {
         }
     }
 
-    fn first_use(&self) -> Vec<Place> {
+    fn first_use(&self) -> Vec<ChunkAddress> {
         let used = self.pack.index.first_use.iter();
         used.map(|used| (usize::from(used.space), used.place)).collect()
     }

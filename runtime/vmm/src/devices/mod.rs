@@ -1,5 +1,45 @@
-//! The devices of a machine, one folder each: `device.rs`, `state.rs`, `tests.rs`.
+//! The devices of a machine.
+//!
+//! A [`Device`](device::Device) says what it needs: its queues, registers, event sources and state.
+//! [`list`] names every device once. Capture, restore and reset walk the slots and name no device.
+//! All devices share one [transport](mmio) and one [event loop](event_loop).
+//!
+//! Invariant: whatever the guest writes, a device stays within guest memory, does a bounded amount
+//! of work for each access, and never panics.
 
-pub(crate) mod ioapic;
-pub(crate) mod serial;
-pub(crate) mod virtio;
+mod block;
+mod bus;
+mod device;
+mod error;
+mod event_loop;
+mod line;
+mod list;
+mod mmio;
+mod pmem;
+mod queue;
+mod rng;
+mod serial;
+mod vsock;
+
+#[cfg(test)]
+mod echo;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use block::fresh_block;
+pub(crate) use bus::{Bus, BusDevice};
+pub(crate) use device::{DiskFile, Resources};
+#[cfg(test)]
+pub(crate) use echo::{echoes, fresh_echo};
+pub use error::DeviceError;
+pub(crate) use event_loop::{EventLoop, Held};
+pub(crate) use line::Line;
+pub(crate) use list::slot_from_state;
+pub(crate) use mmio::Slot;
+pub(crate) use pmem::fresh_pmem;
+pub(crate) use rng::fresh_rng;
+pub(crate) use serial::{Console, SerialPort};
+pub use vsock::Streams;
+pub(crate) use vsock::fresh_vsock;

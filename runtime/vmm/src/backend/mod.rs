@@ -1,0 +1,23 @@
+//! Hypervisors, behind one seam.
+//!
+//! A backend maps memory, creates vCPUs, runs them until they exit, delivers interrupts, and saves
+//! and restores processors and clock. It knows no device and no snapshot file. Everything above
+//! this module behaves the same on every backend.
+
+mod error;
+#[cfg(test)]
+pub(crate) mod fake;
+mod hypervisor;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod kvm;
+mod speed;
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+mod unsupported;
+
+pub use error::HypervisorError;
+pub(crate) use hypervisor::{Access, Exit, Kick, Vcpu, Vm};
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub(crate) use kvm::{create_vm, family, probe};
+pub use speed::Speed;
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+pub(crate) use unsupported::{create_vm, family, probe};

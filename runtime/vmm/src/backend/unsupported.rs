@@ -1,0 +1,21 @@
+//! The backend of platforms that have none: every call returns `Unsupported`.
+
+use std::sync::Arc;
+
+use supermachine_formats::snapshot::HypervisorFamily;
+
+use super::error::HypervisorError;
+use super::hypervisor::Vm;
+use super::speed::Speed;
+
+pub(crate) fn family() -> Result<HypervisorFamily, HypervisorError> {
+    Err(HypervisorError::Unsupported)
+}
+
+pub(crate) fn create_vm() -> Result<Arc<dyn Vm>, HypervisorError> {
+    Err(HypervisorError::Unsupported)
+}
+
+pub(crate) fn probe() -> Result<Speed, HypervisorError> {
+    Err(HypervisorError::Unsupported)
+}

@@ -1,0 +1,29 @@
+//! One machine, from restore to drop.
+//!
+//! [`restore`] builds a machine, [`capture`] and [`reset`] read and overwrite its state, and
+//! [`lifecycle`] is the machine while it exists. [`board`] wires the devices together, [`vcpus`]
+//! runs the processors.
+
+mod board;
+mod capture;
+mod exit_state;
+mod lifecycle;
+mod origin;
+mod reset;
+mod restore;
+mod slots;
+#[cfg(test)]
+mod tests;
+mod timings;
+mod vcpus;
+mod wall_clock;
+
+pub use board::reset_serial;
+pub use capture::Captured;
+pub use exit_state::ExitWatch;
+pub use lifecycle::Machine;
+pub use origin::{Origin, can_page_on_demand};
+pub use restore::Restore;
+pub use slots::{block_disk, boot_slots, mapped_disk};
+pub use timings::{Timings, Way};
+pub use wall_clock::realtime_ns;

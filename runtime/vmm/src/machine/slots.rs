@@ -1,0 +1,32 @@
+//! The slots of a machine that was never run, and the state of a disk for an empty slot.
+
+use supermachine_formats::snapshot::device::Slot;
+
+use crate::arch::layout::{GUEST_CID, PMEM_START, PMEM_STRIDE, RNG_SLOT, SLOTS, VSOCK_SLOT};
+use crate::devices::{fresh_block, fresh_pmem, fresh_rng, fresh_vsock};
+
+/// The slots of a machine that was never run: sockets, random bytes, and the rest empty.
+#[must_use]
+pub fn boot_slots() -> Vec<Slot> {
+    (0..SLOTS)
+        .map(|slot| match slot {
+            VSOCK_SLOT => fresh_vsock(GUEST_CID),
+            RNG_SLOT => fresh_rng(),
+            _ => Slot::Empty,
+        })
+        .collect()
+}
+
+/// A disk that is mapped into memory, as a device that the guest has not found yet. `disk` is its
+/// index in the snapshot's list, `size` its size in bytes.
+#[must_use]
+pub fn mapped_disk(slot: u8, disk: u8, size: u64) -> Slot {
+    fresh_pmem(disk, PMEM_START + u64::from(slot) * PMEM_STRIDE, size)
+}
+
+/// A disk behind a request queue, as a device that the guest has not found yet. `disk` is its
+/// index in the snapshot's list.
+#[must_use]
+pub fn block_disk(disk: u8) -> Slot {
+    fresh_block(disk)
+}

@@ -1,0 +1,14 @@
+//! Guest memory: RAM, the pages that a guest wrote, and pages that arrive on demand.
+
+mod dirty;
+mod pager;
+mod ram;
+mod rollback;
+
+pub use dirty::DirtyPages;
+pub(crate) use dirty::touched;
+pub use pager::{ChunkAddress, Chunks};
+pub(crate) use pager::{Pager, Stretch};
+pub(crate) use ram::{GuestMemory, Ram, map_disk, reserve_disk};
+pub use ram::{MemoryFiles, Overlay, RamWindow};
+pub(crate) use rollback::{SparePages, roll_back};

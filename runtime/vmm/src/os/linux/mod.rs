@@ -1,0 +1,23 @@
+//! Linux.
+
+mod events;
+mod mmap;
+mod page_map;
+mod random;
+mod sockets;
+mod threads;
+mod userfault;
+
+pub(crate) use events::{Interest, Poller, Readiness, Waker, wait_for_input};
+pub(crate) use mmap::{
+    PageBuffer, Populate, Protection, drop_pages, is_same_page, map_over, map_private, populate,
+    reserve,
+};
+pub(crate) use page_map::PageMap;
+#[cfg(test)]
+pub(crate) use page_map::{is_written, pages_in};
+pub use random::fill_random;
+pub use sockets::{receive_now, send_now, shut_down};
+pub(crate) use threads::thread_cpu_time;
+pub use threads::threads_for;
+pub(crate) use userfault::Userfault;
