@@ -24,7 +24,7 @@ use crate::ask::ask;
 use crate::base::BaseInputs;
 use crate::boot::check_size;
 use crate::capture::{Behind, Capture, Kind, capture};
-use crate::container::{argv, container, stop_signal};
+use crate::container::{argv, container, image_command, stop_signal};
 use crate::key::Key;
 use crate::oci::{self, BlobStore, OciImage, Platform};
 use crate::root_disk::{self, RootDisk};
@@ -95,7 +95,7 @@ impl OciImageBuilder {
         check_size(self.memory_mib, self.vcpus).map_err(|source| BakeError::Boot { source })?;
         check_processor(self.baseline)?;
         let image = self.fetch_image(store)?;
-        if argv(&image.config, &self.overrides).is_empty() {
+        if argv(&image.config, &self.overrides).is_empty() && !self.for_commands {
             return Err(BakeError::NoCommand { reference: image.reference });
         }
         let base = self.base_inputs()?;
@@ -135,18 +135,52 @@ impl OciImageBuilder {
         let memory = base.mapped().map_err(opening())?.memory.clone();
         let machine = start(store, &base, memory.clone(), &disk, self.root_disk)?;
         attach(&machine, container(&image.config, &self.overrides, self.root_disk, HOSTNAME))?;
-        self.step("wait until ready");
-        ready::wait(&machine, &self.ready, &image.config.exposed_ports, self.ready_timeout)?;
+        if self.start_entrypoint(&machine, image)? {
+            self.step("wait until ready");
+            self.wait_until_ready(&machine, image)?;
+        }
         self.step("capture");
         request(&machine, &Request::Settle, "capture")?;
         warm::exercise(&machine).map_err(BakeError::machine("capture"))?;
         let stop = stop_signal(&image.config).map(|signal| Stop { signal });
-        let kind = Kind { stage: Stage::Image, parent, workload: Some(self.workload(image)), stop };
+        let kind = Kind {
+            stage: Stage::Image,
+            parent,
+            workload: Some(self.workload(image)),
+            stop,
+            image_command: Some(image_command(&image.config)),
+        };
         let capture = capture(&machine, kind)?;
         drop(machine);
         let pack = base.pack().map_err(opening())?;
         let behind = Behind { pack, memory: &memory, is_listed: true };
         self.finish(store, capture, behind, Some(&disk))
+    }
+
+    /// Starts the entrypoint, and returns whether there is one to wait for. A snapshot for commands
+    /// can do without.
+    fn start_entrypoint(&self, machine: &Machine, image: &OciImage) -> Result<bool, BakeError> {
+        if argv(&image.config, &self.overrides).is_empty() {
+            return Ok(false);
+        }
+        match ask(machine, &Request::Start).and_then(Replies::only) {
+            Ok(_) => Ok(true),
+            Err(supermachine::Error::Agent { .. }) if self.for_commands => Ok(false),
+            Err(supermachine::Error::Agent { failure }) => {
+                Err(BakeError::EntrypointMissing { failure })
+            }
+            Err(source) => Err(BakeError::machine("start of the entrypoint")(source)),
+        }
+    }
+
+    /// Waits until the machine is ready. The entrypoint of a snapshot for commands may exit with any
+    /// status.
+    fn wait_until_ready(&self, machine: &Machine, image: &OciImage) -> Result<(), BakeError> {
+        let ports = &image.config.exposed_ports;
+        match ready::wait(machine, &self.ready, ports, self.ready_timeout) {
+            Err(BakeError::EntrypointEnded { .. }) if self.for_commands => Ok(()),
+            done => done,
+        }
     }
 
     /// Starts the image's snapshot, runs the warm-up in it, and captures what it leaves.
@@ -161,8 +195,14 @@ impl OciImageBuilder {
         let machine = vm.machine().map_err(failed())?;
         request(machine, &Request::Settle, "capture")?;
         warm::exercise(machine).map_err(BakeError::machine("capture"))?;
-        let (workload, stop) = (image.snapshot().workload.clone(), image.snapshot().stop);
-        let kind = Kind { stage: Stage::Warmed, parent, workload, stop };
+        let snapshot = image.snapshot();
+        let kind = Kind {
+            stage: Stage::Warmed,
+            parent,
+            workload: snapshot.workload.clone(),
+            stop: snapshot.stop,
+            image_command: snapshot.image_command.clone(),
+        };
         let capture = capture(machine, kind)?;
         drop(vm);
         let pack = image.pack().map_err(failed())?;
@@ -244,6 +284,7 @@ impl OciImageBuilder {
         key.list(&overrides.env);
         key.list(overrides.user.as_slice());
         key.list(overrides.working_dir.as_slice());
+        key.add(&[u8::from(self.for_commands)]);
         key.finish()
     }
 
@@ -365,14 +406,7 @@ impl Trial {
 }
 
 fn attach(machine: &Machine, container: Container) -> Result<(), BakeError> {
-    request(machine, &Request::Attach(container), "attachment of the image")?;
-    match ask(machine, &Request::Start).and_then(Replies::only) {
-        Ok(_) => Ok(()),
-        Err(supermachine::Error::Agent { failure }) => {
-            Err(BakeError::EntrypointMissing { failure })
-        }
-        Err(source) => Err(BakeError::machine("start of the entrypoint")(source)),
-    }
+    request(machine, &Request::Attach(container), "attachment of the image").map(drop)
 }
 
 fn request(machine: &Machine, request: &Request, step: &'static str) -> Result<Reply, BakeError> {

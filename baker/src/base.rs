@@ -107,7 +107,8 @@ impl BaseInputs {
             }
             source => BakeError::machine("boot")(source),
         })?;
-        let kind = Kind { stage: Stage::Base, parent, workload: None, stop: None };
+        let kind =
+            Kind { stage: Stage::Base, parent, workload: None, stop: None, image_command: None };
         let capture = capture(&machine, kind)?;
         // Hardly a chunk is as the boot snapshot had it: the base stands alone.
         let pack = image.pack().map_err(opening())?;

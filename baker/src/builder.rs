@@ -56,6 +56,7 @@ pub struct OciImageBuilder {
     pub(crate) root_disk: RootDisk,
     pub(crate) ready: Ready,
     pub(crate) ready_timeout: Duration,
+    pub(crate) for_commands: bool,
     pub(crate) level: i32,
     pub(crate) fetch: FetchOptions,
     pub(crate) observer: Option<Arc<dyn Observer>>,
@@ -76,6 +77,7 @@ impl fmt::Debug for OciImageBuilder {
             .field("root_disk", &self.root_disk)
             .field("ready", &self.ready)
             .field("ready_timeout", &self.ready_timeout)
+            .field("for_commands", &self.for_commands)
             .field("level", &self.level)
             .field("fetch", &self.fetch)
             .finish_non_exhaustive()
@@ -108,6 +110,7 @@ impl OciImageBuilder {
             root_disk: RootDisk::Mapped,
             ready: Ready::Auto,
             ready_timeout: DEFAULT_READY_TIMEOUT,
+            for_commands: false,
             level: DEFAULT_LEVEL,
             fetch: FetchOptions::default(),
             observer: None,
@@ -161,6 +164,14 @@ impl OciImageBuilder {
     #[must_use]
     pub fn ready_timeout(mut self, limit: Duration) -> Self {
         self.ready_timeout = limit;
+        self
+    }
+
+    /// Bakes a snapshot to run commands in. An image without a command needs none, and an entrypoint
+    /// that cannot start or exits with an error does not fail the bake.
+    #[must_use]
+    pub fn for_commands(mut self, for_commands: bool) -> Self {
+        self.for_commands = for_commands;
         self
     }
 

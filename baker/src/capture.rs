@@ -2,7 +2,7 @@
 
 use supermachine_formats::Digest;
 use supermachine_formats::pack::{Index, Place};
-use supermachine_formats::snapshot::{Snapshot, Stage, Stop, WorkingSet, Workload};
+use supermachine_formats::snapshot::{ImageCommand, Snapshot, Stage, Stop, WorkingSet, Workload};
 use supermachine_snapshots::pack::{Composition, MemoryChange, Pack};
 use supermachine_vmm::{Captured, DirtyPages, Machine, MemoryFiles};
 
@@ -15,6 +15,7 @@ pub(crate) struct Kind {
     pub(crate) parent: Digest,
     pub(crate) workload: Option<Workload>,
     pub(crate) stop: Option<Stop>,
+    pub(crate) image_command: Option<ImageCommand>,
 }
 
 /// A machine's state and pages, not yet in the store.
@@ -44,6 +45,7 @@ pub(crate) fn capture(machine: &Machine, kind: Kind) -> Result<Capture, BakeErro
     snapshot.machine.parent = Some(kind.parent);
     snapshot.workload = kind.workload;
     snapshot.stop = kind.stop;
+    snapshot.image_command = kind.image_command;
     snapshot.working_set = WorkingSet::default();
     Ok(Capture { snapshot, dirty })
 }

@@ -1,5 +1,6 @@
 //! From what an OCI image says about running it to what the agent is asked to run.
 
+use supermachine_formats::snapshot::ImageCommand;
 use supermachine_formats::wire::{Container, Process};
 use supermachine_vmm::layout::ROOT_SLOT;
 
@@ -27,6 +28,11 @@ pub(crate) fn argv(config: &ImageConfig, overrides: &Overrides) -> Vec<String> {
         (None, None) => &config.cmd,
     };
     [entrypoint, command].concat()
+}
+
+/// The image's own entrypoint and command.
+pub(crate) fn image_command(config: &ImageConfig) -> ImageCommand {
+    ImageCommand { entrypoint: config.entrypoint.clone(), command: config.cmd.clone() }
 }
 
 /// The container that the agent is to prepare.

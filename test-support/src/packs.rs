@@ -66,6 +66,7 @@ pub fn snapshot(stage: Stage, parent: Option<Digest>, disks: &[u64]) -> Snapshot
             exposed_ports: vec![80],
         }),
         stop: None,
+        image_command: None,
         arch: State {
             processor: Processor::of(Baseline::V3),
             vcpus: vec![Vcpu {

@@ -215,6 +215,7 @@ fn snapshot(sample: &Sample) -> Snapshot {
             exposed_ports: vec![80],
         }),
         stop: None,
+        image_command: None,
         arch: State {
             processor: Processor::of(Baseline::V3),
             vcpus: vec![Vcpu {

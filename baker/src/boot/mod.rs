@@ -148,6 +148,7 @@ pub fn lay_out(inputs: &BootInputs<'_>) -> Result<BootSnapshot, BootError> {
         machine: Machine { stage: Stage::Boot, parent: None, memory_size, vcpus: inputs.vcpus },
         workload: None,
         stop: None,
+        image_command: None,
         arch: x86_64::state(inputs.baseline, inputs.vcpus, kernel.kernel_load.0),
         slots: boot_slots(),
         serial: reset_serial(),

@@ -50,11 +50,13 @@ pub enum Section {
     Processor = 11,
     /// [`Stop`](super::Stop).
     Stop = 12,
+    /// [`ImageCommand`](super::ImageCommand).
+    ImageCommand = 13,
 }
 
 impl Section {
     /// Every section, in file order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Machine,
         Self::Workload,
         Self::Vcpus,
@@ -66,6 +68,7 @@ impl Section {
         Self::WorkingSet,
         Self::Processor,
         Self::Stop,
+        Self::ImageCommand,
     ];
 
     /// The name that errors show.
@@ -83,6 +86,7 @@ impl Section {
             Self::WorkingSet => "working set",
             Self::Processor => "processor",
             Self::Stop => "stop",
+            Self::ImageCommand => "image command",
         }
     }
 }

@@ -119,6 +119,15 @@ record! {
         signal: u8,
     }
 
+    /// The image's own entrypoint and command, before overrides of the bake. A restore does not read
+    /// it.
+    pub struct ImageCommand {
+        /// The image's `ENTRYPOINT`. Empty if it has none.
+        entrypoint: Vec<String>,
+        /// The image's `CMD`. Empty if it has none.
+        command: Vec<String>,
+    }
+
     /// A disk of the machine. The index holds its content.
     #[derive(Copy)]
     pub struct Disk {

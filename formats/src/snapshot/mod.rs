@@ -22,7 +22,8 @@ pub use container::{
     FORMAT_VERSION, HEADER_SIZE, MAGIC, MAX_SECTIONS, Section, SnapshotError, TABLE_ENTRY_SIZE,
 };
 pub use machine::{
-    Architecture, Disk, HypervisorFamily, MAX_SLOTS, MAX_VCPUS, Machine, Stage, Stop, Workload,
+    Architecture, Disk, HypervisorFamily, ImageCommand, MAX_SLOTS, MAX_VCPUS, Machine, Stage, Stop,
+    Workload,
 };
 pub use memory::WorkingSet;
 
@@ -42,6 +43,8 @@ pub struct Snapshot {
     pub workload: Option<Workload>,
     /// How to stop the entrypoint; `None` means SIGTERM.
     pub stop: Option<Stop>,
+    /// The image's own entrypoint and command. `None` in snapshots without this section.
+    pub image_command: Option<ImageCommand>,
     /// The state of its vCPUs, interrupt controller and clock.
     pub arch: ArchState,
     /// Its slots.
@@ -68,6 +71,9 @@ impl Snapshot {
         file.add(Section::WorkingSet, &self.working_set);
         if let Some(stop) = &self.stop {
             file.add(Section::Stop, stop);
+        }
+        if let Some(command) = &self.image_command {
+            file.add(Section::ImageCommand, command);
         }
         file.finish()
     }
@@ -97,6 +103,7 @@ impl Snapshot {
             machine: container.section(Section::Machine)?,
             workload: container.section(Section::Workload)?,
             stop: container.optional(Section::Stop)?,
+            image_command: container.optional(Section::ImageCommand)?,
             arch: ArchState::decode(container)?,
             slots: container.list(Section::Slots, MAX_SLOTS)?,
             serial: container.section(Section::Serial)?,

@@ -26,6 +26,7 @@ fn sample() -> Snapshot {
             exposed_ports: vec![80],
         }),
         stop: None,
+        image_command: None,
         arch: State {
             processor: Processor {
                 baseline: Baseline::V3,
@@ -279,6 +280,15 @@ fn stop_signal_round_trips_and_illegal_one_is_refused() {
             }
         }
     }
+}
+
+#[test]
+fn image_command_round_trips_and_is_optional() {
+    let mut snapshot = sample();
+    assert_eq!(Snapshot::decode(&snapshot.encode()).unwrap().image_command, None);
+    let (entrypoint, command) = (vec!["/entry".into(), "-x".into()], vec!["serve".into()]);
+    snapshot.image_command = Some(ImageCommand { entrypoint, command });
+    assert_eq!(Snapshot::decode(&snapshot.encode()), Ok(snapshot));
 }
 
 #[test]

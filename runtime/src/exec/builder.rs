@@ -58,6 +58,8 @@ struct Draft {
     /// Files with modes that were not looked at yet.
     files: Vec<(PathBuf, u32, Vec<u8>)>,
     stdin: Option<Vec<u8>>,
+    /// Whether a spawned command has an input to write to.
+    has_no_stdin: bool,
     is_terminal: bool,
     size: WindowSize,
     max_output: usize,
@@ -80,6 +82,7 @@ impl<'a, V> ExecBuilder<'a, V> {
             command: Command::default(),
             files: Vec::new(),
             stdin: None,
+            has_no_stdin: false,
             is_terminal: false,
             size: DEFAULT_SIZE,
             max_output: DEFAULT_MAX_OUTPUT,
@@ -142,6 +145,13 @@ impl<'a, V> ExecBuilder<'a, V> {
     /// for it or for one of its streams.
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.draft.stdin = Some(bytes.into());
+        self
+    }
+
+    /// Gives a [spawned](Self::spawn) command no input: it reads the end of its input at once, and
+    /// [`ExecChild::stdin`] returns `None`.
+    pub fn stdin_null(mut self) -> Self {
+        self.draft.has_no_stdin = true;
         self
     }
 
@@ -259,9 +269,13 @@ impl ExecBuilder<'_> {
     /// # Errors
     /// As for [`output`](Self::output), when the program cannot be started.
     pub fn spawn(self) -> Result<ExecChild, Error> {
-        let (session, limit) = self.open(true)?;
+        let has_input = !self.draft.has_no_stdin;
+        let (session, limit) = self.open(has_input)?;
         let session = Arc::new(session);
-        let child = ExecChild::new(Arc::clone(&session), limit);
+        let mut child = ExecChild::new(Arc::clone(&session), limit);
+        if !has_input {
+            drop(child.stdin());
+        }
         session.wait(|talk| talk.started()).map_err(End::into_error)?;
         Ok(child)
     }

@@ -311,7 +311,7 @@ impl Dial for Client {
         use super::State;
         !matches!(
             self.status().map(|status| status.state),
-            Ok(State::Running | State::Ended { .. })
+            Ok(State::Running | State::Paused | State::Ended { .. })
         )
     }
 }

@@ -24,7 +24,7 @@
 //! | 0x84 | Seen | `u8` 0, or 1 and an end: `u8` 0 guest (failure, `console` text), 1 stopped | |
 //! | 0x85 | Console | bytes | |
 //! | 0x86 | Usage | `cpu_ns` `u64`, `exits` `u64` | |
-//! | 0x87 | Status | `label` text, state: `u8` 0 running, 1 ended (`u8` 0 code or 1 signal, `u8`), 2 failed (failure, `console` text) | |
+//! | 0x87 | Status | `label` text, state: `u8` 0 running, 1 ended (`u8` 0 code or 1 signal, `u8`), 2 failed (failure, `console` text), 3 paused | |
 //! | 0x88 | Snapshotted | `store` bytes, `digest`, `stopped_ns` `u64`, `took_ns` `u64` | |
 //! | 0x89 | Failed | `reason` text | |
 //! | 0x8A | Stopped | `u8` 0, or 1 and why the guest had ended before: an end | |
@@ -49,7 +49,7 @@ use crate::{ExitStatus, Way};
 use supermachine_vmm::GuestFailure;
 
 /// The version of these messages.
-pub(super) const VERSION: u16 = 3;
+pub(super) const VERSION: u16 = 4;
 /// The longest label.
 pub(super) const MAX_LABEL: usize = 64 << 10;
 /// The longest other text.
@@ -296,6 +296,7 @@ fn put_state(out: &mut Vec<u8>, state: &State) {
             put_failure(out, failure);
             put_text(out, console, MAX_TEXT);
         }
+        State::Paused => out.put_u8(3),
     }
 }
 
@@ -316,6 +317,7 @@ fn read_state(reader: &mut Reader<'_>) -> Result<State, DecodeError> {
             let failure = read_failure(reader)?;
             Ok(State::Failed { failure, console: reader.string("console", MAX_TEXT)? })
         }
+        3 => Ok(State::Paused),
         other => Err(reader.illegal("state", other.into())),
     }
 }

@@ -43,6 +43,8 @@ pub const PROGRAM: &str = "supermachine-worker";
 pub enum State {
     /// The guest runs.
     Running,
+    /// The guest is paused. See [`Vm::pause`](crate::Vm::pause).
+    Paused,
     /// The guest runs, and its entrypoint has ended.
     Ended {
         /// How.

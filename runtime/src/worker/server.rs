@@ -16,6 +16,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
@@ -237,6 +238,8 @@ struct Shared {
     guest: RwLock<Option<Box<dyn Guest>>>,
     label: String,
     watch: Mutex<Watch>,
+    /// Whether a client paused the guest. Written after the guest has changed.
+    is_paused: AtomicBool,
     /// The connections by their numbers, to end them with.
     clients: Mutex<HashMap<u64, UnixStream>>,
     stoppers: Mutex<Vec<(UnixStream, Answer)>>,
@@ -250,6 +253,7 @@ impl Shared {
             watch: Mutex::new(Watch::new(guest.as_ref())),
             guest: RwLock::new(Some(guest)),
             label,
+            is_paused: AtomicBool::new(false),
             clients: Mutex::default(),
             stoppers: Mutex::default(),
             stop,
@@ -339,15 +343,29 @@ impl Shared {
                 Err(error) => failed(&error),
             },
             Ask::Status => {
-                let state = lock(&self.watch).state(guest);
+                let state = match lock(&self.watch).state(guest) {
+                    State::Running if self.is_paused.load(Ordering::Acquire) => State::Paused,
+                    state => state,
+                };
                 Answer::Status { label: self.label.clone(), state }
             }
-            Ask::Pause => guest.pause().map_or_else(|error| failed(&error), |()| Answer::Done),
-            Ask::Resume => guest.resume().map_or_else(|error| failed(&error), |()| Answer::Done),
+            Ask::Pause => self.changed(guest.pause(), true),
+            Ask::Resume => self.changed(guest.resume(), false),
             Ask::Hello { .. } => Answer::Hello { version: VERSION },
             Ask::Start(_) => Answer::Failed { reason: "the machine has been started".into() },
             // They are carried out by the caller.
             Ask::Dial | Ask::Snapshot { .. } | Ask::Stop => Answer::Refused { errno: EPROTO },
+        }
+    }
+
+    /// The answer to a pause or its end.
+    fn changed(&self, done: Result<(), Error>, is_paused: bool) -> Answer {
+        match done {
+            Ok(()) => {
+                self.is_paused.store(is_paused, Ordering::Release);
+                Answer::Done
+            }
+            Err(error) => failed(&error),
         }
     }
 

@@ -459,7 +459,12 @@ fn answers() -> Vec<Answer> {
     let failed = failures.map(|failure| State::Failed { failure, console: "é".into() });
     let code = ExitStatus(wire::ExitStatus::Code(3));
     let signal = ExitStatus(wire::ExitStatus::Signal(9));
-    let states = [State::Running, State::Ended { status: code }, State::Ended { status: signal }];
+    let states = [
+        State::Running,
+        State::Paused,
+        State::Ended { status: code },
+        State::Ended { status: signal },
+    ];
     let status = |state| Answer::Status { label: "label".into(), state };
     let taken = Taken {
         store: b"/store".to_vec(),
@@ -599,8 +604,10 @@ fn worker_starts_what_is_ordered_and_serves_it_until_it_is_stopped() {
     let vm = client.vm();
     vm.pause().unwrap();
     assert!(facts.paused.load(Ordering::Relaxed));
+    assert_eq!(client.status().unwrap().state, State::Paused);
     vm.resume().unwrap();
     assert!(!facts.paused.load(Ordering::Relaxed));
+    assert_eq!(client.status().unwrap().state, State::Running);
     // A second machine is for a second worker.
     assert!(matches!(client.start(order()), Err(Error::WorkerFailed { .. })));
     client.stop().unwrap();

@@ -11,7 +11,8 @@ use supermachine_formats::snapshot::device::{
 };
 use supermachine_formats::snapshot::memory::Run;
 use supermachine_formats::snapshot::{
-    Architecture, Disk, HypervisorFamily, Machine, Snapshot, Stage, Stop, WorkingSet, Workload,
+    Architecture, Disk, HypervisorFamily, ImageCommand, Machine, Snapshot, Stage, Stop, WorkingSet,
+    Workload,
 };
 
 /// Reads a state file both ways; tells whether its form was accepted.
@@ -51,6 +52,10 @@ fn sample(is_full: bool) -> Snapshot {
             exposed_ports: vec![80],
         }),
         stop: is_full.then_some(Stop { signal: 3 }),
+        image_command: is_full.then(|| ImageCommand {
+            entrypoint: vec!["/entry".into()],
+            command: vec!["nginx".into()],
+        }),
         arch: State {
             processor: Processor {
                 baseline: if is_full { Baseline::V3 } else { Baseline::Host },

@@ -134,6 +134,7 @@ impl Machine {
             machine: self.origin.machine.clone(),
             workload: self.origin.workload.clone(),
             stop: self.origin.stop,
+            image_command: self.origin.image_command.clone(),
             arch: arch::captured_state(processor, vcpus, self.board.interrupts(), time),
             slots: self.board.slots(),
             serial: self.board.serial(),

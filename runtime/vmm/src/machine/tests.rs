@@ -77,6 +77,7 @@ fn snapshot(vcpus: u16) -> Snapshot {
         machine: MachineState { stage: Stage::Boot, parent: None, memory_size: MEMORY, vcpus },
         workload: None,
         stop: None,
+        image_command: None,
         arch: State {
             processor: Processor::of(Baseline::V3),
             vcpus: (0..vcpus).map(vcpu).collect(),
