@@ -1,34 +1,34 @@
-//! The command line of `cargo supermachine`: the commands on a package, and those of
-//! `supermachine` but its `run`, which here is cargo's.
+//! The command line of `cargo supermachine`: the commands on a package, and the commands of
+//! `supermachine` except `run`, which is cargo's here.
 
 use std::ffi::OsString;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::cli::{self, USAGE, subcommand_position};
 use crate::commands::{bake, bundle, cargo, runner, update};
 use crate::error::Error;
-use crate::{Globals, USAGE, subcommand_place};
+use crate::globals::Globals;
 
 const NAME: &str = "cargo supermachine";
 
 const LONG_ABOUT: &str = "\
-Build, run and ship programs that have microVMs in them.
+Build, run and ship programs that contain microVMs.
 
-`build`, `run`, `test` and `check` are cargo's, with all their arguments. Programs for macOS are \
-signed before they start, as only signed programs may use the hypervisor there; programs find the \
-snapshots of their package's build script beside them. `bundle` puts a program and its snapshots \
-together for others.";
+`build`, `run`, `test` and `check` call cargo with all their arguments. They sign programs for \
+macOS, where only signed programs may use the hypervisor, and put the snapshots of the package's \
+build script beside them. `bundle` packages a program with its snapshots.";
 
 const EXAMPLES: &str = "\
 Examples:
-  cargo supermachine build --release            like `cargo build`, and signed if it is for macOS
-  cargo supermachine run -- --port 8080         like `cargo run`
+  cargo supermachine build --release            run `cargo build`, and sign programs for macOS
+  cargo supermachine run -- --port 8080         run `cargo run`
   cargo supermachine test --workspace -- --nocapture
-  cargo supermachine bake                       bake what the package declares, and build nothing
-  cargo supermachine bundle --format tar        the program with its snapshots, for others
-  cargo supermachine update                     move the pins of supermachine.lock
+  cargo supermachine bake                       bake the declared snapshots without building
+  cargo supermachine bundle --format tar        package the program with its snapshots
+  cargo supermachine update                     update the pins in supermachine.lock
 
-`cargo supermachine help COMMAND` tells all about a command.";
+`cargo supermachine help COMMAND` explains a command.";
 
 #[derive(Debug, Parser)]
 #[command(name = "supermachine", bin_name = NAME, version, long_about = LONG_ABOUT)]
@@ -68,7 +68,7 @@ impl Command {
         }
     }
 
-    /// Takes cargo's arguments, which are not ours to read.
+    /// Sets the arguments for cargo.
     fn pass(&mut self, words: Vec<OsString>) {
         match self {
             Self::Build(args) => args.passed.arguments = words,
@@ -80,38 +80,39 @@ impl Command {
     }
 }
 
-/// What a command line asks for.
-enum Asked {
+/// A parsed command line.
+enum Invocation {
     /// A command on a package.
     Package(Box<Cli>),
     /// A command of `supermachine`.
-    Machines(Box<crate::Cli>),
+    Machines(Box<cli::Cli>),
 }
 
-/// Does what the arguments ask for and returns the exit status.
+/// Parses the arguments, runs the command, and returns the exit status.
 pub(crate) fn execute(arguments: Vec<OsString>) -> u8 {
+    let given = arguments.clone();
     match parse(arguments) {
-        Ok(Asked::Package(cli)) => crate::status_of(cli.command.exec(&cli.globals), |_| 1),
-        Ok(Asked::Machines(cli)) => cli.execute(),
-        Err(error) => crate::refuse(&error, USAGE),
+        Ok(Invocation::Package(cli)) => cli::status_of(cli.command.exec(&cli.globals), |_| 1),
+        Ok(Invocation::Machines(cli)) => cli.execute(),
+        Err(error) => cli::refuse(&error, &given, USAGE),
     }
 }
 
-fn parse(mut arguments: Vec<OsString>) -> Result<Asked, clap::Error> {
+fn parse(mut arguments: Vec<OsString>) -> Result<Invocation, clap::Error> {
     let passed = take_passed(&mut arguments);
     let mut matches = definition().try_get_matches_from(arguments)?;
     if !matches.subcommand_name().is_some_and(Command::has_subcommand) {
-        let cli = crate::Cli::from_arg_matches_mut(&mut matches)?;
-        return Ok(Asked::Machines(Box::new(cli)));
+        let cli = cli::Cli::from_arg_matches_mut(&mut matches)?;
+        return Ok(Invocation::Machines(Box::new(cli)));
     }
     let mut cli = Cli::from_arg_matches_mut(&mut matches)?;
     cli.command.pass(passed);
-    Ok(Asked::Package(Box::new(cli)))
+    Ok(Invocation::Package(Box::new(cli)))
 }
 
 fn definition() -> clap::Command {
     let mut ours = Cli::command();
-    for command in crate::Cli::command().get_subcommands() {
+    for command in cli::Cli::command().get_subcommands() {
         if ours.find_subcommand(command.get_name()).is_none() {
             ours = ours.subcommand(command.clone());
         }
@@ -119,11 +120,11 @@ fn definition() -> clap::Command {
     ours
 }
 
-/// Takes everything behind `build`, `run`, `test` and `check`, unless it asks for help: clap would
-/// take our options and a first `--` out of it.
+/// Removes everything behind `build`, `run`, `test` and `check`, unless it asks for help. Clap
+/// would remove our own options and the first `--`.
 fn take_passed(arguments: &mut Vec<OsString>) -> Vec<OsString> {
     let is_cargos = |name: &OsString| ["build", "run", "test", "check"].iter().any(|n| name == n);
-    let place = match subcommand_place(arguments) {
+    let place = match subcommand_position(arguments) {
         Some(place) if arguments.get(place).is_some_and(is_cargos) => place + 1,
         _ => return Vec::new(),
     };
@@ -142,28 +143,28 @@ fn take_passed(arguments: &mut Vec<OsString>) -> Vec<OsString> {
 mod tests {
     use super::*;
 
-    fn asked(line: &str) -> Asked {
+    fn invocation(line: &str) -> Invocation {
         let words = std::iter::once("x").chain(line.split_whitespace());
         parse(words.map(Into::into).collect()).unwrap_or_else(|error| panic!("{error}"))
     }
 
     fn passed(line: &str) -> (Vec<OsString>, bool) {
-        match asked(line) {
-            Asked::Package(cli) => match cli.command {
+        match invocation(line) {
+            Invocation::Package(cli) => match cli.command {
                 Command::Run(args) => (args.passed.arguments, cli.globals.quiet),
                 _ => panic!("{line} is not `run`"),
             },
-            Asked::Machines(_) => panic!("{line} is not `run`"),
+            Invocation::Machines(_) => panic!("{line} is not `run`"),
         }
     }
 
     #[test]
-    fn definition_of_the_command_line_is_consistent() {
+    fn command_line_definition_is_consistent() {
         definition().debug_assert();
     }
 
     #[test]
-    fn everything_behind_the_command_is_cargos() {
+    fn arguments_behind_a_cargo_command_are_passed_on() {
         assert_eq!(passed("run"), (vec![], false));
         assert_eq!(
             passed("-q run -q --store x"),
@@ -177,11 +178,11 @@ mod tests {
     }
 
     #[test]
-    fn help_and_the_other_commands_are_ours() {
+    fn help_and_other_commands_are_parsed_here() {
         let Err(error) = parse(["x", "run", "--release", "-h"].map(Into::into).into()) else {
             panic!("no help");
         };
         assert!(error.to_string().contains("Usage: cargo supermachine run"), "{error}");
-        assert!(matches!(asked("ls --json"), Asked::Machines(_)));
+        assert!(matches!(invocation("ls --json"), Invocation::Machines(_)));
     }
 }

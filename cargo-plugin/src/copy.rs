@@ -1,8 +1,8 @@
-//! Files and folders, between the host and a machine. They go as a tar archive.
+//! Copies files and folders between the host and a machine, as a tar archive.
 //!
-//! What comes out of a machine is a stranger's: it is [unpacked](unpack) into a new folder beside its
-//! target, which no entry gets out of, and only then put in its place. Nothing that is replaced is
-//! written through, so that no link of either side leads elsewhere.
+//! An archive from a machine is untrusted. It is [unpacked](unpack) into a new folder beside the
+//! target, which no entry can leave, and then moved into place. Existing files are replaced, never
+//! opened for writing, so a symbolic link on either side cannot redirect a write.
 
 mod unpack;
 
@@ -18,70 +18,104 @@ use supermachine::Vm;
 use tar::{Builder, Header};
 
 use self::unpack::Unpacked;
-use crate::error::Error;
+use crate::error::{Error, UsageError};
 use crate::report;
 
-/// The guest's error numbers for paths that lead to nothing, and to a directory.
+/// Error numbers of the guest.
 const ENOENT: u16 = 2;
 const ENOTDIR: u16 = 20;
 const EISDIR: u16 = 21;
 
 /// Copies a file or a folder of the host to a path of the machine.
 pub(crate) fn into_machine(vm: &Vm, source: &Path, target: &Path) -> Result<(), Error> {
-    let found = fs::metadata(source).map_err(failed("stat", source))?;
+    let found = fs::metadata(source).map_err(Error::file("stat", source))?;
     let name = name_of(source)?;
     let there = Kind::of(vm, target)?;
     let target = match there {
         Kind::Directory => target.join(name),
         Kind::Missing if ends_with_slash(target) => target.join(name),
         Kind::File if found.is_dir() || ends_with_slash(target) => {
-            return Err(Error::NoFolder { path: target.to_owned() });
+            return Err(UsageError::NotAFolder { path: target.to_owned() }.into());
         }
         _ => target.to_owned(),
     };
     let (Some(folder), Some(name)) = (target.parent(), target.file_name()) else {
-        return Err(Error::NoFolder { path: target });
+        return Err(UsageError::NotAFolder { path: target }.into());
     };
-    let (reader, writer) = io::pipe().map_err(failed("pipe", source))?;
+    check_readable(source, &found)?;
+    let is_new = matches!(Kind::of(vm, &target)?, Kind::Missing);
+    let (reader, writer) = io::pipe().map_err(Error::file("pipe", source))?;
     let (packed, copied) = thread::scope(|scope| {
         let packed = scope.spawn(|| pack(writer, Path::new(name), source));
         let copied = vm.copy_in(folder, reader);
         (packed.join().unwrap_or(Ok(())), copied)
     });
-    match copied {
-        // The archive was whole; what was left out of it is told.
-        Ok(()) => packed,
-        // What the machine did not take could not be written.
-        Err(error) => Err(error.into()),
+    let done = match (packed, copied) {
+        (packed, Ok(())) => packed,
+        // The source failed, so the machine got half an archive.
+        (Err(error), Err(_)) if !is_broken_pipe(&error) => Err(error),
+        (_, Err(error)) => Err(error.into()),
+    };
+    if done.is_err() && is_new {
+        remove(vm, &target);
     }
+    done
+}
+
+/// Fails if a file of the source cannot be read, before anything is copied.
+fn check_readable(path: &Path, found: &Metadata) -> Result<(), Error> {
+    if found.is_file() {
+        return File::open(path).map(drop).map_err(Error::file("open", path));
+    }
+    if found.is_dir() {
+        for entry in fs::read_dir(path).map_err(Error::file("read", path))? {
+            let path = entry.map_err(Error::file("read", path))?.path();
+            let found = fs::symlink_metadata(&path).map_err(Error::file("stat", &path))?;
+            check_readable(&path, &found)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes what a failed copy left in the machine. An image without `rm` keeps it.
+fn remove(vm: &Vm, target: &Path) {
+    let argv = [OsStr::new("rm"), OsStr::new("-rf"), OsStr::new("--"), target.as_os_str()];
+    let removed = vm.exec_builder().argv(argv).user("0:0").cwd("/").output();
+    if !removed.is_ok_and(|outcome| outcome.success()) {
+        report::warning(&format!("a part of the copy may remain at {}", target.display()));
+    }
+}
+
+fn is_broken_pipe(error: &Error) -> bool {
+    matches!(error, Error::File { source, .. } if source.kind() == ErrorKind::BrokenPipe)
 }
 
 /// Copies a file or a directory of the machine to a path of the host.
 pub(crate) fn out_of_machine(vm: &Vm, source: &Path, target: &Path) -> Result<(), Error> {
     let is_folder = fs::metadata(target).is_ok_and(|found| found.is_dir());
     let target = if is_folder || ends_with_slash(target) {
-        fs::create_dir_all(target).map_err(failed("mkdir", target))?;
+        fs::create_dir_all(target).map_err(Error::file("mkdir", target))?;
         let own = source.file_name();
-        target.join(own.ok_or_else(|| Error::NoFileName { path: source.to_owned() })?)
+        target.join(own.ok_or_else(|| UsageError::NoFileName { path: source.to_owned() })?)
     } else {
         target.to_owned()
     };
     let beside = match target.parent() {
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
         Some(parent) => parent,
-        None => return Err(Error::NoFileName { path: target }),
+        None => return Err(UsageError::NoFileName { path: target }.into()),
     };
     let (mut staging, own_alone) = (tempfile::Builder::new(), Permissions::from_mode(0o700));
     let staging = staging.prefix(".supermachine-").permissions(own_alone).tempdir_in(beside);
-    let staging = staging.map_err(failed("mkdir", beside))?;
-    let (reader, writer) = io::pipe().map_err(failed("pipe", beside))?;
+    let staging = staging.map_err(Error::file("mkdir", beside))?;
+    let (reader, writer) = io::pipe().map_err(Error::file("pipe", beside))?;
     let (copied, unpacked) = thread::scope(|scope| {
         let copied = scope.spawn(|| vm.copy_out(source, writer));
         let unpacked = Unpacked::read(reader, staging.path());
         (copied.join().unwrap_or(Ok(())), unpacked)
     });
     match (copied, unpacked) {
-        // It could not be written because it was not read on.
+        // The archive could not be written because the reader failed.
         (Err(supermachine::Error::Copy { .. }), Err(error)) => Err(error),
         (Err(error), _) => Err(error.into()),
         (Ok(()), Err(error)) => Err(error),
@@ -89,7 +123,7 @@ pub(crate) fn out_of_machine(vm: &Vm, source: &Path, target: &Path) -> Result<()
     }
 }
 
-/// What a path of the machine leads to.
+/// What is at a path in the machine.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Missing,
@@ -113,13 +147,13 @@ impl Kind {
     }
 }
 
-/// Packs a file or a folder under this name.
+/// Writes a file or a folder as an archive, under this name.
 fn pack(to: impl Write, name: &Path, source: &Path) -> Result<(), Error> {
     let mut archive = Builder::new(to);
-    let found = fs::metadata(source).map_err(failed("stat", source))?;
+    let found = fs::metadata(source).map_err(Error::file("stat", source))?;
     add(&mut archive, name, source, &found)?;
     let done = archive.into_inner().and_then(|mut to| to.flush());
-    done.map_err(failed("read", source))
+    done.map_err(Error::file("read", source))
 }
 
 fn add(
@@ -133,51 +167,49 @@ fn add(
     header.set_uid(0);
     header.set_gid(0);
     if found.is_symlink() {
-        let target = fs::read_link(path).map_err(failed("readlink", path))?;
+        let target = fs::read_link(path).map_err(Error::file("readlink", path))?;
         header.set_size(0);
-        return archive.append_link(&mut header, name, target).map_err(failed("read", path));
+        return archive.append_link(&mut header, name, target).map_err(Error::file("read", path));
     }
     if found.is_file() {
-        let file = File::open(path).map_err(failed("open", path))?;
+        let file = File::open(path).map_err(Error::file("open", path))?;
         let mut content = file.take(found.len());
-        archive.append_data(&mut header, name, &mut content).map_err(failed("read", path))?;
+        archive.append_data(&mut header, name, &mut content).map_err(Error::file("read", path))?;
         return match content.limit() {
             0 => Ok(()),
-            _ => Err(failed("read", path)(ErrorKind::UnexpectedEof.into())),
+            _ => Err(Error::file("read", path)(ErrorKind::UnexpectedEof.into())),
         };
     }
     if !found.is_dir() {
-        report::warning(&format!("{} is no file, folder or link: left out", path.display()));
+        report::warning(&format!(
+            "skipped {}: not a file, folder or symbolic link",
+            path.display()
+        ));
         return Ok(());
     }
     header.set_size(0);
-    archive.append_data(&mut header, name, io::empty()).map_err(failed("read", path))?;
-    for entry in fs::read_dir(path).map_err(failed("read", path))? {
-        let entry = entry.map_err(failed("read", path))?;
+    archive.append_data(&mut header, name, io::empty()).map_err(Error::file("read", path))?;
+    for entry in fs::read_dir(path).map_err(Error::file("read", path))? {
+        let entry = entry.map_err(Error::file("read", path))?;
         let (path, found) = (entry.path(), entry.metadata());
-        let found = found.map_err(failed("stat", &path))?;
+        let found = found.map_err(Error::file("stat", &path))?;
         add(archive, &name.join(entry.file_name()), &path, &found)?;
     }
     Ok(())
 }
 
-/// The name that a copy gets in a folder.
+/// The name of a copy in a folder.
 fn name_of(source: &Path) -> Result<std::ffi::OsString, Error> {
     if let Some(name) = source.file_name() {
         return Ok(name.to_owned());
     }
-    let whole = fs::canonicalize(source).map_err(failed("stat", source))?;
+    let whole = fs::canonicalize(source).map_err(Error::file("stat", source))?;
     let name = whole.file_name().map(OsStr::to_owned);
-    name.ok_or_else(|| Error::NoFileName { path: source.to_owned() })
+    Ok(name.ok_or_else(|| UsageError::NoFileName { path: source.to_owned() })?)
 }
 
 fn ends_with_slash(path: &Path) -> bool {
     path.as_os_str().as_bytes().ends_with(b"/")
-}
-
-fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {
-    let path = path.to_owned();
-    move |source| Error::File { operation, path, source }
 }
 
 #[cfg(test)]

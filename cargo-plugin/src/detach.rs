@@ -1,8 +1,8 @@
-//! Starting a machine that runs by itself: a process of its own, its supervisor, holds it.
+//! Starts a machine in the background. Its supervisor, a process of its own, holds it.
 //!
-//! The supervisor is this program, run as `supermachine supervise`. It finds the claim of its
-//! machine's name on standard input, and tells what it serves on standard output, in one line. Before
-//! that line it may fail, and says why on standard error; after it, it says nothing any more.
+//! The supervisor is this program, run as `supermachine supervise`. Its standard input is the lock on
+//! the machine's name. Once it serves the machine, it prints the label as one line on standard output.
+//! If it fails before, it prints why on standard error. After the label it prints nothing.
 
 use std::env;
 use std::ffi::OsString;
@@ -12,59 +12,70 @@ use std::process::{Child, Command, Stdio};
 
 use supermachine::worker;
 
-use crate::error::Error;
-use crate::label::Label;
+use crate::error::{BackgroundError, Error};
+use crate::label::{Label, MachineOptions};
 use crate::machines::{Claim, Machines};
 use crate::ports::Publish;
 
-/// Starts a machine of a snapshot, and returns what its supervisor tells of it.
-pub(crate) fn start(
-    store: &Path,
-    snapshot: &str,
-    name: Option<&str>,
-    publish: &[Publish],
-) -> Result<Label, Error> {
-    let claim = Machines::locate().claim(name, snapshot)?;
-    let started = spawn(&claim, store, snapshot, publish).and_then(hear);
+/// A machine to start in the background.
+#[derive(Debug)]
+pub(crate) struct Start<'a> {
+    pub(crate) store: &'a Path,
+    /// The snapshot's name.
+    pub(crate) snapshot: &'a str,
+    /// The machine's name. `None` is a free name that starts with the snapshot's.
+    pub(crate) name: Option<&'a str>,
+    pub(crate) publish: &'a [Publish],
+    pub(crate) options: &'a MachineOptions,
+}
+
+/// Starts a machine from a snapshot, and returns its label.
+pub(crate) fn start(machine: &Start<'_>) -> Result<Label, Error> {
+    let claim = Machines::locate().claim(machine.name, machine.snapshot)?;
+    let started = spawn(&claim, machine).and_then(read_label);
     if started.is_err() {
-        // The supervisor has ended by now, or never was. Why is what is to be told.
-        let _ = claim.give_back();
+        // The supervisor has exited, or never started. The first error matters.
+        let _ = claim.release();
     }
     started
 }
 
-fn spawn(claim: &Claim, store: &Path, snapshot: &str, publish: &[Publish]) -> Result<Child, Error> {
-    let failed = |source| Error::Supervisor { source };
+fn spawn(claim: &Claim, machine: &Start<'_>) -> Result<Child, Error> {
+    let failed = |source| BackgroundError::Spawn { source };
     worker::inherit_nothing().map_err(failed)?;
-    let mut arguments: Vec<OsString> = vec!["supervise".into(), "--store".into(), store.into()];
-    for publish in publish {
+    let mut arguments: Vec<OsString> =
+        vec!["supervise".into(), "--store".into(), machine.store.into()];
+    for publish in machine.publish {
         arguments.extend(["--publish".into(), publish.to_string().into()]);
     }
-    arguments.extend([snapshot.into(), claim.name().into()]);
+    // Serialization fails only for maps with keys that are not strings.
+    let options = serde_json::to_string(machine.options).unwrap_or_default();
+    arguments.extend(["--options".into(), options.into()]);
+    arguments.extend([machine.snapshot.into(), claim.name().into()]);
     let mut command = Command::new(env::current_exe().map_err(failed)?);
-    // It outlives the folder that it was started in.
+    // The supervisor must not keep the current folder busy.
     command.args(arguments).current_dir("/").stdin(Stdio::from(claim.lock()?));
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)
+    Ok(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(failed)?)
 }
 
-/// Waits until a supervisor serves its machine, or has failed.
-fn hear(mut supervisor: Child) -> Result<Label, Error> {
+/// Waits until the supervisor serves its machine, or has failed.
+fn read_label(mut supervisor: Child) -> Result<Label, Error> {
     let mut line = String::new();
     if let Some(stdout) = supervisor.stdout.take() {
-        // Half a line is as good as none.
+        // An incomplete line counts as no label.
         let _ = BufReader::new(stdout).read_line(&mut line);
     }
-    if let Some(label) = line.strip_suffix('\n').and_then(Label::read) {
+    if let Some(label) = line.strip_suffix('\n').and_then(Label::parse) {
         return Ok(label);
     }
     let mut reason = Vec::new();
     if let Some(mut stderr) = supervisor.stderr.take() {
-        // What was said until then is told.
+        // An incomplete reason is better than none.
         let _ = stderr.read_to_end(&mut reason);
     }
-    let status = supervisor.wait().map_err(|source| Error::Supervisor { source })?;
+    let status = supervisor.wait().map_err(|source| BackgroundError::Spawn { source })?;
     let reason = String::from_utf8_lossy(&reason);
     let reason = reason.trim().trim_start_matches("error: ");
     let reason = if reason.is_empty() { status.to_string() } else { reason.to_owned() };
-    Err(Error::NotDetached { reason })
+    Err(BackgroundError::NotStarted { reason }.into())
 }

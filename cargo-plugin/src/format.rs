@@ -1,10 +1,10 @@
-//! Sizes, times, digests and tables as people read them.
+//! Human-readable sizes, times, digests and tables.
 
 use std::time::Duration;
 
 use supermachine_formats::Digest;
 
-/// Bytes, in units of a thousand, as disk makers and registries count.
+/// Bytes in decimal units, as disk vendors and registries count.
 pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
     if count < 1000 {
@@ -20,7 +20,7 @@ pub(crate) fn bytes(count: u64) -> String {
     if value < 99.95 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") }
 }
 
-/// A time with a fitting unit.
+/// A duration with a suitable unit.
 pub(crate) fn time(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     if seconds < 0.9995 {
@@ -33,7 +33,7 @@ pub(crate) fn time(duration: Duration) -> String {
     }
 }
 
-/// As much of a digest as people compare.
+/// The first 12 digits of a digest.
 pub(crate) fn short(digest: Digest) -> String {
     digest.hex().chars().take(12).collect()
 }
@@ -43,7 +43,7 @@ pub(crate) fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
-/// A word of a command line, quoted where a shell would need it.
+/// A word of a command line, quoted if a shell needs it.
 pub(crate) fn shell_word(word: &str) -> String {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_./:=@%+,".contains(letter);
     if !word.is_empty() && word.chars().all(is_plain) {
@@ -53,7 +53,7 @@ pub(crate) fn shell_word(word: &str) -> String {
     }
 }
 
-/// Rows with their columns under each other. The last column is not padded.
+/// Aligns columns. The last column is not padded.
 pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let mut widths = [0; N];
     for row in rows {
@@ -73,7 +73,7 @@ pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     out
 }
 
-/// JSON with a line end. What is told here has no maps with odd keys, so it always can be written.
+/// Indented JSON with a line ending. Serialization cannot fail without maps of non-string keys.
 pub(crate) fn json(value: &impl serde::Serialize) -> String {
     let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
     text.push('\n');
@@ -85,25 +85,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_take_the_unit_that_fits() {
-        let told = [0, 999, 1000, 45_123_456, 999_960, 123_456_789, u64::MAX].map(bytes);
-        assert_eq!(told, ["0 B", "999 B", "1.0 kB", "45.1 MB", "1.0 MB", "123 MB", "18447 PB"]);
+    fn bytes_get_a_suitable_unit() {
+        let text = [0, 999, 1000, 45_123_456, 999_960, 123_456_789, u64::MAX].map(bytes);
+        assert_eq!(text, ["0 B", "999 B", "1.0 kB", "45.1 MB", "1.0 MB", "123 MB", "18447 PB"]);
     }
 
     #[test]
-    fn times_take_the_unit_that_fits() {
-        let told = [1, 999, 1_500, 61_000].map(|ms| time(Duration::from_millis(ms)));
-        assert_eq!(told, ["1.0 ms", "999.0 ms", "1.5 s", "1 min 1 s"]);
+    fn times_get_a_suitable_unit() {
+        let text = [1, 999, 1_500, 61_000].map(|ms| time(Duration::from_millis(ms)));
+        assert_eq!(text, ["1.0 ms", "999.0 ms", "1.5 s", "1 min 1 s"]);
     }
 
     #[test]
-    fn words_are_quoted_when_a_shell_would_change_them() {
-        let told = ["-g", "daemon off;", "", "it's"].map(shell_word);
-        assert_eq!(told, ["-g", "'daemon off;'", "''", r"'it'\''s'"]);
+    fn words_are_quoted_if_a_shell_needs_it() {
+        let text = ["-g", "daemon off;", "", "it's"].map(shell_word);
+        assert_eq!(text, ["-g", "'daemon off;'", "''", r"'it'\''s'"]);
     }
 
     #[test]
-    fn columns_stand_under_each_other() {
+    fn columns_are_aligned() {
         let rows = [["A".into(), "BB".into()], ["long".into(), String::new()]];
         assert_eq!(table(&rows), "A     BB\nlong\n");
     }

@@ -1,5 +1,7 @@
-//! What a supervisor tells of its machine.
+//! The label of a machine in the background: what its supervisor knows about it.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -7,53 +9,82 @@ use supermachine::Image;
 
 use crate::ports::Port;
 
-/// What asks an entrypoint to end whose image names no signal.
+/// The stop signal of an image that names none.
 const SIGTERM: u8 = 15;
 
-/// The label that clients of a machine are told, as JSON.
-#[derive(Debug, Serialize, Deserialize)]
+/// The label that a supervisor gives its clients, as JSON.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Label {
     /// The machine's name.
     pub(crate) name: String,
-    /// The snapshot's name, when the machine started.
+    /// The snapshot's name at the machine's start.
     pub(crate) snapshot: String,
     pub(crate) digest: String,
-    /// The image that the snapshot was made of.
+    /// The store of the snapshot.
+    pub(crate) store: PathBuf,
+    /// The image that the snapshot was baked from.
     pub(crate) image: Option<String>,
     /// When the machine started, in seconds since 1970.
     pub(crate) started: u64,
-    /// How its entrypoint is asked to end.
+    /// The signal that asks its entrypoint to exit.
     pub(crate) stop_signal: u8,
     pub(crate) ports: Vec<Port>,
+    #[serde(flatten)]
+    pub(crate) options: MachineOptions,
+}
+
+/// Options of a machine in the background, besides its ports.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MachineOptions {
+    /// The host name, if it differs from the snapshot's.
+    pub(crate) hostname: Option<String>,
+    /// The stop signal, if it differs from the image's.
+    #[serde(rename = "own_stop_signal")]
+    pub(crate) stop_signal: Option<u8>,
+    /// How many seconds the entrypoint gets to exit.
+    pub(crate) stop_timeout: Option<u64>,
+    /// Labels for the user's own tools.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Whether to forget the logs once the machine stops.
+    pub(crate) remove: bool,
 }
 
 impl Label {
-    /// That of a machine that starts now.
-    pub(crate) fn new(name: &str, snapshot: &str, image: &Image, ports: Vec<Port>) -> Self {
+    /// The label of a machine that starts now.
+    pub(crate) fn new(
+        name: &str,
+        (store, snapshot): (&Path, &str),
+        image: &Image,
+        ports: Vec<Port>,
+        options: MachineOptions,
+    ) -> Self {
         let state = image.snapshot();
+        let image_signal = state.stop.map_or(SIGTERM, |stop| stop.signal);
         Self {
             name: name.to_owned(),
             snapshot: snapshot.to_owned(),
             digest: image.digest().to_string(),
+            store: store.to_owned(),
             image: state.workload.as_ref().map(|workload| workload.reference.clone()),
             started: now().as_secs(),
-            stop_signal: state.stop.map_or(SIGTERM, |stop| stop.signal),
+            stop_signal: options.stop_signal.unwrap_or(image_signal),
             ports,
+            options,
         }
     }
 
-    /// Reads what a supervisor told; none if it is a program that labels otherwise.
-    pub(crate) fn read(text: &str) -> Option<Self> {
+    /// Parses a label. Returns `None` for the label of another version.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }
 
-    /// The label on one line.
+    /// The label as one line of JSON.
     pub(crate) fn line(&self) -> String {
-        // It has no map with odd keys, so that it always can be written.
+        // Serialization fails only for maps with keys that are not strings.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// How long the machine has run.
+    /// How long ago the machine started.
     pub(crate) fn age(&self) -> Duration {
         now().saturating_sub(Duration::from_secs(self.started))
     }
@@ -61,4 +92,33 @@ impl Label {
 
 fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn label_round_trips_as_one_line() {
+        let label = Label {
+            name: "web".into(),
+            snapshot: "nginx".into(),
+            digest: "sha256:00".into(),
+            store: "/store".into(),
+            image: None,
+            started: 1,
+            stop_signal: 3,
+            ports: vec![Port { host: ([127, 0, 0, 1], 8080).into(), guest: 80 }],
+            options: MachineOptions {
+                labels: BTreeMap::from([("a".into(), "b\nc".into())]),
+                stop_timeout: Some(7),
+                ..MachineOptions::default()
+            },
+        };
+        let line = label.line();
+        assert!(!line.contains('\n'), "{line}");
+        let back = Label::parse(&line).unwrap();
+        assert_eq!((back.options, back.ports, back.name), (label.options, label.ports, label.name));
+        assert!(Label::parse("{}").is_none());
+    }
 }

@@ -1,17 +1,18 @@
-//! The machines that run by themselves: what they are called, where they are, who holds them.
+//! The registry of machines in the background: their names, sockets and supervisors.
 //!
-//! Each has a folder in a folder of the user's alone, and a supervisor, the process that holds it:
+//! A machine has a folder in a private folder of the user, and a supervisor, the process that holds it:
 //!
 //! ```text
-//! $XDG_RUNTIME_DIR/supermachine/     or supermachine-UID where temporary files lie; mode 0700
-//!   lock                             held while a name is taken, given back, or found abandoned
+//! $XDG_RUNTIME_DIR/supermachine/     or supermachine-UID in the temporary folder; mode 0700
+//!   lock                             held while a name is claimed, released, or cleaned up
 //!   machines/NAME/
-//!     lock                           held by the supervisor for as long as it lives
-//!     socket                         where it serves, mode 0600
+//!     lock                           held by the supervisor while it lives
+//!     socket                         where it listens, mode 0600
+//!   ended/NAME/                      the logs of the last machine of that name, see `crate::ended`
 //! ```
 //!
-//! Invariant: a folder whose lock nobody holds is a leftover, as its supervisor has ended, however
-//! that came; whoever finds it removes it. What else is known of a machine its supervisor tells.
+//! Invariant: nobody holds the lock of a stale folder, because its supervisor has exited. The next
+//! command that sees a stale folder removes it. The supervisor knows everything else about a machine.
 
 use std::env;
 use std::fs::{self, DirBuilder, File, TryLockError};
@@ -25,20 +26,20 @@ use std::time::{Duration, Instant};
 use supermachine::worker::Client;
 use supermachine_snapshots::pack::is_name;
 
-use crate::error::Error;
+use crate::error::{BackgroundError, Error, HostError, UsageError};
 
-/// How long a machine may take from when its name is taken until it is served.
+/// How long a machine may take from the claim of its name until it is served.
 const STARTING: Duration = Duration::from_secs(10);
-/// How long to wait before looking again.
+/// How long to wait before the next attempt to connect.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The folder of the machines that run.
+/// The registry.
 #[derive(Debug)]
 pub(crate) struct Machines {
     dir: PathBuf,
 }
 
-/// A name that nobody else can take while this is there, or whoever has its lock.
+/// A claim on a name. Nobody else can claim the name while this, or a copy of its lock, exists.
 #[derive(Debug)]
 pub(crate) struct Claim {
     name: String,
@@ -47,24 +48,24 @@ pub(crate) struct Claim {
 }
 
 impl Machines {
-    /// Finds the folder. Looking for something makes none.
+    /// Finds the registry. Lookups do not create it.
     pub(crate) fn locate() -> Self {
         let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         let dir = match runtime.filter(|dir| dir.is_absolute()) {
             Some(dir) => dir.join("supermachine"),
-            None => env::temp_dir().join(format!("supermachine-{}", own_id())),
+            None => env::temp_dir().join(format!("supermachine-{}", user_id())),
         };
         Self { dir }
     }
 
-    /// Takes a name: the wanted one, else one made of `base` that is free.
+    /// Claims the wanted name, or a free name that starts with `base`.
     pub(crate) fn claim(&self, wanted: Option<&str>, base: &str) -> Result<Claim, Error> {
-        make_own(&self.dir)?;
-        make_own(&self.dir.join("machines"))?;
-        let _turn = self.turn()?;
+        create_private(&self.dir)?;
+        create_private(&self.dir.join("machines"))?;
+        let _guard = self.lock()?;
         if let Some(name) = wanted {
-            let taken = || Error::MachineTaken { name: name.to_owned() };
-            return self.try_claim(name)?.ok_or_else(taken);
+            let taken = || BackgroundError::NameTaken { name: name.to_owned() };
+            return Ok(self.try_claim(name)?.ok_or_else(taken)?);
         }
         let mut number = 1_u64;
         loop {
@@ -76,13 +77,13 @@ impl Machines {
         }
     }
 
-    /// The names of the machines that run, sorted.
+    /// The names of all machines, sorted.
     pub(crate) fn names(&self) -> Result<Vec<String>, Error> {
         let parent = self.dir.join("machines");
-        if !is_own(&self.dir)? || !is_own(&parent)? {
+        if !is_private(&self.dir)? || !is_private(&parent)? {
             return Ok(Vec::new());
         }
-        let _turn = self.turn()?;
+        let _guard = self.lock()?;
         let failed = |source| state("read", &parent, source);
         let mut names = Vec::new();
         for entry in fs::read_dir(&parent).map_err(failed)? {
@@ -95,12 +96,12 @@ impl Machines {
         Ok(names)
     }
 
-    /// Reaches the machine of this name, also one that is about to start.
+    /// Connects to a machine. Waits for one that is starting.
     pub(crate) fn connect(&self, name: &str) -> Result<Client, Error> {
         let begin = Instant::now();
         loop {
             match self.connect_now(name) {
-                Err(error) if error.is_unserved() && begin.elapsed() < STARTING => {
+                Err(error) if error.is_not_listening() && begin.elapsed() < STARTING => {
                     thread::sleep(PAUSE);
                 }
                 done => return done,
@@ -108,50 +109,107 @@ impl Machines {
         }
     }
 
-    /// Reaches the machine of this name, if it is served by now.
+    /// Connects to a machine that is already served.
     pub(crate) fn connect_now(&self, name: &str) -> Result<Client, Error> {
         if !is_name(name) || !self.names()?.iter().any(|known| known == name) {
-            return Err(Error::NoSuchMachine { name: name.to_owned() });
+            return Err(BackgroundError::NotRunning { name: name.to_owned() }.into());
         }
         Ok(Client::connect(self.folder(name).join("socket"))?)
     }
 
-    /// The claim that this process was started with, by who made it.
+    /// The folder of a running machine's jobs.
+    pub(crate) fn jobs(&self, name: &str) -> Result<PathBuf, Error> {
+        if !is_name(name) || !self.names()?.iter().any(|known| known == name) {
+            return Err(BackgroundError::NotRunning { name: name.to_owned() }.into());
+        }
+        Ok(self.folder(name).join("jobs"))
+    }
+
+    /// The folder of the last stopped machine of this name, if there is one.
+    pub(crate) fn ended(&self, name: &str) -> Option<PathBuf> {
+        let folder = self.dir.join("ended").join(name);
+        (is_name(name) && is_private(&self.dir).ok()? && is_private(&folder).ok()?)
+            .then_some(folder)
+    }
+
+    /// The names of all stopped machines whose logs are kept, sorted.
+    pub(crate) fn ended_names(&self) -> Result<Vec<String>, Error> {
+        let parent = self.dir.join("ended");
+        if !is_private(&self.dir)? || !is_private(&parent)? {
+            return Ok(Vec::new());
+        }
+        let failed = |source| state("read", &parent, source);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&parent).map_err(failed)? {
+            names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
+        }
+        names.retain(|name| is_name(name));
+        names.sort();
+        Ok(names)
+    }
+
+    /// Keeps a stopped machine: `fill` writes its files. Does nothing if another machine has the name.
+    pub(crate) fn keep_ended(
+        &self,
+        name: &str,
+        fill: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> Result<(), Error> {
+        let _guard = self.lock()?;
+        if !is_name(name) || self.is_held(name)? {
+            return Ok(());
+        }
+        create_private(&self.dir.join("ended"))?;
+        let folder = self.dir.join("ended").join(name);
+        remove(&folder)?;
+        create_private(&folder)?;
+        fill(&folder).map_err(|source| state("write", &folder, source))
+    }
+
+    /// Forgets the last stopped machine of this name. Returns whether there was one.
+    pub(crate) fn forget_ended(&self, name: &str) -> Result<bool, Error> {
+        let Some(folder) = self.ended(name) else { return Ok(false) };
+        let _guard = self.lock()?;
+        remove(&folder)?;
+        Ok(true)
+    }
+
+    /// Takes over a claim whose lock this process inherited.
     pub(crate) fn inherited(&self, name: &str, lock: OwnedFd) -> Result<Claim, Error> {
         let lock = File::from(lock);
         let claim = Claim { name: name.to_owned(), lock, dir: self.dir.clone() };
         if !claim.is_in_place()? || claim.lock.try_lock().is_err() {
-            return Err(Error::NotClaimed { name: name.to_owned() });
+            return Err(BackgroundError::NotClaimed { name: name.to_owned() }.into());
         }
         Ok(claim)
     }
 
-    /// Whoever has the turn is the only one to look for free names and leftovers.
-    fn turn(&self) -> Result<File, Error> {
+    /// Locks the registry. Names are claimed and stale folders removed only under this lock.
+    fn lock(&self) -> Result<File, Error> {
         let path = self.dir.join("lock");
         let lock = open_lock(&path)?;
         lock.lock().map_err(|source| state("lock", &path, source))?;
         Ok(lock)
     }
 
-    /// Takes a name if it is free. To be called in turn.
+    /// Claims a name if it is free. The caller has locked the registry.
     fn try_claim(&self, name: &str) -> Result<Option<Claim>, Error> {
         if !is_name(name) {
-            return Err(Error::MachineName { name: name.to_owned() });
+            return Err(UsageError::MachineName { name: name.to_owned() }.into());
         }
         if self.is_held(name)? {
             return Ok(None);
         }
+        remove(&self.dir.join("ended").join(name))?;
         let folder = self.folder(name);
-        make_own(&folder)?;
+        create_private(&folder)?;
         let path = folder.join("lock");
         let lock = open_lock(&path)?;
         lock.lock().map_err(|source| state("lock", &path, source))?;
         Ok(Some(Claim { name: name.to_owned(), lock, dir: self.dir.clone() }))
     }
 
-    /// Whether a machine of this name runs or starts. What a former one left is removed. To be
-    /// called in turn.
+    /// Whether a machine of this name runs or starts. Removes a stale folder. The caller has locked the
+    /// registry.
     fn is_held(&self, name: &str) -> Result<bool, Error> {
         let folder = self.folder(name);
         let path = folder.join("lock");
@@ -178,25 +236,25 @@ impl Claim {
         &self.name
     }
 
-    /// Where the machine is to be served.
+    /// The socket to serve the machine at.
     pub(crate) fn socket(&self) -> PathBuf {
         self.folder().join("socket")
     }
 
-    /// What holds the name, to be handed to another process.
+    /// A copy of the lock, for another process.
     pub(crate) fn lock(&self) -> Result<OwnedFd, Error> {
         let lock = self.lock.try_clone();
         Ok(lock.map_err(|source| state("lock", &self.folder(), source))?.into())
     }
 
-    /// Gives the name back, unless somebody who shares the claim has, and it is another's by now.
-    pub(crate) fn give_back(self) -> Result<(), Error> {
+    /// Releases the name, unless another process with the lock has released it already.
+    pub(crate) fn release(self) -> Result<(), Error> {
         let machines = Machines { dir: self.dir.clone() };
-        let _turn = machines.turn()?;
+        let _guard = machines.lock()?;
         if self.is_in_place()? { remove(&self.folder()) } else { Ok(()) }
     }
 
-    /// Whether the lock that is held is the one at the name's place.
+    /// Whether this lock is still the one in the name's folder.
     fn is_in_place(&self) -> Result<bool, Error> {
         let path = self.folder().join("lock");
         let failed = |source| state("stat", &path, source);
@@ -213,7 +271,7 @@ impl Claim {
     }
 }
 
-fn own_id() -> u32 {
+fn user_id() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
@@ -223,25 +281,25 @@ fn open_lock(path: &Path) -> Result<File, Error> {
     options.open(path).map_err(|source| state("open", path, source))
 }
 
-/// Makes a folder of this user's alone, if it is not there.
-fn make_own(dir: &Path) -> Result<(), Error> {
+/// Creates a private folder, or checks that the existing one is private.
+fn create_private(dir: &Path) -> Result<(), Error> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => is_own(dir).map(drop),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => is_private(dir).map(drop),
         Err(source) => Err(state("mkdir", dir, source)),
     }
 }
 
-/// Whether there is such a folder. One that others could have put something into is refused.
-fn is_own(dir: &Path) -> Result<bool, Error> {
+/// Whether the folder exists. Refuses a folder that other users can write to.
+fn is_private(dir: &Path) -> Result<bool, Error> {
     let found = match fs::symlink_metadata(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         result => result.map_err(|source| state("stat", dir, source))?,
     };
-    if found.is_dir() && found.uid() == own_id() && found.mode().trailing_zeros() >= 6 {
+    if found.is_dir() && found.uid() == user_id() && found.mode().trailing_zeros() >= 6 {
         return Ok(true);
     }
-    Err(Error::NotOwnFolder { path: dir.to_owned() })
+    Err(HostError::SharedFolder { path: dir.to_owned() }.into())
 }
 
 fn remove(folder: &Path) -> Result<(), Error> {
@@ -274,20 +332,22 @@ mod tests {
     }
 
     #[test]
-    fn name_is_taken_once_and_others_count_on() {
+    fn taken_name_gets_a_number() {
         let (_parent, machines) = machines();
         let first = machines.claim(None, "web").unwrap();
         let second = machines.claim(None, "web").unwrap();
         assert_eq!([first.name(), second.name()], ["web", "web-2"]);
         let taken = machines.claim(Some("web"), "other").unwrap_err();
-        assert!(matches!(taken, Error::MachineTaken { name } if name == "web"));
-        first.give_back().unwrap();
+        assert!(
+            matches!(taken, Error::Background(BackgroundError::NameTaken { name }) if name == "web")
+        );
+        first.release().unwrap();
         assert_eq!(machines.names().unwrap(), ["web-2"]);
         assert_eq!(machines.claim(Some("web"), "").unwrap().name(), "web");
     }
 
     #[test]
-    fn name_whose_holder_is_gone_is_free_and_not_listed() {
+    fn name_of_a_dead_holder_is_free_and_not_listed() {
         let (_parent, machines) = machines();
         let claim = machines.claim(None, "web").unwrap();
         fs::write(claim.socket(), "left").unwrap();
@@ -301,54 +361,80 @@ mod tests {
     }
 
     #[test]
-    fn lock_that_is_handed_on_holds_the_name() {
+    fn inherited_lock_holds_the_name() {
         let (_parent, machines) = machines();
         let claim = machines.claim(None, "web").unwrap();
         let lock = claim.lock().unwrap();
         drop(claim);
         assert_eq!(machines.names().unwrap(), ["web"]);
         let held = machines.inherited("web", lock).unwrap();
-        held.give_back().unwrap();
+        held.release().unwrap();
         assert_eq!(machines.names().unwrap(), [""; 0]);
     }
 
     #[test]
-    fn name_that_was_given_back_before_is_not_taken_from_its_next_holder() {
+    fn ended_machine_is_kept_until_it_is_forgotten_or_its_name_is_claimed() {
+        let (_parent, machines) = machines();
+        let keep = || machines.keep_ended("web", |folder| fs::write(folder.join("log"), "x"));
+        let claim = machines.claim(None, "web").unwrap();
+        keep().unwrap();
+        assert!(machines.ended("web").is_none());
+        claim.release().unwrap();
+        keep().unwrap();
+        keep().unwrap();
+        assert_eq!(machines.ended_names().unwrap(), ["web"]);
+        assert_eq!(fs::read(machines.ended("web").unwrap().join("log")).unwrap(), b"x");
+        assert!(machines.ended("../ended/web").is_none());
+        machines.claim(Some("web"), "").unwrap().release().unwrap();
+        assert!(machines.ended("web").is_none());
+        keep().unwrap();
+        assert!(machines.forget_ended("web").unwrap());
+        assert!(!machines.forget_ended("web").unwrap());
+    }
+
+    #[test]
+    fn second_release_spares_the_next_holder() {
         let (_parent, machines) = machines();
         let claim = machines.claim(None, "web").unwrap();
         let shared = machines.inherited("web", claim.lock().unwrap()).unwrap();
-        shared.give_back().unwrap();
+        shared.release().unwrap();
         let next = machines.claim(Some("web"), "").unwrap();
-        claim.give_back().unwrap();
+        claim.release().unwrap();
         assert_eq!(machines.names().unwrap(), ["web"]);
-        next.give_back().unwrap();
+        next.release().unwrap();
         assert_eq!(machines.names().unwrap(), [""; 0]);
     }
 
     #[test]
-    fn lock_of_somebody_else_or_of_another_name_is_no_claim() {
+    fn foreign_lock_is_not_a_claim() {
         let (_parent, machines) = machines();
         let web = machines.claim(None, "web").unwrap();
         let other = machines.claim(None, "other").unwrap();
         let path = machines.dir.join("machines/web/lock");
         for lock in [File::open(path).unwrap().into(), other.lock().unwrap()] {
             let refused = machines.inherited("web", lock);
-            assert!(matches!(refused, Err(Error::NotClaimed { .. })), "{refused:?}");
+            assert!(
+                matches!(refused, Err(Error::Background(BackgroundError::NotClaimed { .. }))),
+                "{refused:?}"
+            );
         }
         drop(web);
     }
 
     #[test]
-    fn machine_that_is_about_to_start_is_waited_for_and_one_that_does_not_is_gone() {
+    fn connect_waits_for_a_starting_machine() {
         let (_parent, machines) = machines();
         let claim = machines.claim(None, "web").unwrap();
         thread::scope(|scope| {
             let connecting = scope.spawn(|| machines.connect("web"));
             thread::sleep(10 * PAUSE);
             assert!(!connecting.is_finished());
-            claim.give_back().unwrap();
+            claim.release().unwrap();
             let error = connecting.join().unwrap().unwrap_err();
-            assert!(matches!(error, Error::NoSuchMachine { .. }), "{error:?}");
+            assert!(
+                matches!(error, Error::Background(BackgroundError::NotRunning { .. })),
+                "{error:?}"
+            );
         });
         let claim = machines.claim(None, "web").unwrap();
         thread::scope(|scope| {
@@ -356,39 +442,48 @@ mod tests {
             thread::sleep(10 * PAUSE);
             let server = std::os::unix::net::UnixListener::bind(claim.socket()).unwrap();
             drop(server.accept().unwrap());
-            // It was reached, and did not know what to say.
+            // The connection worked, and the greeting failed.
             let error = connecting.join().unwrap().unwrap_err();
             assert!(matches!(error, Error::Machine(_)), "{error:?}");
         });
     }
 
     #[test]
-    fn looking_makes_no_folder_and_finds_no_machine() {
+    fn lookup_in_a_missing_registry_creates_nothing() {
         let (_parent, machines) = machines();
         assert_eq!(machines.names().unwrap(), [""; 0]);
         for name in ["web", "", "../web", ".."] {
             let error = machines.connect(name).unwrap_err();
-            assert!(matches!(error, Error::NoSuchMachine { .. }), "{error:?}");
+            assert!(
+                matches!(error, Error::Background(BackgroundError::NotRunning { .. })),
+                "{error:?}"
+            );
         }
         assert!(!machines.dir.exists());
         for name in ["", "../x", "-x", "a b"] {
             let error = machines.claim(Some(name), "").unwrap_err();
-            assert!(matches!(error, Error::MachineName { .. }), "{error:?}");
+            assert!(matches!(error, Error::Usage(UsageError::MachineName { .. })), "{error:?}");
         }
     }
 
     #[test]
-    fn folder_that_others_may_use_or_that_is_a_link_is_refused() {
+    fn shared_or_linked_folder_is_refused() {
         let (parent, machines) = machines();
         machines.claim(None, "web").unwrap();
         for mode in [0o755, 0o770, 0o701] {
             set_mode(&machines.dir, mode);
-            assert!(matches!(machines.names(), Err(Error::NotOwnFolder { .. })), "{mode:o}");
-            assert!(matches!(machines.claim(None, "x"), Err(Error::NotOwnFolder { .. })));
+            assert!(
+                matches!(machines.names(), Err(Error::Host(HostError::SharedFolder { .. }))),
+                "{mode:o}"
+            );
+            assert!(matches!(
+                machines.claim(None, "x"),
+                Err(Error::Host(HostError::SharedFolder { .. }))
+            ));
         }
         set_mode(&machines.dir, 0o700);
         let link = Machines { dir: parent.path().join("link") };
         std::os::unix::fs::symlink(&machines.dir, &link.dir).unwrap();
-        assert!(matches!(link.names(), Err(Error::NotOwnFolder { .. })));
+        assert!(matches!(link.names(), Err(Error::Host(HostError::SharedFolder { .. }))));
     }
 }

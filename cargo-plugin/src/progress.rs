@@ -1,6 +1,4 @@
-//! How a pull is seen: steps and layers as they come, on standard error.
-//!
-//! On a terminal as bars that move, elsewhere as one plain line for each thing that happens.
+//! Progress of a pull on standard error: progress bars on a terminal, otherwise a line per event.
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
@@ -16,7 +14,7 @@ use crate::{format, report};
 
 const TICK: Duration = Duration::from_millis(100);
 
-/// Shows how a bake goes.
+/// Shows the progress of a bake.
 #[derive(Debug)]
 pub(crate) struct Progress {
     mode: Mode,
@@ -31,11 +29,11 @@ enum Mode {
     Bars,
 }
 
-/// What is on the screen at the moment.
+/// What the screen shows.
 #[derive(Debug, Default)]
 struct Shown {
     step: Option<Step>,
-    /// Whether it is known what the layers are: what comes before are documents.
+    /// Whether the layers are known. Earlier downloads are manifests.
     is_resolved: bool,
     layers: BTreeMap<[u8; 32], ProgressBar>,
 }
@@ -57,7 +55,7 @@ impl Progress {
         Self { mode, bars: MultiProgress::new(), shown: Mutex::default() }
     }
 
-    /// Ends the last step and takes the bars away.
+    /// Finishes the last step, and removes the bars.
     pub(crate) fn finish(&self, is_success: bool) {
         self.end_step(&mut self.shown(), is_success);
     }
@@ -89,7 +87,7 @@ impl Progress {
         }
     }
 
-    /// Moves a layer's bar, making it if it is not there.
+    /// Updates a layer's bar, or creates it.
     fn advance(&self, digest: Digest, received: u64, size: u64) {
         if self.mode != Mode::Bars {
             return;
@@ -151,10 +149,12 @@ impl Observer for Progress {
             Event::Advanced { digest, received, size } => self.advance(digest, received, size),
             Event::Retrying { digest, attempt } => {
                 let digest = format::short(digest);
-                self.line(&format!("  layer {digest} broke off, attempt {attempt}"));
+                self.line(&format!("  layer {digest} was interrupted, attempt {attempt}"));
             }
             Event::Fetched { digest, size } => self.end_layer(digest, size, "fetched"),
-            Event::Present { digest, size } => self.end_layer(digest, size, "in the registry"),
+            Event::Present { digest, size } => {
+                self.end_layer(digest, size, "already in the registry")
+            }
             Event::Sent { digest, size } => self.end_layer(digest, size, "sent"),
             _ => {}
         }
@@ -167,16 +167,16 @@ impl oci::Progress for Progress {
     }
 }
 
-/// What a step of a bake does, in words.
+/// A description of a step.
 fn wording(step: &str) -> &str {
     match step {
         "fetch" => "fetching the image",
-        "root file system" => "making the root file system",
+        "root file system" => "writing the root file system",
         "base" => "preparing a booted kernel",
         "start" => "starting the image",
         "wait until ready" => "waiting until it is ready",
         "capture" => "capturing the machine",
-        "trial start" => "starting the snapshot on trial",
+        "trial start" => "test-starting the snapshot",
         other => other,
     }
 }

@@ -1,35 +1,40 @@
-//! How errors are told: what failed, and then why, cause by cause.
+//! Messages on standard error. An error prints what failed, and then each cause.
 
 use std::error::Error;
 use std::io::{self, IsTerminal, StdoutLock, Write};
 
 /// Prints an error and its causes to standard error.
 pub(crate) fn error(error: &dyn Error) {
-    say(&render(error));
+    write(&render(error));
 }
 
-/// Prints something that is no failure but should be known.
+/// Prints an error that is only a text.
+pub(crate) fn problem(text: &str) {
+    write(&format!("error: {text}\n"));
+}
+
+/// Prints a warning.
 pub(crate) fn warning(text: &str) {
-    say(&format!("warning: {text}\n"));
+    write(&format!("warning: {text}\n"));
 }
 
-/// Prints a remark.
+/// Prints a note.
 pub(crate) fn note(text: &str) {
-    say(&format!("{text}\n"));
+    write(&format!("{text}\n"));
 }
 
-/// Standard output for an archive, which is not for a terminal.
+/// Standard output for an archive, which must not go to a terminal.
 pub(crate) fn stdout_for_archive() -> Result<StdoutLock<'static>, crate::error::Error> {
     let stdout = io::stdout();
     if stdout.is_terminal() {
-        return Err(crate::error::Error::ArchiveToTerminal);
+        return Err(crate::error::UsageError::ArchiveToTerminal.into());
     }
     Ok(stdout.lock())
 }
 
-/// A whole line at once, so that none of another program comes between.
-fn say(line: &str) {
-    // Where that fails, there is nobody to tell.
+/// Writes a whole line at once, so that other programs cannot interleave.
+fn write(line: &str) {
+    // There is no other place to report a failure.
     let _ = io::stderr().lock().write_all(line.as_bytes());
 }
 
@@ -39,7 +44,7 @@ fn render(error: &dyn Error) -> String {
     let mut source = error.source();
     while let Some(cause) = source {
         let text = cause.to_string();
-        // A wrapper that only passes its cause on says nothing new.
+        // Skip transparent wrappers.
         if text != last {
             out += &format!("  because {}\n", indent(&text));
         }
@@ -49,7 +54,7 @@ fn render(error: &dyn Error) -> String {
     out
 }
 
-/// Puts the further lines of a text, such as a guest's output, under the first.
+/// Indents all lines but the first.
 fn indent(text: &str) -> String {
     text.trim_end().replace('\n', "\n    ")
 }
@@ -73,7 +78,7 @@ mod tests {
     struct Inner;
 
     #[test]
-    fn causes_follow_line_by_line() {
+    fn causes_follow_on_their_own_lines() {
         let text = render(&Outer { source: Middle(Inner) });
         assert_eq!(text, "error: outer\n  because inner\n    with a second line\n");
     }

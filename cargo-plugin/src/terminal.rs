@@ -1,7 +1,7 @@
-//! The terminal that a command of a machine is shown on.
+//! The terminal of a command in a machine.
 //!
-//! While [`Raw`] lives, what is typed goes to the machine as it is, ^C too. The terminal gets its
-//! own ways back when it is dropped, and when a signal ends this process.
+//! While [`Raw`] lives, all keys go to the machine, ^C included. The terminal's settings are restored
+//! when it is dropped, and when a signal kills this process.
 
 use std::io;
 use std::thread;
@@ -11,10 +11,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 use supermachine::ExecSignaler;
 
-use crate::error::Error;
+use crate::error::{Error, HostError, UsageError};
 
-/// What ends this process, and finds a terminal to be put in order before.
-const ENDING: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
+/// Signals that kill this process, and restore the terminal first.
+const FATAL: [i32; 4] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM];
 
 /// A terminal in raw mode.
 #[derive(Debug)]
@@ -23,12 +23,12 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
-    /// Puts the terminal of standard input into raw mode.
+    /// Switches the terminal of standard input to raw mode.
     pub(crate) fn enter() -> Result<Self, Error> {
-        let failed = |error: rustix::io::Errno| Error::Terminal { source: error.into() };
+        let failed = |error: rustix::io::Errno| HostError::Terminal { source: error.into() };
         let stdin = io::stdin();
         if !termios::isatty(&stdin) {
-            return Err(Error::NotATerminal);
+            return Err(UsageError::NotATerminal.into());
         }
         let before = termios::tcgetattr(&stdin).map_err(failed)?;
         let mut raw = before.clone();
@@ -37,19 +37,19 @@ impl Raw {
         Ok(Self { before })
     }
 
-    fn leave(&self) {
-        // A terminal that is gone needs no order.
+    fn restore(&self) {
+        // A terminal that has gone needs no settings.
         let _ = termios::tcsetattr(io::stdin(), OptionalActions::Drain, &self.before);
     }
 }
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        self.leave();
+        self.restore();
     }
 }
 
-/// Rows and columns of the terminal that one of the standard streams is, if one is.
+/// Rows and columns of the terminal behind one of the standard streams.
 pub(crate) fn size() -> Option<(u16, u16)> {
     let found = termios::tcgetwinsize(io::stdout())
         .or_else(|_| termios::tcgetwinsize(io::stdin()))
@@ -58,15 +58,15 @@ pub(crate) fn size() -> Option<(u16, u16)> {
     (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
 }
 
-/// Tells a command of each change of the terminal's size, for as long as this process lives, and
-/// puts the terminal in order before a signal ends it.
+/// Passes changes of the terminal's size to a command while this process lives, and restores the
+/// terminal before a signal kills it.
 pub(crate) fn watch(command: ExecSignaler, raw: Option<&Raw>) -> Result<(), Error> {
-    let failed = |source| Error::Terminal { source };
+    let failed = |source| HostError::Terminal { source };
     let before = raw.map(|raw| Raw { before: raw.before.clone() });
-    let ending = if before.is_some() { &ENDING[..] } else { &[] };
-    let wanted = [&[SIGWINCH], ending].concat();
+    let fatal = if before.is_some() { &FATAL[..] } else { &[] };
+    let wanted = [&[SIGWINCH], fatal].concat();
     let mut signals = Signals::new(wanted).map_err(failed)?;
-    // A change between the command's start and the line above.
+    // The size may have changed between the command's start and the line above.
     resize(&command);
     let follow = move || {
         for signal in signals.forever() {
@@ -74,8 +74,8 @@ pub(crate) fn watch(command: ExecSignaler, raw: Option<&Raw>) -> Result<(), Erro
                 resize(&command);
                 continue;
             }
-            before.iter().for_each(Raw::leave);
-            // It only returns if the signal's own way is to do nothing.
+            before.iter().for_each(Raw::restore);
+            // Returns only for signals that are ignored by default.
             let _ = signal_hook::low_level::emulate_default_handler(signal);
         }
     };
@@ -85,7 +85,7 @@ pub(crate) fn watch(command: ExecSignaler, raw: Option<&Raw>) -> Result<(), Erro
 
 fn resize(command: &ExecSignaler) {
     if let Some((rows, columns)) = size() {
-        // A command that has ended needs no size.
+        // The command may have exited.
         let _ = command.resize(rows, columns);
     }
 }

@@ -22,7 +22,7 @@ use support::{Done, files};
 
 const BUNDLE: &str = "\n[package.metadata.supermachine.bundle]\n";
 
-/// A program that tells what is beside it.
+/// A program that prints what is beside it.
 const LISTING: &str = r#"fn main() {
     let program = std::env::current_exe().unwrap();
     let dir = program.parent().unwrap().join("snapshots");
@@ -55,7 +55,7 @@ fn folder_has_the_program_its_snapshots_and_resources() {
     let done = package.run(&["bundle"]);
     let place = package.path("target/bundle/My App");
     assert_eq!(done.succeeds(), format!("{}\n", place.display()));
-    assert!(done.stderr.ends_with("My App is bundled with python, redis\n"), "{done:?}");
+    assert!(done.stderr.ends_with("bundled My App with python, redis\n"), "{done:?}");
     assert_eq!(files(&place), ["README", "app", "data", "snapshots"]);
     assert_eq!(files(&place.join("snapshots")), ["python.tar", "redis.tar"]);
     assert_eq!(fs::read_to_string(place.join("data/deep/file")).unwrap(), "x");
@@ -94,14 +94,14 @@ fn folder_that_is_no_bundle_is_left_as_it_is() {
     package.declare(&format!("{BUNDLE}name = {name:?}\n"));
     let output = above.to_str().unwrap();
     let done = package.run(&["bundle", "-q", "--profile=dev", "--output", output]);
-    done.fails(1, &["is no bundle of this program", &name]);
+    done.fails(1, &["is not a bundle of this program", &name]);
     assert_eq!(fs::read_to_string(package.path("src/main.rs")).unwrap(), LISTING);
 
     let output = package.path("out");
     fs::create_dir_all(output.join(&name)).unwrap();
     fs::write(output.join(&name).join("work"), "mine").unwrap();
     let done = package.run(&["bundle", "-q", "--profile=dev", "--output=out"]);
-    done.fails(1, &["is no bundle of this program"]);
+    done.fails(1, &["is not a bundle of this program"]);
     assert_eq!(files(&output), [&*name]);
     assert_eq!(fs::read_to_string(output.join(&name).join("work")).unwrap(), "mine");
 }
@@ -180,7 +180,7 @@ fn program_must_be_named_if_there_are_several() {
     package.write("src/bin/worker.rs", "fn main() { println!(\"worker\"); }");
     package.write("examples/other.rs", "fn main() { println!(\"other\"); }");
     let several = package.run(&["bundle", "-q", "--profile", "dev"]);
-    several.fails(1, &["one program is bundled", "app", "worker", "--bin"]);
+    several.fails(1, &["a bundle has one program", "app", "worker", "--bin"]);
     assert!(!package.path("target/bundle").exists());
     let both = ["bundle", "--profile=dev", "--bin=app", "--bin=worker", "--output=out"];
     package.run(&both).succeeds();
@@ -277,14 +277,14 @@ fn declared_snapshot_that_was_baked_elsewhere_is_taken() {
 }
 
 #[test]
-fn what_cannot_be_bundled_is_told_and_nothing_is_left() {
+fn bundle_that_fails_says_why_and_leaves_nothing() {
     for (lines, said) in [
-        ("nmae = \"x\"\n", &["[package.metadata.supermachine.bundle] cannot be used", "nmae"][..]),
+        ("nmae = \"x\"\n", &["cannot read [package.metadata.supermachine.bundle]", "nmae"][..]),
         ("name = \"a/b\"\n", &["\"a/b\" cannot be a bundle's name"]),
-        ("snapshots = [\"nosuch\"]\n", &["shall have the snapshot \"nosuch\""]),
+        ("snapshots = [\"nosuch\"]\n", &["lists the snapshot \"nosuch\""]),
         ("resources = [\"nosuch\"]\n", &["cannot read", "nosuch", "No such file"]),
-        ("resources = [\"a/x\", \"b/x\"]\n", &["has something of the name of", "b/x"]),
-        ("resources = [\"a/app\"]\n", &["has something of the name of", "a/app"]),
+        ("resources = [\"a/x\", \"b/x\"]\n", &["already has a file named like", "b/x"]),
+        ("resources = [\"a/app\"]\n", &["already has a file named like", "a/app"]),
     ] {
         let package = package();
         package.write("a/x", "");
@@ -305,7 +305,7 @@ fn snapshots_of_one_name_that_differ_are_refused() {
     let package = package();
     let library = package.add_library(&[("python", "pack three")]);
     let arguments = ["bundle", "-q", "--profile=dev"];
-    package.run(&arguments).fails(1, &["two packages made a snapshot \"python\"", "rename"]);
+    package.run(&arguments).fails(1, &["two packages make a snapshot \"python\"", "rename"]);
     library.make_packs(&[("node", "pack three")]);
     package.run(&arguments).succeeds();
     let shipped = files(&package.path("target/bundle/app/snapshots"));
@@ -317,10 +317,10 @@ fn bundle_without_the_snapshots_that_a_build_left_out_is_refused() {
     let package = package();
     package.make_packs(&[("python", "pack one"), ("redis", "")]);
     let arguments = ["bundle", "-q", "--profile=dev"];
-    package.run(&arguments).fails(1, &["the snapshot \"redis\" is left out", "unset"]);
+    package.run(&arguments).fails(1, &["skips the snapshot \"redis\"", "unset"]);
     // One that is part of the program would be missing there.
     package.declare(&format!("{BUNDLE}snapshots = []\n"));
-    package.run(&arguments).fails(1, &["the snapshot \"redis\" is left out"]);
+    package.run(&arguments).fails(1, &["skips the snapshot \"redis\""]);
     assert_eq!(files(&package.path("target/bundle")), [""; 0]);
     package.make_packs(&[("python", "pack one"), ("redis", "pack two")]);
     package.run(&arguments).succeeds();
@@ -337,7 +337,7 @@ fn environment_is_heard_for_declared_snapshots_too() {
         Done::of(&command.env(variable, "1").output().unwrap())
     };
     for words in [&["bake"][..], &["bundle", "-q", "--profile=dev"]] {
-        with("SUPERMACHINE_NO_BAKE", words).fails(1, &["the snapshot \"web\" is left out"]);
+        with("SUPERMACHINE_NO_BAKE", words).fails(1, &["skips the snapshot \"web\""]);
         with("SUPERMACHINE_LOCKED", words).fails(1, &["does not pin x.invalid/y:latest"]);
         with("SUPERMACHINE_OFFLINE", words).fails(1, &["x.invalid/y:latest cannot be had offline"]);
     }
@@ -345,7 +345,7 @@ fn environment_is_heard_for_declared_snapshots_too() {
 }
 
 #[test]
-fn bake_tells_what_it_cannot_find_or_read() {
+fn bake_names_what_it_cannot_find_or_read() {
     let package = Package::new();
     let nothing = package.run(&["bake"]);
     assert_eq!((nothing.succeeds(), &*nothing.stderr), ("", "app declares no snapshots\n"));
@@ -359,7 +359,7 @@ fn bake_tells_what_it_cannot_find_or_read() {
     package.run(&["bake"]).fails(1, &["nosuch"]);
     let elsewhere = Package::new();
     fs::remove_file(elsewhere.path("Cargo.toml")).unwrap();
-    elsewhere.run(&["bake"]).fails(1, &["what cargo knows of the package cannot be read"]);
+    elsewhere.run(&["bake"]).fails(1, &["cannot read the package's metadata"]);
 }
 
 #[test]
@@ -410,7 +410,10 @@ fn push_image(package: &Package, word: &str, image: &str) -> Digest {
 fn update_moves_pins_to_what_tags_stand_for() {
     let package = Package::new();
     let none = package.run(&["update"]);
-    assert_eq!((none.succeeds(), &*none.stderr), ("", "no tags are pinned or declared\n"));
+    assert_eq!(
+        (none.succeeds(), &*none.stderr),
+        ("", "no tags to update: none are pinned or declared\n")
+    );
     let registry = DockerRegistry::start(None);
     let image = format!("{}/apps/a:v1", registry.address);
     let one = push_image(&package, "one", &image);

@@ -1,4 +1,4 @@
-//! `cargo supermachine build`, `run`, `test` and `check` on a package that is made here.
+//! `cargo supermachine build`, `run`, `test` and `check` on a generated package.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 use support::{Done, files};
 
 #[test]
-fn build_is_cargos_with_its_messages_and_status() {
+fn build_passes_messages_and_status_through() {
     let package = Package::new();
     let done = package.run(&["build", "--release"]);
     assert_eq!(done.succeeds(), "");
@@ -37,7 +37,7 @@ fn build_is_cargos_with_its_messages_and_status() {
 }
 
 #[test]
-fn build_gives_messages_to_those_who_ask_for_them() {
+fn build_prints_json_messages_on_request() {
     let package = Package::new();
     let done = package.run(&["build", "--message-format=json"]);
     let messages: Vec<Value> =
@@ -75,12 +75,12 @@ fn configured_runner_is_kept() {
     package.write(".cargo/config.toml", config);
     let done = package.run(&["run", "-q", "--", "x"]);
     assert_eq!((done.status, &*done.stdout), (1, "it is me runs app\napp x\n"), "{done:?}");
-    // As cargo has it: a variable counts more than a file.
+    // In cargo, a variable overrides a file.
     let variable = format!("CARGO_TARGET_{}_RUNNER", host.replace('-', "_").to_uppercase());
     let mut command = package.command(&["run", "-q"]);
     let done = Done::of(&command.env(&variable, "env A=1 echo").output().unwrap());
     assert!(done.succeeds().ends_with("target/debug/app\n"), "{done:?}");
-    // And one for some targets less than one for this target.
+    // A setting for this target overrides a `cfg` setting.
     let config = format!("[target.'cfg(unix)']\nrunner = [{runner:?}, \"for some\"]\n");
     package.write(".cargo/config.toml", config);
     let done = package.run(&["run", "-q"]);
@@ -91,7 +91,7 @@ fn configured_runner_is_kept() {
 }
 
 #[test]
-fn test_runs_tests_and_passes_what_is_behind_the_dashes() {
+fn test_passes_arguments_behind_the_dashes() {
     let package = Package::new();
     package.write("tests/fails.rs", "#[test] fn failing() { panic!(\"as it must\"); }");
     let done = package.run(&["test", "--bin", "app", "--", "--nocapture"]);
@@ -127,7 +127,7 @@ fn programs_find_the_snapshots_of_their_build_script_beside_them() {
 }
 
 #[test]
-fn snapshots_of_one_name_that_differ_are_put_beside_no_program() {
+fn conflicting_snapshots_are_linked_beside_no_program() {
     let package = Package::new();
     package.write("src/main.rs", "fn main() {}");
     package.make_packs(&[("python", "pack one"), ("redis", "pack two")]);
@@ -137,12 +137,12 @@ fn snapshots_of_one_name_that_differ_are_put_beside_no_program() {
     let _library = package.add_library(&[("python", "pack three")]);
     let done = package.run(&["build"]);
     done.succeeds();
-    assert!(done.stderr.contains("warning: two packages made a snapshot \"python\""), "{done:?}");
+    assert!(done.stderr.contains("warning: two packages make a snapshot \"python\""), "{done:?}");
     assert_eq!(files(&beside), ["redis.tar"]);
 }
 
 #[test]
-fn check_makes_no_program() {
+fn check_builds_no_program() {
     let package = Package::new();
     let done = package.run(&["check"]);
     assert_eq!(done.succeeds(), "");
@@ -155,15 +155,15 @@ fn check_makes_no_program() {
 }
 
 #[test]
-fn cargo_that_is_not_there_is_told() {
+fn missing_cargo_is_named() {
     let package = Package::new();
     for command in ["build", "check"] {
         let mut command = package.command(&[command]);
         let done = Done::of(&command.env("CARGO", "/no/cargo").output().unwrap());
-        done.fails(1, &["/no/cargo cannot be started", "No such file"]);
+        done.fails(1, &["cannot start /no/cargo", "No such file"]);
     }
     package.write(".cargo/config.toml", "[");
-    package.run(&["run"]).fails(1, &["cargo's configuration cannot be read"]);
+    package.run(&["run"]).fails(1, &["cannot read cargo's configuration"]);
 }
 
 #[test]
@@ -171,15 +171,15 @@ fn runner_becomes_the_program() {
     let package = Package::new();
     let done = package.run(&["runner", "--", "sh", "-c", "kill -TERM $$"]);
     assert_eq!(done.status, -15, "{done:?}");
-    package.run(&["runner", "--", "/no/program"]).fails(1, &["/no/program cannot be started"]);
+    package.run(&["runner", "--", "/no/program"]).fails(1, &["cannot start /no/program"]);
     let help = package.run(&["--help"]);
     assert!(!help.succeeds().contains("runner"), "{help:?}");
     for command in ["bake", "build", "bundle", "run", "test", "check", "update", "ls", "codesign"] {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{command}: {help:?}");
-        let told = package.run(&[command, "--help"]);
+        let shown = package.run(&[command, "--help"]);
         assert!(
-            told.succeeds().contains(&format!("Usage: cargo supermachine {command}")),
-            "{told:?}"
+            shown.succeeds().contains(&format!("Usage: cargo supermachine {command}")),
+            "{shown:?}"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! The commands on any host, with no hypervisor: arguments, messages, statuses, the store.
+//! The commands without a hypervisor: arguments, messages, exit statuses, the store.
 //!
 //! Needs the package `docker-registry`.
 
@@ -19,12 +19,13 @@ use supermachine_test_support::registry::DockerRegistry;
 use supermachine_test_support::stores::{Sample, put};
 use support::{Home, age, files, interrupt};
 
-const COMMANDS: [&str; 18] = [
-    "pull", "run", "ps", "exec", "logs", "cp", "stop", "ls", "inspect", "rm", "export", "import",
-    "push", "verify", "gc", "df", "doctor", "codesign",
+const COMMANDS: [&str; 26] = [
+    "pull", "run", "ps", "exec", "logs", "cp", "stop", "kill", "restart", "pause", "unpause",
+    "wait", "port", "stats", "top", "ls", "inspect", "rm", "export", "import", "push", "verify",
+    "gc", "df", "doctor", "codesign",
 ];
 
-/// Runs the command where `/dev` is empty, so that there is no hypervisor for sure.
+/// Runs the command with an empty `/dev`, so without a hypervisor.
 fn without_hypervisor(home: &Home, arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new("unshare");
     command.args(["--map-root-user", "--mount", "sh", "-c"]);
@@ -36,12 +37,12 @@ fn without_hypervisor(home: &Home, arguments: &[&str]) -> (i32, String, String) 
 }
 
 #[test]
-fn no_arguments_show_the_help_and_fail() {
+fn no_arguments_print_the_help_and_fail() {
     Home::new().run::<&str>(&[]).fails(2, &["Usage: supermachine", "Examples:", "doctor"]);
 }
 
 #[test]
-fn help_of_every_command_goes_to_stdout_in_short_lines() {
+fn help_of_every_command_is_on_stdout_in_short_lines() {
     let home = Home::new();
     let general = home.run(&["--help"]).succeeds().to_owned();
     for command in COMMANDS {
@@ -74,7 +75,7 @@ fn cargo_has_these_commands_too() {
 }
 
 #[test]
-fn ls_of_an_empty_store_is_empty_and_makes_nothing() {
+fn ls_without_a_store_is_empty_and_creates_nothing() {
     let home = Home::new();
     let done = home.run(&["ls"]);
     assert_eq!(done.succeeds(), "");
@@ -86,16 +87,17 @@ fn ls_of_an_empty_store_is_empty_and_makes_nothing() {
 }
 
 #[test]
-fn store_is_taken_from_option_before_variable_before_data_folder() {
+fn store_option_wins_over_variable_and_data_folder() {
     let home = Home::new();
-    let told = |command: &mut Command| String::from_utf8(command.output().unwrap().stderr).unwrap();
+    let shown =
+        |command: &mut Command| String::from_utf8(command.output().unwrap().stderr).unwrap();
     let (option, variable) = (home.path("option"), home.path("variable"));
-    let by_folder = told(&mut home.command(&["ls"]));
+    let by_folder = shown(&mut home.command(&["ls"]));
     assert!(by_folder.contains(home.store().to_str().unwrap()), "{by_folder}");
-    let by_variable = told(home.command(&["ls"]).env("SUPERMACHINE_STORE", &variable));
+    let by_variable = shown(home.command(&["ls"]).env("SUPERMACHINE_STORE", &variable));
     assert!(by_variable.contains(variable.to_str().unwrap()), "{by_variable}");
     let mut command = home.command(&["ls", "--store"]);
-    let by_option = told(command.arg(&option).env("SUPERMACHINE_STORE", &variable));
+    let by_option = shown(command.arg(&option).env("SUPERMACHINE_STORE", &variable));
     assert!(by_option.contains(option.to_str().unwrap()), "{by_option}");
 }
 
@@ -130,7 +132,7 @@ fn rm_removes_all_that_it_can() {
 }
 
 #[test]
-fn damaged_snapshot_is_told_and_hides_no_other() {
+fn damaged_snapshot_is_reported_and_hides_no_other() {
     let home = Home::new();
     home.add_name("broken");
     let whole = put(home.open_store().layout(), &Sample::new(1));
@@ -143,7 +145,7 @@ fn damaged_snapshot_is_told_and_hides_no_other() {
     home.run(&["run", "broken", "--", "true"]).fails(125, &["is missing"]);
     let done = home.run(&["verify", "--all"]);
     assert_eq!((done.status, done.stdout.lines().count()), (1, 2));
-    assert!(done.stdout.starts_with("broken: damaged\nwhole: whole, "), "{done:?}");
+    assert!(done.stdout.starts_with("broken: damaged\nwhole: intact, "), "{done:?}");
     home.run(&["gc"]).fails(1, &["snapshot broken cannot be read"]);
     home.run(&["rm", "broken"]).succeeds();
     home.run(&["gc"]).succeeds();
@@ -151,7 +153,7 @@ fn damaged_snapshot_is_told_and_hides_no_other() {
 }
 
 #[test]
-fn damaged_index_is_told_by_every_command() {
+fn damaged_index_is_reported_by_every_command() {
     let home = Home::new();
     home.add_name("x");
     fs::write(home.store().join("index.json"), "{").unwrap();
@@ -174,20 +176,20 @@ fn two() -> Home {
 }
 
 #[test]
-fn inspect_and_df_tell_what_is_shared() {
+fn inspect_and_df_show_shared_sizes() {
     let home = two();
-    let told: Value =
+    let shown: Value =
         serde_json::from_str(home.run(&["inspect", "a", "--json"]).succeeds()).unwrap();
-    let size = |kind: &str, part: &str| told[kind][part].as_u64().unwrap();
+    let size = |kind: &str, part: &str| shown[kind][part].as_u64().unwrap();
     assert!(size("shared", "memory") > 3 * 65_536 && size("shared", "disks") > 65_536);
     assert!(size("own", "memory") > 3 * 65_536 && size("own", "disks") == 0);
-    assert_eq!(told["shared_with"]["b"], told["shared"]["total"]);
+    assert_eq!(shown["shared_with"]["b"], shown["shared"]["total"]);
     let stages: Vec<_> =
-        told["lineage"].as_array().unwrap().iter().map(|stage| &stage["stage"]).collect();
+        shown["lineage"].as_array().unwrap().iter().map(|stage| &stage["stage"]).collect();
     assert_eq!(stages, ["image", "base"]);
     let usage: Value = serde_json::from_str(home.run(&["df", "--json"]).succeeds()).unwrap();
-    assert_eq!(usage["snapshots"]["a"]["own"], told["own"]["total"]);
-    assert_eq!(usage["snapshots"]["a"]["shared"], told["shared"]["total"]);
+    assert_eq!(usage["snapshots"]["a"]["own"], shown["own"]["total"]);
+    assert_eq!(usage["snapshots"]["a"]["shared"], shown["shared"]["total"]);
     let listed: Value = serde_json::from_str(home.run(&["ls", "--json"]).succeeds()).unwrap();
     assert_eq!(listed[0]["size"], size("own", "total") + size("shared", "total"));
     let text = home.run(&["inspect", "a"]);
@@ -205,12 +207,12 @@ fn inspect_and_df_tell_what_is_shared() {
 }
 
 #[test]
-fn export_and_import_take_snapshots_from_store_to_store() {
+fn export_and_import_move_snapshots_between_stores() {
     let (home, other) = (two(), Home::new());
     let file = home.path("a.tar").display().to_string();
     let done = home.run(&["export", "a", &file]);
     assert_eq!(done.succeeds(), "");
-    assert!(done.stderr.starts_with("a is in "), "{done:?}");
+    assert!(done.stderr.starts_with("exported a to "), "{done:?}");
     assert_eq!(other.run(&["import", &file]).succeeds(), "a\n");
     assert_eq!(other.run(&["-q", "import", "--name", "c", &file]).stderr, "");
     assert_eq!(
@@ -230,16 +232,16 @@ fn export_and_import_take_snapshots_from_store_to_store() {
 }
 
 #[test]
-fn push_and_pull_take_snapshots_through_a_registry() {
+fn push_and_pull_move_snapshots_through_a_registry() {
     let (home, other) = (two(), Home::new());
     let registry = DockerRegistry::start(None);
     let at = format!("{}/apps/a:v1", registry.address);
     let done = home.run(&["push", "a", &at]);
     assert_eq!(done.succeeds(), format!("{}\n", home.open_store().digest("a").unwrap()));
-    assert!(done.stderr.contains(" sent, 0 B were there\n"), "{done:?}");
+    assert!(done.stderr.contains(" sent, 0 B already there\n"), "{done:?}");
     let again = home.run(&["push", "a", &at]);
     assert!(again.stderr.contains(": 0 B sent, "), "{again:?}");
-    // No machine is started, so that no hypervisor is needed.
+    // Starts no machine, so it needs no hypervisor.
     let (status, stdout, stderr) = without_hypervisor(&other, &["pull", &at]);
     assert_eq!((status, stdout.as_str()), (0, "a\n"), "{stderr}");
     assert_eq!(other.run(&["pull", "--fetch-only", "--name", "twin", &at]).succeeds(), "twin\n");
@@ -257,7 +259,7 @@ fn wrong_arguments_are_explained() {
         (&["pull", "--ready", "log:(", "x"], "unclosed group"),
         (&["pull", "--memory", "1", "x"], "32"),
         (&["pull", "--vcpus", "17", "x"], "1..=16"),
-        (&["pull", "--ready-timeout", "0", "x"], "not a time above zero"),
+        (&["pull", "--ready-timeout", "0", "x"], "not a duration above zero"),
         (&["pull", "--platform", "linux", "x"], "os/architecture"),
         (&["pull", "--env", "=x", "x"], "has no name"),
         (&["pull", "--username", "me", "x"], "--password-stdin"),
@@ -273,17 +275,63 @@ fn wrong_arguments_are_explained() {
 }
 
 #[test]
-fn run_fails_with_a_status_that_no_command_means() {
+fn options_of_docker_without_a_meaning_say_why() {
+    let home = Home::new();
+    for (option, said) in [
+        ("-v", "cp"),
+        ("--volume=/a:/b", "no folders of the host"),
+        ("--network", "no network interface"),
+        ("--privileged", "kernel of its own"),
+        ("--restart", "supermachine restart"),
+    ] {
+        home.run(&["run", option, "x"]).fails(125, &["is not supported: ", said]);
+    }
+    home.run(&["run", "--cpus", "1.5", "x"]).fails(125, &["whole processors: use 2"]);
+    home.run(&["run", "-m", "1k", "x"]).fails(125, &["32 MiB"]);
+    home.run(&["run", "-w", "relative", "x"]).fails(125, &["not an absolute path: use /relative"]);
+    home.run(&["run", "--env-file", "/nosuch", "-d", "x"]).fails(125, &["cannot read /nosuch"]);
+    home.run(&["kill", "-s", "NOSUCH", "x"]).fails(2, &["not a signal"]);
+}
+
+#[test]
+fn argument_that_is_not_utf8_is_named() {
+    use std::os::unix::ffi::OsStrExt;
+    let home = Home::new();
+    let bytes = std::ffi::OsStr::from_bytes(b"\xff\xfe");
+    let refused = home.run(&["run".as_ref(), bytes, "true".as_ref()]);
+    refused.fails(125, &[r#"the argument "\xFF\xFE" is not UTF-8"#]);
+}
+
+#[test]
+fn lists_have_a_quiet_and_a_json_form() {
+    let home = Home::new();
+    for arguments in
+        [&["ps", "--format", "json"][..], &["ls", "--format", "json"], &["stats", "--json"]]
+    {
+        assert_eq!(home.run(arguments).succeeds(), "[]\n");
+    }
+    assert_eq!(home.run(&["ps", "-q"]).succeeds(), "");
+    assert_eq!(home.run(&["ps", "-a", "-q"]).succeeds(), "");
+    home.add_name("broken");
+    let whole = put(home.open_store().layout(), &Sample::new(1));
+    home.open_store().layout().set_name("whole", whole).unwrap();
+    assert_eq!(home.run(&["ls", "-q"]).stdout, "whole\n");
+}
+
+#[test]
+fn run_fails_with_a_status_of_its_own() {
     let home = Home::new();
     home.run(&["run"]).fails(125, &["<NAME|IMAGE>"]);
-    home.run(&["run", "x"]).fails(125, &["no command to run", "run x -- COMMAND"]);
+    home.run(&["run", "--pull", "never", "x"])
+        .fails(125, &["no snapshot of docker.io/library/x:latest", "--pull never"]);
+    home.run(&["run", "./nosuch", "true"]).fails(125, &["cannot open ./nosuch", "No such file"]);
     home.run(&["run", "--nosuch", "x"]).fails(125, &["--nosuch"]);
-    home.run(&["-q", "--store", "/nosuch", "run", "--timeout", "0", "x"]).fails(125, &["time"]);
+    home.run(&["-q", "--store", "/nosuch", "run", "--timeout", "0", "x"]).fails(125, &["duration"]);
     home.run(&["run", "UPPER", "--", "true"]).fails(125, &["does not name an image"]);
 }
 
 #[test]
-fn run_of_what_is_neither_here_nor_to_be_had_says_both() {
+fn run_of_an_unavailable_image_says_why() {
     let home = Home::new();
     let store = home.store();
     let missing = format!("no snapshot of docker.io/library/nosuch:latest in {}", store.display());
@@ -292,7 +340,7 @@ fn run_of_what_is_neither_here_nor_to_be_had_says_both() {
 }
 
 #[test]
-fn missing_assets_are_told_before_anything_is_fetched() {
+fn missing_assets_fail_before_any_download() {
     let home = Home::new();
     fs::remove_file(home.path("assets/init")).unwrap();
     home.run(&["pull", "x"]).fails(1, &["guest kernel or agent", "assets/init is missing"]);
@@ -301,7 +349,7 @@ fn missing_assets_are_told_before_anything_is_fetched() {
 }
 
 #[test]
-fn without_a_hypervisor_every_command_says_so() {
+fn missing_hypervisor_is_named_by_every_command() {
     let home = Home::new();
     let (status, stdout, stderr) = without_hypervisor(&home, &["pull", "x"]);
     assert_eq!((status, stdout.as_str()), (1, ""));
@@ -313,7 +361,7 @@ fn without_a_hypervisor_every_command_says_so() {
     let (status, stdout, _) = without_hypervisor(&home, &["doctor"]);
     assert_eq!(status, 1);
     assert!(stdout.contains("FAILED   hypervisor    /dev/kvm cannot be opened"), "{stdout}");
-    assert!(stdout.contains("to mend it: "), "{stdout}");
+    assert!(stdout.contains("fix: "), "{stdout}");
     assert!(stdout.ends_with("machines cannot run here\n"), "{stdout}");
 }
 
@@ -342,7 +390,7 @@ fn doctor_json_agrees_with_its_status() {
 }
 
 #[test]
-fn doctor_finds_missing_assets_and_a_store_that_cannot_be() {
+fn doctor_finds_missing_assets_and_an_unusable_store() {
     let home = Home::new();
     fs::remove_file(home.path("assets/vmlinux")).unwrap();
     fs::write(home.path("data"), "a file").unwrap();
@@ -359,7 +407,7 @@ fn doctor_finds_missing_assets_and_a_store_that_cannot_be() {
 }
 
 #[test]
-fn fetch_only_tells_its_steps_and_prints_no_result() {
+fn fetch_only_reports_its_steps_and_prints_no_result() {
     let home = Home::new();
     let registry = Registry::start(false, false);
     let image = registry.image();
@@ -388,7 +436,7 @@ fn password_comes_from_stdin() {
 }
 
 #[test]
-fn interrupted_pull_leaves_nothing_that_the_next_does_not_remove() {
+fn interrupted_pull_is_cleaned_up_by_the_next() {
     let home = Home::new();
     let registry = Registry::start(false, true);
     let mut command = home.command(&["pull", "--fetch-only", &registry.image()]);
@@ -406,12 +454,12 @@ fn interrupted_pull_leaves_nothing_that_the_next_does_not_remove() {
     assert_eq!(files(&downloads.join("tmp")), [""; 0]);
     assert_eq!(files(&home.store().join("tmp")), [""; 0]);
     assert_eq!(files(&downloads.join("blobs/sha256")).len(), whole.len() + 1);
-    // The root file system: its metadata, the layer's contents, and the index of both.
+    // The root file system: its metadata, the layer's contents, and their index.
     assert_eq!(files(&home.store().join("blobs/sha256")).len(), 3);
 }
 
 #[test]
-fn machine_that_does_not_run_is_told_of_and_no_folder_is_made() {
+fn unknown_machine_is_named_and_no_folder_is_created() {
     let home = Home::new();
     let table = home.run(&["ps"]);
     assert_eq!(table.succeeds(), "NAME  SNAPSHOT  UP  PID  PORTS  STATE\n");
@@ -420,6 +468,9 @@ fn machine_that_does_not_run_is_told_of_and_no_folder_is_made() {
     home.run(&["exec", "x", "--", "true"]).fails(125, &none);
     home.run(&["logs", "x"]).fails(1, &none);
     home.run(&["cp", "x:/etc/passwd", "."]).fails(1, &none);
+    for command in ["kill", "restart", "pause", "unpause", "wait", "port", "stats", "top"] {
+        home.run(&[command, "x"]).fails(1, &none);
+    }
     let stopped = home.run(&["stop", "x", "y"]);
     stopped.fails(1, &none);
     assert!(stopped.stderr.contains("no machine \"y\" runs"), "{stopped:?}");
@@ -427,19 +478,20 @@ fn machine_that_does_not_run_is_told_of_and_no_folder_is_made() {
 }
 
 #[test]
-fn what_is_asked_of_machines_in_the_background_is_checked_before_anything_starts() {
+fn arguments_for_background_machines_are_checked_first() {
     let home = Home::new();
     home.run(&["exec", "x"]).fails(125, &["COMMAND"]);
-    home.run(&["run", "-p", "80", "x", "--", "true"]).fails(125, &["not HOST:GUEST"]);
+    home.run(&["run", "-p", "x", "x", "--", "true"]).fails(125, &["not GUEST, HOST:GUEST"]);
+    home.run(&["run", "-p", "53:53/udp", "x"]).fails(125, &["network interface"]);
+    home.run(&["run", "-p", "localhost:1:2", "x"]).fails(125, &["use 127.0.0.1"]);
     home.run(&["run", "--name", "y", "x", "--", "true"]).fails(125, &["--detach"]);
-    home.run(&["run", "-d", "x", "--", "true"]).fails(125, &["supermachine exec"]);
     home.run(&["run", "-d", "-i", "x"]).fails(125, &["--detach", "--interactive"]);
     home.run(&["cp", "a", "b"]).fails(1, &["MACHINE:PATH"]);
     home.run(&["supervise", "x", "y"]).fails(1, &["name y is not claimed", "run -d"]);
 }
 
 #[test]
-fn folder_of_machines_that_others_may_use_is_refused_in_either_place() {
+fn shared_registry_folder_is_refused_in_both_locations() {
     let home = Home::new();
     let own = fs::metadata(home.path("")).unwrap().uid();
     let temporary = home.path("temporary");

@@ -34,23 +34,23 @@ fn codesign(home: &Home, arguments: &[&str], path: &Path) -> Done {
 }
 
 #[test]
-fn what_cannot_be_signed_is_told_and_left_as_it_was() {
+fn file_that_cannot_be_signed_is_named_and_unchanged() {
     let home = Home::new();
     let app = app(&home);
     let folder = app.parent().unwrap();
     let cut_off = &program(ARM64)[..5000];
     for (content, said) in [
-        (&b"#!/bin/sh\n"[..], "it does not begin as one"),
-        (b"", "it does not begin as one"),
-        (b"\x7fELF\x02\x01\x01", "it does not begin as one"),
-        (cut_off, "a segment would end at byte 16384 of 5000"),
+        (&b"#!/bin/sh\n"[..], "it does not start with a Mach-O header"),
+        (b"", "it does not start with a Mach-O header"),
+        (b"\x7fELF\x02\x01\x01", "it does not start with a Mach-O header"),
+        (cut_off, "a segment ends at byte 16384, after the end of the file at 5000"),
     ] {
         fs::write(&app, content).unwrap();
         codesign(&home, &[], &app).fails(1, &["not a Mach-O program", said]);
         assert!(fs::read(&app).unwrap() == content);
     }
     codesign(&home, &[], &folder.join("nosuch")).fails(1, &["nosuch cannot be found", "No such"]);
-    codesign(&home, &[], folder).fails(1, &["a folder but no app bundle"]);
+    codesign(&home, &[], folder).fails(1, &["a folder but not an app bundle"]);
     codesign(&home, &[], Path::new("/dev/null")).fails(1, &["neither a file nor an app bundle"]);
     assert_eq!(files(folder), ["app"]);
 }
@@ -94,7 +94,7 @@ fn arguments_that_contradict_each_other_are_refused() {
 fn without_a_signer_that_is_said_and_nothing_changes() {
     let home = Home::new();
     let app = app(&home);
-    codesign(&home, &[], &app).fails(1, &["outside of macOS", "--features codesign"]);
+    codesign(&home, &[], &app).fails(1, &["outside macOS", "--features codesign"]);
     assert!(fs::read(&app).unwrap() == program(ARM64));
     assert_eq!(files(app.parent().unwrap()), ["app"]);
 }
@@ -140,7 +140,7 @@ mod signing {
         fs::set_permissions(&app, fs::Permissions::from_mode(0o750)).unwrap();
         let done = codesign(&home, &[], &app);
         assert_eq!(done.succeeds(), "");
-        assert!(done.stderr.ends_with("/app is signed\n"), "{done:?}");
+        assert!(done.stderr.starts_with("signed /"), "{done:?}");
         let file = fs::read(&app).unwrap();
         let found = signature(&file);
         assert_eq!((found.flags, found.identifier.as_str()), (AD_HOC, "app"));
@@ -265,7 +265,8 @@ mod signing {
         let app = app(&home);
         codesign(&home, &["--identity", "/nosuch"], &app).fails(1, &["/nosuch cannot be read"]);
         let app_itself = app.to_str().unwrap();
-        codesign(&home, &["--identity", app_itself], &app).fails(1, &["is no identity", ".p12"]);
+        codesign(&home, &["--identity", app_itself], &app)
+            .fails(1, &["cannot use the identity", ".p12"]);
         assert!(fs::read(&app).unwrap() == program(ARM64));
     }
 

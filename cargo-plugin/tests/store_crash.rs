@@ -1,4 +1,4 @@
-//! Commands that are killed at any moment: what was complete stays, and is whole.
+//! Commands that are killed at random moments: complete snapshots survive intact.
 //!
 //! Needs the package `docker-registry`.
 
@@ -19,7 +19,7 @@ use support::{Home, age, files};
 
 const ROUNDS: u32 = 25;
 
-/// A small generator, so that each round kills at another moment.
+/// A small random generator, so that each round kills at another moment.
 struct Random(u64);
 
 impl Random {
@@ -31,14 +31,14 @@ impl Random {
     }
 }
 
-/// How long a command takes when it is let be.
+/// How long a command takes without interruption.
 fn measure(home: &Home, arguments: &[&str]) -> Duration {
     let begin = Instant::now();
     home.run(arguments).succeeds();
     begin.elapsed()
 }
 
-/// Runs a command and kills it after a part of `whole`; tells whether it was quicker.
+/// Runs a command and kills it after a part of `whole`; returns whether it was quicker.
 fn kill_within(home: &Home, arguments: &[&str], whole: Duration, random: &mut Random) -> bool {
     let mut command = home.command(arguments);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -54,7 +54,7 @@ fn add(store: &Store, name: &str, sample: &Sample) -> Descriptor {
     manifest
 }
 
-/// That there are these names, and that all lead to whole snapshots.
+/// Asserts that the store has these names, and that their snapshots are intact.
 #[track_caller]
 fn is_whole(home: &Home, names: &[&str]) {
     let store = home.open_store();
@@ -66,7 +66,7 @@ fn is_whole(home: &Home, names: &[&str]) {
 }
 
 #[test]
-fn killed_import_leaves_what_was_there_and_can_be_repeated() {
+fn killed_import_keeps_the_store_and_can_be_repeated() {
     let from = Home::new();
     add(&from.open_store(), "large", &Sample::new(1).large(1, 96));
     let file = from.path("large.tar").display().to_string();
@@ -89,14 +89,14 @@ fn killed_import_leaves_what_was_there_and_can_be_repeated() {
     }
     home.run(&import).succeeds();
     is_whole(&home, &["a", "large"]);
-    // What may be somebody's is left alone while it is young.
+    // Young temporary files may be in use.
     age(&home.store().join("tmp"));
     home.run(&["gc"]).succeeds();
     assert_eq!(files(&home.store().join("tmp")), [""; 0]);
 }
 
 #[test]
-fn killed_sweep_loses_nothing_with_a_name() {
+fn killed_sweep_keeps_every_named_snapshot() {
     let mut random = Random(0x2545_f491);
     let prepare = |seed: u64| {
         let home = Home::new();
@@ -148,7 +148,7 @@ fn killed_export_leaves_the_old_file_or_the_new() {
 }
 
 #[test]
-fn killed_pull_goes_on_where_it_was() {
+fn killed_pull_resumes() {
     let registry = DockerRegistry::start(None);
     let from = Home::new();
     add(&from.open_store(), "large", &Sample::new(1).large(1, 96).disk(&[1, 2, 3]));

@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+#[path = "support/layout.rs"]
+mod layout;
 mod support;
 
 use std::io::{BufRead, BufReader};
@@ -14,8 +16,8 @@ use serde_json::Value;
 use supermachine_test_support::registry::DockerRegistry;
 use support::{Home, age, files, interrupt};
 
-/// Ends with the process; its folder is removed by nobody, as statics are not dropped, but lies
-/// where the host's temporary files lie.
+/// Lives as long as the process. Statics are not dropped, so its folder stays among the host's temporary
+/// files.
 static HOME: LazyLock<Home> = LazyLock::new(|| {
     let home = Home::with_assets();
     let done = home.run(&["pull", "--memory", "128", "--name", "bb", &image("busybox")]);
@@ -26,7 +28,7 @@ static HOME: LazyLock<Home> = LazyLock::new(|| {
 
 fn image(name: &str) -> String {
     let registry = std::env::var("SUPERMACHINE_TEST_REGISTRY")
-        .expect("SUPERMACHINE_TEST_REGISTRY tells where the test registry is");
+        .expect("SUPERMACHINE_TEST_REGISTRY is the test registry");
     format!("{registry}/{name}")
 }
 
@@ -43,17 +45,17 @@ fn run_passes_output_and_status_through() {
 }
 
 #[test]
-fn run_status_tells_what_went_wrong() {
+fn run_status_names_the_failure() {
     run(&["bb", "--", "nosuch"]).fails(127, &["nosuch: no such program"]);
     run(&["bb", "--", "/etc"]).fails(126, &["/etc: cannot be executed", "Permission denied"]);
-    run(&["-w", "/nosuch", "bb", "--", "true"]).fails(125, &["/nosuch", "No such file"]);
-    run(&["-u", "nosuch", "bb", "--", "true"]).fails(125, &["nosuch"]);
+    run(&["-w", "/etc/passwd", "bb", "--", "true"]).fails(125, &["/etc/passwd", "Not a directory"]);
+    run(&["-u", "nosuch", "bb", "--", "true"]).fails(125, &["nosuch", "/etc/passwd"]);
     assert_eq!(run(&["bb", "--", "sh", "-c", "kill -TERM $$"]).status, 128 + 15);
     assert_eq!(run(&["bb", "--", "sh", "-c", "exit 125"]).status, 125);
 }
 
 #[test]
-fn run_kills_what_takes_too_long_and_keeps_its_output() {
+fn run_kills_a_command_after_its_timeout_and_keeps_its_output() {
     let done = run(&["--timeout", "1.5", "bb", "--", "sh", "-c", "echo begun; sleep 1000"]);
     assert_eq!((done.status, &*done.stdout), (124, "begun\n"));
     assert!(done.stderr.contains("killed after 1.5 s"), "{done:?}");
@@ -85,7 +87,129 @@ fn run_takes_environment_directory_and_user() {
 }
 
 #[test]
-fn run_leaves_standard_input_to_others() {
+fn run_creates_a_missing_working_directory() {
+    let done = run(&["-w", "/new/folder", "bb", "--", "sh", "-c", "pwd; ls -ld . | cut -c1-10"]);
+    assert_eq!(done.succeeds(), "/new/folder\ndrwxr-xr-x\n");
+}
+
+#[test]
+fn run_reads_variables_from_files_and_passes_any_bytes() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("env");
+    std::fs::write(&file, "# comment\nA=from file\nB=from file\n").unwrap();
+    let script = "printf '%s|%s|' \"$A\" \"$B\"; printf %s \"$C$1\" | od -An -tx1";
+    let output = HOME
+        .command(&["run", "-e", "B=own", "--env-file"])
+        .arg(&file)
+        .args(["-e".as_ref(), OsStr::from_bytes(b"C=\xff"), "bb".as_ref(), "--".as_ref()])
+        .args(["sh", "-c", script, "sh"])
+        .arg(OsStr::from_bytes(b"\xfe"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    assert_eq!(text, "from file|own| ff fe\n", "{output:?}");
+}
+
+#[test]
+fn run_passes_signals_on_and_returns_the_status_of_a_trap() {
+    for (signal, name) in [("-TERM", "TERM"), ("-USR1", "USR1"), ("-HUP", "HUP"), ("-INT", "INT")] {
+        let script =
+            format!("trap 'echo got; exit 7' {name}; echo begun; while :; do sleep 0.1; done");
+        let mut command = HOME.command(&["run", "bb", "--", "sh", "-c", &script]);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert_eq!(lines.next().unwrap(), "begun");
+        let kill = format!("kill {signal} {}", child.id());
+        assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        assert_eq!(lines.collect::<Vec<_>>(), ["got"], "{name}");
+        assert_eq!(child.wait().unwrap().code(), Some(7), "{name}");
+    }
+}
+
+#[test]
+fn run_gives_up_at_the_second_interrupt() {
+    let script = "trap '' INT; echo begun; while :; do sleep 0.1; done";
+    let mut command = HOME.command(&["run", "bb", "--", "sh", "-c", script]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let kill = format!("kill -INT {0}; sleep 1; kill -INT {0}", child.id());
+    assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    use std::os::unix::process::ExitStatusExt;
+    assert_eq!(child.wait().unwrap().signal(), Some(2));
+}
+
+#[test]
+fn run_combines_entrypoint_and_command_as_docker_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = layout::with_config(&image("busybox:latest"), dir.path(), |config| {
+        config["Entrypoint"] = serde_json::json!(["/bin/echo", "entry"]);
+        config["Cmd"] = serde_json::json!(["cmd"]);
+    });
+    HOME.run(&["pull", "--memory", "128", "--name", "entry", &source]).succeeds();
+    assert_eq!(run(&["entry"]).succeeds(), "entry cmd\n");
+    assert_eq!(run(&["entry", "a", "-b"]).succeeds(), "entry a -b\n");
+    assert_eq!(run(&["entry", "--", "a"]).succeeds(), "entry a\n");
+    assert_eq!(run(&["--entrypoint", "/bin/echo", "entry", "own"]).succeeds(), "own\n");
+    assert_eq!(run(&["--entrypoint", "", "entry", "echo", "none"]).succeeds(), "none\n");
+    run(&["--entrypoint", "", "entry"]).fails(125, &["no command to run"]);
+}
+
+#[test]
+fn run_needs_no_command_or_working_entrypoint_in_the_image() {
+    let home = Home::with_assets();
+    for (entrypoint, name) in [(Value::Null, "none"), (serde_json::json!(["/bin/false"]), "fails")]
+    {
+        let dir = home.path(name);
+        std::fs::create_dir(&dir).unwrap();
+        let source = layout::with_config(&image("busybox:latest"), &dir, |config| {
+            config["Entrypoint"] = entrypoint.clone();
+            config["Cmd"] = Value::Null;
+        });
+        let run = ["run", "-m", "128", "--entrypoint", "", &source, "echo", "x"];
+        assert_eq!(home.run(&run).succeeds(), "x\n");
+    }
+    let source = format!("oci:{}:latest", home.path("none").display());
+    home.run(&["run", "-m", "128", &source]).fails(125, &["no command to run"]);
+    home.run(&["pull", "-m", "128", &source]).fails(1, &["command"]);
+}
+
+#[test]
+fn run_attaches_to_the_running_entrypoint() {
+    let script = "trap 'echo asked; exit 7' TERM; echo begun; while :; do sleep 0.1; done";
+    let pull = ["pull", "--memory", "128", "--name", "attached", "--entrypoint", "/bin/sh"];
+    let rest = ["--ready", "log:begun", &image("busybox"), "--", "-c", script];
+    HOME.run(&[&pull[..], &rest[..]].concat()).succeeds();
+    let mut child = HOME.command(&["run", "attached"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(lines.next().unwrap(), "begun");
+    let kill = format!("kill -TERM {}", child.id());
+    assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    assert_eq!(lines.collect::<Vec<_>>(), ["asked"]);
+    assert_eq!(child.wait().unwrap().code(), Some(7));
+    let late = run(&["--timeout", "1", "attached"]);
+    assert_eq!((late.status, &*late.stdout), (124, "begun\n"));
+}
+
+#[test]
+fn run_of_a_snapshot_with_another_size_is_refused_or_bakes_the_image_again() {
+    run(&["-m", "160", "bb", "true"]).fails(125, &["bb has 128 MiB", "another --name"]);
+    assert_eq!(run(&["-m", "128", "bb", "echo", "x"]).succeeds(), "x\n");
+    let sized = run(&["-m", "160", &image("busybox"), "sh", "-c", "echo x"]);
+    assert_eq!(sized.succeeds(), "x\n");
+    assert!(HOME.names().contains(&"busybox--160m".to_owned()), "{:?}", HOME.names());
+    let again = run(&["-m", "160m", "--pull", "never", &image("busybox"), "echo", "again"]);
+    assert_eq!((again.succeeds(), &*again.stderr), ("again\n", ""));
+    // A variant is no snapshot of the image for others.
+    let plain = run(&[&image("busybox"), "sh", "-c", "grep MemTotal /proc/meminfo"]);
+    let kib: u64 = plain.succeeds().split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(kib < 128 << 10, "{plain:?}");
+}
+
+#[test]
+fn run_without_i_leaves_standard_input_alone() {
     let done = HOME.sh(r#"printf 'a\nb\n' | { "$0" run bb -- cat; cat; }"#);
     assert_eq!(done.succeeds(), "a\nb\n");
 }
@@ -100,7 +224,7 @@ fn run_passes_much_output_unharmed() {
 }
 
 #[test]
-fn run_into_a_closed_pipe_ends_silently() {
+fn run_into_a_closed_pipe_exits_silently() {
     let done = HOME.sh(r#""$0" run bb -- yes | head -n 1; echo ${PIPESTATUS[0]}"#);
     assert_eq!((done.succeeds(), &*done.stderr), ("y\n141\n", ""));
 }
@@ -116,7 +240,7 @@ fn run_shows_output_at_once_and_dies_of_an_interrupt() {
 }
 
 #[test]
-fn run_tells_its_steps() {
+fn run_prints_its_timings() {
     let done = run(&["--timings", "bb", "--", "echo", "x"]);
     assert_eq!(done.succeeds(), "x\n");
     for step in ["find ", "open ", "start ", "  resume ", "command ", "all "] {
@@ -145,24 +269,24 @@ fn run_finds_a_snapshot_by_its_image_or_pulls_it() {
 }
 
 #[test]
-fn ls_and_inspect_tell_what_was_pulled() {
+fn ls_and_inspect_show_the_pulled_image() {
     let table = HOME.run(&["ls"]);
     let row = table.succeeds().lines().find(|line| line.starts_with("bb ")).unwrap();
     assert!(row.contains("/busybox:latest") && row.contains(" 128 MiB  1 "), "{row}");
     let listed: Value = serde_json::from_str(HOME.run(&["ls", "--json"]).succeeds()).unwrap();
     let listed = listed.as_array().unwrap().iter().find(|row| row["name"] == "bb").unwrap();
     let json = HOME.run(&["inspect", "bb", "--json"]);
-    let told: Value = serde_json::from_str(json.succeeds()).unwrap();
-    assert_eq!(listed["digest"], told["digest"]);
+    let shown: Value = serde_json::from_str(json.succeeds()).unwrap();
+    assert_eq!(listed["digest"], shown["digest"]);
     let size: u64 =
-        ["own", "shared"].iter().map(|part| told[part]["total"].as_u64().unwrap()).sum();
+        ["own", "shared"].iter().map(|part| shown[part]["total"].as_u64().unwrap()).sum();
     assert_eq!(listed["size"], size);
     let stages: Vec<_> =
-        told["lineage"].as_array().unwrap().iter().map(|stage| &stage["stage"]).collect();
+        shown["lineage"].as_array().unwrap().iter().map(|stage| &stage["stage"]).collect();
     assert_eq!(stages, ["image", "base", "boot"]);
-    assert_eq!(told["image"]["ready"], "auto");
-    assert_eq!(told["disks"].as_array().unwrap().len(), 1);
-    assert!(told["working_set"]["written_pages"].as_u64().unwrap() > 0);
+    assert_eq!(shown["image"]["ready"], "auto");
+    assert_eq!(shown["disks"].as_array().unwrap().len(), 1);
+    assert!(shown["working_set"]["written_pages"].as_u64().unwrap() > 0);
     let text = HOME.run(&["inspect", "bb"]);
     for label in ["name", "digest", "entrypoint", "lineage", "working set", "own"] {
         assert!(text.succeeds().contains(&format!("{label} ")), "{label}: {text:?}");
@@ -170,7 +294,7 @@ fn ls_and_inspect_tell_what_was_pulled() {
 }
 
 #[test]
-fn pull_again_is_quick_under_another_name_and_rm_takes_it_away() {
+fn second_pull_reuses_the_bake_and_rm_removes_the_name() {
     let pull = ["pull", "--memory", "128", "--name", "twin", &image("busybox")];
     let done = HOME.run(&pull);
     assert_eq!(done.succeeds(), "twin\n");
@@ -241,12 +365,12 @@ fn pull_overrides_what_the_image_runs() {
     ]);
     assert_eq!(done.succeeds(), "own\n");
     assert_eq!(run(&["own", "sh", "-c", "echo $A; id -u; pwd"]).succeeds(), "b\n1000\n/tmp\n");
-    let told = HOME.run(&["inspect", "own"]);
-    assert!(told.succeeds().contains("/bin/sh -c 'echo ready as"), "{told:?}");
+    let shown = HOME.run(&["inspect", "own"]);
+    assert!(shown.succeeds().contains("/bin/sh -c 'echo ready as"), "{shown:?}");
 }
 
 #[test]
-fn pull_that_fails_leaves_no_name() {
+fn failed_pull_leaves_no_name() {
     let bake = |arguments: &[&str]| {
         let image = image("busybox");
         HOME.run(&[&["pull", "--memory", "128", "--name", "bad"], arguments, &[&image]].concat())
@@ -293,7 +417,7 @@ fn interrupted_pull_leaves_no_name_and_no_files() {
 }
 
 #[test]
-fn doctor_finds_nothing_in_the_way() {
+fn doctor_says_machines_can_run() {
     let done = HOME.run(&["doctor"]);
     assert!(done.succeeds().ends_with("\nmachines can run here\n"), "{done:?}");
     assert!(!done.stdout.contains("FAILED"), "{done:?}");

@@ -1,5 +1,5 @@
-//! Machines that run by themselves: `run -d`, `ps`, `exec`, `logs`, `stop`, `cp`, on real images
-//! from the test registry.
+//! Machines in the background: `run -d`, `ps`, `exec`, `logs`, `stop`, `cp`, on real images from the
+//! test registry.
 
 #![expect(
     clippy::unwrap_used,
@@ -8,6 +8,8 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "support/layout.rs"]
+mod layout;
 mod support;
 #[path = "vm_detached/terminal.rs"]
 mod terminal;
@@ -16,21 +18,19 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
 use serde_json::Value;
-use supermachine_formats::Digest;
 use support::{Done, Home, files};
 
-/// What the entrypoint of `svc` does: it writes to both streams, and ends in its own way when the
-/// image's stop signal comes. What it writes then is seen only by who follows its logs.
+/// The entrypoint of `svc`. It writes to both streams, and exits with 7 on the stop signal. Only followers
+/// of its logs see what it writes then.
 const SERVICE: &str = "trap 'echo asked; exit 7' TERM; echo begun; echo aside >&2; \
                        echo ready; while :; do sleep 0.1; done";
 
-/// Ends with the process; its folder is removed by nobody, as statics are not dropped, but lies
-/// where the host's temporary files lie.
+/// Lives as long as the process. Statics are not dropped, so its folder stays among the host's temporary
+/// files.
 static HOME: LazyLock<Home> = LazyLock::new(|| {
     let home = Home::with_assets();
     let busybox = image("busybox");
@@ -43,11 +43,11 @@ static HOME: LazyLock<Home> = LazyLock::new(|| {
 
 fn image(name: &str) -> String {
     let registry = std::env::var("SUPERMACHINE_TEST_REGISTRY")
-        .expect("SUPERMACHINE_TEST_REGISTRY tells where the test registry is");
+        .expect("SUPERMACHINE_TEST_REGISTRY is the test registry");
     format!("{registry}/{name}")
 }
 
-/// A machine that is stopped when the test is over, however that comes.
+/// A machine that is stopped at the end of the test, even if the test fails.
 struct Machine {
     name: String,
 }
@@ -78,7 +78,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // One that was stopped by the test is not there any more.
+        // The test may have stopped it.
         let _ = self.stop();
     }
 }
@@ -94,7 +94,7 @@ fn kill(signal: &str, pid: u64) {
 
 /// Waits for a process that is not a child of this one.
 fn wait_for_end(pid: u64) {
-    // Reading from it ends only with the last of its descriptors.
+    // A pipe would stay open in other processes, so poll.
     while fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
@@ -107,7 +107,7 @@ fn first_line(child: &mut Child) -> String {
 }
 
 #[test]
-fn machine_outlives_its_starter_keeps_its_files_and_ends_when_it_is_stopped() {
+fn machine_outlives_its_starter_and_keeps_its_files_until_it_is_stopped() {
     let machine = Machine::start("life", "bb", &[]);
     let done = machine.exec(&["sh", "-c", "echo kept > /tmp/x; echo out; echo err >&2; exit 3"]);
     assert_eq!((done.status, &*done.stdout, &*done.stderr), (3, "out\n", "err\n"));
@@ -168,7 +168,7 @@ fn name_is_one_machines_and_another_gets_a_number() {
 }
 
 #[test]
-fn start_that_fails_tells_why_and_leaves_no_name() {
+fn failed_start_says_why_and_leaves_no_name() {
     HOME.run(&["run", "-d", "--name", "no", "-p", "192.0.2.1:1:1", "bb"])
         .fails(125, &["cannot listen on 192.0.2.1:1", "because"]);
     HOME.run(&["run", "-d", "--name", "../no", "bb"]).fails(125, &["cannot be a machine's name"]);
@@ -239,7 +239,7 @@ fn supervisor_that_is_killed_leaves_no_machine() {
     assert_eq!(first_line(&mut client), "begun\n");
     let pid = machine.pid();
     kill("-KILL", pid);
-    // Who uses it is told at once.
+    // Its users get an error at once.
     let mut said = String::new();
     client.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(client.wait().unwrap().code(), Some(125));
@@ -261,7 +261,7 @@ fn machine_that_is_stopped_ends_what_runs_in_it() {
 }
 
 #[test]
-fn guest_that_fails_is_told_of_until_it_is_stopped() {
+fn failed_guest_is_listed_until_it_is_stopped() {
     let machine = Machine::start("panic", "bb", &[]);
     let script = "echo 2 > /proc/sys/vm/panic_on_oom; tail /dev/zero";
     machine.exec(&["sh", "-c", script]).fails(125, &["its console ends with", "panic"]);
@@ -288,7 +288,7 @@ fn snapshot_may_be_removed_while_its_machine_runs() {
 }
 
 #[test]
-fn entrypoint_is_asked_to_end_and_has_its_time() {
+fn stop_gives_the_entrypoint_time_to_exit() {
     let machine = Machine::start("asked", "svc", &[]);
     assert_eq!(machine.row().unwrap()["stop_signal"], 15);
     let mut command = HOME.command(&["logs", "-f", "asked"]);
@@ -300,32 +300,13 @@ fn entrypoint_is_asked_to_end_and_has_its_time() {
     assert_eq!(follower.wait().unwrap().code(), Some(0));
 }
 
-/// Changes a blob of an OCI layout, and what tells of it.
-fn rewrite(layout: &Path, descriptor: &mut Value, change: impl FnOnce(&mut Value)) {
-    let path = |digest: &str| layout.join(format!("blobs/{}", digest.replace(':', "/")));
-    let bytes = fs::read(path(descriptor["digest"].as_str().unwrap())).unwrap();
-    let mut value = serde_json::from_slice(&bytes).unwrap();
-    change(&mut value);
-    let bytes = serde_json::to_vec(&value).unwrap();
-    let digest = Digest::of(&bytes).to_string();
-    fs::write(path(&digest), &bytes).unwrap();
-    (descriptor["digest"], descriptor["size"]) = (digest.into(), bytes.len().into());
-}
-
 #[test]
-fn entrypoint_is_asked_by_the_signal_of_its_image() {
+fn stop_sends_the_stop_signal_of_the_image() {
     let dir = tempfile::tempdir().unwrap();
-    let layout = format!("oci:{}:latest", dir.path().display());
-    let from = format!("docker://{}:latest", image("busybox"));
-    supermachine_test_support::registry::skopeo(&["--src-tls-verify=false", &from, &layout]);
-    let mut index: Value =
-        serde_json::from_slice(&fs::read(dir.path().join("index.json")).unwrap()).unwrap();
-    rewrite(dir.path(), &mut index["manifests"][0], |manifest| {
-        rewrite(dir.path(), &mut manifest["config"], |config| {
-            config["config"]["StopSignal"] = "SIGUSR1".into();
+    let layout =
+        layout::with_config(&format!("{}:latest", image("busybox")), dir.path(), |config| {
+            config["StopSignal"] = "SIGUSR1".into();
         });
-    });
-    fs::write(dir.path().join("index.json"), index.to_string()).unwrap();
     let script = "trap 'echo asked; exit' USR1; echo ready; while :; do sleep 0.1; done";
     let pull = ["pull", "--memory", "128", "--name", "usr1", "--entrypoint", "/bin/sh"];
     let rest = ["--ready", "log:ready", &layout, "--", "-c", script];
@@ -343,17 +324,17 @@ fn entrypoint_is_asked_by_the_signal_of_its_image() {
 }
 
 #[test]
-fn logs_tell_both_streams_and_ps_how_the_entrypoint_ended() {
-    let machine = Machine::start("told", "svc", &[]);
-    let done = HOME.run(&["logs", "told"]);
+fn logs_keep_both_streams_apart_and_ps_shows_the_exit_status() {
+    let machine = Machine::start("logged", "svc", &[]);
+    let done = HOME.run(&["logs", "logged"]);
     assert_eq!((done.succeeds(), &*done.stderr), ("begun\nready\n", "aside\n"));
     let row = machine.row().unwrap();
     assert_eq!((&row["state"], &row["snapshot"]), (&"running".into(), &"svc".into()));
     assert!(row["image"].as_str().unwrap().ends_with("/busybox:latest"), "{row}");
     let end = "ps | grep '[t]rap' | { read pid rest; kill $pid; }";
     machine.exec(&["sh", "-c", end]).succeeds();
-    assert_eq!(HOME.run(&["logs", "-f", "told"]).succeeds(), "begun\nready\nasked\n");
-    // Who follows may be told before who waits.
+    assert_eq!(HOME.run(&["logs", "-f", "logged"]).succeeds(), "begun\nready\nasked\n");
+    // The log stream may report the exit before the supervisor sees it.
     let row = loop {
         let row = machine.row().unwrap();
         if row["state"] != "running" {
@@ -362,9 +343,9 @@ fn logs_tell_both_streams_and_ps_how_the_entrypoint_ended() {
     };
     assert_eq!((&row["state"], &row["reason"]), (&"ended".into(), &"exit code 7".into()), "{row}");
     let table = HOME.run(&["ps"]);
-    let line = table.succeeds().lines().find(|line| line.starts_with("told ")).unwrap();
+    let line = table.succeeds().lines().find(|line| line.starts_with("logged ")).unwrap();
     assert!(line.contains(" svc ") && line.ends_with(" ended: exit code 7"), "{line}");
-    // The machine itself goes on.
+    // The machine itself still runs.
     assert_eq!(machine.exec(&["echo", "x"]).succeeds(), "x\n");
 }
 
@@ -376,10 +357,11 @@ fn ports_lead_into_a_machine_in_the_background() {
     let machine = Machine { name: "ports".into() };
     let row = machine.row().unwrap();
     let ports = row["ports"].as_array().unwrap();
-    let told: Vec<_> = ports.iter().map(|port| port["host"].as_str().unwrap().to_owned()).collect();
-    assert!(told[0].starts_with("127.0.0.1:") && told[1].starts_with("127.0.0.2:"), "{row}");
-    assert!(done.stderr.contains(&format!("{} leads to port 80\n", told[0])), "{done:?}");
-    for (address, port) in told.iter().zip(["80", "81"]) {
+    let shown: Vec<_> =
+        ports.iter().map(|port| port["host"].as_str().unwrap().to_owned()).collect();
+    assert!(shown[0].starts_with("127.0.0.1:") && shown[1].starts_with("127.0.0.2:"), "{row}");
+    assert!(done.stderr.contains(&format!("{} leads to port 80\n", shown[0])), "{done:?}");
+    for (address, port) in shown.iter().zip(["80", "81"]) {
         let serve = ["exec", "-i", "ports", "--", "nc", "-l", "-p", port];
         let mut server = HOME.command(&serve);
         let server = server.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -397,7 +379,7 @@ fn ports_lead_into_a_machine_in_the_background() {
         assert_eq!(output.stdout, b"over\n", "{output:?}");
     }
     machine.stop().succeeds();
-    for address in told {
+    for address in shown {
         assert!(TcpStream::connect(&address).is_err());
     }
 }
@@ -421,8 +403,8 @@ fn files_and_folders_go_in_and_come_out() {
     cp(&path("tree/sub/big"), "copy:/tmp/made/").succeeds();
     let script = "cd /tmp; stat -c '%a %U %s' tree/sub/big made/big; readlink named/link; \
                   cmp tree/sub/big named/sub/big && cmp made/big named/link && echo same";
-    let told = machine.exec(&["sh", "-c", script]);
-    assert_eq!(told.succeeds(), "750 root 3000000\n750 root 3000000\nsub/big\nsame\n");
+    let shown = machine.exec(&["sh", "-c", script]);
+    assert_eq!(shown.succeeds(), "750 root 3000000\n750 root 3000000\nsub/big\nsame\n");
 
     // Out: a new name, a folder that is there, and over what is there.
     cp("copy:/tmp/tree", &path("out")).succeeds();
@@ -446,4 +428,149 @@ fn files_and_folders_go_in_and_come_out() {
     cp(&path("tree"), &path("y")).fails(1, &["MACHINE:PATH"]);
     cp("nosuch:/etc", &path("x")).fails(1, &["no machine \"nosuch\" runs"]);
     assert_eq!(files(dir.path()), ["file", "out", "tree"]);
+}
+
+#[test]
+fn paused_machine_refuses_commands_and_continues() {
+    let machine = Machine::start("paused", "bb", &[]);
+    HOME.run(&["pause", "paused"]).succeeds();
+    assert_eq!(machine.row().unwrap()["state"], "paused");
+    machine.exec(&["true"]).fails(125, &["machine paused is paused", "unpause paused"]);
+    HOME.run(&["logs", "paused"]).fails(1, &["unpause paused"]);
+    HOME.run(&["unpause", "paused"]).succeeds();
+    assert_eq!(machine.exec(&["echo", "x"]).succeeds(), "x\n");
+    HOME.run(&["pause", "paused"]).succeeds();
+    HOME.run(&["stop", "paused"]).succeeds();
+    assert!(machine.row().is_none());
+}
+
+#[test]
+fn logs_and_status_of_a_stopped_machine_stay_until_rm() {
+    let machine = Machine::start("kept", "svc", &[]);
+    HOME.run(&["stop", "--time", "100", "kept"]).succeeds();
+    assert!(machine.row().is_none());
+    let done = HOME.run(&["logs", "kept"]);
+    assert_eq!((done.succeeds(), &*done.stderr), ("begun\nready\nasked\n", "aside\n"));
+    assert_eq!(HOME.run(&["wait", "kept"]).succeeds(), "7\n");
+    let all = HOME.run(&["ps", "--all"]);
+    let line = all.succeeds().lines().find(|line| line.starts_with("kept ")).unwrap();
+    assert!(line.ends_with(" stopped: exit code 7"), "{line}");
+    HOME.run(&["rm", "kept"]).succeeds();
+    HOME.run(&["logs", "kept"]).fails(1, &["no machine \"kept\" runs"]);
+    HOME.run(&["run", "-d", "--rm", "--name", "kept", "svc"]).succeeds();
+    HOME.run(&["stop", "--time", "0", "kept"]).succeeds();
+    HOME.run(&["logs", "kept"]).fails(1, &["no machine \"kept\" runs"]);
+}
+
+#[test]
+fn kill_sends_a_signal_and_wait_returns_the_exit_status() {
+    let machine = Machine::start("killed", "svc", &["--label", "a=b"]);
+    assert_eq!(machine.row().unwrap()["labels"]["a"], "b");
+    let waiting = HOME.command(&["wait", "killed"]).stdout(Stdio::piped()).spawn().unwrap();
+    HOME.run(&["kill", "-s", "TERM", "killed"]).succeeds();
+    assert_eq!(waiting.wait_with_output().unwrap().stdout, b"7\n");
+    HOME.run(&["kill", "killed"]).succeeds();
+    assert!(machine.row().is_none());
+}
+
+#[test]
+fn restart_keeps_name_and_ports_and_drops_files() {
+    let machine = Machine::start("again", "bb", &["-p", "80", "--hostname", "other"]);
+    machine.exec(&["touch", "/tmp/x"]).succeeds();
+    let port = HOME.run(&["port", "again"]);
+    let address = port.succeeds().strip_prefix("80/tcp -> ").unwrap().to_owned();
+    assert_eq!(HOME.run(&["port", "again", "80"]).succeeds(), address);
+    HOME.run(&["port", "again", "81"]).fails(1, &["port 81", "is not published"]);
+    let before = machine.pid();
+    HOME.run(&["restart", "again"]).succeeds();
+    assert_ne!(machine.pid(), before);
+    assert_eq!(HOME.run(&["port", "again", "80"]).succeeds(), address);
+    let done = machine.exec(&["sh", "-c", "hostname; ls /tmp"]);
+    assert_eq!(done.succeeds(), "other\n");
+}
+
+#[test]
+fn top_and_stats_show_processes_and_memory() {
+    let machine = Machine::start("busy", "svc", &[]);
+    let top = HOME.run(&["top", "busy"]);
+    assert!(top.succeeds().contains("trap "), "{top:?}");
+    let stats = HOME.run(&["stats", "busy", "--format", "json"]);
+    let rows: Value = serde_json::from_str(stats.succeeds()).unwrap();
+    assert_eq!(rows[0]["name"], "busy");
+    assert!(rows[0]["memory_used"].as_u64() < rows[0]["memory_total"].as_u64(), "{rows}");
+    drop(machine);
+}
+
+#[test]
+fn machine_that_does_not_answer_is_named_by_ps() {
+    let machine = Machine::start("stuck", "bb", &[]);
+    let pid = machine.pid();
+    kill("-STOP", pid);
+    let done = HOME.run(&["ps"]);
+    kill("-CONT", pid);
+    assert_eq!(done.status, 1);
+    assert!(done.stderr.contains("the machine stuck does not answer"), "{done:?}");
+    assert_eq!(machine.row().unwrap()["state"], "running");
+}
+
+#[test]
+fn snapshot_in_use_is_removed_only_by_force() {
+    HOME.run(&["pull", "--memory", "128", "--name", "used", &image("busybox")]).succeeds();
+    let machine = Machine::start("user", "used", &[]);
+    HOME.run(&["rm", "used"]).fails(1, &["in use by user", "--force"]);
+    HOME.run(&["rm", "user"]).fails(1, &["the machine user runs", "--force"]);
+    HOME.run(&["rm", "-f", "used"]).succeeds();
+    assert_eq!(machine.exec(&["echo", "x"]).succeeds(), "x\n");
+    HOME.run(&["rm", "-f", "user"]).succeeds();
+    assert!(machine.row().is_none());
+}
+
+#[test]
+fn environment_of_a_background_machine_is_baked_and_found_again() {
+    let image = format!("{}:latest", image("busybox"));
+    let command = ["sh", "-c", "echo ready $A; sleep 1000"];
+    let run = |name: &str| {
+        let options = ["run", "-d", "--name", name, "-m", "128", "-e", "A=b", &image];
+        HOME.run(&[&options[..], &command[..]].concat())
+    };
+    let first = run("env-1");
+    assert_eq!(first.succeeds(), "env-1\n");
+    assert!(first.stderr.contains("pulling it"), "{first:?}");
+    let again = run("env-2");
+    assert_eq!((again.succeeds(), &*again.stderr), ("env-2\n", ""));
+    for name in ["env-1", "env-2"] {
+        let machine = Machine { name: name.into() };
+        assert_eq!(HOME.run(&["logs", name]).succeeds(), "ready b\n");
+        assert_eq!(machine.exec(&["sh", "-c", "echo $A"]).succeeds(), "b\n");
+    }
+}
+
+#[test]
+fn failed_copy_leaves_no_part() {
+    let machine = Machine::start("part", "bb", &[]);
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("tree")).unwrap();
+    fs::write(dir.path().join("tree/a"), "a").unwrap();
+    let big = "x".repeat(4 << 20);
+    fs::write(dir.path().join("tree/big"), big).unwrap();
+    let tree = dir.path().join("tree").display().to_string();
+    machine.exec(&["sh", "-c", "mount -t tmpfs -o size=1m none /mnt"]).succeeds();
+    HOME.run(&["cp", &tree, "part:/mnt/tree"]).fails(1, &["No space"]);
+    assert_eq!(machine.exec(&["ls", "/mnt"]).succeeds(), "");
+}
+
+#[test]
+fn exec_in_the_background_is_a_job_with_a_log_and_a_status() {
+    let machine = Machine::start("jobs", "bb", &[]);
+    let script = "echo out; echo err >&2; until [ -e /tmp/go ]; do sleep 0.1; done; exit 3";
+    let done = HOME.run(&["exec", "-d", "-e", "A=b", "jobs", "--", "sh", "-c", script]);
+    assert_eq!((done.succeeds(), &*done.stderr), ("jobs/1\n", ""));
+    let other = HOME.run(&["exec", "-d", "jobs", "--", "sh", "-c", "sleep 1000"]);
+    assert_eq!(other.succeeds(), "jobs/2\n");
+    machine.exec(&["touch", "/tmp/go"]).succeeds();
+    assert_eq!(HOME.run(&["wait", "jobs/1"]).succeeds(), "3\n");
+    let logs = HOME.run(&["logs", "jobs/1"]);
+    assert_eq!((logs.succeeds(), &*logs.stderr), ("out\n", "err\n"));
+    HOME.run(&["wait", "jobs/9"]).fails(1, &["no job \"jobs/9\""]);
+    HOME.run(&["exec", "-d", "jobs", "--", "nosuch"]).fails(127, &["nosuch: no such program"]);
 }

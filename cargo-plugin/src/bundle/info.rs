@@ -1,20 +1,20 @@
-//! `Info.plist`: what macOS knows of an app.
+//! `Info.plist`: the properties of an app for macOS.
 
 use std::path::Path;
 
 use plist::{Dictionary, Value};
 
-use super::Contents;
-use crate::error::Error;
+use super::contents::Contents;
+use crate::error::{Error, PackageError};
 
-/// The first macOS with a hypervisor for programs that is built for both kinds of Mac.
+/// The first macOS with Hypervisor.framework on both Intel and Apple silicon.
 const MINIMUM_SYSTEM: &str = "11.0";
 
-/// Writes the property list: ours, and the user's entries over them.
+/// Writes the property list. The user's entries override ours.
 pub(super) fn write(contents: &Contents, path: &Path) -> Result<(), Error> {
     let failed = |path: &Path| {
         let path = path.to_path_buf();
-        |source| Error::PropertyList { path, source }
+        |source| PackageError::PropertyList { path, source }
     };
     let settings = &contents.settings;
     let executable = contents.programs.first().and_then(|path| path.file_name());
@@ -40,10 +40,10 @@ pub(super) fn write(contents: &Contents, path: &Path) -> Result<(), Error> {
         let users: Dictionary = plist::from_file(file).map_err(failed(file))?;
         entries.extend(users);
     }
-    Value::Dictionary(entries).to_file_xml(path).map_err(failed(path))
+    Ok(Value::Dictionary(entries).to_file_xml(path).map_err(failed(path))?)
 }
 
-/// Apple's short version has numbers alone.
+/// Apple's short version has only numbers.
 fn numbers_of(version: &str) -> &str {
     version.split(['-', '+']).next().unwrap_or(version)
 }

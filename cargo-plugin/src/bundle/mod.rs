@@ -1,9 +1,10 @@
-//! Bundles: a program with all that it needs, to be given to others.
+//! Bundles: a program with everything that it needs, for distribution.
 //!
-//! Owns how a bundle is laid out: an app bundle for macOS, a folder, or an archive of the folder.
-//! Snapshots lie where `supermachine::AssetPaths` looks for them. A bundle is made beside its place
-//! and then takes it, so that what is there is the old one or the new one.
+//! Owns the layout: an app bundle for macOS, a folder, or an archive of the folder. Snapshots are where
+//! `supermachine::AssetPaths` looks for them. A bundle is made beside its path and then moved there, so
+//! the path always has the old bundle or the new one.
 
+mod contents;
 mod files;
 mod info;
 mod settings;
@@ -14,12 +15,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::codesign::{self, Signing};
-use crate::error::Error;
-use crate::package::{FOLDER, Packs, file_name};
-use files::{failed, put};
+use crate::error::{Error, PackageError};
+use crate::package::{FOLDER, file_name};
+pub(crate) use contents::Contents;
+use files::put;
 pub(crate) use settings::{Settings, entitlements};
 
-/// How a bundle is laid out.
+/// The layout of a bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
     /// An app bundle for macOS
@@ -30,32 +32,18 @@ pub(crate) enum Format {
     Tar,
 }
 
-/// What a bundle is made of.
-#[derive(Debug)]
-pub(crate) struct Contents {
-    /// What it is called, and for whom.
-    pub(crate) settings: Settings,
-    /// The package's version.
-    pub(crate) version: String,
-    /// What the compiler calls the platform that it is for.
-    pub(crate) target: String,
-    /// The program, and others beside it.
-    pub(crate) programs: Vec<PathBuf>,
-    pub(crate) packs: Packs,
-}
-
-/// Makes a bundle in a folder, and returns its place.
+/// Makes a bundle in a folder, and returns its path.
 pub(crate) fn make(
     contents: &Contents,
     format: Format,
     dir: &Path,
     signing: Option<&Signing>,
 ) -> Result<PathBuf, Error> {
-    fs::create_dir_all(dir).map_err(failed("create", dir))?;
+    fs::create_dir_all(dir).map_err(Error::file("create", dir))?;
     let scratch = tempfile::Builder::new()
         .prefix(".bundle-")
         .tempdir_in(dir)
-        .map_err(failed("create a folder in", dir))?;
+        .map_err(Error::file("create a folder in", dir))?;
     let name = &contents.settings.name;
     let (made, place) = match format {
         Format::App => {
@@ -78,17 +66,17 @@ pub(crate) fn make(
     files::sync(&made)?;
     if place.is_dir() {
         if !is_bundle(contents, format, &place) {
-            return Err(Error::NoBundle { path: place });
+            return Err(PackageError::NotABundle { path: place }.into());
         }
         replace(&made, &place)?;
     } else {
-        fs::rename(&made, &place).map_err(failed("create", &place))?;
+        fs::rename(&made, &place).map_err(Error::file("create", &place))?;
     }
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("create", &place))?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::file("create", &place))?;
     Ok(place)
 }
 
-/// Whether a folder is what was made for this program before, rather than somebody's work.
+/// Whether a folder is an older bundle of this program, and not someone's work.
 fn is_bundle(contents: &Contents, format: Format, place: &Path) -> bool {
     let is_package = ["Cargo.toml", ".git"].iter().any(|name| place.join(name).exists());
     let mark = match format {
@@ -102,18 +90,18 @@ fn is_bundle(contents: &Contents, format: Format, place: &Path) -> bool {
     !is_package && mark.is_some_and(|mark| mark.is_file())
 }
 
-/// Puts a folder in the place of another one, which is in its place then, or in one beside it.
+/// Replaces a folder by another one.
 fn replace(made: &Path, place: &Path) -> Result<(), Error> {
     if renameat_with(CWD, made, CWD, place, RenameFlags::EXCHANGE).is_ok() {
         return Ok(());
     }
-    // Not every file system can do it at once.
+    // Not every file system can exchange two paths.
     let old = made.with_extension("old");
-    fs::rename(place, &old).map_err(failed("replace", place))?;
+    fs::rename(place, &old).map_err(Error::file("replace", place))?;
     fs::rename(made, place).map_err(|source| {
-        // Why the new one cannot be there is what is to be told.
+        // The error of the first rename matters.
         let _ = fs::rename(&old, place);
-        failed("replace", place)(source)
+        Error::file("replace", place)(source)
     })
 }
 
@@ -122,7 +110,7 @@ fn app(contents: &Contents, place: &Path, signing: Option<&Signing>) -> Result<(
     let inside = place.join("Contents");
     let (programs, resources) = (inside.join("MacOS"), inside.join("Resources"));
     for folder in [&programs, &resources] {
-        fs::create_dir_all(folder).map_err(failed("create", folder))?;
+        fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
     }
     let settings = &contents.settings;
     for (name, pack) in &contents.packs {
@@ -134,19 +122,19 @@ fn app(contents: &Contents, place: &Path, signing: Option<&Signing>) -> Result<(
     let copied = put_programs(contents, &programs)?;
     info::write(contents, &inside.join("Info.plist"))?;
     let Some(signing) = signing else { return Ok(()) };
-    // What is inside is signed first: the bundle's signature seals it.
+    // Sign the contents first, because the bundle's signature seals them.
     for program in copied.iter().skip(1).filter(|path| codesign::is_for_macos(path)) {
         codesign::sign(program, signing)?;
     }
     Ok(codesign::sign(place, signing)?)
 }
 
-/// The program with its snapshots in a folder beside it.
+/// A folder with the program, and its snapshots in a folder beside it.
 fn folder(contents: &Contents, place: &Path, signing: Option<&Signing>) -> Result<(), Error> {
     let snapshots = place.join(FOLDER);
-    fs::create_dir_all(place).map_err(failed("create", place))?;
+    fs::create_dir_all(place).map_err(Error::file("create", place))?;
     for (name, pack) in &contents.packs {
-        fs::create_dir_all(&snapshots).map_err(failed("create", &snapshots))?;
+        fs::create_dir_all(&snapshots).map_err(Error::file("create", &snapshots))?;
         put(pack, &snapshots.join(file_name(name)))?;
     }
     let copied = put_programs(contents, place)?;

@@ -1,4 +1,4 @@
-//! `[package.metadata.supermachine.bundle]`: what a package says of its bundle.
+//! `[package.metadata.supermachine.bundle]`: the settings of a bundle.
 
 use std::path::{Path, PathBuf};
 
@@ -6,30 +6,29 @@ use serde::Deserialize;
 use supermachine_baker::BakeError;
 use supermachine_baker::manifest::Metadata;
 
-use crate::error::Error;
+use crate::error::{Error, PackageError};
 
-/// What a package says, with what holds where it says nothing. Paths are absolute.
+/// The settings with their defaults. Paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settings {
-    /// What the bundle is called.
+    /// The bundle's name.
     pub(crate) name: String,
-    /// What macOS knows it by.
+    /// The identifier for macOS.
     pub(crate) identifier: String,
-    /// An image for macOS (`.icns`).
+    /// The icon for macOS (`.icns`).
     pub(crate) icon: Option<PathBuf>,
-    /// Files and folders that are added.
+    /// Files and folders to add.
     pub(crate) resources: Vec<PathBuf>,
     pub(crate) entitlements: Option<PathBuf>,
     /// Entries for `Info.plist`, as a property list.
     pub(crate) info_plist: Option<PathBuf>,
-    /// The snapshots that ship as files; all, if nothing is said.
+    /// The snapshots that ship as files. `None` means all.
     pub(crate) snapshots: Option<Vec<String>>,
-    /// Whether the program that holds isolated machines ships; if nothing is said, with a package
-    /// that depends on it.
+    /// Whether to ship the worker. `None` means only with a package that depends on `supermachine`.
     pub(crate) worker: Option<bool>,
 }
 
-/// The table, as it is.
+/// The table in the manifest.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct Table {
@@ -45,18 +44,18 @@ struct Table {
 }
 
 impl Settings {
-    /// What a package in a folder declares.
+    /// Reads the settings of a package.
     pub(crate) fn of(metadata: &Metadata, package: &str, folder: &Path) -> Result<Self, Error> {
         let table: Table = match metadata.bundle.clone() {
             None => Table::default(),
-            Some(table) => table.try_into().map_err(|source| Error::BundleTable {
+            Some(table) => table.try_into().map_err(|source| PackageError::BundleTable {
                 path: folder.join("Cargo.toml"),
                 source: Box::new(source),
             })?,
         };
         let name = table.name.unwrap_or_else(|| package.to_owned());
         if !is_file_name(&name) {
-            return Err(Error::BundleName { name });
+            return Err(PackageError::BundleName { name }.into());
         }
         let at = |path: PathBuf| folder.join(path);
         Ok(Self {
@@ -72,7 +71,7 @@ impl Settings {
     }
 }
 
-/// The entitlements that the package of a manifest names for its programs.
+/// The entitlements that a manifest names for its programs.
 pub(crate) fn entitlements(manifest: &Path) -> Result<Option<PathBuf>, Error> {
     let metadata = Metadata::read(manifest).map_err(BakeError::from)?;
     let folder = manifest.parent().unwrap_or(Path::new(""));
@@ -83,7 +82,7 @@ fn is_file_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\0'])
 }
 
-/// An identifier has letters, digits, dashes and dots.
+/// Replaces characters that an identifier cannot have.
 fn plain(name: &str) -> String {
     name.chars().map(|one| if one.is_ascii_alphanumeric() { one } else { '-' }).collect()
 }
@@ -99,14 +98,14 @@ mod tests {
     }
 
     #[test]
-    fn package_that_says_nothing_gets_names_from_its_own() {
+    fn default_names_come_from_the_package() {
         let settings = settings("").unwrap();
         assert_eq!((&*settings.name, &*settings.identifier), ("my_app", "local.my-app"));
         assert_eq!((settings.snapshots, settings.resources), (None, vec![]));
     }
 
     #[test]
-    fn paths_are_beside_the_manifest() {
+    fn paths_are_relative_to_the_manifest() {
         let settings = settings("icon = \"a.icns\"\nresources = [\"x/y\", \"/z\"]").unwrap();
         assert_eq!(settings.icon.as_deref(), Some(Path::new("/p/a.icns")));
         assert_eq!(settings.resources, [Path::new("/p/x/y"), Path::new("/z")]);
@@ -119,7 +118,7 @@ mod tests {
         assert!(source.contains("identifer") && source.contains("identifier"), "{source}");
         for name in ["", ".x", "a/b", ".."] {
             let error = settings(&format!("name = {name:?}")).unwrap_err();
-            assert!(matches!(error, Error::BundleName { .. }), "{error:?}");
+            assert!(matches!(error, Error::Package(PackageError::BundleName { .. })), "{error:?}");
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Where there is nothing to sign with.
+//! Fails, in builds without a signer.
 
 use std::path::Path;
 
-use super::{CodesignError, Request};
+use super::error::CodesignError;
+use super::request::Request;
 
 pub(super) fn sign_file(path: &Path, _: &Request<'_>) -> Result<(), CodesignError> {
     Err(CodesignError::Absent { path: path.to_path_buf() })

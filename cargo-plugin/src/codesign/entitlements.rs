@@ -1,4 +1,4 @@
-//! What a program asks macOS to be allowed: a dictionary, read and written as a property list.
+//! Entitlements: a dictionary of rights for a program, as a property list.
 
 use std::fs::File;
 use std::io::{Cursor, Read};
@@ -8,18 +8,18 @@ use plist::{Dictionary, Value};
 
 use super::error::CodesignError;
 
-/// What lets a program use Hypervisor.framework.
+/// The entitlement for Hypervisor.framework.
 pub(crate) const HYPERVISOR: &str = "com.apple.security.hypervisor";
-/// Real entitlements have some hundred bytes.
+/// Real entitlements have a few hundred bytes.
 const LARGEST_FILE: u64 = 1 << 20;
 
-/// The entitlements of a program that runs machines: those of a file, and the right to use the
-/// hypervisor unless the file says something of it.
+/// The entitlements of a program that runs machines: those of a file, and the hypervisor's unless the
+/// file sets it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Entitlements(Dictionary);
 
 impl Entitlements {
-    /// Reads those of a file, in XML or binary.
+    /// Reads a property list, in XML or binary, and adds the hypervisor's entitlement.
     pub(crate) fn read(path: Option<&Path>) -> Result<Self, CodesignError> {
         let mut dictionary = path.map(dictionary).transpose()?.unwrap_or_default();
         if !dictionary.contains_key(HYPERVISOR) {
@@ -59,7 +59,7 @@ fn dictionary(path: &Path) -> Result<Dictionary, CodesignError> {
     }
 }
 
-/// Signatures have entitlements in a second form too, which knows no other values.
+/// The DER form of entitlements has no other types.
 fn is_allowed(value: &Value) -> bool {
     match value {
         Value::Boolean(_) | Value::Integer(_) | Value::String(_) => true,

@@ -1,4 +1,4 @@
-//! Signing with `apple-codesign`, on any system.
+//! Signs with `apple-codesign`, on any system.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,8 @@ use apple_codesign::{
 };
 use x509_certificate::CapturedX509Certificate;
 
-use super::{CodesignError, Identity, Request};
+use super::error::CodesignError;
+use super::request::{Identity, Request};
 
 const TIMESTAMP_SERVER: &str = "http://timestamp.apple.com/ts01";
 
@@ -18,7 +19,7 @@ pub(super) fn sign_file(path: &Path, request: &Request<'_>) -> Result<(), Codesi
     let bytes = fs::read(path).map_err(CodesignError::file("read", path))?;
     let signed = with_settings(path, request, |mut settings| {
         settings.set_binary_identifier(SettingsScope::Main, request.identifier);
-        // A property list in the program is part of what is signed.
+        // The signature covers a property list inside the program.
         for macho in MachFile::parse(&bytes)? {
             macho.check_signing_capability()?;
             if let Some(info) = macho.embedded_info_plist()? {
@@ -33,8 +34,8 @@ pub(super) fn sign_file(path: &Path, request: &Request<'_>) -> Result<(), Codesi
     fs::write(path, signed).map_err(CodesignError::file("written", path))
 }
 
-/// Signs the bundle's program, and seals its other files. Programs in it keep the entitlements
-/// of the signatures that they have.
+/// Signs the bundle's program, and seals its other files. Other programs in it keep their
+/// entitlements.
 pub(super) fn sign_bundle(path: &Path, request: &Request<'_>) -> Result<(), CodesignError> {
     with_settings(path, request, |settings| {
         BundleSigner::new_from_path(path)?.write_signed_bundle(path, &settings).map(drop)
@@ -47,7 +48,7 @@ fn with_settings<T>(
     sign: impl FnOnce(SigningSettings<'_>) -> Result<T, AppleCodesignError>,
 ) -> Result<T, CodesignError> {
     let failed = |source| CodesignError::Library { path: path.to_path_buf(), source };
-    // Lives longer than the settings, which borrow the key.
+    // The settings borrow the key.
     let identity = match request.identity {
         Identity::AdHoc => None,
         Identity::Named { name, password } => Some(open(Path::new(name), password)?),

@@ -1,44 +1,44 @@
-//! Whether bytes are a Mach-O file that can be signed, with all its parts where they must be.
+//! Checks that bytes are a Mach-O file that can be signed.
 //!
-//! Signers trust what a file says of itself. So every offset and size that they go by is
-//! checked here first, and a file that is cut off or lies is refused by name.
+//! Signers trust the offsets and sizes in a file. This module checks all of them first, and refuses a
+//! truncated or inconsistent file with a typed error.
 
-/// Architectures that one file may have.
+/// The most architectures in one file.
 const MOST_SLICES: u32 = 16;
-/// Blobs of a signature that are looked at; there are some ten kinds.
+/// The most blobs of a signature to look at. There are about ten kinds.
 const MOST_BLOBS: u32 = 64;
 const HEADER: u64 = 32;
 const SEGMENT: u64 = 72;
 const SECTION: u64 = 80;
-/// The size of the command that names the signature, and of the room for it.
+/// The size of the load command for the signature, which needs free space if it is missing.
 const SIGNATURE_COMMAND: u64 = 16;
 
 const MAGIC_64: u32 = 0xfeed_facf;
 const MAGIC_32: u32 = 0xfeed_face;
-/// Of a file with several architectures; big-endian, unlike all else.
+/// The magic number of a universal file. Big-endian, unlike everything else.
 const MAGIC_FAT: u32 = 0xcafe_babe;
 
 const LC_SEGMENT_64: u32 = 0x19;
 const LC_CODE_SIGNATURE: u32 = 0x1d;
-/// Kinds of file that carry a signature: programs, dynamic libraries and plug-ins.
+/// File types that carry a signature: programs, dynamic libraries and plug-ins.
 const SIGNED_KINDS: [u32; 3] = [2, 6, 8];
 
 /// Why a file cannot be signed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(crate) enum MachoError {
-    #[error("it does not begin as one")]
+    #[error("it does not start with a Mach-O header")]
     NoHeader,
     #[error("it is for a 32-bit processor")]
     Narrow,
-    #[error("it is of kind {kind}, which carries no signature")]
+    #[error("its file type {kind} carries no signature")]
     Kind { kind: u32 },
-    #[error("{what} would end at byte {end} of {size}")]
+    #[error("{what} ends at byte {end}, after the end of the file at {size}")]
     Outside { what: &'static str, end: u64, size: u64 },
-    #[error("{what} has {found} bytes, fewer than {least}")]
+    #[error("{what} has {found} bytes, and needs at least {least}")]
     Short { what: &'static str, found: u64, least: u64 },
     #[error("it has {found} architectures, not 1 to {MOST_SLICES}")]
     Slices { found: u32 },
-    #[error("{what} overlaps what is before it")]
+    #[error("{what} overlaps the part before it")]
     Overlap { what: &'static str },
     #[error("it has no segment {name}")]
     NoSegment { name: &'static str },
@@ -46,15 +46,15 @@ pub(crate) enum MachoError {
     LinkeditNotLast,
     #[error("its signature is not at the end")]
     SignatureNotLast,
-    #[error("it has no room for the name of a signature")]
+    #[error("it has no room for another load command")]
     NoRoom,
 }
 
-/// Whether bytes begin like a Mach-O file, whatever follows.
+/// Whether bytes start like a Mach-O file.
 pub(crate) fn looks_like_one(start: &[u8]) -> bool {
     let magic = |bytes: [u8; 4]| u32::from_le_bytes(bytes) == MAGIC_64;
-    // A Java class begins like a file of several architectures, and then with its version,
-    // which is above all numbers of architectures.
+    // A Java class starts like a universal file. Its version follows, which is larger than any
+    // number of architectures.
     let is_fat = |start: &[u8]| {
         let slices = Bytes(start).big(4);
         Bytes(start).big(0) == Some(MAGIC_FAT) && slices.is_some_and(|n| n <= MOST_SLICES)
@@ -62,13 +62,13 @@ pub(crate) fn looks_like_one(start: &[u8]) -> bool {
     start.first_chunk().is_some_and(|first| magic(*first)) || is_fat(start)
 }
 
-/// Whether every architecture's signature has exactly these entitlements.
+/// Whether the signatures of all architectures have exactly these entitlements.
 pub(crate) fn is_signed_with(bytes: &[u8], entitlements: &[u8]) -> bool {
     let has_them = |slice: &Bytes<'_>| signed_entitlements(*slice) == Some(entitlements);
     slices(Bytes(bytes)).is_ok_and(|slices| slices.iter().all(has_them))
 }
 
-/// Checks all that a signer goes by.
+/// Checks everything that a signer relies on.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), MachoError> {
     for slice in slices(Bytes(bytes))? {
         let (found, commands_end) = Found::read(slice)?;
@@ -77,7 +77,7 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), MachoError> {
     Ok(())
 }
 
-/// The architectures of a file.
+/// The architectures in a file.
 fn slices(file: Bytes<'_>) -> Result<Vec<Bytes<'_>>, MachoError> {
     if file.big(0) != Some(MAGIC_FAT) {
         return Ok(vec![file]);
@@ -103,7 +103,7 @@ fn slices(file: Bytes<'_>) -> Result<Vec<Bytes<'_>>, MachoError> {
     Ok(slices)
 }
 
-/// The entitlements in a signature: its blob 5, behind a head of eight bytes.
+/// The entitlements in a signature: blob 5, behind a header of eight bytes.
 fn signed_entitlements(slice: Bytes<'_>) -> Option<&[u8]> {
     const SLOT: u32 = 5;
     let (start, end) = Found::read(slice).ok()?.0.signature?;
@@ -116,10 +116,10 @@ fn signed_entitlements(slice: Bytes<'_>) -> Option<&[u8]> {
     Some(signature.part("the entitlements", at + 8, size.checked_sub(8)?).ok()?.0)
 }
 
-/// What the load commands of one architecture say.
+/// The load commands of one architecture.
 #[derive(Default)]
 struct Found {
-    /// Start and end in the file, in the order of the commands.
+    /// Ranges in the file, in the order of the commands.
     segments: Vec<(u64, u64)>,
     has_text: bool,
     linkedit: Option<usize>,
@@ -128,7 +128,7 @@ struct Found {
 }
 
 impl Found {
-    /// Reads the load commands, and tells where they end.
+    /// Reads the load commands, and returns their end.
     fn read(file: Bytes<'_>) -> Result<(Self, u64), MachoError> {
         match file.little(0) {
             Some(MAGIC_64) => {}
@@ -151,7 +151,7 @@ impl Found {
         Ok((found, end))
     }
 
-    /// Takes the load command at an offset in, and returns its size.
+    /// Reads the load command at an offset, and returns its size.
     fn command(&mut self, file: Bytes<'_>, at: u64, end: u64) -> Result<u64, MachoError> {
         const WHAT: &str = "a load command";
         let (Some(command), Some(size)) = (file.little(at), file.little(at + 4)) else {
@@ -211,7 +211,7 @@ impl Found {
         Ok(())
     }
 
-    /// Whether all of it fits together.
+    /// Checks that all ranges are consistent.
     fn judge(&self, file: Bytes<'_>, commands_end: u64) -> Result<(), MachoError> {
         if !self.has_text {
             return Err(MachoError::NoSegment { name: "__TEXT" });
@@ -239,7 +239,7 @@ impl Found {
     }
 }
 
-/// Numbers in bytes, where there are some.
+/// Numbers in bytes, with bounds checks.
 #[derive(Clone, Copy)]
 struct Bytes<'a>(&'a [u8]);
 

@@ -1,8 +1,8 @@
-//! Signing programs for macOS, where only a signed program may use the hypervisor.
+//! Signs programs for macOS, which lets only signed programs use the hypervisor.
 //!
-//! Owns what a signature says (entitlements, hardened runtime, identity), the checks of what is
-//! to be signed, and that a file is replaced whole or not at all. The signature itself is made
-//! by the system's `codesign` on macOS, and elsewhere by `apple-codesign`, if it was built in.
+//! Owns the options of a signature (entitlements, hardened runtime, identity), the checks of the input,
+//! and the atomic replacement of files. The system's `codesign` makes the signature on macOS;
+//! elsewhere `apple-codesign` does, if this crate is built with it.
 
 #[cfg(all(not(target_os = "macos"), not(feature = "codesign")))]
 #[path = "absent.rs"]
@@ -17,6 +17,7 @@ mod signer;
 mod entitlements;
 mod error;
 mod macho;
+mod request;
 #[cfg(all(test, not(target_os = "macos")))]
 mod system;
 #[cfg(test)]
@@ -24,66 +25,21 @@ mod tests;
 
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use entitlements::Entitlements;
 pub(crate) use error::CodesignError;
+use request::Request;
+pub(crate) use request::{Identity, Signing};
 
-/// Who signs.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) enum Identity {
-    /// Nobody: the signature says what the program is, and runs only where it was made.
-    #[default]
-    AdHoc,
-    /// On macOS, a certificate's name in the keychain; elsewhere, a PKCS#12 file.
-    Named { name: String, password: String },
-}
-
-/// What a signature is to say.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Signing {
-    pub(crate) identity: Identity,
-    /// A property list; the hypervisor's entitlement is added to it.
-    pub(crate) entitlements: Option<PathBuf>,
-    /// Whether Apple's server certifies the time, as notarization asks for. Needs the network.
-    pub(crate) timestamp: bool,
-}
-
-/// All that a signer needs to know.
-#[derive(Debug)]
-#[cfg_attr(
-    all(not(target_os = "macos"), not(feature = "codesign"), not(test)),
-    expect(dead_code, reason = "nothing signs in such a build")
-)]
-struct Request<'a> {
-    identity: &'a Identity,
-    /// What macOS knows the program by.
-    identifier: &'a str,
-    /// A property list in XML.
-    entitlements: &'a [u8],
-    timestamp: bool,
-}
-
-#[cfg_attr(
-    all(not(target_os = "macos"), not(feature = "codesign"), not(test)),
-    expect(dead_code, reason = "nothing signs in such a build")
-)]
-impl Request<'_> {
-    /// Whether the program gives up what lets others change it while it runs. Notarization
-    /// asks for it; where nobody vouches for the program, it protects nothing.
-    fn is_hardened(&self) -> bool {
-        matches!(self.identity, Identity::Named { .. })
-    }
-}
-
-/// Whether a file is a program for macOS, by how it begins.
+/// Whether a file starts like a program for macOS.
 pub(crate) fn is_for_macos(path: &Path) -> bool {
     let mut start = [0; 8];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
     read.is_ok() && macho::looks_like_one(&start)
 }
 
-/// Signs a program that is about to be started, unless it is signed so already: others may be
+/// Signs a program before it starts, unless its signature is already right. Another process may be
 /// starting it at the same time.
 pub(crate) fn sign_to_run(path: &Path, entitlements: Option<&Path>) -> Result<(), CodesignError> {
     let bytes = fs::read(path).map_err(CodesignError::file("read", path))?;
@@ -96,11 +52,11 @@ pub(crate) fn sign_to_run(path: &Path, entitlements: Option<&Path>) -> Result<()
 
 /// Signs a program, or an app bundle with the programs in it.
 ///
-/// A program is signed in a copy beside it, which then takes its place, so that it is never
-/// half signed. In a bundle this holds for each file.
+/// Signs a copy, and then replaces the program, so that it is never half signed. In a bundle this
+/// holds for each file.
 pub(crate) fn sign(path: &Path, signing: &Signing) -> Result<(), CodesignError> {
     let entitlements = Entitlements::read(signing.entitlements.as_deref())?.xml()?;
-    // The program itself, not a link to it, is replaced.
+    // Replace the program, not a link to it.
     let path = fs::canonicalize(path).map_err(CodesignError::file("found", path))?;
     let kind = fs::metadata(&path).map_err(CodesignError::file("read", &path))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -141,7 +97,7 @@ fn sign_file(
         .map_err(CodesignError::file("written to", folder))?;
     copy.write_all(&bytes).map_err(failed("copied"))?;
     drop(bytes);
-    // A signer may replace the file, so that what is open is not what is signed.
+    // The signer may replace the file, so keep no handle to it.
     let copy = copy.into_temp_path();
     signer::sign_file(&copy, request)?;
     fs::set_permissions(&copy, permissions).map_err(failed("copied"))?;

@@ -1,10 +1,11 @@
-//! Signing with the tool that comes with macOS.
+//! Signs with the tool of macOS.
 
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::{CodesignError, Identity, Request};
+use super::error::CodesignError;
+use super::request::{Identity, Request};
 
 const TOOL: &str = "/usr/bin/codesign";
 
@@ -13,13 +14,13 @@ pub(super) fn sign_file(path: &Path, request: &Request<'_>) -> Result<(), Codesi
     sign_with(Path::new(TOOL), path, request, Some(request.identifier))
 }
 
-/// Programs inside must have been signed before; the bundle's own is signed with it.
+/// Programs inside must be signed first. The tool signs the bundle's own program.
 #[cfg_attr(not(target_os = "macos"), expect(dead_code, reason = "only the tool's use is tested"))]
 pub(super) fn sign_bundle(path: &Path, request: &Request<'_>) -> Result<(), CodesignError> {
     sign_with(Path::new(TOOL), path, request, None)
 }
 
-/// A bundle's identifier is in its property list.
+/// A bundle has its identifier in its property list.
 pub(super) fn sign_with(
     tool: &Path,
     path: &Path,

@@ -17,7 +17,7 @@ fn plist_of(inner: &str) -> Vec<u8> {
 }
 
 #[test]
-fn program_of_one_or_more_architectures_can_be_signed() {
+fn program_with_any_number_of_architectures_passes() {
     let (arm, intel) = (program(ARM64), program(X86_64));
     let both = universal(&[(X86_64, intel.clone()), (ARM64, arm.clone())]);
     for file in [arm, intel, both] {
@@ -28,7 +28,7 @@ fn program_of_one_or_more_architectures_can_be_signed() {
 }
 
 #[test]
-fn other_files_are_told_apart() {
+fn other_files_are_refused() {
     assert_eq!(check(b"\x7fELF and more"), Err(MachoError::NoHeader));
     assert_eq!(check(b""), Err(MachoError::NoHeader));
     let class = b"\xca\xfe\xba\xbe\0\0\0\x41and more";
@@ -45,7 +45,7 @@ fn other_files_are_told_apart() {
 }
 
 #[test]
-fn program_that_is_cut_off_is_refused_wherever_that_is() {
+fn truncated_program_is_refused_at_every_length() {
     let file = program(ARM64);
     for size in 0..file.len() {
         assert!(check(&file[..size]).is_err(), "{size} bytes");
@@ -57,14 +57,14 @@ fn program_that_is_cut_off_is_refused_wherever_that_is() {
 }
 
 #[test]
-fn program_with_more_at_its_end_is_refused() {
+fn program_with_trailing_bytes_is_refused() {
     let mut file = program(ARM64);
     file.push(0);
     assert_eq!(check(&file), Err(MachoError::LinkeditNotLast));
 }
 
 #[test]
-fn entitlements_get_the_hypervisors_unless_they_tell_of_it() {
+fn entitlements_get_the_hypervisor_unless_they_set_it() {
     let hypervisor = |entitlements: Entitlements| {
         let value: plist::Dictionary = plist::from_bytes(&entitlements.xml().unwrap()).unwrap();
         (value[entitlements::HYPERVISOR].as_boolean(), value.len())
@@ -78,7 +78,7 @@ fn entitlements_get_the_hypervisors_unless_they_tell_of_it() {
 }
 
 #[test]
-fn entitlements_that_are_none_are_refused() {
+fn malformed_entitlements_are_refused() {
     type Is = fn(&CodesignError) -> bool;
     let cases: [(Vec<u8>, Is); 7] = [
         (b"{}".to_vec(), |e| matches!(e, CodesignError::Entitlements { .. })),
@@ -103,12 +103,12 @@ fn entitlements_that_are_none_are_refused() {
     assert!(matches!(missing, CodesignError::File { op: "read", .. }), "{missing:?}");
 }
 
-/// A stand-in for the system's tool, which writes down how it was called.
-fn tool(dir: &Path, script: &str) -> PathBuf {
+/// A fake of the system's tool that records its arguments.
+fn tool(dir: &Path, script: &str) -> std::path::PathBuf {
     let tool = dir.join("codesign");
     let text = format!("#!/bin/sh\ncd \"${{0%/*}}\"\n{script}\n");
-    // Another process writes it: one that this process has open for writing cannot be run, and
-    // a test beside this one might pass it on to a process of its own.
+    // Another process writes the file. If this process had it open for writing, a child of a parallel
+    // test could inherit the descriptor, and the file could not be executed.
     let mut write = std::process::Command::new("sh");
     write.args(["-c", "printf %s \"$1\" > \"$0\" && chmod +x \"$0\""]).arg(&tool).arg(text);
     assert!(write.status().unwrap().success());
@@ -117,7 +117,7 @@ fn tool(dir: &Path, script: &str) -> PathBuf {
 
 #[cfg(not(target_os = "macos"))]
 #[test]
-fn system_tool_is_told_who_signs_what_and_then_checks() {
+fn system_tool_signs_and_then_verifies() {
     let dir = tempfile::tempdir().unwrap();
     let tool = tool(
         dir.path(),
@@ -148,7 +148,7 @@ fn system_tool_is_told_who_signs_what_and_then_checks() {
 
 #[cfg(not(target_os = "macos"))]
 #[test]
-fn system_tool_that_fails_is_quoted() {
+fn error_of_the_system_tool_is_quoted() {
     let dir = tempfile::tempdir().unwrap();
     let tool = tool(dir.path(), "echo 'no identity found' >&2; exit 3");
     let request =
@@ -160,8 +160,8 @@ fn system_tool_that_fails_is_quoted() {
     assert!(matches!(missing, CodesignError::NoTool { .. }), "{missing:?}");
 }
 
-/// What is checked is all that a signer relies on: with anything else changed, it may refuse a
-/// program, but does not break down.
+/// The checks cover everything that a signer relies on. With any other byte changed, the signer may
+/// refuse the program, but must not panic.
 #[cfg(all(not(target_os = "macos"), feature = "codesign"))]
 #[test]
 fn damaged_program_is_refused_or_signed() {
@@ -182,7 +182,7 @@ fn damaged_program_is_refused_or_signed() {
     assert!(is_signed_with(&signed, &entitlements) && !is_signed_with(&signed, b"other"));
     let mut refused = 0;
     for whole in [program(ARM64), universal(&[(X86_64, program(X86_64))]), signed] {
-        // All that says where something is stands at the beginning.
+        // All offsets and sizes are at the start.
         for at in (0..0x400).chain(samples::CODE..whole.len().min(samples::CODE + 0x400)) {
             for change in [0xff, 0x01] {
                 let mut damaged = whole.clone();

@@ -1,30 +1,29 @@
-//! `cargo supermachine bake`: the snapshots that packages declare, without building anything else.
+//! `cargo supermachine bake`: bakes the snapshots that packages declare, and builds nothing else.
 
 use std::io::{self, Write};
 
 use supermachine_baker::Wishes;
 
-use crate::error::Error;
+use crate::error::{Error, PackageError};
+use crate::globals::Globals;
 use crate::package::{self, Arguments, Selection};
-use crate::{Globals, format, report};
+use crate::{format, report};
 
 /// Bake the snapshots that a package declares
 ///
-/// Bakes what `[package.metadata.supermachine]` in Cargo.toml declares, and has cargo run the build
-/// script if that bakes too, for which the package is checked but not built. What has been baked before
-/// is found in the cache of builds, where later builds look. Tags get pinned in supermachine.lock.
-///
-/// The names of the snapshots are printed.
+/// Bakes the snapshots in `[package.metadata.supermachine]` of Cargo.toml. If the build script bakes,
+/// runs `cargo check` so that it does. Later builds find the results in the build cache. Pins tags
+/// in supermachine.lock, and prints the names of the snapshots.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     selection: Selection,
-    /// Use no network: only what was fetched before
+    /// Use only what is cached, without a network
     #[arg(long)]
     offline: bool,
 }
 
-/// Bakes, package by package.
+/// Bakes each package.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     let packages = args.selection.find()?;
     let mut wishes = Wishes::read();
@@ -49,8 +48,8 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
             if !checked.status.success() {
                 return Ok(package::status(checked.status));
             }
-            if let Some(name) = checked.left_out() {
-                return Err(Error::LeftOut { name });
+            if let Some(name) = checked.skipped() {
+                return Err(PackageError::BakeSkipped { name }.into());
             }
             for (name, path) in checked.packs_of(&package.id) {
                 count += 1;

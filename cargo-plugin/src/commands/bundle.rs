@@ -1,4 +1,4 @@
-//! `cargo supermachine bundle`: a program with its snapshots, to be given to others.
+//! `cargo supermachine bundle`: packages a program with its snapshots.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -11,9 +11,10 @@ use supermachine_baker::Wishes;
 
 use super::codesign::SigningArgs;
 use crate::bundle::{self, Contents, Format, Settings};
-use crate::error::Error;
-use crate::package::{self, Arguments, Built, Packs};
-use crate::{Globals, report};
+use crate::error::{Error, PackageError};
+use crate::globals::Globals;
+use crate::package::{self, Arguments, BuildOutput, Packs};
+use crate::report;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,26 +22,26 @@ Examples:
   cargo supermachine bundle --format tar --bin server
   cargo supermachine bundle --target aarch64-apple-darwin --identity 'Developer ID Application: Me'
 
-An app bundle for macOS has its snapshots in Contents/Resources, a folder in `snapshots`: where
-`snapshot_path!` and `AssetPaths::discover` look. What is part of the program itself needs no file:
-`snapshots = []` in [package.metadata.supermachine.bundle] leaves all out.";
+An app bundle for macOS keeps its snapshots in Contents/Resources, a folder in `snapshots`.
+`snapshot_path!` and `AssetPaths::discover` look there. Embedded snapshots need no file:
+`snapshots = []` in [package.metadata.supermachine.bundle] leaves all files out.";
 
 /// The library that runs machines.
 const RUNTIME: &str = "supermachine";
-/// Arguments for cargo that hold for whatever it builds.
+/// Arguments of cargo that apply to every build.
 const FOR_ALL: [&str; 3] = ["--offline", "--locked", "--frozen"];
 
 /// Bundle a program with its snapshots
 ///
-/// Builds the program and puts it into a bundle with the snapshots that its build script made or that
-/// Cargo.toml declares. A bundle that is there already is replaced. Its path is printed.
+/// Builds the program and bundles it with the snapshots that its build script makes or that Cargo.toml
+/// declares. Replaces an older bundle, and prints the path.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// How it is laid out [default: app for macOS, else dir]
+    /// Choose the layout [default: app for macOS, otherwise dir]
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// The folder to make it in [default: `bundle` in cargo's target folder]
+    /// Create the bundle in this folder [default: `bundle` in cargo's target folder]
     #[arg(short, long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     output: Option<PathBuf>,
     /// Leave programs for macOS unsigned
@@ -52,37 +53,37 @@ pub(crate) struct Args {
     build: BuildArgs,
 }
 
-/// What is built.
+/// What to build.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "What is built")]
+#[command(next_help_heading = "Build options")]
 struct BuildArgs {
-    /// The package
+    /// Build this package
     #[arg(short, long, value_name = "NAME")]
     package: Option<String>,
-    /// The program; further ones are put beside the first
+    /// Bundle this program; further programs go beside the first
     #[arg(long, value_name = "NAME")]
     bin: Vec<String>,
-    /// An example instead
+    /// Bundle this example
     #[arg(long, value_name = "NAME", conflicts_with = "bin")]
     example: Option<String>,
-    /// The profile
+    /// Build with this profile
     #[arg(long, value_name = "NAME", default_value = "release")]
     profile: String,
-    /// The platform that it is built for
+    /// Build for this platform
     #[arg(long, value_name = "TRIPLE")]
     target: Option<String>,
-    /// Where cargo puts what it builds
+    /// Use this target folder
     #[arg(long, value_name = "DIR")]
     target_dir: Option<PathBuf>,
-    /// The package's Cargo.toml
+    /// Use this Cargo.toml
     #[arg(long, value_name = "FILE")]
     manifest_path: Option<PathBuf>,
-    /// Further arguments for `cargo build`
+    /// More arguments for `cargo build`
     #[arg(last = true, value_name = "ARGUMENT")]
     further: Vec<OsString>,
 }
 
-/// Builds, and makes the bundle. Cargo's status is ours if it fails.
+/// Builds the program and makes the bundle. If cargo fails, returns its status.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     let mut signing = args.signing.read()?;
     let built = package::build_as("build", args.build.arguments(globals.quiet))?;
@@ -100,14 +101,18 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     if !globals.quiet {
         let names: Vec<_> = contents.packs.keys().map(String::as_str).collect();
         let with = if names.is_empty() { "no snapshots".to_owned() } else { names.join(", ") };
-        report::note(&format!("{} is bundled with {with}", contents.settings.name));
+        report::note(&format!("bundled {} with {with}", contents.settings.name));
     }
     Ok(0)
 }
 
-/// What goes into the bundle, and cargo's target folder.
-fn contents(args: &Args, built: &Built, globals: &Globals) -> Result<(Contents, PathBuf), Error> {
-    let no_program = || Error::NoProgram { found: names(built) };
+/// The contents of the bundle, and cargo's target folder.
+fn contents(
+    args: &Args,
+    built: &BuildOutput,
+    globals: &Globals,
+) -> Result<(Contents, PathBuf), Error> {
+    let no_program = || PackageError::NotOneProgram { found: names(built) };
     let programs = args.build.programs(built)?;
     let main = programs.first().ok_or_else(no_program)?;
     let metadata = package::metadata(Some(main.manifest_path.as_std_path()))?;
@@ -118,10 +123,10 @@ fn contents(args: &Args, built: &Built, globals: &Globals) -> Result<(Contents, 
     let target_dir = args.build.target_dir.clone();
     let target_dir = target_dir.unwrap_or_else(|| metadata.target_directory.clone().into());
     if let Some((name, [one, other])) = built.conflicts().pop_first() {
-        return Err(Error::SnapshotTwice { name, one, other });
+        return Err(PackageError::DuplicateSnapshot { name, one, other }.into());
     }
-    if let Some(name) = built.left_out() {
-        return Err(Error::LeftOut { name });
+    if let Some(name) = built.skipped() {
+        return Err(PackageError::BakeSkipped { name }.into());
     }
     let target = package::target(args.build.target.as_deref())?;
     let mut packs = built.packs();
@@ -141,11 +146,11 @@ fn contents(args: &Args, built: &Built, globals: &Globals) -> Result<(Contents, 
     Ok((contents, target_dir))
 }
 
-/// The packs that are to ship as files.
+/// The packs that ship as files.
 fn chosen(mut packs: Packs, wanted: Option<&[String]>) -> Result<Packs, Error> {
     let Some(wanted) = wanted else { return Ok(packs) };
     if let Some(name) = wanted.iter().find(|name| !packs.contains_key(*name)) {
-        return Err(Error::NoSnapshot { name: name.clone() });
+        return Err(PackageError::UnknownSnapshot { name: name.clone() }.into());
     }
     packs.retain(|name, _| wanted.contains(name));
     Ok(packs)
@@ -171,7 +176,7 @@ impl BuildArgs {
         Arguments::new(words)
     }
 
-    /// How whatever goes into the bundle is built.
+    /// Arguments for every build of the bundle.
     fn common(&self, quiet: bool) -> Vec<OsString> {
         let mut words: Vec<OsString> = vec!["--profile".into(), self.profile.clone().into()];
         let mut add = |option: &str, value: OsString| words.extend([option.into(), value]);
@@ -185,38 +190,38 @@ impl BuildArgs {
         words
     }
 
-    /// Builds the program that holds isolated machines: the one of the library that the package
-    /// of this manifest has, since both must be of the same version.
+    /// Builds the worker, the program that holds isolated machines. It comes from the library that
+    /// the package depends on, since both must have the same version.
     fn worker(&self, manifest: &Utf8Path, quiet: bool) -> Result<PathBuf, Error> {
         let mut words = self.common(quiet);
         let selection = ["--package", RUNTIME, "--bin", PROGRAM, "--manifest-path"];
         words.extend(selection.map(Into::into));
         words.push(manifest.as_os_str().to_owned());
-        // What else is said to cargo is about the package, but for where it may look.
+        // Other arguments are about the package, not the worker.
         let is_for_all = |word: &&OsString| FOR_ALL.iter().any(|one| *word == one);
         words.extend(self.further.iter().filter(is_for_all).cloned());
         let built = package::build_as("build", Arguments::new(words))?;
         let path = built.artifacts.iter().find(|one| one.target.name == PROGRAM);
         let path = path.and_then(|one| one.executable.clone());
-        path.map(Into::into).ok_or(Error::WorkerNotBuilt)
+        Ok(path.map(Into::into).ok_or(PackageError::WorkerNotBuilt)?)
     }
 
-    /// The programs that were asked for, in that order; the only one, if none was named.
-    fn programs<'a>(&self, built: &'a Built) -> Result<Vec<&'a Artifact>, Error> {
+    /// The requested programs, in that order. Without a request, the only program.
+    fn programs<'a>(&self, built: &'a BuildOutput) -> Result<Vec<&'a Artifact>, Error> {
         let all = || built.artifacts.iter().filter(|one| one.executable.is_some());
         let wanted: Vec<&String> = self.bin.iter().chain(&self.example).collect();
         if wanted.is_empty() {
             let all: Vec<_> = all().collect();
             return match all.len() {
                 1 => Ok(all),
-                _ => Err(Error::NoProgram { found: names(built) }),
+                _ => Err(PackageError::NotOneProgram { found: names(built) }.into()),
             };
         }
         Ok(wanted.iter().filter_map(|name| all().find(|one| one.target.name == **name)).collect())
     }
 }
 
-fn names(built: &Built) -> String {
+fn names(built: &BuildOutput) -> String {
     let programs = built.artifacts.iter().filter(|one| one.executable.is_some());
     programs.map(|one| one.target.name.as_str()).collect::<Vec<_>>().join(", ")
 }

@@ -1,5 +1,5 @@
-//! `cargo supermachine build`, `run`, `test` and `check`: cargo's commands, with programs for macOS
-//! signed before they start, and snapshots beside them.
+//! `cargo supermachine build`, `run`, `test` and `check`: call cargo, sign programs for macOS before
+//! they start, and put snapshots beside them.
 
 use std::ffi::OsString;
 
@@ -10,30 +10,30 @@ use crate::package::{self, Arguments};
 use crate::report;
 
 const EVERYTHING_PASSES: &str = "\
-All arguments are cargo's, and passed on: `cargo help build` tells which there are.";
+All arguments go to cargo. `cargo help COMMAND` lists them.";
 
-/// Build the package, sign programs for macOS, and put links to snapshots beside them
+/// Build the package, sign programs for macOS, and link snapshots beside them
 #[derive(Debug, clap::Args)]
 #[command(after_help = EVERYTHING_PASSES)]
 pub(crate) struct BuildArgs {
     #[command(flatten)]
-    pub(crate) passed: Passed,
+    pub(crate) passed: CargoArguments,
 }
 
-/// Run a program or example of the package; it is signed before it starts, if it is for macOS
+/// Run a program or example of the package, signed first if it is for macOS
 #[derive(Debug, clap::Args)]
 #[command(after_help = EVERYTHING_PASSES)]
 pub(crate) struct RunArgs {
     #[command(flatten)]
-    pub(crate) passed: Passed,
+    pub(crate) passed: CargoArguments,
 }
 
-/// Run the package's tests; they are signed before they start, if they are for macOS
+/// Run the package's tests, signed first if they are for macOS
 #[derive(Debug, clap::Args)]
 #[command(after_help = EVERYTHING_PASSES)]
 pub(crate) struct TestArgs {
     #[command(flatten)]
-    pub(crate) passed: Passed,
+    pub(crate) passed: CargoArguments,
 }
 
 /// Check the package
@@ -41,18 +41,18 @@ pub(crate) struct TestArgs {
 #[command(after_help = EVERYTHING_PASSES)]
 pub(crate) struct CheckArgs {
     #[command(flatten)]
-    pub(crate) passed: Passed,
+    pub(crate) passed: CargoArguments,
 }
 
-/// What is passed on to cargo: everything behind the command's name, word for word.
+/// Arguments for cargo: everything behind the command's name, word for word.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Passed {
+pub(crate) struct CargoArguments {
     /// Arguments for cargo
     #[arg(value_name = "ARGUMENT", trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) arguments: Vec<OsString>,
 }
 
-/// Builds; cargo's status is ours.
+/// Builds, and returns cargo's exit status.
 pub(crate) fn build(args: &BuildArgs) -> Result<u8, Error> {
     let built = package::build_as("build", Arguments::new(args.passed.arguments.clone()))?;
     if built.status.success() {
@@ -61,14 +61,13 @@ pub(crate) fn build(args: &BuildArgs) -> Result<u8, Error> {
         for (name, [one, other]) in &conflicts {
             let (one, other) = (one.display(), other.display());
             report::warning(&format!(
-                "two packages made a snapshot {name:?}, so that none is put beside programs: {one} \
-                 and {other}"
+                "two packages make a snapshot {name:?}, so programs get neither: {one} and {other}"
             ));
         }
         for (program, manifest) in built.programs() {
             package::unlink_beside(&program, conflicts.keys())
                 .and_then(|()| package::link_beside(&program, &packs))
-                .map_err(|source| Error::Place {
+                .map_err(|source| Error::File {
                     operation: "put snapshots beside",
                     path: program.clone(),
                     source,
@@ -81,30 +80,28 @@ pub(crate) fn build(args: &BuildArgs) -> Result<u8, Error> {
     Ok(package::status(built.status))
 }
 
-/// Becomes `cargo run`.
+/// Replaces this process by `cargo run`.
 pub(crate) fn run(args: &RunArgs) -> Result<u8, Error> {
     start("run", &args.passed)
 }
 
-/// Becomes `cargo test`.
+/// Replaces this process by `cargo test`.
 pub(crate) fn test(args: &TestArgs) -> Result<u8, Error> {
     start("test", &args.passed)
 }
 
-/// Becomes `cargo check`.
+/// Replaces this process by `cargo check`.
 pub(crate) fn check(args: &CheckArgs) -> Result<u8, Error> {
     let arguments = Arguments::new(args.passed.arguments.clone());
-    Err(package::become_command(package::command("check", &arguments)).into())
+    Err(package::replace_process(package::command("check", &arguments)).into())
 }
 
-fn start(command: &str, passed: &Passed) -> Result<u8, Error> {
+fn start(command: &str, passed: &CargoArguments) -> Result<u8, Error> {
     let mut arguments = Arguments::new(passed.arguments.clone());
     let sets_runner = |setting: &OsString| setting.to_string_lossy().contains(".runner");
     if arguments.values("--config").iter().any(sets_runner) {
-        report::warning(
-            "the runner given with --config replaces ours: what it starts is not signed",
-        );
+        report::warning("the runner from --config replaces ours, so programs are not signed");
     }
     arguments.insert(package::configuration(&arguments)?);
-    Err(package::become_command(package::command(command, &arguments)).into())
+    Err(package::replace_process(package::command(command, &arguments)).into())
 }

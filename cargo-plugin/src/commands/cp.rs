@@ -1,16 +1,17 @@
-//! `supermachine cp`: files and folders, between the host and a machine that runs by itself.
+//! `supermachine cp`: copies files and folders between the host and a machine in the background.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use supermachine::Vm;
 use supermachine_snapshots::pack::is_name;
 
 use crate::copy;
-use crate::error::Error;
-use crate::machines::Machines;
-use crate::report;
+use crate::error::{Error, UsageError};
+use crate::{background, report};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,64 +21,69 @@ Examples:
   supermachine cp web:/etc - | tar tv
   tar c src | supermachine cp - web:/build
 
-A copy goes into TARGET where that is a folder, or ends with a slash; otherwise it is TARGET. What \
-has the same name in a folder is replaced, all else in it stays. Modes and times are kept. In the \
-machine all belongs to root, here to you, and set-user-id and device files do not come out of a \
-machine. A path here with a colon in it is written with a slash before, as ./a:b. In place of a \
-path here, - is a tar archive on standard input or output.";
+If TARGET is a folder or ends with a slash, the copy goes into it. Otherwise the copy is named TARGET. \
+Copies replace files of the same name, and keep other files of a folder. Modes and modification \
+times are preserved. Copies belong to root in the machine and to you on the host. Set-user-id bits \
+and device files are not copied out of a machine. Write a host path that contains a colon with a \
+leading slash or dot, as ./a:b. For a host path, - is a tar archive on standard input or output.";
 
-/// In place of a path, an archive on standard input or output.
+/// The host path for an archive on standard input or output.
 const STREAM: &str = "-";
 
-/// Copy files and folders into a machine, or out of one
+/// Copy files and folders into or out of a machine
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// What is copied
-    #[arg(value_name = "[MACHINE:]SOURCE")]
-    source: Place,
-    /// Where to
-    #[arg(value_name = "[MACHINE:]TARGET")]
-    target: Place,
+    /// Copy this file or folder
+    #[arg(value_name = "[MACHINE:]SOURCE", value_parser = OsStringValueParser::new().map(location))]
+    source: Location,
+    /// Copy it here
+    #[arg(value_name = "[MACHINE:]TARGET", value_parser = OsStringValueParser::new().map(location))]
+    target: Location,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
-    Here(PathBuf),
-    There { machine: String, path: PathBuf },
+enum Location {
+    Host(PathBuf),
+    Machine { machine: String, path: PathBuf },
 }
 
-impl FromStr for Place {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(match text.split_once(':') {
-            Some((machine, path)) if is_name(machine) => {
-                // As in a container, a path without a slash begins at the root.
-                Self::There { machine: machine.to_owned(), path: Path::new("/").join(path) }
-            }
-            _ => Self::Here(text.into()),
-        })
+/// Parses a path of the host, or `MACHINE:PATH`.
+fn location(text: OsString) -> Location {
+    let bytes = text.as_bytes();
+    let colon = bytes.iter().position(|byte| *byte == b':').unwrap_or(0);
+    let (machine, path) = bytes.split_at(colon);
+    match std::str::from_utf8(machine) {
+        Ok(machine) if is_name(machine) => {
+            // As in Docker, a relative path starts at the root.
+            let path = Path::new("/").join(OsStr::from_bytes(path.get(1..).unwrap_or_default()));
+            Location::Machine { machine: machine.to_owned(), path }
+        }
+        _ => Location::Host(text.into()),
     }
 }
 
-/// Copies.
+/// Copies the files.
 pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
-    let connect = |machine: &str| Ok::<_, Error>(Machines::locate().connect(machine)?.vm());
+    let connect = background::connect_running;
     match (&args.source, &args.target) {
-        (Place::Here(stream), Place::There { machine, path }) if stream == Path::new(STREAM) => {
+        (Location::Host(stream), Location::Machine { machine, path })
+            if stream == Path::new(STREAM) =>
+        {
             connect(machine)?.copy_in(path, io::stdin().lock())?;
         }
-        (Place::There { machine, path }, Place::Here(stream)) if stream == Path::new(STREAM) => {
+        (Location::Machine { machine, path }, Location::Host(stream))
+            if stream == Path::new(STREAM) =>
+        {
             write_archive(&connect(machine)?, path)?;
         }
-        (Place::Here(source), Place::There { machine, path }) => {
+        (Location::Host(source), Location::Machine { machine, path }) => {
             copy::into_machine(&connect(machine)?, source, path)?;
         }
-        (Place::There { machine, path }, Place::Here(target)) => {
+        (Location::Machine { machine, path }, Location::Host(target)) => {
             copy::out_of_machine(&connect(machine)?, path, target)?;
         }
-        _ => return Err(Error::CopyPlaces),
+        _ => return Err(UsageError::CopyPaths.into()),
     }
     Ok(0)
 }
@@ -94,23 +100,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn place_in_a_machine_begins_with_its_name() {
-        let there = |machine: &str, path: &str| Place::There {
-            machine: machine.to_owned(),
+    fn location_with_a_machine_name_is_in_the_machine() {
+        let machine = |name: &str, path: &str| Location::Machine {
+            machine: name.to_owned(),
             path: path.into(),
         };
-        let here = |path: &str| Place::Here(path.into());
-        for (text, place) in [
-            ("web:/etc/", there("web", "/etc/")),
-            ("web-2:etc", there("web-2", "/etc")),
-            ("web:", there("web", "/")),
-            ("a:b:c", there("a", "/b:c")),
-            ("./a:b", here("./a:b")),
-            ("/a:b", here("/a:b")),
-            ("file", here("file")),
-            (":x", here(":x")),
+        let host = |path: &str| Location::Host(path.into());
+        for (text, location) in [
+            ("web:/etc/", machine("web", "/etc/")),
+            ("web-2:etc", machine("web-2", "/etc")),
+            ("web:", machine("web", "/")),
+            ("a:b:c", machine("a", "/b:c")),
+            ("./a:b", host("./a:b")),
+            ("/a:b", host("/a:b")),
+            ("file", host("file")),
+            (":x", host(":x")),
         ] {
-            assert_eq!(text.parse(), Ok(place), "{text}");
+            assert_eq!(super::location(text.into()), location, "{text}");
         }
     }
 }

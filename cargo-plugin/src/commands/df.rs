@@ -1,4 +1,4 @@
-//! `supermachine df`: what everything takes on disk.
+//! `supermachine df`: shows disk usage.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -7,11 +7,12 @@ use serde::Serialize;
 use supermachine_baker::Usage;
 
 use crate::error::Error;
-use crate::{Globals, format, store};
+use crate::globals::Globals;
+use crate::{format, store};
 
-/// Tell what everything takes on disk
+/// Show disk usage
 ///
-/// OWN is what only this snapshot takes, SHARED what it has in common with others.
+/// OWN counts the bytes of this snapshot alone, SHARED the bytes that other snapshots use too.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Print JSON
@@ -24,9 +25,9 @@ struct Report {
     snapshots: BTreeMap<String, Sizes>,
     /// All blobs of the store.
     blobs: u64,
-    /// Blobs that are kept for bakes to come.
+    /// Blobs kept for future bakes.
     kept: u64,
-    /// Blobs that `gc` removes.
+    /// Blobs that `gc` deletes.
     unreferenced: u64,
     /// Mapped forms in the cache.
     mapped: u64,

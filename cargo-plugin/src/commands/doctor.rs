@@ -1,8 +1,9 @@
-//! `supermachine doctor`: what this host can do, what is missing, and how to mend it.
+//! `supermachine doctor`: checks the host, and says how to fix what is missing.
 //!
-//! Every check looks, and changes nothing.
+//! Checks only read; none changes the host.
 
 mod build;
+mod check;
 
 use std::fs;
 use std::io::{self, Write};
@@ -17,16 +18,18 @@ use supermachine_kernel::Assets;
 use supermachine_vmm::HypervisorError;
 
 use crate::error::Error;
-use crate::{Globals, format, store};
+use crate::globals::Globals;
+use crate::{format, store};
+use check::{Check, Status};
 
-/// Below this, a bake of a usual image may not fit.
+/// With less free space, a bake of a typical image may fail.
 const LITTLE_SPACE: u64 = 2_000_000_000;
-/// Below this, a machine of the usual size may not fit.
+/// With less memory, a machine of the default size may fail.
 const LITTLE_MEMORY: u64 = 512 << 20;
 
-/// Check what this host can do, and how to mend what is missing
+/// Check this host, and say how to fix what is missing
 ///
-/// The exit status is 0 if machines can run here, and 1 if not.
+/// Exits with 0 if machines can run here, and with 1 if not.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Print JSON
@@ -39,25 +42,6 @@ struct Report {
     /// Whether machines can run.
     usable: bool,
     checks: Vec<Check>,
-}
-
-#[derive(Debug, Serialize)]
-struct Check {
-    name: &'static str,
-    status: Status,
-    found: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remedy: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Status {
-    Ok,
-    /// Machines run, but something will not work or not well.
-    Warning,
-    /// Machines cannot run.
-    Failed,
 }
 
 /// Prints the checks. The status is 1 if machines cannot run.
@@ -85,7 +69,7 @@ impl Report {
             let (mark, name) = (check.status.mark(), check.name);
             out += &format!("{mark:7}  {name:width$}  {}\n", check.found);
             if let Some(remedy) = &check.remedy {
-                out += &format!("{:7}  {:width$}  to mend it: {remedy}\n", "", "");
+                out += &format!("{:7}  {:width$}  fix: {remedy}\n", "", "");
             }
         }
         out += match self.usable {
@@ -96,37 +80,13 @@ impl Report {
     }
 }
 
-impl Status {
-    fn mark(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warning => "warning",
-            Self::Failed => "FAILED",
-        }
-    }
-}
-
-impl Check {
-    fn ok(name: &'static str, found: impl Into<String>) -> Self {
-        Self { name, status: Status::Ok, found: found.into(), remedy: None }
-    }
-
-    fn warning(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { name, status: Status::Warning, found: found.into(), remedy: Some(remedy.into()) }
-    }
-
-    fn failed(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { status: Status::Failed, ..Self::warning(name, found, remedy) }
-    }
-}
-
-/// What the processor says of virtualization. Whether it really works, the probe finds out.
+/// The processor's virtualization flags. Only the probe shows whether virtualization works.
 fn cpu() -> Check {
     const NAME: &str = "processor";
     let Ok(text) = fs::read_to_string("/proc/cpuinfo") else {
         return Check::warning(
             NAME,
-            "its features cannot be read",
+            "cannot read its features",
             "mount /proc, if this is a container",
         );
     };
@@ -151,8 +111,8 @@ fn virtualization(model: &str, flags: &str) -> Check {
             return Check::warning(
                 NAME,
                 format!("{model}, without hardware virtualization (neither vmx nor svm)"),
-                "switch virtualization on in the firmware or, in a virtual machine, nested \
-                 virtualization in its host",
+                "enable virtualization in the firmware or, in a virtual machine, nested \
+                 virtualization on its host",
             );
         }
     };
@@ -162,12 +122,12 @@ fn virtualization(model: &str, flags: &str) -> Check {
         Check::warning(
             NAME,
             format!("{model}, {kind} without nested paging ({nested_paging})"),
-            "machines run, but slowly; load the kvm module with nested paging switched on",
+            "machines run slowly; load the kvm module with nested paging enabled",
         )
     }
 }
 
-/// Which CPU baselines this host's processor has: those it can bake for and run.
+/// The CPU baselines that this host can bake for and run.
 fn baselines(missing: impl Fn(Baseline) -> Features) -> Check {
     const NAME: &str = "baselines";
     let lacks: Vec<_> = Baseline::ALL
@@ -175,19 +135,20 @@ fn baselines(missing: impl Fn(Baseline) -> Features) -> Check {
         .map(|baseline| (baseline, missing(baseline)))
         .filter(|(_, features)| !features.0.is_empty())
         .collect();
-    let had = Baseline::ALL.into_iter().filter(|one| lacks.iter().all(|(other, _)| one != other));
-    let had: Vec<_> = had.map(Baseline::name).collect();
+    let supported =
+        Baseline::ALL.into_iter().filter(|one| lacks.iter().all(|(other, _)| one != other));
+    let supported: Vec<_> = supported.map(Baseline::name).collect();
     let Some((lowest, features)) = lacks.first() else {
-        return Check::ok(NAME, format!("{}: can be baked and run", had.join(", ")));
+        return Check::ok(NAME, format!("{}: can be baked and run", supported.join(", ")));
     };
     Check::warning(
         NAME,
-        format!("{} can be baked and run; for {lowest} it lacks {features}", had.join(", ")),
-        format!("bake with --cpu {}", had.first().unwrap_or(&Baseline::Host.name())),
+        format!("{} can be baked and run; for {lowest} it lacks {features}", supported.join(", ")),
+        format!("bake with --cpu {}", supported.first().unwrap_or(&Baseline::Host.name())),
     )
 }
 
-/// That the hypervisor opens, and that it runs guest code at speed.
+/// Checks that the hypervisor opens, and runs guest code at full speed.
 fn hypervisor(probed: Result<Speed, HypervisorError>) -> Vec<Check> {
     const NAME: &str = "hypervisor";
     let error = match probed {
@@ -202,28 +163,28 @@ fn hypervisor(probed: Result<Speed, HypervisorError>) -> Vec<Check> {
         HypervisorError::Missing { path, source } => Check::failed(
             NAME,
             format!("{} cannot be opened: {source}", path.display()),
-            "load the module (modprobe kvm_intel or kvm_amd); in a container, pass the device in \
-             (docker run --device /dev/kvm); in a cloud, take a machine with nested \
+            "load the module (modprobe kvm_intel or kvm_amd); in a container, pass the device \
+             (docker run --device /dev/kvm); in a cloud, choose a machine with nested \
              virtualization or a bare-metal one",
         ),
         HypervisorError::Permission { path, .. } => Check::failed(
             NAME,
-            format!("{} may not be opened by this user", path.display()),
+            format!("this user may not open {}", path.display()),
             format!(
-                "add the user to the group of {} (usermod -aG kvm $USER) and log in anew",
+                "add the user to the group of {} (usermod -aG kvm $USER) and log in again",
                 path.display()
             ),
         ),
         HypervisorError::Unsupported => {
-            Check::failed(NAME, found, "run it on Linux with KVM on x86_64")
+            Check::failed(NAME, found, "use an x86_64 Linux host with KVM")
         }
         HypervisorError::Capability { .. } => {
-            Check::failed(NAME, found, "run a newer kernel on the host")
+            Check::failed(NAME, found, "upgrade the host's kernel")
         }
         _ => Check::failed(
             NAME,
             found,
-            "see the host kernel's messages (dmesg); other hypervisors must not hold the \
+            "look at the host kernel's messages (dmesg); stop other hypervisors that use the \
              processor's virtualization",
         ),
     }]
@@ -238,7 +199,7 @@ fn speed(speed: Speed) -> Check {
     } else {
         Check::failed(
             NAME,
-            format!("{found}: they are interpreted"),
+            format!("{found}: the host interprets them"),
             "use a host with hardware virtualization, or with real nested virtualization",
         )
     }
@@ -251,15 +212,15 @@ fn assets() -> Check {
         Err(error) => Check::failed(
             NAME,
             format!("kernel or agent missing: {error}"),
-            "build them, or let SUPERMACHINE_ASSETS name a folder with `vmlinux` and `init`",
+            "build them, or set SUPERMACHINE_ASSETS to a folder with `vmlinux` and `init`",
         ),
     }
 }
 
-/// That a folder, or the nearest one above it that exists, can be written and has room.
+/// Checks that a folder, or its nearest existing parent, is writable and has free space.
 fn folder(name: &'static str, dir: Option<&Path>) -> Check {
     let Some(dir) = dir else {
-        return Check::failed(name, "no folder is known", "set HOME to an absolute path");
+        return Check::failed(name, "its path is unknown", "set HOME to an absolute path");
     };
     let existing = dir.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
     let shown = dir.display();
@@ -267,31 +228,28 @@ fn folder(name: &'static str, dir: Option<&Path>) -> Check {
         return Check::failed(
             name,
             format!("{shown}: {} is not a folder", existing.display()),
-            "name another folder",
+            "choose another folder",
         );
     }
     if access(existing, Access::WRITE_OK | Access::EXEC_OK).is_err() {
         return Check::failed(
             name,
-            format!("{shown}: {} cannot be written", existing.display()),
-            format!(
-                "give this user the right to write {}, or name another folder",
-                existing.display()
-            ),
+            format!("{shown}: {} is not writable", existing.display()),
+            format!("make {} writable for this user, or choose another folder", existing.display()),
         );
     }
     let Ok(stat) = statvfs(existing) else {
         return Check::warning(
             name,
             format!("{shown}, free space unknown"),
-            "see that there is some",
+            "make sure that there is some",
         );
     };
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     let found = format!("{shown}, {} free", format::bytes(free));
     if free < LITTLE_SPACE {
         let wanted = format::bytes(LITTLE_SPACE);
-        Check::warning(name, found, format!("make room: bakes need up to {wanted}"))
+        Check::warning(name, found, format!("free some: bakes need up to {wanted}"))
     } else {
         Check::ok(name, found)
     }
@@ -304,11 +262,11 @@ fn memory(meminfo: Option<&str>) -> Check {
         line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
     });
     match available {
-        None => Check::warning(NAME, "available memory unknown", "see that there is some"),
+        None => Check::warning(NAME, "available memory unknown", "make sure that there is some"),
         Some(free) if free < LITTLE_MEMORY => Check::warning(
             NAME,
             format!("{} available", format::bytes(free)),
-            "end other programs, or bake with a smaller --memory",
+            "stop other programs, or bake with a smaller --memory",
         ),
         Some(free) => Check::ok(NAME, format!("{} available", format::bytes(free))),
     }
@@ -323,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn processor_is_judged_by_its_flags() {
+    fn processor_flags_decide_the_status() {
         assert_eq!(virtualization("X", "fpu vmx ept").status, Status::Ok);
         assert_eq!(virtualization("X", "fpu svm npt").status, Status::Ok);
         assert_eq!(virtualization("X", "fpu vmx npt").status, Status::Warning);
@@ -333,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn baseline_that_the_processor_lacks_is_told_with_what_is_missing() {
+    fn missing_baseline_lists_the_missing_features() {
         let all = baselines(|_| Features::default());
         assert_eq!(all.status, Status::Ok);
         assert_eq!(all.found, "x86-64-v2, x86-64-v3, host: can be baked and run");
@@ -348,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_of_the_hypervisor_fails_with_a_remedy() {
+    fn every_hypervisor_error_fails_with_a_remedy() {
         let faults = [
             HypervisorError::Missing { path: "/dev/kvm".into(), source: not_found() },
             HypervisorError::Permission { path: "/dev/kvm".into(), source: not_found() },
@@ -371,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn folder_is_judged_by_the_nearest_one_that_exists() {
+    fn missing_folder_is_checked_by_its_nearest_parent() {
         let dir = tempfile::tempdir().unwrap();
         let deep = dir.path().join("not/there/yet");
         assert_ne!(folder("store", Some(&deep)).status, Status::Failed);

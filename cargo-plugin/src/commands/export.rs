@@ -1,20 +1,21 @@
-//! `supermachine export`: a snapshot goes into one file.
+//! `supermachine export`: writes a snapshot to one file.
 
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use crate::{Globals, format, report, store};
+use crate::globals::Globals;
+use crate::{format, report, store};
 
 /// Write a snapshot to one file
 ///
-/// The file is an OCI archive: `supermachine import` takes it, programs start machines from it as it
-/// is, and tools like skopeo and tar read it. The same snapshot gives the same bytes.
+/// The file is an OCI archive. `supermachine import` reads it, programs start machines from it
+/// directly, and tools such as skopeo and tar read it. The same snapshot gives the same bytes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The snapshot
+    /// Export this snapshot
     #[arg(value_name = "NAME")]
     name: String,
-    /// The file, which is replaced; - for standard output
+    /// Write to this file, replacing it; - writes to standard output
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }
@@ -30,7 +31,7 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     };
     if !globals.quiet {
         let (file, size) = (args.file.display(), format::bytes(size));
-        report::note(&format!("{} is in {file}, {size}", args.name));
+        report::note(&format!("exported {} to {file}, {size}", args.name));
     }
     Ok(0)
 }

@@ -1,4 +1,4 @@
-//! `supermachine inspect`: all about a snapshot.
+//! `supermachine inspect`: shows the details of a snapshot.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -13,12 +13,13 @@ use supermachine_formats::snapshot::{
 };
 
 use crate::error::Error;
-use crate::{Globals, format, store};
+use crate::globals::Globals;
+use crate::{format, store};
 
-/// Tell all about a snapshot
+/// Show the details of a snapshot
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The snapshot
+    /// Show this snapshot
     #[arg(value_name = "NAME")]
     name: String,
     /// Print JSON
@@ -43,7 +44,7 @@ struct Report {
     working_set: WorkingSet,
     /// Bytes of this snapshot alone.
     own: Size,
-    /// Bytes of it that other snapshots share.
+    /// Bytes that it shares with other snapshots.
     shared: Size,
     shared_with: BTreeMap<String, u64>,
 }
@@ -51,9 +52,9 @@ struct Report {
 #[derive(Debug, Serialize)]
 struct Processor {
     baseline: &'static str,
-    /// What a host's processor must have, as `/proc/cpuinfo` names it.
+    /// Features that the host's processor must have, as `/proc/cpuinfo` names them.
     features: Vec<String>,
-    /// The rate of the time-stamp counter.
+    /// The frequency of the time-stamp counter.
     tsc_khz: u32,
 }
 
@@ -94,7 +95,7 @@ struct WorkingSet {
     read_pages: u64,
 }
 
-/// Prints what there is to know.
+/// Prints the details.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     let store = store::open_for(globals.store.as_deref(), &args.name)?;
     let lineage = store.lineage(store.digest(&args.name)?)?;

@@ -1,34 +1,55 @@
-//! `supermachine logs`: what the entrypoint of a machine has written.
+//! `supermachine logs`: prints the output of a machine's entrypoint.
 
 use std::io;
 
-use crate::error::Error;
+use crate::background;
+use crate::ended::Ended;
+use crate::error::{BackgroundError, Error};
+use crate::jobs::{self, Job};
 use crate::machines::Machines;
 
-/// Show what a machine's entrypoint has written
+/// Print the output of a machine's entrypoint
 ///
-/// The machine itself keeps the last 64 KiB of it, from before its snapshot on. Standard output and
-/// standard error go where they belong.
+/// The machine keeps the last 64 KiB of the output, including the output before its snapshot. Standard
+/// output and standard error stay separate. The logs of a stopped machine stay until `rm`, or until a
+/// machine of the same name starts. A job of `exec -d`, as web/1, has logs of its own.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The machine's name
+    /// Print the output of this machine
     #[arg(value_name = "MACHINE")]
     name: String,
-    /// Go on with what it writes, until it or the machine ends
+    /// Print new output until the entrypoint exits or the machine stops; of a job, wait until it exits
     #[arg(short, long)]
     follow: bool,
 }
 
-/// Passes the output on.
+/// Prints the output.
 pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
-    let machine = Machines::locate().connect(&args.name)?.vm();
+    let machines = Machines::locate();
     let (mut stdout, mut stderr) = (io::stdout(), io::stderr());
+    if jobs::is_job(&args.name) {
+        let job = Job::find(&machines, &args.name)?;
+        if args.follow {
+            job.wait()?;
+        }
+        job.print_log(&mut stdout, &mut stderr)?;
+        return Ok(0);
+    }
+    let machine = match background::connect_running(&args.name) {
+        Err(Error::Background(BackgroundError::NotRunning { .. }))
+            if Ended::find(&machines, &args.name).is_some() =>
+        {
+            Ended::print_log(&machines, &args.name, &mut stdout, &mut stderr)?;
+            return Ok(0);
+        }
+        machine => machine?,
+    };
     if !args.follow {
         machine.logs_to(&mut stdout, &mut stderr)?;
         return Ok(0);
     }
     match machine.follow_logs_to(&mut stdout, &mut stderr) {
-        // It was stopped, which ends what is followed.
+        // The machine was stopped.
         Ok(_) | Err(supermachine::Error::WorkerGone | supermachine::Error::Stopped) => Ok(0),
         Err(error) => Err(error.into()),
     }

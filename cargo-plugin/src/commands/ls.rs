@@ -1,4 +1,4 @@
-//! `supermachine ls`: the snapshots in the store.
+//! `supermachine ls`: lists the snapshots in the store.
 
 use std::io::{self, Write};
 
@@ -7,16 +7,18 @@ use supermachine_baker::Store;
 use supermachine_formats::Digest;
 
 use crate::error::Error;
-use crate::{Globals, format, report, store};
+use crate::globals::Globals;
+use crate::output_format::FormatArgs;
+use crate::{format, report, store};
 
-/// List the snapshots
+/// List snapshots
 ///
-/// SIZE is what a snapshot takes on disk, with the parts that it shares with others.
+/// SIZE is the disk usage of a snapshot, including the parts that it shares with others. With -q, prints
+/// only names.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    format: FormatArgs,
 }
 
 #[derive(Debug, Serialize)]
@@ -31,7 +33,7 @@ struct Row {
     short: String,
 }
 
-/// Prints a table of all snapshots. The status is 1 if one of them is damaged.
+/// Prints a table of all snapshots. Returns 1 if one is damaged.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     let mut rows = Vec::new();
     let mut is_whole = true;
@@ -41,19 +43,21 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
                 Ok(row) => rows.push(row),
                 Err(error) => {
                     is_whole = false;
-                    report::warning(&format!("the snapshot {name} cannot be used"));
+                    report::warning(&format!("cannot use the snapshot {name}"));
                     report::error(&error);
                 }
             }
         }
     }
-    let text = if args.json {
+    let text = if globals.quiet {
+        rows.iter().map(|row| format!("{}\n", row.name)).collect()
+    } else if args.format.is_json() {
         format::json(&rows)
     } else {
-        if rows.is_empty() && is_whole && !globals.quiet {
+        if rows.is_empty() && is_whole {
             let dir = store::dir(globals.store.as_deref())?;
             report::note(&format!(
-                "no snapshots in {}; `supermachine pull IMAGE` makes one",
+                "no snapshots in {}; `supermachine pull IMAGE` creates one",
                 dir.display()
             ));
         }

@@ -1,5 +1,6 @@
-//! The commands: each a module with its arguments and `exec`, which returns the exit status.
+//! The commands. Each module has a command's arguments and `exec`, which returns the exit status.
 
+pub(crate) mod attend;
 pub(crate) mod bake;
 pub(crate) mod bundle;
 pub(crate) mod cargo;
@@ -12,15 +13,22 @@ pub(crate) mod export;
 pub(crate) mod gc;
 pub(crate) mod import;
 pub(crate) mod inspect;
+pub(crate) mod kill;
 pub(crate) mod logs;
 pub(crate) mod ls;
+pub(crate) mod pause;
+pub(crate) mod port;
 pub(crate) mod ps;
 pub(crate) mod pull;
 pub(crate) mod push;
+pub(crate) mod restart;
 pub(crate) mod rm;
 pub(crate) mod run;
 pub(crate) mod runner;
+pub(crate) mod stats;
 pub(crate) mod stop;
 pub(crate) mod supervise;
+pub(crate) mod top;
 pub(crate) mod update;
 pub(crate) mod verify;
+pub(crate) mod wait;

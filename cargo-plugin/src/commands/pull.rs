@@ -1,5 +1,6 @@
-//! `supermachine pull`: an image becomes a snapshot in the store; a snapshot comes as it is.
+//! `supermachine pull`: bakes an image into a snapshot in the store, or fetches a snapshot.
 
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -13,13 +14,15 @@ use supermachine_kernel::Assets;
 use supermachine_snapshots::pack::{Manifest, Named, Source, is_name};
 
 use super::import;
-use crate::error::Error;
+use crate::error::{Error, HostError, UsageError};
+use crate::globals::Globals;
 use crate::progress::Progress;
-use crate::{Globals, format, report, store};
+use crate::variables::EnvArgs;
+use crate::{format, machine_size, report, store};
 
-/// What hardware needs for an iteration of the speed probe, in picoseconds.
+/// How long hardware takes for an iteration of the speed probe, in picoseconds.
 const HARDWARE_ITERATION: u64 = 2_000;
-/// A password is not longer than this.
+/// The longest password.
 const MAX_PASSWORD: u64 = 1 << 20;
 
 const EXAMPLES: &str = "\
@@ -33,99 +36,97 @@ An image is one of
   NAME[:TAG][@DIGEST]            on Docker Hub, as in `redis`, `grafana/loki:3`
   HOST[:PORT]/NAME[:TAG]         on another registry
   oci:FOLDER[:TAG]               an OCI layout
-  oci-archive:FILE[:TAG]         a tar of one
-  docker-archive:FILE[:TAG]      what `docker save` writes
-  a path with a slash in it      any of these
+  oci-archive:FILE[:TAG]         a tar archive of an OCI layout
+  docker-archive:FILE[:TAG]      an archive of `docker save`
+  a path that contains a slash   any of these
 
 Readiness is one of
-  auto           the first of: a port that the image exposes listens, the entrypoint ends with
-                 success, or it writes nothing for two seconds
-  tcp:PORT       something in the machine listens on the port
-  log:REGEX      the entrypoint writes something that matches
-  exec:COMMAND   the command, run in the machine again and again, ends with success
-  exit           the entrypoint ends with success
+  auto           the first of: an exposed port listens, the entrypoint exits with status 0, or it
+                 writes nothing for two seconds
+  tcp:PORT       a process in the machine listens on the port
+  log:REGEX      the entrypoint's output matches
+  exec:COMMAND   the command, run repeatedly in the machine, exits with status 0
+  exit           the entrypoint exits with status 0
 
-Where there is a snapshot instead of an image, as after `supermachine push`, it is taken as it is:
-nothing is started, and what is said about a bake does not count.
+A snapshot, as after `supermachine push`, is fetched unchanged: nothing starts, and the options for
+a bake have no effect.
 
-The name of the snapshot is printed. A snapshot that has the name already is replaced.
-Credentials come from Docker's configuration unless they are given.";
+Prints the name of the snapshot, and replaces an older snapshot of that name. Credentials come from
+Docker's configuration unless --username is given.";
 
 /// Fetch an image and bake it into a snapshot
 ///
-/// The image is fetched and checked, laid out as a disk, and started once in a machine. When it is
-/// ready, the machine's state is kept. What was done before is not done again.
+/// Fetches and verifies the image, writes its root file system, and starts it once in a machine. When it
+/// is ready, the machine's state becomes the snapshot. Reuses the results of earlier pulls.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// The image
+    /// Pull this image
     #[arg(value_name = "IMAGE")]
     image: String,
-    /// The snapshot's name [default: the last part of the image's name]
+    /// Name the snapshot [default: the last part of the image's name]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Memory of the machine, in MiB
-    #[arg(short, long, value_name = "MIB", default_value_t = 256)]
-    #[arg(value_parser = clap::value_parser!(u64).range(32..=1 << 20))]
+    /// Give the machine this much memory, as 512m or 1g; a plain number is MiB
+    #[arg(short, long, value_name = "SIZE", default_value = "256")]
+    #[arg(value_parser = machine_size::memory_mib)]
     memory: u64,
-    /// Virtual processors of the machine
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = clap::value_parser!(u16).range(1..=16))]
+    /// Give the machine this many virtual processors
+    #[arg(long, alias = "cpus", value_name = "N", default_value = "1")]
+    #[arg(value_parser = machine_size::vcpus())]
     vcpus: u16,
-    /// The processor features that the machine may use: x86-64-v2, x86-64-v3 or host. The snapshot
-    /// goes on only where they are
+    /// Let the machine use these processor features: x86-64-v2, x86-64-v3 or host. The snapshot starts
+    /// only on hosts that have them
     #[arg(long, value_name = "BASELINE", default_value = "x86-64-v3")]
     cpu: Baseline,
-    /// When the machine is ready: auto, tcp:PORT, log:REGEX, exec:COMMAND or exit
+    /// Take the snapshot at this moment: auto, tcp:PORT, log:REGEX, exec:COMMAND or exit
     #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = ready)]
     ready: Ready,
-    /// How long to wait until it is ready, in seconds
+    /// Fail if the machine is not ready after this many seconds
     #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = crate::process::seconds)]
     ready_timeout: Duration,
-    /// Fetch the image and lay it out, and leave it at that: needs no hypervisor
+    /// Fetch the image and write its root file system only; needs no hypervisor
     #[arg(long)]
     fetch_only: bool,
-    /// The program to start instead of the image's entrypoint; the image's command is dropped
-    #[arg(long, value_name = "PROGRAM", help_heading = "What the image runs")]
+    /// Start this program instead of the image's entrypoint, without the image's command
+    #[arg(long, value_name = "PROGRAM", help_heading = "Entrypoint options")]
     entrypoint: Option<String>,
-    /// Set a variable for the entrypoint and every command; without =VALUE, as it is here
-    #[arg(short, long = "env", value_name = "NAME[=VALUE]", value_parser = crate::process::variable)]
-    #[arg(help_heading = "What the image runs")]
-    env: Vec<(String, String)>,
-    /// The user, by name or number, instead of the image's
-    #[arg(short, long, value_name = "USER[:GROUP]", help_heading = "What the image runs")]
+    #[command(flatten)]
+    env: EnvArgs,
+    /// Run as this user, by name or number, instead of the image's
+    #[arg(short, long, value_name = "USER[:GROUP]", help_heading = "Entrypoint options")]
     user: Option<String>,
-    /// The working directory instead of the image's
-    #[arg(short, long, value_name = "DIR", help_heading = "What the image runs")]
+    /// Run in this folder instead of the image's
+    #[arg(short, long, value_name = "DIR", help_heading = "Entrypoint options")]
     workdir: Option<String>,
-    /// The arguments of the entrypoint instead of the image's command
-    #[arg(last = true, value_name = "ARGUMENT", help_heading = "What the image runs")]
+    /// Pass these arguments to the entrypoint instead of the image's command
+    #[arg(last = true, value_name = "ARGUMENT", help_heading = "Entrypoint options")]
     command: Vec<String>,
     #[command(flatten)]
     fetch: FetchArgs,
 }
 
-/// How an image is fetched.
+/// How to fetch an image.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "How the image is fetched")]
+#[command(next_help_heading = "Fetch options")]
 pub(crate) struct FetchArgs {
-    /// Which of an image's platforms, as in linux/amd64 [default: this host's]
+    /// Fetch the image for this platform, as in linux/amd64 [default: this host's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = platform)]
-    platform: Option<Platform>,
-    /// Use no network: only what was fetched before
+    pub(crate) platform: Option<Platform>,
+    /// Use only what is cached, without a network
     #[arg(long)]
     offline: bool,
     #[command(flatten)]
     registry: RegistryArgs,
 }
 
-/// How a registry is spoken to.
+/// How to talk to a registry.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RegistryArgs {
-    /// Speak to a registry on another machine without TLS
+    /// Talk to a registry on another machine without TLS
     #[arg(long)]
     insecure: bool,
-    /// The user to log in to the registry as
+    /// Log in to the registry as this user
     #[arg(long, value_name = "USER", requires = "password_stdin")]
     username: Option<String>,
     /// Read the password from standard input
@@ -133,7 +134,7 @@ pub(crate) struct RegistryArgs {
     password_stdin: bool,
 }
 
-/// Bakes an image, or takes a snapshot as it is, and prints the snapshot's name.
+/// Bakes an image, or fetches a snapshot, and prints the snapshot's name.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     // The password can be read once.
     let options = args.fetch.options()?;
@@ -144,12 +145,12 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     let source: ImageSource = args.image.parse().map_err(BakeError::from)?;
     if let Some(path) = snapshots_at(&source) {
         let store = store::open(globals.store.as_deref())?;
-        return import::tell(&store.import(path, args.name.as_deref())?, globals.quiet);
+        return import::print(&store.import(path, args.name.as_deref())?, globals.quiet);
     }
     if !args.fetch_only
         && let Err(error) = check_host()
     {
-        // A snapshot can be had without ever starting a machine.
+        // Fetching a snapshot starts no machine.
         return match &source {
             ImageSource::Registry(reference) if is_snapshot(reference, &options) => {
                 pull_snapshot(args, reference, options, globals)
@@ -170,7 +171,7 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     match (done, &source) {
         (Ok(None), _) => Ok(0),
         (Ok(Some(baked)), _) => print_name(&baked.name),
-        (Err(error), ImageSource::Registry(reference)) if tells_of_snapshot(&error) => {
+        (Err(error), ImageSource::Registry(reference)) if is_snapshot_error(&error) => {
             pull_snapshot(args, reference, options, globals)
         }
         (Err(error), _) => Err(error),
@@ -182,7 +183,7 @@ fn print_name(name: &str) -> Result<u8, Error> {
     Ok(0)
 }
 
-/// The path of an archive or layout, if what it holds are snapshots.
+/// The path of an archive or layout that contains only snapshots.
 fn snapshots_at(source: &ImageSource) -> Option<&Path> {
     let (ImageSource::Layout { path, .. }
     | ImageSource::OciArchive { path, .. }
@@ -196,13 +197,13 @@ fn snapshots_at(source: &ImageSource) -> Option<&Path> {
     (!all.is_empty() && all.iter().all(is_snapshot)).then_some(path)
 }
 
-/// Whether a registry has a snapshot there. Failing to find out is no answer.
+/// Whether the registry has a snapshot under this reference. An error counts as no.
 fn is_snapshot(reference: &Reference, options: &FetchOptions) -> bool {
     let kind = oci::artifact_type(reference, options);
     kind.is_ok_and(|kind| kind.as_deref() == Some(ARTIFACT_TYPE))
 }
 
-fn tells_of_snapshot(error: &Error) -> bool {
+fn is_snapshot_error(error: &Error) -> bool {
     let Error::Bake(BakeError::Fetch { source: oci::Error::Artifact { artifact_type, .. } }) =
         error
     else {
@@ -211,7 +212,7 @@ fn tells_of_snapshot(error: &Error) -> bool {
     artifact_type == ARTIFACT_TYPE
 }
 
-/// Stores a snapshot as the registry has it.
+/// Fetches a snapshot unchanged.
 fn pull_snapshot(
     args: &Args,
     reference: &Reference,
@@ -227,25 +228,20 @@ fn pull_snapshot(
     if !globals.quiet {
         let (name, digest) = (&pulled.name, format::short(pulled.digest));
         let (moved, present) = (format::bytes(pulled.moved), format::bytes(pulled.present));
-        report::note(&format!("{name} is {digest}, {moved} fetched, {present} were here"));
+        report::note(&format!("{name} is {digest}, {moved} fetched, {present} already here"));
     }
     print_name(&pulled.name)
 }
 
-/// Bakes what an image says, as `run` does for one that is not in the store. The host must have
-/// been checked.
-pub(crate) fn bake_default(
-    image: &str,
-    name: &str,
+/// Bakes an image for `run`. The caller has checked the host.
+pub(crate) fn bake_with(
+    builder: OciImageBuilder,
     fetch: &FetchArgs,
     store: &Store,
     quiet: bool,
 ) -> Result<Baked, Error> {
     let progress = Arc::new(Progress::new(quiet));
-    let builder = OciImageBuilder::new(image)?
-        .name(name)
-        .fetch_options(fetch.options()?)
-        .observer(Arc::clone(&progress) as _);
+    let builder = builder.fetch_options(fetch.options()?).observer(Arc::clone(&progress) as _);
     bake(&builder, store, &progress, quiet)
 }
 
@@ -271,17 +267,17 @@ fn bake(
     Ok(baked)
 }
 
-/// Fails early when no machine could be started after all the fetching.
+/// Fails early, before any download, if this host cannot start a machine.
 pub(crate) fn check_host() -> Result<(), Error> {
-    Assets::locate().map_err(|source| Error::Assets { source })?;
-    let speed = supermachine::host::probe().map_err(|source| Error::Host { source })?;
+    Assets::locate().map_err(|source| HostError::Assets { source })?;
+    let speed = supermachine::host::probe().map_err(|source| HostError::Hypervisor { source })?;
     if speed.is_usable() {
         return Ok(());
     }
-    Err(Error::Slow { factor: speed.picoseconds_per_iteration / HARDWARE_ITERATION })
+    Err(HostError::Slow { factor: speed.picoseconds_per_iteration / HARDWARE_ITERATION }.into())
 }
 
-/// Names are checked by the store; this asks it without one, before anything is made.
+/// Checks a name before anything is created. The store checks it again.
 fn check_name(name: &str) -> Result<(), Error> {
     if is_name(name) {
         Ok(())
@@ -308,8 +304,11 @@ impl Args {
         if !self.command.is_empty() {
             builder = builder.command(&self.command);
         }
-        for (name, value) in &self.env {
-            builder = builder.env(name, value);
+        for (name, value) in self.env.read()? {
+            let utf8 = |text: OsString| {
+                text.into_string().map_err(|text| UsageError::NotUtf8 { what: "variable", text })
+            };
+            builder = builder.env(&utf8(name)?, &utf8(value)?);
         }
         if let Some(user) = &self.user {
             builder = builder.user(user);
@@ -337,14 +336,14 @@ impl RegistryArgs {
         let mut options = FetchOptions::default();
         options.insecure = self.insecure;
         if let Some(user) = &self.username {
-            let password = read_password().map_err(|source| Error::Password { source })?;
+            let password = read_password().map_err(|source| UsageError::Password { source })?;
             options.credentials = Some(Credentials::Password { user: user.clone(), password });
         }
         Ok(options)
     }
 }
 
-/// Reads a password and drops the line end behind it.
+/// Reads a password, without the line ending.
 pub(crate) fn read_password() -> io::Result<String> {
     let mut text = String::new();
     io::stdin().take(MAX_PASSWORD).read_to_string(&mut text)?;
@@ -356,15 +355,15 @@ pub(crate) fn read_password() -> io::Result<String> {
 }
 
 fn ready(text: &str) -> Result<Ready, String> {
-    text.parse().map_err(|error| told(&error))
+    text.parse().map_err(|error| one_line(&error))
 }
 
 fn platform(text: &str) -> Result<Platform, String> {
-    text.parse().map_err(|error| told(&error))
+    text.parse().map_err(|error| one_line(&error))
 }
 
-/// An error with its cause in one line, as clap shows what a value lacks.
-fn told(error: &dyn std::error::Error) -> String {
+/// An error with its cause in one line, for clap's message about a value.
+fn one_line(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),

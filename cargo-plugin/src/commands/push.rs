@@ -1,4 +1,4 @@
-//! `supermachine push`: a snapshot goes to a registry.
+//! `supermachine push`: sends a snapshot to a registry.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -8,26 +8,27 @@ use supermachine_baker::oci::Reference;
 
 use super::pull::RegistryArgs;
 use crate::error::Error;
+use crate::globals::Globals;
 use crate::progress::Progress;
-use crate::{Globals, format, report, store};
+use crate::{format, report, store};
 
 /// Send a snapshot to a registry
 ///
-/// What the registry has already is not sent again. `supermachine pull REFERENCE` gets it back, and
-/// tools like skopeo, oras and cosign copy and sign it. The digest of its manifest is printed.
+/// Sends only what the registry lacks, and prints the manifest's digest. `supermachine pull REFERENCE`
+/// fetches the snapshot; tools such as skopeo, oras and cosign copy and sign it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The snapshot
+    /// Send this snapshot
     #[arg(value_name = "NAME")]
     name: String,
-    /// Where it goes: HOST[:PORT]/REPOSITORY[:TAG]
+    /// Send it to HOST[:PORT]/REPOSITORY[:TAG]
     #[arg(value_name = "REFERENCE")]
     reference: String,
     #[command(flatten)]
     registry: RegistryArgs,
 }
 
-/// Pushes and prints the digest.
+/// Pushes, and prints the digest.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     let reference: Reference = args.reference.parse().map_err(BakeError::from)?;
     let store = store::open_for(globals.store.as_deref(), &args.name)?;
@@ -39,7 +40,7 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     let pushed = pushed?;
     if !globals.quiet {
         let (moved, present) = (format::bytes(pushed.moved), format::bytes(pushed.present));
-        report::note(&format!("{reference}: {moved} sent, {present} were there"));
+        report::note(&format!("{reference}: {moved} sent, {present} already there"));
     }
     writeln!(io::stdout(), "{}", pushed.digest).map_err(|source| Error::Output { source })?;
     Ok(0)

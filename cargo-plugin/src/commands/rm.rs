@@ -1,33 +1,86 @@
-//! `supermachine rm`: names are forgotten.
+//! `supermachine rm`: removes the names of snapshots, and the logs of stopped machines.
 
-use supermachine_baker::BakeError;
+use std::time::Duration;
 
-use crate::error::Error;
-use crate::{Globals, report, store};
+use supermachine_baker::{BakeError, Store};
 
-/// Forget snapshots
+use crate::background::{self, Stop};
+use crate::error::{BackgroundError, Error};
+use crate::globals::Globals;
+use crate::machines::Machines;
+use crate::{report, store};
+
+/// Remove snapshots, and the logs of stopped machines
 ///
-/// The names are gone at once. Files stay in the store, since other snapshots may build on them, and
-/// so that the same image need not be baked again, until `supermachine gc` removes them.
+/// Removes the names of snapshots at once. The files stay in the store until `supermachine gc` deletes them,
+/// since other snapshots may use them and a new bake of the same image finds them.
+///
+/// A name can also be that of a stopped machine, whose logs are removed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The snapshots
+    /// Remove these snapshots and stopped machines
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
+    /// Remove snapshots that machines use, which continue; stop a machine if there is no snapshot of its
+    /// name
+    #[arg(short, long)]
+    force: bool,
 }
 
-/// Removes all that can be removed. The status is 1 if one could not.
+/// Removes all names that it can. Returns 1 if one could not be removed.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     let store = store::open_existing(globals.store.as_deref())?;
-    let dir = store::dir(globals.store.as_deref())?;
     let mut status = 0;
     for name in &args.names {
-        let no_such_name = || BakeError::NoSuchName { name: name.clone(), store: dir.clone() };
-        let done = store.as_ref().ok_or_else(no_such_name).and_then(|store| store.remove(name));
-        if let Err(error) = done {
+        if let Err(error) = remove(args, globals, store.as_ref(), name) {
             report::error(&error);
             status = 1;
         }
     }
     Ok(status)
+}
+
+fn remove(args: &Args, globals: &Globals, store: Option<&Store>, name: &str) -> Result<(), Error> {
+    let machines = Machines::locate();
+    let dir = store::dir(globals.store.as_deref())?;
+    let no_such_name = || BakeError::NoSuchName { name: name.to_owned(), store: dir.clone() };
+    if let Some(store) = store
+        && store.names()?.iter().any(|known| known == name)
+    {
+        let users = users(&machines, &dir, name)?;
+        if !users.is_empty() && !args.force {
+            let name = name.to_owned();
+            return Err(BackgroundError::SnapshotInUse { name, machines: users }.into());
+        }
+        store.remove(name)?;
+        machines.forget_ended(name)?;
+        return Ok(());
+    }
+    if machines.names()?.iter().any(|known| known == name) {
+        if !args.force {
+            return Err(BackgroundError::StillRuns { name: name.to_owned() }.into());
+        }
+        background::stop(&machines, name, Stop { grace_period: Some(Duration::ZERO) })?;
+        machines.forget_ended(name)?;
+        return Ok(());
+    }
+    if machines.forget_ended(name)? {
+        return Ok(());
+    }
+    // Names that cannot be a snapshot's get an error of their own.
+    store.map_or_else(|| Err(no_such_name()), |store| store.remove(name))?;
+    Ok(())
+}
+
+/// The machines that run from a snapshot. Skips machines that do not answer.
+fn users(
+    machines: &Machines,
+    store: &std::path::Path,
+    snapshot: &str,
+) -> Result<Vec<String>, Error> {
+    let uses = |name: &String| {
+        let label = machines.connect_now(name).and_then(|client| background::label(&client));
+        label.is_ok_and(|label| label.snapshot == snapshot && label.store == store)
+    };
+    Ok(machines.names()?.into_iter().filter(uses).collect())
 }

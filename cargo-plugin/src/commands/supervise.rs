@@ -1,5 +1,4 @@
-//! `supermachine supervise`: the process that holds a machine that runs by itself. See
-//! [`crate::detach`], which starts it.
+//! `supermachine supervise`: holds a machine in the background. [`crate::detach`] starts it.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,48 +8,52 @@ use rustix::process::Resource;
 use supermachine::worker::{Server, Stopped};
 use supermachine::{Image, VmConfig};
 
-use crate::error::Error;
-use crate::label::Label;
+use crate::error::{BackgroundError, Error};
+use crate::globals::Globals;
+use crate::label::{Label, MachineOptions};
 use crate::machines::{Claim, Machines};
-use crate::ports::{self, Publish};
-use crate::{Globals, store};
+use crate::ports::{self, PublishSpec};
+use crate::store;
 
-/// Hold a machine that others use; started by `run --detach`
+/// Hold a machine in the background; `run --detach` starts this
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Make a port of the machine reachable
+    /// Publish a port of the machine
     #[arg(long, value_name = "[ADDRESS:]HOST:GUEST")]
-    publish: Vec<Publish>,
-    /// The snapshot's name
+    publish: Vec<PublishSpec>,
+    /// The options of the machine, as JSON
+    #[arg(long, value_name = "JSON", value_parser = options)]
+    options: Option<MachineOptions>,
+    /// Start this snapshot
     snapshot: String,
-    /// The machine's name, of which the claim is standard input
+    /// Hold the machine of this name; standard input is the lock on the name
     name: String,
 }
 
-/// Holds the machine to its end.
+/// Holds the machine until it stops.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
-    // Neither its terminal's end nor what is typed there is meant for the machine. It fails only
-    // where this process leads its group, and then it was not started by who it should.
+    // The machine outlives the terminal. This fails only in a process group leader, which
+    // `run --detach` does not start.
     let _ = rustix::process::setsid();
-    // Each connection to a port takes some descriptors. Where no more are allowed, fewer serve.
+    // Each connection to a port needs descriptors. Without a higher limit, fewer connections fit.
     let mut limit = rustix::process::getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     let _ = rustix::process::setrlimit(Resource::Nofile, limit);
     let stdin = io::stdin();
     let lock: OwnedFd =
-        stdin.as_fd().try_clone_to_owned().map_err(|source| Error::Supervisor { source })?;
+        stdin.as_fd().try_clone_to_owned().map_err(|source| BackgroundError::Spawn { source })?;
     let claim = Machines::locate().inherited(&args.name, lock)?;
     let dir = store::dir(globals.store.as_deref())?;
     match hold(args, &dir, &claim) {
         Ok(stopped) => {
-            let given_back = claim.give_back();
-            // Who asked for the end may take the name again once told.
+            let released = claim.release();
+            // The client that stopped the machine may reuse the name once it has its answer.
             drop(stopped);
-            given_back.map(|()| 0)
+            released.map(|()| 0)
         }
         Err(error) => {
-            // Why it failed is what is to be told; a leftover is found by the next who looks.
-            let _ = claim.give_back();
+            // The first error matters. The next command removes what is left.
+            let _ = claim.release();
             Err(error)
         }
     }
@@ -59,17 +62,23 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
 fn hold(args: &Args, dir: &Path, claim: &Claim) -> Result<Stopped, Error> {
     let server = Server::bind(claim.socket())?;
     let image = Image::from_store(dir, &args.snapshot)?;
-    let vm = image.start(&VmConfig::new())?;
-    let (forwards, ports): (Vec<_>, Vec<_>) = ports::open(&vm, &args.publish)?.into_iter().unzip();
-    let label = Label::new(claim.name(), &args.snapshot, &image, ports);
-    // Whoever started this and is gone does not know that the machine runs: it ends.
+    let options = args.options.clone().unwrap_or_default();
+    let mut config = VmConfig::new();
+    if let Some(hostname) = &options.hostname {
+        config = config.with_hostname(hostname);
+    }
+    let vm = image.start(&config)?;
+    let opened = ports::open(&vm, &ports::all(&args.publish))?;
+    let (forwards, ports): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
+    let label = Label::new(claim.name(), (dir, &args.snapshot), &image, ports, options);
+    // If the starter has gone, nobody knows about the machine, so it stops.
     announce(&label).map_err(|source| Error::Output { source })?;
     let stopped = server.serve(vm, label.line())?;
     drop(forwards);
     Ok(stopped)
 }
 
-/// Tells of the machine, and lets go of whoever started this.
+/// Prints the label, and detaches from the standard streams.
 fn announce(label: &Label) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(label.line().as_bytes())?;
@@ -79,4 +88,8 @@ fn announce(label: &Label) -> io::Result<()> {
     rustix::stdio::dup2_stdout(&nowhere)?;
     rustix::stdio::dup2_stderr(&nowhere)?;
     Ok(())
+}
+
+fn options(text: &str) -> Result<MachineOptions, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }

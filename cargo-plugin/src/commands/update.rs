@@ -1,4 +1,4 @@
-//! `cargo supermachine update`: pinned tags move to what they stand for now.
+//! `cargo supermachine update`: updates the pins of tags.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -8,28 +8,29 @@ use supermachine_baker::BakeError;
 use supermachine_baker::lock::Lock;
 use supermachine_baker::oci::{self, BlobStore, FetchOptions, ImageSource};
 
-use crate::error::Error;
+use crate::error::{Error, PackageError};
+use crate::globals::Globals;
 use crate::package::{self, Selection};
-use crate::{Globals, format, report};
+use crate::{format, report};
 
-/// Move the pins of supermachine.lock to what the tags stand for now
+/// Update the pins in supermachine.lock
 ///
-/// Asks the registries what each pinned tag and each tag that Cargo.toml declares stands for, and writes
-/// that down. Nothing is baked; the next build does that. Tags that a build script names are pinned by
-/// the build.
+/// Resolves each pinned tag, and each tag that Cargo.toml declares, with its registry, and writes the
+/// digests to supermachine.lock. Bakes nothing: the next build does. A build pins the tags of its build
+/// script.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only these images, as supermachine.lock has them
+    /// Update only these images, as written in supermachine.lock
     #[arg(value_name = "IMAGE")]
     images: Vec<String>,
     #[command(flatten)]
     selection: Selection,
-    /// Tell what would move, and write nothing
+    /// Print the changes, and write nothing
     #[arg(long)]
     dry_run: bool,
 }
 
-/// Asks and writes, package by package. All are asked before anything is written.
+/// Resolves all tags, and writes the lock files only when all have answers.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     let cache = supermachine::image::default_cache()?;
     let downloads = BlobStore::open(cache.join("downloads")).map_err(BakeError::from)?;
@@ -47,10 +48,10 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     }
     let is_known = |wanted: &&String| known.iter().any(|image| is_meant(wanted, image));
     if let Some(image) = args.images.iter().find(|wanted| !is_known(wanted)) {
-        return Err(Error::NotPinned { image: image.clone() });
+        return Err(PackageError::NotPinned { image: image.clone() }.into());
     }
     if known.is_empty() && !globals.quiet {
-        report::note("no tags are pinned or declared");
+        report::note("no tags to update: none are pinned or declared");
     }
     if !args.dry_run {
         locks.iter_mut().try_for_each(Lock::save).map_err(BakeError::from)?;
@@ -64,7 +65,7 @@ impl Args {
     }
 }
 
-/// The tags that a package has pinned, and those that it declares.
+/// The tags that a package pins or declares.
 fn images(package: &Package, lock: &Lock) -> Result<BTreeSet<String>, Error> {
     let mut images: BTreeSet<_> = lock.images().map(|(name, _)| name.to_owned()).collect();
     for snapshot in package::declared(package)?.snapshots {
@@ -77,7 +78,7 @@ fn images(package: &Package, lock: &Lock) -> Result<BTreeSet<String>, Error> {
     Ok(images)
 }
 
-/// Pins a tag to what it stands for now, and tells what that changes.
+/// Pins a tag to its current digest, and returns a line about the change.
 fn resolve(image: &str, downloads: &BlobStore, lock: &mut Lock) -> Result<String, Error> {
     let source: ImageSource = image.parse().map_err(BakeError::from)?;
     let digest =
@@ -90,7 +91,7 @@ fn resolve(image: &str, downloads: &BlobStore, lock: &mut Lock) -> Result<String
     })
 }
 
-/// Whether a word means an image: by its full name, or in any form that stands for it.
+/// Whether a word names an image, in full or in a short form.
 fn is_meant(wanted: &str, image: &str) -> bool {
     let reference = wanted.parse::<ImageSource>().map(|source| source.to_string());
     wanted == image || reference.is_ok_and(|reference| reference == image)

@@ -1,4 +1,4 @@
-//! `supermachine verify`: every byte of snapshots is checked.
+//! `supermachine verify`: checks every byte of snapshots.
 
 use std::io::{self, Write};
 
@@ -6,24 +6,25 @@ use supermachine_baker::Verified;
 use supermachine_snapshots::mapped::FormCheck;
 
 use crate::error::Error;
-use crate::{Globals, format, report, store};
+use crate::globals::Globals;
+use crate::{format, report, store};
 
 /// Check every byte of snapshots
 ///
-/// Compares all blobs with their digests, reads state and index, and decompresses every chunk. What is
-/// damaged in the cache is removed there, to be made again. The exit status is 1 if a snapshot is
-/// damaged.
+/// Compares all blobs with their digests, parses state and index, and decompresses every chunk.
+/// Deletes damaged files from the cache, which are rebuilt when needed. The exit status is 1 if a
+/// snapshot is damaged.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The snapshots
+    /// Check these snapshots
     #[arg(value_name = "NAME", required_unless_present = "all")]
     names: Vec<String>,
-    /// All snapshots of the store
+    /// Check all snapshots of the store
     #[arg(long, conflicts_with = "names")]
     all: bool,
 }
 
-/// Checks and tells of each snapshot in a line; of what is wrong, on standard error.
+/// Prints a line for each snapshot, and the problems on standard error.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     let mut names = args.names.clone();
     let store = match (names.first(), store::open_existing(globals.store.as_deref())?) {
@@ -41,7 +42,7 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
                 if !verified.problems.is_empty() {
                     status = 1;
                 }
-                tell(name, &verified)?;
+                print(name, &verified)?;
             }
             Err(error) => {
                 report::error(&error);
@@ -52,15 +53,15 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     Ok(status)
 }
 
-fn tell(name: &str, verified: &Verified) -> Result<(), Error> {
+fn print(name: &str, verified: &Verified) -> Result<(), Error> {
     let (size, chunks) = (format::bytes(verified.size), verified.chunks);
     let mapped = match verified.mapped {
-        Some(FormCheck::Whole) => ", mapped form whole",
-        Some(FormCheck::Removed) => ", damaged mapped form removed",
+        Some(FormCheck::Whole) => ", mapped form intact",
+        Some(FormCheck::Removed) => ", damaged mapped form deleted",
         _ => "",
     };
     let line = match verified.problems.is_empty() {
-        true => format!("{name}: whole, {size}, {chunks} chunks{mapped}"),
+        true => format!("{name}: intact, {size}, {chunks} chunks{mapped}"),
         false => format!("{name}: damaged"),
     };
     writeln!(io::stdout(), "{line}").map_err(|source| Error::Output { source })?;

@@ -1,4 +1,4 @@
-//! Archives as a machine sends them, and as a hostile one could.
+//! Archives from a machine, honest and hostile.
 
 use std::error::Error as _;
 use std::os::unix::fs::{MetadataExt, symlink};
@@ -10,15 +10,15 @@ use tar::{Archive, EntryType};
 
 use super::*;
 
-/// A folder with a folder that the archives are unpacked into.
-fn places() -> (tempfile::TempDir, PathBuf) {
+/// A folder, and in it a folder to unpack archives into.
+fn folders() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("new");
     fs::create_dir(&folder).unwrap();
     (dir, folder)
 }
 
-/// An entry: its name, kind, mode, and its content or where it leads.
+/// An entry: name, type, mode, and content or link target.
 type Sample<'a> = (&'a str, EntryType, u32, &'a str);
 
 fn unpack(bytes: &[u8], folder: &Path) -> Result<Unpacked, Error> {
@@ -29,7 +29,7 @@ fn archive(entries: &[Sample<'_>]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (name, kind, mode, content) in entries {
         let mut header = Header::new_gnu();
-        // The names that a hostile machine sends are none that a builder takes.
+        // `tar::Builder` refuses hostile names, so write them into the header.
         header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
         header.set_entry_type(*kind);
         header.set_mode(*mode);
@@ -54,8 +54,8 @@ const FILE: EntryType = EntryType::Regular;
 const FOLDER: EntryType = EntryType::Directory;
 
 #[test]
-fn folder_comes_with_modes_links_and_times_but_no_set_user_id() {
-    let (dir, folder) = places();
+fn folder_keeps_modes_links_and_times_but_no_set_user_id() {
+    let (dir, folder) = folders();
     let bytes = archive(&[
         ("./", FOLDER, 0o750, ""),
         ("./sub/", FOLDER, 0o555, ""),
@@ -77,8 +77,8 @@ fn folder_comes_with_modes_links_and_times_but_no_set_user_id() {
 }
 
 #[test]
-fn one_file_comes_under_its_name() {
-    let (_dir, folder) = places();
+fn single_file_keeps_its_name() {
+    let (_dir, folder) = folders();
     let one = archive(&[("file", FILE, 0o644, "content")]);
     assert_eq!(unpack(&one, &folder).unwrap().content, Path::new("file"));
     assert_eq!(fs::read(folder.join("file")).unwrap(), b"content");
@@ -87,7 +87,7 @@ fn one_file_comes_under_its_name() {
 }
 
 #[test]
-fn no_entry_gets_out_of_its_folder() {
+fn no_entry_leaves_its_folder() {
     let begin = ("./", FOLDER, 0o755, "");
     let link = |to| ("./out", EntryType::Symlink, 0o777, to);
     let samples: [&[Sample<'_>]; 7] = [
@@ -100,23 +100,23 @@ fn no_entry_gets_out_of_its_folder() {
         &[begin, link("../secret"), ("./twin", EntryType::Link, 0o644, "./out")],
     ];
     for (number, sample) in samples.iter().enumerate() {
-        let (dir, folder) = places();
+        let (dir, folder) = folders();
         fs::write(dir.path().join("secret"), "kept").unwrap();
         let _ = unpack(&archive(sample), &folder);
         assert!(!dir.path().join("escaped").exists(), "{number}");
         let secret = fs::metadata(dir.path().join("secret")).unwrap();
         assert_eq!(secret.nlink(), 1, "{number}");
     }
-    // A root is not the host's.
-    let (_dir, folder) = places();
+    // A leading slash is not the host's root.
+    let (_dir, folder) = folders();
     let absolute = archive(&[("/tmp-of-guest", FILE, 0o644, "x")]);
     assert!(unpack(&absolute, &folder).is_err());
     assert!(!Path::new("/tmp-of-guest").exists());
 }
 
 #[test]
-fn link_that_is_there_is_replaced_and_not_followed() {
-    let (dir, folder) = places();
+fn existing_link_is_replaced_and_not_followed() {
+    let (dir, folder) = folders();
     let (target, secret) = (dir.path().join("target"), dir.path().join("secret"));
     fs::create_dir(&target).unwrap();
     fs::create_dir(&secret).unwrap();
@@ -136,18 +136,18 @@ fn link_that_is_there_is_replaced_and_not_followed() {
     assert_eq!(fs::read(secret.join("key")).unwrap(), b"kept");
 }
 
-/// Says where the folder of the test below is, to its run by another user.
+/// Passes the folder of the test below to its run by another user.
 const READ_ONLY: &str = "SUPERMACHINE_TEST_READ_ONLY";
 
-/// Root may write everywhere, and so would not find what this is about.
+/// Runs as another user, because root can write to read-only folders.
 #[test]
-fn folder_that_may_not_be_written_to_comes_twice_and_leaves_nothing_behind() {
+fn read_only_folder_is_copied_twice_and_leaves_nothing_behind() {
     let Some(folder) = std::env::var_os(READ_ONLY).map(PathBuf::from) else {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
         let program = dir.path().join("program");
-        // Another process writes it: one that this process has open for writing cannot be run, and a
-        // test beside this one might pass it on to a process of its own.
+        // Another process writes the file. If this process had it open for writing, a child of a
+        // parallel test could inherit the descriptor, and the file could not be executed.
         let mut copy = Command::new("cp");
         copy.arg(std::env::current_exe().unwrap()).arg(&program);
         assert!(copy.status().unwrap().success());
@@ -155,7 +155,7 @@ fn folder_that_may_not_be_written_to_comes_twice_and_leaves_nothing_behind() {
         if rustix::process::geteuid().is_root() {
             command.uid(65534);
         }
-        let name = "folder_that_may_not_be_written_to_comes_twice_and_leaves_nothing_behind";
+        let name = "read_only_folder_is_copied_twice_and_leaves_nothing_behind";
         command.args(["--exact", &format!("copy::tests::{name}")]).env(READ_ONLY, dir.path());
         assert!(command.status().unwrap().success());
         return;
@@ -184,10 +184,10 @@ fn folder_that_may_not_be_written_to_comes_twice_and_leaves_nothing_behind() {
     }
 }
 
-/// What comes before the content of an entry is kept in memory.
+/// Headers and names are kept in memory, so they must be bounded.
 #[test]
-fn names_and_directories_without_end_are_refused() {
-    let (_dir, folder) = places();
+fn endless_names_and_directories_are_refused() {
+    let (_dir, folder) = folders();
     for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
         let mut header = Header::new_gnu();
         header.set_path("./x").unwrap();
@@ -207,7 +207,7 @@ fn names_and_directories_without_end_are_refused() {
     assert!(error.source().unwrap().to_string().contains("too many directories"), "{error:?}");
 }
 
-/// A header, and then letters without end.
+/// A header, and then endless letters.
 struct Counted<'a> {
     head: &'a [u8],
     count: usize,
@@ -234,8 +234,8 @@ impl<I: Iterator<Item = u8>> Read for Bytes<I> {
 }
 
 #[test]
-fn what_is_packed_unpacks_as_it_was_under_its_new_name() {
-    let (dir, folder) = places();
+fn packed_folder_unpacks_unchanged_under_its_new_name() {
+    let (dir, folder) = folders();
     let source = dir.path().join("source");
     fs::create_dir_all(source.join("sub")).unwrap();
     let long = "long".repeat(50);
@@ -254,8 +254,8 @@ fn what_is_packed_unpacks_as_it_was_under_its_new_name() {
 }
 
 #[test]
-fn file_that_shrinks_meanwhile_is_an_error() {
-    let (dir, _) = places();
+fn file_that_shrinks_during_the_copy_is_an_error() {
+    let (dir, _) = folders();
     let path = dir.path().join("file");
     fs::write(&path, "long content").unwrap();
     let found = fs::metadata(&path).unwrap();

@@ -1,11 +1,10 @@
-//! Unpacking what a machine packed, and putting it in its place.
+//! Unpacks an archive from a machine, and moves it into place.
 //!
-//! The archive is a stranger's. Bounds: what an entry takes beside its content, and what is kept of
-//! all directories together. Its content takes as much of the disk as the machine sends. No entry
-//! is written outside the new folder, which is this process's alone.
+//! The archive is untrusted. Names and directories are bounded; file contents use as much disk as the
+//! machine sends. No entry is written outside the new folder, which is private to this process.
 //!
-//! Directories get their modes and times last, once all is in its place: into one that may not be
-//! written to nothing can be put, and it could not be moved or removed either.
+//! Directories get their modes and times last. A read-only directory could not be filled, moved or
+//! removed.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -18,29 +17,28 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tar::{Archive, Entry, EntryType};
 
-use super::failed;
 use crate::error::Error;
 use crate::report;
 
-/// What headers and names of one entry may take.
+/// The most bytes for the headers and names of one entry.
 const MAX_NAMES: u64 = 64 << 10;
-/// What the names of all directories may take.
+/// The most bytes for the attributes of all directories.
 const MAX_DIRECTORIES: usize = 64 << 20;
-/// What is kept of a directory beside its name.
+/// The bytes that a directory needs besides its name.
 const KEPT: usize = 128;
 
-/// What came out of a machine, in a new folder.
+/// An unpacked archive in a new folder.
 #[derive(Debug)]
 pub(super) struct Unpacked {
     /// The folder.
     folder: PathBuf,
-    /// Its file's name if it is one file, and none if the folder is what came.
+    /// The name of the copied file. Empty if the copy is a directory, which is then the folder itself.
     pub(super) content: PathBuf,
-    /// By their names in the folder, of which the folder's own is empty.
+    /// By their paths in the folder. The folder's own path is empty.
     directories: BTreeMap<PathBuf, Attributes>,
 }
 
-/// What a directory gets when all is in its place.
+/// The mode and time of a directory, set at the end.
 #[derive(Debug, Clone, Copy)]
 struct Attributes {
     mode: u32,
@@ -55,14 +53,14 @@ impl Unpacked {
             content: PathBuf::new(),
             directories: BTreeMap::new(),
         };
-        unpacked.take_all(from).map_err(failed("write", folder))?;
+        unpacked.take_all(from).map_err(Error::file("write", folder))?;
         Ok(unpacked)
     }
 
     fn take_all(&mut self, from: impl Read) -> io::Result<()> {
         let allowance = Rc::new(Cell::new(MAX_NAMES));
         let mut archive = Archive::new(Metered { from, allowance: Rc::clone(&allowance) });
-        let (mut is_first, mut names, mut left_out) = (true, 0, 0_u64);
+        let (mut is_first, mut names, mut skipped) = (true, 0, 0_u64);
         for entry in archive.entries()? {
             let mut entry = entry?;
             let name = self.name_of(&entry, is_first)?;
@@ -82,20 +80,22 @@ impl Unpacked {
                 | EntryType::Symlink
                 | EntryType::Link => {
                     if !entry.unpack_in(&self.folder)? {
-                        return Err(invalid("a name that leads elsewhere"));
+                        return Err(invalid("a path that leaves the folder"));
                     }
                 }
-                _ => left_out += 1,
+                _ => skipped += 1,
             }
             allowance.set(MAX_NAMES);
         }
-        if left_out > 0 {
-            report::warning(&format!("left out {left_out} of what is no file, folder or link"));
+        if skipped > 0 {
+            report::warning(&format!(
+                "skipped {skipped} entries that are not files, folders or links"
+            ));
         }
         Ok(())
     }
 
-    /// An entry's name in the folder.
+    /// An entry's path in the folder.
     fn name_of(&mut self, entry: &Entry<'_, impl Read>, is_first: bool) -> io::Result<PathBuf> {
         let whole = entry.path()?;
         let mut name = PathBuf::new();
@@ -103,41 +103,41 @@ impl Unpacked {
             match part {
                 Component::Normal(part) => name.push(part),
                 Component::CurDir => {}
-                _ => return Err(invalid("a name that leads elsewhere")),
+                _ => return Err(invalid("a path that leaves the folder")),
             }
         }
-        // Of a directory all names begin with a dot. A file has its own, and comes alone.
+        // A directory's entries all start with a dot. A file is the only entry.
         let is_of_directory = whole.starts_with(".");
         if is_first && !is_of_directory && whole.components().count() == 1 {
             self.content.clone_from(&name);
         } else if !is_of_directory && is_first || !self.content.as_os_str().is_empty() {
-            return Err(invalid("an entry beside what was asked for"));
+            return Err(invalid("an entry that was not asked for"));
         }
         Ok(name)
     }
 
-    /// Puts what came in its place: a folder's content into the folder that is there.
+    /// Moves the copy into place. Merges a directory with an existing one.
     pub(super) fn settle(&self, target: &Path) -> Result<(), Error> {
         self.settle_at(&self.content, target)
     }
 
     fn settle_at(&self, name: &Path, target: &Path) -> Result<(), Error> {
         let is_dir = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
-        // Joined with nothing, a path ends with a slash.
+        // Joining an empty path would append a slash.
         let from =
             if name.as_os_str().is_empty() { self.folder.clone() } else { self.folder.join(name) };
         if !is_dir(&from) || !is_dir(target) {
-            fs::rename(&from, target).map_err(failed("rename", target))?;
+            fs::rename(&from, target).map_err(Error::file("rename", target))?;
             return self.finish(name, target);
         }
-        for entry in fs::read_dir(&from).map_err(failed("read", &from))? {
-            let own = entry.map_err(failed("read", &from))?.file_name();
+        for entry in fs::read_dir(&from).map_err(Error::file("read", &from))? {
+            let own = entry.map_err(Error::file("read", &from))?.file_name();
             self.settle_at(&name.join(&own), &target.join(&own))?;
         }
         Ok(())
     }
 
-    /// Gives the directories of what was moved what they are to have, the innermost first.
+    /// Sets modes and times of the moved directories, the innermost first.
     fn finish(&self, moved: &Path, target: &Path) -> Result<(), Error> {
         let from_there = self.directories.range(moved.to_owned()..);
         let directories: Vec<_> =
@@ -145,7 +145,7 @@ impl Unpacked {
         for (name, attributes) in directories.into_iter().rev() {
             let inner = name.strip_prefix(moved).unwrap_or(name);
             let path: PathBuf = target.components().chain(inner.components()).collect();
-            attributes.give_to(&path).map_err(failed("chmod", &path))?;
+            attributes.give_to(&path).map_err(Error::file("chmod", &path))?;
         }
         Ok(())
     }
@@ -167,7 +167,7 @@ impl Attributes {
     }
 }
 
-/// Makes a directory and those above it that are not there. No link is followed.
+/// Creates a directory and its missing parents, without following links.
 fn make_directories(folder: &Path, name: &Path) -> io::Result<()> {
     let mut path = folder.to_owned();
     for part in name.components() {
@@ -184,7 +184,7 @@ fn make_directories(folder: &Path, name: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A reader that fails when more is read than is allowed for now.
+/// A reader that fails when its allowance is used up.
 struct Metered<R> {
     from: R,
     allowance: Rc<Cell<u64>>,
@@ -194,7 +194,7 @@ impl<R: Read> Read for Metered<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let allowed = self.allowance.get();
         if allowed == 0 {
-            return Err(invalid("an entry with too long a name"));
+            return Err(invalid("an entry whose name is too long"));
         }
         let most = usize::try_from(allowed).unwrap_or(usize::MAX).min(buffer.len());
         let count = self.from.read(buffer.get_mut(..most).unwrap_or_default())?;

@@ -1,13 +1,13 @@
-//! Arguments that are cargo's: passed on as they are, and read for what matters here.
+//! Arguments for cargo: passed on unchanged, and searched for a few options.
 
 use std::ffi::{OsStr, OsString};
 
 /// Arguments for a cargo command.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Arguments {
-    /// Those for cargo itself.
+    /// Arguments for cargo itself.
     own: Vec<OsString>,
-    /// From the first `--` on: those for the program or the tests.
+    /// The first `--` and the arguments behind it, for the program or the tests.
     rest: Vec<OsString>,
 }
 
@@ -19,24 +19,24 @@ impl Arguments {
         Self { own, rest }
     }
 
-    /// Puts an option before all others, where no argument of a program can be taken for it.
+    /// Inserts an option before all others, so that it cannot become a program's argument.
     pub(crate) fn insert(&mut self, words: impl IntoIterator<Item = OsString>) {
         self.own.splice(0..0, words);
     }
 
-    /// Takes an option out, in both of its forms, and returns its values.
+    /// Removes an option in both forms, `--option value` and `--option=value`, and returns its values.
     pub(crate) fn take(&mut self, option: &str) -> Vec<OsString> {
         let (own, values) = self.split(option);
         self.own = own;
         values
     }
 
-    /// The values that an option is given, in both of its forms.
+    /// The values of an option in both forms, `--option value` and `--option=value`.
     pub(crate) fn values(&self, option: &str) -> Vec<OsString> {
         self.split(option).1
     }
 
-    /// Whether no network shall be used.
+    /// Whether the network is off.
     pub(crate) fn is_offline(&self) -> bool {
         self.own.iter().any(|word| word == "--offline" || word == "--frozen")
     }
@@ -69,13 +69,13 @@ mod tests {
     }
 
     #[test]
-    fn network_is_refused_in_two_words_but_not_behind_the_dashes() {
+    fn offline_options_count_only_before_the_dashes() {
         assert!(arguments("-p x --offline").is_offline() && arguments("--frozen").is_offline());
         assert!(!arguments("--locked").is_offline() && !arguments("-- --offline").is_offline());
     }
 
     #[test]
-    fn option_is_read_in_both_forms_but_not_behind_the_dashes() {
+    fn option_is_found_in_both_forms_before_the_dashes() {
         let given = arguments("-v --target a --target=b --target-dir x run -- --target c");
         assert_eq!(given.values("--target"), ["a", "b"]);
         assert_eq!(given.values("--target-dir"), ["x"]);
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_passed_on_in_order() {
+    fn arguments_keep_their_order() {
         let words = "-v --target a -- --target c -- d";
         let all = |arguments: &Arguments| {
             arguments.all().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")

@@ -1,4 +1,4 @@
-//! Baking what packages declare in `[package.metadata.supermachine]`.
+//! Bakes the snapshots that packages declare in `[package.metadata.supermachine]`.
 
 use std::env::consts::{ARCH, OS};
 use std::fs;
@@ -13,30 +13,34 @@ use supermachine_snapshots::pack::Source;
 
 use super::declared::folder;
 use super::snapshots::{Packs, digest_of, file_name};
-use crate::error::Error;
+use crate::error::{Error, PackageError};
 use crate::progress::Progress;
 
-/// A snapshot that a package declares, baked.
+/// A baked snapshot of a package.
 #[derive(Debug)]
-pub(crate) struct Made {
+pub(crate) struct DeclaredSnapshot {
     /// The name that the package gives it.
     pub(crate) name: String,
-    /// What it is in the cache of builds.
+    /// The result in the build cache.
     pub(crate) baked: Baked,
 }
 
-/// What a package's manifest declares.
+/// The metadata table of a package's manifest.
 pub(crate) fn declared(package: &Package) -> Result<Metadata, Error> {
     Ok(Metadata::read(package.manifest_path.as_std_path()).map_err(BakeError::from)?)
 }
 
-/// Finds or bakes all that a package declares. Tags are pinned in the package's lock file as the
-/// bakes go, so that one that fails does not lose the pins of those before it.
-pub(crate) fn bake(package: &Package, wishes: &Wishes, quiet: bool) -> Result<Vec<Made>, Error> {
+/// Finds or bakes all snapshots that a package declares. Saves the lock file after each bake, so that a
+/// failed bake does not lose earlier pins.
+pub(crate) fn bake(
+    package: &Package,
+    wishes: &Wishes,
+    quiet: bool,
+) -> Result<Vec<DeclaredSnapshot>, Error> {
     let snapshots = declared(package)?.snapshots;
     let Some(first) = snapshots.first() else { return Ok(Vec::new()) };
     if wishes.left_out {
-        return Err(Error::LeftOut { name: first.name.clone() });
+        return Err(PackageError::BakeSkipped { name: first.name.clone() }.into());
     }
     let dir = folder(package);
     let mut lock = Lock::beside(&dir).map_err(BakeError::from)?.frozen(wishes.locked);
@@ -53,13 +57,13 @@ pub(crate) fn bake(package: &Package, wishes: &Wishes, quiet: bool) -> Result<Ve
         let baked = builds.bake(&package.name, &builder, &mut lock);
         progress.finish(baked.is_ok());
         lock.save().map_err(BakeError::from)?;
-        made.push(Made { name: snapshot.name, baked: baked? });
+        made.push(DeclaredSnapshot { name: snapshot.name, baked: baked? });
     }
     Ok(made)
 }
 
-/// The same, and each as one file in a folder of the package in `target_dir`. For another platform
-/// than this one, or where the user has others, packs are taken that were baked elsewhere.
+/// Finds or bakes all snapshots, and writes each as a file to the package's folder in `target_dir`. Uses
+/// packs that were baked elsewhere if the environment names their folder.
 pub(crate) fn packs(
     package: &Package,
     target: &str,
@@ -79,7 +83,7 @@ pub(crate) fn packs(
     for made in bake(package, wishes, quiet)? {
         let path = dir.join(file_name(&made.name));
         if digest_of(&path) != Some(made.baked.digest) {
-            let failed = |source| Error::Place { operation: "create", path: dir.clone(), source };
+            let failed = |source| Error::File { operation: "create", path: dir.clone(), source };
             fs::create_dir_all(&dir).map_err(failed)?;
             let (store, baked) = (Builds::open()?.store().clone(), &made.baked);
             store.export_snapshot(baked.digest, &baked.name, &path)?;
@@ -89,7 +93,7 @@ pub(crate) fn packs(
     Ok(packs)
 }
 
-/// The packs of all that a package declares, from a folder of them.
+/// The packs of all declared snapshots, from a folder of packs that were baked elsewhere.
 fn prebaked(package: &Package, folder: &Path) -> Result<Packs, Error> {
     let mut packs = Packs::new();
     for snapshot in declared(package)?.snapshots {
@@ -101,7 +105,7 @@ fn prebaked(package: &Package, folder: &Path) -> Result<Packs, Error> {
     Ok(packs)
 }
 
-/// Whether what the compiler calls a platform has this architecture and operating system.
+/// Whether a target triple has this architecture and operating system.
 fn is_platform_of(triple: &str, arch: &str, os: &str) -> bool {
     let os = if os == "macos" { "darwin" } else { os };
     triple.split('-').next() == Some(arch) && triple.split('-').any(|word| word == os)
@@ -112,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn platform_is_told_by_what_the_compiler_calls_it() {
+    fn target_triple_names_the_platform() {
         assert!(is_platform_of("x86_64-unknown-linux-gnu", "x86_64", "linux"));
         assert!(is_platform_of("aarch64-apple-darwin", "aarch64", "macos"));
         assert!(!is_platform_of("aarch64-unknown-linux-musl", "x86_64", "linux"));

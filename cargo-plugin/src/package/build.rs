@@ -1,4 +1,4 @@
-//! A build by cargo, and what it made.
+//! A build by cargo, and its results.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
@@ -7,32 +7,34 @@ use std::process::{ExitStatus, Stdio};
 
 use cargo_metadata::{Artifact, BuildScript, Message, PackageId};
 
-use super::snapshots::{Packs, digest_of, left_out, packs};
-use super::{Arguments, CargoError, command};
+use super::arguments::Arguments;
+use super::command::command;
+use super::snapshots::{Packs, digest_of, packs, skipped};
+use crate::error::CargoError;
 
-/// What cargo told of a build.
+/// The results of a build.
 #[derive(Debug)]
-pub(crate) struct Built {
+pub(crate) struct BuildOutput {
     pub(crate) status: ExitStatus,
-    /// What was built or is still fresh.
+    /// Artifacts, freshly built or up to date.
     pub(crate) artifacts: Vec<Artifact>,
     scripts: Vec<BuildScript>,
 }
 
-impl Built {
-    /// The programs among it, each with its package's manifest.
+impl BuildOutput {
+    /// The programs, each with its package's manifest.
     pub(crate) fn programs(&self) -> impl Iterator<Item = (PathBuf, PathBuf)> {
         self.artifacts.iter().filter_map(|one| {
             Some((one.executable.clone()?.into(), one.manifest_path.clone().into()))
         })
     }
 
-    /// The packs that build scripts made, those of dependencies too.
+    /// The packs of all build scripts, including those of dependencies.
     pub(crate) fn packs(&self) -> Packs {
         packs(self.variables())
     }
 
-    /// Names that stand for different packs, each with two of them.
+    /// Names of different packs, each with two of them.
     pub(crate) fn conflicts(&self) -> BTreeMap<String, [PathBuf; 2]> {
         let all = self.packs();
         let each = self.scripts.iter().flat_map(|script| packs(script.env.iter().cloned()));
@@ -44,24 +46,25 @@ impl Built {
         .collect()
     }
 
-    /// A snapshot that the build left out, as the environment asked for.
-    pub(crate) fn left_out(&self) -> Option<String> {
-        left_out(self.variables()).next()
+    /// A snapshot that the build skipped because of the environment.
+    pub(crate) fn skipped(&self) -> Option<String> {
+        skipped(self.variables()).next()
     }
 
     fn variables(&self) -> impl Iterator<Item = (String, String)> {
         self.scripts.iter().flat_map(|script| script.env.iter().cloned())
     }
 
-    /// Those of one package.
+    /// The packs of one package's build script.
     pub(crate) fn packs_of(&self, package: &PackageId) -> Packs {
         let scripts = self.scripts.iter().filter(|script| script.package_id == *package);
         packs(scripts.flat_map(|script| script.env.iter().cloned()))
     }
 }
 
-/// Builds or checks, and lets cargo tell how it goes. Whoever asked for messages in JSON gets them.
-pub(crate) fn build_as(name: &str, mut arguments: Arguments) -> Result<Built, CargoError> {
+/// Builds or checks, while cargo prints its progress. Passes JSON messages on if the arguments ask for
+/// them.
+pub(crate) fn build_as(name: &str, mut arguments: Arguments) -> Result<BuildOutput, CargoError> {
     let formats = arguments.take("--message-format");
     let wanted = formats.last().and_then(|format| format.to_str()).unwrap_or("human");
     let is_for_machines = wanted.starts_with("json");
@@ -93,7 +96,7 @@ pub(crate) fn build_as(name: &str, mut arguments: Arguments) -> Result<Built, Ca
         }
     }
     let status = child.wait().map_err(failed)?;
-    Ok(Built { status, artifacts, scripts })
+    Ok(BuildOutput { status, artifacts, scripts })
 }
 
 /// Whether two packs hold the same snapshot.

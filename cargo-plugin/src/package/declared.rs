@@ -1,27 +1,27 @@
-//! The packages that a command is about, and what they declare.
+//! Selects packages, and reads their metadata.
 
 use std::path::{Path, PathBuf};
 
 use cargo_metadata::{Metadata, MetadataCommand, Package};
 
-use super::CargoError;
+use crate::error::CargoError;
 
-/// Which packages a command is about.
+/// Options that select packages.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Selection {
-    /// The package [default: the one of this folder, or all of a workspace]
+    /// Select this package [default: the package of this folder, or the whole workspace]
     #[arg(short, long = "package", value_name = "NAME")]
     pub(crate) packages: Vec<String>,
-    /// All packages of the workspace
+    /// Select all packages of the workspace
     #[arg(long, conflicts_with = "packages")]
     pub(crate) workspace: bool,
-    /// The package's Cargo.toml
+    /// Use this Cargo.toml
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub(crate) manifest_path: Option<PathBuf>,
 }
 
 impl Selection {
-    /// The packages, as cargo knows them.
+    /// The selected packages.
     pub(crate) fn find(&self) -> Result<Vec<Package>, CargoError> {
         let metadata = metadata(self.manifest_path.as_deref())?;
         if self.workspace {
@@ -38,7 +38,7 @@ impl Selection {
         self.packages.iter().map(named).collect()
     }
 
-    /// The package whose manifest is the nearest; all members where that is the workspace's.
+    /// The package with the nearest manifest, or all members if that is the workspace's.
     fn here(&self, metadata: &Metadata) -> Result<Vec<Package>, CargoError> {
         let start = match &self.manifest_path {
             Some(path) => path.parent().map(Path::to_path_buf).unwrap_or_default(),
@@ -59,7 +59,7 @@ impl Selection {
     }
 }
 
-/// What cargo tells of a workspace, without its dependencies: needs no network.
+/// The metadata of a workspace without dependencies. Needs no network.
 pub(crate) fn metadata(manifest: Option<&Path>) -> Result<Metadata, CargoError> {
     let mut command = MetadataCommand::new();
     command.no_deps();
@@ -74,7 +74,7 @@ pub(crate) fn folder(package: &Package) -> PathBuf {
     package.manifest_path.parent().map(Into::into).unwrap_or_default()
 }
 
-/// Whether the package itself depends on the library that runs machines.
+/// Whether the package depends on `supermachine` directly.
 pub(crate) fn runs_machines(package: &Package) -> bool {
     package.dependencies.iter().any(|dependency| {
         dependency.kind == cargo_metadata::DependencyKind::Normal
@@ -82,8 +82,7 @@ pub(crate) fn runs_machines(package: &Package) -> bool {
     })
 }
 
-/// Whether the package's build script bakes, in which case it does so with what the package
-/// declares too.
+/// Whether the package's build script bakes. Then it also bakes the declared snapshots.
 pub(crate) fn bakes_in_its_build(package: &Package) -> bool {
     let is_baker = |dependency: &cargo_metadata::Dependency| {
         dependency.kind == cargo_metadata::DependencyKind::Build

@@ -1,8 +1,7 @@
-//! How a program that cargo has built gets started: through us, so that it is signed first.
+//! Starts programs that cargo built through this command, which signs them first.
 //!
-//! Cargo starts programs, tests and examples through a *runner* if its configuration names one.
-//! Ours is named on cargo's command line, which counts more than all configuration; the runner
-//! that a user has configured comes behind it.
+//! Cargo starts programs, tests and examples through a *runner* if its configuration names one. The
+//! command line names ours, which overrides all configuration; ours then starts the user's runner.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -10,9 +9,10 @@ use std::process::Command;
 
 use cargo_config2::{Config, PathAndArgs};
 
-use super::{Arguments, CargoError};
+use super::arguments::Arguments;
+use crate::error::CargoError;
 
-/// The options of cargo that have it start programs through us.
+/// The options that make cargo start programs through our runner.
 pub(crate) fn configuration(arguments: &Arguments) -> Result<Vec<OsString>, CargoError> {
     let failed = |source| CargoError::Configuration { source };
     let config = Config::load().map_err(failed)?;
@@ -23,24 +23,24 @@ pub(crate) fn configuration(arguments: &Arguments) -> Result<Vec<OsString>, Carg
     if targets.is_empty() {
         targets.push(host.clone());
     }
-    let ourselves = std::env::current_exe().map_err(|source| CargoError::Ourselves { source })?;
+    let executable = std::env::current_exe().map_err(|source| CargoError::CurrentExe { source })?;
     let mut words = Vec::new();
     for target in targets {
         let target = if target == "host-tuple" { host.clone() } else { target };
-        // One that is described by a file is known by the file's name.
+        // A target specification file names its target.
         let name = match Path::new(&target).extension() {
             Some(extension) if extension == "json" => Path::new(&target).file_stem(),
             _ => None,
         };
         let name = name.map_or(target.clone(), |stem| stem.to_string_lossy().into_owned());
         let users = config.runner(&name).map_err(failed)?;
-        let runner = runner(&ourselves, users.as_ref())?;
+        let runner = runner(&executable, users.as_ref())?;
         words.extend(["--config".into(), format!("target.{}.runner={runner}", text(&name)).into()]);
     }
     Ok(words)
 }
 
-/// The platform that is built for: what was asked for, or what the configuration says, or this host.
+/// The target platform: from the arguments, or from the configuration, or this host.
 pub(crate) fn target(asked: Option<&str>) -> Result<String, CargoError> {
     let failed = |source| CargoError::Configuration { source };
     let config = Config::load().map_err(failed)?;
@@ -51,9 +51,9 @@ pub(crate) fn target(asked: Option<&str>) -> Result<String, CargoError> {
     }
 }
 
-/// The value of cargo's setting: a list of words in TOML.
-fn runner(ourselves: &Path, users: Option<&PathAndArgs>) -> Result<String, CargoError> {
-    let mut words = vec![ourselves.as_os_str().to_owned(), "runner".into()];
+/// The value of cargo's `runner` setting: a TOML array.
+fn runner(executable: &Path, users: Option<&PathAndArgs>) -> Result<String, CargoError> {
+    let mut words = vec![executable.as_os_str().to_owned(), "runner".into()];
     for word in users.into_iter().flat_map(|users| {
         std::iter::once(users.path.clone().into_os_string()).chain(users.args.iter().cloned())
     }) {
@@ -64,17 +64,17 @@ fn runner(ourselves: &Path, users: Option<&PathAndArgs>) -> Result<String, Cargo
     words.push("--".into());
     let words = words.into_iter().map(|word| match word.to_str() {
         Some(word) => Ok(text(word)),
-        None => Err(CargoError::NotText { path: word.clone() }),
+        None => Err(CargoError::NotUtf8 { path: word.clone() }),
     });
     Ok(format!("[{}]", words.collect::<Result<Vec<_>, _>>()?.join(",")))
 }
 
-/// A string as TOML has it; JSON's are all that but for one character.
+/// A TOML string. A JSON string is one, except for one character.
 fn text(word: &str) -> String {
     serde_json::Value::from(word).to_string().replace('\u{7f}', "\\u007f")
 }
 
-/// A program that cargo would have started, with what comes before and behind it.
+/// A program to start, with its arguments and the user's runner.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Program {
     /// The user's runner.
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runner_is_toml_whatever_its_words_are() {
+    fn runner_with_any_words_is_toml() {
         let mut users = PathAndArgs::new("/a \"b\"\\c");
         users.arg("--x\t\u{7f}");
         let value = runner(Path::new("/o u r"), Some(&users)).unwrap();
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn users_runner_starts_the_program() {
+    fn user_runner_starts_the_program() {
         let words = |words: &[&str]| words.iter().map(Into::into).collect();
         let program = Program { then: words(&["env", "-i"]), argv: words(&["/p", "-x"]) };
         let command = program.command();

@@ -1,7 +1,7 @@
-//! The snapshots of a build: packs that build scripts made, and where programs find them.
+//! The snapshots of a build: the packs of build scripts, and links to them beside programs.
 //!
-//! `supermachine_baker::build_script` tells the compiler of each pack in a variable. Cargo passes
-//! these on: in its messages about a build, and to the programs that it starts.
+//! `supermachine_baker::build_script` sets a compiler variable for each pack. Cargo reports these
+//! variables in its build messages, and sets them for the programs that it starts.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,21 +12,21 @@ use std::{fs, process};
 use supermachine_formats::Digest;
 use supermachine_snapshots::pack::Source;
 
-/// What the names of the variables begin with; the snapshot's name follows.
+/// The prefix of the variables. The snapshot's name follows.
 const VARIABLE: &str = "SUPERMACHINE_SNAPSHOT_";
-/// Beside a program, where `supermachine::AssetPaths` looks.
+/// The folder beside a program where `supermachine::AssetPaths` looks.
 pub(crate) const FOLDER: &str = "snapshots";
 
 /// Packs by the names of their snapshots.
 pub(crate) type Packs = BTreeMap<String, PathBuf>;
 
-/// What variables tell of packs.
+/// The packs that variables name.
 pub(crate) fn packs(variables: impl Iterator<Item = (String, String)>) -> Packs {
     named(variables).filter(|(_, path)| size(path) > Some(0)).collect()
 }
 
-/// The snapshots that were left out of the build: their packs are empty files.
-pub(super) fn left_out(
+/// The snapshots that the build skipped. Their packs are empty files.
+pub(super) fn skipped(
     variables: impl Iterator<Item = (String, String)>,
 ) -> impl Iterator<Item = String> {
     named(variables).filter(|(_, path)| size(path) == Some(0)).map(|(name, _)| name)
@@ -42,17 +42,17 @@ fn size(path: &Path) -> Option<u64> {
     fs::metadata(path).ok().map(|file| file.len())
 }
 
-/// The snapshot that a pack holds, if it is one.
+/// The digest of the snapshot in a pack, if the file is a pack.
 pub(super) fn digest_of(pack: &Path) -> Option<Digest> {
     Source::open(pack).and_then(|source| source.find(None)).ok()
 }
 
-/// The file's name of a snapshot that ships.
+/// The file name of a snapshot that ships with a program.
 pub(crate) fn file_name(name: &str) -> String {
     format!("{name}.tar")
 }
 
-/// Takes away what [`link_beside`] put beside a program for these snapshots.
+/// Removes the links of [`link_beside`] for these snapshots.
 pub(crate) fn unlink_beside<'a>(
     program: &Path,
     names: impl Iterator<Item = &'a String>,
@@ -62,7 +62,7 @@ pub(crate) fn unlink_beside<'a>(
     places.filter(|place| place.is_symlink()).try_for_each(fs::remove_file)
 }
 
-/// Puts links to packs where the program at `program` finds them. What else is there stays.
+/// Links packs beside a program, where it looks for them. Keeps other files there.
 pub(crate) fn link_beside(program: &Path, packs: &Packs) -> io::Result<()> {
     let Some(dir) = program.parent().filter(|_| !packs.is_empty()) else { return Ok(()) };
     let dir = dir.join(FOLDER);
@@ -74,7 +74,7 @@ pub(crate) fn link_beside(program: &Path, packs: &Packs) -> io::Result<()> {
             Ok(_) if fs::read_link(&place).is_ok_and(|path| path == *pack) => continue,
             _ => {}
         }
-        // Others may be starting the program: they find the old link or the new one.
+        // A program that starts now sees the old link or the new one.
         let scratch = dir.join(format!(".{name}.{}", process::id()));
         let _ = fs::remove_file(&scratch);
         symlink(pack, &scratch)?;
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packs_are_linked_where_programs_look_and_nothing_else_is_touched() {
+    fn packs_are_linked_beside_programs_and_other_files_stay() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let text = |name: &str| path(name).to_str().unwrap().to_owned();
@@ -96,7 +96,7 @@ mod tests {
             fs::write(path(name), content).unwrap();
         }
         let variable = |name: &str, file: &str| (format!("{VARIABLE}{name}"), text(file));
-        let told = packs(
+        let found = packs(
             [
                 variable("a", "one"),
                 variable("b", "left-out"),
@@ -105,11 +105,11 @@ mod tests {
             ]
             .into_iter(),
         );
-        assert_eq!(told, Packs::from([("a".to_owned(), path("one"))]));
-        assert_eq!(left_out([variable("b", "left-out")].into_iter()).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(found, Packs::from([("a".to_owned(), path("one"))]));
+        assert_eq!(skipped([variable("b", "left-out")].into_iter()).collect::<Vec<_>>(), ["b"]);
         let program = path("program");
-        link_beside(&program, &told).unwrap();
-        link_beside(&program, &told).unwrap();
+        link_beside(&program, &found).unwrap();
+        link_beside(&program, &found).unwrap();
         assert_eq!(fs::read(path("snapshots/a.tar")).unwrap(), b"1");
         let moved = packs([variable("a", "two")].into_iter());
         link_beside(&program, &moved).unwrap();

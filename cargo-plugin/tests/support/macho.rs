@@ -1,13 +1,13 @@
-//! Programs for macOS, made by hand: small, and with all that a real one has.
+//! Small hand-made programs for macOS, with everything that a real one has.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 pub(crate) const ARM64: u32 = 0x0100_000c;
 pub(crate) const X86_64: u32 = 0x0100_0007;
-/// Where the linker's data begins: behind one page of code.
+/// The offset of the linker's data, behind one page of code.
 pub(crate) const CODE: usize = 0x4000;
 
-/// A program of one architecture, unsigned, that returns zero.
+/// An unsigned program for one architecture that returns zero.
 pub(crate) fn program(processor: u32) -> Vec<u8> {
     let code: &[u8] = match processor {
         ARM64 => &[0x00, 0x00, 0x80, 0x52, 0xc0, 0x03, 0x5f, 0xd6],
@@ -16,7 +16,7 @@ pub(crate) fn program(processor: u32) -> Vec<u8> {
     let code_at = CODE - 16;
     let strings = b" \0_main\0\0\0\0\0\0\0\0\0";
     let mut linkedit = Vec::new();
-    // One symbol: the name's place, its type, its section, and its address.
+    // One symbol: name offset, type, section, address.
     words(&mut linkedit, &[2, 0x0000_010f]);
     linkedit.extend((0x1_0000_0000 + code_at as u64).to_le_bytes());
     linkedit.extend(strings);
@@ -55,7 +55,7 @@ pub(crate) fn program(processor: u32) -> Vec<u8> {
     file
 }
 
-/// One file with several architectures.
+/// A universal file.
 pub(crate) fn universal(slices: &[(u32, Vec<u8>)]) -> Vec<u8> {
     let mut file = Vec::new();
     let mut big = |numbers: &[u32]| file.extend(numbers.iter().flat_map(|n| n.to_be_bytes()));

@@ -1,4 +1,4 @@
-//! Running the commands as a user does, with folders of their own.
+//! Runs the commands as a user does, with private folders.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
@@ -15,12 +15,12 @@ use supermachine_formats::Digest;
 use supermachine_snapshots::pack::Descriptor;
 use tempfile::TempDir;
 
-/// The commands' own folders, which go with the value.
+/// Private folders for the commands, deleted on drop.
 pub(crate) struct Home {
     dir: TempDir,
 }
 
-/// How a command ended and what it wrote.
+/// The exit status and the output of a command.
 #[derive(Debug)]
 pub(crate) struct Done {
     pub(crate) status: i32,
@@ -29,7 +29,7 @@ pub(crate) struct Done {
 }
 
 impl Home {
-    /// Guest kernel and agent are empty files: enough to be found, not to be run.
+    /// Guest kernel and agent are empty files: they are found, but cannot run.
     pub(crate) fn new() -> Self {
         let home = Self::empty();
         for name in ["vmlinux", "init"] {
@@ -64,12 +64,12 @@ impl Home {
         self.path("data/supermachine")
     }
 
-    /// Where what runs has its files.
+    /// The folder of running machines.
     pub(crate) fn runtime(&self) -> PathBuf {
         self.path("run")
     }
 
-    /// Makes a program see these folders and no others.
+    /// Points a program at these folders.
     pub(crate) fn prepare<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command.env_remove("SUPERMACHINE_STORE").env("HOME", self.dir.path());
         command.env("XDG_DATA_HOME", self.path("data")).env("XDG_CACHE_HOME", self.path("cache"));
@@ -87,7 +87,7 @@ impl Home {
         Done::of(&self.command(arguments).output().unwrap())
     }
 
-    /// Runs a shell script, which finds the command as `$0`.
+    /// Runs a shell script, with the command as `$0`.
     pub(crate) fn sh(&self, script: &str) -> Done {
         let mut command = Command::new("bash");
         self.prepare(&mut command);
@@ -103,12 +103,12 @@ impl Home {
         Done::of(&child.wait_with_output().unwrap())
     }
 
-    /// Opens the store, or makes it, as the commands do.
+    /// Opens the store, or creates it.
     pub(crate) fn open_store(&self) -> Store {
         Store::open_with_cache(self.store(), self.path("cache/supermachine")).unwrap()
     }
 
-    /// Puts a name into the store that leads to nothing.
+    /// Adds a name without a snapshot to the store.
     pub(crate) fn add_name(&self, name: &str) {
         let manifest = Descriptor { digest: Digest::of(b"absent"), size: 6 };
         self.open_store().layout().set_name(name, manifest).unwrap();
@@ -133,7 +133,7 @@ impl Done {
         }
     }
 
-    /// That it failed so, and said why on standard error alone.
+    /// Asserts the exit status, and that the error is on standard error only.
     #[track_caller]
     pub(crate) fn fails(&self, status: i32, said: &[&str]) {
         assert_eq!(self.status, status, "{self:?}");
@@ -151,7 +151,7 @@ impl Done {
     }
 }
 
-/// The names of a folder's entries, sorted; none if it is not there.
+/// The sorted names of a folder's entries. Empty for a missing folder.
 pub(crate) fn files(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().map(Result::unwrap);
     let mut names: Vec<_> =
@@ -160,14 +160,14 @@ pub(crate) fn files(dir: &Path) -> Vec<String> {
     names
 }
 
-/// What Ctrl-C does. Returns the signal that ended the process.
+/// Sends SIGINT. Returns the signal that killed the process.
 pub(crate) fn interrupt(child: &mut Child) -> Option<i32> {
     let script = format!("kill -INT {}", child.id());
     assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
     child.wait().unwrap().signal()
 }
 
-/// Makes the files of a folder seem so old that nobody works on them any more.
+/// Makes the files of a folder old enough to be stale.
 pub(crate) fn age(dir: &Path) {
     let old = SystemTime::now() - Duration::from_secs(3600);
     for name in files(dir) {

@@ -1,4 +1,4 @@
-//! A package that a test makes, outside of every workspace and without dependencies.
+//! A generated package, outside any workspace and without dependencies.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
@@ -34,7 +34,7 @@ fn one_test() {
 }
 "#;
 
-/// The package's folder, which goes with the value.
+/// The package's folder, deleted on drop.
 pub(crate) struct Package {
     dir: TempDir,
 }
@@ -64,7 +64,7 @@ impl Package {
         self.write("Cargo.toml", manifest + lines);
     }
 
-    /// A library that this package depends on from now on, whose build script makes packs too.
+    /// Adds a dependency on a library whose build script makes packs too.
     pub(crate) fn add_library(&self, packs: &[(&str, &str)]) -> Self {
         let library = Self::new();
         let manifest = "[package]\nname = \"library\"\nversion = \"0.1.0\"\n[workspace]\n";
@@ -76,7 +76,7 @@ impl Package {
         library
     }
 
-    /// A build script that tells of packs as `supermachine_baker::build_script` does.
+    /// A build script that sets the variables of `supermachine_baker::build_script`.
     pub(crate) fn make_packs(&self, packs: &[(&str, &str)]) {
         let mut script = "fn main() { let out = std::env::var(\"OUT_DIR\").unwrap();\n".to_owned();
         for (name, content) in packs {
@@ -88,8 +88,8 @@ impl Package {
         self.write("build.rs", script + "}");
     }
 
-    /// A script that can be run. Another process writes it: one that this process has open for
-    /// writing cannot be run, and a test beside this one might pass it on to a process of its own.
+    /// An executable script. Another process writes it: if this process had it open for writing, a child
+    /// of a parallel test could inherit the descriptor, and the script could not be executed.
     pub(crate) fn script(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         let mut write = Command::new("sh");
@@ -98,8 +98,8 @@ impl Package {
         path
     }
 
-    /// `cargo supermachine`, in the package, as if cargo had started it, without what the cargo
-    /// that runs the tests was told.
+    /// `cargo supermachine` in the package, as cargo starts it, without the environment of the cargo that
+    /// runs the tests.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cargo-supermachine"));
         command.arg("supermachine").args(arguments).current_dir(self.dir.path());
@@ -115,14 +115,14 @@ impl Package {
         Done::of(&self.command(arguments).output().unwrap())
     }
 
-    /// What the compiler calls this host.
+    /// The target triple of this host.
     pub(crate) fn host() -> String {
         let output = Command::new("rustc").arg("-vV").output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         text.lines().find_map(|line| line.strip_prefix("host: ")).unwrap().to_owned()
     }
 
-    /// Has everything "linked" to this file: what comes out of a build is a copy of it.
+    /// Replaces the linker: every build produces a copy of this file.
     pub(crate) fn link_to(&self, program: &Path) {
         let linker = self.script(
             "linker",

@@ -1,4 +1,4 @@
-//! A registry with one small image, which asks for a password or stops in mid-layer on request.
+//! A registry with one small image. It can ask for a password, or stall in the middle of a layer.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -25,7 +25,7 @@ struct Content {
     config: String,
     layer: Vec<u8>,
     wants_login: bool,
-    /// Read and written alone; no other memory depends on it.
+    /// Independent of other memory.
     stalls: AtomicBool,
 }
 
@@ -39,7 +39,7 @@ impl Registry {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let (content, sender) = (Arc::clone(&served), sender.clone());
-                // A client that hangs up is no fault of the server.
+                // The client may hang up.
                 thread::spawn(move || drop(content.serve(stream.unwrap(), &sender)));
             }
         });
@@ -50,7 +50,7 @@ impl Registry {
         format!("{}/small", self.address)
     }
 
-    /// Waits until a client has got half of the layer.
+    /// Waits until a client has received half of the layer.
     pub(crate) fn wait_until_stalled(&self) {
         self.stalled.recv_timeout(Duration::from_secs(60)).unwrap();
     }
@@ -63,7 +63,7 @@ impl Registry {
 impl Content {
     fn new(wants_login: bool, stalls: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // Incompressible enough to come in more than one piece.
+        // Incompressible, so that it arrives in several pieces.
         std::fs::write(folder.path().join("file"), vec![b'x'; 1 << 20]).unwrap();
         let mut tar = Command::new("tar");
         tar.args(["-c", "--owner=0", "--group=0", "-C"]).arg(folder.path()).arg("file");

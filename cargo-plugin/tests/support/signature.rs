@@ -1,4 +1,4 @@
-//! Reading signatures, after Apple's headers (`cs_blobs.h`) and not by what wrote them.
+//! Reads signatures by Apple's headers (`cs_blobs.h`), independently of the code that writes them.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
@@ -13,17 +13,17 @@ const CODE_DIRECTORY: u32 = 0xfade_0c02;
 const ENTITLEMENTS: u32 = 0xfade_7171;
 const ENTITLEMENTS_DER: u32 = 0xfade_7172;
 
-/// What the signature of a program says.
+/// The signature of a program.
 #[derive(Debug)]
 pub(crate) struct Signature {
     pub(crate) flags: u32,
     pub(crate) identifier: String,
     pub(crate) entitlements: plist::Dictionary,
-    /// What is signed: the code directory.
+    /// The code directory, which is signed.
     pub(crate) directory: Vec<u8>,
-    /// A signature over it, empty if it is ad hoc.
+    /// The signature over it. Empty if it is ad hoc.
     pub(crate) cms: Vec<u8>,
-    /// The slots of documents that the code directory names by digest.
+    /// The special slots of the code directory.
     pub(crate) special: Vec<u32>,
 }
 
@@ -50,18 +50,18 @@ pub(crate) fn read(file: &[u8]) -> Option<Signature> {
     let page = 1 << directory[39];
     assert_eq!(pages, limit.div_ceil(page));
     for (number, bytes) in file[..limit].chunks(page).enumerate() {
-        let told = &directory[hashes + 32 * number..][..32];
-        assert_eq!(told, Sha256::digest(bytes).as_slice(), "page {number}");
+        let found = &directory[hashes + 32 * number..][..32];
+        assert_eq!(found, Sha256::digest(bytes).as_slice(), "page {number}");
     }
     let mut special = Vec::new();
     for slot in 1..=specials {
-        let told = &directory[hashes - 32 * slot..][..32];
-        if told == [0; 32] {
+        let found = &directory[hashes - 32 * slot..][..32];
+        if found == [0; 32] {
             continue;
         }
         special.push(slot as u32);
         if let Some(part) = part(slot as u32) {
-            assert_eq!(told, Sha256::digest(part).as_slice(), "slot {slot}");
+            assert_eq!(found, Sha256::digest(part).as_slice(), "slot {slot}");
         }
     }
     let xml = part(5).unwrap();
@@ -79,7 +79,7 @@ pub(crate) fn read(file: &[u8]) -> Option<Signature> {
     })
 }
 
-/// Where a load command says that the signature is.
+/// Where a load command places the signature.
 fn place(file: &[u8]) -> Option<(usize, usize)> {
     assert_eq!(little(file, 0), 0xfeed_facf);
     let mut at = 32;

@@ -1,4 +1,4 @@
-//! `-it` on a real terminal: a pseudo-terminal, whose other side is the person at it.
+//! `-it` on a pseudo-terminal, with the test as the user.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -15,20 +15,20 @@ use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
 use super::{HOME, Machine};
 
-/// Far more than anything here takes: only a hang reaches it.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Far longer than any test takes. Only a hang reaches it.
+const DEADLINE: Duration = Duration::from_secs(300);
 
-/// A person at a terminal in which a command runs.
+/// A user at a terminal that runs a command.
 struct Person {
     keyboard: File,
     screen: Receiver<Vec<u8>>,
-    /// What was shown and not looked at yet.
+    /// Output that the test has not looked at yet.
     shown: String,
     command: Child,
 }
 
 impl Person {
-    /// Begins with a terminal of 30 lines and 100 columns.
+    /// Starts a command on a terminal of 30 rows and 100 columns.
     fn at(arguments: &[&str]) -> Self {
         Self::at_program(Path::new(env!("CARGO_BIN_EXE_supermachine")), arguments)
     }
@@ -40,7 +40,7 @@ impl Person {
         let name = ptsname(&master, Vec::new()).unwrap();
         let slave = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
         resize(&master, 30, 100);
-        // The terminal must be the command's own, or no signal tells of its size.
+        // Only the controlling terminal sends SIGWINCH.
         let mut command = Command::new("setsid");
         HOME.prepare(&mut command).arg("--ctty").arg(program);
         command.args(arguments).stdin(slave.try_clone().unwrap());
@@ -52,7 +52,7 @@ impl Person {
         let mut output = keyboard.try_clone().unwrap();
         thread::spawn(move || {
             let mut piece = [0; 4096];
-            // Its end comes as an error, when nobody has the terminal any more.
+            // The read fails once nobody has the terminal open.
             while let Ok(count @ 1..) = output.read(&mut piece) {
                 if sender.send(piece[..count].to_vec()).is_err() {
                     break;
@@ -66,10 +66,10 @@ impl Person {
         self.keyboard.write_all(text.as_bytes()).unwrap();
     }
 
-    /// Waits until something is shown; what was shown before it is forgotten.
+    /// Waits for a text in the output, and drops the output up to it.
     #[track_caller]
     fn sees(&mut self, text: &str) {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + DEADLINE;
         loop {
             if let Some(at) = self.shown.find(text) {
                 self.shown.drain(..at + text.len());
@@ -83,7 +83,7 @@ impl Person {
         }
     }
 
-    /// Resizes the terminal, and waits until the shell in it knows.
+    /// Resizes the terminal, and waits until the shell sees it.
     #[track_caller]
     fn resizes(&mut self, rows: u16, columns: u16) {
         resize(&self.keyboard, rows, columns);
@@ -92,7 +92,7 @@ impl Person {
         self.sees("resized");
     }
 
-    /// Whether the terminal itself shows what is typed, and ends lines.
+    /// Whether the terminal is in cooked mode.
     fn is_ordinary(&self) -> bool {
         let modes = tcgetattr(&self.keyboard).unwrap().local_modes;
         modes.contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG)
@@ -109,7 +109,7 @@ fn resize(master: impl AsFd, rows: u16, columns: u16) {
 }
 
 #[test]
-fn terminal_has_its_size_its_kind_its_keys_and_the_commands_status() {
+fn terminal_passes_size_type_keys_and_exit_status() {
     let _machine = Machine::start("tty", "bb", &[]);
     let mut person = Person::at(&["exec", "-it", "-e", "PS1=", "tty", "--", "sh"]);
     person.types("stty size; echo kind $TERM\n");
@@ -128,7 +128,7 @@ fn terminal_has_its_size_its_kind_its_keys_and_the_commands_status() {
 }
 
 #[test]
-fn terminal_is_put_in_order_when_a_signal_ends_the_command() {
+fn terminal_is_restored_when_a_signal_kills_the_command() {
     let _machine = Machine::start("order", "bb", &[]);
     let script = "echo beg''un; sleep 1000";
     let mut person = Person::at(&["exec", "-it", "order", "--", "sh", "-c", script]);
@@ -150,19 +150,19 @@ fn fresh_machine_has_a_terminal_too() {
 }
 
 #[test]
-fn terminal_without_input_is_one_that_nobody_types_at() {
+fn terminal_without_i_gets_no_input() {
     let script = "test -t 1 && stty size; sleep 0.2; echo end";
     let done = HOME.run(&["run", "-t", "bb", "--", "sh", "-c", script]);
     assert_eq!(done.succeeds(), "24 80\r\nend\r\n");
 }
 
 #[test]
-fn terminal_that_is_none_is_refused() {
+fn tty_without_a_terminal_is_refused() {
     HOME.run(&["run", "-it", "bb", "--", "sh"]).fails(125, &["not a terminal: leave out -t"]);
 }
 
 #[test]
-fn shell_of_the_example_has_this_terminal() {
+fn shell_of_the_example_uses_this_terminal() {
     let shell = Path::new(env!("CARGO_BIN_EXE_supermachine")).with_file_name("examples/shell");
     assert!(shell.exists(), "the examples are built with all tests, or by cargo build --examples");
     let store = HOME.store().display().to_string();
@@ -171,7 +171,7 @@ fn shell_of_the_example_has_this_terminal() {
     person.sees("30 100");
     assert!(!person.is_ordinary());
     person.resizes(40, 120);
-    // While a shell reads a line, ^C is a key as any other.
+    // While a shell reads a line, ^C is an ordinary key.
     person.types("echo beg''un; sleep 1000\n");
     person.sees("begun");
     person.types("\u{3}");

@@ -1,4 +1,4 @@
-//! What builds need beyond machines: pinned images, and credentials for registries.
+//! Checks for builds: pinned images, and credentials for registries.
 
 use std::fs;
 use std::io;
@@ -7,10 +7,10 @@ use std::path::Path;
 use serde::Deserialize;
 use supermachine_baker::lock::{LOCK_FILE, Lock};
 
-use super::Check;
+use super::check::Check;
 use crate::format;
 
-/// That the lock file of the package here can be read, if there is one.
+/// Checks the lock file of the package in this folder, if there is one.
 pub(super) fn lock(dir: &Path) -> Option<Check> {
     const NAME: &str = "lock file";
     if !dir.join(LOCK_FILE).exists() {
@@ -24,12 +24,12 @@ pub(super) fn lock(dir: &Path) -> Option<Check> {
         Err(error) => Check::warning(
             NAME,
             with_source(&error),
-            format!("take {LOCK_FILE} from version control, or remove it to pin anew"),
+            format!("restore {LOCK_FILE} from version control, or delete it to pin again"),
         ),
     })
 }
 
-/// What of Docker's configuration tells where credentials are.
+/// The part of Docker's configuration that names credentials.
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct DockerConfig {
@@ -37,7 +37,7 @@ struct DockerConfig {
     cred_helpers: std::collections::BTreeMap<String, String>,
 }
 
-/// That Docker's configuration can be read, and the helpers that it names are there.
+/// Checks Docker's configuration, and that its credential helpers are installed.
 pub(super) fn credentials(
     config: Option<&Path>,
     is_program: impl Fn(&str) -> bool,
@@ -48,17 +48,17 @@ pub(super) fn credentials(
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Some(Check::ok(NAME, format!("none ({shown} is not there)")));
+            return Some(Check::ok(NAME, format!("none ({shown} does not exist)")));
         }
         Err(error) => {
-            let remedy = "give this user the right to read it";
-            return Some(Check::warning(NAME, format!("{shown} cannot be read: {error}"), remedy));
+            let remedy = "make it readable for this user";
+            return Some(Check::warning(NAME, format!("cannot read {shown}: {error}"), remedy));
         }
     };
     let config: DockerConfig = match serde_json::from_str(&text) {
         Ok(config) => config,
         Err(error) => {
-            let remedy = "mend or remove it; images are pulled anonymously meanwhile";
+            let remedy = "fix or delete it; until then, images are pulled anonymously";
             return Some(Check::warning(NAME, format!("{shown} is not JSON: {error}"), remedy));
         }
     };
@@ -69,8 +69,8 @@ pub(super) fn credentials(
         [] => Check::ok(NAME, shown.to_string()),
         _ => Check::warning(
             NAME,
-            format!("{shown} names {}, which cannot be found", missing.join(", ")),
-            "install it, or take it out of the file",
+            format!("{shown} names {}, which is not installed", missing.join(", ")),
+            "install it, or remove it from the file",
         ),
     })
 }
@@ -81,11 +81,11 @@ fn with_source(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Status;
+    use super::super::check::Status;
     use super::*;
 
     #[test]
-    fn lock_file_is_judged_where_there_is_one() {
+    fn lock_file_is_checked_if_it_exists() {
         let dir = tempfile::tempdir().unwrap();
         assert!(lock(dir.path()).is_none());
         fs::write(dir.path().join(LOCK_FILE), "version = 1\n").unwrap();
@@ -96,19 +96,19 @@ mod tests {
     }
 
     #[test]
-    fn helpers_that_are_missing_are_named() {
+    fn missing_helpers_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.json");
-        let judged = || credentials(Some(&path), |program| program == "docker-credential-there");
-        assert_eq!(judged().unwrap().status, Status::Ok);
+        let check = || credentials(Some(&path), |program| program == "docker-credential-there");
+        assert_eq!(check().unwrap().status, Status::Ok);
         fs::write(&path, r#"{"auths": {}, "credsStore": "there"}"#).unwrap();
-        assert_eq!(judged().unwrap().status, Status::Ok);
+        assert_eq!(check().unwrap().status, Status::Ok);
         fs::write(&path, r#"{"credHelpers": {"a": "there", "b": "gone"}}"#).unwrap();
-        let missing = judged().unwrap();
+        let missing = check().unwrap();
         assert_eq!(missing.status, Status::Warning);
-        assert!(missing.found.ends_with("names docker-credential-gone, which cannot be found"));
+        assert!(missing.found.ends_with("names docker-credential-gone, which is not installed"));
         fs::write(&path, "{").unwrap();
-        assert!(judged().unwrap().found.contains("is not JSON"));
+        assert!(check().unwrap().found.contains("is not JSON"));
         assert!(credentials(None, |_| true).is_none());
     }
 }

@@ -27,7 +27,7 @@ const CAPTURE_INTERVAL: Duration = Duration::from_millis(5);
 /// A machine's state, read while it was paused.
 #[derive(Debug)]
 pub struct Captured {
-    /// The state. Stage, parent, workload and stop are those of the snapshot that the machine was
+    /// The state. Stage, parent, workload, stop and image command are those of the snapshot that the machine was
     /// restored from; the caller sets them.
     pub snapshot: Snapshot,
     /// Every page that was written since the restore.

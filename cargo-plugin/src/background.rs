@@ -1,0 +1,102 @@
+//! Machines in the background, as the commands use them: reaching, stopping and remembering them.
+
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use supermachine::Vm;
+use supermachine::worker::{Client, State};
+
+use crate::ended::{self, Ended};
+use crate::error::{BackgroundError, Error, HostError};
+use crate::label::Label;
+use crate::machines::Machines;
+
+/// How long the entrypoint gets to exit, unless the machine says otherwise.
+const GRACE_PERIOD: Duration = Duration::from_secs(10);
+/// How long a guest may take to hand out its logs when it is stopped.
+const LOGS: Duration = Duration::from_secs(5);
+
+/// Connects to a machine that can run a command: one that is not paused.
+pub(crate) fn connect_running(name: &str) -> Result<Vm, Error> {
+    let client = Machines::locate().connect(name)?;
+    match client.status()?.state {
+        State::Paused => Err(BackgroundError::Paused { name: name.to_owned() }.into()),
+        _ => Ok(client.vm()),
+    }
+}
+
+/// The label of a machine.
+pub(crate) fn label(client: &Client) -> Result<Label, Error> {
+    let pid = client.pid();
+    let label = Label::parse(&client.status()?.label);
+    Ok(label.ok_or(BackgroundError::OtherVersion { pid })?)
+}
+
+/// Whether the agent in the guest answers in time.
+pub(crate) fn answers_within(machine: Vm, limit: Duration) -> Result<bool, Error> {
+    let (sender, answer) = channel();
+    let ask = move || {
+        // An error is an answer, too. The receiver may have timed out.
+        let _ = sender.send(machine.stats().is_ok());
+    };
+    let thread = thread::Builder::new().name("probe".into()).spawn(ask);
+    thread.map_err(|source| HostError::Thread { source })?;
+    Ok(answer.recv_timeout(limit).is_ok())
+}
+
+/// How to stop a machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Stop {
+    /// How long the entrypoint gets to exit. `None` is the machine's own grace period.
+    pub(crate) grace_period: Option<Duration>,
+}
+
+/// Stops a machine, and keeps its logs until the next machine of its name.
+pub(crate) fn stop(machines: &Machines, name: &str, how: Stop) -> Result<(), Error> {
+    let client = machines.connect(name)?;
+    let status = client.status()?;
+    let label = Label::parse(&status.label);
+    let own = label.as_ref().and_then(|label| label.options.stop_timeout);
+    let grace_period = how.grace_period.or(own.map(Duration::from_secs)).unwrap_or(GRACE_PERIOD);
+    if status.state == State::Paused && !grace_period.is_zero() {
+        // A paused entrypoint cannot exit.
+        client.vm().resume()?;
+    }
+    let is_alive = matches!(status.state, State::Running | State::Paused);
+    if let Some(label) = label.as_ref().filter(|_| is_alive && !grace_period.is_zero()) {
+        terminate(client.vm(), label.stop_signal, grace_period);
+    }
+    let kept = label.filter(|label| !label.options.remove && status.state != State::Paused);
+    let ended = kept.and_then(|label| Ended::read(client.vm(), label, LOGS));
+    let stopped = match client.stop() {
+        // Another command stopped the machine, or its process was killed.
+        Err(supermachine::Error::WorkerGone | supermachine::Error::Stopped) => Ok(()),
+        Err(source @ supermachine::Error::Guest { .. }) => {
+            Err(BackgroundError::HadFailed { name: name.to_owned(), source }.into())
+        }
+        result => Ok(result?),
+    };
+    if let Some(ended) = ended {
+        // The machine has stopped. Logs that cannot be kept do not change that.
+        let _ = ended::keep(machines, &ended);
+    }
+    stopped
+}
+
+/// Sends the entrypoint the signal, and waits at most this long for it to exit. A guest that does not
+/// answer cannot prolong the wait. Errors are ignored, since the machine stops anyway.
+fn terminate(machine: Vm, signal: u8, time: Duration) {
+    let (sender, exited) = channel();
+    // The thread exits when the machine stops at the latest.
+    let thread = thread::Builder::new().spawn(move || {
+        if machine.workload_signal(signal.into()).is_ok() {
+            let _ = machine.wait();
+        }
+        // The receiver may have timed out.
+        let _ = sender.send(());
+    });
+    if thread.is_ok() {
+        let _ = exited.recv_timeout(time);
+    }
+}

@@ -1,0 +1,143 @@
+//! What `run` asks of a machine, by Docker's rules.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+
+use supermachine_baker::oci::Platform;
+use supermachine_formats::snapshot::Snapshot;
+
+use super::super::pull::FetchArgs;
+use crate::error::{Error, UsageError};
+use crate::label::MachineOptions;
+use crate::process::ProcessArgs;
+use crate::variant::{Entrypoint, Variant};
+use crate::{machine_size, signal_names};
+
+/// Options of the machine.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Machine options")]
+pub(crate) struct MachineArgs {
+    /// Give the machine this much memory, as 512m or 1g [default: the snapshot's]
+    #[arg(short, long, value_name = "SIZE", value_parser = machine_size::memory_mib)]
+    pub(super) memory: Option<u64>,
+    /// Give the machine this many processors [default: the snapshot's]
+    #[arg(long, alias = "cpus", value_name = "N", value_parser = machine_size::vcpus())]
+    pub(super) vcpus: Option<u16>,
+    /// Set the host name of the machine
+    #[arg(long, value_name = "NAME")]
+    pub(super) hostname: Option<String>,
+    /// Run this program instead of the image's ENTRYPOINT and CMD; '' for none
+    #[arg(long, value_name = "PROGRAM")]
+    pub(super) entrypoint: Option<String>,
+    /// When to ask the registry for the image
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    pub(super) pull: PullPolicy,
+}
+
+/// When to ask the registry for an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub(crate) enum PullPolicy {
+    /// Always, so that a tag that has moved is noticed
+    Always,
+    /// If there is no snapshot of the image
+    #[default]
+    Missing,
+    /// Never
+    Never,
+}
+
+/// Options of a machine in the background.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Background options")]
+pub(crate) struct Background {
+    /// Name the machine in the background [default: the snapshot's name]
+    #[arg(long, value_name = "NAME", requires = "detach")]
+    pub(super) name: Option<String>,
+    /// Add a label to the machine, which `ps --json` prints
+    #[arg(short, long, value_name = "KEY[=VALUE]", requires = "detach")]
+    label: Vec<String>,
+    /// Send this signal on `stop` [default: the image's, or TERM]
+    #[arg(long, value_name = "SIGNAL", requires = "detach", value_parser = signal_names::parse)]
+    stop_signal: Option<u8>,
+    /// Wait this many seconds on `stop` [default: 10]
+    #[arg(long, value_name = "SECONDS", requires = "detach")]
+    stop_timeout: Option<u64>,
+    /// Discard the machine after it stops, which is the default; with -d, also discard its logs
+    #[arg(long)]
+    rm: bool,
+}
+
+impl Background {
+    pub(super) fn options(&self, hostname: Option<&str>) -> MachineOptions {
+        let pair = |text: &String| {
+            let (key, value) = text.split_once('=').unwrap_or((text, ""));
+            (key.to_owned(), value.to_owned())
+        };
+        MachineOptions {
+            hostname: hostname.map(str::to_owned),
+            stop_signal: self.stop_signal,
+            stop_timeout: self.stop_timeout,
+            labels: self.label.iter().map(pair).collect::<BTreeMap<_, _>>(),
+            remove: self.rm,
+        }
+    }
+}
+
+/// The entrypoint that a snapshot must run.
+pub(super) fn entrypoint(
+    machine: &MachineArgs,
+    process: &ProcessArgs,
+    argv: &[OsString],
+) -> Result<Entrypoint, Error> {
+    let text = |what, text: &OsStr| match text.to_str() {
+        Some(text) => Ok(text.to_owned()),
+        None => Err(UsageError::NotUtf8 { what, text: text.to_owned() }),
+    };
+    let mut env = Vec::new();
+    for (name, value) in process.env.read()? {
+        env.push((text("variable", &name)?, text("variable", &value)?));
+    }
+    let command: Result<_, _> = argv.iter().map(|word| text("argument", word)).collect();
+    let workdir = process.workdir.as_deref().map(|dir| text("folder", dir)).transpose()?;
+    Ok(Entrypoint {
+        program: machine.entrypoint.clone(),
+        command: command?,
+        env,
+        user: process.user.clone(),
+        workdir,
+    })
+}
+
+/// The variant of the image's snapshot that is wanted.
+pub(super) fn variant(machine: &MachineArgs, fetch: &FetchArgs, entrypoint: Entrypoint) -> Variant {
+    let platform = fetch.platform.clone().filter(|platform| *platform != Platform::host());
+    Variant { memory_mib: machine.memory, vcpus: machine.vcpus, platform, entrypoint }
+}
+
+/// The words to run: the image's `ENTRYPOINT`, or `--entrypoint`, with the given command or the image's
+/// `CMD`.
+pub(super) fn argv(
+    machine: &MachineArgs,
+    given: &[OsString],
+    snapshot: &Snapshot,
+    target: &str,
+) -> Result<Vec<OsString>, Error> {
+    let own = snapshot.image_command.as_ref();
+    let mut words: Vec<OsString> = match &machine.entrypoint {
+        Some(program) if program.is_empty() => Vec::new(),
+        Some(program) => vec![program.into()],
+        // The bake may have replaced the image's entrypoint and command.
+        None if given.is_empty() => {
+            let workload = snapshot.workload.iter().flat_map(|workload| &workload.argv);
+            workload.map(Into::into).collect()
+        }
+        None => own.iter().flat_map(|own| &own.entrypoint).map(Into::into).collect(),
+    };
+    words.extend(given.iter().cloned());
+    if words.is_empty() { Err(no_command(target)) } else { Ok(words) }
+}
+
+/// The error for a run that has nothing to run.
+pub(super) fn no_command(target: &str) -> Error {
+    UsageError::NoCommand { name: target.to_owned() }.into()
+}

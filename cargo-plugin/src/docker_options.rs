@@ -1,0 +1,86 @@
+//! Options of `docker run` and `docker exec` that make no sense for a machine, and what to do instead.
+
+/// Options with the reason why they are refused. A name ends with `*` if it is a prefix.
+const REFUSED: &[(&[&str], &str)] = &[
+    (
+        &["-v", "--volume", "--mount", "--volumes-from", "--volume-driver"],
+        "a machine has no folders of the host: copy files with `supermachine cp`, or build them \
+         into the image",
+    ),
+    (
+        &["--network", "--net", "--network-alias", "--link", "--ip", "--ip6", "--mac-address"],
+        "a machine has no network interface: -p passes connections on to its ports",
+    ),
+    (
+        &["--dns", "--dns-*", "--add-host", "--expose", "-P", "--publish-all"],
+        "a machine has no network interface: -p passes connections on to its ports",
+    ),
+    (
+        &["--privileged", "--cap-add", "--cap-drop", "--security-opt", "--userns", "--cgroupns"],
+        "a machine has a kernel of its own, so its root needs no restriction on the host's kernel",
+    ),
+    (
+        &["--device", "--device-*", "--gpus", "--group-add"],
+        "a machine has only virtual devices, and none of the host's",
+    ),
+    (&["--init"], "the agent of the machine is its init, and reaps all processes"),
+    (&["--restart"], "a machine is not started again by itself: `supermachine restart` does it"),
+    (
+        &["--read-only", "--tmpfs", "--shm-size", "--ulimit", "--sysctl", "--pids-limit"],
+        "a machine has a kernel of its own: run `mount`, `ulimit` or `sysctl` in it, or build the \
+         setting into the image",
+    ),
+    (
+        &["--memory-swap", "--memory-*", "--kernel-memory", "--oom-*"],
+        "a machine has a fixed memory, without swap: set it with --memory",
+    ),
+    (
+        &["-c", "--cpu-shares", "--cpuset-*", "--cpu-*", "--blkio-*", "--cgroup-parent"],
+        "a machine has whole processors: set their number with --vcpus",
+    ),
+    (&["--isolation", "--runtime"], "every machine is isolated by hardware"),
+    (&["-a", "--attach"], "`run` without -d is always attached to standard output and error"),
+    (&["--cidfile"], "the name of a machine in the background is printed, and set with --name"),
+    (
+        &["--health-*", "--no-healthcheck"],
+        "`supermachine pull --ready` says when a machine is ready",
+    ),
+    (&["--log-driver", "--log-opt"], "a machine keeps its logs itself: see `supermachine logs`"),
+    (&["--detach-keys"], "there is nothing to detach from: -d starts in the background"),
+    (&["--ipc", "--pid", "--uts"], "a machine shares no namespace with the host"),
+    (&["--domainname"], "set the whole host name with --hostname"),
+    (&["--sig-proxy"], "signals are always passed on, unless -it connects to the terminal"),
+    (&["--disable-content-trust"], "an image is verified by its digest"),
+    (&["--storage-opt"], "the memory of a machine bounds what it can write: see --memory"),
+    (&["-h"], "use --hostname for the host name, and --help for help"),
+];
+
+/// Why an option of Docker is refused. `None` for other options.
+pub(crate) fn reason(option: &str) -> Option<&'static str> {
+    let name = option.split('=').next().unwrap_or(option);
+    let is_named = |known: &&str| match known.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == *known,
+    };
+    // Exact names first: `--cpu-shares` is also `--cpu-*`.
+    let found = REFUSED.iter().find(|(names, _)| names.iter().any(&is_named));
+    found.map(|(_, reason)| *reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_docker_have_a_reason() {
+        for option in
+            ["-v", "--volume", "--volume=/a:/b", "--cpuset-cpus", "--dns-search", "--init"]
+        {
+            assert!(reason(option).is_some(), "{option}");
+        }
+        assert!(reason("--privileged").unwrap().contains("kernel of its own"));
+        for option in ["--nosuch", "--memory", "--cpus", "-x", "--vol"] {
+            assert!(reason(option).is_none(), "{option}");
+        }
+    }
+}

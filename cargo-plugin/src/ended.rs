@@ -1,0 +1,86 @@
+//! Machines that were stopped: their logs and exit statuses.
+//!
+//! A folder per name in the registry, `ended/NAME`, holds a log of both streams and a description. It
+//! stays until `rm`, or the next machine of that name. Stopping a machine writes it; the log is as large
+//! as the guest keeps it, 64 KiB.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use supermachine::Vm;
+
+use crate::error::Error;
+use crate::label::Label;
+use crate::machines::Machines;
+use crate::process;
+use crate::stream_log::{self, CopyError, Stream};
+
+const LOG: &str = "log";
+const DESCRIPTION: &str = "machine.json";
+
+/// A machine that was stopped.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Ended {
+    pub(crate) label: Label,
+    /// The exit status of the entrypoint, as a shell reports it. `None` if it was still running.
+    pub(crate) status: Option<u8>,
+    /// When the machine was stopped, in seconds since 1970.
+    pub(crate) ended: u64,
+    #[serde(skip)]
+    log: Vec<u8>,
+}
+
+impl Ended {
+    /// Reads the logs of a machine that is about to stop. Returns `None` if the guest does not answer.
+    pub(crate) fn read(machine: Vm, label: Label, limit: Duration) -> Option<Self> {
+        let (sender, done) = channel();
+        let read = move || {
+            let log = Arc::new(Mutex::new(Vec::new()));
+            let (mut stdout, mut stderr) = Stream::pair(&log);
+            let status = machine.logs_to(&mut stdout, &mut stderr);
+            let log = std::mem::take(&mut *log.lock().unwrap_or_else(PoisonError::into_inner));
+            // The receiver may have timed out.
+            let _ = sender.send(status.map(|status| (log, status)));
+        };
+        thread::Builder::new().name("logs".into()).spawn(read).ok()?;
+        let (log, status) = done.recv_timeout(limit).ok()?.ok()?;
+        let ended = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Some(Self { label, status: status.map(process::of_exit), ended, log })
+    }
+
+    /// Finds a machine that was stopped.
+    pub(crate) fn find(machines: &Machines, name: &str) -> Option<Self> {
+        let text = fs::read(machines.ended(name)?.join(DESCRIPTION)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Prints the log.
+    pub(crate) fn print_log(
+        machines: &Machines,
+        name: &str,
+        stdout: &mut dyn Write,
+        stderr: &mut dyn Write,
+    ) -> Result<(), Error> {
+        let Some(folder) = machines.ended(name) else { return Ok(()) };
+        let path = folder.join(LOG);
+        let mut file = File::open(&path).map_err(Error::file("open", &path))?;
+        stream_log::copy(&mut file, stdout, stderr).map_err(|error| match error {
+            CopyError::Read(source) => Error::file("read", &path)(source),
+            CopyError::Write(source) => Error::Output { source },
+        })
+    }
+}
+
+/// Keeps a stopped machine, unless another one has its name by now.
+pub(crate) fn keep(machines: &Machines, ended: &Ended) -> Result<(), Error> {
+    machines.keep_ended(&ended.label.name, |folder: &Path| {
+        fs::write(folder.join(LOG), &ended.log)?;
+        fs::write(folder.join(DESCRIPTION), serde_json::to_vec(ended)?)
+    })
+}

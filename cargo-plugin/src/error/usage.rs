@@ -1,0 +1,46 @@
+//! Errors of the command line that clap cannot see.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+
+/// What is wrong with the arguments.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UsageError {
+    /// `run` without a command.
+    #[error(
+        "no command to run, as the image has neither ENTRYPOINT nor CMD: give one after the name, \
+         as in `supermachine run {name} -- COMMAND ARGUMENT…`"
+    )]
+    NoCommand { name: String },
+    /// A text that becomes part of a snapshot is not UTF-8.
+    #[error("the {what} {text:?} is not UTF-8, as everything that a snapshot keeps must be")]
+    NotUtf8 { what: &'static str, text: OsString },
+    /// The name cannot be a machine's.
+    #[error(
+        "{name:?} cannot be a machine's name: use at most 128 letters, digits, '.', '_' and '-', \
+         and start with a letter or a digit"
+    )]
+    MachineName { name: String },
+    /// A line of an environment file has no name, or white space in it.
+    #[error("{}: line {line} is not NAME=VALUE, with a name without white space", path.display())]
+    EnvFile { path: PathBuf, line: usize },
+    /// Neither side of a copy is in a machine, or both are.
+    #[error("either the source or the target must be in a machine, as MACHINE:PATH")]
+    CopyPaths,
+    /// The target of a copy is not a folder.
+    #[error("{} is not a folder", path.display())]
+    NotAFolder { path: PathBuf },
+    /// The source of a copy, such as `/`, has no name.
+    #[error("{} has no name for the copy", path.display())]
+    NoFileName { path: PathBuf },
+    /// `-it` without a terminal.
+    #[error("standard input is not a terminal: leave out -t")]
+    NotATerminal,
+    /// An archive would go to a terminal.
+    #[error("standard output is a terminal: name a file, or pipe the archive into a program")]
+    ArchiveToTerminal,
+    /// Standard input has no password.
+    #[error("no password on standard input")]
+    Password { source: io::Error },
+}

@@ -1,0 +1,122 @@
+//! Variants of an image's snapshot: what a snapshot fixes, and `run` asks for.
+//!
+//! Memory, processors, the platform and the running entrypoint are part of a snapshot. A request for
+//! others bakes a snapshot of its own, and finds it again by its name: `redis--512m`. Two dashes
+//! separate the image's name from the variant's, so that a search for an image skips variants.
+
+use supermachine_baker::OciImageBuilder;
+use supermachine_baker::oci::Platform;
+use supermachine_formats::Digest;
+use supermachine_formats::snapshot::Snapshot;
+
+/// What separates the names of an image and a variant.
+const SEPARATOR: &str = "--";
+
+/// What a snapshot fixes. The default is what `pull` bakes without options.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Variant {
+    pub(crate) memory_mib: Option<u64>,
+    pub(crate) vcpus: Option<u16>,
+    pub(crate) platform: Option<Platform>,
+    /// The entrypoint that runs in the snapshot.
+    pub(crate) entrypoint: Entrypoint,
+}
+
+/// How an entrypoint differs from the image's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Entrypoint {
+    /// Replaces the image's `ENTRYPOINT` and `CMD`. Empty for none.
+    pub(crate) program: Option<String>,
+    /// Replaces the image's `CMD`.
+    pub(crate) command: Vec<String>,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) user: Option<String>,
+    pub(crate) workdir: Option<String>,
+}
+
+impl Variant {
+    /// Whether any snapshot of the image serves.
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether a snapshot has the wanted memory and processors, and nothing else is wanted.
+    pub(crate) fn fits(&self, snapshot: &Snapshot) -> bool {
+        let machine = &snapshot.machine;
+        self.memory_mib.is_none_or(|mib| mib << 20 == machine.memory_size)
+            && self.vcpus.is_none_or(|vcpus| vcpus == machine.vcpus)
+            && self.platform.is_none()
+            && self.entrypoint == Entrypoint::default()
+    }
+
+    /// The name of this variant of an image's snapshot.
+    pub(crate) fn name(&self, base: &str) -> String {
+        let mut parts = Vec::new();
+        parts.extend(self.memory_mib.map(|mib| format!("{mib}m")));
+        parts.extend(self.vcpus.map(|vcpus| format!("{vcpus}cpu")));
+        parts.extend(self.platform.as_ref().map(|it| it.to_string().replace(['/', ':'], "-")));
+        if self.entrypoint != Entrypoint::default() {
+            let text = format!("{:?}", self.entrypoint);
+            parts.push(Digest::of(text.as_bytes()).hex().chars().take(12).collect());
+        }
+        if parts.is_empty() {
+            base.to_owned()
+        } else {
+            format!("{base}{SEPARATOR}{}", parts.join("-"))
+        }
+    }
+
+    /// Applies the variant to a bake.
+    pub(crate) fn apply(&self, mut builder: OciImageBuilder) -> OciImageBuilder {
+        if let Some(memory) = self.memory_mib {
+            builder = builder.memory_mib(memory);
+        }
+        if let Some(vcpus) = self.vcpus {
+            builder = builder.vcpus(vcpus);
+        }
+        let Entrypoint { program, command, env, user, workdir } = &self.entrypoint;
+        if let Some(program) = program {
+            builder = builder.entrypoint(Some(program).filter(|program| !program.is_empty()));
+        }
+        if !command.is_empty() {
+            builder = builder.command(command);
+        }
+        for (name, value) in env {
+            builder = builder.env(name, value);
+        }
+        if let Some(user) = user {
+            builder = builder.user(user);
+        }
+        if let Some(dir) = workdir {
+            builder = builder.working_dir(dir);
+        }
+        builder
+    }
+}
+
+/// Whether a snapshot's name is that of a variant.
+pub(crate) fn is_variant(name: &str) -> bool {
+    name.contains(SEPARATOR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_variants_apart_and_stay_the_same() {
+        let plain = Variant::default();
+        assert!(plain.is_default() && !is_variant(&plain.name("redis")));
+        let sized = Variant { memory_mib: Some(512), vcpus: Some(2), ..Variant::default() };
+        assert_eq!(sized.name("redis"), "redis--512m-2cpu");
+        assert!(is_variant(&sized.name("redis")));
+        let with = |value: &str| Variant {
+            entrypoint: Entrypoint { env: vec![("A".into(), value.into())], ..Default::default() },
+            ..Variant::default()
+        };
+        assert_eq!(with("b").name("redis"), with("b").name("redis"));
+        assert_ne!(with("b").name("redis"), with("c").name("redis"));
+        let name = with("b").name(&"x".repeat(100));
+        assert!(supermachine_snapshots::pack::is_name(&name), "{name}");
+    }
+}
