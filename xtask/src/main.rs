@@ -46,7 +46,7 @@ enum Task {
     /// Run the benchmarks in the host whose clock counts instructions
     Bench(bench::Args),
     /// Check the sources: format, lints, documents, budgets, dependencies, arrows
-    Gate,
+    Gate(gate::Args),
     /// Run a command in a host with a working hypervisor
     Host(host::Args),
     /// Make the test images and push them to the test registry's storage
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
         Task::Assets => assets::exec(),
         Task::Bench(args) => bench::exec(&args),
         Task::Test(args) => suite::exec(&args),
-        Task::Gate => gate::run().map(|()| 0),
+        Task::Gate(args) => gate::run(&args).map(|()| 0),
         Task::Host(args) => host::exec(&args),
         Task::Images(args) => images::exec(&args),
         Task::Modules(args) => modules::exec(&args),

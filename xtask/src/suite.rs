@@ -88,7 +88,7 @@ struct Outcome {
 /// Runs the gate and every test.
 pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     if !args.no_gate && args.only.is_none() {
-        gate::run()?;
+        gate::run(&gate::Args::default())?;
     }
     let kind = args.host.unwrap_or_else(host::pick);
     host::require(kind)?;
