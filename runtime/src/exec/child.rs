@@ -168,6 +168,17 @@ pub struct ExecStdin {
     session: Arc<Session>,
 }
 
+impl ExecStdin {
+    /// Closes the input, so that the command reads end of file. Dropping it does the same, but
+    /// ignores errors.
+    ///
+    /// # Errors
+    /// The connection to the machine is broken.
+    pub fn close(self) -> io::Result<()> {
+        self.session.now(Conversation::end_input)
+    }
+}
+
 impl Write for ExecStdin {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // Whether the program still reads, and has not ended, is to be known before.

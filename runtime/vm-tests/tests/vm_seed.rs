@@ -77,7 +77,7 @@ fn cat_streams_until_its_input_is_closed() -> Result<(), Box<dyn Error>> {
     stdout.read_exact(&mut line)?;
     assert_eq!(&line, b"hello\n");
     stdin.write_all(b"goodbye\n")?;
-    drop(stdin);
+    stdin.close()?;
     let mut rest = String::new();
     stdout.read_to_string(&mut rest)?;
     assert_eq!(rest, "goodbye\n");
