@@ -123,9 +123,11 @@ fn run_to_idle(machine: &Machine) -> Result<(), supermachine::Error> {
     machine.run();
     match next_event(machine, &mut control, Some(BOOT_LIMIT))? {
         Event::Hello { version: wire::VERSION } => ask(machine, &Request::Settle)?.only().map(drop),
-        Event::Hello { version: found } => {
-            Err(supermachine::Error::AgentVersion { found, supported: wire::VERSION })
-        }
-        _ => Err(supermachine::Error::UnexpectedReply { request: "boot" }),
+        Event::Hello { version: found } => Err(supermachine::Error::Protocol {
+            source: supermachine::error::ProtocolError::Version { found, supported: wire::VERSION },
+        }),
+        _ => Err(supermachine::Error::Protocol {
+            source: supermachine::error::ProtocolError::UnexpectedReply { request: "boot" },
+        }),
     }
 }

@@ -212,7 +212,11 @@ impl Watch<'_> {
     fn listening(&self) -> Result<Vec<u16>, supermachine::Error> {
         match ask(self.machine, &Request::Listening)?.only()? {
             Reply::Ports(ports) => Ok(ports),
-            _ => Err(supermachine::Error::UnexpectedReply { request: "listening" }),
+            _ => Err(supermachine::Error::Protocol {
+                source: supermachine::error::ProtocolError::UnexpectedReply {
+                    request: "listening",
+                },
+            }),
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use supermachine::{Error, ExecOutcome, Image, VmConfig, Way};
+use supermachine::{Error, ExecOutcome, Image, RestoreMode, VmConfig};
 use supermachine_baker::{BakeError, OciImageBuilder, Ready, Store};
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::Architecture;
@@ -304,8 +304,8 @@ fn damaged_mapped_form_is_made_again() {
         assert_eq!(sh(&vm, "echo well"), "well\n");
         way
     };
-    assert_eq!(well(), Way::Expanded);
-    assert_eq!(well(), Way::Mapped);
+    assert_eq!(well(), RestoreMode::Expanded);
+    assert_eq!(well(), RestoreMode::Mapped);
     let form = victim.cache().join("snapshots").join(victim.pack.digest.hex());
     let mut files = vec![form.join("form"), form.join("state")];
     for folder in ["memory", "overlays", "disks"] {
@@ -323,11 +323,11 @@ fn damaged_mapped_form_is_made_again() {
                 file.set_len(file.metadata().unwrap().len() / 2).unwrap();
             }
         }
-        assert_eq!(well(), Way::Expanded, "{file:?}");
-        assert_eq!(well(), Way::Mapped, "{file:?}");
+        assert_eq!(well(), RestoreMode::Expanded, "{file:?}");
+        assert_eq!(well(), RestoreMode::Mapped, "{file:?}");
     }
     fs::remove_dir_all(victim.cache()).unwrap();
-    assert_eq!(well(), Way::Expanded);
+    assert_eq!(well(), RestoreMode::Expanded);
 }
 
 #[test]

@@ -71,7 +71,10 @@ pub(crate) fn stop(machines: &Machines, name: &str, how: Stop) -> Result<(), Err
     let ended = kept.and_then(|label| Ended::read(client.vm(), label, LOGS));
     let stopped = match client.stop() {
         // Another command stopped the machine, or its process was killed.
-        Err(supermachine::Error::WorkerGone | supermachine::Error::Stopped) => Ok(()),
+        Err(
+            supermachine::Error::Worker { source: supermachine::error::WorkerError::Gone }
+            | supermachine::Error::Stopped,
+        ) => Ok(()),
         Err(source @ supermachine::Error::Guest { .. }) => {
             Err(BackgroundError::HadFailed { name: name.to_owned(), source }.into())
         }

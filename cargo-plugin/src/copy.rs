@@ -116,7 +116,12 @@ pub(crate) fn out_of_machine(vm: &Vm, source: &Path, target: &Path) -> Result<()
     });
     match (copied, unpacked) {
         // The archive could not be written because the reader failed.
-        (Err(supermachine::Error::Copy { .. }), Err(error)) => Err(error),
+        (
+            Err(supermachine::Error::Transfer {
+                source: supermachine::error::TransferError::Copy { .. },
+            }),
+            Err(error),
+        ) => Err(error),
         (Err(error), _) => Err(error.into()),
         (Ok(()), Err(error)) => Err(error),
         (Ok(()), Ok(unpacked)) => unpacked.settle(&target),

@@ -1,20 +1,23 @@
-//! What ships beside a program: folders in which snapshots are found by name.
+//! Folders that ship with a program, in which snapshots are found by name.
 //!
-//! Machines need no kernel and no other file than their snapshot's, so that the assets of a
-//! program are its packs, and the program that holds isolated machines.
+//! A machine needs no file but its snapshot, so a program's assets are its packs and the worker
+//! program.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use crate::worker::PROGRAM;
-use crate::{Error, Image, paths};
+use crate::error::{InvalidInput, SnapshotError};
+use crate::{Error, paths};
 use supermachine_snapshots::pack::{PackError, Source, is_name};
 
-/// Folders with what ships beside a program.
+/// The program that holds isolated machines.
+pub const PROGRAM: &str = "supermachine-worker";
+
+/// The folders that ship with a program.
 ///
-/// A snapshot `NAME` is `NAME.tar` in one of them, the one file that `supermachine export`
-/// writes, or the image-layout folder `NAME`, or has that name in a folder that is a store. The
-/// first that is found counts.
+/// A snapshot `NAME` is the file `NAME.tar` in one of them, as `supermachine export` writes it, or
+/// the image-layout folder `NAME`, or has that name in a folder that is a store. The first match
+/// wins.
 ///
 /// ```no_run
 /// use supermachine::{AssetPaths, VmConfig};
@@ -30,8 +33,8 @@ pub struct AssetPaths {
     folders: Vec<PathBuf>,
 }
 
-/// A snapshot that is there.
-enum Found {
+/// Where a snapshot was found.
+pub(crate) enum Found {
     /// The only one of a file or folder.
     Pack(PathBuf),
     /// One of several in a folder.
@@ -45,11 +48,10 @@ impl AssetPaths {
         Self { folders: vec![dir.into()] }
     }
 
-    /// Looks where programs are shipped to: only in the folder that `SUPERMACHINE_SNAPSHOTS`
-    /// names, if it is set; else beside the executable, in the folder `snapshots` there, in
-    /// `../Resources` (`Contents/Resources` of an application's bundle), and in
-    /// `../share/PROGRAM` and `../lib/PROGRAM`. Whether they are there is seen when something is
-    /// looked for.
+    /// Looks where programs are shipped to: only in the folder that `SUPERMACHINE_SNAPSHOTS` names,
+    /// if it is set; else beside the executable, in the folder `snapshots` there, in `../Resources`
+    /// (`Contents/Resources` of an application bundle), and in `../share/PROGRAM` and
+    /// `../lib/PROGRAM`. A folder may be missing.
     #[must_use]
     pub fn discover() -> Self {
         match paths::snapshots_dir() {
@@ -58,7 +60,7 @@ impl AssetPaths {
         }
     }
 
-    /// The folders that belong to an executable.
+    /// The folders around an executable.
     fn around(executable: &Path) -> Self {
         let Some(beside) = executable.parent() else { return Self::default() };
         let mut folders = vec![beside.to_owned(), beside.join("snapshots")];
@@ -78,26 +80,15 @@ impl AssetPaths {
         self
     }
 
-    /// The folders, in the order in which they are looked through.
+    /// The folders, in search order.
     #[must_use]
     pub fn folders(&self) -> &[PathBuf] {
         &self.folders
     }
 
-    /// Opens a snapshot by its name.
-    ///
-    /// # Errors
-    /// [`Error::AssetMissing`] if no folder has it; it is damaged, or no name.
-    pub fn image(&self, name: &str) -> Result<Image, Error> {
-        match self.find(name)? {
-            Found::Pack(path) => Image::from_snapshot(path),
-            Found::Store(path) => Image::from_store(path, name),
-        }
-    }
-
     /// The file or folder of a snapshot's pack, or `otherwise` if no folder has it. A link counts
-    /// only where `otherwise` is not there: beside a program that was just built there are links,
-    /// and they may be those of another package or build.
+    /// only where `otherwise` does not exist: links beside a freshly built program may belong to
+    /// another package or build.
     #[must_use]
     pub fn pack_or(&self, name: &str, otherwise: impl Into<PathBuf>) -> PathBuf {
         let otherwise = otherwise.into();
@@ -113,10 +104,12 @@ impl AssetPaths {
         self.folders.iter().map(|folder| folder.join(PROGRAM)).find(|path| path.is_file())
     }
 
-    fn find(&self, name: &str) -> Result<Found, Error> {
-        // Before it becomes part of a path.
+    pub(crate) fn find(&self, name: &str) -> Result<Found, Error> {
+        // The name becomes part of a path.
         if !is_name(name) {
-            return Err(Error::InvalidName { name: name.to_owned() });
+            return Err(Error::Invalid {
+                source: InvalidInput::SnapshotName { name: name.to_owned() },
+            });
         }
         for folder in &self.folders {
             let archive = folder.join(format!("{name}.tar"));
@@ -135,7 +128,12 @@ impl AssetPaths {
                 }
             }
         }
-        Err(Error::AssetMissing { name: name.to_owned(), folders: self.folders.clone() })
+        Err(Error::Snapshot {
+            source: SnapshotError::NotFound {
+                name: name.to_owned(),
+                folders: self.folders.clone(),
+            },
+        })
     }
 }
 
@@ -151,7 +149,7 @@ mod tests {
     use supermachine_test_support::packs as samples;
 
     #[test]
-    fn folders_are_those_that_belong_to_the_executable() {
+    fn folders_are_those_around_the_executable() {
         let folders = |path: &str| AssetPaths::around(Path::new(path)).folders;
         let bundle = folders("/Applications/My.app/Contents/MacOS/my");
         assert!(bundle.contains(&"/Applications/My.app/Contents/Resources".into()), "{bundle:?}");
@@ -185,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn link_is_not_taken_for_a_pack_that_the_program_was_built_with() {
+    fn link_does_not_replace_the_pack_of_the_build() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let assets = AssetPaths::from_dir(path("snapshots"));
@@ -211,12 +209,18 @@ mod tests {
         assert!(text.contains(dir.path().to_str().unwrap()), "{text}");
         assert_eq!(assets.pack_or("web", "/built/web.tar"), Path::new("/built/web.tar"));
         for name in ["../web", "/etc/passwd", ""] {
-            assert!(matches!(assets.image(name), Err(Error::InvalidName { .. })), "{name:?}");
+            assert!(
+                matches!(
+                    assets.image(name),
+                    Err(Error::Invalid { source: InvalidInput::SnapshotName { .. } })
+                ),
+                "{name:?}"
+            );
         }
     }
 
     #[test]
-    fn worker_is_a_file_of_its_name() {
+    fn worker_is_found_by_its_name() {
         let dir = tempfile::tempdir().unwrap();
         let assets = AssetPaths::from_dir(dir.path());
         assert_eq!(assets.worker(), None);

@@ -1,11 +1,11 @@
-//! What the caller asks of a machine, on top of what its snapshot fixes.
+//! What the caller requires of a machine.
 
 use crate::AssetPaths;
 
-/// How a [`Vm`](crate::Vm) is started.
+/// How to start a [`Vm`](crate::Vm).
 ///
-/// A snapshot fixes its machine's memory and processors. Asking for them here checks that
-/// the snapshot has what the caller counts on; a mismatch is an error that names both.
+/// A snapshot fixes its machine's memory and processors. Requiring them here checks that the
+/// snapshot has them; a mismatch is an error that names both sizes.
 ///
 /// ```
 /// use supermachine::VmConfig;
@@ -25,7 +25,7 @@ pub struct VmConfig {
 }
 
 impl VmConfig {
-    /// Takes the snapshot as it is.
+    /// Requires nothing of the snapshot.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -45,15 +45,15 @@ impl VmConfig {
         self
     }
 
-    /// Gives the guest a host name.
+    /// Sets the guest's host name.
     #[must_use]
     pub fn with_hostname(mut self, hostname: impl Into<String>) -> Self {
         self.hostname = Some(hostname.into());
         self
     }
 
-    /// Expands a snapshot that was never expanded before the machine starts, also where it
-    /// could be started at once.
+    /// Expands a snapshot in the cache before the machine starts, even where the machine could
+    /// start at once and page on demand.
     #[must_use]
     pub fn with_expand_first(mut self, expands_first: bool) -> Self {
         self.expands_first = expands_first;
@@ -69,14 +69,13 @@ impl VmConfig {
         self
     }
 
-    /// Holds the machine in a process of its own, so that whatever a hostile guest breaks out of,
-    /// it does not land in this one. The process is the program [`AssetPaths::worker`], which
-    /// `cargo supermachine bundle` puts beside the app; it starts without this process's
-    /// environment and descriptors, and ends with the machine, or with this process.
+    /// Runs the machine in a worker process, so that a guest that escapes its machine is not in
+    /// this process. The worker is the program [`AssetPaths::worker`], which `cargo supermachine
+    /// bundle` puts beside the app. It gets neither this process's environment nor its descriptors,
+    /// and exits with the machine or with this process.
     ///
-    /// All that can be done with a machine can be done with this one. It costs the start of a
-    /// process; commands, files and ports cost no more. A pool does not reset it, but makes
-    /// another one in its place.
+    /// An isolated machine has the same API. Its start costs a process more; commands, files and
+    /// ports cost the same. A pool replaces it instead of resetting it.
     ///
     /// ```no_run
     /// use supermachine::{AssetPaths, Image, VmConfig};
@@ -93,45 +92,44 @@ impl VmConfig {
         self
     }
 
-    /// Says where what ships with the program lies, instead of [`AssetPaths::discover`]. A machine
-    /// in this process needs nothing of it; one [in its own](Self::with_isolated) is held by
-    /// [`AssetPaths::worker`].
+    /// Sets the folders that ship with the program; [`AssetPaths::discover`] is the default. Only
+    /// an [isolated](Self::with_isolated) machine needs them, for [`AssetPaths::worker`].
     #[must_use]
     pub fn with_assets(mut self, assets: AssetPaths) -> Self {
         self.assets = Some(assets);
         self
     }
 
-    /// Where what ships with the program lies, if that was said.
+    /// The folders that ship with the program, if they were set.
     #[must_use]
     pub fn assets(&self) -> Option<&AssetPaths> {
         self.assets.as_ref()
     }
 
-    /// The memory that is required, in MiB.
+    /// The required memory, in MiB.
     #[must_use]
     pub fn memory_mib(&self) -> Option<u64> {
         self.memory_mib
     }
 
-    /// The virtual processors that are required.
+    /// The required virtual processors.
     #[must_use]
     pub fn vcpus(&self) -> Option<u16> {
         self.vcpus
     }
 
-    /// Whether a machine may start before its snapshot is expanded.
+    /// Whether the machine may start before its snapshot is expanded.
     pub(crate) fn starts_on_demand(&self) -> bool {
         !self.expands_first
     }
 
-    /// Whether the machine is in a process of its own.
+    /// Whether the machine runs in a worker process.
     #[must_use]
     pub fn is_isolated(&self) -> bool {
         self.is_isolated
     }
 
-    /// The machines that are kept warm.
+    /// The number of machines to keep warm.
     #[must_use]
     pub fn pool_warm(&self) -> usize {
         self.pool_warm
@@ -149,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_configuration_keeps_what_was_asked_last() {
+    fn configuration_keeps_the_last_value() {
         let config =
             VmConfig::new().with_memory_mib(1).with_memory_mib(2).with_vcpus(3).with_hostname("a");
         assert_eq!((config.memory_mib(), config.vcpus()), (Some(2), Some(3)));
@@ -157,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_configuration_requires_nothing() {
+    fn new_configuration_requires_nothing() {
         let config = VmConfig::new();
         assert_eq!((config.memory_mib(), config.vcpus(), config.hostname()), (None, None, None));
     }

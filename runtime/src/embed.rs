@@ -1,18 +1,18 @@
-//! Snapshots that are part of the program, and the macros that put them there.
+//! Snapshots embedded in the program, and the macros that embed them.
 //!
-//! A build script that uses `supermachine_baker::build_script` tells the compiler, in a variable
-//! for each snapshot, where its pack is. The macros read that variable, so that they work in
-//! libraries and binaries alike, in any profile.
+//! `supermachine_baker::build_script` sets a variable for each snapshot, with the path of its pack.
+//! The macros read that variable, so they work in libraries and binaries, in any profile.
 
 use std::fmt;
 
+use crate::error::{HostError, SnapshotError};
 use crate::{Error, Image, paths};
 use supermachine_snapshots::pack::Source;
 
-/// A snapshot in its portable form, in the program's own file: see [`include_snapshot!`].
+/// A snapshot embedded in the program's own file: see [`include_snapshot!`].
 ///
-/// Its pages are read from there when they are needed; unpacked for mapping, it lies in the
-/// user's cache like any other.
+/// Its pages are read from there on demand. Its mapped form is in the user's cache, as that of any
+/// other snapshot.
 ///
 /// ```
 /// use supermachine::{Error, Image, Snapshot};
@@ -20,7 +20,7 @@ use supermachine_snapshots::pack::Source;
 /// // What `include_snapshot!("python")` is where the documentation of a program is built.
 /// const PYTHON: Snapshot = Snapshot::new("python", &[]);
 /// assert!(PYTHON.is_placeholder());
-/// assert!(matches!(Image::from_embedded(PYTHON), Err(Error::Placeholder { .. })));
+/// assert!(matches!(Image::from_embedded(PYTHON), Err(Error::Snapshot { .. })));
 /// ```
 ///
 /// [`include_snapshot!`]: crate::include_snapshot
@@ -37,7 +37,7 @@ impl fmt::Debug for Snapshot {
 }
 
 impl Snapshot {
-    /// A snapshot whose pack, one file as `supermachine export` writes it, is in the program.
+    /// A snapshot with the bytes of its pack, a file as `supermachine export` writes it.
     #[must_use]
     pub const fn new(name: &'static str, pack: &'static [u8]) -> Self {
         Self { name, pack }
@@ -49,14 +49,14 @@ impl Snapshot {
         self.name
     }
 
-    /// Bytes of its pack.
+    /// The size of its pack, in bytes.
     #[must_use]
     pub const fn size(&self) -> usize {
         self.pack.len()
     }
 
-    /// Whether it was left out when the program was built: a build for documentation, or one
-    /// that was told not to bake.
+    /// Whether it was left out of the build: a documentation build, or one with
+    /// `SUPERMACHINE_NO_BAKE`.
     #[must_use]
     pub const fn is_placeholder(&self) -> bool {
         self.pack.is_empty()
@@ -64,26 +64,31 @@ impl Snapshot {
 }
 
 impl Image {
-    /// Opens a snapshot that is part of the program.
+    /// Opens an embedded snapshot.
     ///
     /// # Errors
-    /// [`Error::Placeholder`] if it was left out when the program was built; it is damaged, or
-    /// there is no cache folder.
+    /// [`Error::Snapshot`] if it was left out of the build or is damaged; there is no cache folder.
     pub fn from_embedded(snapshot: Snapshot) -> Result<Self, Error> {
         let Snapshot { name, pack } = snapshot;
         if snapshot.is_placeholder() {
-            return Err(Error::Placeholder { name: name.to_owned() });
+            return Err(Error::Snapshot {
+                source: SnapshotError::Placeholder { name: name.to_owned() },
+            });
         }
         let source = Source::embedded(name, pack)?;
         let digest = source.find(None)?;
-        Self::open(source, digest, &paths::cache_dir().ok_or(Error::NoCacheDir)?)
+        Self::open(
+            source,
+            digest,
+            &paths::cache_dir().ok_or(Error::Host { source: HostError::NoCacheDir })?,
+        )
     }
 }
 
-/// Puts a snapshot into the program: a [`Snapshot`] that [`Image::from_embedded`] opens.
+/// Embeds a snapshot in the program, as a [`Snapshot`] that [`Image::from_embedded`] opens.
 ///
-/// The name is one that the package's build script bakes. With a pack of 40 MB, compiling takes
-/// 0.3 s and 190 MiB more (rustc 1.95, 2 cores), in any profile.
+/// The package's build script bakes a snapshot of this name. A pack of 40 MB adds 0.3 s and 190 MiB
+/// to a compilation (rustc 1.95, 2 cores), in any profile.
 ///
 /// ```ignore
 /// use supermachine::{Image, include_snapshot};
@@ -103,8 +108,8 @@ macro_rules! include_snapshot {
     };
 }
 
-/// The path of a snapshot's pack, for programs that ship it as a file: that of the file which is
-/// found as [`AssetPaths::discover`] does, else of the one that the build script made. A
+/// The path of a snapshot's pack, for programs that ship it as a file: the file that
+/// [`AssetPaths::discover`] finds, else the one from the build script. A
 /// [`PathBuf`](std::path::PathBuf) for [`Image::from_snapshot`].
 ///
 /// ```ignore
@@ -127,7 +132,7 @@ macro_rules! snapshot_path {
     };
 }
 
-/// The path of the pack that the build script made.
+/// The path of the pack from the build script.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __snapshot_pack {

@@ -1,131 +1,136 @@
 //! Files in a machine.
 //!
-//! Paths are absolute, in the container's root, as a command of the machine sees it. What is done
-//! is done as the guest's root user.
+//! Paths are absolute, in the container's root as a command sees it. The agent acts as the guest's
+//! root user.
 
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
+use std::marker::PhantomData;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use supermachine_formats::wire::{MAX_MODE, MAX_NAME, Request, WriteFile};
 
-use crate::agent::{End, Transfer};
-use crate::{Error, Vm};
+use crate::Error;
+use crate::agent::Transfer;
+use crate::error::{InvalidInput, TransferError};
+use crate::machine::{Blocking, MachineHandle, StreamError};
 
-/// The largest content that is sent along with its request.
+/// The most content that is sent with its request.
 pub(crate) const ALONG: usize = 256 << 10;
-/// What is copied at once.
+/// The size of one copied piece.
 pub(crate) const PIECE: usize = 64 << 10;
 
-/// A file that is about to be written. See [`Vm::file`]. `V` is the machine's handle, and says
-/// whether the file is waited for or awaited.
+/// Describes a write to a file. See [`Vm::file`](crate::Vm::file). `M` says whether its calls block
+/// or are awaited.
 #[derive(Debug)]
 #[must_use = "nothing is written until `write` or `writer` is called"]
-pub struct FileBuilder<'a, V = Vm> {
-    vm: &'a V,
+pub struct FileBuilder<'a, M = Blocking> {
+    machine: &'a Arc<dyn MachineHandle>,
     path: PathBuf,
     mode: Option<u32>,
     owner: Option<String>,
     append: bool,
+    call: PhantomData<M>,
 }
 
-impl<V> Clone for FileBuilder<'_, V> {
+impl<M> Clone for FileBuilder<'_, M> {
     fn clone(&self) -> Self {
-        Self { vm: self.vm, path: self.path.clone(), owner: self.owner.clone(), ..*self }
+        Self { path: self.path.clone(), owner: self.owner.clone(), ..*self }
     }
 }
 
-impl<'a, V> FileBuilder<'a, V> {
-    pub(crate) fn new(vm: &'a V, path: &Path) -> Self {
-        Self { vm, path: path.to_owned(), mode: None, owner: None, append: false }
+impl<'a, M> FileBuilder<'a, M> {
+    pub(crate) fn new(machine: &'a Arc<dyn MachineHandle>, path: &Path) -> Self {
+        let (path, call) = (path.to_owned(), PhantomData);
+        Self { machine, path, mode: None, owner: None, append: false, call }
     }
 
-    /// Sets the file's mode, whether it is new or not. A new file has 0644 otherwise.
+    /// Sets the mode of a new or existing file. The default for a new file is 0644.
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = Some(mode);
         self
     }
 
-    /// Sets the file's owner, as `user[:group]`, by name or number. A new file is root's
-    /// otherwise.
+    /// Sets the owner, as `user[:group]`, by name or number. A new file belongs to root by default.
     pub fn owner(mut self, owner: impl Into<String>) -> Self {
         self.owner = Some(owner.into());
         self
     }
 
-    /// Writes behind what the file holds instead of in its place.
+    /// Appends to the file instead of replacing its content.
     pub fn append(mut self, append: bool) -> Self {
         self.append = append;
         self
     }
 
-    /// The machine, and the request that begins to write.
-    pub(crate) fn request(self) -> Result<(&'a V, Request), Error> {
+    /// The machine, and the request to write.
+    pub(crate) fn request(self) -> Result<(&'a Arc<dyn MachineHandle>, Request), Error> {
         let request = Request::WriteFile(WriteFile {
             path: checked_path(&self.path)?,
             mode: self.mode.map(checked_mode).transpose()?,
             owner: self.owner,
             append: self.append,
         });
-        Ok((self.vm, request))
+        Ok((self.machine, request))
     }
 }
 
 impl FileBuilder<'_> {
     /// Writes the file. Its directory must exist.
     ///
-    /// The file is written in place: if the guest fails meanwhile it holds what came until then.
+    /// The file is written in place: if the guest fails, it keeps the bytes written until then.
     ///
     /// # Errors
     /// [`Error::Agent`] with the guest's error number and the path: there is no such directory or
-    /// owner, the path is no regular file, or there is no room.
+    /// owner, the path is not a regular file, or there is no space.
     pub fn write(self, content: impl AsRef<[u8]>) -> Result<(), Error> {
         let content = content.as_ref();
-        let (vm, request) = self.request()?;
+        let (machine, request) = self.request()?;
         if content.len() <= ALONG {
-            let mut transfer = Transfer::open(vm, &request, content, true)?;
-            return transfer.wait().map_err(End::into_error);
+            let mut transfer = Transfer::open(machine, &request, content, true)?;
+            return transfer.wait().map_err(StreamError::into_error);
         }
-        let mut writer = FileWriter(Transfer::open(vm, &request, &[], false)?);
+        let mut writer = FileWriter(Transfer::open(machine, &request, &[], false)?);
         let mut rest = content;
         while !rest.is_empty() {
-            let count = writer.0.send(rest).map_err(End::into_error)?;
-            rest = rest.get(count..).unwrap_or_default();
+            let count = writer.0.send(rest).map_err(StreamError::into_error)?;
+            rest = &rest[count..];
         }
         writer.finish()
     }
 
-    /// Begins to write the file piece by piece, of any length.
+    /// Opens the file for writing as a stream of any length.
     ///
     /// # Errors
-    /// The path or mode is not a possible one, or no stream can be opened. What the guest says
-    /// comes with the first piece that follows it, or at the end.
+    /// The path or mode is invalid, or no stream can be opened. An error of the guest comes with a
+    /// later write, or at the end.
     pub fn writer(self) -> Result<FileWriter, Error> {
-        let (vm, request) = self.request()?;
-        Transfer::open(vm, &request, &[], false).map(FileWriter)
+        let (machine, request) = self.request()?;
+        Transfer::open(machine, &request, &[], false).map(FileWriter)
     }
 }
 
-/// Writes a file in the guest, piece by piece. End it with [`finish`](FileWriter::finish): if it is
-/// dropped before, the file keeps what was written until then.
+/// Writes a file in the guest as a stream. Call [`finish`](FileWriter::finish) at the end: a writer
+/// that is dropped earlier leaves a partial file.
 #[derive(Debug)]
 #[must_use = "a file is complete once `finish` has succeeded"]
 pub struct FileWriter(Transfer);
 
 impl FileWriter {
-    /// Waits until all is written.
+    /// Waits until the file is complete.
     ///
     /// # Errors
     /// [`Error::Agent`] with the guest's error number and the path.
     pub fn finish(self) -> Result<(), Error> {
-        self.0.finish().map_err(End::into_error)
+        self.0.finish().map_err(StreamError::into_error)
     }
 }
 
 impl Write for FileWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.send(bytes).map_err(End::into_io)
+        self.0.send(bytes).map_err(StreamError::into_io)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -133,25 +138,24 @@ impl Write for FileWriter {
     }
 }
 
-/// Reads a file in the guest, piece by piece. What went wrong comes as an [`io::Error`] that holds
-/// an [`Error`].
+/// Reads a file in the guest as a stream. Its errors are [`io::Error`]s that wrap an [`Error`].
 #[derive(Debug)]
 pub struct FileReader(Transfer);
 
 impl FileReader {
-    pub(crate) fn open(vm: &Vm, path: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(machine: &Arc<dyn MachineHandle>, path: &Path) -> Result<Self, Error> {
         let request = Request::ReadFile { path: checked_path(path)? };
-        Transfer::open(vm, &request, &[], false).map(Self)
+        Transfer::open(machine, &request, &[], false).map(Self)
     }
 
-    /// Reads up to the file's end.
+    /// Reads the rest of the file.
     pub(crate) fn content(mut self) -> Result<Vec<u8>, Error> {
         let mut content = Vec::new();
         let mut filled = 0;
         loop {
             content.resize(filled + PIECE, 0);
-            let space = content.get_mut(filled..).unwrap_or_default();
-            match self.0.receive(space).map_err(End::into_error)? {
+            let space = &mut content[filled..];
+            match self.0.receive(space).map_err(StreamError::into_error)? {
                 Some(count) => filled += count,
                 None => {
                     content.truncate(filled);
@@ -167,50 +171,66 @@ impl Read for FileReader {
         if space.is_empty() {
             return Ok(0);
         }
-        Ok(self.0.receive(space).map_err(End::into_io)?.unwrap_or(0))
+        Ok(self.0.receive(space).map_err(StreamError::into_io)?.unwrap_or(0))
     }
 }
 
-/// Unpacks an archive that comes from a reader.
-pub(crate) fn copy_in(vm: &Vm, path: &Path, tar: &mut dyn Read) -> Result<(), Error> {
+/// Unpacks an archive from a reader.
+pub(crate) fn copy_in(
+    machine: &Arc<dyn MachineHandle>,
+    path: &Path,
+    tar: &mut dyn Read,
+) -> Result<(), Error> {
     let request = Request::CopyIn { path: checked_path(path)? };
-    let mut transfer = Transfer::open(vm, &request, &[], false)?;
+    let mut transfer = Transfer::open(machine, &request, &[], false)?;
     let mut piece = vec![0; PIECE];
     loop {
         match tar.read(&mut piece) {
-            Ok(0) => return transfer.finish().map_err(End::into_error),
+            Ok(0) => return transfer.finish().map_err(StreamError::into_error),
             Ok(count) => {
-                let bytes = piece.get(..count).unwrap_or_default();
-                transfer.send(bytes).map_err(End::into_error)?;
+                let bytes = &piece[..count];
+                transfer.send(bytes).map_err(StreamError::into_error)?;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(source) => return Err(Error::Copy { operation: "read", source }),
+            Err(source) => {
+                return Err(Error::Transfer {
+                    source: TransferError::Copy { operation: "read", source },
+                });
+            }
         }
     }
 }
 
-/// Packs an archive that goes to a writer.
-pub(crate) fn copy_out(vm: &Vm, path: &Path, tar: &mut dyn Write) -> Result<(), Error> {
+/// Packs an archive into a writer.
+pub(crate) fn copy_out(
+    machine: &Arc<dyn MachineHandle>,
+    path: &Path,
+    tar: &mut dyn Write,
+) -> Result<(), Error> {
     let request = Request::CopyOut { path: checked_path(path)? };
-    let mut transfer = Transfer::open(vm, &request, &[], false)?;
+    let mut transfer = Transfer::open(machine, &request, &[], false)?;
     let mut piece = vec![0; PIECE];
-    while let Some(count) = transfer.receive(&mut piece).map_err(End::into_error)? {
-        tar.write_all(piece.get(..count).unwrap_or_default())
-            .map_err(|source| Error::Copy { operation: "written", source })?;
+    while let Some(count) = transfer.receive(&mut piece).map_err(StreamError::into_error)? {
+        tar.write_all(&piece[..count]).map_err(|source| Error::Transfer {
+            source: TransferError::Copy { operation: "written", source },
+        })?;
     }
     Ok(())
 }
 
-/// A path that the guest can be asked for.
+/// Checks a path in the guest.
 pub(crate) fn checked_path(path: &Path) -> Result<Vec<u8>, Error> {
     let bytes = OsStr::as_bytes(path.as_os_str());
     if !bytes.starts_with(b"/") || bytes.contains(&0) || bytes.len() > MAX_NAME {
-        return Err(Error::InvalidPath { path: path.to_owned() });
+        return Err(Error::Invalid { source: InvalidInput::Path { path: path.to_owned() } });
     }
     Ok(bytes.to_vec())
 }
 
-/// A mode that a file can have.
+/// Checks a file's mode.
 pub(crate) fn checked_mode(mode: u32) -> Result<u16, Error> {
-    u16::try_from(mode).ok().filter(|mode| *mode <= MAX_MODE).ok_or(Error::InvalidMode { mode })
+    u16::try_from(mode)
+        .ok()
+        .filter(|mode| *mode <= MAX_MODE)
+        .ok_or(Error::Invalid { source: InvalidInput::Mode { mode } })
 }

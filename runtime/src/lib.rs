@@ -1,8 +1,8 @@
 //! Run OCI images as hardware-isolated microVMs that start from snapshots in milliseconds.
 //!
-//! `supermachine-baker` turns an image into a snapshot at build time; this crate maps that
-//! snapshot into memory, goes on from there, and runs commands. It is made to ship inside an
-//! application: few dependencies, no boot, no daemon, no root rights.
+//! `supermachine-baker` turns an image into a snapshot at build time; this crate maps that snapshot
+//! into memory, resumes it, and runs commands. It ships inside an application: few dependencies, no
+//! boot, no daemon, no root rights.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -22,22 +22,26 @@
 //! # }
 //! ```
 
+// For the baker only.
+#[doc(hidden)]
 pub mod agent;
 mod assets;
 #[cfg(feature = "tokio")]
 pub mod async_;
 mod config;
 mod embed;
-mod error;
+pub mod error;
 mod exec;
 mod files;
 mod forward;
-mod holder;
+// `Image` is part of the API; the rest is for the baker.
+#[doc(hidden)]
 pub mod image;
 mod live;
+mod machine;
+mod os;
 mod paths;
 mod pool;
-mod stats;
 mod vm;
 pub mod worker;
 
@@ -52,8 +56,9 @@ pub use exec::{
 pub use files::{FileBuilder, FileReader, FileWriter};
 pub use forward::{Forward, ForwardBuilder, GuestStream, Reverse, UnixForward};
 pub use image::Image;
-pub use live::Snapshotted;
+pub use live::TakenSnapshot;
+pub use machine::Blocking;
 pub use pool::{Pool, PoolBuilder, PoolStats, PooledVm};
-pub use stats::VmStats;
-pub use supermachine_vmm::{Timings, Way, host};
-pub use vm::Vm;
+pub use supermachine_vmm::Way as RestoreMode;
+pub use supermachine_vmm::{Timings, host};
+pub use vm::{Vm, VmStats};

@@ -1,52 +1,57 @@
 //! Snapshots of running machines.
 //!
-//! The guest stands still only while its state and written pages are copied; what they
-//! differ in from the snapshot that the machine began from is found out, compressed and
-//! stored afterwards. The new snapshot is a child of that one.
+//! The guest pauses only while its state and written pages are copied. Afterwards the pages are
+//! compared with the machine's own snapshot, compressed and stored. The new snapshot is a child of
+//! that one.
 
 use std::time::Duration;
 
 use supermachine_formats::snapshot::{Snapshot, Stage};
 
-use crate::{Error, Image, Timings};
+use crate::error::{InvalidInput, SnapshotError};
+use crate::{Error, Image};
 use supermachine_snapshots::pack::{Composition, Layout, MemoryChange, is_name};
-use supermachine_vmm::Machine;
+use supermachine_vmm::{Machine, Timings};
 
-/// How hard to compress, as zstd counts: somebody waits for it.
+/// The zstd level: low, as a caller waits.
 const LEVEL: i32 = 3;
 
-/// A snapshot that was taken of a running machine.
+/// A snapshot of a running machine.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
-pub struct Snapshotted {
+pub struct TakenSnapshot {
     /// The snapshot.
     pub image: Image,
-    /// How long the guest stood still, step by step.
+    /// How long the guest was paused, by step.
     pub stopped: Timings,
-    /// How long all of it took.
+    /// How long the whole call took.
     pub took: Duration,
 }
 
-/// Takes a snapshot of `machine`, which began from `origin`, into the store of that.
-pub(crate) fn take(machine: &Machine, origin: &Image, name: &str) -> Result<Snapshotted, Error> {
+/// Takes a snapshot of `machine`, which started from `origin`, into the store of `origin`.
+pub(crate) fn take(machine: &Machine, origin: &Image, name: &str) -> Result<TakenSnapshot, Error> {
     let begin = std::time::Instant::now();
     if !is_name(name) {
-        return Err(Error::InvalidName { name: name.to_owned() });
+        return Err(Error::Invalid {
+            source: InvalidInput::SnapshotName { name: name.to_owned() },
+        });
     }
     if !origin.source().is_folder() {
-        return Err(Error::NotAStore { path: origin.source().path().to_owned() });
+        return Err(Error::Snapshot {
+            source: SnapshotError::NotAStore { path: origin.source().path().to_owned() },
+        });
     }
     let layout = Layout::open(origin.source().path())?;
-    // What is stored must not be swept away before it has its name.
+    // Blobs without a name would be swept.
     let _hold = layout.hold()?;
     let pack = origin.pack()?;
-    // A machine that started before its snapshot was expanded needs that done now.
+    // A machine that started on demand needs its origin expanded now.
     let memory = &origin.mapped()?.memory;
     let captured = machine.capture_live()?;
     let mut snapshot: Snapshot = captured.snapshot;
     snapshot.machine.stage = Stage::Live;
     snapshot.machine.parent = Some(origin.digest());
-    // A start of the new snapshot uses about the same as one of its parent.
+    // A start of the new snapshot touches about the same pages as one of its parent.
     snapshot.working_set = origin.snapshot().working_set.clone();
     let pages = captured.dirty.iter().map(|(page, content)| (page, content.as_slice()));
     let composition = Composition {
@@ -59,9 +64,9 @@ pub(crate) fn take(machine: &Machine, origin: &Image, name: &str) -> Result<Snap
         level: LEVEL,
     };
     let manifest = composition.store(&layout)?;
-    // It is opened before it is named: the parent, which this machine still has, may have been
-    // removed and swept away, and its chunks with it.
+    // Opened before it is named: its parent may have been removed and swept, with chunks that it
+    // needs.
     let image = origin.sibling(manifest.digest)?;
     layout.set_name(name, manifest)?;
-    Ok(Snapshotted { image, stopped: captured.stopped, took: begin.elapsed() })
+    Ok(TakenSnapshot { image, stopped: captured.stopped, took: begin.elapsed() })
 }

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Instant;
 
-use supermachine::{Image, VmConfig, Way};
+use supermachine::{Image, RestoreMode, VmConfig};
 
 use crate::machines::run_true;
 use crate::{RUNS, ms, report};
@@ -18,9 +18,12 @@ pub(crate) fn measure_first_starts(image: &Image, folder: &Path) -> Result<(), B
     let (mut cold, mut warm) = (Runs::default(), Runs::default());
     for _ in 0..RUNS {
         let cache = tempfile::tempdir_in(folder)?;
-        cold.add(Image::open(image.source().clone(), image.digest(), cache.path()), Way::OnDemand)?;
+        cold.add(
+            Image::open(image.source().clone(), image.digest(), cache.path()),
+            RestoreMode::OnDemand,
+        )?;
         let opened = Image::open(image.source().clone(), image.digest(), &default_cache()?);
-        warm.add(opened, Way::Mapped)?;
+        warm.add(opened, RestoreMode::Mapped)?;
     }
     cold.report("never expanded");
     warm.report("expanded");
@@ -41,7 +44,7 @@ impl Runs {
     fn add(
         &mut self,
         image: Result<Image, supermachine::Error>,
-        way: Way,
+        way: RestoreMode,
     ) -> Result<(), Box<dyn Error>> {
         let image = image?;
         let begin = Instant::now();

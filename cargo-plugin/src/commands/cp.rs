@@ -90,7 +90,9 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
 
 fn write_archive(vm: &Vm, path: &Path) -> Result<(), Error> {
     vm.copy_out(path, report::stdout_for_archive()?).map_err(|error| match error {
-        supermachine::Error::Copy { source, .. } => Error::Output { source },
+        supermachine::Error::Transfer {
+            source: supermachine::error::TransferError::Copy { source, .. },
+        } => Error::Output { source },
         error => error.into(),
     })
 }

@@ -50,7 +50,11 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     }
     match machine.follow_logs_to(&mut stdout, &mut stderr) {
         // The machine was stopped.
-        Ok(_) | Err(supermachine::Error::WorkerGone | supermachine::Error::Stopped) => Ok(0),
+        Ok(_)
+        | Err(
+            supermachine::Error::Worker { source: supermachine::error::WorkerError::Gone }
+            | supermachine::Error::Stopped,
+        ) => Ok(0),
         Err(error) => Err(error.into()),
     }
 }

@@ -47,9 +47,10 @@ fn wait(machines: &Machines, name: &str) -> Result<u8, Error> {
     };
     match machine.wait() {
         Ok(status) => Ok(process::of_exit(status)),
-        Err(supermachine::Error::WorkerGone | supermachine::Error::Stopped) => {
-            Ok(Ended::find(machines, name).map_or(KILLED, stopped))
-        }
+        Err(
+            supermachine::Error::Worker { source: supermachine::error::WorkerError::Gone }
+            | supermachine::Error::Stopped,
+        ) => Ok(Ended::find(machines, name).map_or(KILLED, stopped)),
         Err(error) => Err(error.into()),
     }
 }

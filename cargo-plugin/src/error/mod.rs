@@ -78,25 +78,33 @@ impl Error {
 
     /// Whether a machine in the background was starting or stopping when it was asked.
     pub(crate) fn is_transient(&self) -> bool {
-        use supermachine::Error::{Stopped, WorkerGone};
+        use supermachine::Error::{Stopped, Worker};
+        use supermachine::error::WorkerError::Gone;
         let is_gone = matches!(
             self,
             Self::Background(BackgroundError::NotRunning { .. })
-                | Self::Machine(Stopped | WorkerGone)
+                | Self::Machine(Stopped | Worker { source: Gone })
         );
         is_gone || self.is_not_listening()
     }
 
     /// Whether nobody listened on the machine's socket.
     pub(crate) fn is_not_listening(&self) -> bool {
-        let Self::Machine(supermachine::Error::Worker { source, .. }) = self else { return false };
+        let Self::Machine(supermachine::Error::Worker {
+            source: supermachine::error::WorkerError::Unreachable { source, .. },
+        }) = self
+        else {
+            return false;
+        };
         matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
     }
 
     /// Whether the reader of our output has gone, which is not worth a message.
     pub(crate) fn is_closed_pipe(&self) -> bool {
-        let (Self::Output { source } | Self::Machine(supermachine::Error::Output { source, .. })) =
-            self
+        let (Self::Output { source }
+        | Self::Machine(supermachine::Error::Transfer {
+            source: supermachine::error::TransferError::Output { source, .. },
+        })) = self
         else {
             return false;
         };

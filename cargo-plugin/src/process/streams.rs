@@ -60,7 +60,9 @@ fn copy(
         if let Err(source) = to.write_all(bytes).and_then(|()| to.flush()) {
             // The command may have exited.
             let _ = command.signal(SIGKILL);
-            return Err(supermachine::Error::Output { stream, source });
+            return Err(supermachine::Error::Transfer {
+                source: supermachine::error::TransferError::Output { stream, source },
+            });
         }
     }
 }

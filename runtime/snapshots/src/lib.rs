@@ -1,11 +1,11 @@
-//! Snapshots on disk: packs, and the mapped forms that machines start from.
+//! Snapshots on disk: packs, and the mapped forms from which machines start.
 //!
 //! For supermachine's own crates: applications use `supermachine`. A *pack* is a snapshot's
 //! portable form, an OCI artifact in a folder or one file. A *mapped form* is a pack expanded
 //! once into page-aligned files in the user's cache. This crate is the one reader and writer of
 //! folders of blobs. It starts no machine.
 
-// The samples of tests name this crate as its users do.
+// Shared test samples name this crate as its users do.
 #[cfg(test)]
 extern crate self as supermachine_snapshots;
 

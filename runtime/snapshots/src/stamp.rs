@@ -1,18 +1,18 @@
-//! How a file that was checked once is known to be unchanged without reading it again.
+//! Stamps: they show that a checked file is unchanged, without another read.
 //!
-//! A stamp records a file's identity, size and times at the moment it was checked. Any write
-//! to the file moves its times, and then it is made again. Stamps guard against damage, not
-//! against an attacker who can write to the user's own files.
+//! A stamp records a file's identity, size and times when it was checked. A write changes the
+//! times, and the file is made again. Stamps guard against damage, not against an attacker who can
+//! write to the user's own files.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::Error;
+use crate::error::Error;
 use supermachine_vmm::fill_random;
 
-/// Device, inode, size, times of last write and last change.
+/// The device, inode, size, and times of last write and last change.
 pub(crate) fn stamp(file: &Metadata) -> String {
     format!(
         "{} {} {} {}.{:09} {}.{:09}",
@@ -26,7 +26,7 @@ pub(crate) fn stamp(file: &Metadata) -> String {
     )
 }
 
-/// Writes a small file so that readers see the old one or the new one, never half.
+/// Writes a small file atomically: readers see the old or the new content, never a part.
 pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<(), Error> {
     let io_error = |operation| move |source| Error::Io { operation, path: path.to_owned(), source };
     let dir = path.parent().unwrap_or(Path::new("."));
@@ -34,17 +34,17 @@ pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<(), Error>
     let temporary = temporary_beside(path).map_err(io_error("name a temporary file for"))?;
     let result = write_new(&temporary, content).and_then(|()| fs::rename(&temporary, path));
     if result.is_err() {
-        // What is left is only a stray temporary file.
+        // A leftover temporary file is harmless.
         let _ = fs::remove_file(&temporary);
     }
     result.map_err(io_error("write"))
 }
 
-/// The end of the names of files that are not complete yet.
+/// The suffix of incomplete files.
 pub(crate) const TEMPORARY: &str = ".tmp";
 
-/// A name in the same folder that nothing else uses. Process numbers come again, in
-/// containers even at each start, so they would not do beside what a killed process left.
+/// A unique name in the same folder. A process id would not do: ids repeat, in containers at each
+/// start, and a killed process leaves files.
 pub(crate) fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
     let mut number = [0; 8];
     fill_random(&mut number)?;

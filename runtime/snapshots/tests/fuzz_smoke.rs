@@ -4,11 +4,11 @@ use supermachine_test_support::fuzz::{pack_manifest, pack_open};
 use supermachine_test_support::mutate;
 
 #[test]
-fn pack_manifest_stands_mutations() {
+fn pack_manifest_survives_mutations() {
     mutate::smoke(&pack_manifest::samples(), pack_manifest::run);
 }
 
 #[test]
-fn pack_open_stands_mutations() {
+fn pack_open_survives_mutations() {
     mutate::smoke(&pack_open::samples(), pack_open::run);
 }

@@ -1,6 +1,6 @@
-//! Bytes that wait to go somewhere, in order.
+//! Bytes that wait to be sent or read, in order.
 
-/// The bytes, of which those at the front may have gone.
+/// A buffer that is filled at the back and consumed from the front.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
     bytes: Vec<u8>,
@@ -8,24 +8,24 @@ pub(crate) struct Backlog {
 }
 
 impl Backlog {
-    /// These bytes, none of which has gone.
+    /// A backlog of these bytes.
     pub(crate) fn of(bytes: Vec<u8>) -> Self {
         Self { bytes, start: 0 }
     }
 
-    /// Where bytes are added, behind all that wait.
+    /// The buffer, to append bytes to.
     pub(crate) fn end(&mut self) -> &mut Vec<u8> {
         self.bytes.drain(..self.start);
         self.start = 0;
         &mut self.bytes
     }
 
-    /// What waits.
+    /// The waiting bytes.
     pub(crate) fn waiting(&self) -> &[u8] {
-        self.bytes.get(self.start..).unwrap_or_default()
+        &self.bytes[self.start..]
     }
 
-    /// Notes that so many bytes at the front have gone.
+    /// Consumes bytes from the front.
     pub(crate) fn gone(&mut self, count: usize) {
         self.start = self.start.saturating_add(count).min(self.bytes.len());
         if self.start == self.bytes.len() {
@@ -34,7 +34,7 @@ impl Backlog {
         }
     }
 
-    /// Takes what fits; gives how much that was.
+    /// Moves as many bytes as fit into `space`, and returns their number.
     pub(crate) fn read(&mut self, space: &mut [u8]) -> usize {
         let waiting = self.waiting();
         let count = waiting.len().min(space.len());
@@ -45,7 +45,7 @@ impl Backlog {
         count
     }
 
-    /// Takes out what waits.
+    /// Takes all waiting bytes.
     pub(crate) fn take(&mut self) -> Vec<u8> {
         let bytes = std::mem::take(self.end());
         *self = Self::default();
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_go_in_order_and_once() {
+    fn backlog_delivers_bytes_once_and_in_order() {
         let mut backlog = Backlog::of(b"abc".to_vec());
         backlog.gone(1);
         backlog.end().extend(b"de");

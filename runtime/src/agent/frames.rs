@@ -1,4 +1,4 @@
-//! Frames put together from what arrives.
+//! Frames, assembled from a stream's bytes.
 
 use std::io;
 
@@ -7,20 +7,20 @@ use supermachine_formats::wire::{HEADER_SIZE, Header, Message};
 
 use super::backlog::Backlog;
 
-/// What is read from a stream at once.
+/// The size of one read.
 pub(crate) const PIECE: usize = 64 << 10;
 
-/// Arrived bytes that were not taken yet: less than two frames, and what came with them.
+/// Received bytes that are not decoded yet.
 #[derive(Debug, Default)]
 pub(crate) struct Frames(Backlog);
 
 impl Frames {
-    /// Adds bytes as they arrived.
+    /// Appends received bytes.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.0.end().extend_from_slice(bytes);
     }
 
-    /// Adds what `read` puts into the space that it is given; gives how much that was.
+    /// Has `read` append bytes, and returns their number.
     pub(crate) fn fill(
         &mut self,
         read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
@@ -28,12 +28,12 @@ impl Frames {
         let bytes = self.0.end();
         let end = bytes.len();
         bytes.resize(end + PIECE, 0);
-        let count = read(bytes.get_mut(end..).unwrap_or_default());
+        let count = read(&mut bytes[end..]);
         bytes.truncate(end + count.as_ref().map_or(0, |count| *count));
         count
     }
 
-    /// Takes the next whole frame.
+    /// Decodes the next complete frame.
     pub(crate) fn next<M: Message>(&mut self) -> Result<Option<M>, DecodeError> {
         let Some((header, rest)) = self.0.waiting().split_first_chunk::<HEADER_SIZE>() else {
             return Ok(None);

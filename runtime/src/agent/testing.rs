@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use supermachine_formats::wire::{Input, Message, Reply};
 
-use super::read_message;
+use super::replies::read_message;
 
 /// Sends replies.
 pub(crate) fn say(agent: &mut UnixStream, replies: &[Reply]) {

@@ -1,13 +1,19 @@
 //! What an agent that breaks the protocol, or is gone, looks like from here.
 
-use std::io::Cursor;
+use std::io::{Cursor, Write};
+use std::os::unix::net::UnixStream;
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use supermachine_formats::codec::DecodeError;
-use supermachine_formats::wire::{ExitStatus, Failure, MAX_CHUNK, VERSION};
+use supermachine_formats::wire::{
+    Event, ExitStatus, Failure, HEADER_SIZE, MAX_CHUNK, MAX_PAYLOAD, Message, Reply, VERSION,
+};
 
-use super::*;
+use super::replies::read_message;
+use super::resume;
+use crate::Error;
+use crate::error::ProtocolError;
 
 fn read_reply(bytes: &[u8]) -> Result<Reply, Error> {
     read_message(&mut Cursor::new(bytes), None)
@@ -23,13 +29,13 @@ fn frame(length: u32, kind: u16, reserved: u16, payload: &[u8]) -> Vec<u8> {
 
 fn protocol(result: Result<Reply, Error>) -> DecodeError {
     match result {
-        Err(Error::Protocol { source }) => source,
+        Err(Error::Protocol { source: ProtocolError::Malformed { source } }) => source,
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
-fn replies_are_read_one_after_the_other() {
+fn replies_are_read_in_order() {
     let failure = Failure { operation: "execve".into(), subject: "/bin/none".into(), errno: 2 };
     let replies = [
         Reply::Started { pid: 7 },
@@ -44,23 +50,23 @@ fn replies_are_read_one_after_the_other() {
         assert_eq!(read_message::<Reply>(&mut stream, None).unwrap(), reply);
     }
     let end = read_message::<Reply>(&mut stream, None);
-    assert!(matches!(end, Err(Error::AgentGone)), "{end:?}");
+    assert!(matches!(end, Err(Error::Protocol { source: ProtocolError::AgentGone })), "{end:?}");
 }
 
 #[test]
-fn an_unknown_kind_breaks_the_protocol() {
+fn unknown_kind_breaks_the_protocol() {
     let error = protocol(read_reply(&frame(0, 0x7f, 0, b"")));
     assert!(matches!(error, DecodeError::Illegal { value: 0x7f, .. }), "{error}");
 }
 
 #[test]
-fn a_message_of_the_other_direction_breaks_the_protocol() {
+fn message_of_the_other_direction_breaks_the_protocol() {
     let error = protocol(read_reply(&Event::Hello { version: VERSION }.to_frame()));
     assert!(matches!(error, DecodeError::Illegal { value: 0x11, .. }), "{error}");
 }
 
 #[test]
-fn a_frame_over_the_limit_is_refused_before_it_is_read() {
+fn frame_over_the_limit_is_refused_before_it_is_read() {
     for length in [MAX_PAYLOAD as u32 + 1, u32::MAX] {
         let error = protocol(read_reply(&frame(length, 0x44, 0, b"")));
         assert!(matches!(error, DecodeError::TooLarge { .. }), "{error}");
@@ -68,20 +74,20 @@ fn a_frame_over_the_limit_is_refused_before_it_is_read() {
 }
 
 #[test]
-fn output_over_the_limit_of_a_piece_is_refused() {
+fn oversized_output_is_refused() {
     let error = protocol(read_reply(&Reply::Stdout(vec![0; MAX_CHUNK + 1]).to_frame()));
     assert!(matches!(error, DecodeError::TooLarge { field: "chunk", .. }), "{error}");
     assert!(read_reply(&Reply::Stdout(vec![0; MAX_CHUNK]).to_frame()).is_ok());
 }
 
 #[test]
-fn reserved_bytes_that_are_not_zero_break_the_protocol() {
+fn nonzero_reserved_bytes_break_the_protocol() {
     let error = protocol(read_reply(&frame(0, 0x41, 1, b"")));
     assert!(matches!(error, DecodeError::Illegal { field: "frame reserved", .. }), "{error}");
 }
 
 #[test]
-fn a_payload_of_the_wrong_length_breaks_the_protocol() {
+fn payload_of_the_wrong_length_breaks_the_protocol() {
     let exit = wire_exit().to_frame();
     let payload = &exit[HEADER_SIZE..];
     let short = u32::try_from(payload.len() - 1).unwrap();
@@ -104,16 +110,19 @@ fn wire_exit() -> Reply {
 }
 
 #[test]
-fn a_stream_that_ends_anywhere_in_a_frame_is_the_agents_end() {
+fn stream_truncated_anywhere_means_the_agent_is_gone() {
     let frame = wire_exit().to_frame();
     for length in 0..frame.len() {
         let result = read_reply(&frame[..length]);
-        assert!(matches!(result, Err(Error::AgentGone)), "{length}: {result:?}");
+        assert!(
+            matches!(result, Err(Error::Protocol { source: ProtocolError::AgentGone })),
+            "{length}: {result:?}"
+        );
     }
 }
 
 #[test]
-fn an_agent_that_says_nothing_in_time_is_told_with_the_limit() {
+fn silent_agent_is_an_error_with_the_limit() {
     let (mut ours, _theirs) = UnixStream::pair().unwrap();
     let limit = Duration::from_millis(20);
     ours.set_read_timeout(Some(limit)).unwrap();
@@ -122,7 +131,7 @@ fn an_agent_that_says_nothing_in_time_is_told_with_the_limit() {
 }
 
 #[test]
-fn a_frame_that_comes_byte_by_byte_is_whole_in_the_end() {
+fn frame_received_byte_by_byte_is_complete() {
     let (mut ours, mut theirs) = UnixStream::pair().unwrap();
     let sender = thread::spawn(move || {
         for byte in wire_exit().to_frame() {
@@ -134,7 +143,7 @@ fn a_frame_that_comes_byte_by_byte_is_whole_in_the_end() {
 }
 
 #[test]
-fn every_machine_is_told_other_entropy_and_the_present_time() {
+fn resume_message_has_fresh_entropy_and_the_current_time() {
     let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
     let (first, second) = (resume(None).unwrap(), resume(Some("web")).unwrap());
     let after = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();

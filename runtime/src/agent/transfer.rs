@@ -1,37 +1,39 @@
-//! A request that moves bytes one way, and waits for them.
+//! A blocking request that moves bytes one way.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use supermachine_formats::wire::{Input, Message, Request};
 
-use super::delivery::{Delivery, beginning, piece};
-use super::{End, Line, Witness};
-use crate::{Error, Vm};
+use super::delivery::Delivery;
+use super::request::{beginning, piece};
+use crate::Error;
+use crate::machine::{AgentStream, MachineHandle, StreamError};
 
-/// The request under way. Dropping it ends it.
+/// A request in progress. Dropping it cancels the request.
 #[derive(Debug)]
 pub(crate) struct Transfer {
     stream: UnixStream,
-    witness: Witness,
+    machine: Arc<dyn MachineHandle>,
     delivery: Delivery,
 }
 
 impl Transfer {
-    /// Sends the request with the first bytes; `whole` says that no more follow.
+    /// Sends the request with the first bytes; `whole` marks them as all.
     pub(crate) fn open(
-        vm: &Vm,
+        machine: &Arc<dyn MachineHandle>,
         request: &Request,
         first: &[u8],
         whole: bool,
     ) -> Result<Self, Error> {
         let bytes = beginning(request, first, whole)?;
-        let Line { stream, witness } = vm.dial(&bytes)?;
-        Ok(Self { stream, witness, delivery: Delivery::default() })
+        let AgentStream { stream, machine } = AgentStream::open(machine, &bytes)?;
+        Ok(Self { stream, machine, delivery: Delivery::default() })
     }
 
-    /// Sends bytes; waits while the guest has no room.
-    pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<usize, End> {
+    /// Sends bytes, and blocks while the guest has no room.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<usize, StreamError> {
         let piece = piece(bytes);
         if !piece.is_empty() {
             self.send_frame(&Input::Data(piece.to_vec()))?;
@@ -39,32 +41,32 @@ impl Transfer {
         Ok(piece.len())
     }
 
-    /// Says that no more follow, and waits for the answer.
-    pub(crate) fn finish(mut self) -> Result<(), End> {
+    /// Sends the end of the bytes, and waits for the result.
+    pub(crate) fn finish(mut self) -> Result<(), StreamError> {
         self.send_frame(&Input::DataEnd)?;
         self.wait()
     }
 
-    /// Waits for the answer.
-    pub(crate) fn wait(&mut self) -> Result<(), End> {
+    /// Waits for the result.
+    pub(crate) fn wait(&mut self) -> Result<(), StreamError> {
         self.until(Delivery::answer)
     }
 
-    /// The next bytes; none at the end.
-    pub(crate) fn receive(&mut self, space: &mut [u8]) -> Result<Option<usize>, End> {
+    /// Reads the next bytes; `None` at the end.
+    pub(crate) fn receive(&mut self, space: &mut [u8]) -> Result<Option<usize>, StreamError> {
         self.until(|delivery| delivery.read(space))
     }
 
-    fn send_frame(&mut self, input: &Input) -> Result<(), End> {
+    fn send_frame(&mut self, input: &Input) -> Result<(), StreamError> {
         if self.stream.write_all(&input.to_frame()).is_ok() {
             return Ok(());
         }
-        // The agent has ended it: its answer says why.
+        // The agent closed the stream: its reply explains why.
         self.wait()?;
-        Err(End::Unexpected { request: "write" })
+        Err(StreamError::Unexpected { request: "write" })
     }
 
-    /// Reads until something is known.
+    /// Reads until `known` returns a value.
     fn until<T>(&mut self, mut known: impl FnMut(&mut Delivery) -> Option<T>) -> T {
         loop {
             if let Some(known) = known(&mut self.delivery) {
@@ -73,7 +75,7 @@ impl Transfer {
             match self.delivery.fill(|space| self.stream.read(space)) {
                 Ok(1..) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(_) | Err(_) => self.delivery.fail(self.witness.end()),
+                Ok(_) | Err(_) => self.delivery.fail(self.machine.wait_exit()),
             }
         }
     }

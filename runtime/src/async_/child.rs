@@ -1,4 +1,4 @@
-//! A command that runs, and is awaited.
+//! A running command, awaited.
 
 use std::io;
 use std::pin::Pin;
@@ -9,19 +9,19 @@ use supermachine_formats::wire::{Input, Output, WindowSize};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::session::{Session, Waiter};
-use crate::exec::{Conversation, Kept, SIGKILL};
-use crate::vm::signal_number;
+use crate::agent::signal_number;
+use crate::exec::{CollectedOutput, Conversation, SIGKILL};
 use crate::{Error, ExecOutcome};
 
 /// A running command, in the manner of `tokio::process::Child`.
 ///
-/// When it is dropped, the command and its process group are killed, and its streams end with an
-/// error. It does not keep the machine alive: when that ends, so does everything here, with
-/// [`Error::Guest`] or [`Error::Stopped`].
+/// Dropping it kills the command and its process group, and fails its streams. It does not keep the
+/// machine running: when the machine stops, all calls fail with [`Error::Guest`] or
+/// [`Error::Stopped`].
 ///
-/// Output that nobody awaits stays in the guest, and a command whose pipe is full waits. So take
-/// both streams and read them, or use [`wait_with_output`](Self::wait_with_output); each can be
-/// read by a task of its own, and none has to wait for the other.
+/// Unread output stays in the guest, and a command whose pipe is full blocks. So read both streams,
+/// or use [`wait_with_output`](Self::wait_with_output). Different tasks may read them,
+/// independently.
 #[derive(Debug)]
 pub struct ExecChild {
     session: Arc<Session>,
@@ -42,26 +42,26 @@ impl ExecChild {
         }
     }
 
-    /// Its standard input; none if it was taken before. Dropping it ends the input.
+    /// Takes its standard input; `None` if it was taken. Dropping it closes the input.
     pub fn stdin(&mut self) -> Option<ExecStdin> {
         self.stdin.take()
     }
 
-    /// Its standard output; none if it was taken before. Dropping it closes the pipe.
+    /// Takes its standard output; `None` if it was taken. Dropping it closes the pipe.
     pub fn stdout(&mut self) -> Option<ExecStdout> {
         self.stdout.take()
     }
 
-    /// Its standard error; none if it was taken before. Dropping it closes the pipe. On a
+    /// Takes its standard error; `None` if it was taken. Dropping it closes the pipe. With a
     /// terminal it stays empty.
     pub fn stderr(&mut self) -> Option<ExecStderr> {
         self.stderr.take()
     }
 
-    /// Waits for the command's end. Its input is ended before, if it was not taken. The outcome
-    /// holds no output. When the future is dropped, nothing is lost: it can be called again.
+    /// Waits for the command to exit, and closes its input first if it was not taken. The outcome
+    /// holds no output. A dropped future loses nothing: call it again.
     ///
-    /// A command whose output nobody reads never ends once its pipe is full.
+    /// A command whose pipe is full and unread never exits.
     ///
     /// # Errors
     /// Those of [`output`](crate::ExecBuilder::output).
@@ -70,7 +70,7 @@ impl ExecChild {
         ExecOutcome::of(self.waiter().wait(|talk| talk.exit()).await)
     }
 
-    /// How the command ended, if it has.
+    /// The outcome, or `None` while the command runs.
     ///
     /// # Errors
     /// Those of [`wait`](Self::wait).
@@ -79,15 +79,15 @@ impl ExecChild {
         self.session.now(|talk| talk.exit()).map(ExecOutcome::of).transpose()
     }
 
-    /// Ends the input if it was not taken, waits for the command's end, and collects what it
-    /// writes to the streams that were not taken.
+    /// Closes the input if it was not taken, waits for the command to exit, and collects the output
+    /// streams that were not taken.
     ///
     /// # Errors
     /// Those of [`output`](crate::ExecBuilder::output).
     pub async fn wait_with_output(mut self) -> Result<ExecOutcome, Error> {
         drop(self.stdin.take());
         let (has_stdout, has_stderr) = (self.stdout.is_some(), self.stderr.is_some());
-        let (mut waiter, mut kept) = (self.waiter(), Kept::new(self.max_output));
+        let (mut waiter, mut kept) = (self.waiter(), CollectedOutput::new(self.max_output));
         loop {
             let taken = waiter.wait(|talk| talk.take(has_stdout, has_stderr)).await;
             kept.add(&taken)?;
@@ -97,19 +97,19 @@ impl ExecChild {
         }
     }
 
-    /// Kills the command and its process group. One that has ended needs no killing. Does not
-    /// wait for its end.
+    /// Kills the command and its process group, without waiting for its exit. A no-op once it has
+    /// exited.
     ///
     /// # Errors
-    /// None at present: how the stream fared is told by what is awaited.
+    /// None at present: awaited calls report a failed stream.
     pub fn kill(&self) -> Result<(), Error> {
         self.signal(SIGKILL)
     }
 
-    /// Sends a signal to the command's process group. One that has ended is told nothing.
+    /// Sends a signal to the command's process group. A no-op once it has exited.
     ///
     /// # Errors
-    /// The number is no signal.
+    /// The number is not a signal.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
         self.signaler().signal(signal)
     }
@@ -120,10 +120,10 @@ impl ExecChild {
         ExecSignaler(Arc::clone(&self.session))
     }
 
-    /// Sets the terminal's size, in characters. Without a terminal nothing happens.
+    /// Sets the terminal's size, in characters. A no-op without a terminal.
     ///
     /// # Errors
-    /// None at present: how the stream fared is told by what is awaited.
+    /// None at present: awaited calls report a failed stream.
     pub fn resize(&self, rows: u16, columns: u16) -> Result<(), Error> {
         self.signaler().resize(rows, columns)
     }
@@ -139,37 +139,37 @@ impl Drop for ExecChild {
     }
 }
 
-/// Sends signals to a command. It may outlive the [`ExecChild`], and then does nothing.
+/// Sends signals to a command. It may outlive the [`ExecChild`], and is then a no-op.
 #[derive(Debug, Clone)]
 pub struct ExecSignaler(Arc<Session>);
 
 impl ExecSignaler {
-    /// Sends a signal to the command's process group. One that has ended is told nothing.
+    /// Sends a signal to the command's process group. A no-op once it has exited.
     ///
     /// # Errors
-    /// The number is no signal.
+    /// The number is not a signal.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
         let input = Input::Signal(signal_number(signal)?);
         self.0.now(|talk| talk.tell(&input));
         Ok(())
     }
 
-    /// Sets the terminal's size, in characters. Without a terminal nothing happens.
+    /// Sets the terminal's size, in characters. A no-op without a terminal.
     ///
     /// # Errors
-    /// None at present: how the stream fared is told by what is awaited.
+    /// None at present: awaited calls report a failed stream.
     pub fn resize(&self, rows: u16, columns: u16) -> Result<(), Error> {
         self.0.now(|talk| talk.tell(&Input::Resize(WindowSize { rows, columns })));
         Ok(())
     }
 }
 
-/// A command's standard input. Dropping it, or shutting it down, ends the input; on a terminal, it
-/// types ^D.
+/// A command's standard input. Dropping it, or shutting it down, closes the input; on a terminal,
+/// it types ^D.
 ///
 /// Writing waits while the program does not read, and fails with
-/// [`BrokenPipe`](io::ErrorKind::BrokenPipe) once it has closed its input or ended. What was
-/// written is on its way; it needs no flush.
+/// [`BrokenPipe`](io::ErrorKind::BrokenPipe) once it has closed its input or exited. No flush is
+/// needed.
 #[derive(Debug)]
 pub struct ExecStdin(Waiter);
 
@@ -180,9 +180,9 @@ impl AsyncWrite for ExecStdin {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let waiter = &mut self.get_mut().0;
-        // Whether the program still reads, and has not ended, is to be known before.
+        // First see whether the program has closed its input or exited.
         waiter.session().take_arrived();
-        // What is under way has room of its own only once.
+        // A write in progress keeps its window.
         waiter.poll(cx, |talk| if talk.has_unsent() { None } else { talk.write(bytes) })
     }
 
@@ -202,7 +202,7 @@ impl Drop for ExecStdin {
     }
 }
 
-/// A command's standard output. It ends when the command has.
+/// A command's standard output. It reaches end of file after the command has exited.
 #[derive(Debug)]
 pub struct ExecStdout(Waiter);
 
@@ -222,7 +222,7 @@ impl Drop for ExecStdout {
     }
 }
 
-/// A command's standard error. It ends when the command has.
+/// A command's standard error. It reaches end of file after the command has exited.
 #[derive(Debug)]
 pub struct ExecStderr(Waiter);
 

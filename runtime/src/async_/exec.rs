@@ -1,15 +1,15 @@
-//! Commands that are awaited.
+//! Commands, awaited.
 
 use tokio::io::AsyncWrite;
 
 use super::child::ExecChild;
 use super::session::Session;
 use super::stream::write_all;
-use super::vm::Vm;
-use crate::agent::End;
+use crate::error::TransferError;
+use crate::machine::{Awaited, StreamError};
 use crate::{Error, ExecOutcome};
 
-/// A command for a machine, with the same methods as the one that [blocks](crate::ExecBuilder).
+/// A command for a machine, with the methods of the [blocking builder](crate::ExecBuilder).
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), supermachine::Error> {
@@ -20,30 +20,29 @@ use crate::{Error, ExecOutcome};
 /// # Ok(())
 /// # }
 /// ```
-pub type ExecBuilder<'a> = crate::ExecBuilder<'a, Vm>;
+pub type ExecBuilder<'a> = crate::ExecBuilder<'a, Awaited>;
 
-impl crate::ExecBuilder<'_, Vm> {
-    /// Runs the command to its end and collects what it writes. When the future is dropped, the
+impl crate::ExecBuilder<'_, Awaited> {
+    /// Runs the command until it exits, and collects its output. When the future is dropped, the
     /// command is killed.
     ///
-    /// A command that fails is not an error: see [`ExecOutcome::status`].
+    /// A non-zero exit status is not an error: see [`ExecOutcome::status`].
     ///
     /// # Errors
-    /// [`Error::Agent`] when the program cannot be started: it does not exist, may not be
-    /// executed, or the user or directory does not exist. [`Error::Guest`] when the guest ends.
-    /// [`Error::OutputTooLarge`] when it writes more than
-    /// [`max_output`](crate::ExecBuilder::max_output).
+    /// [`Error::Agent`] when the program cannot be started: it does not exist, may not be executed,
+    /// or the user or directory does not exist. [`Error::Guest`] when the guest exits.
+    /// [`Error::Transfer`] when it writes more than [`max_output`](crate::ExecBuilder::max_output).
     pub async fn output(self) -> Result<ExecOutcome, Error> {
         self.open(false)?.wait_with_output().await
     }
 
-    /// Runs the command to its end and passes on what it writes as it comes. When the future is
+    /// Runs the command until it exits, and passes on its output as it arrives. When the future is
     /// dropped, the command is killed.
     ///
     /// The writers are flushed after each piece. The outcome holds no output.
     ///
     /// # Errors
-    /// Those of `output`, and [`Error::Output`] when a writer fails: then the command is killed.
+    /// Those of `output`, and [`Error::Transfer`] when a writer fails: then the command is killed.
     pub async fn output_to(
         self,
         stdout: &mut (impl AsyncWrite + Unpin),
@@ -51,7 +50,9 @@ impl crate::ExecBuilder<'_, Vm> {
     ) -> Result<ExecOutcome, Error> {
         let child = self.open(false)?;
         let mut waiter = child.waiter();
-        let error = |stream| move |source| Error::Output { stream, source };
+        let error = |stream| {
+            move |source| Error::Transfer { source: TransferError::Output { stream, source } }
+        };
         loop {
             let taken = waiter.wait(|talk| talk.take(true, true)).await;
             write_all(stdout, &taken.stdout).await.map_err(error("standard output"))?;
@@ -62,7 +63,7 @@ impl crate::ExecBuilder<'_, Vm> {
         }
     }
 
-    /// Starts the command, and gives its streams. When the future is dropped before, the command
+    /// Starts the command, and returns its streams. When the future is dropped earlier, the command
     /// is killed.
     ///
     /// ```no_run
@@ -86,13 +87,13 @@ impl crate::ExecBuilder<'_, Vm> {
     /// As for `output`, when the program cannot be started.
     pub async fn spawn(self) -> Result<ExecChild, Error> {
         let child = self.open(true)?;
-        child.waiter().wait(|talk| talk.started()).await.map_err(End::into_error)?;
+        child.waiter().wait(|talk| talk.started()).await.map_err(StreamError::into_error)?;
         Ok(child)
     }
 
     fn open(self, is_interactive: bool) -> Result<ExecChild, Error> {
-        let (vm, plan) = self.plan(is_interactive)?;
-        let limit = plan.max_output;
-        Ok(ExecChild::new(Session::open(vm, plan)?, limit))
+        let (machine, command) = self.prepare(is_interactive)?;
+        let limit = command.max_output;
+        Ok(ExecChild::new(Session::open(machine, command)?, limit))
     }
 }

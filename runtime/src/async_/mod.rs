@@ -1,9 +1,8 @@
-//! The same for those who await: machines, commands, files, ports and pools over non-blocking I/O,
-//! with tokio. It needs the feature `tokio`.
+//! The asynchronous API: machines, commands, files, ports and pools over tokio. It needs the
+//! feature `tokio`.
 //!
-//! The names are those of the crate itself, and so is what they do: what passes between host and
-//! guest is one state machine for both, and only who waits differs. An [`Image`](crate::Image) is
-//! opened in the same way, and a pool is built in the same way.
+//! Names and behaviour are those of the blocking API: both drive the same state machines. An
+//! [`Image`](crate::Image) and a [`PoolBuilder`](crate::PoolBuilder) serve both.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -25,31 +24,30 @@
 //! ```
 //!
 //! # Threads
-//! No call has a thread of its own: any number of them may be under way on one. What keeps a
-//! processor busy for milliseconds is done on the runtime's threads for blocking work: to start
-//! and to stop a machine, to take a snapshot, and to acquire a machine that is not warm. To open a
-//! stream for a request takes microseconds, but for the few milliseconds in which a snapshot of
-//! the same machine is taken. A machine has its own threads in any case, and so has each forward
-//! that it exposes.
+//! Calls need no threads: any number of them may be in progress on one. Work that keeps a processor
+//! busy for milliseconds runs on the runtime's threads for blocking work: starting and stopping a
+//! machine, taking a snapshot, and acquiring a machine that is not warm. Opening a stream takes
+//! microseconds, except during the few milliseconds of a snapshot of the same machine. Each machine
+//! and each forward has threads of its own.
 //!
 //! # The runtime
-//! Everything here is to be called within a tokio runtime with I/O and time enabled, and panics
-//! elsewhere, as tokio's own sockets do. Either kind of runtime serves. A command's streams belong
-//! to the runtime that it was started in.
+//! All calls need a tokio runtime with I/O and time enabled, of either kind, and panic elsewhere,
+//! as tokio's own sockets do. A command's streams belong to the runtime that started it.
 //!
 //! # When a future is dropped
-//! Futures may be dropped at any point, by `select!` or a time-out.
+//! Futures may be dropped at any point, by `select!` or a timeout.
 //!
-//! - [`ExecChild::wait`], and reading from and writing to all streams, lose nothing: whoever calls
-//!   again goes on where it was.
+//! - [`ExecChild::wait`], and reads and writes of all streams, lose nothing: the next call
+//!   continues.
 //! - [`output`](crate::ExecBuilder::output) and [`spawn`](crate::ExecBuilder::spawn) kill the command.
-//! - A file that is written, or an archive that is unpacked, stays as far as it came.
-//! - [`Pool::acquire`] gives its place in the queue up, and its machine to the next.
-//! - [`Vm::start`] ends the machine. [`Vm::snapshot`] goes on to its end.
+//! - A file being written, or an archive being unpacked, stays partial.
+//! - [`Pool::acquire`] leaves the queue, and passes its machine to the next caller.
+//! - [`Vm::start`] stops the machine. [`Vm::snapshot`] completes.
 
 mod child;
 mod exec;
 mod files;
+mod logs;
 mod pool;
 mod ports;
 mod request;
@@ -67,3 +65,4 @@ pub use self::files::{FileBuilder, FileReader, FileWriter};
 pub use self::pool::{Pool, PooledVm};
 pub use self::ports::GuestStream;
 pub use self::vm::Vm;
+pub use crate::machine::Awaited;

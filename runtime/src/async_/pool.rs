@@ -1,4 +1,4 @@
-//! Pools whose machines are awaited.
+//! Pools, awaited.
 
 use std::future::poll_fn;
 use std::ops::Deref;
@@ -8,8 +8,8 @@ use tokio::time::timeout;
 use super::vm::{Vm, beside};
 use crate::{Error, Image, PoolStats, VmConfig};
 
-/// Warm machines of one snapshot: a [`Pool`](crate::Pool) whose machines are awaited. Those who
-/// wait for machines of one pool, by whichever interface, wait in one queue.
+/// Warm machines of one snapshot: a [`Pool`](crate::Pool) whose machines are awaited. Blocking and
+/// asynchronous callers of a pool share one queue.
 ///
 /// ```no_run
 /// use supermachine::{Error, Image, async_};
@@ -26,34 +26,34 @@ use crate::{Error, Image, PoolStats, VmConfig};
 pub struct Pool(crate::Pool);
 
 impl Pool {
-    /// Takes a warm machine. If there is none, one that was given back is reset, or one is
-    /// started, on a thread of the runtime's for blocking work; if the pool has as many as it may
-    /// have, this waits. Who waits longest is served first.
+    /// Takes a warm machine. If there is none, a thread of the runtime for blocking work resets a
+    /// returned one or starts a new one; if the pool is full, this waits. The queue is first come,
+    /// first served.
     ///
-    /// When the future is dropped, its place in the queue is given up, and what it was given goes
-    /// to the next.
+    /// When the future is dropped, the caller leaves the queue, and a machine that it was granted
+    /// goes to the next.
     ///
     /// # Errors
     /// [`Error::PoolExhausted`] when none became free in time, or those of [`Vm::start`].
     pub async fn acquire(&self) -> Result<PooledVm, Error> {
-        let mut place = self.0.place();
-        let lot = match place.look() {
-            Some(lot) => lot,
+        let mut acquire = self.0.begin_acquire();
+        let lease = match acquire.try_now() {
+            Some(lease) => lease,
             None => {
-                let patience = place.patience();
-                let given = timeout(patience, poll_fn(|cx| place.poll(cx.waker()))).await;
-                given.map_err(|_| place.exhausted())?
+                let limit = acquire.timeout();
+                let granted = timeout(limit, poll_fn(|cx| acquire.poll(cx.waker()))).await;
+                granted.map_err(|_| acquire.exhausted())?
             }
         };
-        let vm = if lot.is_ready() {
-            crate::PooledVm::of(lot)?
+        let vm = if lease.is_ready() {
+            crate::PooledVm::new(lease)?
         } else {
-            beside(|| crate::PooledVm::of(lot)).await?
+            beside(|| crate::PooledVm::new(lease)).await?
         };
         Ok(PooledVm(Vm::pooled(vm)))
     }
 
-    /// How the pool stands.
+    /// The pool's current state and counters.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         self.0.stats()
@@ -66,7 +66,7 @@ impl From<crate::Pool> for Pool {
     }
 }
 
-/// A machine of a pool, which takes it back when this is dropped.
+/// A machine of a pool. Dropping it returns the machine.
 #[derive(Debug)]
 pub struct PooledVm(Vm);
 
@@ -87,13 +87,13 @@ impl PooledVm {
         Pool(image.pool_with(config)?).acquire().await
     }
 
-    /// Takes the machine out of its pool for good; the pool may have another in its place.
+    /// Takes the machine out of its pool for good; the pool may make another in its place.
     #[must_use]
     pub fn into_inner(self) -> Vm {
         self.0.taken_out()
     }
 
-    /// Has the pool end the machine, and not use it again.
+    /// Has the pool stop the machine instead of reusing it.
     pub fn discard(self) {
         self.0.discard();
     }

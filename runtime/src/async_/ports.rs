@@ -1,5 +1,5 @@
-//! TCP between host and guest, awaited. Forwards serve in the background by themselves, so they
-//! are those of the blocking interface.
+//! TCP between host and guest, awaited. Forwards serve in the background, so the blocking API's are
+//! used.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,19 +14,20 @@ use tokio::net::UnixStream;
 use super::request::ask;
 use super::stream::{poll_read, unregister};
 use super::vm::Vm;
+use crate::error::PortError;
 use crate::forward::{cause, refuse_zero, told_apart};
 use crate::{Error, Forward, ForwardBuilder, Reverse, UnixForward};
 
-/// A connection to a TCP port in the guest, made by [`Vm::connect`]. It behaves like a
-/// `tokio::net::TcpStream`, and needs no port of the host.
+/// A connection to a TCP port in the guest, from [`Vm::connect`]. It behaves like a
+/// `tokio::net::TcpStream`, and uses no port of the host.
 ///
-/// Reading gives [`ConnectionReset`](io::ErrorKind::ConnectionReset) when the guest resets the
-/// connection or ends, but for one case: once this side has ended its bytes by a shutdown, a reset
-/// looks like the end of the guest's.
+/// Reading fails with [`ConnectionReset`](io::ErrorKind::ConnectionReset) when the guest resets the
+/// connection or exits. There is one exception: after this side has shut down sending, a reset
+/// looks like end of file.
 #[derive(Debug)]
 pub struct GuestStream {
     stream: UnixStream,
-    /// Whether this side has ended its bytes.
+    /// Whether this side has shut down sending.
     has_ended: bool,
 }
 
@@ -66,8 +67,8 @@ impl AsyncWrite for GuestStream {
 }
 
 impl Vm {
-    /// Makes a port of the guest reachable at 127.0.0.1; `host_port` 0 has the system pick one.
-    /// The connections are served by a thread of the forward's own.
+    /// Makes a port of the guest reachable at 127.0.0.1; `host_port` 0 picks a free port. A thread
+    /// of the forward serves its connections.
     ///
     /// # Errors
     /// Those of [`ForwardBuilder::listen`].
@@ -75,16 +76,16 @@ impl Vm {
         self.blocking().expose_tcp(host_port, guest_port)
     }
 
-    /// Begins to describe a forward, for another address than 127.0.0.1.
+    /// Describes a forward, to listen on another address than 127.0.0.1.
     pub fn forward(&self, guest_port: u16) -> ForwardBuilder<'_> {
         self.blocking().forward(guest_port)
     }
 
-    /// Makes a port of the guest reachable at a socket file, which only its owner may connect
-    /// to. A socket file that nobody listens on is replaced, anything else is not.
+    /// Makes a port of the guest reachable at a socket file, to which only its owner may connect.
+    /// It replaces an abandoned socket file, and nothing else.
     ///
     /// # Errors
-    /// [`Error::Listen`] when the file is there or cannot be made.
+    /// [`Error::Port`] when the file exists or cannot be created.
     pub fn expose_unix(
         &self,
         path: impl AsRef<Path>,
@@ -93,39 +94,44 @@ impl Vm {
         self.blocking().expose_unix(path, guest_port)
     }
 
-    /// Connects to a port on the guest's loopback interface, without a port of the host.
+    /// Connects to a port on the guest's loopback interface, without using a port of the host.
     ///
     /// # Errors
-    /// [`Error::GuestPort`] with the guest's reason, such as
-    /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) when nothing listens there, or the
-    /// guest has ended.
+    /// [`Error::Port`] with the guest's error, such as
+    /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) when nothing listens there;
+    /// [`Error::Guest`] when the guest has exited.
     pub async fn connect(&self, guest_port: u16) -> Result<GuestStream, Error> {
-        refuse_zero(guest_port).map_err(|source| Error::GuestPort { port: guest_port, source })?;
+        refuse_zero(guest_port).map_err(|source| Error::Port {
+            source: PortError::Guest { port: guest_port, source },
+        })?;
         let request = Request::Connect { port: guest_port, framed: false };
-        match ask(self.blocking(), &request).await? {
+        match ask(self.blocking().handle(), &request).await? {
             (stream, Reply::Connected) => Ok(GuestStream { stream, has_ended: false }),
             (_, reply) => Err(refused(guest_port, reply, "connect")),
         }
     }
 
     /// Makes an address of the host reachable at a port of the guest's loopback interface;
-    /// `guest_port` 0 has the guest pick one. Nothing else of the host becomes reachable.
+    /// `guest_port` 0 picks a free port. Nothing else of the host becomes reachable.
     ///
-    /// The address is connected to from this process, for each connection that the guest makes.
-    /// Where nothing listens, the guest finds its connection reset.
+    /// This process connects to the address for each connection that the guest makes, and resets
+    /// the guest's connection when nothing listens.
     ///
     /// # Errors
-    /// [`Error::GuestPort`] when the guest cannot listen there, or the guest has ended.
+    /// [`Error::Port`] when the guest cannot listen there; [`Error::Guest`] when it has exited.
     pub async fn reverse_tcp(
         &self,
         guest_port: u16,
         host_addr: impl Into<SocketAddr>,
     ) -> Result<Reverse, Error> {
         let request = Request::Listen { port: guest_port };
-        match ask(self.blocking(), &request).await? {
-            (stream, Reply::Listens { port }) => {
-                Reverse::start(self.blocking(), unregister(stream)?, port, host_addr.into())
-            }
+        match ask(self.blocking().handle(), &request).await? {
+            (stream, Reply::Listens { port }) => Reverse::start(
+                self.blocking().dialer(),
+                unregister(stream)?,
+                port,
+                host_addr.into(),
+            ),
             (_, reply) => Err(refused(guest_port, reply, "listen")),
         }
     }
@@ -133,7 +139,9 @@ impl Vm {
 
 fn refused(port: u16, reply: Reply, request: &'static str) -> Error {
     match reply {
-        Reply::Failed(failure) => Error::GuestPort { port, source: cause(&failure) },
-        _ => Error::UnexpectedReply { request },
+        Reply::Failed(failure) => {
+            Error::Port { source: PortError::Guest { port, source: cause(&failure) } }
+        }
+        _ => Error::unexpected(request),
     }
 }

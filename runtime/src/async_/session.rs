@@ -1,14 +1,12 @@
-//! A command's stream to the agent, for those who await.
+//! A command's stream to the agent, for asynchronous callers.
 //!
-//! What is said on it is the [`Conversation`]'s affair, as it is for those who block. No task
-//! stands behind it: whoever is polled reads for all and wakes the others, so that output nobody
-//! awaits stays in the guest. Only what the stream had no room for is sent by a task, which ends
-//! with the last of it.
+//! The [`Conversation`] defines its protocol, as for blocking callers. It has no task: a polled
+//! caller reads for all and wakes the others, so output that nobody awaits stays in the guest. Only
+//! frames that the stream has no room for are sent by a task, which exits after the last of them.
 //!
-//! All that a later call needs is in the session and not in the futures: one that is dropped at
-//! any point loses nothing.
+//! All state is in the session and none in the futures: a dropped future loses nothing.
 //!
-//! Lock: `state` is held for moments, and nobody is woken under it.
+//! Lock: `state` is held for moments, and no task is woken under it.
 
 use std::future::poll_fn;
 use std::io;
@@ -22,32 +20,31 @@ use tokio::runtime::Handle;
 use tokio::time::{Sleep, sleep_until};
 
 use super::stream::{poll_read, register};
-use super::vm::Vm;
 use super::waiters::Waiters;
 use crate::Error;
-use crate::agent::{GUEST_END_INTERVAL, Line, Witness};
-use crate::exec::{Conversation, Plan};
+use crate::exec::{Conversation, PreparedCommand};
+use crate::machine::{AgentStream, EXIT_POLL_INTERVAL, MachineHandle};
 use supermachine_vmm::{receive_now, send_now, shut_down};
 
 /// The stream. See the module.
 #[derive(Debug)]
 pub(super) struct Session {
     stream: UnixStream,
-    witness: Witness,
+    machine: Arc<dyn MachineHandle>,
     state: Mutex<State>,
     waiters: Arc<Waiters>,
-    /// Wakes all of them.
+    /// Wakes all waiters.
     waker: Waker,
-    /// Where the task runs.
+    /// The runtime of the task.
     runtime: Handle,
 }
 
 #[derive(Debug)]
 struct State {
     talk: Conversation,
-    /// Since when the stream has ended by itself, and when the reason is looked for again.
+    /// When the stream closed by itself, and when to look for the reason again.
     ended: Option<(Instant, Instant)>,
-    /// Whether a task sends what is left.
+    /// Whether a task sends the remaining frames.
     is_sending: bool,
 }
 
@@ -59,17 +56,20 @@ impl State {
 
 impl Session {
     /// Sends a command.
-    pub(super) fn open(vm: &Vm, plan: Plan) -> Result<Arc<Self>, Error> {
-        Self::on(vm.blocking().dial(&plan.bytes)?, plan.talk)
+    pub(super) fn open(
+        machine: &Arc<dyn MachineHandle>,
+        command: PreparedCommand,
+    ) -> Result<Arc<Self>, Error> {
+        Self::on(AgentStream::open(machine, &command.bytes)?, command.talk)
     }
 
-    /// A session on a stream that the command was sent on.
-    pub(super) fn on(line: Line, talk: Conversation) -> Result<Arc<Self>, Error> {
-        let Line { stream, witness } = line;
+    /// A session on a stream on which the command was sent.
+    pub(super) fn on(stream: AgentStream, talk: Conversation) -> Result<Arc<Self>, Error> {
+        let AgentStream { stream, machine } = stream;
         let waiters = Arc::new(Waiters::default());
         let session = Arc::new(Self {
             stream: register(stream)?,
-            witness,
+            machine,
             state: Mutex::new(State { talk, ended: None, is_sending: false }),
             waker: Waker::from(Arc::clone(&waiters)),
             waiters,
@@ -79,7 +79,7 @@ impl Session {
         Ok(session)
     }
 
-    /// Does something that is known at once.
+    /// Changes the state without waiting.
     pub(super) fn now<T>(self: &Arc<Self>, work: impl FnOnce(&mut Conversation) -> T) -> T {
         let done = work(&mut self.lock().talk);
         self.waiters.wake_all();
@@ -87,7 +87,7 @@ impl Session {
         done
     }
 
-    /// Takes in what has arrived.
+    /// Processes what has arrived.
     pub(super) fn take_arrived(self: &Arc<Self>) {
         loop {
             let mut state = self.lock();
@@ -107,17 +107,17 @@ impl Session {
         self.send();
     }
 
-    /// Ends the stream, and with it the command.
+    /// Closes the stream, which kills the command.
     pub(super) fn abandon(&self) {
         let is_to_end = self.lock().talk.abandon();
         self.waiters.wake_all();
         if is_to_end {
-            // A stream that has ended already needs no closing.
+            // It fails for a stream that is closed already.
             let _ = shut_down(&self.stream);
         }
     }
 
-    /// Reads once. Ready: something may be known now that was not before.
+    /// Reads once. Ready: the state may have changed.
     fn poll_receive(&self, key: u64) -> Poll<()> {
         if !self.lock().takes_bytes() {
             return Poll::Pending;
@@ -135,42 +135,43 @@ impl Session {
         Poll::Ready(())
     }
 
-    /// Notes that the stream has ended by itself, and looks for the reason.
+    /// Records that the stream closed by itself, and looks for the reason.
     fn note_end(&self) {
         let now = Instant::now();
         self.lock().ended.get_or_insert((now, now));
         self.judge(now);
     }
 
-    /// Looks whether the time has come to tell why the stream has ended, or to give the guest up.
+    /// Fails the command if the reason for a closed stream is known, or the reply deadline has
+    /// passed.
     fn judge(&self, now: Instant) {
         let mut state = self.lock();
         let Some((since, _)) = state.ended else {
-            // What it said in time may not have been told to this task yet.
+            // A reply in time may not have been read yet.
             if !matches!(state.talk.fill(|space| receive_now(&self.stream, space)), Ok(1..)) {
                 state.talk.judge(now);
             }
             return;
         };
-        match self.witness.look(since) {
+        match self.machine.exit_since(since) {
             Some(end) => state.talk.fail(end),
-            None => state.ended = Some((since, now + GUEST_END_INTERVAL)),
+            None => state.ended = Some((since, now + EXIT_POLL_INTERVAL)),
         }
     }
 
-    /// When [`judge`](Self::judge) is due.
+    /// When to call [`judge`](Self::judge) next.
     fn judged_at(&self) -> Option<Instant> {
         let state = self.lock();
         match state.ended {
             _ if state.talk.exit().is_some() => None,
             Some((_, next)) => Some(next),
-            // What there is no room for may well be there.
+            // A full queue may hide a reply.
             None if !state.talk.takes_bytes() => None,
             None => state.talk.given_up_at(),
         }
     }
 
-    /// Sends what there is room for, and has a task send the rest.
+    /// Sends as much as fits, and leaves the rest to a task.
     fn send(self: &Arc<Self>) {
         let mut state = self.lock();
         if state.is_sending || !state.talk.has_unsent() {
@@ -193,7 +194,7 @@ impl Session {
             if let Err(error) = ready {
                 state.talk.not_sent(error.kind());
             }
-            // Under one lock: what comes later needs a task of its own.
+            // Under one lock: later frames need another task.
             state.is_sending = !send_all(&mut state.talk, |bytes| self.stream.try_write(bytes));
             if !state.is_sending {
                 break;
@@ -207,7 +208,7 @@ impl Session {
     }
 }
 
-/// Sends what there is room for. Gives whether nothing is left to be sent.
+/// Sends as much as fits. Returns whether no frame is left.
 fn send_all(talk: &mut Conversation, mut send: impl FnMut(&[u8]) -> io::Result<usize>) -> bool {
     while talk.has_unsent() {
         match send(talk.unsent()) {
@@ -220,12 +221,12 @@ fn send_all(talk: &mut Conversation, mut send: impl FnMut(&[u8]) -> io::Result<u
     true
 }
 
-/// Somebody who waits for something of a session.
+/// A caller that waits for a session.
 #[derive(Debug)]
 pub(super) struct Waiter {
     session: Arc<Session>,
     key: u64,
-    /// Until the session is to be judged.
+    /// Sleeps until the session is judged next.
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
@@ -238,7 +239,7 @@ impl Waiter {
         &self.session
     }
 
-    /// Waits until something is known.
+    /// Waits until `find` returns a value.
     pub(super) async fn wait<T>(
         &mut self,
         mut find: impl FnMut(&mut Conversation) -> Option<T>,
@@ -246,14 +247,14 @@ impl Waiter {
         poll_fn(|cx| self.poll(cx, &mut find)).await
     }
 
-    /// Looks whether something is known, and reads the stream meanwhile.
+    /// Polls `find`, and reads the stream meanwhile.
     pub(super) fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
         mut find: impl FnMut(&mut Conversation) -> Option<T>,
     ) -> Poll<T> {
         let (session, key) = (Arc::clone(&self.session), self.key);
-        // Before the look: what comes behind it wakes.
+        // Registered first, so that later bytes wake it.
         session.waiters.set(key, cx.waker());
         loop {
             let mut state = session.lock();
@@ -263,7 +264,7 @@ impl Waiter {
             drop(state);
             session.send();
             if has_room {
-                // Others wait for what may be read now.
+                // The queue has room: other callers may read now.
                 session.waiters.wake_others(key);
             }
             if let Some(found) = found {
@@ -277,7 +278,7 @@ impl Waiter {
         }
     }
 
-    /// Judges the session when it is time. Ready: something may be known now.
+    /// Judges the session when it is due. Ready: the state may have changed.
     fn poll_time(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = self.session.judged_at() else {
             self.sleep = None;

@@ -1,9 +1,10 @@
-//! Streams to the guest that are registered with the runtime, and why they ended.
+//! Streams to the guest, registered with the runtime, and why they closed.
 
 use std::future::poll_fn;
 use std::io;
 use std::os::unix::net::UnixStream as StdStream;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -12,21 +13,21 @@ use tokio::net::UnixStream;
 use tokio::time::{Sleep, sleep};
 
 use crate::Error;
-use crate::agent::{End, GUEST_END_INTERVAL, Witness};
+use crate::machine::{EXIT_POLL_INTERVAL, MachineHandle, StreamError};
 
 /// Registers a stream with the runtime.
 pub(super) fn register(stream: StdStream) -> Result<UnixStream, Error> {
     let prepared = stream.set_nonblocking(true);
     let registered = prepared.and_then(|()| UnixStream::from_std(stream));
-    registered.map_err(|source| Error::Stream { source })
+    registered.map_err(Error::stream)
 }
 
-/// Takes a stream from the runtime. It still does not wait.
+/// Removes a stream from the runtime. It stays non-blocking.
 pub(super) fn unregister(stream: UnixStream) -> Result<StdStream, Error> {
-    stream.into_std().map_err(|source| Error::Stream { source })
+    stream.into_std().map_err(Error::stream)
 }
 
-/// Has `read` read once there is something.
+/// Calls `read` once the stream is readable.
 pub(super) fn poll_read(
     stream: &UnixStream,
     cx: &mut Context<'_>,
@@ -41,7 +42,7 @@ pub(super) fn poll_read(
     }
 }
 
-/// Writes what there is room for, once there is some.
+/// Writes as much as fits, once the stream is writable.
 pub(super) fn poll_write(
     stream: &UnixStream,
     cx: &mut Context<'_>,
@@ -56,11 +57,11 @@ pub(super) fn poll_write(
     }
 }
 
-/// Fills all of the space.
+/// Fills `space`.
 pub(super) async fn read_exact(stream: &UnixStream, space: &mut [u8]) -> io::Result<()> {
     let mut filled = 0;
     while filled < space.len() {
-        let rest = space.get_mut(filled..).unwrap_or_default();
+        let rest = &mut space[filled..];
         match poll_fn(|cx| poll_read(stream, cx, || stream.try_read(rest))).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             count => filled += count,
@@ -69,49 +70,53 @@ pub(super) async fn read_exact(stream: &UnixStream, space: &mut [u8]) -> io::Res
     Ok(())
 }
 
-/// Whether it is to be tried again.
+/// Whether to try again.
 fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-/// Finds out why a stream ended.
+/// Finds out why a stream closed.
 #[derive(Debug)]
-pub(super) struct Ending {
+pub(super) struct ExitProbe {
     since: Instant,
-    /// Until it is looked at again.
+    /// Sleeps until the next look.
     sleep: Pin<Box<Sleep>>,
 }
 
-impl Ending {
-    /// For one that ended now.
+impl ExitProbe {
+    /// For a stream that closed now.
     pub(super) fn new() -> Self {
-        Self { since: Instant::now(), sleep: Box::pin(sleep(GUEST_END_INTERVAL)) }
+        Self { since: Instant::now(), sleep: Box::pin(sleep(EXIT_POLL_INTERVAL)) }
     }
 
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, witness: &Witness) -> Poll<End> {
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        machine: &Arc<dyn MachineHandle>,
+    ) -> Poll<StreamError> {
         loop {
-            if let Some(end) = witness.look(self.since) {
+            if let Some(end) = machine.exit_since(self.since) {
                 return Poll::Ready(end);
             }
             ready!(self.sleep.as_mut().poll(cx));
-            self.sleep = Box::pin(sleep(GUEST_END_INTERVAL));
+            self.sleep = Box::pin(sleep(EXIT_POLL_INTERVAL));
         }
     }
 }
 
-/// Why a stream that ended now did so.
-pub(super) async fn explain(witness: &Witness) -> Error {
-    let mut ending = Ending::new();
-    poll_fn(|cx| ending.poll(cx, witness)).await.into_error()
+/// Why a stream that closed now did so.
+pub(super) async fn explain(machine: &Arc<dyn MachineHandle>) -> Error {
+    let mut ending = ExitProbe::new();
+    poll_fn(|cx| ending.poll(cx, machine)).await.into_error()
 }
 
-/// Writes all of it, and sees to it that it goes on.
+/// Writes and flushes all bytes.
 pub(super) async fn write_all(to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
         match poll_fn(|cx| Pin::new(&mut *to).poll_write(cx, rest)).await {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+            Ok(count) => rest = &rest[count..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

@@ -17,13 +17,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 
+use super::logs::pass;
 use super::session::Session;
 use super::transfer::Transfer;
 use super::*;
 use crate::Error;
 use crate::agent::testing::{hear, say};
-use crate::agent::{Line, Witness};
-use crate::exec::{Conversation, Patience};
+use crate::error::{InvalidInput, ProtocolError, TransferError};
+use crate::exec::{Conversation, ReplyDeadline};
+use crate::machine::testing::{running, stopped, stream};
+use crate::machine::{AgentStream, MachineHandle};
 
 const NO_LIMIT: usize = usize::MAX;
 /// Far more than anything here takes: only a hang reaches it.
@@ -39,23 +42,19 @@ fn several() -> Runtime {
 
 /// A child of a fake agent, within a runtime.
 fn pair() -> (ExecChild, UnixStream) {
-    pair_with(Conversation::new(None).with_input(0, Vec::new(), true), Witness::of_stopped())
+    pair_with(Conversation::new(None).with_input(0, Vec::new(), true), stopped())
 }
 
-fn pair_with(talk: Conversation, witness: Witness) -> (ExecChild, UnixStream) {
-    let (session, agent) = session(talk, witness);
+fn pair_with(talk: Conversation, machine: Arc<dyn MachineHandle>) -> (ExecChild, UnixStream) {
+    let (session, agent) = session(talk, machine);
     (ExecChild::new(session, NO_LIMIT), agent)
 }
 
-fn session(talk: Conversation, witness: Witness) -> (Arc<Session>, UnixStream) {
+fn session(talk: Conversation, machine: Arc<dyn MachineHandle>) -> (Arc<Session>, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     theirs.set_read_timeout(Some(HANG)).unwrap();
     theirs.set_write_timeout(Some(HANG)).unwrap();
-    (Session::on(Line { stream: ours, witness }, talk).unwrap(), theirs)
-}
-
-fn line(stream: UnixStream) -> Line {
-    Line { stream, witness: Witness::of_stopped() }
+    (Session::on(AgentStream { stream: ours, machine }, talk).unwrap(), theirs)
 }
 
 fn exited(status: WireStatus) -> Reply {
@@ -89,7 +88,7 @@ async fn soon<F: Future>(future: F) -> F::Output {
 }
 
 #[test]
-fn output_is_kept_apart_and_in_order() {
+fn output_streams_stay_separate_and_in_order() {
     single().block_on(async {
         let (child, mut agent) = pair();
         say(
@@ -110,7 +109,7 @@ fn output_is_kept_apart_and_in_order() {
 }
 
 #[test]
-fn errors_are_those_of_the_blocking_interface() {
+fn errors_match_the_blocking_api() {
     single().block_on(async {
         let failure = Failure { operation: "execve".into(), subject: "/none".into(), errno: 2 };
         let (child, mut agent) = pair();
@@ -124,30 +123,40 @@ fn errors_are_those_of_the_blocking_interface() {
         let (mut child, mut agent) = pair();
         say(&mut agent, &[Reply::Done]);
         let end = child.wait().await;
-        assert!(matches!(end, Err(Error::UnexpectedReply { request: "exec" })), "{end:?}");
+        assert!(
+            matches!(
+                end,
+                Err(Error::Protocol { source: ProtocolError::UnexpectedReply { request: "exec" } })
+            ),
+            "{end:?}"
+        );
 
-        let (talk, witness) = (Conversation::new(None), Witness::of_stopped());
-        let (session, mut agent) = session(talk, witness);
+        let (talk, machine) = (Conversation::new(None), stopped());
+        let (session, mut agent) = session(talk, machine);
         say(&mut agent, &[Reply::Stderr(vec![1; 11])]);
         let end = ExecChild::new(session, 10).wait_with_output().await;
-        let told =
-            matches!(end, Err(Error::OutputTooLarge { stream: "standard error", limit: 10 }));
+        let told = matches!(
+            end,
+            Err(Error::Transfer {
+                source: TransferError::OutputTooLarge { stream: "standard error", limit: 10 }
+            })
+        );
         assert!(told, "{end:?}");
 
         let limit = Duration::from_millis(50);
-        let talk = Conversation::new(Patience::new(limit, Duration::ZERO));
-        let (mut child, _agent) = pair_with(talk, Witness::of_running());
+        let talk = Conversation::new(ReplyDeadline::new(limit, Duration::ZERO));
+        let (mut child, _agent) = pair_with(talk, running());
         let end = anew!(child.wait());
         assert!(matches!(end, Err(Error::Unanswered { limit: told }) if told == limit), "{end:?}");
     });
 }
 
 #[test]
-fn agent_that_spoke_in_time_is_not_given_up() {
+fn agent_that_replied_in_time_is_not_given_up() {
     let limit = Duration::from_millis(30);
     single().block_on(async {
-        let talk = Conversation::new(Patience::new(limit, Duration::ZERO));
-        let (child, mut agent) = pair_with(talk, Witness::of_running());
+        let talk = Conversation::new(ReplyDeadline::new(limit, Duration::ZERO));
+        let (child, mut agent) = pair_with(talk, running());
         say(&mut agent, &[Reply::Stdout(b"said".to_vec()), exited(WireStatus::Code(0))]);
         // Nothing else of the runtime has its turn meanwhile.
         thread::sleep(2 * limit);
@@ -156,7 +165,7 @@ fn agent_that_spoke_in_time_is_not_given_up() {
 }
 
 #[test]
-fn futures_that_are_dropped_lose_no_byte_and_no_end() {
+fn dropped_futures_lose_no_byte_and_no_result() {
     let bytes = |seed: usize| (0..300_000).map(move |n| (n * seed % 251) as u8).collect::<Vec<_>>();
     let (stdout, stderr) = (bytes(3), bytes(5));
     let (sent_out, sent_err) = (stdout.clone(), stderr.clone());
@@ -204,7 +213,7 @@ fn futures_that_are_dropped_lose_no_byte_and_no_end() {
 }
 
 #[test]
-fn writes_that_are_dropped_send_each_byte_once() {
+fn dropped_writes_send_each_byte_once() {
     let input: Vec<u8> = (0..1_000_000_u32).map(|n| (n % 251) as u8).collect();
     let expected = input.clone();
     single().block_on(soon(async {
@@ -270,7 +279,7 @@ fn many_tasks_wait_on_one_stream() {
 }
 
 #[test]
-fn one_stream_is_read_while_the_other_is_paused() {
+fn one_stream_is_readable_while_the_other_is_paused() {
     single().block_on(soon(async {
         let (mut child, mut agent) = pair();
         let agent = thread::spawn(move || {
@@ -298,7 +307,7 @@ fn one_stream_is_read_while_the_other_is_paused() {
 }
 
 #[test]
-fn waiting_for_one_stream_keeps_little_of_the_other() {
+fn waiting_for_one_stream_buffers_little_of_the_other() {
     single().block_on(soon(async {
         let (mut child, mut agent) = pair();
         agent.set_nonblocking(true).unwrap();
@@ -333,7 +342,7 @@ fn waiting_for_one_stream_keeps_little_of_the_other() {
 }
 
 #[test]
-fn streams_that_are_dropped_are_told_though_nobody_waits() {
+fn dropped_streams_are_closed_without_a_waiter() {
     single().block_on(soon(async {
         let (mut child, mut agent) = pair();
         drop(child.stdout());
@@ -346,7 +355,10 @@ fn streams_that_are_dropped_are_told_though_nobody_waits() {
         }
         drop(stdin);
         child.signal(15).unwrap();
-        assert!(matches!(child.signal(65), Err(Error::InvalidSignal { number: 65 })));
+        assert!(matches!(
+            child.signal(65),
+            Err(Error::Invalid { source: InvalidInput::Signal { number: 65 } })
+        ));
         child.resize(2, 3).unwrap();
         let agent = thread::spawn(move || {
             let mut got = 0;
@@ -374,12 +386,12 @@ fn streams_that_are_dropped_are_told_though_nobody_waits() {
         assert_eq!(agent.read(&mut [0]).unwrap(), 0);
         signaler.signal(9).unwrap();
         let error = stderr.read(&mut [0]).await.unwrap_err();
-        assert!(error.to_string().contains("given up"), "{error}");
+        assert!(error.to_string().contains("cancelled"), "{error}");
     }));
 }
 
 #[test]
-fn dropped_outcome_ends_the_command_though_its_streams_live() {
+fn dropped_outcome_kills_the_command_while_its_streams_live() {
     single().block_on(async {
         let (mut child, mut agent) = pair();
         let mut stdout = child.stdout().unwrap();
@@ -391,7 +403,7 @@ fn dropped_outcome_ends_the_command_though_its_streams_live() {
 }
 
 #[test]
-fn program_that_takes_no_more_input_breaks_the_pipe() {
+fn closed_stdin_breaks_the_pipe() {
     single().block_on(soon(async {
         let (mut child, mut agent) = pair();
         let mut stdin = child.stdin().unwrap();
@@ -409,7 +421,7 @@ fn program_that_takes_no_more_input_breaks_the_pipe() {
 }
 
 #[test]
-fn guest_that_ends_is_told_to_all() {
+fn guest_exit_fails_all_waiters() {
     for runtime in [single(), several()] {
         runtime.block_on(soon(async {
             let (mut child, agent) = pair();
@@ -428,22 +440,28 @@ fn guest_that_ends_is_told_to_all() {
 }
 
 #[test]
-fn reason_of_an_end_is_waited_for_through_dropped_futures() {
+fn exit_reason_is_found_through_dropped_futures() {
     single().block_on(soon(async {
         let talk = Conversation::new(None);
-        let (mut child, agent) = pair_with(talk, Witness::of_running());
+        let (mut child, agent) = pair_with(talk, running());
         drop(agent);
         let begin = Instant::now();
         assert!(once(child.wait()).await.is_none());
         assert!(child.try_wait().unwrap().is_none());
-        assert!(matches!(anew!(child.wait()), Err(Error::AgentGone)));
+        assert!(matches!(
+            anew!(child.wait()),
+            Err(Error::Protocol { source: ProtocolError::AgentGone })
+        ));
         assert!(begin.elapsed() >= Duration::from_secs(1));
-        assert!(matches!(child.try_wait(), Err(Error::AgentGone)));
+        assert!(matches!(
+            child.try_wait(),
+            Err(Error::Protocol { source: ProtocolError::AgentGone })
+        ));
     }));
 }
 
 #[test]
-fn file_is_sent_whole_through_dropped_futures() {
+fn file_is_written_whole_through_dropped_futures() {
     let content: Vec<u8> = (0..2_000_000_u32).map(|n| (n % 251) as u8).collect();
     let expected = content.clone();
     single().block_on(soon(async {
@@ -456,7 +474,7 @@ fn file_is_sent_whole_through_dropped_futures() {
             say(&mut agent, &[Reply::Done]);
             (got, agent)
         });
-        let mut transfer = Transfer::on(line(ours)).unwrap();
+        let mut transfer = Transfer::on(stream(ours)).unwrap();
         let mut rest = &content[..];
         while !rest.is_empty() {
             let count = anew!(poll_fn(|cx| transfer.poll_send(cx, rest))).unwrap();
@@ -480,7 +498,7 @@ fn file_is_read_whole_through_dropped_futures() {
             say(&mut agent, &[Reply::Done]);
             agent
         });
-        let mut transfer = Transfer::on(line(ours)).unwrap();
+        let mut transfer = Transfer::on(stream(ours)).unwrap();
         let (mut got, mut piece) = (Vec::new(), [0; 7001]);
         while let Some(count) = anew!(transfer.receive(&mut piece)).unwrap() {
             got.extend_from_slice(&piece[..count]);
@@ -492,19 +510,19 @@ fn file_is_read_whole_through_dropped_futures() {
 }
 
 #[test]
-fn refusal_of_a_file_is_told_to_who_writes_it() {
+fn refused_file_fails_its_writer() {
     single().block_on(soon(async {
         let (ours, mut agent) = UnixStream::pair().unwrap();
         let failure = Failure { operation: "write".into(), subject: "/x".into(), errno: 28 };
         say(&mut agent, &[Reply::Failed(failure)]);
         drop(agent);
-        let mut transfer = Transfer::on(line(ours)).unwrap();
+        let mut transfer = Transfer::on(stream(ours)).unwrap();
         let end = transfer.send_all(&[1; 1 << 20]).await.unwrap_err().into_error();
         assert!(matches!(end, Error::Agent { failure } if failure.errno == 28));
 
         let (ours, agent) = UnixStream::pair().unwrap();
         drop(agent);
-        let mut transfer = Transfer::on(line(ours)).unwrap();
+        let mut transfer = Transfer::on(stream(ours)).unwrap();
         let end = anew!(transfer.finish()).unwrap_err().into_error();
         assert!(matches!(end, Error::Stopped), "{end:?}");
     }));
@@ -524,4 +542,28 @@ fn futures_may_be_sent_to_other_threads(vm: &Vm, pool: &Pool, child: &mut ExecCh
     sent(vm.connect(80));
     sent(child.wait());
     sent(pool.acquire());
+}
+
+#[test]
+fn logs_are_passed_on_until_the_entrypoint_exits() {
+    single().block_on(async {
+        let (ours, mut agent) = UnixStream::pair().unwrap();
+        let output = [Reply::Stdout(b"out".to_vec()), Reply::Stderr(b"err".to_vec())];
+        say(&mut agent, &output);
+        say(&mut agent, &[exited(WireStatus::Code(3))]);
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let status = pass(stream(ours), &mut stdout, &mut stderr).await.unwrap();
+        assert_eq!(status.and_then(crate::ExitStatus::code), Some(3));
+        assert_eq!((stdout.as_slice(), stderr.as_slice()), (&b"out"[..], &b"err"[..]));
+    });
+}
+
+#[test]
+fn logs_of_a_stopped_machine_fail_with_stopped() {
+    single().block_on(async {
+        let (ours, agent) = UnixStream::pair().unwrap();
+        drop(agent);
+        let result = pass(stream(ours), &mut Vec::new(), &mut Vec::new()).await;
+        assert!(matches!(result, Err(Error::Stopped)), "{result:?}");
+    });
 }

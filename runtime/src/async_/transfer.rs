@@ -1,52 +1,52 @@
-//! A request that moves bytes one way, and is awaited.
+//! A request that moves bytes one way, awaited.
 //!
-//! All that a later call needs is in it and not in the futures: one that is dropped at any point
-//! loses nothing.
+//! All state is in it and none in the futures: a dropped future loses nothing.
 
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use supermachine_formats::wire::{Input, Message, Request};
 use tokio::net::UnixStream;
 
-use super::stream::{Ending, poll_read, poll_write, register};
-use super::vm::Vm;
+use super::stream::{ExitProbe, poll_read, poll_write, register};
 use crate::Error;
-use crate::agent::{Backlog, Delivery, End, Line, Witness, beginning, piece};
+use crate::agent::{Backlog, Delivery, beginning, piece};
+use crate::machine::{AgentStream, MachineHandle, StreamError};
 
-/// The request under way. Dropping it ends it.
+/// A request in progress. Dropping it cancels the request.
 #[derive(Debug)]
 pub(super) struct Transfer {
     stream: UnixStream,
-    witness: Witness,
+    machine: Arc<dyn MachineHandle>,
     delivery: Delivery,
-    /// Frames that are to be sent.
+    /// Frames to send.
     outbox: Backlog,
-    /// Whether the last of them is on its way or has gone.
+    /// Whether the last frame is queued or sent.
     is_finished: bool,
-    /// Whether the agent takes no more of them. Its answer says why.
+    /// Whether the agent accepts no more frames. Its reply explains why.
     is_refused: bool,
-    ending: Option<Ending>,
+    ending: Option<ExitProbe>,
 }
 
 impl Transfer {
-    /// Sends the request with the first bytes; `whole` says that no more follow.
+    /// Sends the request with the first bytes; `whole` marks them as all.
     pub(super) fn open(
-        vm: &Vm,
+        machine: &Arc<dyn MachineHandle>,
         request: &Request,
         first: &[u8],
         whole: bool,
     ) -> Result<Self, Error> {
         let bytes = beginning(request, first, whole)?;
-        Self::on(vm.blocking().dial(&bytes)?)
+        Self::on(AgentStream::open(machine, &bytes)?)
     }
 
-    /// A transfer on a stream that the request was sent on.
-    pub(super) fn on(line: Line) -> Result<Self, Error> {
-        let Line { stream, witness } = line;
+    /// A transfer on a stream on which the request was sent.
+    pub(super) fn on(stream: AgentStream) -> Result<Self, Error> {
+        let AgentStream { stream, machine } = stream;
         Ok(Self {
             stream: register(stream)?,
-            witness,
+            machine,
             delivery: Delivery::default(),
             outbox: Backlog::default(),
             is_finished: false,
@@ -55,12 +55,12 @@ impl Transfer {
         })
     }
 
-    /// Sends bytes; waits while the guest has no room for those before.
+    /// Queues bytes, once the earlier ones are sent.
     pub(super) fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
         bytes: &[u8],
-    ) -> Poll<Result<usize, End>> {
+    ) -> Poll<Result<usize, StreamError>> {
         ready!(self.poll_flush(cx))?;
         let piece = piece(bytes);
         if !piece.is_empty() {
@@ -72,8 +72,8 @@ impl Transfer {
         Poll::Ready(Ok(piece.len()))
     }
 
-    /// Waits until all has gone.
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+    /// Waits until all frames are sent.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         while !self.is_refused && !self.outbox.is_empty() {
             match ready!(poll_write(&self.stream, cx, self.outbox.waiting())) {
                 Ok(count) => self.outbox.gone(count),
@@ -84,11 +84,11 @@ impl Transfer {
             return Poll::Ready(Ok(()));
         }
         ready!(self.poll_until(cx, Delivery::answer))?;
-        Poll::Ready(Err(End::Unexpected { request: "write" }))
+        Poll::Ready(Err(StreamError::Unexpected { request: "write" }))
     }
 
-    /// Says that no more follow, and waits for the answer.
-    pub(super) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+    /// Sends the end of the bytes, and waits for the result.
+    pub(super) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
         if !self.is_finished {
             self.is_finished = true;
             Input::DataEnd.encode(self.outbox.end());
@@ -97,37 +97,37 @@ impl Transfer {
         self.poll_until(cx, Delivery::answer)
     }
 
-    /// The next bytes; none at the end.
+    /// Reads the next bytes; `None` at the end.
     pub(super) fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
         space: &mut [u8],
-    ) -> Poll<Result<Option<usize>, End>> {
+    ) -> Poll<Result<Option<usize>, StreamError>> {
         self.poll_until(cx, |delivery| delivery.read(space))
     }
 
-    pub(super) async fn send_all(&mut self, bytes: &[u8]) -> Result<(), End> {
+    pub(super) async fn send_all(&mut self, bytes: &[u8]) -> Result<(), StreamError> {
         let mut rest = bytes;
         while !rest.is_empty() {
             let count = poll_fn(|cx| self.poll_send(cx, rest)).await?;
-            rest = rest.get(count..).unwrap_or_default();
+            rest = &rest[count..];
         }
         Ok(())
     }
 
-    pub(super) async fn finish(&mut self) -> Result<(), End> {
+    pub(super) async fn finish(&mut self) -> Result<(), StreamError> {
         poll_fn(|cx| self.poll_finish(cx)).await
     }
 
-    pub(super) async fn answer(&mut self) -> Result<(), End> {
+    pub(super) async fn answer(&mut self) -> Result<(), StreamError> {
         poll_fn(|cx| self.poll_until(cx, Delivery::answer)).await
     }
 
-    pub(super) async fn receive(&mut self, space: &mut [u8]) -> Result<Option<usize>, End> {
+    pub(super) async fn receive(&mut self, space: &mut [u8]) -> Result<Option<usize>, StreamError> {
         poll_fn(|cx| self.poll_receive(cx, space)).await
     }
 
-    /// Reads until something is known.
+    /// Reads until `known` returns a value.
     fn poll_until<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -144,8 +144,8 @@ impl Transfer {
                     continue;
                 }
             }
-            let ending = self.ending.get_or_insert_with(Ending::new);
-            let end = ready!(ending.poll(cx, &self.witness));
+            let ending = self.ending.get_or_insert_with(ExitProbe::new);
+            let end = ready!(ending.poll(cx, &self.machine));
             self.delivery.fail(end);
         }
     }

@@ -1,33 +1,39 @@
-//! A running machine, for those who await.
+//! A running machine, awaited.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use supermachine_formats::wire::{Reply, Request};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
+use super::exec::ExecBuilder;
 use super::files::{FileBuilder, FileReader, FileWriter, copy_in, copy_out};
+use super::logs::pass_logs;
 use super::request::only;
-use crate::vm::signal_number;
-use crate::{Error, ExecOutcome, ExitStatus, Image, Snapshotted, Timings, VmConfig, VmStats};
+use crate::agent::signal_number;
+use crate::machine::MachineHandle;
+use crate::{Error, ExecOutcome, ExitStatus, Image, TakenSnapshot, Timings, VmConfig, VmStats};
 
-/// A running machine. It ends when it is dropped.
+/// A running machine. Dropping it stops it.
 ///
-/// Its methods are those of the [`Vm`](crate::Vm) that blocks. See the [module](super) for what
-/// they need of the runtime, and for what is left of one whose future is dropped.
+/// Its methods are those of the blocking [`Vm`](crate::Vm). See the [module](super) for the runtime
+/// that they need, and for dropped futures.
 #[derive(Debug)]
-pub struct Vm(Holder);
+pub struct Vm(Owner);
 
-/// Whose machine it is.
+/// The owner of the machine.
 #[derive(Debug)]
-enum Holder {
+enum Owner {
     Own(crate::Vm),
     Pool(crate::PooledVm),
 }
 
 impl Vm {
-    /// Starts a machine from an image's snapshot, on a thread of the runtime's for blocking work.
-    /// When the future is dropped, the machine ends as soon as it has started.
+    /// Starts a machine from an image's snapshot, on a thread of the runtime for blocking work.
+    /// When the future is dropped, the machine stops as soon as it has started.
     ///
     /// # Errors
     /// The configuration requires another machine than the snapshot holds, or the host
@@ -38,10 +44,10 @@ impl Vm {
     }
 
     pub(super) fn pooled(vm: crate::PooledVm) -> Self {
-        Self(Holder::Pool(vm))
+        Self(Owner::Pool(vm))
     }
 
-    /// Runs a command to its end and collects what it writes. When the future is dropped, the
+    /// Runs a command until it exits, and collects its output. When the future is dropped, the
     /// command is killed.
     ///
     /// # Errors
@@ -54,13 +60,13 @@ impl Vm {
         self.exec_builder().argv(argv).output().await
     }
 
-    /// Begins to describe a command.
-    pub fn exec_builder(&self) -> super::ExecBuilder<'_> {
-        super::ExecBuilder::new(self)
+    /// Describes a command.
+    pub fn exec_builder(&self) -> ExecBuilder<'_> {
+        ExecBuilder::new(self.handle())
     }
 
-    /// Writes a file: in place, and new ones with mode 0644 as root's. See [`file`](Self::file)
-    /// for more.
+    /// Writes a file in place; a new file gets mode 0644 and belongs to root. See
+    /// [`file`](Self::file) for more.
     ///
     /// # Errors
     /// Those of [`FileBuilder::write`](crate::FileBuilder::write).
@@ -72,7 +78,7 @@ impl Vm {
         self.file(path).write(content).await
     }
 
-    /// Reads a regular file. For large ones there is [`file_reader`](Self::file_reader).
+    /// Reads a regular file into memory; see [`file_reader`](Self::file_reader) for large ones.
     ///
     /// # Errors
     /// [`Error::Agent`] with the guest's error number and the path.
@@ -80,121 +86,156 @@ impl Vm {
         self.file_reader(path)?.content().await
     }
 
-    /// Begins to describe how a file is written: its mode, owner, and whether it is appended to.
+    /// Describes a write to a file: its mode, its owner, and whether to append.
     pub fn file(&self, path: impl AsRef<Path>) -> FileBuilder<'_> {
-        FileBuilder::new(self, path.as_ref())
+        FileBuilder::new(self.handle(), path.as_ref())
     }
 
-    /// Reads a regular file of any length, piece by piece.
+    /// Reads a regular file of any length as a stream.
     ///
     /// # Errors
-    /// The path is not a possible one, or no stream can be opened. What the guest says comes with
-    /// the first piece.
+    /// The path is invalid, or no stream can be opened. An error of the guest comes with the first
+    /// read.
     pub fn file_reader(&self, path: impl AsRef<Path>) -> Result<FileReader, Error> {
-        FileReader::open(self, path.as_ref())
+        FileReader::open(self.handle(), path.as_ref())
     }
 
-    /// Writes a file of any length, piece by piece.
+    /// Writes a file of any length as a stream.
     ///
     /// # Errors
-    /// The path is not a possible one, or no stream can be opened.
+    /// The path is invalid, or no stream can be opened.
     pub fn file_writer(&self, path: impl AsRef<Path>) -> Result<FileWriter, Error> {
         self.file(path).writer()
     }
 
-    /// Unpacks a tar archive into a directory of the guest, which is made if need be.
+    /// Unpacks a tar archive into a directory of the guest, which is created if missing.
     ///
-    /// Owners, modes, times and links are those of the archive; what is there under the same
-    /// names is replaced. If it fails, or the future is dropped, what was unpacked until then
-    /// stays.
+    /// Owners, modes, times and links come from the archive; existing entries of the same names are
+    /// replaced. After an error, or when the future is dropped, entries that were already unpacked
+    /// stay.
     ///
     /// # Errors
     /// [`Error::Agent`]: the archive is malformed or has names with `..`, or the guest's error
-    /// number with the path. [`Error::Copy`] when the archive cannot be read.
+    /// number with the path. [`Error::Transfer`] when the archive cannot be read.
     pub async fn copy_in(
         &self,
         path: impl AsRef<Path>,
         mut tar: impl AsyncRead + Unpin,
     ) -> Result<(), Error> {
-        copy_in(self, path.as_ref(), &mut tar).await
+        copy_in(self.handle(), path.as_ref(), &mut tar).await
     }
 
-    /// Packs a file of the guest, or a directory and all in it, into a tar archive.
+    /// Packs a file or a directory tree of the guest into a tar archive.
     ///
     /// # Errors
-    /// [`Error::Agent`] with the guest's error number and the path. [`Error::Copy`] when the
+    /// [`Error::Agent`] with the guest's error number and the path. [`Error::Transfer`] when the
     /// archive cannot be written.
     pub async fn copy_out(
         &self,
         path: impl AsRef<Path>,
         mut tar: impl AsyncWrite + Unpin,
     ) -> Result<(), Error> {
-        copy_out(self, path.as_ref(), &mut tar).await
+        copy_out(self.handle(), path.as_ref(), &mut tar).await
     }
 
     /// Sends a signal to the image's entrypoint.
     ///
     /// # Errors
-    /// The number is no signal; [`Error::Agent`] when the entrypoint has ended.
+    /// The number is not a signal; [`Error::Agent`] when the entrypoint has exited.
     pub async fn workload_signal(&self, signal: i32) -> Result<(), Error> {
         let signal = signal_number(signal)?;
-        match only(self.blocking(), &Request::SignalEntrypoint { signal }).await? {
+        match only(self.handle(), &Request::SignalEntrypoint { signal }).await? {
             Reply::Done => Ok(()),
-            _ => Err(Error::UnexpectedReply { request: "signal" }),
+            _ => Err(Error::unexpected("signal")),
         }
     }
 
-    /// Waits for the end of the image's entrypoint. Returns at once if it has ended before.
+    /// Waits for the image's entrypoint to exit. Returns at once if it has.
     ///
     /// # Errors
-    /// [`Error::Guest`] when the guest ends instead.
+    /// [`Error::Guest`] when the guest exits instead.
     pub async fn wait(&self) -> Result<ExitStatus, Error> {
-        match only(self.blocking(), &Request::WaitEntrypoint).await? {
+        match only(self.handle(), &Request::WaitEntrypoint).await? {
             Reply::Exited(exit) => Ok(ExitStatus(exit.status)),
-            _ => Err(Error::UnexpectedReply { request: "wait" }),
+            _ => Err(Error::unexpected("wait")),
         }
     }
 
-    /// What the machine uses at present: the guest's memory and this host's processors.
+    /// Waits for the image's entrypoint to exit, for at most `limit`. `None`: it still runs.
     ///
     /// # Errors
-    /// [`Error::Guest`] when the guest has ended.
+    /// [`Error::Guest`] when the guest exits instead.
+    pub async fn wait_timeout(&self, limit: Duration) -> Result<Option<ExitStatus>, Error> {
+        match timeout(limit, self.wait()).await {
+            Ok(status) => status.map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Passes on what the image's entrypoint has written; see the
+    /// [blocking method](crate::Vm::logs_to). Returns its exit status, or `None` while it runs.
+    ///
+    /// # Errors
+    /// [`Error::Agent`] when the image has no entrypoint, [`Error::Guest`] when the guest exits, and
+    /// [`Error::Transfer`] when a writer fails.
+    pub async fn logs_to(
+        &self,
+        stdout: &mut (impl AsyncWrite + Unpin),
+        stderr: &mut (impl AsyncWrite + Unpin),
+    ) -> Result<Option<ExitStatus>, Error> {
+        pass_logs(self.handle(), false, stdout, stderr).await
+    }
+
+    /// Passes on what the image's entrypoint has written and writes until it exits; see the
+    /// [blocking method](crate::Vm::follow_logs_to).
+    ///
+    /// # Errors
+    /// Those of [`logs_to`](Self::logs_to).
+    pub async fn follow_logs_to(
+        &self,
+        stdout: &mut (impl AsyncWrite + Unpin),
+        stderr: &mut (impl AsyncWrite + Unpin),
+    ) -> Result<ExitStatus, Error> {
+        let status = pass_logs(self.handle(), true, stdout, stderr).await?;
+        status.ok_or_else(|| Error::unexpected("logs"))
+    }
+
+    /// The machine's current use of guest memory and of this host's processors.
+    ///
+    /// # Errors
+    /// [`Error::Guest`] when the guest has exited.
     pub async fn stats(&self) -> Result<VmStats, Error> {
-        let vm = self.blocking();
-        VmStats::of(vm, only(vm, &Request::Memory).await?)
+        VmStats::new(&only(self.handle(), &Request::Memory).await?, self.handle().usage()?)
     }
 
-    /// Has the guest stand still until [`resume`](Self::resume); see the
-    /// [one that blocks](crate::Vm::pause). When the future is dropped, it is paused all the same.
+    /// Pauses the guest until [`resume`](Self::resume); see the [blocking
+    /// method](crate::Vm::pause). When the future is dropped, the guest is paused all the same.
     ///
     /// # Errors
-    /// [`Error::Guest`] when the guest has ended.
+    /// [`Error::Guest`] when the guest has exited.
     pub async fn pause(&self) -> Result<(), Error> {
-        let holder = self.blocking().holder().clone();
-        beside(move || holder.pause()).await
+        self.beside(|machine| machine.pause()).await
     }
 
-    /// Lets a paused machine go on, with the host's wall clock. One that runs is left so.
-    /// When the future is dropped, it goes on all the same.
+    /// Resumes a paused machine and sets its wall clock. Resuming a running machine is a no-op.
+    /// When the future is dropped, the guest resumes all the same.
     ///
     /// # Errors
-    /// [`Error::Guest`] when the guest has ended.
+    /// [`Error::Guest`] when the guest has exited.
     pub async fn resume(&self) -> Result<(), Error> {
-        let holder = self.blocking().holder().clone();
-        beside(move || holder.resume()).await
+        self.beside(|machine| machine.resume()).await
     }
 
-    /// Takes a snapshot of the running machine into the store that its own snapshot lies in, on a
-    /// thread of the runtime's for blocking work. When the future is dropped, the snapshot is taken
-    /// all the same; the machine lives until then, and does not go back to its pool.
+    /// Takes a snapshot of the running machine, into the store that holds its own snapshot, on a
+    /// thread of the runtime for blocking work. When the future is dropped, the snapshot is taken
+    /// all the same; the machine runs until then, and does not return to its pool.
     ///
     /// # Errors
-    /// The snapshot does not lie in a store, the name is not a possible one, or the guest or
-    /// the store cannot be read or written.
-    pub async fn snapshot(&self, name: &str) -> Result<Snapshotted, Error> {
-        let holder = self.blocking().holder().clone();
+    /// The machine's snapshot is not in a store, the name is invalid, or the guest or the store
+    /// cannot be read or written.
+    pub async fn snapshot(&self, name: &str) -> Result<TakenSnapshot, Error> {
         let name = name.to_owned();
-        beside(move || holder.snapshot(&name)).await
+        self.beside(move |machine| machine.snapshot(&name)).await
     }
 
     /// How long each step of the start took.
@@ -203,59 +244,77 @@ impl Vm {
         self.blocking().timings()
     }
 
-    /// The end of the guest kernel's messages.
+    /// The last of the guest kernel's messages.
     #[must_use]
     pub fn console(&self) -> Vec<u8> {
         self.blocking().console()
     }
 
-    /// Ends the machine and tells whether the guest was still well. A machine that is dropped
-    /// instead ends on the thread that drops it, which takes some hundred microseconds.
+    /// Stops the machine, and reports a guest that had already failed. Dropping a machine instead
+    /// stops it on the dropping thread, which takes some hundred microseconds.
     ///
     /// # Errors
-    /// [`Error::Guest`] when the guest had ended by itself.
+    /// [`Error::Guest`] when the guest had exited by itself.
     pub async fn stop(self) -> Result<(), Error> {
         beside(move || match self.0 {
-            Holder::Own(vm) => vm.stop(),
-            Holder::Pool(vm) => vm.into_inner().stop(),
+            Owner::Own(vm) => vm.stop(),
+            Owner::Pool(vm) => vm.into_inner().stop(),
         })
         .await
     }
 
-    /// The machine, for calls that block.
+    /// The machine, for blocking calls.
     #[must_use]
     pub fn blocking(&self) -> &crate::Vm {
         match &self.0 {
-            Holder::Own(vm) => vm,
-            Holder::Pool(vm) => vm,
+            Owner::Own(vm) => vm,
+            Owner::Pool(vm) => vm,
         }
     }
 
-    /// Takes it out of its pool, if it is of one.
+    fn handle(&self) -> &Arc<dyn MachineHandle> {
+        self.blocking().handle()
+    }
+
+    /// Uses the machine on a thread for blocking work. It runs at least until that is done.
+    async fn beside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn MachineHandle) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let machine = Arc::clone(self.handle());
+        let kept = machine.keep_alive();
+        beside(move || {
+            let done = work(machine.as_ref());
+            drop(kept);
+            done
+        })
+        .await
+    }
+
+    /// Takes it out of its pool, if it has one.
     pub(super) fn taken_out(self) -> Self {
         match self.0 {
-            Holder::Own(_) => self,
-            Holder::Pool(vm) => Self::from(vm.into_inner()),
+            Owner::Own(_) => self,
+            Owner::Pool(vm) => Self::from(vm.into_inner()),
         }
     }
 
-    /// Has it end.
+    /// Stops it.
     pub(super) fn discard(self) {
         match self.0 {
-            Holder::Own(vm) => drop(vm),
-            Holder::Pool(vm) => vm.discard(),
+            Owner::Own(vm) => drop(vm),
+            Owner::Pool(vm) => vm.discard(),
         }
     }
 }
 
 impl From<crate::Vm> for Vm {
     fn from(vm: crate::Vm) -> Self {
-        Self(Holder::Own(vm))
+        Self(Owner::Own(vm))
     }
 }
 
-/// Does what keeps a processor busy for a while on a thread for such work. It is done to its end
-/// even if the future is dropped.
+/// Runs `work` on a thread for blocking work. It completes even if the future is dropped.
 pub(super) async fn beside<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
@@ -263,8 +322,8 @@ pub(super) async fn beside<T: Send + 'static>(
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime shuts down.
-            Err(_) => Err(Error::Abandoned),
+            // The runtime is shutting down.
+            Err(_) => Err(Error::Cancelled),
         },
     }
 }

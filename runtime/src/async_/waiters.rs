@@ -1,14 +1,14 @@
-//! Who waits for something of one stream.
+//! The tasks that wait for one stream.
 //!
-//! A stream wakes one task for each direction, but several may wait for what comes on it. So it
-//! is given one waker that wakes them all; each then looks whether what it waits for has come.
+//! A stream wakes one task for each direction, but several may wait for its bytes. So it gets one
+//! waker that wakes them all, and each looks for its own.
 //!
-//! Invariant: the lock is not held while somebody is woken.
+//! Invariant: the lock is not held while a task is woken.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 
-/// All who wait.
+/// The waiting tasks.
 #[derive(Debug, Default)]
 pub(super) struct Waiters(Mutex<List>);
 
@@ -19,14 +19,14 @@ struct List {
 }
 
 impl Waiters {
-    /// A key for somebody who is about to wait.
+    /// A new key, for a task that is about to wait.
     pub(super) fn key(&self) -> u64 {
         let mut list = self.lock();
         list.next_key += 1;
         list.next_key
     }
 
-    /// Notes that somebody waits.
+    /// Registers a waiting task.
     pub(super) fn set(&self, key: u64, waker: &Waker) {
         let mut list = self.lock();
         match list.waiting.iter_mut().find(|(known, _)| *known == key) {
@@ -35,7 +35,7 @@ impl Waiters {
         }
     }
 
-    /// Notes that somebody waits no more.
+    /// Removes a waiting task.
     pub(super) fn clear(&self, key: u64) {
         let mut list = self.lock();
         let place = list.waiting.iter().position(|(known, _)| *known == key);
@@ -44,7 +44,7 @@ impl Waiters {
         drop(waker);
     }
 
-    /// Wakes all but one, who knows.
+    /// Wakes all tasks but one.
     pub(super) fn wake_others(&self, key: u64) {
         let mut list = self.lock();
         let (own, others) = list.waiting.drain(..).partition(|(known, _)| *known == key);
@@ -53,7 +53,7 @@ impl Waiters {
         wake(others);
     }
 
-    /// Wakes all.
+    /// Wakes all tasks.
     pub(super) fn wake_all(&self) {
         let waiting = std::mem::take(&mut self.lock().waiting);
         wake(waiting);

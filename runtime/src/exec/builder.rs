@@ -1,7 +1,8 @@
-//! What a command is to be, and running it to its end.
+//! Describing a command, and running it.
 
 use std::ffi::OsStr;
 use std::io::Write;
+use std::marker::PhantomData;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,24 +11,26 @@ use std::time::Duration;
 use supermachine_formats::wire::{Command, Request, StagedFile, WindowSize};
 
 use super::child::ExecChild;
-use super::conversation::{Conversation, Patience};
+use super::conversation::{Conversation, PreparedCommand, ReplyDeadline};
 use super::outcome::ExecOutcome;
 use super::session::Session;
-use crate::agent::{End, beginning};
+use crate::Error;
+use crate::agent::beginning;
+use crate::error::{InvalidInput, TransferError};
 use crate::files::{checked_mode, checked_path};
-use crate::{Error, Vm};
+use crate::machine::{Blocking, MachineHandle, StreamError};
 
-/// The most input that goes along with the request.
+/// The most input that is sent with the request.
 const ALONG: usize = 64 << 10;
-/// The size of a terminal that is not told.
+/// The default size of a terminal.
 const DEFAULT_SIZE: WindowSize = WindowSize { rows: 24, columns: 80 };
-/// What is kept of each stream unless it is told.
+/// The default limit on each collected stream.
 const DEFAULT_MAX_OUTPUT: usize = 64 << 20;
 
 /// A command for a machine, in the manner of [`std::process::Command`].
 ///
 /// Environment, working directory and user are those of the image unless they are set here.
-/// `V` is the machine's handle, and says whether the command is waited for or awaited.
+/// `M` says whether its calls block or are awaited.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), supermachine::Error> {
@@ -40,44 +43,34 @@ const DEFAULT_MAX_OUTPUT: usize = 64 << 20;
 /// ```
 #[derive(Debug)]
 #[must_use = "a command does nothing until it is run or spawned"]
-pub struct ExecBuilder<'a, V = Vm> {
-    vm: &'a V,
+pub struct ExecBuilder<'a, M = Blocking> {
+    machine: &'a Arc<dyn MachineHandle>,
     draft: Draft,
+    mode: PhantomData<M>,
 }
 
-impl<V> Clone for ExecBuilder<'_, V> {
+impl<M> Clone for ExecBuilder<'_, M> {
     fn clone(&self) -> Self {
-        Self { vm: self.vm, draft: self.draft.clone() }
+        Self { machine: self.machine, draft: self.draft.clone(), mode: PhantomData }
     }
 }
 
-/// What was asked for so far.
+/// The options so far.
 #[derive(Debug, Clone)]
 struct Draft {
     command: Command,
-    /// Files with modes that were not looked at yet.
+    /// Files, with unchecked paths and modes.
     files: Vec<(PathBuf, u32, Vec<u8>)>,
     stdin: Option<Vec<u8>>,
-    /// Whether a spawned command has an input to write to.
+    /// Whether a spawned command has no input.
     has_no_stdin: bool,
     is_terminal: bool,
     size: WindowSize,
     max_output: usize,
 }
 
-/// A command that is ready to be sent.
-#[derive(Debug)]
-pub(crate) struct Plan {
-    /// What the stream begins with.
-    pub(crate) bytes: Vec<u8>,
-    /// How it goes on.
-    pub(crate) talk: Conversation,
-    /// What is kept of each stream.
-    pub(crate) max_output: usize,
-}
-
-impl<'a, V> ExecBuilder<'a, V> {
-    pub(crate) fn new(vm: &'a V) -> Self {
+impl<'a, M> ExecBuilder<'a, M> {
+    pub(crate) fn new(machine: &'a Arc<dyn MachineHandle>) -> Self {
         let draft = Draft {
             command: Command::default(),
             files: Vec::new(),
@@ -87,10 +80,10 @@ impl<'a, V> ExecBuilder<'a, V> {
             size: DEFAULT_SIZE,
             max_output: DEFAULT_MAX_OUTPUT,
         };
-        Self { vm, draft }
+        Self { machine, draft, mode: PhantomData }
     }
 
-    /// The program and its arguments. The program is looked up in the command's `PATH`.
+    /// Sets the program and its arguments. The guest looks the program up in the command's `PATH`.
     pub fn argv<I>(mut self, argv: I) -> Self
     where
         I: IntoIterator,
@@ -100,9 +93,9 @@ impl<'a, V> ExecBuilder<'a, V> {
         self
     }
 
-    /// Adds a command that runs once the one before it has returned 0, with the same environment,
-    /// user, directory, input and time-out. No shell is involved. The output is that of all, the
-    /// outcome that of the last one that ran.
+    /// Adds a command that runs after the previous one has returned 0, in the same environment,
+    /// with the same user, directory, input and timeout, and without a shell. The output is that of
+    /// all commands, the outcome that of the last one that ran.
     pub fn chain<I>(mut self, argv: I) -> Self
     where
         I: IntoIterator,
@@ -128,49 +121,49 @@ impl<'a, V> ExecBuilder<'a, V> {
         self
     }
 
-    /// The working directory in the guest.
+    /// Sets the working directory in the guest.
     pub fn cwd(mut self, cwd: impl AsRef<OsStr>) -> Self {
         self.draft.command.cwd = Some(cwd.as_ref().as_bytes().to_vec());
         self
     }
 
-    /// The user, as `user[:group]`, by name or number.
+    /// Sets the user, as `user[:group]`, by name or number.
     pub fn user(mut self, user: impl Into<String>) -> Self {
         self.draft.command.user = Some(user.into());
         self
     }
 
-    /// What the command reads from its standard input. For [`spawn`](Self::spawn) it comes before
-    /// what is written later. What the command has no room for at first goes while somebody waits
-    /// for it or for one of its streams.
+    /// Sets the command's standard input. With [`spawn`](Self::spawn), later writes follow it.
+    /// Input beyond the command's window is sent while the caller waits for the command or reads
+    /// one of its streams.
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.draft.stdin = Some(bytes.into());
         self
     }
 
-    /// Gives a [spawned](Self::spawn) command no input: it reads the end of its input at once, and
+    /// Gives a [spawned](Self::spawn) command no input: it reads end of file at once, and
     /// [`ExecChild::stdin`] returns `None`.
     pub fn stdin_null(mut self) -> Self {
         self.draft.has_no_stdin = true;
         self
     }
 
-    /// Gives the command a terminal of its own for input and output: all that it writes comes as
-    /// standard output. `TERM` is `xterm` unless it is set.
+    /// Gives the command a terminal for its input and output: all its output is standard output.
+    /// `TERM` defaults to `xterm`.
     pub fn tty(mut self, is_terminal: bool) -> Self {
         self.draft.is_terminal = is_terminal;
         self
     }
 
-    /// The terminal's size, in characters; 24 by 80 otherwise.
+    /// Sets the terminal's size, in characters. The default is 24 by 80.
     pub fn winsize(mut self, rows: u16, columns: u16) -> Self {
         self.draft.size = WindowSize { rows, columns };
         self
     }
 
     /// Writes a small file before the command starts, in the same round trip. It belongs to the
-    /// command's user. All of them, with the command, must fit into a mebibyte; for larger ones
-    /// there is [`Vm::write_file`].
+    /// command's user. The command and its files are limited to a mebibyte; for larger files use
+    /// [`Vm::write_file`](crate::Vm::write_file).
     pub fn stage_file(
         mut self,
         path: impl AsRef<Path>,
@@ -181,43 +174,46 @@ impl<'a, V> ExecBuilder<'a, V> {
         self
     }
 
-    /// How many bytes of each stream [`output`](Self::output) and
-    /// [`wait_with_output`](ExecChild::wait_with_output) keep, 64 MiB otherwise. A command that
-    /// writes more is killed.
+    /// Limits each stream that [`output`](Self::output) and
+    /// [`wait_with_output`](ExecChild::wait_with_output) collect. The default is 64 MiB. A command
+    /// that writes more is killed.
     pub fn max_output(mut self, bytes: usize) -> Self {
         self.draft.max_output = bytes;
         self
     }
 
-    /// Kills the command's process group after this long. What it wrote until then is kept.
+    /// Kills the command's process group after this long. Its output until then is kept.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        // A time-out below a millisecond still is one: 0 would mean none.
+        // A timeout below a millisecond is rounded up, as 0 means none.
         let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         self.draft.command.timeout_ms = ms.max(1);
         self
     }
 
-    /// The machine, and the command as it is sent to it.
-    pub(crate) fn plan(self, is_interactive: bool) -> Result<(&'a V, Plan), Error> {
-        Ok((self.vm, self.draft.plan(is_interactive)?))
+    /// The machine, and the command to send to it.
+    pub(crate) fn prepare(
+        self,
+        is_interactive: bool,
+    ) -> Result<(&'a Arc<dyn MachineHandle>, PreparedCommand), Error> {
+        Ok((self.machine, self.draft.prepare(is_interactive)?))
     }
 }
 
 impl ExecBuilder<'_> {
-    /// Runs the command to its end and collects what it writes.
+    /// Runs the command until it exits, and collects its output.
     ///
-    /// A command that fails is not an error: see [`ExecOutcome::status`].
+    /// A non-zero exit status is not an error: see [`ExecOutcome::status`].
     ///
     /// # Errors
-    /// [`Error::Agent`] when the program cannot be started: it does not exist, may not be
-    /// executed, or the user or directory does not exist. [`Error::Guest`] when the guest ends.
-    /// [`Error::OutputTooLarge`] when it writes more than [`max_output`](Self::max_output).
+    /// [`Error::Agent`] when the program cannot be started: it does not exist, may not be executed,
+    /// or the user or directory does not exist. [`Error::Guest`] when the guest exits.
+    /// [`Error::Transfer`] when it writes more than [`max_output`](Self::max_output).
     pub fn output(self) -> Result<ExecOutcome, Error> {
         let (session, limit) = self.open(false)?;
         session.collect(true, true, limit)
     }
 
-    /// Runs the command to its end and passes on what it writes as it comes.
+    /// Runs the command until it exits, and passes on its output as it arrives.
     ///
     /// The writers are flushed after each piece. The outcome holds no output.
     ///
@@ -233,7 +229,7 @@ impl ExecBuilder<'_> {
     /// ```
     ///
     /// # Errors
-    /// Those of [`output`](Self::output), and [`Error::Output`] when a writer fails: then the
+    /// Those of [`output`](Self::output), and [`Error::Transfer`] when a writer fails: then the
     /// command is killed.
     pub fn output_to(
         self,
@@ -247,7 +243,7 @@ impl ExecBuilder<'_> {
         })
     }
 
-    /// Starts the command, and gives its streams.
+    /// Starts the command, and returns its streams.
     ///
     /// ```no_run
     /// use std::io::{Read, Write};
@@ -276,22 +272,22 @@ impl ExecBuilder<'_> {
         if !has_input {
             drop(child.stdin());
         }
-        session.wait(|talk| talk.started()).map_err(End::into_error)?;
+        session.wait(|talk| talk.started()).map_err(StreamError::into_error)?;
         Ok(child)
     }
 
-    /// Sends the command. Gives its stream, and what is kept of each output.
+    /// Sends the command. Returns its session, and the limit on each collected stream.
     fn open(self, is_interactive: bool) -> Result<(Session, usize), Error> {
-        let (vm, plan) = self.plan(is_interactive)?;
-        let limit = plan.max_output;
-        Ok((Session::open(vm, plan)?, limit))
+        let (machine, command) = self.prepare(is_interactive)?;
+        let limit = command.max_output;
+        Ok((Session::open(machine, command)?, limit))
     }
 }
 
 impl Draft {
-    fn plan(mut self, is_interactive: bool) -> Result<Plan, Error> {
+    fn prepare(mut self, is_interactive: bool) -> Result<PreparedCommand, Error> {
         if self.command.argv.is_empty() || self.command.chain.iter().any(Vec::is_empty) {
-            return Err(Error::EmptyCommand);
+            return Err(Error::Invalid { source: InvalidInput::EmptyCommand });
         }
         for (path, mode, content) in std::mem::take(&mut self.files) {
             let (path, mode) = (checked_path(&path)?, checked_mode(mode)?);
@@ -299,30 +295,32 @@ impl Draft {
         }
         self.command.terminal = self.is_terminal.then_some(self.size);
         self.command.stdin = is_interactive || self.stdin.is_some();
-        let patience = match self.command.timeout_ms {
+        let deadline = match self.command.timeout_ms {
             0 => None,
-            ms => Patience::with(Duration::from_millis(ms)),
+            ms => ReplyDeadline::with(Duration::from_millis(ms)),
         };
         let (has_input, max_output) = (self.command.stdin, self.max_output);
-        // What fits goes along with the request; a terminal has no end of its own.
+        // As much input as fits is sent with the request. A terminal's input does not end.
         let mut input = self.stdin.unwrap_or_default();
         let rest = input.split_off(input.len().min(ALONG));
         let is_whole = has_input && rest.is_empty() && !is_interactive && !self.is_terminal;
         let bytes = beginning(&Request::Exec(self.command), &input, is_whole)?;
-        let mut talk = Conversation::new(patience);
+        let mut talk = Conversation::new(deadline);
         if has_input && !is_whole {
             talk = talk.with_input(input.len(), rest, is_interactive);
         }
-        Ok(Plan { bytes, talk, max_output })
+        Ok(PreparedCommand { bytes, talk, max_output })
     }
 }
 
-/// Passes bytes on at once; no bytes are not told.
+/// Writes and flushes bytes. An empty slice is a no-op.
 pub(crate) fn pass_on(to: &mut dyn Write, bytes: &[u8], stream: &'static str) -> Result<(), Error> {
     if bytes.is_empty() {
         return Ok(());
     }
-    to.write_all(bytes).and_then(|()| to.flush()).map_err(|source| Error::Output { stream, source })
+    to.write_all(bytes)
+        .and_then(|()| to.flush())
+        .map_err(|source| Error::Transfer { source: TransferError::Output { stream, source } })
 }
 
 fn words<I>(argv: I) -> Vec<Vec<u8>>

@@ -1,4 +1,4 @@
-//! A command that runs.
+//! A running command.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -9,20 +9,20 @@ use super::conversation::Conversation;
 use super::outcome::ExecOutcome;
 use super::session::Session;
 use crate::Error;
-use crate::vm::signal_number;
+use crate::agent::signal_number;
 
-/// What kills, not to be caught.
+/// The signal that cannot be caught.
 pub(crate) const SIGKILL: i32 = 9;
 
 /// A running command, in the manner of [`std::process::Child`].
 ///
-/// When it is dropped, the command and its process group are killed, and its streams end with an
-/// error. It does not keep the machine alive: when that ends, so does everything here, with
-/// [`Error::Guest`] or [`Error::Stopped`].
+/// Dropping it kills the command and its process group, and fails its streams. It does not keep the
+/// machine running: when the machine stops, all calls fail with [`Error::Guest`] or
+/// [`Error::Stopped`].
 ///
-/// Output that nobody reads stays in the guest, and a command whose pipe is full waits. So take
-/// both streams and read them, or use [`wait_with_output`](Self::wait_with_output); each can be
-/// read by a thread of its own, and none has to wait for the other.
+/// Unread output stays in the guest, and a command whose pipe is full blocks. So read both streams,
+/// or use [`wait_with_output`](Self::wait_with_output). Different threads may read them,
+/// independently.
 #[derive(Debug)]
 pub struct ExecChild {
     session: Arc<Session>,
@@ -44,27 +44,26 @@ impl ExecChild {
         }
     }
 
-    /// Its standard input; none if it was taken before. Dropping it ends the input.
+    /// Takes its standard input; `None` if it was taken. Dropping it closes the input.
     pub fn stdin(&mut self) -> Option<ExecStdin> {
         self.stdin.take()
     }
 
-    /// Its standard output; none if it was taken before. Dropping it closes the pipe.
+    /// Takes its standard output; `None` if it was taken. Dropping it closes the pipe.
     pub fn stdout(&mut self) -> Option<ExecStdout> {
         self.stdout.take()
     }
 
-    /// Its standard error; none if it was taken before. Dropping it closes the pipe. On a
+    /// Takes its standard error; `None` if it was taken. Dropping it closes the pipe. With a
     /// terminal it stays empty.
     pub fn stderr(&mut self) -> Option<ExecStderr> {
         self.stderr.take()
     }
 
-    /// Waits for the command's end. Its input is ended before, if it was not taken. The outcome
+    /// Waits for the command to exit, and closes its input first if it was not taken. The outcome
     /// holds no output.
     ///
-    /// As with [`std::process::Child::wait`], a command whose output nobody reads never ends once
-    /// its pipe is full.
+    /// As with [`std::process::Child::wait`], a command whose pipe is full and unread never exits.
     ///
     /// # Errors
     /// Those of [`output`](crate::ExecBuilder::output).
@@ -73,19 +72,18 @@ impl ExecChild {
         ExecOutcome::of(self.session.wait(|talk| talk.exit()))
     }
 
-    /// How the command ended, if it has. Does not wait.
+    /// The outcome, or `None` while the command runs. Does not block.
     ///
     /// # Errors
     /// Those of [`wait`](Self::wait).
     pub fn try_wait(&mut self) -> Result<Option<ExecOutcome>, Error> {
         self.session.take_arrived();
-        let exit =
-            self.session.now(|talk| talk.exit()).map_err(|source| Error::Stream { source })?;
+        let exit = self.session.now(|talk| talk.exit()).map_err(Error::stream)?;
         exit.map(ExecOutcome::of).transpose()
     }
 
-    /// Ends the input if it was not taken, waits for the command's end, and collects what it
-    /// writes to the streams that were not taken.
+    /// Closes the input if it was not taken, waits for the command to exit, and collects the output
+    /// streams that were not taken.
     ///
     /// # Errors
     /// Those of [`output`](crate::ExecBuilder::output).
@@ -94,7 +92,7 @@ impl ExecChild {
         self.session.collect(self.stdout.is_some(), self.stderr.is_some(), self.max_output)
     }
 
-    /// Kills the command and its process group. One that has ended needs no killing.
+    /// Kills the command and its process group. A no-op once it has exited.
     ///
     /// # Errors
     /// The stream to the guest failed.
@@ -102,10 +100,10 @@ impl ExecChild {
         self.signal(SIGKILL)
     }
 
-    /// Sends a signal to the command's process group. One that has ended is told nothing.
+    /// Sends a signal to the command's process group. A no-op once it has exited.
     ///
     /// # Errors
-    /// The number is no signal, or the stream to the guest failed.
+    /// The number is not a signal, or the stream to the guest failed.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
         self.signaler().signal(signal)
     }
@@ -116,7 +114,7 @@ impl ExecChild {
         ExecSignaler { session: Arc::clone(&self.session) }
     }
 
-    /// Sets the terminal's size, in characters. Without a terminal nothing happens.
+    /// Sets the terminal's size, in characters. A no-op without a terminal.
     ///
     /// # Errors
     /// The stream to the guest failed.
@@ -131,22 +129,22 @@ impl Drop for ExecChild {
     }
 }
 
-/// Sends signals to a command. It may outlive the [`ExecChild`], and then does nothing.
+/// Sends signals to a command. It may outlive the [`ExecChild`], and is then a no-op.
 #[derive(Debug, Clone)]
 pub struct ExecSignaler {
     session: Arc<Session>,
 }
 
 impl ExecSignaler {
-    /// Sends a signal to the command's process group. One that has ended is told nothing.
+    /// Sends a signal to the command's process group. A no-op once it has exited.
     ///
     /// # Errors
-    /// The number is no signal, or the stream to the guest failed.
+    /// The number is not a signal, or the stream to the guest failed.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
         self.tell(&Input::Signal(signal_number(signal)?))
     }
 
-    /// Sets the terminal's size, in characters. Without a terminal nothing happens.
+    /// Sets the terminal's size, in characters. A no-op without a terminal.
     ///
     /// # Errors
     /// The stream to the guest failed.
@@ -155,14 +153,14 @@ impl ExecSignaler {
     }
 
     fn tell(&self, input: &Input) -> Result<(), Error> {
-        self.session.now(|talk| talk.tell(input)).map_err(|source| Error::Stream { source })
+        self.session.now(|talk| talk.tell(input)).map_err(Error::stream)
     }
 }
 
-/// A command's standard input. Dropping it ends the input; on a terminal, it types ^D.
+/// A command's standard input. Dropping it closes the input; on a terminal, it types ^D.
 ///
-/// Writing waits while the program does not read, and fails with
-/// [`BrokenPipe`](io::ErrorKind::BrokenPipe) once it has closed its input or ended.
+/// Writing blocks while the program does not read, and fails with
+/// [`BrokenPipe`](io::ErrorKind::BrokenPipe) once it has closed its input or exited.
 #[derive(Debug)]
 pub struct ExecStdin {
     session: Arc<Session>,
@@ -181,7 +179,7 @@ impl ExecStdin {
 
 impl Write for ExecStdin {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Whether the program still reads, and has not ended, is to be known before.
+        // First see whether the program has closed its input or exited.
         self.session.take_arrived();
         self.session.wait(|talk| talk.write(bytes))
     }
@@ -193,12 +191,12 @@ impl Write for ExecStdin {
 
 impl Drop for ExecStdin {
     fn drop(&mut self) {
-        // A command that has ended needs no end of its input.
+        // It fails for a command that has exited.
         let _ = self.session.now(Conversation::end_input);
     }
 }
 
-/// A command's standard output. It ends when the command has.
+/// A command's standard output. It reaches end of file after the command has exited.
 #[derive(Debug)]
 pub struct ExecStdout {
     session: Arc<Session>,
@@ -212,12 +210,12 @@ impl Read for ExecStdout {
 
 impl Drop for ExecStdout {
     fn drop(&mut self) {
-        // A stream that has ended has no flow either.
+        // It fails for a stream that is closed already.
         let _ = self.session.now(|talk| talk.close(Output::Stdout));
     }
 }
 
-/// A command's standard error. It ends when the command has.
+/// A command's standard error. It reaches end of file after the command has exited.
 #[derive(Debug)]
 pub struct ExecStderr {
     session: Arc<Session>,
@@ -231,7 +229,7 @@ impl Read for ExecStderr {
 
 impl Drop for ExecStderr {
     fn drop(&mut self) {
-        // A stream that has ended has no flow either.
+        // It fails for a stream that is closed already.
         let _ = self.session.now(|talk| talk.close(Output::Stderr));
     }
 }

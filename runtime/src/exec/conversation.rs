@@ -1,14 +1,13 @@
-//! What host and agent say to each other about one command: what came, what may go, and when.
+//! The protocol of one command, as a state machine.
 //!
-//! Owns the state of a command's stream and its rules, and does no I/O: whoever drives it, the
-//! blocking [`Session`](super::session::Session) or the one of `async_`, reads for it and sends
-//! what it has to send. So both behave alike, and a driver that is interrupted anywhere loses
-//! nothing.
+//! It does no I/O: a driver, the blocking [`Session`](super::session::Session) or the one of
+//! `async_`, reads bytes for it and sends its frames. So both behave alike, and an interrupted
+//! driver loses nothing.
 //!
-//! Output that nobody takes is kept up to a limit, at which the guest is told to pause that
-//! stream. Input goes as far as its window allows, and on when the guest has taken some.
+//! Unread output is kept up to a limit, at which the guest has to pause that stream. Input is sent
+//! as far as its window allows, and further as the program reads.
 //!
-//! Each question gives nothing while the answer is not known, and the same answer ever after.
+//! Each query returns `None` until the answer is known.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -18,12 +17,13 @@ use supermachine_formats::wire::{
 };
 
 use super::queue::Queue;
-use crate::agent::{Backlog, End, Frames};
+use crate::agent::{Backlog, Frames};
+use crate::machine::StreamError;
 
-/// How much longer than a command's own time-out the guest may say nothing.
+/// How long after a command's timeout the guest may stay silent.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// The conversation. See the module.
+/// The protocol of one command. See the module.
 #[derive(Debug)]
 pub(crate) struct Conversation {
     frames: Frames,
@@ -31,44 +31,44 @@ pub(crate) struct Conversation {
     stdout: Queue,
     stderr: Queue,
     stdin: Stdin,
-    /// How much input may be sent.
+    /// How much more input the agent accepts.
     window: usize,
-    /// Input that was there at the beginning, and is still to be sent.
+    /// Initial input that is not sent yet.
     input: Backlog,
-    /// Frames that are to be sent.
+    /// Frames to send.
     outbox: Backlog,
-    /// Whether nothing can be sent any more.
+    /// Whether the stream accepts no more frames.
     is_mute: bool,
-    patience: Option<Patience>,
-    /// When something came or was taken.
+    deadline: Option<ReplyDeadline>,
+    /// When bytes last arrived or were taken.
     stirred: Instant,
-    end: Option<Result<Exit, End>>,
+    end: Option<Result<Exit, StreamError>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stdin {
-    /// More may be written.
+    /// Open for writes.
     Open,
-    /// No more is written; what waits is still to go.
-    Ending,
-    /// We ended it.
+    /// Closed for writes; waiting input is still sent.
+    ExitProbe,
+    /// Closed by this side.
     Ended,
-    /// The program takes no more.
+    /// Closed by the program.
     Closed,
 }
 
-/// How long a guest may say nothing.
+/// How long a guest may stay silent.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
-    /// When the command's own time is over.
+pub(crate) struct ReplyDeadline {
+    /// When the command's timeout passes.
     over: Instant,
     grace: Duration,
-    /// Both from the beginning on.
+    /// The timeout and the grace period together.
     limit: Duration,
 }
 
-impl Patience {
-    /// That for a command with this time-out.
+impl ReplyDeadline {
+    /// The deadline for a command with this timeout.
     pub(crate) fn with(timeout: Duration) -> Option<Self> {
         Self::new(timeout, GRACE)
     }
@@ -79,17 +79,28 @@ impl Patience {
     }
 }
 
-/// Output that was taken out, and how the command ended, if it has.
+/// A command that is ready to send.
 #[derive(Debug)]
-pub(crate) struct Taken {
+pub(crate) struct PreparedCommand {
+    /// The first bytes of the stream.
+    pub(crate) bytes: Vec<u8>,
+    /// The rest of its protocol.
+    pub(crate) talk: Conversation,
+    /// The limit on each collected stream.
+    pub(crate) max_output: usize,
+}
+
+/// Output, and the command's result once it has one.
+#[derive(Debug)]
+pub(crate) struct TakenOutput {
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
-    pub(crate) end: Option<Result<Exit, End>>,
+    pub(crate) end: Option<Result<Exit, StreamError>>,
 }
 
 impl Conversation {
-    /// About a command that reads nothing.
-    pub(crate) fn new(patience: Option<Patience>) -> Self {
+    /// For a command without input.
+    pub(crate) fn new(deadline: Option<ReplyDeadline>) -> Self {
         Self {
             frames: Frames::default(),
             is_started: false,
@@ -100,24 +111,24 @@ impl Conversation {
             input: Backlog::default(),
             outbox: Backlog::default(),
             is_mute: false,
-            patience,
+            deadline,
             stirred: Instant::now(),
             end: None,
         }
     }
 
-    /// About one that reads: `sent` bytes have gone already, then goes `rest`, and behind it what
-    /// is written later, if it is `open`.
+    /// Adds input: `sent` bytes went with the request, `rest` follows, and then later writes if the
+    /// input is `open`.
     pub(crate) fn with_input(mut self, sent: usize, rest: Vec<u8>, open: bool) -> Self {
         self.window -= sent;
         self.input = Backlog::of(rest);
-        self.stdin = if open { Stdin::Open } else { Stdin::Ending };
+        self.stdin = if open { Stdin::Open } else { Stdin::ExitProbe };
         self.offer();
         self
     }
 
-    /// Whether the program runs.
-    pub(crate) fn started(&self) -> Option<Result<(), End>> {
+    /// Whether the program has started.
+    pub(crate) fn started(&self) -> Option<Result<(), StreamError>> {
         match &self.end {
             _ if self.is_started => Some(Ok(())),
             Some(Err(end)) => Some(Err(end.clone())),
@@ -126,27 +137,27 @@ impl Conversation {
         }
     }
 
-    /// How the command ended.
-    pub(crate) fn exit(&self) -> Option<Result<Exit, End>> {
+    /// The command's result.
+    pub(crate) fn exit(&self) -> Option<Result<Exit, StreamError>> {
         self.end.clone()
     }
 
-    /// Reads output; 0 bytes once the command has ended and there is no more.
+    /// Reads output; 0 bytes once the command has exited and all is read.
     pub(crate) fn read(&mut self, output: Output, space: &mut [u8]) -> Option<io::Result<usize>> {
         if space.is_empty() {
             return Some(Ok(0));
         }
         let count = self.queue(output).take(space);
         if count == 0 {
-            return Some(self.end.clone()?.map(|_| 0).map_err(End::into_io));
+            return Some(self.end.clone()?.map(|_| 0).map_err(StreamError::into_io));
         }
         self.stir();
         Some(Ok(count))
     }
 
-    /// Takes out what waits of the outputs that are wanted, once there is some or the command
-    /// has ended.
-    pub(crate) fn take(&mut self, stdout: bool, stderr: bool) -> Option<Taken> {
+    /// Takes the waiting output of the wanted streams, once there is some or the command has
+    /// exited.
+    pub(crate) fn take(&mut self, stdout: bool, stderr: bool) -> Option<TakenOutput> {
         let take = |queue: &mut Queue, wanted| if wanted { queue.take_all() } else { Vec::new() };
         let stdout = take(&mut self.stdout, stdout);
         let stderr = take(&mut self.stderr, stderr);
@@ -155,10 +166,10 @@ impl Conversation {
             return None;
         }
         self.stir();
-        Some(Taken { stdout, stderr, end })
+        Some(TakenOutput { stdout, stderr, end })
     }
 
-    /// Takes as much input as may be sent now; gives how much that was.
+    /// Accepts as much input as the window allows, and returns its size.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Option<io::Result<usize>> {
         match (&self.end, self.stdin) {
             (Some(Err(end)), _) => return Some(Err(end.clone().into_io())),
@@ -168,51 +179,51 @@ impl Conversation {
         if bytes.is_empty() {
             return Some(Ok(0));
         }
-        // When nothing can be sent any more, the end is about to come.
+        // A stream that accepts no more frames is about to report the result.
         if self.is_mute || self.window == 0 || !self.input.is_empty() {
             return None;
         }
         let count = bytes.len().min(MAX_CHUNK).min(self.window);
         self.window -= count;
-        self.tell(&Input::Data(bytes.get(..count).unwrap_or_default().to_vec()));
+        self.tell(&Input::Data(bytes[..count].to_vec()));
         Some(Ok(count))
     }
 
-    /// Ends the input, behind what waits of it.
+    /// Closes the input after the waiting part of it.
     pub(crate) fn end_input(&mut self) {
         if self.stdin == Stdin::Open {
-            self.stdin = Stdin::Ending;
+            self.stdin = Stdin::ExitProbe;
             self.offer();
         }
     }
 
-    /// Takes no more of an output: the program's next write to it fails.
+    /// Closes an output: the program's next write to it fails.
     pub(crate) fn close(&mut self, output: Output) {
         if self.queue(output).close() {
             self.tell(&Input::Flow { output, flow: Flow::Closed });
         }
     }
 
-    /// Has a message sent; one for a command that has ended is dropped.
+    /// Queues a message, unless the command has exited.
     pub(crate) fn tell(&mut self, input: &Input) {
         if self.end.is_none() && !self.is_mute {
             input.encode(self.outbox.end());
         }
     }
 
-    /// What is to be sent.
+    /// The queued frames.
     #[cfg(feature = "tokio")]
     pub(crate) fn unsent(&self) -> &[u8] {
         self.outbox.waiting()
     }
 
-    /// Notes that so much of it was sent.
+    /// Consumes frames that were sent.
     #[cfg(feature = "tokio")]
     pub(crate) fn sent(&mut self, count: usize) {
         self.outbox.gone(count);
     }
 
-    /// Takes out what is to be sent.
+    /// Takes the queued frames.
     pub(crate) fn take_unsent(&mut self) -> Vec<u8> {
         self.outbox.take()
     }
@@ -221,28 +232,28 @@ impl Conversation {
         !self.outbox.is_empty()
     }
 
-    /// Notes that nothing can be sent any more. Where the agent has closed the stream, how the
-    /// command ended is on its way.
+    /// Records that the stream accepts no more frames. After a broken pipe, the agent's last reply
+    /// is about to arrive.
     pub(crate) fn not_sent(&mut self, error: io::ErrorKind) {
         self.is_mute = true;
         self.outbox = Backlog::default();
         if error != io::ErrorKind::BrokenPipe {
-            self.fail(End::Stream(error));
+            self.fail(StreamError::Stream(error));
         }
     }
 
-    /// Whether more may be read from the stream.
+    /// Whether the driver may read more bytes.
     pub(crate) fn takes_bytes(&self) -> bool {
         self.end.is_none() && !self.stdout.is_full() && !self.stderr.is_full()
     }
 
-    /// Takes in what arrived.
+    /// Processes received bytes.
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.frames.push(bytes);
         self.digest();
     }
 
-    /// Takes in what `read` puts into the space that it is given; gives how much that was.
+    /// Has `read` fill a buffer, processes the bytes, and returns their number.
     pub(crate) fn fill(
         &mut self,
         read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
@@ -254,32 +265,32 @@ impl Conversation {
         Ok(count)
     }
 
-    /// Ends it, unless it has ended.
-    pub(crate) fn fail(&mut self, end: End) {
+    /// Fails it, unless it has a result.
+    pub(crate) fn fail(&mut self, end: StreamError) {
         if self.end.is_none() {
             self.end = Some(Err(end));
             self.outbox = Backlog::default();
         }
     }
 
-    /// Gives it up. True: the stream is to be ended, and with it the command.
+    /// Cancels the command. Returns whether the stream must be closed for that.
     pub(crate) fn abandon(&mut self) -> bool {
         let is_over = self.end.is_some();
-        self.fail(End::Abandoned);
+        self.fail(StreamError::Abandoned);
         !is_over
     }
 
-    /// When the guest is given up, if it says nothing until then.
+    /// When a silent guest is given up.
     pub(crate) fn given_up_at(&self) -> Option<Instant> {
-        let Patience { over, grace, .. } = self.patience?;
+        let ReplyDeadline { over, grace, .. } = self.deadline?;
         over.max(self.stirred).checked_add(grace)
     }
 
-    /// Gives the guest up if it has said nothing for too long.
+    /// Gives the guest up if it was silent for too long.
     pub(crate) fn judge(&mut self, now: Instant) {
-        let Some(Patience { limit, .. }) = self.patience else { return };
+        let Some(ReplyDeadline { limit, .. }) = self.deadline else { return };
         if self.given_up_at().is_some_and(|at| at <= now) {
-            self.fail(End::Unanswered { limit });
+            self.fail(StreamError::Unanswered { limit });
         }
     }
 
@@ -295,7 +306,7 @@ impl Conversation {
             match self.frames.next::<Reply>() {
                 Ok(Some(reply)) => self.hear(reply),
                 Ok(None) => break,
-                Err(source) => self.fail(End::Protocol(source)),
+                Err(source) => self.fail(StreamError::Protocol(source)),
             }
         }
         self.stir();
@@ -319,32 +330,31 @@ impl Conversation {
                 self.end = Some(Ok(exit));
                 self.outbox = Backlog::default();
             }
-            Reply::Failed(failure) => self.fail(End::Agent(failure)),
-            _ => self.fail(End::Unexpected { request: "exec" }),
+            Reply::Failed(failure) => self.fail(StreamError::Agent(failure)),
+            _ => self.fail(StreamError::Unexpected { request: "exec" }),
         }
     }
 
-    /// Has what waits of the input sent, as far as its window allows, and then its end.
+    /// Queues waiting input as far as the window allows, and then its end.
     fn offer(&mut self) {
         while self.window > 0 && !self.input.is_empty() {
             let waiting = self.input.waiting();
             let count = waiting.len().min(MAX_CHUNK).min(self.window);
-            let piece = waiting.get(..count).unwrap_or_default().to_vec();
+            let piece = waiting[..count].to_vec();
             self.tell(&Input::Data(piece));
             self.window -= count;
             self.input.gone(count);
         }
         if self.input.is_empty() {
             self.input = Backlog::default();
-            if self.stdin == Stdin::Ending {
+            if self.stdin == Stdin::ExitProbe {
                 self.stdin = Stdin::Ended;
                 self.tell(&Input::DataEnd);
             }
         }
     }
 
-    /// Notes that something came or was taken, and tells the guest which output is to pause or to
-    /// go on.
+    /// Records activity, and makes the guest pause or continue its output streams.
     fn stir(&mut self) {
         self.stirred = Instant::now();
         for output in [Output::Stdout, Output::Stderr] {

@@ -1,9 +1,8 @@
 //! Running commands in a machine.
 //!
-//! [`builder`] describes a command and runs it, [`child`] is one that runs, [`outcome`] how it
-//! ended. Both are made of a [`session`], the stream to the agent, which carries a
-//! [`conversation`]. The command, the conversation and the outcome are also those of
-//! `async_`, which has a session of its own.
+//! A [`builder`] describes a command and runs it, a [`child`] is a running one, and an [`outcome`]
+//! its result. Both use a [`session`], a stream to the agent that follows the protocol of a
+//! [`conversation`]. `async_` shares all of these but the session.
 
 mod builder;
 mod child;
@@ -15,16 +14,14 @@ mod session;
 mod tests;
 
 pub use self::builder::ExecBuilder;
-#[cfg(feature = "tokio")]
-pub(crate) use self::builder::Plan;
 pub(crate) use self::builder::pass_on;
 #[cfg(feature = "tokio")]
 pub(crate) use self::child::SIGKILL;
 pub use self::child::{ExecChild, ExecSignaler, ExecStderr, ExecStdin, ExecStdout};
-#[cfg(feature = "tokio")]
-pub(crate) use self::conversation::Conversation;
 #[cfg(all(test, feature = "tokio"))]
-pub(crate) use self::conversation::Patience;
+pub(crate) use self::conversation::ReplyDeadline;
 #[cfg(feature = "tokio")]
-pub(crate) use self::outcome::Kept;
+pub(crate) use self::conversation::{Conversation, PreparedCommand};
+#[cfg(feature = "tokio")]
+pub(crate) use self::outcome::CollectedOutput;
 pub use self::outcome::{ExecOutcome, ExitStatus};

@@ -1,37 +1,37 @@
-//! How a command ended.
+//! The result of a command.
 
 use std::time::Duration;
 
 use supermachine_formats::wire::{self, Exit};
 
-use super::conversation::Taken;
+use super::conversation::TakenOutput;
 use crate::Error;
-use crate::agent::End;
+use crate::error::TransferError;
+use crate::machine::StreamError;
 
-/// How a command ended, and what it wrote.
+/// A command's result, and its output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExecOutcome {
-    /// Its exit code or the signal that ended it.
+    /// Its exit code, or the signal that killed it.
     pub status: ExitStatus,
-    /// What it wrote to standard output, if it was collected.
+    /// Its standard output, if it was collected.
     pub stdout: Vec<u8>,
-    /// What it wrote to standard error, if it was collected.
+    /// Its standard error, if it was collected.
     pub stderr: Vec<u8>,
-    /// From its start to its end, as measured in the guest.
+    /// Its run time, as measured in the guest.
     pub duration: Duration,
-    /// Whether its time-out ended it.
+    /// Whether its timeout killed it.
     pub timed_out: bool,
-    /// The most memory that it had resident at once, in KiB. The guest's kernel counts in steps
-    /// of 128 KiB for each processor, so that a small program may have none; pages of the
-    /// image's files are mapped and take no memory.
+    /// Its peak resident memory, in KiB. The guest's kernel counts in steps of 128 KiB for each
+    /// processor, so a small program may show 0.
     pub peak_rss_kib: u64,
 }
 
 impl ExecOutcome {
-    /// That of a command that ended so, without output.
-    pub(crate) fn of(end: Result<Exit, End>) -> Result<Self, Error> {
-        let exit = end.map_err(End::into_error)?;
+    /// An outcome without output.
+    pub(crate) fn of(end: Result<Exit, StreamError>) -> Result<Self, Error> {
+        let exit = end.map_err(StreamError::into_error)?;
         Ok(Self {
             status: ExitStatus(exit.status),
             stdout: Vec::new(),
@@ -60,7 +60,7 @@ impl ExitStatus {
         self.code() == Some(0)
     }
 
-    /// What the process returned; none if a signal ended it.
+    /// The exit code; `None` if a signal killed the process.
     #[must_use]
     pub fn code(self) -> Option<i32> {
         match self.0 {
@@ -69,7 +69,7 @@ impl ExitStatus {
         }
     }
 
-    /// The signal that ended the process, if one did.
+    /// The signal that killed the process, if one did.
     #[must_use]
     pub fn signal(self) -> Option<i32> {
         match self.0 {
@@ -88,36 +88,38 @@ impl std::fmt::Display for ExitStatus {
     }
 }
 
-/// What is kept of a command's output.
+/// The collected output of a command.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct CollectedOutput {
     stdout: Vec<u8>,
     stderr: Vec<u8>,
-    /// The most of each stream.
+    /// The limit on each stream.
     limit: usize,
 }
 
-impl Kept {
+impl CollectedOutput {
     pub(crate) fn new(limit: usize) -> Self {
         Self { stdout: Vec::new(), stderr: Vec::new(), limit }
     }
 
-    /// Keeps what was taken out, if it is not too much.
-    pub(crate) fn add(&mut self, taken: &Taken) -> Result<(), Error> {
+    /// Adds output, within the limit.
+    pub(crate) fn add(&mut self, taken: &TakenOutput) -> Result<(), Error> {
         let streams = [
             (&mut self.stdout, &taken.stdout, "standard output"),
             (&mut self.stderr, &taken.stderr, "standard error"),
         ];
         for (kept, bytes, stream) in streams {
             if kept.len() + bytes.len() > self.limit {
-                return Err(Error::OutputTooLarge { stream, limit: self.limit });
+                return Err(Error::Transfer {
+                    source: TransferError::OutputTooLarge { stream, limit: self.limit },
+                });
             }
             kept.extend_from_slice(bytes);
         }
         Ok(())
     }
 
-    /// The outcome with what was kept.
+    /// The outcome with the collected output.
     pub(crate) fn into_outcome(self, outcome: ExecOutcome) -> ExecOutcome {
         ExecOutcome { stdout: self.stdout, stderr: self.stderr, ..outcome }
     }

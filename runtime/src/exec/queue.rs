@@ -1,18 +1,18 @@
-//! Output that waits to be read, and when its flow is to stop and to go on.
+//! Unread output, and the flow control of its stream.
 
 use std::collections::VecDeque;
 
 use supermachine_formats::wire::Flow;
 
-/// From here on the guest is told to pause. What it has sent by then still comes: what the
-/// agent, the socket device and the socket hold, together less than a mebibyte.
+/// Above this size, the guest must pause. Bytes in flight still arrive: those in the agent, the
+/// socket device and the socket, together less than a mebibyte.
 const PAUSE: usize = 256 << 10;
-/// From here down it is told to go on.
+/// Below this size, the guest may continue.
 const GO_ON: usize = 64 << 10;
-/// With more than this nothing more is taken from the stream, whatever the guest sends.
+/// Above this size, the driver reads no more, whatever the guest sends.
 const LIMIT: usize = 2 << 20;
 
-/// One output stream's bytes.
+/// The bytes of one output stream.
 #[derive(Debug)]
 pub(super) struct Queue {
     bytes: VecDeque<u8>,
@@ -26,14 +26,14 @@ impl Default for Queue {
 }
 
 impl Queue {
-    /// Adds output. Nobody reads what comes after it was closed.
+    /// Appends output, unless the stream was closed.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         if self.flow != Flow::Closed {
             self.bytes.extend(bytes);
         }
     }
 
-    /// Takes what fits; gives how much that was.
+    /// Moves as many bytes as fit into `space`, and returns their number.
     pub(super) fn take(&mut self, space: &mut [u8]) -> usize {
         let mut taken = 0;
         let (front, back) = self.bytes.as_slices();
@@ -45,23 +45,23 @@ impl Queue {
         taken
     }
 
-    /// Takes all.
+    /// Takes all bytes.
     pub(super) fn take_all(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.bytes).into()
     }
 
-    /// Whether no more may be taken from the stream.
+    /// Whether the driver must stop reading.
     pub(super) fn is_full(&self) -> bool {
         self.bytes.len() >= LIMIT
     }
 
-    /// Gives up what waits and what comes. True: the guest is to be told.
+    /// Discards present and future output. Returns whether the guest needs a message.
     pub(super) fn close(&mut self) -> bool {
         self.bytes = VecDeque::new();
         std::mem::replace(&mut self.flow, Flow::Closed) != Flow::Closed
     }
 
-    /// What the guest is to be told now, if anything.
+    /// The flow message for the guest, if one is due.
     pub(super) fn turn(&mut self) -> Option<Flow> {
         let next = match self.flow {
             Flow::Open if self.bytes.len() >= PAUSE => Flow::Paused,
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flow_stops_and_goes_on_once_each() {
+    fn flow_pauses_and_continues_once_each() {
         let mut queue = Queue::default();
         queue.push(&vec![1; PAUSE - 1]);
         assert_eq!(queue.turn(), None);
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_queue_keeps_nothing() {
+    fn closed_queue_keeps_nothing() {
         let mut queue = Queue::default();
         queue.push(b"x");
         assert!(queue.close() && !queue.close());

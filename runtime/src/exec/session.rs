@@ -1,8 +1,8 @@
-//! A command's stream to the agent, for those who wait.
+//! A command's stream to the agent, for blocking callers.
 //!
-//! There is no thread behind it: whoever waits for something reads the stream for all, and tells
-//! the others what came. So output that nobody waits for stays in the guest, which stops when
-//! its pipe is full. What is said on the stream is the [`Conversation`]'s affair.
+//! It has no thread: one of the waiting callers reads the stream for all of them. So output that
+//! nobody waits for stays in the guest, which blocks when its pipe is full. The [`Conversation`]
+//! defines the protocol.
 //!
 //! Locks: `state` is held for moments only, never while the stream is waited for; `sending` is
 //! held while frames are sent, so that they keep their order, and `state` is taken under it.
@@ -10,23 +10,23 @@
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::builder::Plan;
-use super::conversation::{Conversation, Taken};
-use super::outcome::{ExecOutcome, Kept};
-use crate::agent::{Line, PIECE, Witness};
-use crate::{Error, Vm};
+use super::conversation::{Conversation, PreparedCommand, TakenOutput};
+use super::outcome::{CollectedOutput, ExecOutcome};
+use crate::Error;
+use crate::agent::PIECE;
+use crate::machine::{AgentStream, MachineHandle};
 use supermachine_vmm::receive_now;
 
 /// The stream. See the module.
 #[derive(Debug)]
 pub(super) struct Session {
     stream: UnixStream,
-    witness: Witness,
+    machine: Arc<dyn MachineHandle>,
     state: Mutex<State>,
-    /// Told of every change of `state`.
+    /// Signalled at each change of `state`.
     changed: Condvar,
     sending: Mutex<()>,
 }
@@ -34,29 +34,32 @@ pub(super) struct Session {
 #[derive(Debug)]
 struct State {
     talk: Conversation,
-    /// Whether somebody reads the stream.
+    /// Whether a caller reads the stream.
     is_reading: bool,
 }
 
 impl Session {
     /// Sends a command.
-    pub(super) fn open(vm: &Vm, plan: Plan) -> Result<Self, Error> {
-        Ok(Self::on(vm.dial(&plan.bytes)?, plan.talk))
+    pub(super) fn open(
+        machine: &Arc<dyn MachineHandle>,
+        command: PreparedCommand,
+    ) -> Result<Self, Error> {
+        Ok(Self::on(AgentStream::open(machine, &command.bytes)?, command.talk))
     }
 
-    /// A session on a stream that the command was sent on.
-    pub(super) fn on(line: Line, talk: Conversation) -> Self {
-        let Line { stream, witness } = line;
+    /// A session on a stream on which the command was sent.
+    pub(super) fn on(stream: AgentStream, talk: Conversation) -> Self {
+        let AgentStream { stream, machine } = stream;
         let state = Mutex::new(State { talk, is_reading: false });
-        Self { stream, witness, state, changed: Condvar::new(), sending: Mutex::new(()) }
+        Self { stream, machine, state, changed: Condvar::new(), sending: Mutex::new(()) }
     }
 
-    /// Waits for the command's end, and hands out what it writes to the streams that are wanted.
+    /// Waits for the command to exit, and passes its output of the wanted streams to `take`.
     pub(super) fn drain(
         &self,
         stdout: bool,
         stderr: bool,
-        take: &mut dyn FnMut(&Taken) -> Result<(), Error>,
+        take: &mut dyn FnMut(&TakenOutput) -> Result<(), Error>,
     ) -> Result<ExecOutcome, Error> {
         loop {
             let taken = self.wait(|talk| talk.take(stdout, stderr));
@@ -67,19 +70,20 @@ impl Session {
         }
     }
 
-    /// The same, and keeps it.
+    /// Waits for the command to exit, and collects its output of the wanted streams.
     pub(super) fn collect(
         &self,
         stdout: bool,
         stderr: bool,
         limit: usize,
     ) -> Result<ExecOutcome, Error> {
-        let mut kept = Kept::new(limit);
+        let mut kept = CollectedOutput::new(limit);
         let outcome = self.drain(stdout, stderr, &mut |taken| kept.add(taken))?;
         Ok(kept.into_outcome(outcome))
     }
 
-    /// Waits until something is known, and reads the stream meanwhile if nobody else does.
+    /// Blocks until `find` returns a value, and reads the stream meanwhile unless another caller
+    /// does.
     pub(super) fn wait<T>(&self, mut find: impl FnMut(&mut Conversation) -> Option<T>) -> T {
         let mut state = self.lock();
         let mut space = Vec::new();
@@ -90,7 +94,7 @@ impl Session {
                 drop(state);
                 self.changed.notify_all();
                 if has_unsent {
-                    // How it ended is told by what comes.
+                    // A failure shows in the result.
                     let _ = self.flush();
                 }
                 if let Some(found) = found {
@@ -112,7 +116,7 @@ impl Session {
             state = self.lock();
             state.is_reading = false;
             if received > 0 {
-                state.talk.feed(space.get(..received).unwrap_or_default());
+                state.talk.feed(&space[..received]);
             }
             drop(state);
             self.changed.notify_all();
@@ -120,7 +124,7 @@ impl Session {
         }
     }
 
-    /// Does something that is known at once.
+    /// Changes the state without waiting.
     pub(super) fn now<T>(&self, work: impl FnOnce(&mut Conversation) -> T) -> io::Result<T> {
         let done = work(&mut self.lock().talk);
         self.changed.notify_all();
@@ -128,7 +132,7 @@ impl Session {
         Ok(done)
     }
 
-    /// Takes in what has arrived, without waiting, unless somebody else reads the stream.
+    /// Processes received bytes without blocking, unless another caller reads the stream.
     pub(super) fn take_arrived(&self) {
         loop {
             let mut state = self.lock();
@@ -142,22 +146,22 @@ impl Session {
             }
             self.judged(received);
             self.changed.notify_all();
-            // How it ended is told by what comes.
+            // A failure shows in the result.
             let _ = self.flush();
         }
     }
 
-    /// Ends the stream, and with it the command.
+    /// Closes the stream, which kills the command.
     pub(super) fn abandon(&self) {
         let is_to_end = self.lock().talk.abandon();
         self.changed.notify_all();
         if is_to_end {
-            // A stream that has ended already needs no closing.
+            // It fails for a stream that is closed already.
             let _ = self.stream.shutdown(Shutdown::Both);
         }
     }
 
-    /// Sends what is to be sent; waits while there is no room for it.
+    /// Sends the queued frames, and blocks while there is no room.
     fn flush(&self) -> io::Result<()> {
         let _turn = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -176,7 +180,7 @@ impl Session {
         }
     }
 
-    /// Receives bytes; waits for them until the guest is to be given up.
+    /// Receives bytes, and blocks until the reply deadline.
     fn receive(&self, until: Option<Instant>, space: &mut [u8]) -> io::Result<usize> {
         let Some(until) = until else { return (&self.stream).read(space) };
         let left = until.saturating_duration_since(Instant::now());
@@ -187,7 +191,7 @@ impl Session {
         (&self.stream).read(space)
     }
 
-    /// How much was received. Where that is nothing, finds out whether it is over.
+    /// The number of received bytes. If it is 0, checks whether the command has failed.
     fn judged(&self, received: io::Result<usize>) -> usize {
         use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
         match received {
@@ -196,10 +200,10 @@ impl Session {
             Err(error) if matches!(error.kind(), WouldBlock | TimedOut) => {
                 self.lock().talk.judge(Instant::now());
             }
-            // We may have ended it ourselves.
+            // This side may have closed the stream.
             Ok(_) | Err(_) if self.lock().talk.exit().is_some() => {}
             Ok(_) | Err(_) => {
-                let end = self.witness.end();
+                let end = self.machine.wait_exit();
                 self.lock().talk.fail(end);
             }
         }

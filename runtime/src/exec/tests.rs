@@ -10,12 +10,13 @@ use supermachine_formats::wire::{
     Exit, ExitStatus as WireStatus, Failure, Flow, Input, Output, Reply, STDIN_WINDOW,
 };
 
-use super::conversation::{Conversation, Patience};
+use super::conversation::{Conversation, ReplyDeadline};
 use super::session::Session;
 use super::*;
 use crate::Error;
 use crate::agent::testing::{hear, say};
-use crate::agent::{Line, Witness};
+use crate::error::{InvalidInput, ProtocolError, TransferError};
+use crate::machine::testing::stream;
 
 const NO_LIMIT: usize = usize::MAX;
 
@@ -30,7 +31,7 @@ fn interactive() -> Conversation {
 fn pair_with(talk: Conversation) -> (Arc<Session>, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     theirs.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    (Arc::new(Session::on(Line { stream: ours, witness: Witness::of_stopped() }, talk)), theirs)
+    (Arc::new(Session::on(stream(ours), talk)), theirs)
 }
 
 fn exited(status: WireStatus) -> Reply {
@@ -46,7 +47,7 @@ fn play(replies: &[Reply], limit: usize) -> Result<ExecOutcome, Error> {
 }
 
 #[test]
-fn output_is_kept_apart_and_in_order() {
+fn output_streams_stay_separate_and_in_order() {
     let outcome = play(
         &[
             Reply::Started { pid: 1 },
@@ -67,15 +68,21 @@ fn output_is_kept_apart_and_in_order() {
 }
 
 #[test]
-fn a_reply_that_does_not_belong_is_refused() {
+fn unexpected_reply_is_refused() {
     for reply in [Reply::Done, Reply::Ports(vec![80]), Reply::Data(Vec::new())] {
         let end = play(&[Reply::Started { pid: 1 }, reply], NO_LIMIT);
-        assert!(matches!(end, Err(Error::UnexpectedReply { request: "exec" })), "{end:?}");
+        assert!(
+            matches!(
+                end,
+                Err(Error::Protocol { source: ProtocolError::UnexpectedReply { request: "exec" } })
+            ),
+            "{end:?}"
+        );
     }
 }
 
 #[test]
-fn a_failure_of_the_agent_tells_what_it_did() {
+fn agent_failure_names_operation_and_subject() {
     let failure = Failure { operation: "execve".into(), subject: "/bin/none".into(), errno: 2 };
     let text = play(&[Reply::Failed(failure)], NO_LIMIT).unwrap_err().to_string();
     assert_eq!(
@@ -85,40 +92,44 @@ fn a_failure_of_the_agent_tells_what_it_did() {
 }
 
 #[test]
-fn a_stream_that_ends_early_is_an_error() {
+fn stream_that_closes_early_is_an_error() {
     let end = play(&[Reply::Stdout(b"half".to_vec())], NO_LIMIT);
     assert!(matches!(end, Err(Error::Stopped)), "{end:?}");
 }
 
 #[test]
-fn output_beyond_the_limit_is_refused_by_stream() {
+fn output_over_the_limit_names_its_stream() {
     let replies =
         [Reply::Stdout(vec![1; 10]), Reply::Stderr(vec![2; 11]), exited(WireStatus::Code(0))];
     let end = play(&replies, 10);
-    let Err(Error::OutputTooLarge { stream, limit }) = end else { panic!("{end:?}") };
+    let Err(Error::Transfer { source: TransferError::OutputTooLarge { stream, limit } }) = end
+    else {
+        panic!("{end:?}")
+    };
     assert_eq!((stream, limit), ("standard error", 10));
     assert!(play(&replies, 11).is_ok());
 }
 
 #[test]
-fn an_agent_that_says_nothing_in_time_is_given_up() {
+fn silent_agent_is_given_up_at_the_deadline() {
     let limit = Duration::from_millis(30);
-    let patience = || Conversation::new(Patience::new(limit, Duration::ZERO));
-    let (session, agent) = pair_with(patience());
+    let deadline = || Conversation::new(ReplyDeadline::new(limit, Duration::ZERO));
+    let (session, agent) = pair_with(deadline());
     let end = session.collect(true, true, NO_LIMIT);
     assert!(matches!(end, Err(Error::Unanswered { limit: told }) if told == limit), "{end:?}");
     drop(agent);
     // What it said before anybody asked was in time.
-    let (session, mut agent) = pair_with(patience());
+    let (session, mut agent) = pair_with(deadline());
     say(&mut agent, &[Reply::Stdout(b"said".to_vec()), exited(WireStatus::Code(0))]);
     thread::sleep(2 * limit);
     assert_eq!(session.collect(true, true, NO_LIMIT).unwrap().stdout, b"said");
 }
 
 #[test]
-fn reader_that_is_slow_does_not_use_the_agents_time_up() {
+fn slow_reader_does_not_consume_the_reply_deadline() {
     let limit = Duration::from_millis(100);
-    let (session, mut agent) = pair_with(Conversation::new(Patience::new(Duration::ZERO, limit)));
+    let (session, mut agent) =
+        pair_with(Conversation::new(ReplyDeadline::new(Duration::ZERO, limit)));
     let mut child = ExecChild::new(session, NO_LIMIT);
     let (mut stdout, mut stderr) = (child.stdout().unwrap(), child.stderr().unwrap());
     let agent = thread::spawn(move || {
@@ -144,7 +155,7 @@ fn reader_that_is_slow_does_not_use_the_agents_time_up() {
 }
 
 #[test]
-fn input_is_sent_as_the_window_allows_while_output_is_taken() {
+fn input_is_sent_within_the_window_while_output_is_read() {
     let input: Vec<u8> = (0..1_000_000_u32).map(|n| (n % 251) as u8).collect();
     let talk = Conversation::new(None).with_input(0, input.clone(), false);
     let (session, mut agent) = pair_with(talk);
@@ -179,7 +190,7 @@ fn input_is_sent_as_the_window_allows_while_output_is_taken() {
 }
 
 #[test]
-fn input_that_is_written_goes_behind_what_was_there_at_the_beginning() {
+fn written_input_follows_initial_input() {
     let first = vec![1; STDIN_WINDOW + 10];
     let talk = Conversation::new(None).with_input(0, first.clone(), true);
     let (session, mut agent) = pair_with(talk);
@@ -206,7 +217,7 @@ fn input_that_is_written_goes_behind_what_was_there_at_the_beginning() {
 }
 
 #[test]
-fn one_stream_is_read_while_the_other_is_paused() {
+fn one_stream_is_readable_while_the_other_is_paused() {
     let (session, mut agent) = pair();
     let mut child = ExecChild::new(session, NO_LIMIT);
     let agent = thread::spawn(move || {
@@ -235,7 +246,7 @@ fn one_stream_is_read_while_the_other_is_paused() {
 }
 
 #[test]
-fn streams_that_are_dropped_are_told() {
+fn dropped_streams_are_closed_in_the_guest() {
     let (session, mut agent) = pair();
     let mut child = ExecChild::new(session, NO_LIMIT);
     drop(child.stdout());
@@ -246,7 +257,10 @@ fn streams_that_are_dropped_are_told() {
     assert_eq!(hear(&mut agent), Input::Signal(15));
     child.resize(2, 3).unwrap();
     assert!(matches!(hear(&mut agent), Input::Resize(_)));
-    assert!(matches!(child.signal(65), Err(Error::InvalidSignal { number: 65 })));
+    assert!(matches!(
+        child.signal(65),
+        Err(Error::Invalid { source: InvalidInput::Signal { number: 65 } })
+    ));
     assert!(child.try_wait().unwrap().is_none());
     let (signaler, mut stderr) = (child.signaler(), child.stderr().unwrap());
     drop(child);
@@ -254,11 +268,11 @@ fn streams_that_are_dropped_are_told() {
     drop(agent);
     signaler.signal(9).unwrap();
     let error = stderr.read(&mut [0]).unwrap_err();
-    assert!(error.to_string().contains("given up"), "{error}");
+    assert!(error.to_string().contains("cancelled"), "{error}");
 }
 
 #[test]
-fn a_program_that_takes_no_more_input_breaks_the_pipe() {
+fn closed_stdin_breaks_the_pipe() {
     let (session, mut agent) = pair();
     let mut child = ExecChild::new(session, NO_LIMIT);
     let mut stdin = child.stdin().unwrap();
@@ -272,7 +286,7 @@ fn a_program_that_takes_no_more_input_breaks_the_pipe() {
 }
 
 #[test]
-fn many_wait_on_one_stream() {
+fn many_callers_wait_on_one_stream() {
     let (session, mut agent) = pair();
     let mut child = ExecChild::new(session, NO_LIMIT);
     let read = |mut reader: Box<dyn Read + Send>| {
@@ -294,7 +308,7 @@ fn many_wait_on_one_stream() {
 }
 
 #[test]
-fn a_guest_that_ends_is_told_to_all() {
+fn guest_exit_fails_all_waiters() {
     let (session, agent) = pair();
     let mut child = ExecChild::new(session, NO_LIMIT);
     let mut stdout = child.stdout().unwrap();
@@ -306,7 +320,7 @@ fn a_guest_that_ends_is_told_to_all() {
 }
 
 #[test]
-fn a_status_is_a_code_or_a_signal() {
+fn exit_status_is_a_code_or_a_signal() {
     let code = ExitStatus(WireStatus::Code(0));
     let signal = ExitStatus(WireStatus::Signal(9));
     assert!(code.success() && !signal.success());

@@ -1,13 +1,13 @@
-//! One connection: a client's socket and the guest's stream that it is carried on.
+//! One connection: a client's socket, and the stream to the guest that carries it.
 //!
-//! Owns both descriptors and what waits in each direction: at most one piece of what was read,
-//! since nothing is read while something waits. Both descriptors are watched by edges, so that it
-//! remembers what may be readable or writable. Invariant: a connection that broke on one side is
-//! never shown to the other as one that ended.
+//! It owns both descriptors and the unsent bytes of each direction: at most one piece, as it reads
+//! nothing while bytes wait. Both descriptors are edge-triggered, so it remembers which may be
+//! readable or writable. Invariant: a connection that breaks on one side never looks cleanly closed
+//! to the other.
 //!
-//! What the client sends goes to the guest as [`Segment`]s, so that this side of the stream is
-//! never half-closed: an end of the guest's bytes on a stream that is not hung up is their end,
-//! any other is a connection that broke.
+//! The client's bytes go to the guest as [`Segment`]s, so this side of the stream is never
+//! half-closed. End of file on a stream that has not hung up closes the guest's direction; any
+//! other means that the connection broke.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -17,38 +17,38 @@ use supermachine_formats::wire::{
     HEADER_SIZE, Header, MAX_CHUNK, MAX_NAME, Message, Reply, Segment,
 };
 
-use super::sys;
+use crate::os;
 
-/// Pieces moved at a time, before others have their turn.
+/// Pieces to move before other connections get their turn.
 const TURNS: u32 = 8;
-/// The longest answer to a request for a connection.
+/// The longest reply to a request for a connection.
 const MAX_REPLY: usize = HEADER_SIZE + 4 * MAX_NAME;
-/// What a relay reads into: a piece with room for its header.
+/// The size of a relay's buffer: a piece and its header.
 pub(super) const SCRATCH: usize = HEADER_SIZE + MAX_CHUNK;
 
-/// Which of the two descriptors.
+/// One of the two descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     Client,
     Guest,
 }
 
-/// What becomes of a connection.
+/// The result of an advance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It waits for something to happen.
+    /// It waits for an event.
     Waits,
-    /// It could go on at once, but it is others' turn.
+    /// It could continue, but other connections get their turn.
     Yields,
-    /// Both sides have ended.
+    /// Both directions are closed.
     Ended,
-    /// A side broke, or the guest refused.
+    /// A side broke, or the guest refused the connection.
     Broke,
-    /// The stream ended without an answer.
+    /// The stream closed without a reply.
     Unanswered,
 }
 
-/// Why no more can be moved.
+/// Why no more bytes can move.
 enum Broken {
     Link,
     Unanswered,
@@ -60,23 +60,23 @@ impl From<io::Error> for Broken {
     }
 }
 
-/// One of the two descriptors, with what waits to be sent to it.
+/// One of the two descriptors, with its unsent bytes.
 #[derive(Debug)]
-struct End {
+struct StreamError {
     fd: OwnedFd,
     readable: bool,
     writable: bool,
     waiting: Vec<u8>,
     sent: usize,
-    /// It sends no more.
+    /// It has closed its sending direction.
     is_done: bool,
-    /// It was told that it gets no more.
+    /// It has seen the end of the other side's bytes.
     is_told: bool,
-    /// It takes no more; what it sent before may still be read.
+    /// It accepts no more bytes; those that it sent may still be read.
     is_broken: bool,
 }
 
-impl End {
+impl StreamError {
     fn new(fd: OwnedFd) -> Self {
         Self {
             fd,
@@ -90,10 +90,10 @@ impl End {
         }
     }
 
-    /// Reads what is there; none if nothing is, 0 at the end.
+    /// Reads available bytes: `None` if there are none, 0 at end of file.
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         while self.readable {
-            match sys::receive(&self.fd, buffer) {
+            match os::receive(&self.fd, buffer) {
                 Ok(count) => return Ok(Some(count)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -103,21 +103,21 @@ impl End {
         Ok(None)
     }
 
-    /// Sends what there is room for, and keeps the rest.
+    /// Sends as much as fits, and keeps the rest.
     fn send(&mut self, bytes: &[u8]) {
         let sent = if self.waiting.is_empty() { self.write(bytes) } else { 0 };
         if !self.is_broken {
-            self.waiting.extend_from_slice(bytes.get(sent..).unwrap_or_default());
+            self.waiting.extend_from_slice(&bytes[sent..]);
         }
     }
 
-    /// Sends what waits. True: nothing does any more, and there may be room.
+    /// Sends the kept bytes. Returns whether none are left and the descriptor may take more.
     fn flush(&mut self) -> bool {
         if self.waiting.is_empty() {
             return !self.is_broken;
         }
         let waiting = std::mem::take(&mut self.waiting);
-        self.sent += self.write(waiting.get(self.sent..).unwrap_or_default());
+        self.sent += self.write(&waiting[self.sent..]);
         if self.is_broken {
             return false;
         }
@@ -132,7 +132,7 @@ impl End {
     fn write(&mut self, bytes: &[u8]) -> usize {
         let mut sent = 0;
         while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty() && self.writable) {
-            match sys::send(&self.fd, rest) {
+            match os::send(&self.fd, rest) {
                 Ok(count) => sent += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -147,7 +147,7 @@ impl End {
 
     fn break_off(&mut self) {
         self.is_broken = true;
-        // There is news at a socket that breaks: what it sent before, or its end.
+        // A broken socket is readable: earlier bytes, or end of file.
         self.readable = true;
         self.waiting = Vec::new();
     }
@@ -156,22 +156,22 @@ impl End {
 /// A connection. See the module.
 #[derive(Debug)]
 pub(super) struct Link {
-    client: End,
-    guest: End,
-    /// The guest's answer as far as it came; none once it is whole.
+    client: StreamError,
+    guest: StreamError,
+    /// The guest's reply so far; `None` once it is complete.
     reply: Option<Vec<u8>>,
-    /// Whether the client's side is not connected yet.
+    /// Whether the client's side is still connecting.
     is_connecting: bool,
 }
 
 impl Link {
-    /// A client that has connected, and a stream on which the guest was asked to.
+    /// A connected client, and a stream with the request to connect it.
     pub(super) fn new(client: OwnedFd, guest: UnixStream) -> Self {
-        let (client, guest) = (End::new(client), End::new(guest.into()));
+        let (client, guest) = (StreamError::new(client), StreamError::new(guest.into()));
         Self { client, guest, reply: Some(Vec::new()), is_connecting: false }
     }
 
-    /// A socket that is about to be connected, for a connection that the guest has made.
+    /// A connecting socket, for a connection that the guest has made.
     pub(super) fn connecting(socket: OwnedFd, guest: UnixStream) -> Self {
         let mut link = Self::new(socket, guest);
         link.is_connecting = true;
@@ -179,12 +179,12 @@ impl Link {
         link
     }
 
-    /// The descriptors, to be watched.
+    /// The descriptors to watch.
     pub(super) fn descriptors(&self) -> [(Side, RawFd); 2] {
         [(Side::Client, self.client.fd.as_raw_fd()), (Side::Guest, self.guest.fd.as_raw_fd())]
     }
 
-    /// Notes what happened at a descriptor.
+    /// Records an event of a descriptor.
     pub(super) fn hear(&mut self, side: Side, readable: bool, writable: bool) {
         let end = match side {
             Side::Client => &mut self.client,
@@ -194,18 +194,18 @@ impl Link {
         end.writable |= writable;
     }
 
-    /// Moves what can be moved.
+    /// Moves as many bytes as possible.
     pub(super) fn advance(&mut self, scratch: &mut [u8]) -> Outcome {
         if self.is_connecting {
             if !self.client.writable {
                 return Outcome::Waits;
             }
-            if sys::outcome(&self.client.fd).is_err() {
+            if os::outcome(&self.client.fd).is_err() {
                 return Outcome::Broke;
             }
             self.is_connecting = false;
-            // Only slower without.
-            let _ = sys::send_at_once(&self.client.fd);
+            // Without it, the connection is only slower.
+            let _ = os::send_at_once(&self.client.fd);
         }
         for _ in 0..TURNS {
             let moved = self.inward(scratch);
@@ -217,7 +217,8 @@ impl Link {
             if self.client.is_broken && self.client.is_done && self.guest.waiting.is_empty() {
                 return Outcome::Broke;
             }
-            // A guest that takes no more, and of whose bytes the client has all that it ever gets.
+            // The guest accepts no more, and the client has all of the guest's bytes that it can
+            // get.
             let is_served = self.guest.is_done && self.client.waiting.is_empty();
             if self.guest.is_broken && (is_served || self.client.is_broken) {
                 return Outcome::Broke;
@@ -233,13 +234,13 @@ impl Link {
         Outcome::Yields
     }
 
-    /// Has the client find the connection reset once it is dropped.
+    /// Makes the client's connection reset when it is dropped.
     pub(super) fn reset_client(&self) {
-        // A client on this host, by a socket file, is not told apart an end from a reset.
-        let _ = sys::reset_on_close(&self.client.fd);
+        // A client at a socket file cannot tell a reset from end of file.
+        let _ = os::reset_on_close(&self.client.fd);
     }
 
-    /// From the client to the guest. True: something was moved.
+    /// Moves bytes from the client to the guest. Returns whether any moved.
     fn inward(&mut self, scratch: &mut [u8]) -> bool {
         if !self.guest.flush() {
             return false;
@@ -258,7 +259,7 @@ impl Link {
             Ok(None | Some(0)) => self.client.is_done = true,
             Ok(Some(length)) => {
                 header.copy_from_slice(&Header { length, kind: Segment::DATA }.encode());
-                self.guest.send(scratch.get(..HEADER_SIZE + length).unwrap_or_default());
+                self.guest.send(&scratch[..HEADER_SIZE + length]);
             }
             Err(_) => {
                 self.client.break_off();
@@ -268,13 +269,13 @@ impl Link {
         true
     }
 
-    /// From the guest to the client. True: something was moved.
+    /// Moves bytes from the guest to the client. Returns whether any moved.
     fn outward(&mut self, scratch: &mut [u8]) -> Result<bool, Broken> {
         if !self.client.flush() || self.guest.is_done {
             if self.guest.is_done && self.client.waiting.is_empty() && !self.client.is_told {
                 self.client.is_told = true;
-                // A client that is gone is noticed when it is read.
-                let _ = sys::shut_down_sending(&self.client.fd);
+                // The next read notices a client that is gone.
+                let _ = os::shut_down_sending(&self.client.fd);
                 return Ok(true);
             }
             return Ok(false);
@@ -284,14 +285,14 @@ impl Link {
         }
         match self.guest.receive(scratch)? {
             None => return Ok(false),
-            Some(0) if sys::is_hung_up(&self.guest.fd) => return Err(Broken::Link),
+            Some(0) if os::is_hung_up(&self.guest.fd) => return Err(Broken::Link),
             Some(0) => self.guest.is_done = true,
-            Some(count) => self.client.send(scratch.get(..count).unwrap_or_default()),
+            Some(count) => self.client.send(&scratch[..count]),
         }
         Ok(true)
     }
 
-    /// Reads the guest's answer, and nothing behind it. True: something came.
+    /// Reads the guest's reply and no byte beyond it. Returns whether any byte came.
     fn take_reply(&mut self) -> Result<bool, Broken> {
         let Some(reply) = &mut self.reply else { return Ok(false) };
         let wanted = match reply.first_chunk() {
@@ -314,7 +315,7 @@ impl Link {
         }
         let start = reply.len();
         reply.resize(wanted, 0);
-        let received = self.guest.receive(reply.get_mut(start..).unwrap_or_default());
+        let received = self.guest.receive(&mut reply[start..]);
         let count = received.as_ref().ok().copied().flatten().unwrap_or(0);
         reply.truncate(start + count);
         match received? {

@@ -1,10 +1,9 @@
 //! The thread of one forward: `sm-forward`.
 //!
-//! Owns the listener, every connection that came from it, and the epoll descriptor. It waits for
-//! all of them at once, and ends when it is told to, or when the machine is gone: then it closes
-//! them all. Invariants: it never blocks on one connection; it never spins when the host lacks
-//! descriptors or memory, or the machine has as many connections as it may, but tries again after
-//! [`PAUSE`].
+//! It owns the listener, its connections, and the epoll descriptor that waits for all of them. When
+//! it is stopped, or the machine is gone, it closes them and exits. Invariants: it never blocks on
+//! one connection; when the host lacks descriptors or memory, or the machine has reached its limit
+//! of connections, it retries after [`PAUSE`] instead of spinning.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -19,40 +18,40 @@ use supermachine_formats::wire::Request;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use super::dialer::Dialer;
 use super::link::{Link, Outcome, SCRATCH, Side};
-use super::reach::Reach;
-use super::sys;
+use crate::os;
 
 const THREAD_NAME: &str = "sm-forward";
-/// How long nothing is accepted where nothing more can be had.
+/// The backoff when a connection cannot be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Connections accepted before others have their turn.
+/// Connections to accept before existing ones get their turn.
 const ACCEPTS: u32 = 64;
-/// Events fetched at once.
+/// Events per call of epoll.
 const BATCH: usize = 128;
 
 const STOP: u64 = 0;
 const SOURCE: u64 = 1;
 
-/// A connection's client, and what to ask the guest for.
+/// A connection's client, and the request for the guest.
 pub(super) struct Arrival {
-    /// None: there is none, and the guest is to close its side.
+    /// `None`: the connection failed, and the guest is to close its side.
     pub(super) client: Option<OwnedFd>,
     pub(super) request: Request,
-    /// Whether the client is only about to be connected.
+    /// Whether the client is still connecting.
     pub(super) is_connecting: bool,
 }
 
-/// Where connections come from.
+/// A source of connections.
 pub(super) trait Source: Debug + Send {
-    /// What to wait at.
+    /// The descriptor to wait for.
     fn descriptor(&self) -> RawFd;
 
-    /// The next connection: `WouldBlock` if there is none now, `BrokenPipe` if none will come.
+    /// The next connection. `WouldBlock`: there is none now. `BrokenPipe`: there will be none.
     fn next(&mut self) -> io::Result<Arrival>;
 }
 
-/// The handle on a relay; dropping it ends the thread, and closes all that it has.
+/// A handle on a relay. Dropping it stops the thread and closes its connections.
 #[derive(Debug)]
 pub(super) struct Relay {
     end: Arc<EventFd>,
@@ -61,11 +60,11 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// Starts to serve what comes from `source`.
+    /// Starts to serve connections from `source`.
     ///
     /// # Errors
     /// The host has no descriptors or threads left.
-    pub(super) fn start(source: Box<dyn Source>, reach: &Arc<Reach>) -> io::Result<Self> {
+    pub(super) fn start(source: Box<dyn Source>, dialer: &Arc<Dialer>) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         let end = Arc::new(EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?);
         let readable = |token| EpollEvent::new(EventSet::IN, token);
@@ -75,7 +74,7 @@ impl Relay {
         let server = Server {
             epoll,
             source,
-            reach: Arc::downgrade(reach),
+            dialer: Arc::downgrade(dialer),
             links: Vec::new(),
             free: Vec::new(),
             again: VecDeque::new(),
@@ -86,15 +85,15 @@ impl Relay {
         let flag = Arc::clone(&has_ended);
         let serve = move || {
             server.serve();
-            // Only a flag: nothing else is read because of it.
+            // A plain flag: no other data depends on it.
             flag.store(true, Ordering::Relaxed);
         };
         let thread = Builder::new().name(THREAD_NAME.into()).spawn(serve)?;
-        reach.wake_at_end(&end);
+        dialer.wake_at_end(&end);
         Ok(Self { end, has_ended, thread: Some(thread) })
     }
 
-    /// Whether nothing is served any more.
+    /// Whether the relay has stopped.
     pub(super) fn has_ended(&self) -> bool {
         self.has_ended.load(Ordering::Relaxed)
     }
@@ -102,20 +101,19 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        // Writing fails only if the counter is full, and then the thread is told already. A
-        // thread that panicked has nothing left to wait for.
+        // A full counter stops the thread as well, and a thread that panicked needs no wait.
         let _ = self.end.write(1);
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-/// A place for a connection. The generation tells events of its former ones apart.
+/// A slot for a connection. The generation marks stale events of earlier connections.
 #[derive(Debug)]
-struct Place {
+struct LinkSlot {
     generation: u32,
-    /// With its slot among the machine's connections.
+    /// With its reference that counts it.
     link: Option<(Link, Arc<()>)>,
-    /// Whether it stands in the list of those that go on without an event.
+    /// Whether it is queued to continue without an event.
     is_queued: bool,
 }
 
@@ -123,20 +121,20 @@ struct Place {
 struct Server {
     epoll: Epoll,
     source: Box<dyn Source>,
-    reach: Weak<Reach>,
-    links: Vec<Place>,
+    dialer: Weak<Dialer>,
+    links: Vec<LinkSlot>,
     free: Vec<usize>,
     again: VecDeque<usize>,
-    /// Until when nothing is accepted.
+    /// The end of the backoff.
     paused_until: Option<Instant>,
-    /// Connections that the guest made and that it must be told to close.
+    /// Requests to close connections that the guest has made.
     owed: Vec<Request>,
     scratch: Vec<u8>,
 }
 
-/// What an event of a connection is about.
+/// The token of a connection's events.
 fn token(index: usize, generation: u32, side: Side) -> u64 {
-    // Above the other two tokens.
+    // Greater than the other two tokens.
     let place = (index as u64 + 1) << 1 | u64::from(side == Side::Guest);
     u64::from(generation) << 32 | (place & u64::from(u32::MAX))
 }
@@ -176,7 +174,7 @@ impl Server {
         links.for_each(|(link, _)| link.reset_client());
     }
 
-    /// False: the relay is to end.
+    /// Returns whether the relay continues.
     fn handle(&mut self, event: &EpollEvent) -> bool {
         match event.data() {
             STOP => return false,
@@ -194,10 +192,10 @@ impl Server {
         self.advance(index)
     }
 
-    /// Takes what has come, for a while.
+    /// Accepts pending connections, up to a limit.
     fn accept(&mut self) -> bool {
         for _ in 0..ACCEPTS {
-            if self.reach.upgrade().is_some_and(|reach| reach.is_full()) {
+            if self.dialer.upgrade().is_some_and(|dialer| dialer.is_full()) {
                 self.pause();
                 return true;
             }
@@ -210,7 +208,7 @@ impl Server {
                 Err(error) => match error.kind() {
                     ErrorKind::WouldBlock => return true,
                     ErrorKind::BrokenPipe => return false,
-                    // One connection less, by its client's doing.
+                    // The client has closed its connection already.
                     ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
                     _ => {
                         self.pause();
@@ -225,17 +223,18 @@ impl Server {
         true
     }
 
-    /// Opens the guest's side of a connection. False: there is no machine any more.
+    /// Opens the guest's side of a connection. Returns whether the machine is there.
     fn take_in(&mut self, arrival: Arrival) -> bool {
         let Arrival { client, request, is_connecting } = arrival;
-        let Some(reach) = self.reach.upgrade() else {
+        let Some(dialer) = self.dialer.upgrade() else {
             client.as_ref().map(reset);
             return false;
         };
-        match (reach.dial(&request), client) {
+        // Counted before it is visible to the guest, or another forward would not see it in time.
+        let slot = dialer.slot();
+        match (dialer.dial(&request), client) {
             (Ok(guest), Some(client)) => {
-                let slot = reach.slot();
-                drop(reach);
+                drop(dialer);
                 let link = if is_connecting {
                     Link::connecting(client, guest)
                 } else {
@@ -243,7 +242,7 @@ impl Server {
                 };
                 self.insert(link, slot)
             }
-            // The guest's side ends with the stream.
+            // Dropping the stream closes the guest's side.
             (Ok(_), None) => true,
             (Err(_), client) => {
                 client.as_ref().map(reset);
@@ -251,14 +250,14 @@ impl Server {
                     self.owed.push(request);
                 }
                 self.pause();
-                !reach.is_over()
+                !dialer.is_over()
             }
         }
     }
 
     fn insert(&mut self, link: Link, slot: Arc<()>) -> bool {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.links.push(Place { generation: 0, link: None, is_queued: false });
+            self.links.push(LinkSlot { generation: 0, link: None, is_queued: false });
             self.links.len() - 1
         });
         let Some(place) = self.links.get_mut(index) else { return true };
@@ -278,7 +277,7 @@ impl Server {
         self.advance(index)
     }
 
-    /// Goes on with a connection. False: there is no machine any more.
+    /// Advances a connection. Returns whether the machine is there.
     fn advance(&mut self, index: usize) -> bool {
         let Some(place) = self.links.get_mut(index) else { return true };
         let Some((link, _)) = &mut place.link else { return true };
@@ -293,7 +292,7 @@ impl Server {
             Outcome::Broke => self.remove(index, true),
             Outcome::Unanswered => {
                 self.remove(index, true);
-                return self.reach.upgrade().is_some_and(|reach| !reach.is_over());
+                return self.dialer.upgrade().is_some_and(|dialer| !dialer.is_over());
             }
         }
         true
@@ -310,31 +309,31 @@ impl Server {
         }
     }
 
-    /// Leaves what comes next waiting for a while.
+    /// Starts the backoff.
     fn pause(&mut self) {
         self.paused_until = Some(Instant::now() + PAUSE);
         let (fd, event) = (self.source.descriptor(), EpollEvent::default());
-        // It fails only if it is not watched, which is what is wanted.
+        // It fails only if the source is not watched, which is fine.
         let _ = self.epoll.ctl(ControlOperation::Delete, fd, event);
     }
 
-    /// Goes on to accept once the pause is over. False: that is not possible.
+    /// Accepts again once the backoff is over. Returns whether the relay continues.
     fn end_pause(&mut self) -> bool {
         if self.paused_until.is_none_or(|until| Instant::now() < until) {
             return true;
         }
         self.paused_until = None;
         while let Some(request) = self.owed.last() {
-            // A stream that ends right away tells the guest.
-            if self.reach.upgrade().is_none_or(|reach| reach.dial(request).is_err()) {
+            // A stream that closes at once makes the guest close its side.
+            if self.dialer.upgrade().is_none_or(|dialer| dialer.dial(request).is_err()) {
                 self.pause();
-                return self.reach.upgrade().is_some_and(|reach| !reach.is_over());
+                return self.dialer.upgrade().is_some_and(|dialer| !dialer.is_over());
             }
             self.owed.pop();
         }
         let event = EpollEvent::new(EventSet::IN, SOURCE);
         let added = self.epoll.ctl(ControlOperation::Add, self.source.descriptor(), event);
-        // What came in before is not told again by every source.
+        // Not every source reports earlier connections again.
         added.is_ok() && self.accept()
     }
 
@@ -349,7 +348,7 @@ impl Server {
     }
 }
 
-/// Has a client find its connection reset once it is dropped. One at a socket file just ends.
+/// Makes a client's connection reset when it is dropped; a socket file's just closes.
 fn reset(client: &OwnedFd) {
-    let _ = sys::reset_on_close(client);
+    let _ = os::reset_on_close(client);
 }

@@ -1,4 +1,4 @@
-//! The guest's listener: connections that the guest makes, for an address of the host.
+//! A listener of the guest: connections that the guest makes to an address of the host.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -8,29 +8,29 @@ use std::os::unix::net::UnixStream;
 use supermachine_formats::wire::{HEADER_SIZE, Header, Message, Reply, Request};
 
 use super::relay::{Arrival, Source};
-use super::sys;
+use crate::os;
 
-/// What is read of the guest's news at once.
+/// The size of one read.
 const PIECE: usize = 4096;
-/// The longest of the guest's messages here.
+/// The longest message of the guest.
 const MAX_MESSAGE: usize = 64;
 
-/// The stream on which the guest tells of connections. The address is the app's choice alone:
-/// nothing that the guest says changes it.
+/// The stream on which the guest announces connections. The app alone sets the address: no message
+/// of the guest changes it.
 #[derive(Debug)]
-pub(super) struct Guest {
+pub(super) struct GuestListener {
     stream: UnixStream,
     target: SocketAddr,
     news: Vec<u8>,
 }
 
-impl Guest {
-    /// A stream whose listener has begun.
+impl GuestListener {
+    /// A stream of a listener that has started.
     pub(super) fn new(stream: UnixStream, target: SocketAddr) -> Self {
         Self { stream, target, news: Vec::new() }
     }
 
-    /// The number of the next connection, if its message is whole.
+    /// The number of the next connection, if its message is complete.
     fn take(&mut self) -> io::Result<Option<u32>> {
         let Some((header, rest)) = self.news.split_first_chunk::<HEADER_SIZE>() else {
             return Ok(None);
@@ -50,7 +50,7 @@ impl Guest {
     }
 }
 
-impl Source for Guest {
+impl Source for GuestListener {
     fn descriptor(&self) -> RawFd {
         self.stream.as_raw_fd()
     }
@@ -61,16 +61,16 @@ impl Source for Guest {
                 break connection;
             }
             let mut piece = [0; PIECE];
-            match sys::receive(&self.stream, &mut piece) {
+            match os::receive(&self.stream, &mut piece) {
                 Ok(count) if count > 0 => {
-                    self.news.extend_from_slice(piece.get(..count).unwrap_or_default());
+                    self.news.extend_from_slice(&piece[..count]);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(error),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 _ => return Err(ErrorKind::BrokenPipe.into()),
             }
         };
-        let client = sys::connect(self.target).ok();
+        let client = os::connect(self.target).ok();
         Ok(Arrival { client, request: Request::Accept { connection }, is_connecting: true })
     }
 }

@@ -1,4 +1,4 @@
-//! A stream to a port of the guest, for the app itself.
+//! A stream from the app to a port of the guest.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -8,20 +8,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::sys;
+use crate::os;
 
-/// A connection to a TCP port in the guest, made by [`Vm::connect`](crate::Vm::connect). It
-/// behaves like a [`TcpStream`](std::net::TcpStream), and needs no port of the host.
+/// A connection to a TCP port in the guest, from [`Vm::connect`](crate::Vm::connect). It behaves
+/// like a [`TcpStream`](std::net::TcpStream), and uses no port of the host.
 ///
-/// Reading gives [`ConnectionReset`](io::ErrorKind::ConnectionReset) when the guest resets the
-/// connection or ends, but for one case: once this side has ended its bytes with
-/// [`GuestStream::shutdown`], a reset looks like the end of the guest's.
+/// Reading fails with [`ConnectionReset`](io::ErrorKind::ConnectionReset) when the guest resets the
+/// connection or exits. There is one exception: after this side has shut down sending with
+/// [`GuestStream::shutdown`], a reset looks like end of file.
 ///
-/// [`OwnedFd::from`] gives the socket itself, for those who want to wait for it with others.
+/// [`OwnedFd::from`] returns the socket, to wait for it with others.
 #[derive(Debug)]
 pub struct GuestStream {
     stream: UnixStream,
-    /// Whether this side has ended its bytes.
+    /// Whether this side has shut down sending.
     has_ended: Arc<AtomicBool>,
 }
 
@@ -30,13 +30,13 @@ impl GuestStream {
         Self { stream, has_ended: Arc::default() }
     }
 
-    /// Ends this side's bytes, what it reads, or both.
+    /// Shuts down sending, receiving, or both.
     ///
     /// # Errors
     /// The connection is gone.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         if how != Shutdown::Read {
-            // Only a flag: nothing else is read because of it.
+            // A plain flag: no other data depends on it.
             self.has_ended.store(true, Ordering::Relaxed);
         }
         self.stream.shutdown(how)
@@ -50,7 +50,7 @@ impl GuestStream {
         Ok(Self { stream: self.stream.try_clone()?, has_ended: Arc::clone(&self.has_ended) })
     }
 
-    /// Gives up reading after this long; never if it is none.
+    /// Sets the timeout of reads; `None` waits forever.
     ///
     /// # Errors
     /// The time is zero.
@@ -58,7 +58,7 @@ impl GuestStream {
         self.stream.set_read_timeout(timeout)
     }
 
-    /// Gives up writing after this long; never if it is none.
+    /// Sets the timeout of writes; `None` waits forever.
     ///
     /// # Errors
     /// The time is zero.
@@ -66,24 +66,24 @@ impl GuestStream {
         self.stream.set_write_timeout(timeout)
     }
 
-    /// Whether reading and writing never wait.
+    /// Sets whether reads and writes return at once.
     ///
     /// # Errors
-    /// What the operating system answers.
+    /// The operating system's error.
     pub fn set_nonblocking(&self, is_nonblocking: bool) -> io::Result<()> {
         self.stream.set_nonblocking(is_nonblocking)
     }
 }
 
-/// What was read of a connection, so much of what was `wanted`: its end and a reset are told
-/// apart, unless this side has ended its bytes.
+/// Distinguishes a reset from end of file after a read of `count` of `wanted` bytes, unless this
+/// side has shut down sending.
 pub(crate) fn told_apart(
     count: usize,
     wanted: usize,
     has_ended: bool,
     stream: &impl AsFd,
 ) -> io::Result<usize> {
-    if count == 0 && wanted > 0 && !has_ended && sys::is_hung_up(stream) {
+    if count == 0 && wanted > 0 && !has_ended && os::is_hung_up(stream) {
         return Err(io::ErrorKind::ConnectionReset.into());
     }
     Ok(count)

@@ -13,8 +13,12 @@ use std::time::{Duration, Instant};
 
 use supermachine_formats::wire::{HEADER_SIZE, Header, Segment};
 
-use super::reach::Dial;
+use supermachine_vmm::Machine;
+
 use super::*;
+use crate::error::{HostError, PortError};
+use crate::live::TakenSnapshot;
+use crate::machine::StreamError;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -33,30 +37,65 @@ struct FakeState {
     dials: AtomicUsize,
 }
 
-impl Dial for Fake {
-    fn dial(&self, request: &Request) -> io::Result<UnixStream> {
+impl MachineHandle for Fake {
+    fn dial(&self, frames: &[u8]) -> Result<UnixStream, Error> {
         self.state.dials.fetch_add(1, Ordering::Relaxed);
         let lacks = |left: usize| left.checked_sub(1);
         let refused =
             self.state.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lacks).is_ok();
         if refused {
-            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+            return Err(Error::Host {
+                source: HostError::Stream { source: io::Error::from_raw_os_error(libc::EMFILE) },
+            });
         }
-        let (host, guest) = UnixStream::pair()?;
-        if !self.has_ended() {
-            guest.set_read_timeout(Some(PATIENCE))?;
-            self.streams.lock().unwrap().send((request.clone(), guest)).unwrap();
+        let (host, guest) = UnixStream::pair().unwrap();
+        if self.exit().is_none() {
+            let request = read_message(&mut &*frames, None).unwrap();
+            guest.set_read_timeout(Some(PATIENCE)).unwrap();
+            self.streams.lock().unwrap().send((request, guest)).unwrap();
         }
         Ok(host)
     }
 
-    fn has_ended(&self) -> bool {
-        self.state.has_ended.load(Ordering::Relaxed)
+    fn exit(&self) -> Option<StreamError> {
+        self.state.has_ended.load(Ordering::Relaxed).then_some(StreamError::Stopped)
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.exit().is_none()
+    }
+
+    fn console(&self) -> Result<Vec<u8>, Error> {
+        unreachable!()
+    }
+
+    fn usage(&self) -> Result<(Duration, u64), Error> {
+        unreachable!()
+    }
+
+    fn snapshot(&self, _name: &str) -> Result<TakenSnapshot, Error> {
+        unreachable!()
+    }
+
+    fn pause(&self) -> Result<(), Error> {
+        unreachable!()
+    }
+
+    fn resume(&self) -> Result<(), Error> {
+        unreachable!()
+    }
+
+    fn stop(&self) -> Result<(), Error> {
+        unreachable!()
+    }
+
+    fn keep_alive(&self) -> Option<Arc<Machine>> {
+        None
     }
 }
 
 struct Guest {
-    reach: Arc<Reach>,
+    dialer: Arc<Dialer>,
     state: Arc<FakeState>,
     streams: Receiver<(Request, UnixStream)>,
 }
@@ -66,13 +105,13 @@ impl Guest {
         let (sender, streams) = channel();
         let state = Arc::new(FakeState::default());
         let fake = Fake { streams: Mutex::new(sender), state: Arc::clone(&state) };
-        Self { reach: Reach::over(Box::new(fake)), state, streams }
+        Self { dialer: Dialer::new(&(Arc::new(fake) as _)), state, streams }
     }
 
     fn expose(&self) -> Forward {
         let source = listen::Tcp::bind(([127, 0, 0, 1], 0).into(), 80).unwrap();
         let address = source.local_addr().unwrap();
-        Forward { relay: Relay::start(Box::new(source), &self.reach).unwrap(), address }
+        Forward { relay: Relay::start(Box::new(source), &self.dialer).unwrap(), address }
     }
 
     /// The next stream, once the guest has said that it is connected.
@@ -131,7 +170,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 #[test]
-fn bytes_pass_both_ways_and_each_end_by_itself() {
+fn bytes_pass_both_ways_and_each_direction_closes_alone() {
     let guest = Guest::new();
     let forward = guest.expose();
     let mut client = client(&forward);
@@ -157,7 +196,7 @@ fn with_a_guest_that_ended_first() -> (Guest, Forward, TcpStream, UnixStream) {
 }
 
 #[test]
-fn a_guest_that_ends_first_still_gets_what_comes() {
+fn guest_that_closes_first_still_receives() {
     let (_guest, _forward, mut client, stream) = with_a_guest_that_ended_first();
     client.write_all(b"late").unwrap();
     drop(client);
@@ -165,7 +204,7 @@ fn a_guest_that_ends_first_still_gets_what_comes() {
 }
 
 #[test]
-fn a_guest_that_ends_first_and_is_gone_when_more_comes_resets_the_client() {
+fn guest_that_closes_first_and_is_gone_resets_the_client() {
     let (_guest, _forward, mut client, stream) = with_a_guest_that_ended_first();
     drop(stream);
     // The first that comes too late is what tells.
@@ -174,7 +213,7 @@ fn a_guest_that_ends_first_and_is_gone_when_more_comes_resets_the_client() {
 }
 
 #[test]
-fn what_the_client_says_does_not_wait_for_the_guests_answer() {
+fn client_bytes_do_not_wait_for_the_guests_reply() {
     let guest = Guest::new();
     let forward = guest.expose();
     let mut client = client(&forward);
@@ -184,7 +223,7 @@ fn what_the_client_says_does_not_wait_for_the_guests_answer() {
 }
 
 #[test]
-fn a_refused_connection_is_reset() {
+fn refused_connection_is_reset() {
     let guest = Guest::new();
     let forward = guest.expose();
     let failure = Failure { operation: "connect".into(), subject: "port 80".into(), errno: 111 };
@@ -198,7 +237,7 @@ fn a_refused_connection_is_reset() {
 }
 
 #[test]
-fn a_guest_that_breaks_resets_the_client_also_after_its_end() {
+fn broken_guest_resets_the_client_even_after_its_eof() {
     let guest = Guest::new();
     let forward = guest.expose();
     for has_ended in [false, true] {
@@ -216,7 +255,7 @@ fn a_guest_that_breaks_resets_the_client_also_after_its_end() {
 }
 
 #[test]
-fn a_client_that_resets_ends_the_stream_without_an_end() {
+fn client_reset_closes_the_stream_without_eof() {
     let guest = Guest::new();
     let forward = guest.expose();
     let mut client = client(&forward);
@@ -263,7 +302,7 @@ fn nothing_is_lost_or_reordered_when_both_sides_stall() {
 }
 
 #[test]
-fn one_that_stalls_does_not_hold_up_the_others() {
+fn stalled_connection_does_not_block_others() {
     let guest = Guest::new();
     let forward = guest.expose();
     let stalled = client(&forward);
@@ -305,30 +344,30 @@ fn dropping_a_forward_resets_its_connections_and_frees_the_port() {
 }
 
 #[test]
-fn a_closed_way_ends_the_forwards_that_go_it() {
+fn closed_dialer_closes_its_forwards() {
     let guest = Guest::new();
     let forward = guest.expose();
     let client = client(&forward);
     let _stream = guest.connected();
-    guest.reach.close();
+    guest.dialer.close();
     assert!(is_reset(&client));
     eventually("end", || forward.check().is_err());
     assert!(TcpStream::connect(forward.local_addr()).is_err());
-    assert!(matches!(forward.close(), Err(Error::ForwardClosed { .. })));
-    assert!(guest.reach.dial(&Request::Settle).is_err());
+    assert!(matches!(forward.close(), Err(Error::Port { source: PortError::Closed { .. } })));
+    assert!(guest.dialer.dial(&Request::Settle).is_err());
 }
 
 #[test]
-fn a_machine_that_is_dropped_ends_its_forwards() {
-    let Guest { reach, streams, .. } = Guest::new();
+fn dropped_machine_closes_its_forwards() {
+    let Guest { dialer, streams, .. } = Guest::new();
     let source = listen::Tcp::bind(([127, 0, 0, 1], 0).into(), 80).unwrap();
-    let relay = Relay::start(Box::new(source), &reach).unwrap();
-    drop((reach, streams));
+    let relay = Relay::start(Box::new(source), &dialer).unwrap();
+    drop((dialer, streams));
     eventually("end", || relay.has_ended());
 }
 
 #[test]
-fn a_guest_that_has_ended_closes_the_forward_at_the_next_connection() {
+fn exited_guest_closes_the_forward_at_the_next_connection() {
     let guest = Guest::new();
     let forward = guest.expose();
     guest.state.has_ended.store(true, Ordering::Relaxed);
@@ -338,7 +377,7 @@ fn a_guest_that_has_ended_closes_the_forward_at_the_next_connection() {
 }
 
 #[test]
-fn a_host_without_descriptors_is_asked_again_after_a_pause() {
+fn connection_without_descriptors_is_retried_after_a_backoff() {
     let guest = Guest::new();
     let forward = guest.expose();
     guest.state.refusals.store(2, Ordering::Relaxed);
@@ -353,7 +392,7 @@ fn a_host_without_descriptors_is_asked_again_after_a_pause() {
 }
 
 #[test]
-fn connections_beyond_the_most_wait_for_their_turn() {
+fn connections_over_the_limit_wait() {
     let guest = Guest::new();
     let (one, other) = (guest.expose(), guest.expose());
     let mut held: Vec<_> = (0..64)
@@ -369,11 +408,11 @@ fn connections_beyond_the_most_wait_for_their_turn() {
 }
 
 #[test]
-fn an_address_of_ipv6_can_be_listened_on() {
+fn ipv6_address_can_be_listened_on() {
     let guest = Guest::new();
     let source = listen::Tcp::bind((Ipv6Addr::LOCALHOST, 0).into(), 80).unwrap();
     let address = source.local_addr().unwrap();
-    let _relay = Relay::start(Box::new(source), &guest.reach).unwrap();
+    let _relay = Relay::start(Box::new(source), &guest.dialer).unwrap();
     let mut client = TcpStream::connect(address).unwrap();
     client.write_all(b"six").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
@@ -381,14 +420,14 @@ fn an_address_of_ipv6_can_be_listened_on() {
 }
 
 #[test]
-fn a_socket_file_serves_its_owner_and_goes_with_its_forward() {
+fn socket_file_serves_its_owner_and_is_removed_with_its_forward() {
     let guest = Guest::new();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("web.sock");
     let source = listen::File::bind(&path, 80).unwrap();
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o600);
-    let relay = Relay::start(Box::new(source), &guest.reach).unwrap();
+    let relay = Relay::start(Box::new(source), &guest.dialer).unwrap();
     let mut client = UnixStream::connect(&path).unwrap();
     let mut stream = guest.connected();
     client.write_all(b"in").unwrap();
@@ -421,12 +460,13 @@ fn only_an_abandoned_socket_file_is_replaced() {
 }
 
 #[test]
-fn a_listening_error_names_the_address_and_what_to_do() {
+fn listen_error_names_the_address_and_the_remedy() {
     let error = |address: &str, kind: ErrorKind| {
-        Error::Listen { address: address.into(), source: kind.into() }.to_string()
+        Error::Port { source: PortError::Listen { address: address.into(), source: kind.into() } }
+            .to_string()
     };
     let used = error("127.0.0.1:80", ErrorKind::AddrInUse);
-    assert_eq!(used, "cannot listen on 127.0.0.1:80; port 0 picks one that is free");
+    assert_eq!(used, "cannot listen on 127.0.0.1:80; port 0 picks a free one");
     let low = error("[::1]:80", ErrorKind::PermissionDenied);
     assert_eq!(low, "cannot listen on [::1]:80; ports over 1023 need no rights");
     assert_eq!(error("/tmp/a.sock", ErrorKind::AddrInUse), "cannot listen on /tmp/a.sock");
@@ -435,12 +475,12 @@ fn a_listening_error_names_the_address_and_what_to_do() {
 /// The guest's side of a listener, and the relay for it.
 fn reverse(guest: &Guest, target: SocketAddr) -> (UnixStream, Relay) {
     let (host, news) = UnixStream::pair().unwrap();
-    let source = Box::new(reverse::Guest::new(host, target));
-    (news, Relay::start(source, &guest.reach).unwrap())
+    let source = Box::new(reverse::GuestListener::new(host, target));
+    (news, Relay::start(source, &guest.dialer).unwrap())
 }
 
 #[test]
-fn a_connection_of_the_guest_reaches_the_address_that_was_named() {
+fn guest_connection_reaches_the_named_address() {
     let guest = Guest::new();
     let target = TcpListener::bind("127.0.0.1:0").unwrap();
     let (mut news, _relay) = reverse(&guest, target.local_addr().unwrap());
@@ -463,7 +503,7 @@ fn a_connection_of_the_guest_reaches_the_address_that_was_named() {
 }
 
 #[test]
-fn an_address_that_nothing_listens_on_ends_the_guests_connection() {
+fn unserved_address_closes_the_guests_connection() {
     let guest = Guest::new();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (mut news, relay) = reverse(&guest, free);
@@ -474,7 +514,7 @@ fn an_address_that_nothing_listens_on_ends_the_guests_connection() {
 }
 
 #[test]
-fn a_guest_that_could_not_be_told_is_told_after_a_pause() {
+fn failed_close_in_the_guest_is_retried_after_a_backoff() {
     let guest = Guest::new();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (mut news, _relay) = reverse(&guest, free);
@@ -485,7 +525,7 @@ fn a_guest_that_could_not_be_told_is_told_after_a_pause() {
 }
 
 #[test]
-fn a_listener_of_the_guest_that_ends_or_lies_ends_its_relay() {
+fn closed_or_malformed_guest_listener_stops_its_relay() {
     let guest = Guest::new();
     let frame = Reply::Stdout(vec![0; 100]).to_frame();
     for bytes in [&b""[..], &[0xFF; 9], &frame, &Reply::Done.to_frame()] {
@@ -497,7 +537,7 @@ fn a_listener_of_the_guest_that_ends_or_lies_ends_its_relay() {
 }
 
 #[test]
-fn a_stream_tells_a_reset_from_an_end() {
+fn stream_distinguishes_reset_from_eof() {
     let pair = || {
         let (host, guest) = UnixStream::pair().unwrap();
         (GuestStream::new(host), guest)

@@ -1,13 +1,13 @@
-//! Snapshots on disk, ready to start machines from.
+//! Images: snapshots on disk from which machines start.
 //!
-//! A snapshot lies in a pack: an OCI image-layout folder, or one file that is the same as a
-//! tar. From it an image's *mapped form* is made once, in the user's cache, and checked while
-//! it is made; after that a start only maps files. Until then machines start from the pack
-//! itself, if the system allows: their pages come when they are touched.
+//! A snapshot is in a pack: an OCI image-layout folder, or the same as a tar file. Its *mapped
+//! form* is made and checked once, in the user's cache; from then on, a start only maps files.
+//! Until then, machines start from the pack and page on demand, where the system allows it.
 
 #[cfg(test)]
 mod tests;
 
+use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -17,12 +17,14 @@ use supermachine_formats::Digest;
 use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::device::Slot;
 
-use supermachine_snapshots::mapped::{Begun, Mapped, PackChunks, Place};
+use crate::RestoreMode;
+use supermachine_snapshots::mapped::{Begun, FormDir, Mapped, PackChunks};
 use supermachine_snapshots::pack::{Pack, Source};
-use supermachine_vmm::{Chunks, Origin, Way, can_page_on_demand};
+use supermachine_vmm::{Chunks, Origin, can_page_on_demand};
 
-use crate::pool::Pools;
-use crate::{AssetPaths, Error, Pool, PoolBuilder, PooledVm, Vm, VmConfig, paths};
+use crate::assets::Found;
+use crate::error::{HostError, InvalidInput};
+use crate::{AssetPaths, Error, VmConfig, paths};
 
 /// A snapshot that machines can be started from. Cheap to clone.
 ///
@@ -38,29 +40,31 @@ use crate::{AssetPaths, Error, Pool, PoolBuilder, PooledVm, Vm, VmConfig, paths}
 #[derive(Debug, Clone)]
 pub struct Image {
     inner: Arc<Inner>,
-    /// Gone with the last image that shares them; what they start has none.
-    pools: Arc<Pools>,
+    attached: Arc<Attached>,
 }
+
+/// State that a higher module keeps for as long as an image and its clones live.
+type Attached = OnceLock<Box<dyn Any + Send + Sync>>;
 
 #[derive(Debug)]
 struct Inner {
     digest: Digest,
     snapshot: Arc<Snapshot>,
     source: Source,
-    place: Place,
+    form: FormDir,
     mapped: OnceLock<Mapped>,
     pack: OnceLock<Arc<Pack>>,
-    /// Whether a thread has been started that makes the mapped form.
+    /// Whether a thread makes the mapped form.
     is_expanding: AtomicBool,
-    /// Once a machine was started without the mapped form; none where the cache cannot be written.
+    /// Set once a machine has started without the mapped form; `None` where the cache is read-only.
     begun: OnceLock<Option<Begun>>,
 }
 
 impl Image {
-    /// Opens the snapshot in a pack: a file, or a folder that holds only this one.
+    /// Opens the snapshot in a pack: a file, or a folder with one snapshot.
     ///
     /// # Errors
-    /// There is no such snapshot, or it is damaged.
+    /// The snapshot is missing or damaged.
     pub fn from_snapshot(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::find(path.as_ref(), None)
     }
@@ -68,7 +72,7 @@ impl Image {
     /// Opens a snapshot of a store by its name.
     ///
     /// # Errors
-    /// There is no such snapshot, or it is damaged.
+    /// The snapshot is missing or damaged.
     pub fn from_store(store: impl AsRef<Path>, name: &str) -> Result<Self, Error> {
         Self::find(store.as_ref(), Some(name))
     }
@@ -78,13 +82,16 @@ impl Image {
     /// # Errors
     /// Those of [`AssetPaths::image`].
     pub fn from_assets(assets: &AssetPaths, name: &str) -> Result<Self, Error> {
-        assets.image(name)
+        match assets.find(name)? {
+            Found::Pack(path) => Self::from_snapshot(path),
+            Found::Store(path) => Self::from_store(path, name),
+        }
     }
 
     fn find(path: &Path, name: Option<&str>) -> Result<Self, Error> {
         let source = Source::open(path)?;
         let digest = source.find(name)?;
-        let cache = paths::cache_dir().ok_or(Error::NoCacheDir)?;
+        let cache = paths::cache_dir().ok_or(Error::Host { source: HostError::NoCacheDir })?;
         Self::open(source, digest, &cache)
     }
 
@@ -92,10 +99,11 @@ impl Image {
     ///
     /// # Errors
     /// The snapshot is missing or damaged.
+    #[doc(hidden)]
     pub fn open(source: Source, digest: Digest, cache: &Path) -> Result<Self, Error> {
-        let place = Place::new(cache, digest);
+        let form = FormDir::new(cache, digest);
         let (mapped, pack) = (OnceLock::new(), OnceLock::new());
-        let snapshot = match place.existing() {
+        let snapshot = match form.existing() {
             Some((snapshot, found)) => {
                 mapped.get_or_init(|| found);
                 Arc::new(snapshot)
@@ -107,69 +115,59 @@ impl Image {
         };
         let is_expanding = AtomicBool::new(false);
         let begun = OnceLock::new();
-        let inner = Inner { digest, snapshot, source, place, mapped, pack, is_expanding, begun };
-        Ok(Self { inner: Arc::new(inner), pools: Arc::default() })
+        let inner = Inner { digest, snapshot, source, form, mapped, pack, is_expanding, begun };
+        Ok(Self { inner: Arc::new(inner), attached: Arc::default() })
     }
 
-    /// Opens a snapshot of which only the mapped form is needed.
+    /// Opens a snapshot that has a mapped form, without its pack.
     pub(crate) fn of_mapped(digest: Digest, cache: &Path) -> Result<Self, Error> {
         Self::open(Source::absent(), digest, cache)
     }
 
-    /// Where its mapped form is, or will be.
+    /// The cache of its mapped form.
     pub(crate) fn cache(&self) -> &Path {
-        self.inner.place.cache()
+        self.inner.form.cache()
     }
 
-    /// The same snapshot for what lives in a pool, and must not keep the pool alive.
-    pub(crate) fn without_pools(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner), pools: Arc::default() }
+    /// The same snapshot without the attached state, for what that state holds itself.
+    pub(crate) fn detached(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), attached: Arc::default() }
     }
 
-    /// Another snapshot in the same place, with its mapped form in the same cache.
+    /// The state that is attached to this image and its clones, made at the first call. There is
+    /// one, so `T` is the same at each call.
+    pub(crate) fn attached<T: Any + Default + Send + Sync>(&self) -> &T {
+        let state = self.attached.get_or_init(|| Box::new(T::default()));
+        #[expect(clippy::expect_used, reason = "the one caller attaches one type")]
+        state.downcast_ref().expect("another type was attached")
+    }
+
+    /// Checks that the snapshot has the machine that the configuration requires.
+    pub(crate) fn require(&self, config: &VmConfig) -> Result<(), Error> {
+        let machine = &self.snapshot().machine;
+        let found = machine.memory_size >> 20;
+        if let Some(wanted) = config.memory_mib().filter(|wanted| *wanted != found) {
+            return Err(Error::Invalid {
+                source: InvalidInput::Mismatch { what: "MiB of memory", wanted, found },
+            });
+        }
+        if let Some(wanted) = config.vcpus().filter(|wanted| *wanted != machine.vcpus) {
+            let (wanted, found) = (wanted.into(), machine.vcpus.into());
+            return Err(Error::Invalid {
+                source: InvalidInput::Mismatch { what: "vCPUs", wanted, found },
+            });
+        }
+        Ok(())
+    }
+
+    /// Another snapshot from the same source, with its mapped form in the same cache.
     pub(crate) fn sibling(&self, digest: Digest) -> Result<Self, Error> {
         Self::open(self.inner.source.clone(), digest, self.cache())
     }
 
-    /// Starts a machine.
-    ///
-    /// # Errors
-    /// Those of [`Vm::start`].
-    pub fn start(&self, config: &VmConfig) -> Result<Vm, Error> {
-        Vm::start(self, config)
-    }
-
-    /// Takes a warm machine from a pool that belongs to this image and its clones, and ends with
-    /// the last of them. The machine goes back when it is dropped.
-    ///
-    /// # Errors
-    /// Those of [`Pool::acquire`](crate::Pool::acquire).
-    pub fn acquire(&self) -> Result<PooledVm, Error> {
-        self.acquire_with(&VmConfig::new())
-    }
-
-    /// The same with a configuration; each has a pool of its own. With
-    /// [`VmConfig::with_pool_warm`] that many machines are kept warm from then on.
-    ///
-    /// # Errors
-    /// Those of [`Pool::acquire`](crate::Pool::acquire) and
-    /// [`PoolBuilder::build`](crate::PoolBuilder::build).
-    pub fn acquire_with(&self, config: &VmConfig) -> Result<PooledVm, Error> {
-        self.pool_with(config)?.acquire()
-    }
-
-    /// The pool that belongs to this image for a configuration.
-    pub(crate) fn pool_with(&self, config: &VmConfig) -> Result<Pool, Error> {
-        self.pools.of(self, config)
-    }
-
-    /// Begins to describe a pool of machines.
-    pub fn pool(&self) -> PoolBuilder {
-        PoolBuilder::new(self)
-    }
-
     /// The state that machines begin with.
     #[must_use]
+    #[doc(hidden)]
     pub fn snapshot(&self) -> &Arc<Snapshot> {
         &self.inner.snapshot
     }
@@ -180,8 +178,9 @@ impl Image {
         self.inner.digest
     }
 
-    /// Where the snapshot lies.
+    /// Where the snapshot comes from.
     #[must_use]
+    #[doc(hidden)]
     pub fn source(&self) -> &Source {
         &self.inner.source
     }
@@ -190,47 +189,51 @@ impl Image {
     ///
     /// # Errors
     /// It is missing or damaged.
+    #[doc(hidden)]
     pub fn pack(&self) -> Result<&Arc<Pack>, Error> {
         self.inner.pack()
     }
 
-    /// The snapshot's mapped form, made if it is not there.
+    /// The snapshot's mapped form, made if it is missing.
     ///
     /// # Errors
     /// The snapshot is missing or damaged, or the cache cannot be written.
+    #[doc(hidden)]
     pub fn mapped(&self) -> Result<&Mapped, Error> {
         self.inner.mapped()
     }
 
-    /// What a machine's memory and disks begin as, and which way that is.
+    /// The initial memory and disks of a machine, and how it gets them.
     ///
     /// # Errors
     /// The snapshot is missing or damaged, or the cache cannot be written.
-    pub(crate) fn origin(&self, config: &VmConfig) -> Result<(Origin, Way), Error> {
+    pub(crate) fn origin(&self, starts_on_demand: bool) -> Result<(Origin, RestoreMode), Error> {
         let way = match self.inner.found() {
-            Some(_) => Way::Mapped,
-            None if config.starts_on_demand()
+            Some(_) => RestoreMode::Mapped,
+            None if starts_on_demand
                 && self.can_start_on_demand()
                 && !self.inner.is_made_late() =>
             {
-                return Ok((self.chunks()?, Way::OnDemand));
+                return Ok((self.chunks()?, RestoreMode::OnDemand));
             }
-            None => Way::Expanded,
+            None => RestoreMode::Expanded,
         };
         let Mapped { memory, disks } = self.mapped()?.clone();
         Ok((Origin::Files { memory, disks }, way))
     }
 
-    /// Disks that are read by requests need files.
+    /// A disk that serves read requests needs a file.
     fn can_start_on_demand(&self) -> bool {
         let has_block = self.snapshot().slots.iter().any(|slot| matches!(slot, Slot::Block(..)));
         !has_block && can_page_on_demand()
     }
 
-    /// The snapshot's chunks, to start one machine from; none if this process may not do that.
+    /// The snapshot's chunks, from which one machine starts; `None` if this process may not page on
+    /// demand.
     ///
     /// # Errors
     /// The snapshot is missing or damaged.
+    #[doc(hidden)]
     pub fn chunks_on_demand(&self) -> Result<Option<Box<dyn Chunks>>, Error> {
         if !self.can_start_on_demand() {
             return Ok(None);
@@ -245,6 +248,17 @@ impl Image {
     }
 }
 
+impl AssetPaths {
+    /// Opens a snapshot by its name.
+    ///
+    /// # Errors
+    /// [`Error::Snapshot`] if no folder has it or it is damaged, [`Error::Invalid`] for an invalid
+    /// name.
+    pub fn image(&self, name: &str) -> Result<Image, Error> {
+        Image::from_assets(self, name)
+    }
+}
+
 impl Inner {
     fn pack(&self) -> Result<&Arc<Pack>, Error> {
         if let Some(pack) = self.pack.get() {
@@ -254,12 +268,12 @@ impl Inner {
         Ok(self.pack.get_or_init(|| pack))
     }
 
-    /// The mapped form, if it is there.
+    /// The mapped form, if it exists.
     fn found(&self) -> Option<&Mapped> {
         if let Some(mapped) = self.mapped.get() {
             return Some(mapped);
         }
-        let (_, mapped) = self.place.existing()?;
+        let (_, mapped) = self.form.existing()?;
         Some(self.mapped.get_or_init(|| mapped))
     }
 
@@ -267,21 +281,21 @@ impl Inner {
         if let Some(mapped) = self.found() {
             return Ok(mapped);
         }
-        let mapped = self.place.make(self.pack()?)?;
+        let mapped = self.form.make(self.pack()?)?;
         Ok(self.mapped.get_or_init(|| mapped))
     }
 
-    /// Makes the mapped form now, if the processes that had begun to make it in the background
-    /// ended before it was done: those that follow might do so again and again. Where it cannot
-    /// be made, machines start without it.
+    /// Makes the mapped form now if earlier processes exited before they had made it in the
+    /// background, as later ones might do the same. Where it cannot be made, machines start without
+    /// it.
     fn is_made_late(&self) -> bool {
         let mut is_made = false;
         self.begun.get_or_init(|| {
-            let begun = self.place.begin().ok()?;
+            let begun = self.form.begin().ok()?;
             if begun.is_given_up {
                 is_made = self.mapped().is_ok();
                 if !is_made {
-                    self.place.forget_begun();
+                    self.form.forget_begun();
                 }
             }
             Some(begun)
@@ -289,9 +303,9 @@ impl Inner {
         is_made
     }
 
-    /// Makes the mapped form for the starts that follow. A failure is told to who needs it.
+    /// Makes the mapped form for later starts. A start that needs it reports a failure.
     fn expand_in_background(self: &Arc<Self>) {
-        // Only one thread is started; the locks of the cache do the rest.
+        // One thread is enough; the locks of the cache order processes.
         if self.is_expanding.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -303,10 +317,10 @@ impl Inner {
     }
 }
 
-/// The folder that mapped forms are kept in by default.
+/// The default folder of mapped forms.
 ///
 /// # Errors
 /// Neither `HOME` nor `XDG_CACHE_HOME` is set to an absolute path.
 pub fn default_cache() -> Result<PathBuf, Error> {
-    paths::cache_dir().ok_or(Error::NoCacheDir)
+    paths::cache_dir().ok_or(Error::Host { source: HostError::NoCacheDir })
 }

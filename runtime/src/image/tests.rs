@@ -13,6 +13,7 @@ use supermachine_formats::snapshot::Stage;
 use tempfile::TempDir;
 
 use super::*;
+use crate::error::{HostError, InvalidInput, SnapshotError};
 use supermachine_snapshots::mapped::{adopt_disk, expanded_disk, forget_mapped};
 use supermachine_snapshots::pack::{Descriptor, Layout, PackError};
 use supermachine_test_support::packs::{self as samples, Made, PAGE};
@@ -132,7 +133,7 @@ fn assert_passed(output: &Output) -> String {
 }
 
 #[test]
-fn memory_and_disks_are_those_of_the_pack() {
+fn mapped_memory_and_disks_match_the_pack() {
     let home = Home::new();
     let image = home.open();
     home.assert_is_whole(&image);
@@ -147,7 +148,7 @@ fn memory_and_disks_are_those_of_the_pack() {
 }
 
 #[test]
-fn an_archive_gives_the_same_form_as_its_folder() {
+fn archive_and_folder_give_the_same_form() {
     let home = Home::new();
     let path = home.dir.path().join("pack.tar");
     fs::write(&path, samples::archive(&home.dir.path().join("store"))).unwrap();
@@ -159,7 +160,7 @@ fn an_archive_gives_the_same_form_as_its_folder() {
 }
 
 #[test]
-fn snapshots_on_one_base_share_its_memory_and_those_of_one_disk_the_disk() {
+fn snapshots_share_the_memory_of_a_base_and_disks() {
     let home = Home::new();
     let (second, second_memory) = home.second();
     let first = home.open();
@@ -196,7 +197,7 @@ fn expanded_files_are_sparse() {
 }
 
 #[test]
-fn a_form_that_is_there_needs_neither_lock_nor_pack() {
+fn existing_form_needs_neither_lock_nor_pack() {
     let home = Home::new();
     let made = inodes(home.open().mapped().unwrap());
     let dir = home.cache().join("snapshots").join(home.made.image.digest.hex());
@@ -209,7 +210,7 @@ fn a_form_that_is_there_needs_neither_lock_nor_pack() {
 }
 
 #[test]
-fn every_file_of_a_form_that_is_damaged_is_noticed_and_made_again() {
+fn damaged_file_of_a_form_is_found_and_made_again() {
     let damages: [(&str, Damage); 5] = [
         ("flipped", |path| {
             let file = File::options().read(true).write(true).open(path).unwrap();
@@ -259,7 +260,7 @@ fn every_file_of_a_form_that_is_damaged_is_noticed_and_made_again() {
 }
 
 #[test]
-fn a_form_is_found_again_after_the_whole_cache_was_removed() {
+fn form_is_made_again_after_the_cache_was_removed() {
     let home = Home::new();
     let running = home.open();
     home.assert_is_whole(&running);
@@ -272,7 +273,7 @@ fn a_form_is_found_again_after_the_whole_cache_was_removed() {
 }
 
 #[test]
-fn what_a_killed_maker_left_is_removed_by_the_next_one() {
+fn leftovers_of_a_killed_maker_are_removed_by_the_next() {
     let home = Home::new();
     home.assert_is_whole(&home.open());
     let files = home.listing();
@@ -335,7 +336,7 @@ fn many_processes_make_the_form_once() {
 }
 
 #[test]
-fn makers_that_are_killed_at_any_time_leave_a_cache_that_works() {
+fn makers_killed_at_any_time_leave_a_working_cache() {
     if let Some(dir) = std::env::var_os(WITHIN) {
         let source = Source::open(&Path::new(&dir).join("store")).unwrap();
         let digest = source.find(None).unwrap();
@@ -347,11 +348,11 @@ fn makers_that_are_killed_at_any_time_leave_a_cache_that_works() {
     }
     let home = Home::new();
     for round in 0..12 {
-        let name = "makers_that_are_killed_at_any_time_leave_a_cache_that_works";
-        let mut maker = child(name, &home).spawn().unwrap();
+        let name = "makers_killed_at_any_time_leave_a_working_cache";
+        let mut manager = child(name, &home).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(20 + 17 * round));
-        maker.kill().unwrap();
-        maker.wait().unwrap();
+        manager.kill().unwrap();
+        manager.wait().unwrap();
         home.assert_is_whole(&home.open());
         home.assert_is_whole(&home.open());
     }
@@ -388,13 +389,13 @@ fn as_root(program: &str) -> Command {
 }
 
 #[test]
-fn a_full_disk_is_told_and_nothing_half_made_is_used() {
+fn full_disk_is_an_error_and_leaves_no_partial_form() {
     let home = Home::new();
     let disk = SmallDisk::new(home.dir.path(), "256k");
     let cache = disk.0.join("cache");
     let image = home.open_in(&cache, home.made.image).unwrap();
     match image.mapped() {
-        Err(Error::Io { operation: "write", path, source }) => {
+        Err(Error::Host { source: HostError::Io { operation: "write", path, source } }) => {
             assert!(path.starts_with(&cache), "{path:?}");
             assert_eq!(source.raw_os_error(), Some(libc::ENOSPC));
         }
@@ -416,7 +417,7 @@ fn a_full_disk_is_told_and_nothing_half_made_is_used() {
 }
 
 #[test]
-fn a_damaged_chunk_is_named_and_leaves_no_file() {
+fn damaged_chunk_is_named_and_leaves_no_file() {
     let home = Home::new();
     let image = home.open();
     let blob = image.pack().unwrap().manifest.chunks[0].digest;
@@ -427,7 +428,9 @@ fn a_damaged_chunk_is_named_and_leaves_no_file() {
     fs::write(&path, &bad).unwrap();
     let image = home.open();
     match image.mapped() {
-        Err(Error::Pack { source: PackError::Chunk { blob: told, .. } }) => assert_eq!(told, blob),
+        Err(Error::Snapshot {
+            source: SnapshotError::Pack { source: PackError::Chunk { blob: told, .. } },
+        }) => assert_eq!(told, blob),
         other => panic!("{other:?}"),
     }
     assert_eq!(home.listing(), BTreeSet::new());
@@ -440,13 +443,16 @@ fn a_damaged_chunk_is_named_and_leaves_no_file() {
 }
 
 #[test]
-fn a_blob_that_only_the_parent_brought_is_missed_by_name() {
+fn missing_blob_of_the_parent_is_named() {
     let home = Home::new();
     let base = home.open_in(&home.cache(), home.made.base).unwrap();
     let blob = base.pack().unwrap().manifest.chunks[0].digest;
     fs::remove_file(home.layout().blob_path(blob)).unwrap();
     match home.open_in(&home.cache(), home.made.image) {
-        Err(Error::Pack { source: PackError::MissingBlob { section: "chunks", digest } }) => {
+        Err(Error::Snapshot {
+            source:
+                SnapshotError::Pack { source: PackError::MissingBlob { section: "chunks", digest } },
+        }) => {
             assert_eq!(digest, blob);
         }
         other => panic!("{other:?}"),
@@ -458,7 +464,7 @@ fn a_blob_that_only_the_parent_brought_is_missed_by_name() {
 }
 
 #[test]
-fn chunks_on_demand_are_those_of_the_form_and_the_first_used_come_first() {
+fn chunks_on_demand_match_the_form_and_first_use_comes_first() {
     let home = Home::new();
     let image = home.open();
     let mut chunks = PackChunks::new(image.pack().unwrap(), Box::new(|| ())).unwrap();
@@ -476,12 +482,12 @@ fn chunks_on_demand_are_those_of_the_form_and_the_first_used_come_first() {
 }
 
 #[test]
-fn a_start_goes_the_way_that_is_open() {
+fn start_uses_the_available_mode() {
     let home = Home::new();
     let image = home.open();
     assert!(can_page_on_demand(), "these tests need a process that may use userfaultfd");
-    let (origin, way) = image.origin(&VmConfig::new()).unwrap();
-    assert_eq!(way, Way::OnDemand);
+    let (origin, way) = image.origin(true).unwrap();
+    assert_eq!(way, RestoreMode::OnDemand);
     let Origin::Chunks(mut chunks) = origin else { panic!("{origin:?}") };
     // The form is made once the first chunks are there, and then taken.
     assert!(image.inner.found().is_none());
@@ -492,45 +498,44 @@ fn a_start_goes_the_way_that_is_open() {
         std::thread::yield_now();
     }
     home.assert_is_whole(&image);
-    assert_eq!(image.origin(&VmConfig::new()).unwrap().1, Way::Mapped);
+    assert_eq!(image.origin(true).unwrap().1, RestoreMode::Mapped);
     // Where pages cannot come on demand, the form is made first.
     let home = Home::new();
     let image = home.open();
-    let expand_first = VmConfig::new().with_expand_first(true);
-    let (origin, way) = image.origin(&expand_first).unwrap();
-    assert_eq!(way, Way::Expanded);
+    let (origin, way) = image.origin(false).unwrap();
+    assert_eq!(way, RestoreMode::Expanded);
     assert!(matches!(origin, Origin::Files { .. }), "{origin:?}");
     home.assert_is_whole(&image);
-    assert_eq!(image.origin(&expand_first).unwrap().1, Way::Mapped);
+    assert_eq!(image.origin(false).unwrap().1, RestoreMode::Mapped);
 }
 
 #[test]
-fn a_form_that_processes_began_and_did_not_finish_is_made_by_the_next() {
+fn form_abandoned_by_processes_is_made_by_the_next() {
     let home = Home::new();
-    let way = |image: &Image| image.origin(&VmConfig::new()).unwrap().1;
+    let way = |image: &Image| image.origin(true).unwrap().1;
     let first = home.open();
     // While it lives it may yet finish, and neither it nor others wait for that.
-    assert_eq!([way(&first), way(&first), way(&home.open())], [Way::OnDemand; 3]);
+    assert_eq!([way(&first), way(&first), way(&home.open())], [RestoreMode::OnDemand; 3]);
     drop(first);
     // Where there is no room for it, machines start all the same, each time.
     let blocked = home.cache().join("memory");
     fs::write(&blocked, b"a file").unwrap();
     for _ in 0..3 {
-        assert_eq!(way(&home.open()), Way::OnDemand);
+        assert_eq!(way(&home.open()), RestoreMode::OnDemand);
     }
     fs::remove_file(&blocked).unwrap();
     let later: Vec<_> = (0..3).map(|_| way(&home.open())).collect();
-    assert_eq!(later.last(), Some(&Way::Mapped), "{later:?}");
-    assert!(later.contains(&Way::Expanded), "{later:?}");
+    assert_eq!(later.last(), Some(&RestoreMode::Mapped), "{later:?}");
+    assert!(later.contains(&RestoreMode::Expanded), "{later:?}");
     home.assert_is_whole(&home.open());
 }
 
 #[test]
-fn a_cache_that_cannot_be_written_is_told() {
+fn read_only_cache_is_an_error() {
     let home = Home::new();
     fs::write(home.cache(), b"a file").unwrap();
     match home.open().mapped() {
-        Err(Error::Io { operation, path, .. }) => {
+        Err(Error::Host { source: HostError::Io { operation, path, .. } }) => {
             assert!(operation.starts_with("create"), "{operation}");
             assert!(path.starts_with(home.cache()), "{path:?}");
         }
@@ -539,7 +544,7 @@ fn a_cache_that_cannot_be_written_is_told() {
 }
 
 #[test]
-fn a_disk_that_is_adopted_need_not_be_expanded() {
+fn adopted_disk_is_not_expanded() {
     let home = Home::new();
     let pack = Arc::clone(home.open().pack().unwrap());
     let file = home.dir.path().join("disk");
@@ -557,14 +562,22 @@ fn a_disk_that_is_adopted_need_not_be_expanded() {
 }
 
 #[test]
-fn a_requirement_that_the_snapshot_does_not_meet_names_both() {
+fn unmet_requirement_names_both_sizes() {
     let home = Home::new();
     let image = home.open();
-    let memory = image.start(&VmConfig::new().with_memory_mib(2)).unwrap_err();
+    let memory = image.require(&VmConfig::new().with_memory_mib(2)).unwrap_err();
     assert_eq!(
         memory.to_string(),
         "snapshot has 1 MiB of memory, 2 required; bake it with that size"
     );
-    let vcpus = image.start(&VmConfig::new().with_memory_mib(1).with_vcpus(4)).unwrap_err();
-    assert!(matches!(vcpus, Error::Mismatch { what: "vCPUs", wanted: 4, found: 1 }), "{vcpus}");
+    let vcpus = image.require(&VmConfig::new().with_memory_mib(1).with_vcpus(4)).unwrap_err();
+    assert!(
+        matches!(
+            vcpus,
+            Error::Invalid {
+                source: InvalidInput::Mismatch { what: "vCPUs", wanted: 4, found: 1 }
+            }
+        ),
+        "{vcpus}"
+    );
 }

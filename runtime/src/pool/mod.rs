@@ -1,12 +1,15 @@
-//! Pools: warm machines of one snapshot, handed out and taken back.
+//! Pools of warm machines of one snapshot.
 //!
-//! A machine that comes back is put back to the snapshot, in place: the pages that were written
-//! are dropped or written over, processors and devices take on the snapshot's state, and the guest
-//! gets fresh entropy, the time and its own ids. So a warm machine is one that runs and waits.
+//! A returned machine is reset in place: its written pages are dropped or overwritten, its
+//! processors and devices get the snapshot's state, and the guest gets fresh entropy, the time and
+//! new ids. A warm machine is one that runs and is idle.
 //!
-//! Owns who gets which machine ([`shelf`]); starting and resetting one is [`Vm`]'s affair.
+//! The [`scheduler`] decides who gets which machine; [`Vm`] starts and resets one.
 
-mod shelf;
+mod lease;
+mod scheduler;
+mod state;
+mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -16,9 +19,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use self::shelf::{Haste, Lot, Maker, Place, Rules, Shelf};
-use crate::{Error, Image, Vm, VmConfig};
 use supermachine_vmm::MachineError;
+
+use self::lease::{Acquire, Lease};
+use self::scheduler::Scheduler;
+use self::state::{Manager, PoolOptions, Urgency};
+pub use self::stats::PoolStats;
+use crate::error::InvalidInput;
+use crate::{Error, Image, Vm, VmConfig};
 
 const DEFAULT_MAX: usize = 64;
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -26,8 +34,8 @@ const DEFAULT_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Warm machines of one snapshot. Cheap to clone; all clones are one pool.
 ///
-/// When the last of them is dropped, so are the machines that nobody uses, and the pool's
-/// thread ends. Machines in use live on, and end when they are dropped.
+/// Dropping the last clone stops the unused machines and the pool's thread. Machines in use keep
+/// running until they are dropped.
 ///
 /// ```no_run
 /// use supermachine::Image;
@@ -50,64 +58,39 @@ pub struct Pool {
 
 #[derive(Debug)]
 struct Owner {
-    shelf: Arc<Shelf<VmMaker>>,
+    scheduler: Arc<Scheduler<VmManager>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Pool {
-    /// Takes a warm machine. If there is none, one that was given back is reset, or one is
-    /// started, on this thread; if the pool has as many as it may have, this waits. Who waits
-    /// longest is served first.
+    /// Takes a warm machine. If there is none, this thread resets a returned one or starts a new
+    /// one; if the pool is full, it waits. The queue is first come, first served.
     ///
     /// # Errors
     /// [`Error::PoolExhausted`] when none became free in time, or those of [`Vm::start`].
     pub fn acquire(&self) -> Result<PooledVm, Error> {
-        PooledVm::of(self.place().wait()?)
+        PooledVm::new(self.begin_acquire().wait()?)
     }
 
-    /// A place for somebody who asks for a machine.
-    pub(crate) fn place(&self) -> Place<VmMaker> {
-        self.owner.shelf.place()
+    /// Begins to acquire a machine.
+    pub(crate) fn begin_acquire(&self) -> Acquire<VmManager> {
+        Acquire::new(&self.owner.scheduler)
     }
 
-    /// How the pool stands.
+    /// The pool's current state and counters.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
-        self.owner.shelf.stats()
+        self.owner.scheduler.stats()
     }
 }
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.shelf.close();
+        self.scheduler.close();
         // A thread that panicked has nothing left to do.
         let _ = self.thread.take().map(JoinHandle::join);
-        self.shelf.clear();
+        self.scheduler.clear();
     }
-}
-
-/// How a pool stands, and what it did so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct PoolStats {
-    /// Warm machines.
-    pub idle: usize,
-    /// Machines that somebody has or is about to have.
-    pub in_use: usize,
-    /// Machines that were given back and are not reset yet.
-    pub returning: usize,
-    /// Machines that the pool's thread starts or resets.
-    pub starting: usize,
-    /// Callers who wait for a machine.
-    pub waiting: usize,
-    /// Machines that were started, since the pool was built.
-    pub created: u64,
-    /// How often one was reset.
-    pub reset: u64,
-    /// Machines that were given up: they had died, could not be reset, or were discarded.
-    pub replaced: u64,
-    /// How often one could not be started.
-    pub failures: u64,
 }
 
 /// Describes a [`Pool`]; [`Image::pool`] makes it.
@@ -116,118 +99,117 @@ pub struct PoolStats {
 pub struct PoolBuilder {
     image: Image,
     config: VmConfig,
-    rules: Rules,
+    options: PoolOptions,
 }
 
 impl PoolBuilder {
     pub(crate) fn new(image: &Image) -> Self {
-        let rules = Rules {
+        let options = PoolOptions {
             min: 0,
             max: DEFAULT_MAX,
             idle_timeout: DEFAULT_IDLE_TIMEOUT,
             acquire_timeout: DEFAULT_ACQUIRE_TIMEOUT,
             restores: true,
         };
-        Self { image: image.without_pools(), config: VmConfig::new(), rules }
+        Self { image: image.detached(), config: VmConfig::new(), options }
     }
 
-    /// Starts machines in this way. Its [`VmConfig::with_pool_warm`] does not count here.
+    /// Starts machines with this configuration. Its [`VmConfig::with_pool_warm`] is ignored.
     pub fn config(mut self, config: &VmConfig) -> Self {
         self.config = config.clone();
         self
     }
 
-    /// Keeps this many machines warm, as far as the most that there may be allow. 0 unless said
-    /// otherwise.
+    /// Keeps this many machines warm, within [`max`](Self::max). The default is 0.
     pub fn min(mut self, min: usize) -> Self {
-        self.rules.min = min;
+        self.options.min = min;
         self
     }
 
-    /// Has at most this many machines, in use or not; 64 unless said otherwise.
+    /// Limits the machines of the pool, in use or not. The default is 64.
     pub fn max(mut self, max: usize) -> Self {
-        self.rules.max = max;
+        self.options.max = max;
         self
     }
 
-    /// Ends a warm machine beyond the least number when nobody has used it for this long; a
-    /// minute unless said otherwise.
+    /// Evicts a warm machine beyond [`min`](Self::min) once it was idle for this long. The default
+    /// is a minute.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.rules.idle_timeout = timeout;
+        self.options.idle_timeout = timeout;
         self
     }
 
-    /// Waits for a machine this long at most; half a minute unless said otherwise.
+    /// Limits the wait for a machine. The default is half a minute.
     pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
-        self.rules.acquire_timeout = timeout;
+        self.options.acquire_timeout = timeout;
         self
     }
 
-    /// Whether a machine is put back to the snapshot when it is given back, which it is unless
-    /// said otherwise. Without, the next user finds what the one before has left, but for a
-    /// machine whose user panicked: that one is ended.
+    /// Whether to reset a returned machine to its snapshot, which is the default. Without it, the
+    /// next user sees what the previous one left; a machine whose user panicked is stopped.
     pub fn restore_on_release(mut self, restores: bool) -> Self {
-        self.rules.restores = restores;
+        self.options.restores = restores;
         self
     }
 
-    /// Makes the pool, which begins to warm its machines.
+    /// Builds the pool, which starts to warm its machines.
     ///
     /// # Errors
-    /// [`Error::PoolSize`] if it could have no machine or fewer than it is to keep warm,
-    /// [`Error::Mismatch`] if the configuration requires another machine than the snapshot
-    /// holds, or the host has no thread left.
+    /// [`Error::Invalid`] if `max` is 0 or less than `min`, or the configuration requires another
+    /// machine than the snapshot holds; the host has no thread left.
     pub fn build(self) -> Result<Pool, Error> {
-        let Self { image, config, rules } = self;
-        if rules.max == 0 || rules.min > rules.max {
-            return Err(Error::PoolSize { min: rules.min, max: rules.max });
+        let Self { image, config, options } = self;
+        if options.max == 0 || options.min > options.max {
+            return Err(Error::Invalid {
+                source: InvalidInput::PoolSize { min: options.min, max: options.max },
+            });
         }
-        crate::vm::check(&image, &config)?;
-        let shelf = Arc::new(Shelf::new(VmMaker { image, config }, rules));
-        let tended = Arc::clone(&shelf);
+        image.require(&config)?;
+        let scheduler = Arc::new(Scheduler::new(VmManager { image, config }, options));
+        let tended = Arc::clone(&scheduler);
         let thread = thread::Builder::new().name("sm-pool".into()).spawn(move || tended.tend());
         let thread = thread.map_err(|source| MachineError::Thread { source })?;
-        Ok(Pool { owner: Arc::new(Owner { shelf, thread: Some(thread) }) })
+        Ok(Pool { owner: Arc::new(Owner { scheduler, thread: Some(thread) }) })
     }
 }
 
-/// A machine of a pool, which takes it back when this is dropped.
+/// A machine of a pool. Dropping it returns the machine.
 #[derive(Debug)]
 pub struct PooledVm {
-    /// Taken once, by whatever ends this.
+    /// Taken once: by a method that consumes this, or by its `Drop`.
     vm: ManuallyDrop<Vm>,
-    shelf: Arc<Shelf<VmMaker>>,
+    scheduler: Arc<Scheduler<VmManager>>,
 }
 
 impl PooledVm {
-    /// The machine that somebody was given, made or reset if need be.
-    pub(crate) fn of(lot: Lot<VmMaker>) -> Result<Self, Error> {
-        let shelf = lot.shelf();
-        Ok(Self { vm: ManuallyDrop::new(lot.furnish()?), shelf })
+    /// Turns a lease into a machine, made or reset if needed.
+    pub(crate) fn new(lease: Lease<VmManager>) -> Result<Self, Error> {
+        let scheduler = lease.scheduler();
+        Ok(Self { vm: ManuallyDrop::new(lease.fulfill()?), scheduler })
     }
 
-    /// Takes the machine out of its pool for good; the pool may have another in its place.
+    /// Takes the machine out of its pool for good; the pool may make another in its place.
     #[must_use]
     pub fn into_inner(self) -> Vm {
-        let (vm, shelf) = self.take();
-        shelf.let_go();
+        let (vm, scheduler) = self.take();
+        scheduler.let_go();
         vm
     }
 
-    /// Has the pool end the machine, and not use it again.
+    /// Has the pool stop the machine instead of reusing it.
     pub fn discard(self) {
-        let (mut vm, shelf) = self.take();
-        vm.part();
-        shelf.give_back(vm, false);
+        let (mut vm, scheduler) = self.take();
+        vm.close_forwards();
+        scheduler.give_back(vm, false);
     }
 
-    fn take(self) -> (Vm, Arc<Shelf<VmMaker>>) {
+    fn take(self) -> (Vm, Arc<Scheduler<VmManager>>) {
         let mut this = ManuallyDrop::new(self);
         // SAFETY: `this` is not used again and never dropped, so the machine is taken once.
         let vm = unsafe { ManuallyDrop::take(&mut this.vm) };
-        // SAFETY: as above: the one owner of the reference goes on in what is returned.
-        let shelf = unsafe { std::ptr::read(&raw const this.shelf) };
-        (vm, shelf)
+        // SAFETY: as above; the reference moves into the result.
+        let scheduler = unsafe { std::ptr::read(&raw const this.scheduler) };
+        (vm, scheduler)
     }
 }
 
@@ -241,33 +223,33 @@ impl Deref for PooledVm {
 
 impl Drop for PooledVm {
     fn drop(&mut self) {
-        // SAFETY: this is dropped once, and nothing that took the machine before lets it be.
+        // SAFETY: `Drop` runs once, and not after a method that took the machine.
         let mut vm = unsafe { ManuallyDrop::take(&mut self.vm) };
-        // At once: nothing of this user leads to a machine that another may have soon.
-        vm.part();
-        // What a user who panicked has left is no state to hand on, unless it is reset.
-        // And nobody waits for a machine that the user before has paused.
-        let is_sound = self.shelf.restores() || (!thread::panicking() && vm.resume().is_ok());
-        self.shelf.give_back(vm, is_sound);
+        // At once, so that no forward of this user leads to the machine of another.
+        vm.close_forwards();
+        // Without a reset, the state after a panic is not handed on, and a paused machine is
+        // resumed.
+        let is_sound = self.scheduler.restores() || (!thread::panicking() && vm.resume().is_ok());
+        self.scheduler.give_back(vm, is_sound);
     }
 }
 
 /// Makes a pool's machines.
 #[derive(Debug)]
-pub(crate) struct VmMaker {
-    /// Without pools of its own: it lives in one.
+pub(crate) struct VmManager {
+    /// Without attached pools, as it is part of one.
     image: Image,
     config: VmConfig,
 }
 
-impl Maker for VmMaker {
+impl Manager for VmManager {
     type Machine = Vm;
 
-    fn make(&self, haste: Haste) -> Result<Vm, Error> {
-        match haste {
-            Haste::Now => Vm::start(&self.image, &self.config),
-            // One that starts before its snapshot is expanded cannot be reset.
-            Haste::Ahead => Vm::start(&self.image, &self.config.clone().with_expand_first(true)),
+    fn create(&self, urgency: Urgency) -> Result<Vm, Error> {
+        match urgency {
+            Urgency::Immediate => Vm::start(&self.image, &self.config),
+            // A machine that starts on demand cannot be reset.
+            Urgency::Ahead => Vm::start(&self.image, &self.config.clone().with_expand_first(true)),
         }
     }
 
@@ -275,28 +257,66 @@ impl Maker for VmMaker {
         vm.reset(&self.config)
     }
 
-    fn is_well(&self, vm: &Vm) -> bool {
-        vm.is_well()
+    fn is_healthy(&self, vm: &Vm) -> bool {
+        vm.handle().is_healthy()
     }
 }
 
-/// The pools that belong to an image: one for each configuration that it was asked with.
+/// The pools of an image, one for each configuration.
 #[derive(Debug, Default)]
-pub(crate) struct Pools(Mutex<Vec<(VmConfig, Pool)>>);
+struct Pools(Mutex<Vec<(VmConfig, Pool)>>);
 
 impl Pools {
-    /// The pool for a configuration, made when it is asked for first.
-    pub(crate) fn of(&self, image: &Image, config: &VmConfig) -> Result<Pool, Error> {
+    /// The pool for a configuration, built at the first call.
+    fn get(&self, image: &Image, config: &VmConfig) -> Result<Pool, Error> {
         let mut pools = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, pool)) = pools.iter().find(|(known, _)| known == config) {
             return Ok(pool.clone());
         }
-        // Who asks with ever new configurations leaves no threads behind.
-        pools.retain(|(_, pool)| !pool.owner.shelf.is_empty());
+        // Pools without machines are closed, so that ever new configurations leave no threads.
+        pools.retain(|(_, pool)| !pool.owner.scheduler.is_empty());
         let warm = config.pool_warm();
         let builder = image.pool().config(config).min(warm).max(warm.max(DEFAULT_MAX));
         let pool = builder.build()?;
         pools.push((config.clone(), pool.clone()));
         Ok(pool)
+    }
+}
+
+impl Image {
+    /// Starts a machine.
+    ///
+    /// # Errors
+    /// Those of [`Vm::start`].
+    pub fn start(&self, config: &VmConfig) -> Result<Vm, Error> {
+        Vm::start(self, config)
+    }
+
+    /// Takes a warm machine from a pool that belongs to this image and its clones, and closes with
+    /// the last of them. The machine returns to the pool when it is dropped.
+    ///
+    /// # Errors
+    /// Those of [`Pool::acquire`].
+    pub fn acquire(&self) -> Result<PooledVm, Error> {
+        self.acquire_with(&VmConfig::new())
+    }
+
+    /// Takes a warm machine of this configuration; each configuration has a pool of its own. With
+    /// [`VmConfig::with_pool_warm`] that many machines are kept warm from then on.
+    ///
+    /// # Errors
+    /// Those of [`Pool::acquire`] and [`PoolBuilder::build`].
+    pub fn acquire_with(&self, config: &VmConfig) -> Result<PooledVm, Error> {
+        self.pool_with(config)?.acquire()
+    }
+
+    /// The pool that belongs to this image for a configuration.
+    pub(crate) fn pool_with(&self, config: &VmConfig) -> Result<Pool, Error> {
+        self.attached::<Pools>().get(self, config)
+    }
+
+    /// Describes a pool of machines.
+    pub fn pool(&self) -> PoolBuilder {
+        PoolBuilder::new(self)
     }
 }

@@ -1,9 +1,9 @@
-//! What a client and a worker say to each other.
+//! The messages between a client and a worker.
 //!
-//! A client connects and says [`Ask::Hello`]; each side closes when the other's version is not its
-//! own. Then the client asks, and the worker answers, one after the other. Messages are frames as
-//! on the agent's streams: `u32` payload length (at most 1 MiB), `u16` kind, `u16` 0, payload.
-//! Integers are little-endian, a text is a `u32` length and its UTF-8 bytes.
+//! A client connects and sends [`WorkerRequest::Hello`]; each side closes when the other's version
+//! differs from its own. Then each request of the client gets one reply, in order. Messages are
+//! frames as on the agent's streams: `u32` payload length (at most 1 MiB), `u16` kind, `u16` 0,
+//! payload. Integers are little-endian, a text is a `u32` length and its UTF-8 bytes.
 //!
 //! | kind | message | payload | answer |
 //! |---|---|---|---|
@@ -31,8 +31,8 @@
 //! | 0x8B | Done | – | |
 //! | 0x8C | Started | `way` `u8`: 0 mapped, 1 on demand, 2 expanded | |
 //!
-//! A pack is its path, or nothing for one that is part of the client's program.
-//! A failure is `u8` 0 shutdown, 1 unrunnable (`reason` text, `code` `u64`), 2 page lost (`what` text).
+//! A pack is its path, or empty for one that is embedded in the client's program. A failure is `u8`
+//! 0 shutdown, 1 unrunnable (`reason` text, `code` `u64`), 2 page lost (`what` text).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -43,9 +43,10 @@ use supermachine_formats::Digest;
 use supermachine_formats::codec::{DecodeError, Put, Reader};
 use supermachine_formats::wire::{self, MAX_PAYLOAD, Message};
 
-use super::State;
-use crate::agent::End;
-use crate::{ExitStatus, Way};
+use super::status::State;
+use crate::ExitStatus;
+use crate::RestoreMode;
+use crate::machine::StreamError;
 use supermachine_vmm::GuestFailure;
 
 /// The version of these messages.
@@ -57,7 +58,7 @@ const MAX_TEXT: usize = 16 << 10;
 
 /// Client to worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Ask {
+pub(super) enum WorkerRequest {
     Hello { version: u16 },
     Dial,
     Look,
@@ -68,16 +69,16 @@ pub(super) enum Ask {
     Stop,
     Pause,
     Resume,
-    Start(Order),
+    Start(StartRequest),
 }
 
-/// The machine that a worker is to start.
+/// The machine for a worker to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Order {
-    /// Where the snapshot lies; empty if only its mapped form can be had.
+pub(super) struct StartRequest {
+    /// The path of its pack; empty if only the mapped form is available.
     pub(super) pack: PathBuf,
     pub(super) digest: Digest,
-    /// Where mapped forms are.
+    /// The cache of mapped forms.
     pub(super) cache: PathBuf,
     pub(super) hostname: Option<String>,
     pub(super) expands_first: bool,
@@ -85,32 +86,32 @@ pub(super) struct Order {
 
 /// Worker to client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum WorkerReply {
     Hello { version: u16 },
     Stream,
     Refused { errno: u16 },
-    Seen(Option<End>),
+    Seen(Option<StreamError>),
     Console(Vec<u8>),
     Usage { cpu_time: Duration, exits: u64 },
     Status { label: String, state: State },
-    Snapshotted(Taken),
+    Snapshotted(SnapshotTaken),
     Failed { reason: String },
-    Stopped { before: Option<End> },
+    Stopped { before: Option<StreamError> },
     Done,
-    Started { way: Way },
+    Started { way: RestoreMode },
 }
 
-/// A snapshot that was taken.
+/// A snapshot that the worker has taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Taken {
-    /// The store that it lies in.
+pub(super) struct SnapshotTaken {
+    /// The store that holds it.
     pub(super) store: Vec<u8>,
     pub(super) digest: Digest,
     pub(super) stopped: Duration,
     pub(super) took: Duration,
 }
 
-impl Message for Ask {
+impl Message for WorkerRequest {
     fn kind(&self) -> u16 {
         match self {
             Self::Hello { .. } => 0x61,
@@ -156,7 +157,7 @@ impl Message for Ask {
             0x68 => Self::Stop,
             0x69 => Self::Pause,
             0x6A => Self::Resume,
-            0x6B => Self::Start(Order {
+            0x6B => Self::Start(StartRequest {
                 pack: read_path(&mut reader, "pack")?,
                 digest: Digest(reader.array("digest")?),
                 cache: read_path(&mut reader, "cache")?,
@@ -171,7 +172,7 @@ impl Message for Ask {
     }
 }
 
-impl Message for Answer {
+impl Message for WorkerReply {
     fn kind(&self) -> u16 {
         match self {
             Self::Hello { .. } => 0x81,
@@ -213,9 +214,9 @@ impl Message for Answer {
             Self::Failed { reason } => put_text(out, reason, MAX_TEXT),
             Self::Stopped { before } => out.put_option(before.as_ref(), put_end),
             Self::Started { way } => out.put_u8(match way {
-                Way::Mapped => 0,
-                Way::OnDemand => 1,
-                Way::Expanded => 2,
+                RestoreMode::Mapped => 0,
+                RestoreMode::OnDemand => 1,
+                RestoreMode::Expanded => 2,
             }),
         }
     }
@@ -239,7 +240,7 @@ impl Message for Answer {
                 label: reader.string("label", MAX_LABEL)?,
                 state: read_state(&mut reader)?,
             },
-            0x88 => Self::Snapshotted(Taken {
+            0x88 => Self::Snapshotted(SnapshotTaken {
                 store: reader.byte_string("store", MAX_TEXT)?.into(),
                 digest: Digest(reader.array("digest")?),
                 stopped: read_duration(&mut reader, "stopped")?,
@@ -256,10 +257,10 @@ impl Message for Answer {
     }
 }
 
-/// Of an end only those parts travel that a worker finds out.
-fn put_end(out: &mut Vec<u8>, end: &End) {
+/// Sends the variants that a worker itself finds.
+fn put_end(out: &mut Vec<u8>, end: &StreamError) {
     match end {
-        End::Guest { failure, console } => {
+        StreamError::Guest { failure, console } => {
             out.put_u8(0);
             put_failure(out, failure);
             put_text(out, console, MAX_TEXT);
@@ -268,13 +269,13 @@ fn put_end(out: &mut Vec<u8>, end: &End) {
     }
 }
 
-fn read_end(reader: &mut Reader<'_>) -> Result<End, DecodeError> {
+fn read_end(reader: &mut Reader<'_>) -> Result<StreamError, DecodeError> {
     match reader.u8("end")? {
         0 => {
             let failure = read_failure(reader)?;
-            Ok(End::Guest { failure, console: reader.string("console", MAX_TEXT)? })
+            Ok(StreamError::Guest { failure, console: reader.string("console", MAX_TEXT)? })
         }
-        1 => Ok(End::Stopped),
+        1 => Ok(StreamError::Stopped),
         other => Err(reader.illegal("end", other.into())),
     }
 }
@@ -349,11 +350,11 @@ fn read_failure(reader: &mut Reader<'_>) -> Result<GuestFailure, DecodeError> {
     }
 }
 
-fn read_way(reader: &mut Reader<'_>) -> Result<Way, DecodeError> {
+fn read_way(reader: &mut Reader<'_>) -> Result<RestoreMode, DecodeError> {
     match reader.u8("way")? {
-        0 => Ok(Way::Mapped),
-        1 => Ok(Way::OnDemand),
-        2 => Ok(Way::Expanded),
+        0 => Ok(RestoreMode::Mapped),
+        1 => Ok(RestoreMode::OnDemand),
+        2 => Ok(RestoreMode::Expanded),
         other => Err(reader.illegal("way", other.into())),
     }
 }
@@ -362,10 +363,10 @@ fn read_path(reader: &mut Reader<'_>, name: &'static str) -> Result<PathBuf, Dec
     Ok(OsString::from_vec(reader.byte_string(name, MAX_TEXT)?.into()).into())
 }
 
-/// Writes a text, or as much of its beginning as may be read.
+/// Writes a text, cut off at the limit of its reader.
 fn put_text(out: &mut Vec<u8>, text: &str, limit: usize) {
     let end = text.floor_char_boundary(limit);
-    out.put_byte_string(text.get(..end).unwrap_or_default().as_bytes());
+    out.put_byte_string(text[..end].as_bytes());
 }
 
 fn put_duration(out: &mut Vec<u8>, duration: Duration) {

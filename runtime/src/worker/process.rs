@@ -1,4 +1,4 @@
-//! A machine in a process of its own: the side of the process that started it.
+//! Starting a worker that holds one machine for this process.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -6,11 +6,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::Client;
-use super::message::Order;
-use crate::{AssetPaths, Error, Image, VmConfig, Way};
+use crate::RestoreMode;
 
-/// A process that holds a machine for this one. Both end when this is dropped.
+use super::client::Client;
+use super::message::StartRequest;
+use crate::error::WorkerError;
+use crate::{AssetPaths, Error, Image, VmConfig};
+
+/// A worker that holds a machine for this process. Dropping it stops both.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
@@ -18,21 +21,24 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a machine in a process of its own.
-    pub(crate) fn start(image: &Image, config: &VmConfig) -> Result<(Self, Way), Error> {
+    /// Starts a machine in a new worker.
+    pub(crate) fn start(image: &Image, config: &VmConfig) -> Result<(Self, RestoreMode), Error> {
         let order = order(image, config)?;
         let assets = config.assets().cloned().unwrap_or_else(AssetPaths::discover);
-        let program = assets
-            .worker()
-            .ok_or_else(|| Error::NoWorker { folders: assets.folders().to_owned() })?;
-        let failed = |source| Error::WorkerNotStarted { path: program.clone(), source };
+        let program = assets.worker().ok_or_else(|| Error::Worker {
+            source: WorkerError::NoProgram { folders: assets.folders().to_owned() },
+        })?;
+        let failed = |source| Error::Worker {
+            source: WorkerError::NotStarted { path: program.clone(), source },
+        };
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         let mut command = Command::new(&program);
         command.env_clear().current_dir("/").stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
-        // A key that ends the app in a terminal leaves it time to end its machines.
+        // Ctrl-C in the app's terminal must not kill the worker before the app has stopped its
+        // machines.
         command.process_group(0);
         let mut child = command.spawn().map_err(failed)?;
-        // What is theirs must not stay here, or nobody would see that they have ended.
+        // Drops this process's copy of the worker's socket, or its exit would go unnoticed.
         drop(command);
         match Client::greeted(ours, &program, child.id(), None) {
             Ok(client) => {
@@ -47,7 +53,7 @@ impl Process {
         }
     }
 
-    /// Who asks it.
+    /// Its client.
     pub(crate) fn client(&self) -> &Client {
         &self.client
     }
@@ -60,22 +66,22 @@ impl Drop for Process {
     }
 }
 
-/// Ends a process at once: what a machine's process does with files can be broken off anywhere.
+/// Kills a process, which is safe: a worker's file operations can be interrupted anywhere.
 fn end(child: &mut Child) {
-    // It fails for a process that has ended, and that one only needs to be waited for.
+    // It fails for a process that has exited, which only needs the wait.
     let _ = child.kill();
     let _ = child.wait();
 }
 
-fn order(image: &Image, config: &VmConfig) -> Result<Order, Error> {
+fn order(image: &Image, config: &VmConfig) -> Result<StartRequest, Error> {
     let pack = if image.source().is_embedded() {
-        // Nobody else can read it from this program.
+        // No other process can read a pack that is embedded in this program.
         image.mapped()?;
         PathBuf::new()
     } else {
         absolute(image.source().path())
     };
-    Ok(Order {
+    Ok(StartRequest {
         pack,
         digest: image.digest(),
         cache: absolute(image.cache()),

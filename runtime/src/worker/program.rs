@@ -1,33 +1,40 @@
-//! The program `supermachine-worker`: a process that holds one machine for the one that started it.
+//! The program `supermachine-worker`: it holds one machine for the process that started it.
 //!
-//! Its standard input is the connection, on which it is first told what to start. It ends when
-//! that connection does, and so the machine ends with whoever started it, however that ended.
+//! Its standard input is the connection, and the first request starts the machine. It exits when
+//! the connection closes, so the machine never outlives the process that started it.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
-use super::message::{Answer, Ask, Order};
-use super::server::{Guest, failed, greet, say, serve_one};
-use super::sys;
+use super::message::{StartRequest, WorkerReply, WorkerRequest};
+use super::server::{Hosted, failed, greet, say, serve_one};
+use crate::RestoreMode;
 use crate::agent::read_message;
-use crate::{Error, Image, Vm, VmConfig, Way};
+use crate::machine::LocalMachine;
+use crate::{Error, Image, VmConfig, os};
+use supermachine_snapshots::pack::Source;
+use supermachine_vmm::Timings;
 
 const USAGE: u8 = 2;
 
-/// What `supermachine-worker` does. Nothing else needs it, but for a program that is to be the
-/// worker itself.
+/// The main function of `supermachine-worker`, for that program and for one that takes its place.
+///
+/// # Safety
+/// It closes all descriptors but standard input, output and error, as the app may have passed some
+/// on by accident. So it must be the first thing that the process does: no other code may own a
+/// descriptor.
 #[must_use]
-pub fn main() -> ExitCode {
-    // What the app had open without care is not this process's.
-    sys::close_inherited();
+pub unsafe fn main() -> ExitCode {
+    // SAFETY: the caller promises it.
+    unsafe { os::close_inherited() };
     let stdin = io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from);
-    let client = stdin.ok().filter(|client| sys::peer(client).is_ok_and(sys::is_trusted));
+    let client = stdin.ok().filter(|client| os::peer(client).is_ok_and(os::is_trusted));
     let Some(client) = client else {
         let text = "supermachine-worker holds a machine for the program that starts it, through the \
                     library supermachine; it is of no use to anybody else";
-        // Who has no standard error sees the status.
+        // Without a standard error, the exit status remains.
         let _ = writeln!(io::stderr(), "{text}");
         return USAGE.into();
     };
@@ -35,20 +42,21 @@ pub fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Starts the machine that the client orders, and serves it to the client's end.
-pub(super) fn hold<G: Guest + 'static>(
+/// Starts the machine that the client asks for, and serves it until the client is gone. `start`
+/// returns the machine's handle, and its owner.
+pub(super) fn hold(
     mut client: UnixStream,
-    start: impl FnOnce(&Order) -> Result<(G, Way), Error>,
+    start: impl FnOnce(&StartRequest) -> Result<(Hosted, RestoreMode), Error>,
 ) {
     if greet(&mut client).is_none() {
         return;
     }
-    let Ok(Ask::Start(order)) = read_message(&mut client, None) else { return };
-    match start(&order) {
-        Ok((guest, way)) => {
-            if say(&mut client, &Answer::Started { way }).is_some() {
-                // A process without descriptors tells so by its end.
-                let _ = serve_one(client, Box::new(guest));
+    let Ok(WorkerRequest::Start(request)) = read_message(&mut client, None) else { return };
+    match start(&request) {
+        Ok((machine, mode)) => {
+            if say(&mut client, &WorkerReply::Started { way: mode }).is_some() {
+                // A process without descriptors shows that by its exit.
+                let _ = serve_one(client, machine);
             }
         }
         // A client that is gone needs no reason.
@@ -56,21 +64,17 @@ pub(super) fn hold<G: Guest + 'static>(
     }
 }
 
-fn start(order: &Order) -> Result<(Vm, Way), Error> {
-    let image = if order.pack.as_os_str().is_empty() {
-        Image::of_mapped(order.digest, &order.cache)?
+fn start(request: &StartRequest) -> Result<(Hosted, RestoreMode), Error> {
+    let image = if request.pack.as_os_str().is_empty() {
+        Image::of_mapped(request.digest, &request.cache)?
     } else {
-        Image::open(
-            supermachine_snapshots::pack::Source::open(&order.pack)?,
-            order.digest,
-            &order.cache,
-        )?
+        Image::open(Source::open(&request.pack)?, request.digest, &request.cache)?
     };
-    let mut config = VmConfig::new().with_expand_first(order.expands_first);
-    if let Some(name) = &order.hostname {
+    let mut config = VmConfig::new().with_expand_first(request.expands_first);
+    if let Some(name) = &request.hostname {
         config = config.with_hostname(name);
     }
-    let vm = image.start(&config)?;
-    let way = vm.timings().way();
-    Ok((vm, way))
+    let mut timings = Timings::start();
+    let machine = LocalMachine::start(&image, &config, &mut timings)?;
+    Ok((Hosted::new(machine.handle(), Box::new(machine)), timings.way()))
 }

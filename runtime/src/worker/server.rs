@@ -1,16 +1,16 @@
-//! The side of the process that holds a machine.
+//! The server of a worker.
 //!
-//! The caller's thread waits for clients; each of them has a thread, `sm-client`, which ends with
-//! its connection. A snapshot is taken by a thread of its own, `sm-snapshot`, so that its client can
-//! go on to use the machine. When a client asks for the machine's end, its thread ends it, and then all
+//! The caller's thread accepts clients. Each client has a thread, `sm-client`, until it
+//! disconnects. Each snapshot has a thread, `sm-snapshot`, so its client can use the machine
+//! meanwhile. When a client stops the machine, its thread drops the machine, and then all
 //! connections are closed.
 //!
-//! Locks, each taken by itself but for `guest`, under which `watch` is: `guest` is held for reading
-//! while a client is served, and for writing by who ends the machine; `watch` guards the stream
-//! that tells of the entrypoint's end; `clients` and `stoppers` guard lists.
+//! Locks: `machine` is read-locked while a request is served, and write-locked to stop the machine;
+//! `watch`, taken under it, guards the stream that reports the entrypoint's exit; `clients` and
+//! `stoppers` guard lists, and are taken alone.
 
+use std::any::Any;
 use std::collections::HashMap;
-use std::fmt::Debug;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
@@ -26,24 +26,26 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
-use super::message::{Answer, Ask, MAX_LABEL, Taken, VERSION};
-use super::{State, sys};
-use crate::agent::{End, Frames, Line, read_message};
-use crate::forward::SocketFile;
-use crate::{Error, ExitStatus, Vm};
-use supermachine_vmm::receive_now;
+use super::message::{MAX_LABEL, SnapshotTaken, VERSION, WorkerReply, WorkerRequest};
+use super::status::State;
+use crate::agent::{Frames, read_message};
+use crate::error::{HostError, PortError};
+use crate::live::TakenSnapshot;
+use crate::machine::{MachineHandle, StreamError};
+use crate::os::{self, SocketFile};
+use crate::{Error, ExitStatus};
 
 const THREAD_NAME: &str = "sm-client";
 const SNAPSHOT_THREAD_NAME: &str = "sm-snapshot";
-/// The most connections at once.
+/// The limit on connections.
 const MAX_CLIENTS: usize = 256;
-/// How long a client may take to say who it is.
+/// The timeout of a client's greeting.
 const GREETING: Duration = Duration::from_secs(30);
-/// How long a process without descriptors or threads is left alone.
+/// The backoff without descriptors or threads.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How often to look whether anybody can still come, in milliseconds.
+/// How often to check that clients can still connect, in milliseconds.
 const LOOK_MS: i32 = if cfg!(test) { 100 } else { 10_000 };
-/// What is read at once of what the agent says of the entrypoint.
+/// The size of one read from the agent.
 const PIECE: usize = 4 << 10;
 
 const STOP: u64 = 0;
@@ -58,7 +60,7 @@ const LISTENER: u64 = 1;
 /// # fn main() -> Result<(), supermachine::Error> {
 /// let server = Server::bind("/run/user/1000/app/machine.sock")?;
 /// let vm = Image::from_store("snapshots", "nginx")?.start(&VmConfig::new())?;
-/// let stopped = server.serve(vm, "what clients are told")?;
+/// let stopped = server.serve(vm, "a label")?;
 /// // The machine has ended. Who asked for that learns it now.
 /// drop(stopped);
 /// # Ok(())
@@ -70,35 +72,32 @@ pub struct Server {
 }
 
 impl Server {
-    /// Makes the socket file, with mode 0600. One that nobody listens on is replaced, anything
-    /// else is not.
+    /// Creates the socket file, with mode 0600. It replaces an abandoned socket file, and nothing
+    /// else.
     ///
     /// # Errors
-    /// [`Error::Listen`] when the file is there or cannot be made.
+    /// [`Error::Port`] when the file exists or cannot be created.
     pub fn bind(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let file = SocketFile::bind(path)
-            .map_err(|source| Error::Listen { address: path.display().to_string(), source })?;
+        let file = SocketFile::bind(path).map_err(|source| Error::Port {
+            source: PortError::Listen { address: path.display().to_string(), source },
+        })?;
         Ok(Self { file })
     }
 
-    /// Serves the machine until a client asks for its end, or nobody can any more: the socket file
-    /// is gone, and no client is connected. `label` is told to each client that asks for the status;
-    /// what is beyond 64 KiB is cut off. A guest that ends by itself does not end this.
-    ///
-    /// # Errors
-    /// The host has no descriptors left.
-    pub fn serve(self, vm: Vm, label: impl Into<String>) -> Result<Stopped, Error> {
-        self.serve_guest(Box::new(vm), label.into())
+    /// Serves the machine of this handle, which stops when its owner is dropped.
+    pub(crate) fn serve_machine(
+        self,
+        handle: Arc<dyn MachineHandle>,
+        owner: Box<dyn Any + Send + Sync>,
+        label: String,
+    ) -> Result<Stopped, Error> {
+        self.serve_hosted(Hosted::new(handle, owner), label)
     }
 
-    pub(super) fn serve_guest(
-        self,
-        guest: Box<dyn Guest>,
-        mut label: String,
-    ) -> Result<Stopped, Error> {
+    pub(super) fn serve_hosted(self, machine: Hosted, mut label: String) -> Result<Stopped, Error> {
         label.truncate(label.floor_char_boundary(MAX_LABEL));
-        let failed = |source| Error::Stream { source };
+        let failed = Error::stream;
         let stop = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(failed)?;
         let epoll = Epoll::new().map_err(failed)?;
         let readable = |token| EpollEvent::new(EventSet::IN, token);
@@ -106,7 +105,7 @@ impl Server {
         for (fd, token) in [(stop.as_raw_fd(), STOP), (listener.as_raw_fd(), LISTENER)] {
             epoll.ctl(ControlOperation::Add, fd, readable(token)).map_err(failed)?;
         }
-        let shared = Arc::new(Shared::new(guest, label, stop));
+        let shared = Arc::new(Shared::new(machine, label, stop));
         let mut events = [EpollEvent::default(); 2];
         let mut number = 0;
         loop {
@@ -137,121 +136,77 @@ impl Server {
     }
 }
 
-/// Serves a machine to the one client that there will be, until it is gone or asks for the end.
-pub(super) fn serve_one(client: UnixStream, guest: Box<dyn Guest>) -> io::Result<()> {
+/// Serves a machine to its only client, until that disconnects or stops the machine.
+pub(super) fn serve_one(client: UnixStream, machine: Hosted) -> io::Result<()> {
     let stop = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
-    let shared = Arc::new(Shared::new(guest, String::new(), stop));
+    let shared = Arc::new(Shared::new(machine, String::new(), stop));
     if let Some((mut client, answer)) = shared.serve(client) {
-        // Who did not wait need not be told.
+        // A client that did not wait needs no reply.
         say(&mut client, &answer);
     }
     Ok(())
 }
 
-/// Greets a client; none if it is gone, or of another version.
+/// Greets a client. `None`: it is gone, or of another version.
 pub(super) fn greet(client: &mut UnixStream) -> Option<()> {
     client.set_read_timeout(Some(GREETING)).ok()?;
-    let Ok(Ask::Hello { version }) = read_message(client, None) else { return None };
+    let Ok(WorkerRequest::Hello { version }) = read_message(client, None) else { return None };
     client.set_read_timeout(None).ok()?;
-    say(client, &Answer::Hello { version: VERSION })?;
+    say(client, &WorkerReply::Hello { version: VERSION })?;
     (version == VERSION).then_some(())
 }
 
-/// A machine that has ended because a client asked for it. That client is told when this is
-/// dropped.
+/// A machine that a client has stopped. Dropping this sends the client its reply.
 #[derive(Debug)]
 #[must_use = "who asked for the end is told when this is dropped"]
 pub struct Stopped {
-    stoppers: Vec<(UnixStream, Answer)>,
+    stoppers: Vec<(UnixStream, WorkerReply)>,
 }
 
 impl Drop for Stopped {
     fn drop(&mut self) {
         for (client, answer) in &mut self.stoppers {
-            // Who did not wait need not be told.
+            // A client that did not wait needs no reply.
             let _ = client.write_all(&answer.to_frame());
         }
     }
 }
 
-/// What a worker does with its machine.
-pub(super) trait Guest: Debug + Send + Sync {
-    /// Opens a stream that begins with these frames.
-    fn dial(&self, frames: &[u8]) -> Result<Line, Error>;
-
-    /// Why streams end, if that is known.
-    fn look(&self) -> Option<End>;
-
-    fn console(&self) -> Vec<u8>;
-
-    fn usage(&self) -> Result<(Duration, u64), Error>;
-
-    fn snapshot(&self, name: &str) -> Result<Taken, Error>;
-
-    fn pause(&self) -> Result<(), Error>;
-
-    fn resume(&self) -> Result<(), Error>;
+/// A machine with what keeps it running.
+#[derive(Debug)]
+pub(super) struct Hosted {
+    handle: Arc<dyn MachineHandle>,
+    /// Stops the machine when it is dropped.
+    _owner: Box<dyn Any + Send + Sync>,
 }
 
-impl Guest for Vm {
-    fn dial(&self, frames: &[u8]) -> Result<Line, Error> {
-        self.dial(frames)
-    }
-
-    fn look(&self) -> Option<End> {
-        self.holder().look()
-    }
-
-    fn console(&self) -> Vec<u8> {
-        self.console()
-    }
-
-    fn usage(&self) -> Result<(Duration, u64), Error> {
-        self.usage()
-    }
-
-    fn snapshot(&self, name: &str) -> Result<Taken, Error> {
-        let done = self.snapshot(name)?;
-        let store = done.image.source().path();
-        let store = std::path::absolute(store).unwrap_or_else(|_| store.to_owned());
-        Ok(Taken {
-            store: store.as_os_str().as_bytes().to_vec(),
-            digest: done.image.digest(),
-            stopped: done.stopped.total(),
-            took: done.took,
-        })
-    }
-
-    fn pause(&self) -> Result<(), Error> {
-        self.pause()
-    }
-
-    fn resume(&self) -> Result<(), Error> {
-        self.resume()
+impl Hosted {
+    pub(super) fn new(handle: Arc<dyn MachineHandle>, owner: Box<dyn Any + Send + Sync>) -> Self {
+        Self { handle, _owner: owner }
     }
 }
 
-/// What the threads of a server have in common.
+/// The shared state of a server's threads.
 #[derive(Debug)]
 struct Shared {
-    /// None once it was ended.
-    guest: RwLock<Option<Box<dyn Guest>>>,
+    /// `None` once it was stopped.
+    machine: RwLock<Option<Hosted>>,
     label: String,
-    watch: Mutex<Watch>,
+    watch: Mutex<EntrypointWatch>,
     /// Whether a client paused the guest. Written after the guest has changed.
     is_paused: AtomicBool,
-    /// The connections by their numbers, to end them with.
+    /// The connections by their numbers, to close them.
     clients: Mutex<HashMap<u64, UnixStream>>,
-    stoppers: Mutex<Vec<(UnixStream, Answer)>>,
-    /// Set once the machine was ended.
+    stoppers: Mutex<Vec<(UnixStream, WorkerReply)>>,
+    /// Set once the machine was stopped.
     stop: EventFd,
 }
 
 impl Shared {
-    fn new(guest: Box<dyn Guest>, label: String, stop: EventFd) -> Self {
+    fn new(machine: Hosted, label: String, stop: EventFd) -> Self {
         Self {
-            watch: Mutex::new(Watch::new(guest.as_ref())),
-            guest: RwLock::new(Some(guest)),
+            watch: Mutex::new(EntrypointWatch::new(&machine.handle)),
+            machine: RwLock::new(Some(machine)),
             label,
             is_paused: AtomicBool::new(false),
             clients: Mutex::default(),
@@ -260,17 +215,17 @@ impl Shared {
         }
     }
 
-    /// Begins to serve a client. One too many is refused, one of another user finds its connection
-    /// closed.
+    /// Starts to serve a client. Beyond the limit, a client is refused; another user's is
+    /// disconnected.
     fn take_in(self: &Arc<Self>, number: u64, mut client: UnixStream) {
-        let is_trusted = sys::peer(&client).is_ok_and(sys::is_trusted);
+        let is_trusted = os::peer(&client).is_ok_and(os::is_trusted);
         let Ok(handle) = client.try_clone() else { return };
         let mut clients = lock(&self.clients);
         if !is_trusted {
             return;
         }
         if clients.len() >= MAX_CLIENTS {
-            say(&mut client, &Answer::Refused { errno: EUSERS });
+            say(&mut client, &WorkerReply::Refused { errno: EUSERS });
             return;
         }
         clients.insert(number, handle);
@@ -281,7 +236,7 @@ impl Shared {
             lock(&shared.clients).remove(&number);
             if let Some(stopper) = stopper {
                 lock(&shared.stoppers).push(stopper);
-                // It fails only if the counter is full, and then the server is told already.
+                // A full counter stops the server as well.
                 let _ = shared.stop.write(1);
             }
         };
@@ -290,16 +245,16 @@ impl Shared {
         }
     }
 
-    /// Serves a client that was greeted to its end, or to the machine's if it asks for that.
-    fn serve(self: &Arc<Self>, mut client: UnixStream) -> Option<(UnixStream, Answer)> {
+    /// Serves a greeted client until it disconnects or stops the machine.
+    fn serve(self: &Arc<Self>, mut client: UnixStream) -> Option<(UnixStream, WorkerReply)> {
         loop {
             let answered = match read_message(&mut client, None).ok()? {
-                Ask::Stop => return Some((client, self.end())),
-                Ask::Dial => self.with(Self::dial),
-                Ask::Snapshot { name } => {
-                    self.begin_snapshot(name).map_err(|source| failed(&Error::Stream { source }))
-                }
-                ask => self.with(|guest| Err(self.answer(guest, ask))),
+                WorkerRequest::Stop => return Some((client, self.end())),
+                WorkerRequest::Dial => self.with(Self::dial),
+                WorkerRequest::Snapshot { name } => self.begin_snapshot(name).map_err(|source| {
+                    failed(&Error::Host { source: HostError::Stream { source } })
+                }),
+                ask => self.with(|machine| Err(self.answer(machine, ask))),
             };
             match answered {
                 Ok(stream) => hand_over(&mut client, &stream)?,
@@ -308,141 +263,160 @@ impl Shared {
         }
     }
 
-    /// Does something with the guest; that it was ended is an answer, too.
-    fn with<T>(&self, act: impl FnOnce(&dyn Guest) -> Result<T, Answer>) -> Result<T, Answer> {
-        let guest = self.guest.read().unwrap_or_else(PoisonError::into_inner);
-        guest.as_ref().map_or(Err(Answer::Seen(Some(End::Stopped))), |guest| act(guest.as_ref()))
+    /// Uses the machine, or answers that it was stopped.
+    fn with<T>(
+        &self,
+        act: impl FnOnce(&dyn MachineHandle) -> Result<T, WorkerReply>,
+    ) -> Result<T, WorkerReply> {
+        let machine = self.machine.read().unwrap_or_else(PoisonError::into_inner);
+        let stopped = Err(WorkerReply::Seen(Some(StreamError::Stopped)));
+        machine.as_ref().map_or(stopped, |machine| act(machine.handle.as_ref()))
     }
 
-    fn dial(guest: &dyn Guest) -> Result<UnixStream, Answer> {
-        match guest.dial(&[]) {
-            Ok(line) => Ok(line.stream),
-            Err(error) => Err(Answer::Refused { errno: errno(&error) }),
-        }
+    fn dial(machine: &dyn MachineHandle) -> Result<UnixStream, WorkerReply> {
+        machine.dial(&[]).map_err(|error| WorkerReply::Refused { errno: errno(&error) })
     }
 
-    /// Has a snapshot taken. What became of it comes out of the stream.
+    /// Starts a snapshot. The stream delivers its result.
     fn begin_snapshot(self: &Arc<Self>, name: String) -> io::Result<UnixStream> {
         let (theirs, mut ours) = UnixStream::pair()?;
         let shared = Arc::clone(self);
         let take = move || {
-            let snapshot = |guest: &dyn Guest| guest.snapshot(&name).map_err(|e| failed(&e));
-            let answer = shared.with(snapshot).map_or_else(|end| end, Answer::Snapshotted);
+            let snapshot = |machine: &dyn MachineHandle| {
+                machine.snapshot(&name).map(taken).map_err(|error| failed(&error))
+            };
+            let answer = shared.with(snapshot).map_or_else(|end| end, WorkerReply::Snapshotted);
             say(&mut ours, &answer);
         };
         thread::Builder::new().name(SNAPSHOT_THREAD_NAME.into()).spawn(take)?;
         Ok(theirs)
     }
 
-    fn answer(&self, guest: &dyn Guest, ask: Ask) -> Answer {
+    fn answer(&self, machine: &dyn MachineHandle, ask: WorkerRequest) -> WorkerReply {
         match ask {
-            Ask::Look => Answer::Seen(guest.look()),
-            Ask::Console => Answer::Console(guest.console()),
-            Ask::Usage => match guest.usage() {
-                Ok((cpu_time, exits)) => Answer::Usage { cpu_time, exits },
+            WorkerRequest::Look => WorkerReply::Seen(machine.exit()),
+            WorkerRequest::Console => WorkerReply::Console(machine.console().unwrap_or_default()),
+            WorkerRequest::Usage => match machine.usage() {
+                Ok((cpu_time, exits)) => WorkerReply::Usage { cpu_time, exits },
                 Err(error) => failed(&error),
             },
-            Ask::Status => {
-                let state = match lock(&self.watch).state(guest) {
+            WorkerRequest::Status => {
+                let state = match lock(&self.watch).state(machine) {
                     State::Running if self.is_paused.load(Ordering::Acquire) => State::Paused,
                     state => state,
                 };
-                Answer::Status { label: self.label.clone(), state }
+                WorkerReply::Status { label: self.label.clone(), state }
             }
-            Ask::Pause => self.changed(guest.pause(), true),
-            Ask::Resume => self.changed(guest.resume(), false),
-            Ask::Hello { .. } => Answer::Hello { version: VERSION },
-            Ask::Start(_) => Answer::Failed { reason: "the machine has been started".into() },
-            // They are carried out by the caller.
-            Ask::Dial | Ask::Snapshot { .. } | Ask::Stop => Answer::Refused { errno: EPROTO },
+            WorkerRequest::Pause => self.changed(machine.pause(), true),
+            WorkerRequest::Resume => self.changed(machine.resume(), false),
+            WorkerRequest::Hello { .. } => WorkerReply::Hello { version: VERSION },
+            WorkerRequest::Start(_) => {
+                WorkerReply::Failed { reason: "the machine has been started".into() }
+            }
+            // The caller handles these.
+            WorkerRequest::Dial | WorkerRequest::Snapshot { .. } | WorkerRequest::Stop => {
+                WorkerReply::Refused { errno: EPROTO }
+            }
         }
     }
 
-    /// The answer to a pause or its end.
-    fn changed(&self, done: Result<(), Error>, is_paused: bool) -> Answer {
+    /// The reply to a pause or a resume.
+    fn changed(&self, done: Result<(), Error>, is_paused: bool) -> WorkerReply {
         match done {
             Ok(()) => {
                 self.is_paused.store(is_paused, Ordering::Release);
-                Answer::Done
+                WorkerReply::Done
             }
             Err(error) => failed(&error),
         }
     }
 
-    /// Ends the machine.
-    fn end(&self) -> Answer {
-        let guest = self.guest.write().unwrap_or_else(PoisonError::into_inner).take();
-        let before = guest.and_then(|guest| guest.look());
-        Answer::Stopped { before }
+    /// Stops the machine.
+    fn end(&self) -> WorkerReply {
+        let machine = self.machine.write().unwrap_or_else(PoisonError::into_inner).take();
+        let before = machine.and_then(|machine| machine.handle.exit());
+        WorkerReply::Stopped { before }
     }
 
-    /// Closes all connections but those of clients who asked for the end.
+    /// Closes all connections but those of clients that stopped the machine.
     fn finish(&self) -> Stopped {
         for client in lock(&self.clients).values() {
-            // One that has ended already needs no end.
+            // It fails for one that is closed already.
             let _ = client.shutdown(std::net::Shutdown::Both);
         }
         Stopped { stoppers: std::mem::take(&mut *lock(&self.stoppers)) }
     }
 }
 
-/// What is known of the entrypoint's end.
+/// The entrypoint's exit, as far as it is known.
 #[derive(Debug)]
-struct Watch {
-    /// The stream that tells of it; none if there is nothing to be told, or it was.
-    line: Option<Line>,
+struct EntrypointWatch {
+    /// The stream that reports it; `None` without an entrypoint, or after the report.
+    stream: Option<UnixStream>,
     frames: Frames,
     ended: Option<ExitStatus>,
 }
 
-impl Watch {
-    fn new(guest: &dyn Guest) -> Self {
-        let line = guest.dial(&Request::WaitEntrypoint.to_frame()).ok();
-        Self { line, frames: Frames::default(), ended: None }
+impl EntrypointWatch {
+    fn new(machine: &Arc<dyn MachineHandle>) -> Self {
+        let stream = machine.dial(&Request::WaitEntrypoint.to_frame()).ok();
+        Self { stream, frames: Frames::default(), ended: None }
     }
 
-    fn state(&mut self, guest: &dyn Guest) -> State {
-        if let Some(End::Guest { failure, console }) = guest.look() {
+    fn state(&mut self, machine: &dyn MachineHandle) -> State {
+        if let Some(StreamError::Guest { failure, console }) = machine.exit() {
             return State::Failed { failure, console };
         }
         self.take_arrived();
         self.ended.map_or(State::Running, |status| State::Ended { status })
     }
 
-    /// Takes in what has arrived.
+    /// Processes what has arrived.
     fn take_arrived(&mut self) {
         let mut space = [0; PIECE];
-        while let Some(line) = &self.line {
-            match receive_now(&line.stream, &mut space) {
-                Ok(count @ 1..) => self.frames.push(space.get(..count).unwrap_or_default()),
+        while let Some(stream) = &self.stream {
+            match os::receive(stream, &mut space) {
+                Ok(count @ 1..) => self.frames.push(&space[..count]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                _ => self.line = None,
+                _ => self.stream = None,
             }
             match self.frames.next::<Reply>() {
                 Ok(None) => {}
                 Ok(Some(Reply::Exited(exit))) => {
                     self.ended = Some(ExitStatus(exit.status));
-                    self.line = None;
+                    self.stream = None;
                 }
-                // A machine without an entrypoint, or an agent that is not to be understood.
-                _ => self.line = None,
+                // There is no entrypoint, or the agent broke the protocol.
+                _ => self.stream = None,
             }
         }
     }
 }
 
-/// Answers a client; none if it is gone.
-pub(super) fn say(client: &mut UnixStream, answer: &Answer) -> Option<()> {
+/// Sends a reply. `None`: the client is gone.
+pub(super) fn say(client: &mut UnixStream, answer: &WorkerReply) -> Option<()> {
     client.write_all(&answer.to_frame()).ok()
 }
 
-/// Hands a stream to a client; none if it is gone.
+/// Passes a stream to a client. `None`: the client is gone.
 fn hand_over(client: &mut UnixStream, stream: &UnixStream) -> Option<()> {
-    let frame = Answer::Stream.to_frame();
-    // A few bytes to a client that waits for them go out whole.
+    let frame = WorkerReply::Stream.to_frame();
+    // A few bytes to a waiting client are sent whole.
     let sent = client.send_with_fd(frame.as_slice(), stream.as_raw_fd());
     sent.ok().filter(|count| *count == frame.len()).map(drop)
+}
+
+/// The reply for a snapshot.
+fn taken(snapshot: TakenSnapshot) -> SnapshotTaken {
+    let store = snapshot.image.source().path();
+    let store = std::path::absolute(store).unwrap_or_else(|_| store.to_owned());
+    SnapshotTaken {
+        store: store.as_os_str().as_bytes().to_vec(),
+        digest: snapshot.image.digest(),
+        stopped: snapshot.stopped.total(),
+        took: snapshot.took,
+    }
 }
 
 const EPROTO: u16 = 71;
@@ -451,7 +425,7 @@ const EBUSY: u16 = 16;
 const ENOTCONN: u16 = 107;
 const EIO: u16 = 5;
 
-/// The error number that stands for why no stream could be opened.
+/// The error number for a stream that cannot be opened.
 fn errno(error: &Error) -> u16 {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = source {
@@ -469,14 +443,14 @@ fn errno(error: &Error) -> u16 {
 }
 
 /// An error and its causes in one line.
-pub(super) fn failed(error: &Error) -> Answer {
+pub(super) fn failed(error: &Error) -> WorkerReply {
     let mut reason = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         reason = format!("{reason}: {cause}");
         source = cause.source();
     }
-    Answer::Failed { reason }
+    WorkerReply::Failed { reason }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

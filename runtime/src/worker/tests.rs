@@ -18,14 +18,18 @@ use supermachine_formats::wire::{
 };
 use tempfile::TempDir;
 
-use super::message::{Answer, Ask, Order, Taken, VERSION};
+use super::message::{SnapshotTaken, StartRequest, VERSION, WorkerReply, WorkerRequest};
 use super::program::hold;
-use super::server::Guest;
+use super::server::Hosted;
 use super::*;
-use crate::agent::{End, Line, Witness, read_message};
+use crate::RestoreMode;
+use crate::agent::read_message;
+use crate::error::{InvalidInput, PortError, WorkerError};
+use crate::live::TakenSnapshot;
+use crate::machine::{MachineHandle, StreamError};
+use crate::{Error, ExitStatus, os};
 use supermachine_test_support::mutate;
-
-use crate::{Error, Way};
+use supermachine_vmm::{GuestFailure, Machine};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -61,34 +65,38 @@ struct Fake {
     facts: Arc<Facts>,
 }
 
-impl Guest for Fake {
-    fn dial(&self, frames: &[u8]) -> Result<Line, Error> {
+impl MachineHandle for Fake {
+    fn dial(&self, frames: &[u8]) -> Result<UnixStream, Error> {
         let (mut stream, guest) = UnixStream::pair().unwrap();
         guest.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(frames).unwrap();
         self.streams.lock().unwrap().send(guest).unwrap();
-        Ok(Line { stream, witness: Witness::of_stopped() })
+        Ok(stream)
     }
 
-    fn look(&self) -> Option<End> {
+    fn exit(&self) -> Option<StreamError> {
         let failure = self.facts.failure.lock().unwrap().clone()?;
-        Some(End::Guest { failure, console: "the last words".into() })
+        Some(StreamError::Guest { failure, console: "the last words".into() })
     }
 
-    fn console(&self) -> Vec<u8> {
-        b"Linux version\n".to_vec()
+    fn is_healthy(&self) -> bool {
+        self.exit().is_none()
+    }
+
+    fn console(&self) -> Result<Vec<u8>, Error> {
+        Ok(b"Linux version\n".to_vec())
     }
 
     fn usage(&self) -> Result<(Duration, u64), Error> {
         Ok((Duration::from_millis(7), 9))
     }
 
-    fn snapshot(&self, name: &str) -> Result<Taken, Error> {
+    fn snapshot(&self, name: &str) -> Result<TakenSnapshot, Error> {
         if name == "slow" {
             self.facts.lasts.wait();
             self.facts.lasts.wait();
         }
-        Err(Error::InvalidName { name: name.to_owned() })
+        Err(Error::Invalid { source: InvalidInput::SnapshotName { name: name.to_owned() } })
     }
 
     fn pause(&self) -> Result<(), Error> {
@@ -100,12 +108,28 @@ impl Guest for Fake {
         self.facts.paused.store(false, Ordering::Relaxed);
         Ok(())
     }
+
+    fn stop(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn keep_alive(&self) -> Option<Arc<Machine>> {
+        None
+    }
 }
 
-impl Drop for Fake {
+/// Owns a fake guest, which stops when this is dropped.
+struct Owner(Arc<Facts>);
+
+impl Drop for Owner {
     fn drop(&mut self) {
-        *self.facts.dropped.lock().unwrap() = true;
+        *self.0.dropped.lock().unwrap() = true;
     }
+}
+
+fn hosted(fake: Fake) -> Hosted {
+    let owner = Owner(Arc::clone(&fake.facts));
+    Hosted::new(Arc::new(fake), Box::new(owner))
 }
 
 /// A server on a thread of its own, with a guest.
@@ -125,7 +149,7 @@ impl Stage {
         let (sender, streams) = channel();
         let facts = Arc::new(Facts::default());
         let fake = Fake { streams: Mutex::new(sender), facts: Arc::clone(&facts) };
-        let serve = move || server.serve_guest(Box::new(fake), "a label".into());
+        let serve = move || server.serve_hosted(hosted(fake), "a label".into());
         let server = Some(thread::spawn(serve));
         let mut entrypoint = streams.recv_timeout(PATIENCE).unwrap();
         assert_eq!(
@@ -180,7 +204,7 @@ fn play(mut stream: UnixStream) {
 }
 
 #[test]
-fn commands_run_through_the_border_with_output_input_and_status() {
+fn commands_through_a_worker_have_output_input_and_status() {
     let stage = Stage::new();
     let vm = stage.client().vm();
     thread::scope(|scope| {
@@ -204,7 +228,7 @@ fn commands_run_through_the_border_with_output_input_and_status() {
 }
 
 #[test]
-fn ports_are_reached_through_the_border() {
+fn ports_are_reachable_through_a_worker() {
     let stage = Stage::new();
     let vm = stage.client().vm();
     let forward = vm.expose_tcp(0, 80).unwrap();
@@ -224,7 +248,7 @@ fn ports_are_reached_through_the_border() {
 }
 
 #[test]
-fn status_tells_the_label_and_how_the_entrypoint_ended() {
+fn status_has_the_label_and_the_entrypoints_exit() {
     let mut stage = Stage::new();
     let client = stage.client();
     let status = client.status().unwrap();
@@ -246,7 +270,7 @@ fn status_tells_the_label_and_how_the_entrypoint_ended() {
 }
 
 #[test]
-fn guest_that_ends_is_told_to_whoever_waits_and_asks() {
+fn guest_exit_reaches_waiting_and_later_clients() {
     let mut stage = Stage::new();
     let client = stage.client();
     let waiting = thread::spawn({
@@ -271,7 +295,7 @@ fn guest_that_ends_is_told_to_whoever_waits_and_asks() {
 }
 
 #[test]
-fn stop_ends_the_machine_then_the_others_and_is_answered_last() {
+fn stop_drops_the_machine_then_clients_and_is_answered_last() {
     let mut stage = Stage::new();
     let (other, path) = (stage.client(), stage.path());
     let stopping = thread::spawn({
@@ -281,24 +305,27 @@ fn stop_ends_the_machine_then_the_others_and_is_answered_last() {
     let stopped = stage.stop();
     assert!(*stage.facts.dropped.lock().unwrap());
     assert!(!path.exists());
-    assert!(matches!(other.status(), Err(Error::WorkerGone)));
-    assert!(matches!(other.vm().exec(["cat"]), Err(Error::WorkerGone)));
+    assert!(matches!(other.status(), Err(Error::Worker { source: WorkerError::Gone })));
+    assert!(matches!(other.vm().exec(["cat"]), Err(Error::Worker { source: WorkerError::Gone })));
     assert!(!stopping.is_finished());
     drop(stopped);
     stopping.join().unwrap().unwrap();
     let error = Client::connect(&path).unwrap_err();
-    assert!(matches!(error, Error::Worker { .. }), "{error:?}");
+    assert!(
+        matches!(error, Error::Worker { source: WorkerError::Unreachable { .. } }),
+        "{error:?}"
+    );
 }
 
 #[test]
-fn failure_of_a_snapshot_is_told_with_its_reason() {
+fn failed_snapshot_has_its_reason() {
     let stage = Stage::new();
     let error = stage.client().vm().snapshot("../x").unwrap_err();
     assert!(error.to_string().contains("\"../x\" is not a snapshot name"), "{error}");
 }
 
 #[test]
-fn machine_is_used_while_a_snapshot_of_it_is_taken() {
+fn machine_is_usable_during_a_snapshot() {
     let stage = Stage::new();
     let client = stage.client();
     let taking = thread::spawn({
@@ -320,7 +347,7 @@ fn machine_is_used_while_a_snapshot_of_it_is_taken() {
 }
 
 #[test]
-fn machine_that_nobody_can_reach_any_more_ends() {
+fn unreachable_machine_stops() {
     let mut stage = Stage::new();
     let client = stage.client();
     std::fs::remove_file(stage.path()).unwrap();
@@ -333,11 +360,13 @@ fn machine_that_nobody_can_reach_any_more_ends() {
 }
 
 #[test]
-fn client_too_many_is_told_so_and_the_others_are_served_on() {
+fn client_over_the_limit_is_refused_and_others_are_served() {
     let stage = Stage::new();
     let clients: Vec<_> = (0..256).map(|_| stage.client()).collect();
     let error = Client::connect(stage.path()).unwrap_err();
-    let Error::Worker { source, .. } = &error else { panic!("{error:?}") };
+    let Error::Worker { source: WorkerError::Unreachable { source, .. } } = &error else {
+        panic!("{error:?}")
+    };
     assert_eq!(source.raw_os_error(), Some(libc::EUSERS));
     clients.iter().for_each(|client| drop(client.status().unwrap()));
     drop(clients);
@@ -348,12 +377,12 @@ fn client_too_many_is_told_so_and_the_others_are_served_on() {
 }
 
 #[test]
-fn socket_file_is_its_owners_alone_and_one_that_is_served_is_kept() {
+fn socket_file_is_private_and_a_served_one_is_kept() {
     let stage = Stage::new();
     let mode = std::fs::metadata(stage.path()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let error = Server::bind(stage.path()).unwrap_err();
-    assert!(matches!(error, Error::Listen { .. }), "{error:?}");
+    assert!(matches!(error, Error::Port { source: PortError::Listen { .. } }), "{error:?}");
     stage.client().status().unwrap();
     let abandoned = stage.dir.path().join("abandoned");
     drop(UnixListener::bind(&abandoned).unwrap());
@@ -369,7 +398,7 @@ fn socket_file_may_have_a_long_path() {
     let server = Server::bind(&path).unwrap();
     let (sender, streams) = channel();
     let fake = Fake { streams: Mutex::new(sender), facts: Arc::default() };
-    let server = thread::spawn(move || server.serve_guest(Box::new(fake), String::new()).map(drop));
+    let server = thread::spawn(move || server.serve_hosted(hosted(fake), String::new()).map(drop));
     Client::connect(&path).unwrap().stop().unwrap();
     server.join().unwrap().unwrap();
     drop(streams);
@@ -377,10 +406,10 @@ fn socket_file_may_have_a_long_path() {
 }
 
 #[test]
-fn streams_are_not_handed_to_programs_that_start() {
+fn streams_are_close_on_exec() {
     let stage = Stage::new();
-    let line = stage.client().line(&[]).unwrap();
-    let flags = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", line.stream.as_raw_fd()));
+    let stream = stage.client().dial(&[]).unwrap();
+    let flags = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", stream.as_raw_fd()));
     let flags = flags.unwrap();
     let flags = flags.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim();
     let flags = i32::from_str_radix(flags, 8).unwrap();
@@ -391,23 +420,23 @@ fn streams_are_not_handed_to_programs_that_start() {
 fn other_version_is_refused_by_either_side() {
     let stage = Stage::new();
     let mut raw = UnixStream::connect(stage.path()).unwrap();
-    raw.write_all(&Ask::Hello { version: VERSION + 1 }.to_frame()).unwrap();
+    raw.write_all(&WorkerRequest::Hello { version: VERSION + 1 }.to_frame()).unwrap();
     let mut said = Vec::new();
     // It may be closed by now, or is reset by what it was sent and did not read.
-    let _ = raw.write_all(&Ask::Status.to_frame());
+    let _ = raw.write_all(&WorkerRequest::Status.to_frame());
     let _ = raw.read_to_end(&mut said);
-    assert_eq!(said, Answer::Hello { version: VERSION }.to_frame());
+    assert_eq!(said, WorkerReply::Hello { version: VERSION }.to_frame());
 
     let path = stage.dir.path().join("other");
     let listener = UnixListener::bind(&path).unwrap();
     let other = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        stream.write_all(&Answer::Hello { version: 9 }.to_frame()).unwrap();
+        stream.write_all(&WorkerReply::Hello { version: 9 }.to_frame()).unwrap();
         let _ = stream.read_to_end(&mut Vec::new());
     });
     let error = Client::connect(&path).unwrap_err();
     assert!(
-        matches!(error, Error::WorkerVersion { found: 9, supported: VERSION, pid }
+        matches!(error, Error::Worker { source: WorkerError::Version { found: 9, supported: VERSION, pid } }
             if pid == std::process::id()),
         "{error:?}"
     );
@@ -415,11 +444,11 @@ fn other_version_is_refused_by_either_side() {
 }
 
 #[test]
-fn client_that_says_nonsense_harms_nobody() {
+fn malformed_client_does_not_affect_others() {
     let stage = Stage::new();
-    let hello = Ask::Hello { version: VERSION }.to_frame();
+    let hello = WorkerRequest::Hello { version: VERSION }.to_frame();
     let oversized = [&hello[..], &[0xFF; HEADER_SIZE]].concat();
-    let status = Ask::Status.to_frame();
+    let status = WorkerRequest::Status.to_frame();
     for bytes in [&status[..], &[0; 3], &oversized, &[&hello[..], &hello[..4]].concat()] {
         let mut raw = UnixStream::connect(stage.path()).unwrap();
         raw.write_all(bytes).unwrap();
@@ -430,32 +459,36 @@ fn client_that_says_nonsense_harms_nobody() {
 }
 
 #[test]
-fn worker_that_ends_is_gone_for_good() {
+fn exited_worker_stays_gone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let listener = UnixListener::bind(&path).unwrap();
     let worker = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
-        read_message::<Ask>(&mut stream, None).unwrap();
-        stream.write_all(&Answer::Hello { version: VERSION }.to_frame()).unwrap();
-        read_message::<Ask>(&mut stream, None).unwrap();
-        stream.write_all(&Answer::Stream.to_frame()[..5]).unwrap();
+        read_message::<WorkerRequest>(&mut stream, None).unwrap();
+        stream.write_all(&WorkerReply::Hello { version: VERSION }.to_frame()).unwrap();
+        read_message::<WorkerRequest>(&mut stream, None).unwrap();
+        stream.write_all(&WorkerReply::Stream.to_frame()[..5]).unwrap();
     });
     let client = Client::connect(&path).unwrap();
     for _ in 0..2 {
-        assert!(matches!(client.vm().exec(["cat"]), Err(Error::WorkerGone)));
+        assert!(matches!(
+            client.vm().exec(["cat"]),
+            Err(Error::Worker { source: WorkerError::Gone })
+        ));
     }
     worker.join().unwrap();
 }
 
-fn answers() -> Vec<Answer> {
+fn answers() -> Vec<WorkerReply> {
     let failures = [
         GuestFailure::Shutdown,
         GuestFailure::Unrunnable { reason: "internal error".into(), code: 7 },
         GuestFailure::PageLost { what: "chunk".into() },
     ];
-    let ends = failures.iter().cloned().map(|failure| End::Guest { failure, console: "x".into() });
-    let ends: Vec<End> = ends.chain([End::Stopped]).collect();
+    let ends =
+        failures.iter().cloned().map(|failure| StreamError::Guest { failure, console: "x".into() });
+    let ends: Vec<StreamError> = ends.chain([StreamError::Stopped]).collect();
     let failed = failures.map(|failure| State::Failed { failure, console: "é".into() });
     let code = ExitStatus(wire::ExitStatus::Code(3));
     let signal = ExitStatus(wire::ExitStatus::Signal(9));
@@ -465,35 +498,35 @@ fn answers() -> Vec<Answer> {
         State::Ended { status: code },
         State::Ended { status: signal },
     ];
-    let status = |state| Answer::Status { label: "label".into(), state };
-    let taken = Taken {
+    let status = |state| WorkerReply::Status { label: "label".into(), state };
+    let taken = SnapshotTaken {
         store: b"/store".to_vec(),
         digest: Digest::of(b"x"),
         stopped: Duration::from_millis(3),
         took: Duration::from_secs(1),
     };
     let mut all = vec![
-        Answer::Hello { version: VERSION },
-        Answer::Stream,
-        Answer::Refused { errno: 16 },
-        Answer::Console(b"bytes".to_vec()),
-        Answer::Usage { cpu_time: Duration::from_nanos(5), exits: 6 },
-        Answer::Snapshotted(taken),
-        Answer::Failed { reason: "why".into() },
-        Answer::Stopped { before: None },
-        Answer::Done,
+        WorkerReply::Hello { version: VERSION },
+        WorkerReply::Stream,
+        WorkerReply::Refused { errno: 16 },
+        WorkerReply::Console(b"bytes".to_vec()),
+        WorkerReply::Usage { cpu_time: Duration::from_nanos(5), exits: 6 },
+        WorkerReply::Snapshotted(taken),
+        WorkerReply::Failed { reason: "why".into() },
+        WorkerReply::Stopped { before: None },
+        WorkerReply::Done,
     ];
-    let ways = [Way::Mapped, Way::OnDemand, Way::Expanded];
-    all.extend(ways.map(|way| Answer::Started { way }));
+    let ways = [RestoreMode::Mapped, RestoreMode::OnDemand, RestoreMode::Expanded];
+    all.extend(ways.map(|way| WorkerReply::Started { way }));
     all.extend(states.into_iter().chain(failed).map(status));
-    all.push(Answer::Seen(None));
-    all.extend(ends.iter().cloned().map(|end| Answer::Seen(Some(end))));
-    all.extend(ends.into_iter().map(|end| Answer::Stopped { before: Some(end) }));
+    all.push(WorkerReply::Seen(None));
+    all.extend(ends.iter().cloned().map(|end| WorkerReply::Seen(Some(end))));
+    all.extend(ends.into_iter().map(|end| WorkerReply::Stopped { before: Some(end) }));
     all
 }
 
-fn order() -> Order {
-    Order {
+fn order() -> StartRequest {
+    StartRequest {
         pack: "/store".into(),
         digest: Digest::of(b"x"),
         cache: "/cache".into(),
@@ -502,21 +535,21 @@ fn order() -> Order {
     }
 }
 
-fn asks() -> Vec<Ask> {
+fn asks() -> Vec<WorkerRequest> {
     let name = "name".to_owned();
     vec![
-        Ask::Hello { version: VERSION },
-        Ask::Dial,
-        Ask::Look,
-        Ask::Console,
-        Ask::Usage,
-        Ask::Status,
-        Ask::Snapshot { name },
-        Ask::Stop,
-        Ask::Pause,
-        Ask::Resume,
-        Ask::Start(order()),
-        Ask::Start(Order { hostname: None, expands_first: false, ..order() }),
+        WorkerRequest::Hello { version: VERSION },
+        WorkerRequest::Dial,
+        WorkerRequest::Look,
+        WorkerRequest::Console,
+        WorkerRequest::Usage,
+        WorkerRequest::Status,
+        WorkerRequest::Snapshot { name },
+        WorkerRequest::Stop,
+        WorkerRequest::Pause,
+        WorkerRequest::Resume,
+        WorkerRequest::Start(order()),
+        WorkerRequest::Start(StartRequest { hostname: None, expands_first: false, ..order() }),
     ]
 }
 
@@ -528,7 +561,7 @@ fn accepts<M: Message + PartialEq + std::fmt::Debug>(frame: &[u8]) -> Option<M> 
 }
 
 #[test]
-fn messages_come_back_as_they_went_and_no_part_of_one_is_accepted() {
+fn messages_round_trip_and_truncated_ones_are_refused() {
     for answer in answers() {
         let frame = answer.to_frame();
         assert_eq!(accepts(&frame), Some(answer));
@@ -537,44 +570,44 @@ fn messages_come_back_as_they_went_and_no_part_of_one_is_accepted() {
             let length = u32::try_from(end - HEADER_SIZE).unwrap();
             part[..4].copy_from_slice(&length.to_le_bytes());
             let is_bytes = part[4] == 0x85;
-            assert!(is_bytes || accepts::<Answer>(&part).is_none(), "{part:?}");
+            assert!(is_bytes || accepts::<WorkerReply>(&part).is_none(), "{part:?}");
         });
     }
     for ask in asks() {
         assert_eq!(accepts(&ask.to_frame()), Some(ask));
     }
-    assert_eq!(accepts::<Ask>(&Answer::Stream.to_frame()), None);
+    assert_eq!(accepts::<WorkerRequest>(&WorkerReply::Stream.to_frame()), None);
 }
 
 #[test]
-fn messages_stand_mutations() {
+fn messages_survive_mutations() {
     let mut samples: Vec<Vec<u8>> = answers().iter().map(Message::to_frame).collect();
     samples.extend(asks().iter().map(Message::to_frame));
     let run = |bytes: &[u8]| {
-        let answer = accepts::<Answer>(bytes);
+        let answer = accepts::<WorkerReply>(bytes);
         if let Some(answer) = &answer {
-            assert_eq!(accepts::<Answer>(&answer.to_frame()).as_ref(), Some(answer));
+            assert_eq!(accepts::<WorkerReply>(&answer.to_frame()).as_ref(), Some(answer));
         }
-        answer.is_some() || accepts::<Ask>(bytes).is_some()
+        answer.is_some() || accepts::<WorkerRequest>(bytes).is_some()
     };
     mutate::smoke(&samples, run);
 }
 
 #[test]
-fn text_that_is_too_long_is_cut_between_letters() {
-    let long = Answer::Failed { reason: "é".repeat(40_000) };
-    let Some(Answer::Failed { reason }) = accepts(&long.to_frame()) else { panic!("refused") };
+fn long_text_is_cut_between_characters() {
+    let long = WorkerReply::Failed { reason: "é".repeat(40_000) };
+    let Some(WorkerReply::Failed { reason }) = accepts(&long.to_frame()) else { panic!("refused") };
     assert_eq!(reason, "é".repeat(8192));
 }
 
 #[test]
-fn only_the_own_user_and_root_are_trusted() {
+fn only_own_user_and_root_are_trusted() {
     let (ours, _theirs) = UnixStream::pair().unwrap();
-    let own = sys::peer(&ours).unwrap();
+    let own = os::peer(&ours).unwrap();
     assert_eq!(own.pid, std::process::id());
-    assert!(sys::is_trusted(own));
-    assert!(sys::is_trusted(sys::Peer { uid: 0, ..own }));
-    assert!(!sys::is_trusted(sys::Peer { uid: own.uid + 1, ..own }));
+    assert!(os::is_trusted(own));
+    assert!(os::is_trusted(os::Peer { uid: 0, ..own }));
+    assert!(!os::is_trusted(os::Peer { uid: own.uid + 1, ..own }));
 }
 
 /// A worker on a thread of its own, whose guest is the test's, and the client's connection to it.
@@ -584,9 +617,9 @@ fn worker() -> (UnixStream, Arc<Facts>, Receiver<UnixStream>, JoinHandle<()>) {
     let fake = Fake { streams: Mutex::new(sender), facts: Arc::clone(&facts) };
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_read_timeout(Some(PATIENCE)).unwrap();
-    let start = move |found: &Order| {
+    let start = move |found: &StartRequest| {
         assert_eq!(*found, order());
-        Ok((fake, Way::OnDemand))
+        Ok((hosted(fake), RestoreMode::OnDemand))
     };
     (ours, facts, streams, thread::spawn(move || hold(theirs, start)))
 }
@@ -596,10 +629,10 @@ fn greeted(socket: UnixStream) -> Client {
 }
 
 #[test]
-fn worker_starts_what_is_ordered_and_serves_it_until_it_is_stopped() {
+fn worker_starts_the_requested_machine_and_serves_it_until_stop() {
     let (socket, facts, _streams, worker) = worker();
     let client = greeted(socket);
-    assert_eq!(client.start(order()).unwrap(), Way::OnDemand);
+    assert_eq!(client.start(order()).unwrap(), RestoreMode::OnDemand);
     assert_eq!(client.console().unwrap(), b"Linux version\n");
     let vm = client.vm();
     vm.pause().unwrap();
@@ -609,15 +642,18 @@ fn worker_starts_what_is_ordered_and_serves_it_until_it_is_stopped() {
     assert!(!facts.paused.load(Ordering::Relaxed));
     assert_eq!(client.status().unwrap().state, State::Running);
     // A second machine is for a second worker.
-    assert!(matches!(client.start(order()), Err(Error::WorkerFailed { .. })));
+    assert!(matches!(
+        client.start(order()),
+        Err(Error::Worker { source: WorkerError::Failed { .. } })
+    ));
     client.stop().unwrap();
     worker.join().unwrap();
     assert!(*facts.dropped.lock().unwrap());
-    assert!(matches!(client.console(), Err(Error::WorkerGone)));
+    assert!(matches!(client.console(), Err(Error::Worker { source: WorkerError::Gone })));
 }
 
 #[test]
-fn worker_ends_with_the_connection_of_who_started_it() {
+fn worker_exits_when_its_owner_disconnects() {
     let (socket, facts, _streams, worker) = worker();
     let client = greeted(socket);
     client.start(order()).unwrap();
@@ -627,7 +663,7 @@ fn worker_ends_with_the_connection_of_who_started_it() {
 }
 
 #[test]
-fn who_asks_a_worker_that_its_owner_ended_is_told_that_it_was_stopped() {
+fn request_to_a_worker_stopped_by_its_owner_fails_with_stopped() {
     let (socket, _facts, _streams, worker) = worker();
     let client = greeted(socket.try_clone().unwrap());
     client.start(order()).unwrap();
@@ -635,26 +671,38 @@ fn who_asks_a_worker_that_its_owner_ended_is_told_that_it_was_stopped() {
     socket.shutdown(std::net::Shutdown::Both).unwrap();
     worker.join().unwrap();
     assert!(matches!(client.console(), Err(Error::Stopped)));
-    assert_eq!(Witness::There(client).end(), End::Stopped);
+    let machine: Arc<dyn MachineHandle> = Arc::new(client);
+    assert_eq!(machine.wait_exit(), StreamError::Stopped);
 }
 
 #[test]
-fn worker_that_cannot_start_tells_why_and_ends() {
+fn worker_that_cannot_start_reports_why_and_exits() {
     let (socket, theirs) = UnixStream::pair().unwrap();
-    let fail = |_: &Order| Err::<(Fake, Way), _>(Error::InvalidName { name: "../x".into() });
+    let fail = |_: &StartRequest| {
+        Err::<(Hosted, RestoreMode), _>(Error::Invalid {
+            source: InvalidInput::SnapshotName { name: "../x".into() },
+        })
+    };
     let worker = thread::spawn(move || hold(theirs, fail));
     let error = greeted(socket).start(order()).unwrap_err();
-    assert!(matches!(&error, Error::WorkerFailed { reason } if reason.contains("../x")), "{error}");
+    assert!(
+        matches!(&error, Error::Worker { source: WorkerError::Failed { reason } } if reason.contains("../x")),
+        "{error}"
+    );
     worker.join().unwrap();
 }
 
 #[test]
-fn worker_starts_nothing_for_who_speaks_otherwise() {
-    let hello = Ask::Hello { version: VERSION };
-    let other = Ask::Hello { version: VERSION + 1 };
-    for said in [vec![], vec![other, Ask::Start(order())], vec![hello, Ask::Console]] {
+fn worker_starts_nothing_without_the_greeting() {
+    let hello = WorkerRequest::Hello { version: VERSION };
+    let other = WorkerRequest::Hello { version: VERSION + 1 };
+    for said in
+        [vec![], vec![other, WorkerRequest::Start(order())], vec![hello, WorkerRequest::Console]]
+    {
         let (mut socket, theirs) = UnixStream::pair().unwrap();
-        let refuse = |_: &Order| -> Result<(Fake, Way), Error> { panic!("nothing was ordered") };
+        let refuse = |_: &StartRequest| -> Result<(Hosted, RestoreMode), Error> {
+            panic!("nothing was ordered")
+        };
         let worker = thread::spawn(move || hold(theirs, refuse));
         said.iter().for_each(|ask| socket.write_all(&ask.to_frame()).unwrap());
         socket.shutdown(std::net::Shutdown::Write).unwrap();

@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use supermachine::async_::{ExecChild, Pool, PooledVm, Vm};
+use supermachine::error::{InvalidInput, PortError, TransferError};
 use supermachine::{Error, Image, VmConfig};
 use supermachine_test_support::machines::{self, bake, baked, busybox, own_store, start, told};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -75,7 +76,13 @@ fn machine_starts_runs_a_command_and_stops() {
         assert!(stats.memory_used_kib > 0 && stats.cpu_time > Duration::ZERO);
         vm.stop().await.unwrap();
         let refused = Vm::start(&image, &VmConfig::new().with_memory_mib(99)).await;
-        assert!(matches!(refused, Err(Error::Mismatch { wanted: 99, .. })), "{refused:?}");
+        assert!(
+            matches!(
+                refused,
+                Err(Error::Invalid { source: InvalidInput::Mismatch { wanted: 99, .. } })
+            ),
+            "{refused:?}"
+        );
     });
 }
 
@@ -170,10 +177,21 @@ fn output_is_passed_on_as_it_comes_and_limited() {
         assert_eq!((&stdout[..], &stderr[..]), (&b"out\n"[..], &b"err\n"[..]));
         assert_eq!((outcome.status.code(), outcome.stdout.len()), (Some(4), 0));
         let result = vm().exec_builder().argv(["yes"]).max_output(100_000).output().await;
-        assert!(matches!(result, Err(Error::OutputTooLarge { limit: 100_000, .. })), "{result:?}");
+        assert!(
+            matches!(
+                result,
+                Err(Error::Transfer {
+                    source: TransferError::OutputTooLarge { limit: 100_000, .. }
+                })
+            ),
+            "{result:?}"
+        );
         let missing = vm().exec(["/none"]).await;
         assert!(matches!(missing, Err(Error::Agent { failure }) if failure.errno == 2));
-        assert!(matches!(vm().exec([""; 0]).await, Err(Error::EmptyCommand)));
+        assert!(matches!(
+            vm().exec([""; 0]).await,
+            Err(Error::Invalid { source: InvalidInput::EmptyCommand })
+        ));
     });
 }
 
@@ -281,7 +299,10 @@ fn files_come_back_as_they_were_written() {
         assert_eq!(text, "one\ntwo\n");
         let missing = vm().read_file("/none").await;
         assert!(matches!(missing, Err(Error::Agent { failure }) if failure.subject == "/none"));
-        assert!(matches!(vm().write_file("x", "").await, Err(Error::InvalidPath { .. })));
+        assert!(matches!(
+            vm().write_file("x", "").await,
+            Err(Error::Invalid { source: InvalidInput::Path { .. } })
+        ));
         sh(vm(), "mkdir /small; mount -t tmpfs -o size=1m tmpfs /small").await;
         let full = vm().write_file("/small/x", vec![1; 20 << 20]).await;
         assert!(matches!(full, Err(Error::Agent { failure }) if failure.errno == 28));
@@ -329,7 +350,7 @@ fn workload_is_told_signals_and_waited_for() {
         let late = vm.workload_signal(15).await;
         assert!(matches!(late, Err(Error::Agent { failure }) if failure.errno == 3));
         let none = vm.workload_signal(0).await;
-        assert!(matches!(none, Err(Error::InvalidSignal { number: 0 })));
+        assert!(matches!(none, Err(Error::Invalid { source: InvalidInput::Signal { number: 0 } })));
     });
 }
 
@@ -340,7 +361,7 @@ fn ports_lead_in_and_out() {
         let mut stream = loop {
             match vm().connect(7001).await {
                 Ok(stream) => break stream,
-                Err(Error::GuestPort { port: 7001, source }) => {
+                Err(Error::Port { source: PortError::Guest { port: 7001, source } }) => {
                     assert_eq!(source.kind(), ErrorKind::ConnectionRefused);
                 }
                 Err(error) => panic!("{error}"),
@@ -378,7 +399,10 @@ fn ports_lead_in_and_out() {
         let (line, _) = tokio::join!(accept, sh(vm(), &script));
         assert_eq!(line, "from the guest\n");
         let none = vm().connect(0).await;
-        assert!(matches!(none, Err(Error::GuestPort { port: 0, .. })), "{none:?}");
+        assert!(
+            matches!(none, Err(Error::Port { source: PortError::Guest { port: 0, .. } })),
+            "{none:?}"
+        );
     });
 }
 
@@ -473,7 +497,10 @@ fn snapshot_is_taken_and_goes_on_elsewhere() {
         assert_eq!(sh(&vm, "echo lives").await, "lives\n");
         let other = Vm::start(&snapshotted.image, &VmConfig::new()).await.unwrap();
         assert_eq!(other.read_file("/tmp/mark").await.unwrap(), b"mine");
-        assert!(matches!(vm.snapshot("no/name").await, Err(Error::InvalidName { .. })));
+        assert!(matches!(
+            vm.snapshot("no/name").await,
+            Err(Error::Invalid { source: InvalidInput::SnapshotName { .. } })
+        ));
         vm.stop().await.unwrap();
         other.stop().await.unwrap();
     });

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use supermachine::error::InvalidInput;
 use supermachine::{Error, Vm, VmConfig};
 use supermachine_test_support::machines::{busybox, sh, start, succeeded};
 
@@ -194,7 +195,7 @@ fn missing_directory_and_user_are_named() {
 #[test]
 fn empty_command_is_refused_here() {
     let none: [&str; 0] = [];
-    assert!(matches!(vm().exec(none), Err(Error::EmptyCommand)));
+    assert!(matches!(vm().exec(none), Err(Error::Invalid { source: InvalidInput::EmptyCommand })));
     let (operation, _, _) = failure(vm().exec([""]));
     assert_eq!(operation, "execve");
 }
@@ -203,7 +204,10 @@ fn empty_command_is_refused_here() {
 fn zero_byte_in_a_text_is_refused() {
     let refused = |builder: supermachine::ExecBuilder<'_>, wanted: &str| {
         let error = builder.output().unwrap_err();
-        assert!(matches!(error, Error::ZeroByte { what } if what == wanted), "{error:?}");
+        assert!(
+            matches!(error, Error::Invalid { source: InvalidInput::ZeroByte { what } } if what == wanted),
+            "{error:?}"
+        );
     };
     let echo = || vm().exec_builder().argv(["echo", "x"]);
     refused(vm().exec_builder().argv(["echo", "a\0b"]), "argument");
@@ -230,7 +234,10 @@ fn arguments_and_environment_of_128_kib_arrive() {
 #[test]
 fn command_beyond_the_largest_is_refused_and_the_vm_stays_usable() {
     let result = vm().exec(["echo", &"x".repeat(2 << 20)]);
-    assert!(matches!(result, Err(Error::CommandTooLarge { .. })), "{result:?}");
+    assert!(
+        matches!(result, Err(Error::Invalid { source: InvalidInput::CommandTooLarge { .. } })),
+        "{result:?}"
+    );
     assert_eq!(sh(vm(), "echo usable"), "usable\n");
 }
 
@@ -390,9 +397,21 @@ fn host_name_is_the_usual_one_or_the_callers() {
 fn size_that_the_snapshot_has_not_is_refused() {
     let image = busybox();
     let result = image.start(&VmConfig::new().with_memory_mib(256));
-    assert!(matches!(result, Err(Error::Mismatch { wanted: 256, found: 128, .. })), "{result:?}");
+    assert!(
+        matches!(
+            result,
+            Err(Error::Invalid { source: InvalidInput::Mismatch { wanted: 256, found: 128, .. } })
+        ),
+        "{result:?}"
+    );
     let result = image.start(&VmConfig::new().with_vcpus(2));
-    assert!(matches!(result, Err(Error::Mismatch { wanted: 2, found: 1, .. })), "{result:?}");
+    assert!(
+        matches!(
+            result,
+            Err(Error::Invalid { source: InvalidInput::Mismatch { wanted: 2, found: 1, .. } })
+        ),
+        "{result:?}"
+    );
     let vm = image.start(&VmConfig::new().with_memory_mib(128).with_vcpus(1)).unwrap();
     assert_eq!(sh(&vm, "nproc"), "1\n");
 }

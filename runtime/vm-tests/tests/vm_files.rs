@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use supermachine::error::InvalidInput;
 use supermachine::{Error, Vm};
 use supermachine_test_support::machines::{busybox, folder, sh, start};
 
@@ -61,7 +62,10 @@ fn mode_owner_and_append_are_as_asked_for() {
     assert_eq!(sh(vm(), "cat /tmp/log; stat -c '%a %U:%G' /tmp/log"), "one\ntwo\n640 app:app\n");
     file("/tmp/log").mode(0o4755).owner("0:50").write("").unwrap();
     assert_eq!(sh(vm(), "stat -c '%a %u:%g %s' /tmp/log"), "4755 0:50 0\n");
-    assert!(matches!(file("/tmp/x").mode(0o10000).write(""), Err(Error::InvalidMode { .. })));
+    assert!(matches!(
+        file("/tmp/x").mode(0o10000).write(""),
+        Err(Error::Invalid { source: InvalidInput::Mode { .. } })
+    ));
     let (operation, subject, errno) = failure(file("/tmp/x").owner("stranger").write(""));
     assert_eq!((&operation[..], &subject[..], errno), ("find user", "stranger", ENOENT));
 }
@@ -76,7 +80,10 @@ fn what_cannot_be_done_is_told_with_path_and_number() {
     assert_eq!(failure(vm().read_file("/etc")).2, 21);
     for path in ["tmp/x", "", "/tmp/a\0b"] {
         let refused = vm().write_file(path, "");
-        assert!(matches!(refused, Err(Error::InvalidPath { .. })), "{path:?}: {refused:?}");
+        assert!(
+            matches!(refused, Err(Error::Invalid { source: InvalidInput::Path { .. } })),
+            "{path:?}: {refused:?}"
+        );
     }
     let mut reader = vm().file_reader("/none").unwrap();
     let error = reader.read(&mut [0]).unwrap_err();

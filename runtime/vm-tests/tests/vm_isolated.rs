@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use supermachine::{AssetPaths, Error, Image, Snapshot, Vm, VmConfig, Way, async_};
+use supermachine::error::WorkerError;
+use supermachine::{AssetPaths, Error, Image, RestoreMode, Snapshot, Vm, VmConfig, async_};
 use supermachine_test_support::machines::{alone, bake, baked, busybox, folder, held, sh, store};
 
 /// Longer than anything takes, on the slowest of hosts.
@@ -135,10 +136,10 @@ fn worker_that_is_killed_ends_what_was_asked_of_its_machine() {
     let child = vm.exec_builder().argv(["sleep", "1000"]).spawn().unwrap();
     let [pid] = workers()[..] else { panic!("{:?}", workers()) };
     kill(pid);
-    assert!(matches!(child.wait_with_output(), Err(Error::WorkerGone)));
-    assert!(matches!(vm.exec(["true"]), Err(Error::WorkerGone)));
-    assert!(matches!(vm.pause(), Err(Error::WorkerGone)));
-    assert!(matches!(vm.stop(), Err(Error::WorkerGone)));
+    assert!(matches!(child.wait_with_output(), Err(Error::Worker { source: WorkerError::Gone })));
+    assert!(matches!(vm.exec(["true"]), Err(Error::Worker { source: WorkerError::Gone })));
+    assert!(matches!(vm.pause(), Err(Error::Worker { source: WorkerError::Gone })));
+    assert!(matches!(vm.stop(), Err(Error::Worker { source: WorkerError::Gone })));
     assert_eq!(workers(), [0; 0]);
 }
 
@@ -209,9 +210,9 @@ fn embedded_snapshot_is_expanded_for_the_worker() {
     let embedded = Image::from_embedded(Snapshot::new("embedded", pack)).unwrap();
     let vm = embedded.start(&isolated()).unwrap();
     assert_eq!(sh(&vm, "echo $IS"), "embedded\n");
-    assert_eq!(vm.timings().way(), Way::Mapped);
+    assert_eq!(vm.timings().way(), RestoreMode::Mapped);
     let error = vm.snapshot("nowhere").unwrap_err();
-    assert!(matches!(error, Error::WorkerFailed { .. }), "{error:?}");
+    assert!(matches!(error, Error::Worker { source: WorkerError::Failed { .. } }), "{error:?}");
 }
 
 #[test]
@@ -252,19 +253,19 @@ fn missing_or_broken_worker_is_told() {
     };
     let dir = tempfile::tempdir_in(folder()).unwrap();
     let error = start(dir.path()).unwrap_err();
-    assert!(matches!(&error, Error::NoWorker { .. }), "{error:?}");
+    assert!(matches!(&error, Error::Worker { source: WorkerError::NoProgram { .. } }), "{error:?}");
     assert!(error.to_string().contains(dir.path().to_str().unwrap()), "{error}");
     let program = dir.path().join("supermachine-worker");
     fs::write(&program, "").unwrap();
     let error = start(dir.path()).unwrap_err();
     assert!(
-        matches!(&error, Error::WorkerNotStarted { path, .. } if *path == program),
+        matches!(&error, Error::Worker { source: WorkerError::NotStarted { path, .. } } if *path == program),
         "{error:?}"
     );
     // Another program, which says nothing.
     fs::remove_file(&program).unwrap();
     std::os::unix::fs::symlink("/bin/true", &program).unwrap();
-    assert!(matches!(start(dir.path()), Err(Error::WorkerGone)));
+    assert!(matches!(start(dir.path()), Err(Error::Worker { source: WorkerError::Gone })));
     // By hand it tells what it is for.
     let worker = assets().worker().unwrap();
     let output = Command::new(worker).output().unwrap();

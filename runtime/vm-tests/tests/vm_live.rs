@@ -14,7 +14,8 @@ use std::thread;
 use std::time::Duration;
 
 use supermachine::agent::{Replies, next_event, resume};
-use supermachine::{Error, Image, Timings, Way};
+use supermachine::error::InvalidInput;
+use supermachine::{Error, Image, RestoreMode, Timings};
 use supermachine_formats::wire::{Command, Control, Event, Input, Reply, Request, STDIN_WINDOW};
 use supermachine_test_support::machines::{self, busybox, sh};
 use supermachine_vmm::{Captured, Machine, Origin, Restore};
@@ -176,7 +177,7 @@ fn snapshot_of_a_machine_that_started_on_demand_is_whole() {
     let source = image.source().clone();
     let cold = Image::open(source, image.digest(), cache.path()).unwrap();
     let vm = machines::start(&cold);
-    assert_eq!(vm.timings().way(), Way::OnDemand);
+    assert_eq!(vm.timings().way(), RestoreMode::OnDemand);
     sh(&vm, "echo here > /dev/shm/mark");
     let taken = vm.snapshot("on-demand").unwrap();
     assert_eq!(
@@ -200,7 +201,13 @@ fn snapshot_after_a_small_exec_adds_little() {
 fn snapshot_with_an_impossible_name_is_refused() {
     let vm = machines::start(&busybox());
     for name in ["", "../x", "a/b", ".hidden"] {
-        assert!(matches!(vm.snapshot(name), Err(Error::InvalidName { .. })), "{name}");
+        assert!(
+            matches!(
+                vm.snapshot(name),
+                Err(Error::Invalid { source: InvalidInput::SnapshotName { .. } })
+            ),
+            "{name}"
+        );
     }
 }
 

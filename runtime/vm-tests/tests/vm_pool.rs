@@ -17,6 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use supermachine::agent::{Replies, resume};
+use supermachine::error::InvalidInput;
 use supermachine::{Error, Image, Pool, PooledVm, Timings, VmConfig};
 use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::device::Slot;
@@ -441,8 +442,14 @@ fn pool_of_an_impossible_size_is_refused() {
     let _alone = alone();
     for (min, max) in [(0, 0), (3, 2)] {
         let refused = image().pool().min(min).max(max).build();
-        assert!(matches!(refused, Err(Error::PoolSize { .. })), "{refused:?}");
+        assert!(
+            matches!(refused, Err(Error::Invalid { source: InvalidInput::PoolSize { .. } })),
+            "{refused:?}"
+        );
     }
     let other = image().pool().config(&VmConfig::new().with_memory_mib(99)).build();
-    assert!(matches!(other, Err(Error::Mismatch { wanted: 99, .. })), "{other:?}");
+    assert!(
+        matches!(other, Err(Error::Invalid { source: InvalidInput::Mismatch { wanted: 99, .. } })),
+        "{other:?}"
+    );
 }

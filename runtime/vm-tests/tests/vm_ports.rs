@@ -13,6 +13,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use supermachine::error::PortError;
 use supermachine::{Error, Image, Vm, VmConfig};
 use supermachine_test_support::machines::{bake, baked, busybox, folder, scaled, sh, start};
 
@@ -38,7 +39,7 @@ fn serve(vm: &Vm, port: u16, program: &str) {
     sh(vm, &format!("setsid nc -ll -p {port} -e {program} </dev/null >/dev/null 2>&1 &"));
     let end = Instant::now() + PATIENCE;
     while let Err(error) = vm.connect(port) {
-        assert!(matches!(error, Error::GuestPort { .. }), "{error}");
+        assert!(matches!(error, Error::Port { source: PortError::Guest { .. } }), "{error}");
         assert!(Instant::now() < end, "nothing listens on {port}");
         thread::sleep(Duration::from_millis(50));
     }
@@ -228,7 +229,10 @@ fn addresses_of_ipv6_and_socket_files_lead_in_as_well() {
     let path = folder().join("ports.sock");
     let file = vm.expose_unix(&path, 7000).unwrap();
     assert_eq!(read_to_end(UnixStream::connect(file.path()).unwrap()), b"supermachine\n");
-    assert!(matches!(vm.expose_unix(&path, 7000), Err(Error::Listen { .. })));
+    assert!(matches!(
+        vm.expose_unix(&path, 7000),
+        Err(Error::Port { source: PortError::Listen { .. } })
+    ));
     file.close().unwrap();
     assert!(!path.exists());
 }
@@ -238,7 +242,8 @@ fn a_port_that_nothing_listens_on_is_refused() {
     let vm = start(&busybox());
     let forward = vm.expose_tcp(0, 7000).unwrap();
     assert!(is_reset(dial(forward.local_addr())));
-    let Err(Error::GuestPort { port: 7000, source }) = vm.connect(7000) else {
+    let Err(Error::Port { source: PortError::Guest { port: 7000, source } }) = vm.connect(7000)
+    else {
         panic!("connected to nothing")
     };
     assert_eq!(source.kind(), ErrorKind::ConnectionRefused);
@@ -255,7 +260,10 @@ fn a_forward_closes_with_its_guard_and_can_be_made_again() {
     let mut client = dial(address);
     client.write_all(b"x").unwrap();
     client.read_exact(&mut [0]).unwrap();
-    assert!(matches!(vm.expose_tcp(address.port(), 7000), Err(Error::Listen { .. })));
+    assert!(matches!(
+        vm.expose_tcp(address.port(), 7000),
+        Err(Error::Port { source: PortError::Listen { .. } })
+    ));
     drop(forward);
     assert!(is_reset(client));
     assert!(TcpStream::connect(address).is_err());
@@ -286,7 +294,7 @@ fn connections_end_with_the_guest() {
         thread::sleep(Duration::from_millis(10));
     }
     assert!(matches!(vm.connect(7000), Err(Error::Guest { .. })));
-    assert!(matches!(forward.close(), Err(Error::ForwardClosed { .. })));
+    assert!(matches!(forward.close(), Err(Error::Port { source: PortError::Closed { .. } })));
 }
 
 #[test]
@@ -315,7 +323,7 @@ fn the_guest_reaches_the_address_that_was_named_and_no_other() {
     let refused = sh(&vm, &format!("nc 127.0.0.1 {port} </dev/null 2>/dev/null; true"));
     assert_eq!(refused, "");
     let taken = vm.reverse_tcp(port, ([127, 0, 0, 1], 1)).unwrap_err();
-    let Error::GuestPort { source, .. } = &taken else { panic!("{taken}") };
+    let Error::Port { source: PortError::Guest { source, .. } } = &taken else { panic!("{taken}") };
     assert_eq!(source.kind(), ErrorKind::AddrInUse);
     drop(reverse);
     let end = Instant::now() + PATIENCE;

@@ -7,7 +7,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use supermachine::{Image, VmConfig, Way};
+use supermachine::{Image, RestoreMode, VmConfig};
 use supermachine_test_support::machines::{
     self, UNDER_WAY, bake, baked, busybox, clock_error, sh, start, succeeded,
 };
@@ -141,14 +141,18 @@ fn first_start_takes_pages_as_they_come_and_later_ones_the_mapped_form() {
     let (begin, cache) = (Instant::now(), machines::folder().join("on-demand"));
     let fresh = open(&cache);
     let vm = start(&fresh);
-    assert_eq!(vm.timings().way(), Way::OnDemand, "these tests need a user with userfaultfd");
+    assert_eq!(
+        vm.timings().way(),
+        RestoreMode::OnDemand,
+        "these tests need a user with userfaultfd"
+    );
     // More than what a start and a command use: all of the program, and a lot of memory.
     let script =
         "md5sum /bin/busybox; head -c 20000000 /dev/zero > /tmp/a; md5sum /tmp/a; rm /tmp/a";
     let on_demand = sh(&vm, script);
     let mapped = loop {
         let vm = start(&open(&cache));
-        if vm.timings().way() == Way::Mapped {
+        if vm.timings().way() == RestoreMode::Mapped {
             break vm;
         }
         assert!(begin.elapsed() < Duration::from_secs(120), "the mapped form is not made");
@@ -159,7 +163,7 @@ fn first_start_takes_pages_as_they_come_and_later_ones_the_mapped_form() {
     let vm = open(&machines::folder().join("expanded"))
         .start(&VmConfig::new().with_expand_first(true))
         .unwrap();
-    assert_eq!(vm.timings().way(), Way::Expanded);
+    assert_eq!(vm.timings().way(), RestoreMode::Expanded);
     assert_eq!(sh(&vm, script), on_demand);
 }
 

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use supermachine::error::{InvalidInput, TransferError};
 use supermachine::{Error, ExecChild, Vm};
 use supermachine_test_support::machines::{bake, baked, busybox, sh, start, succeeded};
 
@@ -108,7 +109,10 @@ fn gibibyte_streams_through() {
 fn output_beyond_its_limit_kills_the_command() {
     let builder = vm().exec_builder().argv(["yes"]).max_output(100_000);
     let result = builder.output();
-    let Err(Error::OutputTooLarge { stream, limit }) = result else { panic!("{result:?}") };
+    let Err(Error::Transfer { source: TransferError::OutputTooLarge { stream, limit } }) = result
+    else {
+        panic!("{result:?}")
+    };
     assert_eq!((stream, limit), ("standard output", 100_000));
     let gone = "i=0; while pidof yes >/dev/null && [ $i -lt 50 ]; do sleep 0.1; i=$((i+1)); done; pidof yes || echo gone";
     assert_eq!(sh(vm(), gone), "gone\n");
@@ -170,7 +174,7 @@ fn chain_and_staged_files_go_in_one_round_trip() {
     assert_eq!((&outcome.stdout[..], outcome.status.code()), (&b"app one\napp two\n"[..], Some(4)));
     assert!(matches!(
         vm().exec_builder().argv(["true"]).chain([""; 0]).output(),
-        Err(Error::EmptyCommand)
+        Err(Error::Invalid { source: InvalidInput::EmptyCommand })
     ));
 }
 
@@ -279,7 +283,10 @@ fn workload_is_told_signals_and_waited_for() {
     let script = "trap 'exit 9' TERM; echo up; while :; do sleep 0.1; done";
     let image = baked("trap", || bake("busybox").entrypoint(["sh", "-c", script]));
     let vm = start(&image);
-    assert!(matches!(vm.workload_signal(0), Err(Error::InvalidSignal { number: 0 })));
+    assert!(matches!(
+        vm.workload_signal(0),
+        Err(Error::Invalid { source: InvalidInput::Signal { number: 0 } })
+    ));
     thread::scope(|scope| {
         let waiter = scope.spawn(|| vm.wait().unwrap());
         vm.workload_signal(15).unwrap();

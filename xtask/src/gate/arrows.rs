@@ -52,9 +52,7 @@ const DRAWN: [(&str, &[&str]); 12] = [
 /// Crates whose circles are reported only.
 const UNTANGLED_LATER: &[&str] = &[
     "supermachine-formats",
-    "supermachine",
     "supermachine-vmm",
-    "supermachine-snapshots",
     "supermachine-init",
     "supermachine-baker",
     "cargo-supermachine",

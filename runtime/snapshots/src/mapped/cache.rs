@@ -1,9 +1,8 @@
 //! The user's cache: expanded files that snapshots share, each made once.
 //!
-//! A file of the cache is named by the identity of what it holds. It is written beside, under
-//! its lock, and renamed; its stamp, written last, vouches for it. A file without a stamp that
-//! fits is made again. All of it can be removed at any time; machines that run keep what they
-//! have mapped.
+//! A file of the cache is named by the identity of its content. It is written under its lock to a
+//! temporary file, and renamed; its stamp is written last. A file without a matching stamp is made
+//! again. The cache may be deleted at any time; running machines keep their mappings.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,19 +11,19 @@ use std::path::{Path, PathBuf};
 
 use supermachine_formats::Digest;
 
-use crate::Error;
+use crate::error::Error;
 use crate::stamp::{TEMPORARY, stamp, temporary_beside, write_atomically};
 
 const SWEEP_LOCK: &str = "sweep.lock";
 
-/// What a file of the cache holds.
+/// The content of a file of the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// All of a memory.
+    /// A whole memory.
     Memory,
-    /// Those chunks of a memory that differ from its base's.
+    /// The chunks of a memory that differ from its base.
     Overlay,
-    /// All of a disk.
+    /// A whole disk.
     Disk,
 }
 
@@ -40,13 +39,13 @@ impl Kind {
     }
 }
 
-/// The place of a file in the cache.
+/// The path of a file in the cache.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     path: PathBuf,
 }
 
-/// A file that is being made. Nobody else makes it meanwhile.
+/// A file in progress, under its lock.
 #[derive(Debug)]
 pub(super) struct Making {
     entry: Entry,
@@ -61,12 +60,12 @@ impl Entry {
         Self { path: cache.join(kind.folder()).join(identity.hex()) }
     }
 
-    /// Everything of this kind that is in the cache, with the bytes that it takes.
+    /// All files of this kind in the cache, with their sizes on disk in bytes.
     pub(super) fn list(cache: &Path, kind: Kind) -> Vec<(Digest, Self, u64)> {
         let Ok(entries) = fs::read_dir(cache.join(kind.folder())) else { return Vec::new() };
         let mut found = std::collections::BTreeMap::<Digest, u64>::new();
         for entry in entries.flatten() {
-            // The file itself, and what has its name with something behind.
+            // The file itself, and files that have its name and a suffix.
             let name = entry.file_name().to_string_lossy().into_owned();
             let own = name.split('.').next().and_then(|hex| Digest::from_hex(hex).ok());
             let Some(identity) = own else { continue };
@@ -78,7 +77,7 @@ impl Entry {
         found.into_iter().map(entry).collect()
     }
 
-    /// Opens the file, if it is there and as it was when it was made.
+    /// Opens the file, if it exists and is unchanged.
     pub(super) fn existing(&self) -> Option<(File, String)> {
         let recorded = fs::read_to_string(self.beside("stamp")).ok()?;
         let found = self.open_as(&recorded)?;
@@ -91,8 +90,8 @@ impl Entry {
         (stamp(&file.metadata().ok()?) == recorded).then_some(file)
     }
 
-    /// Takes the turn to make the file, of `size` bytes, all zeros to begin with; none if
-    /// somebody else has just made it.
+    /// Takes the lock to make the file, of `size` zero bytes at first. `None`: another process has
+    /// just made it.
     pub(super) fn make(&self, size: u64) -> Result<Option<Making>, Error> {
         let io = |operation| self.io(operation);
         let dir = self.path.parent().unwrap_or(Path::new("."));
@@ -110,7 +109,7 @@ impl Entry {
         Ok(Some(making))
     }
 
-    /// Makes `from` the file, unless it is there. It must be on the same file system.
+    /// Renames `from` to the file, unless that exists. Both must be on the same file system.
     pub(super) fn adopt(&self, from: &Path) -> Result<(), Error> {
         let io = |operation| self.io(operation);
         let dir = self.path.parent().unwrap_or(Path::new("."));
@@ -130,9 +129,9 @@ impl Entry {
         write_atomically(&self.beside("stamp"), stamp(&metadata).as_bytes())
     }
 
-    /// Removes what makers of this file that were killed have left. The lock must be held.
+    /// Removes temporary files of killed makers. The caller holds the lock.
     fn remove_strays(&self, dir: &Path) {
-        // What cannot be removed takes room, and no more.
+        // A file that cannot be removed only takes space.
         let Ok(entries) = fs::read_dir(dir) else { return };
         let own = self.path.file_name().unwrap_or_default().as_encoded_bytes().to_vec();
         for entry in entries.flatten() {
@@ -148,10 +147,10 @@ impl Entry {
         self.path.with_extension(extension)
     }
 
-    /// Removes the file and all that belongs to it, also what was left by killed makers. Nobody
-    /// may make it. What cannot be removed takes room, and no more.
+    /// Removes the file, its stamp, and temporary files of killed makers. The caller excludes
+    /// makers. A file that cannot be removed only takes space.
     pub(super) fn remove(&self) {
-        // Without its stamp the file counts for nothing.
+        // A file without a stamp is unused.
         let _ = fs::remove_file(self.beside("stamp"));
         let _ = fs::remove_file(&self.path);
         self.remove_strays(self.path.parent().unwrap_or(Path::new(".")));
@@ -165,7 +164,7 @@ impl Entry {
 }
 
 impl Making {
-    /// Gives the finished file its name and its stamp.
+    /// Renames the finished file, and writes its stamp.
     pub(super) fn finish(mut self) -> Result<(), Error> {
         let io = |operation| self.entry.io(operation);
         self.file.sync_all().map_err(io("write"))?;
@@ -182,14 +181,14 @@ impl Making {
 impl Drop for Making {
     fn drop(&mut self) {
         if !self.done {
-            // What is left is only a stray temporary file.
+            // A leftover temporary file is harmless.
             let _ = fs::remove_file(&self.temporary);
         }
     }
 }
 
-/// Holds everybody else who takes the same lock off until the result is dropped. The file may
-/// be removed, with its folder, by who has the lock.
+/// Takes an exclusive lock until the result is dropped. Its holder may remove the file and its
+/// folder.
 pub(super) fn lock(path: &Path) -> Result<File, Error> {
     let io = |operation| move |source| Error::Io { operation, path: path.to_owned(), source };
     loop {
@@ -198,7 +197,7 @@ pub(super) fn lock(path: &Path) -> Result<File, Error> {
         }
         let file = match File::create(path) {
             Ok(file) => file,
-            // The folder was removed just now.
+            // The folder was just removed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(io("create")(error)),
         };
@@ -209,14 +208,14 @@ pub(super) fn lock(path: &Path) -> Result<File, Error> {
     }
 }
 
-/// Keeps what is in the cache from being swept away until the result is dropped.
+/// Prevents sweeps of the cache until the result is dropped.
 pub(super) fn hold(cache: &Path) -> Result<File, Error> {
     let file = sweep_lock(cache)?;
     file.lock_shared().map_err(sweep_error("lock", cache))?;
     Ok(file)
 }
 
-/// Waits until nobody makes anything in the cache, and keeps everybody from doing so.
+/// Waits for all makers, and excludes new ones until the result is dropped.
 pub(super) fn hold_alone(cache: &Path) -> Result<File, Error> {
     let file = sweep_lock(cache)?;
     file.lock().map_err(sweep_error("lock", cache))?;
@@ -234,7 +233,7 @@ fn sweep_error(operation: &'static str, cache: &Path) -> impl FnOnce(io::Error) 
     move |source| Error::Io { operation, path, source }
 }
 
-/// Whether a file is still what its path leads to.
+/// Whether a path still leads to this file.
 fn is_at(file: &File, path: &Path) -> bool {
     let identity = |found: fs::Metadata| (found.dev(), found.ino());
     match (file.metadata(), fs::metadata(path)) {
@@ -249,7 +248,7 @@ mod tests {
     use std::thread;
 
     #[test]
-    fn lock_that_is_removed_with_its_folder_is_still_one_lock() {
+    fn lock_removed_with_its_folder_stays_exclusive() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("form/lock");
         let first = lock(&path).unwrap();
@@ -257,7 +256,7 @@ mod tests {
         assert!(is_locked());
         thread::scope(|scope| {
             let waiting: Vec<_> = (0..4).map(|_| scope.spawn(|| lock(&path).map(drop))).collect();
-            // At once: one of those who wait may put a new file into it meanwhile.
+            // At once, as a waiting process may create a file in it.
             fs::rename(path.parent().unwrap(), dir.path().join("gone")).unwrap();
             drop(first);
             waiting.into_iter().for_each(|thread| thread.join().unwrap().unwrap());

@@ -1,6 +1,6 @@
-//! Expanding a pack into files, on all processors at once.
+//! Expanding a pack into files, on all processors.
 //!
-//! Every chunk is checked before it is written. The first error ends the work.
+//! Every chunk is checked before it is written. The first error stops the work.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,29 +11,29 @@ use std::thread;
 use supermachine_formats::pack::{CHUNK_SIZE, Extent, Layer, ZERO};
 
 use super::cache::Making;
-use crate::Error;
+use crate::error::Error;
 use crate::pack::ChunkReader;
 use supermachine_vmm::threads_for;
 
-/// A processor more is not worth its thread for fewer chunks than this.
+/// The fewest chunks that are worth another thread.
 const CHUNKS_A_THREAD: usize = 16;
-/// How many chunks a thread takes at a time.
+/// The chunks that a thread takes at a time.
 const PORTION: u64 = 8;
 
-/// Chunks that belong into one file.
+/// The chunks of one file.
 #[derive(Debug)]
 pub(super) struct Task<'a> {
     pub(super) making: &'a Making,
-    /// Where they belong in the file.
+    /// Their extents in the file.
     pub(super) chunks: Layer,
 }
 
-/// Chunks that follow each other in a file as they do in the pack.
+/// Chunks that are contiguous in a file and in the pack.
 struct Job<'a> {
     file: &'a File,
     making: &'a Making,
     extent: Extent,
-    /// How many chunks the jobs before this one have.
+    /// The number of chunks in earlier jobs.
     before: u64,
 }
 
@@ -54,7 +54,7 @@ pub(super) fn expand(reader: &ChunkReader, tasks: &[Task<'_>]) -> Result<(), Err
             let reader = reader.another();
             let run = &run;
             let thread = thread::Builder::new().name(format!("sm-expand{number}"));
-            // Without it the others do its work.
+            // Without this thread, the others do the work.
             let _ = thread.spawn_scoped(scope, move || run(reader));
         }
         run(reader.another());
@@ -65,10 +65,10 @@ pub(super) fn expand(reader: &ChunkReader, tasks: &[Task<'_>]) -> Result<(), Err
 
 struct Work<'a> {
     jobs: Vec<Job<'a>>,
-    /// How many chunks all jobs have.
+    /// The number of chunks in all jobs.
     count: u64,
     next: AtomicU64,
-    /// Only a hint to stop: the error itself is behind a lock.
+    /// Only a hint to stop: a lock guards the error itself.
     failed: AtomicBool,
 }
 
@@ -82,7 +82,7 @@ impl<'a> Work<'a> {
             stored.map(job).collect::<Vec<_>>()
         };
         let mut jobs: Vec<Job<'a>> = tasks.iter().flat_map(jobs_of).collect();
-        // In the order in which they are stored, so that the pack is read from front to back.
+        // In the order of the pack, which is then read sequentially.
         jobs.sort_by_key(|job| job.extent.chunk);
         let mut count = 0;
         for job in &mut jobs {
@@ -94,7 +94,7 @@ impl<'a> Work<'a> {
 
     fn run(&self, mut reader: ChunkReader) -> Result<(), Error> {
         loop {
-            // The counter hands out portions; nothing else is read because of it.
+            // The counter only distributes portions; no other data depends on it.
             let from = self.next.fetch_add(PORTION, Ordering::Relaxed);
             if from >= self.count || self.failed.load(Ordering::Relaxed) {
                 return Ok(());
@@ -109,12 +109,12 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// The chunks from number `from` of all on: each one's job and its place in it.
+    /// The chunks from the overall number `from` on: each with its job and its index there.
     fn portion(&self, from: u64) -> impl Iterator<Item = (&Job<'a>, u32)> {
         let after = self.jobs.partition_point(|job| job.before <= from);
         let jobs = self.jobs.iter().skip(after.saturating_sub(1));
         jobs.flat_map(move |job| {
-            // Only the first job is begun within; that is less than its count of chunks.
+            // Only the first job starts in the middle, below its count of chunks.
             let begin = u32::try_from(from.saturating_sub(job.before)).unwrap_or(u32::MAX);
             (begin..job.extent.count).map(move |step| (job, step))
         })

@@ -1,7 +1,7 @@
-//! The small text that says which files a snapshot's mapped form consists of.
+//! The small text file that lists the files of a mapped form.
 //!
-//! One word and its values a line. A text that is not of this form is no error: the mapped
-//! form is then made again.
+//! Each line is a word and its values. Any other text is not an error: the mapped form is made
+//! again.
 
 use std::fmt::Write;
 
@@ -10,20 +10,20 @@ use supermachine_formats::snapshot::memory::Run;
 
 const HEAD: &str = "supermachine mapped form 1";
 
-/// A file of the cache, as it was when the form was made.
+/// A file of the cache, with its stamp.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) identity: Digest,
     pub(super) stamp: String,
 }
 
-/// What a mapped form consists of.
+/// The parts of a mapped form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Form {
     /// The stamp of the state file.
     pub(super) state: String,
     pub(super) base: Part,
-    /// What is in front of the base, and where.
+    /// The overlay over the base, and its pages.
     pub(super) overlay: Option<(Part, Vec<Run>)>,
     pub(super) disks: Vec<Part>,
 }
@@ -32,7 +32,7 @@ impl Form {
     pub(super) fn encode(&self) -> String {
         let mut text = format!("{HEAD}\nstate {}\n", self.state);
         let mut line = |word: &str, part: &Part| {
-            // Writing to a string cannot fail.
+            // Writing to a string is infallible.
             let _ = writeln!(text, "{word} {} {}", part.identity.hex(), part.stamp);
         };
         line("base", &self.base);
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn other_text_is_no_form() {
+    fn other_text_is_not_a_form() {
         for text in ["", HEAD, "supermachine mapped form 2\nstate 1\n", "\u{0}"] {
             assert_eq!(Form::decode(text), None, "{text:?}");
         }

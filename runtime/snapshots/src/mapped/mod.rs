@@ -6,12 +6,12 @@
 mod cache;
 mod expand;
 mod form;
+mod form_dir;
 mod on_demand;
-mod place;
 mod sweep;
 #[cfg(test)]
 mod tests;
 
+pub use form_dir::{Begun, FormDir, Mapped, adopt_disk, expanded_disk, forget_mapped};
 pub use on_demand::PackChunks;
-pub use place::{Begun, Mapped, Place, adopt_disk, expanded_disk, forget_mapped};
 pub use sweep::{CacheParts, CacheUse, FormCheck, cache_use, check_form, sweep_cache};

@@ -1,21 +1,21 @@
-//! Starting from a pack that was never expanded: its chunks, as a machine asks for them.
+//! Starting from a pack without a mapped form: its chunks, on demand.
 
 use std::io;
 use std::sync::Arc;
 
 use supermachine_formats::pack::Layer;
 
-use crate::Error;
+use crate::error::Error;
 use crate::pack::{ChunkReader, Pack};
 use supermachine_vmm::{ChunkAddress, Chunks};
 
-/// The chunks of a pack, read as a machine asks for them.
+/// The chunks of a pack, read on demand.
 pub struct PackChunks {
     pack: Arc<Pack>,
     reader: ChunkReader,
     /// The chunks of each space.
     spaces: Arc<[Layer]>,
-    /// Called when what is used first is in place.
+    /// Called once the chunks of first use are in place.
     then: Option<Box<dyn FnOnce() + Send>>,
 }
 
@@ -53,7 +53,7 @@ impl Chunks for PackChunks {
     }
 
     fn another(&self) -> Option<Box<dyn Chunks>> {
-        // A host that has no descriptor left for it does with fewer threads.
+        // Without a descriptor for it, fewer threads do the work.
         let reader = self.reader.another().ok()?;
         let (pack, spaces) = (Arc::clone(&self.pack), Arc::clone(&self.spaces));
         Some(Box::new(Self { pack, reader, spaces, then: None }))

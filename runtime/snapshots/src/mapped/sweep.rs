@@ -1,7 +1,7 @@
-//! What is in the cache beyond need, and what is in it damaged.
+//! Sweeping the cache: files that are no longer needed, and damaged ones.
 //!
-//! A form that is removed is only made again, and machines keep what they have mapped. Nothing
-//! is removed while somebody makes a form.
+//! A removed form is made again on demand, and machines keep their mappings. A sweep excludes
+//! makers of forms.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,76 +12,76 @@ use supermachine_formats::Digest;
 use supermachine_formats::pack::{CHUNK_SIZE, Index};
 
 use super::cache::{Entry, Kind, hold_alone};
-use super::place::{Place, Wanted, parts};
-use crate::Error;
+use super::form_dir::{FormDir, Wanted, parts};
+use crate::error::Error;
 use crate::pack::Pack;
 
-/// What mapped forms consist of.
+/// The parts of mapped forms.
 #[derive(Debug, Default)]
 pub struct CacheParts {
     snapshots: BTreeSet<Digest>,
     files: BTreeSet<(u8, Digest)>,
 }
 
-/// What was found in a cache.
+/// The use of a cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheUse {
-    /// Files, and folders of snapshots.
+    /// The number of files and of snapshots' folders.
     pub count: u64,
-    /// Bytes that they take on disk.
+    /// Their size on disk, in bytes.
     pub bytes: u64,
 }
 
-/// What a snapshot's mapped form was found to be.
+/// The result of a check of a mapped form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FormCheck {
-    /// There is nothing of it.
+    /// No part of it exists.
     Absent,
-    /// What there is of it is as it should be.
+    /// All existing parts are valid.
     Whole,
-    /// Something was damaged and has been removed; it is made again when it is needed.
+    /// A damaged part was removed, and is made again on demand.
     Removed,
 }
 
 impl CacheParts {
-    /// Adds what a snapshot's mapped form consists of.
+    /// Adds the parts of a snapshot's mapped form.
     pub fn add(&mut self, snapshot: Digest, index: &Index) {
         self.snapshots.insert(snapshot);
         self.add_files(index);
     }
 
-    /// Adds the files of an index that belongs to no snapshot.
+    /// Adds the files of an index without a snapshot.
     pub fn add_files(&mut self, index: &Index) {
         let files = parts(index).into_iter();
         self.files.extend(files.map(|(kind, identity, ..)| (kind as u8, identity)));
     }
 }
 
-/// What the mapped forms in a cache take.
+/// The use of a cache by mapped forms.
 #[must_use]
 pub fn cache_use(cache: &Path) -> CacheUse {
     unused(cache, &CacheParts::default()).0
 }
 
-/// What a cache holds beyond `kept`; removed unless this is only a rehearsal.
+/// Finds the parts of a cache that are not in `kept`, and removes them unless this is a dry run.
 ///
 /// # Errors
-/// It cannot be made sure that nobody makes anything in the cache.
+/// The makers of forms cannot be excluded.
 pub fn sweep_cache(cache: &Path, kept: &CacheParts, is_rehearsal: bool) -> Result<CacheUse, Error> {
     if is_rehearsal {
         return Ok(unused(cache, kept).0);
     }
-    // What is being made is used at once: nobody shall find it gone.
+    // A form in progress is used at once, and must not disappear.
     let _hold = hold_alone(cache)?;
     let (found, folders, files) = unused(cache, kept);
-    folders.iter().for_each(Place::remove);
+    folders.iter().for_each(FormDir::remove);
     files.iter().for_each(Entry::remove);
     Ok(found)
 }
 
-type Unused = (CacheUse, Vec<Place>, Vec<Entry>);
+type Unused = (CacheUse, Vec<FormDir>, Vec<Entry>);
 
 fn unused(cache: &Path, kept: &CacheParts) -> Unused {
     let mut found = CacheUse::default();
@@ -94,7 +94,7 @@ fn unused(cache: &Path, kept: &CacheParts) -> Unused {
         let Ok(digest) = Digest::from_hex(&entry.file_name().to_string_lossy()) else { continue };
         if !kept.snapshots.contains(&digest) {
             add(taken(&entry.path()));
-            folders.push(Place::new(cache, digest));
+            folders.push(FormDir::new(cache, digest));
         }
     }
     let mut files = Vec::new();
@@ -109,24 +109,23 @@ fn unused(cache: &Path, kept: &CacheParts) -> Unused {
     (found, folders, files)
 }
 
-/// Bytes on disk of the files in a folder.
+/// The size on disk of the files in a folder, in bytes.
 fn taken(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let blocks = entries.map(|entry| entry.metadata().map_or(0, |found| found.blocks()));
     blocks.fold(0, |sum: u64, blocks| sum.saturating_add(blocks.saturating_mul(512)))
 }
 
-/// Checks every byte of a snapshot's mapped form, as far as it is there, and removes what is
-/// damaged.
+/// Checks every byte of the existing parts of a mapped form, and removes damaged ones.
 ///
 /// # Errors
-/// It cannot be made sure that nobody makes anything in the cache.
+/// The makers of forms cannot be excluded.
 pub fn check_form(cache: &Path, pack: &Pack) -> Result<FormCheck, Error> {
-    let place = Place::new(cache, pack.digest);
+    let dir = FormDir::new(cache, pack.digest);
     let contents: Vec<Digest> = pack.index.chunks().map(|(_, _, chunk)| chunk.content).collect();
     let mut result = FormCheck::Absent;
     let mut damaged = Vec::new();
-    for wanted in place.wanted(pack) {
+    for wanted in dir.wanted(pack) {
         let Some((file, _)) = wanted.entry.existing() else { continue };
         if is_whole(&file, &wanted, &contents) {
             result = FormCheck::Whole;
@@ -134,7 +133,7 @@ pub fn check_form(cache: &Path, pack: &Pack) -> Result<FormCheck, Error> {
             damaged.push(wanted.entry);
         }
     }
-    let state = place.state();
+    let state = dir.state();
     let is_state_damaged = state.as_ref().is_some_and(|state| *state != pack.state);
     if state.is_some() {
         result = FormCheck::Whole;
@@ -142,13 +141,13 @@ pub fn check_form(cache: &Path, pack: &Pack) -> Result<FormCheck, Error> {
     if !damaged.is_empty() || is_state_damaged {
         let _hold = hold_alone(cache)?;
         damaged.iter().for_each(Entry::remove);
-        place.remove();
+        dir.remove();
         result = FormCheck::Removed;
     }
     Ok(result)
 }
 
-/// Whether a file holds what its chunks say, and zeros elsewhere.
+/// Whether a file holds its chunks, and zeros elsewhere.
 fn is_whole(file: &fs::File, wanted: &Wanted<'_>, contents: &[Digest]) -> bool {
     let chunks = wanted.chunks();
     let stored = chunks.chunks().filter_map(|(place, number)| Some((place, number?)));
@@ -169,14 +168,14 @@ fn is_whole(file: &fs::File, wanted: &Wanted<'_>, contents: &[Digest]) -> bool {
     true
 }
 
-impl Place {
-    /// Removes the snapshot's own part of the cache. What cannot be removed takes room, and no
-    /// more.
+impl FormDir {
+    /// Removes the snapshot's own folder in the cache. A file that cannot be removed only takes
+    /// space.
     fn remove(&self) {
         let _ = fs::remove_dir_all(self.dir());
     }
 
-    /// The state file as it is in the cache.
+    /// The state file in the cache.
     fn state(&self) -> Option<Vec<u8>> {
         fs::read(self.dir().join("state")).ok()
     }

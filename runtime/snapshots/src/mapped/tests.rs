@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cache::{Entry, Kind};
-use super::{Mapped, Place};
+use super::{FormDir, Mapped};
 use crate::pack::{Layout, Pack};
 use crate::samples::{self, PAGE};
 
@@ -17,7 +17,7 @@ const WITHIN: &str = "SUPERMACHINE_TEST_WITHIN";
 const MEMORY_FOLDER: &str = "memory";
 
 fn make_form(dir: &Path, pack: &Arc<Pack>) -> Mapped {
-    Place::new(&dir.join("cache"), pack.digest).make(pack).unwrap()
+    FormDir::new(&dir.join("cache"), pack.digest).make(pack).unwrap()
 }
 
 fn memory(mapped: &Mapped) -> Vec<u8> {
@@ -36,7 +36,7 @@ fn is_half_made(cache: &Path) -> bool {
 }
 
 #[test]
-fn maker_killed_half_way_is_followed_by_the_next() {
+fn next_maker_takes_over_from_a_killed_one() {
     if let Some(dir) = std::env::var_os(WITHIN) {
         let dir = Path::new(&dir);
         let index = Pack::open_at(&dir.join("store"), None).unwrap().index;
@@ -53,7 +53,7 @@ fn maker_killed_half_way_is_followed_by_the_next() {
     let source = Layout::open(dir.path().join("store")).unwrap().source().unwrap();
     let pack = Arc::new(Pack::open(&source, made.image.digest).unwrap());
     let mut maker = Command::new(std::env::current_exe().unwrap());
-    let name = "mapped::tests::maker_killed_half_way_is_followed_by_the_next";
+    let name = "mapped::tests::next_maker_takes_over_from_a_killed_one";
     maker.args(["--exact", name, "--nocapture"]).env(WITHIN, dir.path()).stdout(Stdio::piped());
     let mut maker = maker.spawn().unwrap();
     let begun = Instant::now();

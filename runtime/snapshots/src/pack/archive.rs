@@ -1,20 +1,19 @@
-//! Archives: an image layout in one file, the same as a tar.
+//! Archives: an image layout in a tar file.
 //!
-//! Only where members lie is found out; nothing is unpacked. Invariant: every member lies
-//! within the file.
+//! It indexes the members and unpacks nothing. Invariant: every member is within the file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::PackError;
 use super::content::Content;
+use crate::error::PackError;
 
 const BLOCK: u64 = 512;
-/// An image layout has a few files a snapshot.
+/// The limit on members: an image layout has a few files for each snapshot.
 const MAX_MEMBERS: usize = 1 << 20;
 const REGULAR: [u8; 2] = [b'0', 0];
 
-/// Where a member's content lies.
+/// The extent of a member's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Member {
     pub(super) offset: u64,
@@ -57,7 +56,7 @@ pub(super) fn members(
     Err(damaged(at.min(length), if length == 0 { is_empty } else { "no end" }))
 }
 
-/// The sum of all bytes, with those of the sum itself taken as spaces.
+/// The sum of all bytes of the header, with the checksum field as spaces.
 fn checksum_fits(header: &[u8; BLOCK as usize]) -> bool {
     let sum: u64 = header
         .iter()
@@ -77,14 +76,14 @@ fn number(field: Option<&[u8]>) -> Option<u64> {
     }
     let text = str::from_utf8(field).ok()?;
     let digits = text.trim_matches(|letter| letter == ' ' || letter == '\0');
-    // A sign is no digit, whatever the parser says.
+    // The parser would accept a sign.
     if digits.starts_with('+') {
         return None;
     }
     u64::from_str_radix(digits, 8).ok()
 }
 
-/// The name, with the prefix that ustar keeps apart.
+/// The name, with ustar's prefix.
 fn name(header: &[u8; BLOCK as usize]) -> Option<String> {
     let text = |range: std::ops::Range<usize>| {
         let field = header.get(range)?;

@@ -7,15 +7,18 @@ use supermachine_formats::Digest;
 use supermachine_formats::pack::{Blob, CHUNK_SIZE, Chunk, Index, MAX_STORED};
 use zstd::bulk::Decompressor;
 
-use super::{BlobFile, Descriptor, Pack, PackError, Source};
+use super::manifest::Descriptor;
+use super::opened::Pack;
+use super::source::{BlobFile, Source};
+use crate::error::PackError;
 
-/// How the frame of every chunk begins: zstd's magic number, one segment, 64 KiB of content,
-/// neither checksum nor dictionary.
+/// The header of every chunk's frame: zstd's magic number, one segment, 64 KiB of content, no
+/// checksum, no dictionary.
 pub const FRAME_HEADER: [u8; 7] = [0x28, 0xb5, 0x2f, 0xfd, 0x60, 0x00, 0xff];
 
 const SIZE: usize = CHUNK_SIZE as usize;
 
-/// Where a chunk is.
+/// The extent of a chunk.
 #[derive(Debug)]
 struct Place {
     blob: usize,
@@ -23,7 +26,7 @@ struct Place {
     chunk: Chunk,
 }
 
-/// Reads chunks, one at a time. Each thread has its own.
+/// Reads chunks, one at a time. Each thread needs its own reader.
 pub struct ChunkReader {
     blobs: Arc<[BlobFile]>,
     places: Arc<[Place]>,
@@ -42,12 +45,12 @@ impl ChunkReader {
     /// A reader of a pack's chunks.
     ///
     /// # Errors
-    /// There is no memory for it.
+    /// There is not enough memory.
     pub fn new(pack: &Pack) -> Result<Self, PackError> {
         Self::over(pack.blobs.as_slice().into(), places(&pack.index))
     }
 
-    /// A reader of the chunks of an index that belongs to no pack yet.
+    /// A reader of the chunks of an index without a pack.
     ///
     /// # Errors
     /// A blob is missing.
@@ -62,7 +65,7 @@ impl ChunkReader {
     /// Another reader of the same chunks.
     ///
     /// # Errors
-    /// There is no memory for it.
+    /// There is not enough memory.
     pub fn another(&self) -> Result<Self, PackError> {
         Self::over(Arc::clone(&self.blobs), Arc::clone(&self.places))
     }
@@ -77,7 +80,7 @@ impl ChunkReader {
     /// A chunk's content, checked.
     ///
     /// # Errors
-    /// [`PackError::Chunk`] if it is not what its digest says.
+    /// [`PackError::Chunk`] if it does not match its digest.
     pub fn read(&mut self, number: u32) -> Result<&[u8], PackError> {
         let place = self.places.get(number as usize);
         let found = place.and_then(|place| Some((place, self.blobs.get(place.blob)?)));
@@ -88,7 +91,7 @@ impl ChunkReader {
         let stored = self.stored.get_mut(..place.chunk.stored as usize);
         let stored = stored.ok_or_else(|| damaged("a chunk larger than any can be"))?;
         blob.read_exact_at(stored, place.offset).map_err(|_| damaged("an unreadable chunk"))?;
-        // Every bit of the header is known, so that none can be flipped unnoticed.
+        // Every bit of the header is fixed, so a flipped one is found.
         if !stored.starts_with(&FRAME_HEADER) {
             return Err(damaged("no frame of a chunk"));
         }

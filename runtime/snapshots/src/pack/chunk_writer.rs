@@ -1,4 +1,4 @@
-//! Writing chunks: compressed on all processors, stored in the order in which they are given.
+//! Writing chunks: compressed on all processors, stored in order.
 
 use std::collections::HashMap;
 use std::io;
@@ -11,17 +11,18 @@ use supermachine_formats::Digest;
 use supermachine_formats::pack::{Blob, CHUNK_SIZE, Chunk};
 use zstd::bulk::Compressor;
 
+use super::chunk::FRAME_HEADER;
 use super::layout::{BlobWriter, Layout};
-use super::{FRAME_HEADER, PackError};
+use crate::error::PackError;
 
 const SIZE: usize = CHUNK_SIZE as usize;
-/// How many chunks are held at a time.
+/// The chunks in memory at a time.
 const BATCH: usize = 256;
 
-/// How hard zstd tries when nobody says: what is shipped to many is worth some time once.
+/// The default zstd level: high, as a pack is compressed once and shipped to many.
 pub const DEFAULT_LEVEL: i32 = 9;
 
-/// Writes one blob of chunks. Chunks of zeros are not stored, and equal ones once.
+/// Writes one blob of chunks. It skips zero chunks, and stores equal chunks once.
 #[derive(Debug)]
 pub struct ChunkWriter {
     blob: BlobWriter,
@@ -30,21 +31,21 @@ pub struct ChunkWriter {
     numbers: HashMap<Digest, u32>,
 }
 
-/// A chunk on its way: its content's digest and its frame; none for zeros.
+/// A compressed chunk: its content's digest and its frame; `None` for zeros.
 type Packed = Result<Option<(Digest, Vec<u8>)>, PackError>;
 
 impl ChunkWriter {
-    /// Begins a blob.
+    /// Starts a blob.
     ///
     /// # Errors
-    /// The file cannot be made.
+    /// The file cannot be created.
     pub fn new(layout: &Layout, level: i32) -> Result<Self, PackError> {
         let blob = layout.writer()?;
         Ok(Self { blob, level, chunks: Vec::new(), numbers: HashMap::new() })
     }
 
-    /// Adds `count` chunks, whose content `read` gives, called from many threads; gives for
-    /// each its number in this blob, or none if it is zeros.
+    /// Adds `count` chunks. `read` fills in their content and is called from many threads. Returns
+    /// the number of each in this blob, or `None` for a zero chunk.
     ///
     /// # Errors
     /// A chunk cannot be read or written.
@@ -77,7 +78,7 @@ impl ChunkWriter {
         Ok(number)
     }
 
-    /// Stores the blob; none if there is nothing in it.
+    /// Stores the blob. `None`: it is empty.
     ///
     /// # Errors
     /// It cannot be written.
@@ -90,7 +91,7 @@ impl ChunkWriter {
     }
 }
 
-/// Packs the chunks of a range, in its order.
+/// Compresses the chunks of a range, in order.
 fn pack_all(
     range: std::ops::Range<usize>,
     level: i32,
@@ -101,7 +102,7 @@ fn pack_all(
     let work = || {
         let mut packer = Packer::new(level);
         loop {
-            // The counter hands out chunks; nothing else is read because of it.
+            // The counter only distributes chunks; no other data depends on it.
             let step = next.fetch_add(1, Ordering::Relaxed);
             let Some(slot) = results.get(step) else { return };
             let result =
@@ -112,7 +113,7 @@ fn pack_all(
     thread::scope(|scope| {
         let processors = thread::available_parallelism().map_or(1, NonZero::get);
         for _ in 1..processors.min(range.len()) {
-            // Without it the others do its work.
+            // Without this thread, the others do the work.
             let _ = thread::Builder::new().name("sm-pack".into()).spawn_scoped(scope, work);
         }
         work();
@@ -150,7 +151,7 @@ impl Packer {
     }
 }
 
-/// An error of the compressor, which several chunks can share.
+/// An error of the compressor, cloneable for several chunks.
 fn broken(error: &mut io::Error) -> PackError {
     PackError::Decompressor { source: io::Error::new(error.kind(), error.to_string()) }
 }

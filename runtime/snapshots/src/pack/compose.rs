@@ -1,7 +1,7 @@
-//! From a machine's state and pages to a pack.
+//! Composing a pack from a machine's state and pages.
 //!
-//! What is new is stored; what the parent has is listed. Names are not given here. Invariant:
-//! a manifest is written after everything that it lists.
+//! It stores new chunks, and lists the parent's. It sets no names. Invariant: a manifest is written
+//! after everything that it lists.
 
 use serde_json::{Value, json};
 use supermachine_formats::Digest;
@@ -10,24 +10,26 @@ use supermachine_formats::snapshot::memory::PAGE_SIZE;
 use supermachine_formats::snapshot::{Snapshot, Workload};
 
 use super::chunk_writer::ChunkWriter;
-use super::{Descriptor, Layout, Manifest, PackError};
+use super::layout::Layout;
+use super::manifest::{Descriptor, Manifest};
+use crate::error::PackError;
 use supermachine_vmm::MemoryFiles;
 
 const PAGE: usize = PAGE_SIZE as usize;
 const CHUNK: usize = CHUNK_SIZE as usize;
 const PAGES_A_CHUNK: u64 = CHUNK_SIZE / PAGE_SIZE;
 
-/// A memory as it is now: pages that were written, and what was there before.
+/// A memory: its written pages over its origin.
 #[derive(Debug)]
 pub struct MemoryChange<'a> {
-    /// What was there before; nothing but zeros if there is none.
+    /// The memory before the writes; `None`: all zeros.
     pub origin: Option<&'a MemoryFiles>,
-    /// Each written page's number and content, in rising order.
+    /// The number and content of each written page, in ascending order.
     pub pages: Vec<(u64, &'a [u8])>,
 }
 
 impl MemoryChange<'_> {
-    /// The chunks that differ from what was there before, in rising order.
+    /// The chunks that differ from the origin, in ascending order.
     fn places(&self) -> Result<Vec<u32>, PackError> {
         let mut places: Vec<u32> = Vec::new();
         let mut before = [0; PAGE];
@@ -45,7 +47,7 @@ impl MemoryChange<'_> {
         Ok(places)
     }
 
-    /// The whole chunk of a place.
+    /// Reads the whole chunk at an index.
     fn read(&self, place: u32, chunk: &mut [u8; CHUNK]) -> Result<(), PackError> {
         let first = u64::from(place) * PAGES_A_CHUNK;
         let from = self.pages.partition_point(|(page, _)| *page < first);
@@ -72,31 +74,30 @@ impl MemoryChange<'_> {
     }
 }
 
-/// What a pack is made from.
+/// The parts of a new pack.
 #[derive(Debug)]
 pub struct Composition<'a> {
     /// The state.
     pub snapshot: &'a Snapshot,
-    /// The index of the snapshot whose chunks are behind; none: the pack stands alone.
+    /// The index of the parent. `None`: the pack has no parent.
     pub parent: Option<&'a Index>,
     /// The memory.
     pub memory: MemoryChange<'a>,
-    /// Places that the memory has something at beyond the written pages, for a pack that
-    /// stands alone.
+    /// Further chunks of the memory that are not zero, for a pack without a parent.
     pub also: Vec<u32>,
-    /// Indexes whose disks the machine has, in order; none: the parent's.
+    /// The indexes of the machine's disks, in order. `None`: the parent's disks.
     pub disks: Option<Vec<&'a Index>>,
-    /// Places that are used first, in order.
+    /// The chunks of first use, in order.
     pub first_use: Vec<Place>,
-    /// How hard to compress.
+    /// The zstd level.
     pub level: i32,
 }
 
 impl Composition<'_> {
-    /// Stores everything, and gives the manifest.
+    /// Stores the pack, and returns its manifest.
     ///
     /// # Errors
-    /// Something cannot be read or written.
+    /// A part cannot be read or written.
     pub fn store(&self, layout: &Layout) -> Result<Descriptor, PackError> {
         let mut index = BlobList::default();
         let mut layers = Vec::new();
@@ -113,7 +114,8 @@ impl Composition<'_> {
         let first_use = self.first_use.clone();
         let index = Index { blobs: index.into_blobs(), memory, disks, first_use };
         let encoded = index.encode();
-        // A parent or a disk may be from elsewhere, and what nobody can read must not be written.
+        // A parent or a disk may come from another build, and an unreadable pack must not be
+        // written.
         Index::decode(&encoded).map_err(|source| PackError::Composed { source })?;
         let chunks = index
             .blobs
@@ -135,7 +137,7 @@ impl Composition<'_> {
         places.extend(&self.also);
         places.sort_unstable();
         places.dedup();
-        // Chunks that are used first stand first, in the order of their use.
+        // Chunks of first use come first, in their order.
         let rank: std::collections::HashMap<u32, usize> = self
             .first_use
             .iter()
@@ -145,10 +147,8 @@ impl Composition<'_> {
             .collect();
         places.sort_by_key(|place| rank.get(place).copied().unwrap_or(usize::MAX));
         let mut writer = ChunkWriter::new(layout, self.level)?;
-        let numbers = writer.add(places.len(), |number, chunk| {
-            let place = places.get(number).copied().unwrap_or_default();
-            self.memory.read(place, chunk)
-        })?;
+        let numbers =
+            writer.add(places.len(), |number, chunk| self.memory.read(places[number], chunk))?;
         let start = match writer.finish()? {
             Some(blob) => index.add(&blob)?,
             None => 0,
@@ -177,33 +177,33 @@ impl Composition<'_> {
     }
 }
 
-/// All but the first layer as one: what is in front stays in front.
+/// All layers but the first, merged into one: upper layers win.
 fn squash(size: u64, mut layers: Vec<Layer>) -> Vec<Layer> {
     let behind = layers.drain(..1).next();
     let space = Space { size, layers };
     behind.into_iter().chain([space.flattened(0)]).collect()
 }
 
-/// The blobs of an index in the making, each once.
+/// The blobs of a new index, without duplicates.
 #[derive(Debug, Default)]
 pub struct BlobList {
     blobs: Vec<Blob>,
-    /// The number of the first chunk of each blob, and of the next one.
+    /// The number of each blob's first chunk, and of the next blob's.
     starts: Vec<u32>,
     next: u32,
 }
 
 impl BlobList {
-    /// The blobs, in the order in which their chunks are numbered.
+    /// The blobs, in the order of their chunks' numbers.
     #[must_use]
     pub fn into_blobs(self) -> Vec<Blob> {
         self.blobs
     }
 
-    /// Adds a blob, unless it is there; gives the number of its first chunk.
+    /// Adds a blob, unless it is listed. Returns the number of its first chunk.
     ///
     /// # Errors
-    /// There are more chunks than can be numbered.
+    /// The number of chunks overflows.
     pub fn add(&mut self, blob: &Blob) -> Result<u32, PackError> {
         let known = self.blobs.iter().position(|found| found.digest == blob.digest);
         if let Some(start) = known.and_then(|at| self.starts.get(at)) {
@@ -232,7 +232,7 @@ impl BlobList {
     }
 }
 
-/// Where each blob's first chunk was, and where it is now.
+/// The old and the new number of each blob's first chunk.
 struct Renumbering(Vec<(u32, u32)>);
 
 impl Renumbering {
@@ -246,7 +246,7 @@ impl Renumbering {
     }
 }
 
-/// What people and tools are told. Keys are in alphabetical order.
+/// The configuration, for people and tools. Keys are in alphabetical order.
 fn config(snapshot: &Snapshot) -> Value {
     let machine = &snapshot.machine;
     let workload = |workload: &Workload| {

@@ -1,20 +1,20 @@
-//! The bytes of an archive or a blob: in a file, or in the program itself.
+//! The bytes of an archive or a blob: in a file, or embedded in the program.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-/// Bytes that are read here and there.
+/// Bytes with random access.
 #[derive(Debug, Clone)]
 pub(super) enum Content {
-    /// A file's.
+    /// In a file.
     File(Arc<File>),
-    /// Those of the running program, whose pages come from its file when they are touched.
+    /// In the running program, whose pages are loaded on demand.
     Embedded(Embedded),
 }
 
-/// Bytes of the program. Told by their number: there may be many.
+/// Bytes of the program. Its `Debug` output shows only their number.
 #[derive(Clone, Copy)]
 pub(super) struct Embedded(pub(super) &'static [u8]);
 
@@ -25,7 +25,7 @@ impl std::fmt::Debug for Embedded {
 }
 
 impl Content {
-    /// How many there are.
+    /// Their number.
     pub(super) fn size(&self) -> io::Result<u64> {
         match self {
             Self::File(file) => file.metadata().map(|metadata| metadata.len()),
@@ -33,7 +33,7 @@ impl Content {
         }
     }
 
-    /// Fills `buffer` with those from `offset` on.
+    /// Fills `buffer` from `offset` on.
     pub(super) fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         match self {
             Self::File(file) => file.read_exact_at(buffer, offset),

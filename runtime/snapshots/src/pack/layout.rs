@@ -1,9 +1,9 @@
-//! An image-layout folder that is written to.
+//! A writable image-layout folder.
 //!
-//! `blobs/sha256/` holds everything, each file named by its digest; `index.json` names
-//! manifests; `tmp/` holds files in the making, each locked by who writes it; `locks/` makes
-//! writers take turns. Any number of processes use the folder at once. A file appears whole
-//! or not at all, and a name only when all that it leads to is there.
+//! `blobs/sha256/` holds the blobs, each named by its digest; `index.json` names manifests; `tmp/`
+//! holds incomplete files, each locked by its writer; `locks/` orders writers. Any number of
+//! processes may use the folder. A file appears complete or not at all, and a name only after all
+//! that it refers to.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -13,17 +13,17 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use supermachine_formats::{Digest, Hasher};
 
-use super::manifest::{ARTIFACT, MANIFEST_TYPE, NAME_ANNOTATION, Named};
-use super::source::{INDEX_JSON, MAX_INDEX_JSON};
-use super::{Descriptor, PackError, Source};
+use super::manifest::{ARTIFACT, Descriptor, INDEX_JSON, MANIFEST_TYPE, NAME_ANNOTATION, Named};
+use super::source::{MAX_INDEX_JSON, Source};
+use crate::error::PackError;
 use crate::stamp::{TEMPORARY, temporary_beside};
 
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 const EMPTY: &[u8] =
     br#"{"manifests":[],"mediaType":"application/vnd.oci.image.index.v1+json","schemaVersion":2}"#;
 const MAX_NAME: usize = 128;
-/// How old an unlocked temporary file must be to be a leftover: its owner locks it right after
-/// making it.
+/// The age at which an unlocked temporary file is a leftover: its owner locks it right after its
+/// creation.
 const LEFTOVER_AGE: Duration = Duration::from_secs(60);
 
 /// A folder of packs.
@@ -33,10 +33,10 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Opens the folder, making it if it is not there.
+    /// Opens the folder, and creates it if it is missing.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// It cannot be created.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, PackError> {
         let layout = Self { dir: dir.into() };
         for folder in ["blobs/sha256", "tmp", "locks"] {
@@ -61,7 +61,7 @@ impl Layout {
         &self.dir
     }
 
-    /// The folder, to read from.
+    /// The folder as a source.
     ///
     /// # Errors
     /// It is gone.
@@ -69,16 +69,16 @@ impl Layout {
         Source::open(&self.dir)
     }
 
-    /// Where a blob is, or would be.
+    /// The path of a blob, whether it exists or not.
     #[must_use]
     pub fn blob_path(&self, digest: Digest) -> PathBuf {
         self.dir.join("blobs/sha256").join(digest.hex())
     }
 
-    /// Begins a blob.
+    /// Starts a blob.
     ///
     /// # Errors
-    /// The file cannot be made.
+    /// The file cannot be created.
     pub fn writer(&self) -> Result<BlobWriter, PackError> {
         Ok(BlobWriter {
             file: self.temporary("blob")?,
@@ -88,14 +88,14 @@ impl Layout {
         })
     }
 
-    /// Writes a blob in one go, unless it is there already.
+    /// Writes a whole blob, unless it exists.
     ///
     /// # Errors
     /// It cannot be written.
     pub fn put(&self, content: &[u8]) -> Result<Descriptor, PackError> {
         let descriptor = Descriptor { digest: Digest::of(content), size: content.len() as u64 };
         let path = self.blob_path(descriptor.digest);
-        // What is damaged there is mended.
+        // A damaged blob is replaced.
         let is_as_large = fs::metadata(&path).is_ok_and(|found| found.len() == descriptor.size);
         if is_as_large && fs::read(&path).is_ok_and(|found| found == content) {
             return Ok(descriptor);
@@ -105,7 +105,7 @@ impl Layout {
         writer.commit()
     }
 
-    /// Keeps unnamed blobs from being swept away until the result is dropped.
+    /// Protects unnamed blobs from sweeps until the result is dropped.
     ///
     /// # Errors
     /// The lock cannot be taken.
@@ -116,7 +116,7 @@ impl Layout {
         Ok(Hold { _file: file })
     }
 
-    /// Waits until nobody holds unnamed blobs, and keeps everybody from doing so.
+    /// Waits for all holders of unnamed blobs, and excludes new ones until the result is dropped.
     ///
     /// # Errors
     /// The lock cannot be taken.
@@ -127,7 +127,7 @@ impl Layout {
         Ok(Hold { _file: file })
     }
 
-    /// Like [`Layout::hold_alone`], but does not wait: none if somebody holds.
+    /// Like [`Layout::hold_alone`] without the wait. `None`: another process holds blobs.
     ///
     /// # Errors
     /// The lock cannot be taken.
@@ -141,7 +141,7 @@ impl Layout {
         }
     }
 
-    /// Gives a manifest a name, which it takes from any other.
+    /// Names a manifest, and removes the name from any other.
     ///
     /// # Errors
     /// The index is damaged or cannot be written.
@@ -161,7 +161,7 @@ impl Layout {
         .map(drop)
     }
 
-    /// Takes a name away; tells whether it was there. Blobs stay.
+    /// Removes a name, and returns whether it existed. Blobs stay.
     ///
     /// # Errors
     /// The index is damaged or cannot be written.
@@ -173,7 +173,7 @@ impl Layout {
         })
     }
 
-    /// The snapshots that have names, or stand in the index without one.
+    /// The snapshots in the index, with or without a name.
     ///
     /// # Errors
     /// The index is damaged.
@@ -181,7 +181,7 @@ impl Layout {
         self.source()?.snapshots()
     }
 
-    /// Holds everybody else who takes the lock of this name off until the result is dropped.
+    /// Takes the exclusive lock of this name until the result is dropped.
     ///
     /// # Errors
     /// The lock cannot be taken.
@@ -192,7 +192,7 @@ impl Layout {
         Ok(file)
     }
 
-    /// Writes a small file of the folder so that readers see the old one or the new one.
+    /// Writes a small file of the folder atomically.
     ///
     /// # Errors
     /// It cannot be written.
@@ -203,7 +203,7 @@ impl Layout {
         file.persist(&path)
     }
 
-    /// Changes the index, if `change` says that there is something to write.
+    /// Changes the index, if `change` returns that it must be written.
     fn change_index(
         &self,
         change: impl FnOnce(&mut Vec<Value>) -> bool,
@@ -239,9 +239,8 @@ impl Layout {
     }
 }
 
-/// Removes what killed processes left in a folder of temporary files, whose owners lock them: of
-/// those whose names end like this, the old ones. Failing to clean up must not keep anybody from
-/// working, so errors are passed over.
+/// Removes old, unlocked files with this suffix from a folder of temporary files: killed processes
+/// left them. Errors are ignored, as a failed clean-up must not block any work.
 pub fn remove_leftovers(dir: &Path, ending: &str) {
     let Ok(entries) = fs::read_dir(dir) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
@@ -255,13 +254,13 @@ pub fn remove_leftovers(dir: &Path, ending: &str) {
     }
 }
 
-/// Keeps blobs from being swept away.
+/// Protects blobs from sweeps.
 #[derive(Debug)]
 pub struct Hold {
     _file: File,
 }
 
-/// A blob in the making: dropped without a commit, it leaves nothing behind.
+/// An incomplete blob. Dropping it without a commit removes it.
 #[derive(Debug)]
 pub struct BlobWriter {
     file: Temporary,
@@ -274,7 +273,7 @@ impl BlobWriter {
     /// Appends `content`.
     ///
     /// # Errors
-    /// It cannot be written, as when the disk is full.
+    /// It cannot be written, for example when the disk is full.
     pub fn write(&mut self, content: &[u8]) -> Result<(), PackError> {
         let tmp = self.layout.dir.join("tmp");
         self.file.file.write_all(content).map_err(io("write a file in", &tmp))?;
@@ -283,20 +282,20 @@ impl BlobWriter {
         Ok(())
     }
 
-    /// Makes what was written a blob, whatever its digest turns out to be.
+    /// Commits the written bytes as a blob, with any digest.
     ///
     /// # Errors
-    /// It cannot be written; then nothing is left.
+    /// It cannot be written; the file is removed.
     pub fn commit(self) -> Result<Descriptor, PackError> {
         let digest = self.hasher.finish();
         self.file.persist(&self.layout.blob_path(digest))?;
         Ok(Descriptor { digest, size: self.size })
     }
 
-    /// Makes what was written the blob that is told.
+    /// Commits the written bytes as a blob with this digest and size.
     ///
     /// # Errors
-    /// It is another one, or cannot be written; then nothing is left.
+    /// Digest or size differ, or it cannot be written; the file is removed.
     pub fn commit_as(self, section: &'static str, told: &Descriptor) -> Result<(), PackError> {
         let Descriptor { digest, size: expected } = *told;
         if self.size != expected {
@@ -310,7 +309,7 @@ impl BlobWriter {
     }
 }
 
-/// A file that goes away unless it is given its name.
+/// A file that is removed unless it is renamed.
 #[derive(Debug)]
 struct Temporary {
     file: File,
@@ -318,7 +317,7 @@ struct Temporary {
 }
 
 impl Temporary {
-    /// Gives the file its name, so that it is there whole even after a crash.
+    /// Renames the file so that it is complete even after a crash.
     fn persist(mut self, to: &Path) -> Result<(), PackError> {
         self.file.sync_all().map_err(io("write", to))?;
         if let Some(from) = &self.path {
@@ -333,14 +332,14 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
-            // What is left is only a leftover.
+            // A leftover is removed later.
             let _ = fs::remove_file(path);
         }
     }
 }
 
-/// Whether a snapshot can have this name: up to 128 letters, digits, `.`, `_` and `-`, the
-/// first a letter or digit.
+/// Whether this is a valid snapshot name: up to 128 letters, digits, `.`, `_` and `-`, the first a
+/// letter or digit.
 #[must_use]
 pub fn is_name(name: &str) -> bool {
     let starts_well = name.starts_with(|first: char| first.is_ascii_alphanumeric());

@@ -1,23 +1,23 @@
-//! The JSON documents of an image layout, as far as a snapshot needs them.
+//! The JSON documents of an image layout, as far as snapshots use them.
 
 use serde_json::{Map, Value};
 use supermachine_formats::Digest;
 use supermachine_formats::pack::{ARTIFACT_TYPE, CHUNKS_TYPE, CONFIG_TYPE, INDEX_TYPE, STATE_TYPE};
 
-use super::source::INDEX_JSON as INDEX;
-use super::{PackError, Source};
+use crate::error::PackError;
 
-/// The media type of an image manifest, which an artifact's is too.
+/// The media type of an image manifest, which artifacts share.
 pub const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 /// The annotation that names a manifest in an image layout.
 pub const NAME_ANNOTATION: &str = "org.opencontainers.image.ref.name";
 pub(super) const ARTIFACT: &str = ARTIFACT_TYPE;
 
-/// The largest manifest, and the largest configuration, that is read: what registries take.
+/// The limit on manifests and configurations, in bytes; registries have the same.
 pub(super) const MAX_MANIFEST: u64 = 4 << 20;
 pub(super) const MANIFEST: &str = "manifest";
+pub(super) const INDEX_JSON: &str = "index.json";
 
-/// A blob as documents tell of it.
+/// A reference to a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Descriptor {
     /// Its digest.
@@ -33,14 +33,14 @@ pub struct Named {
     pub descriptor: Descriptor,
     /// Its name, if it has one.
     pub name: Option<String>,
-    /// What kind of artifact it is, if the index tells.
+    /// Its artifact type, if the index has it.
     pub artifact_type: Option<String>,
 }
 
 /// The manifest of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
-    /// What people and tools are told, as JSON.
+    /// The configuration, as JSON, for people and tools.
     pub config: Descriptor,
     /// The state file.
     pub state: Descriptor,
@@ -51,7 +51,7 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// The manifest's bytes. The same manifest gives the same bytes.
+    /// Encodes the manifest, deterministically.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let describe = |media_type: &str, blob: &Descriptor| {
@@ -66,7 +66,7 @@ impl Manifest {
         format!(r#"{head}{body}"layers":[{layers}]}}"#).into_bytes()
     }
 
-    /// Reads a manifest's bytes.
+    /// Decodes a manifest.
     ///
     /// # Errors
     /// It is not the manifest of a snapshot.
@@ -101,14 +101,6 @@ impl Manifest {
         Ok(Self { config, state, index, chunks })
     }
 
-    /// Reads the manifest with this digest.
-    ///
-    /// # Errors
-    /// It is missing, damaged, or not that of a snapshot.
-    pub fn read(source: &Source, digest: Digest) -> Result<Self, PackError> {
-        Self::decode(&source.read_unsized(MANIFEST, digest, MAX_MANIFEST)?)
-    }
-
     /// All blobs that the manifest lists.
     pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
         [&self.config, &self.state, &self.index].into_iter().chain(&self.chunks)
@@ -117,14 +109,14 @@ impl Manifest {
 
 /// The entries of an `index.json`.
 pub(super) fn read_index(bytes: &[u8]) -> Result<Vec<Named>, PackError> {
-    let document = object(bytes, INDEX)?;
+    let document = object(bytes, INDEX_JSON)?;
     let Some(manifests) = document.get("manifests").and_then(Value::as_array) else {
-        return Err(PackError::Document { section: INDEX, what: "no list of manifests" });
+        return Err(PackError::Document { section: INDEX_JSON, what: "no list of manifests" });
     };
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
     let entry = |entry: &Value| {
         Ok(Named {
-            descriptor: descriptor(entry, INDEX)?,
+            descriptor: descriptor(entry, INDEX_JSON)?,
             name: text(entry.get("annotations").and_then(|all| all.get(NAME_ANNOTATION))),
             artifact_type: text(entry.get("artifactType")),
         })

@@ -1,4 +1,4 @@
-//! Where packs lie: a folder, a file or the program itself, and the blobs in it.
+//! Sources of packs: a folder, a file, or the program itself.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -8,37 +8,37 @@ use std::sync::Arc;
 
 use supermachine_formats::Digest;
 
-use super::PackError;
 use super::archive::{self, Member};
 use super::content::{Content, Embedded};
-use super::manifest::{self, Descriptor, Named};
-use super::manifest::{ARTIFACT, MANIFEST};
+use super::manifest::{
+    self, ARTIFACT, Descriptor, INDEX_JSON, MANIFEST, MAX_MANIFEST, Manifest, Named,
+};
+use crate::error::PackError;
 
-pub(super) const INDEX_JSON: &str = "index.json";
-/// The largest `index.json` that is read.
+/// The limit on `index.json`, in bytes.
 pub(super) const MAX_INDEX_JSON: u64 = 16 << 20;
 
 /// An image layout: a folder, or one file, which may be embedded in the program.
 #[derive(Debug, Clone)]
 pub struct Source {
     path: PathBuf,
-    /// The archive and its members; none for a folder.
+    /// The archive and its members; `None` for a folder.
     archive: Option<Arc<Archive>>,
 }
 
-/// An archive, and where its members lie in it.
+/// An archive and the extents of its members.
 type Archive = (Content, BTreeMap<String, Member>);
 
 /// A blob's bytes.
 #[derive(Debug, Clone)]
 pub struct BlobFile {
-    /// What holds them.
+    /// Their content.
     content: Content,
-    /// Where in the file, or the program's copy of it, they begin.
+    /// Their offset in the content.
     pub offset: u64,
-    /// How many they are.
+    /// Their number.
     pub size: u64,
-    /// The blob's digest. Not checked.
+    /// The blob's digest, unchecked.
     pub digest: Digest,
 }
 
@@ -46,7 +46,7 @@ impl BlobFile {
     /// Reads a part of the blob.
     ///
     /// # Errors
-    /// The part is not within the blob, or the file cannot be read.
+    /// The part exceeds the blob, or the file cannot be read.
     pub fn read_exact_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
         let end = at.checked_add(buffer.len() as u64);
         if end.is_none_or(|end| end > self.size) {
@@ -60,10 +60,10 @@ impl Source {
     /// Opens the folder or file at `path`.
     ///
     /// # Errors
-    /// There is nothing, or something else.
+    /// It is missing, or not a pack.
     pub fn open(path: &Path) -> Result<Self, PackError> {
         let missing = |source| PackError::Missing { path: path.to_owned(), source };
-        // Asked before it is opened: opening a pipe would wait for who writes to it.
+        // Checked first, as opening a pipe would wait for its writer.
         let metadata = fs::metadata(path).map_err(missing)?;
         if !metadata.is_dir() && !metadata.is_file() {
             let what = "it is neither a file nor a folder";
@@ -80,10 +80,10 @@ impl Source {
         Ok(Self { path: path.to_owned(), archive })
     }
 
-    /// Opens an archive that is part of the program; errors call it `embedded:NAME`.
+    /// Opens an archive that is embedded in the program; errors name it `embedded:NAME`.
     ///
     /// # Errors
-    /// It is no archive.
+    /// It is not an archive.
     pub fn embedded(name: &str, archive: &'static [u8]) -> Result<Self, PackError> {
         let path = PathBuf::from(format!("embedded:{name}"));
         let content = Content::Embedded(Embedded(archive));
@@ -91,14 +91,14 @@ impl Source {
         Ok(Self { path, archive: Some(Arc::new((content, members))) })
     }
 
-    /// Nothing, in place of an archive that only another program has.
+    /// An empty source, in place of an archive that is embedded in another program.
     #[must_use]
     pub fn absent() -> Self {
         let nothing = Content::Embedded(Embedded(&[]));
         Self { path: "embedded".into(), archive: Some(Arc::new((nothing, BTreeMap::new()))) }
     }
 
-    /// Whether it is a part of this program.
+    /// Whether it is embedded in this program.
     #[must_use]
     pub fn is_embedded(&self) -> bool {
         self.archive.as_ref().is_some_and(|archive| matches!(archive.0, Content::Embedded(_)))
@@ -110,16 +110,16 @@ impl Source {
         &self.path
     }
 
-    /// Whether it is a folder, which can be written to.
+    /// Whether it is a folder, which is writable.
     #[must_use]
     pub fn is_folder(&self) -> bool {
         self.archive.is_none()
     }
 
-    /// The snapshots that are here, with their names.
+    /// The snapshots of this source, with their names.
     ///
     /// # Errors
-    /// It is no image layout, or its index is damaged.
+    /// It is not an image layout, or its index is damaged.
     pub fn snapshots(&self) -> Result<Vec<Named>, PackError> {
         let text = self.index_json()?;
         let mut all = manifest::read_index(&text)?;
@@ -127,10 +127,10 @@ impl Source {
         Ok(all)
     }
 
-    /// The manifest's digest of the snapshot with this name, or of the only one.
+    /// The manifest's digest of the snapshot with this name, or of the only snapshot.
     ///
     /// # Errors
-    /// There is none, or there are several and no name was given.
+    /// There is no such snapshot, or there are several and none was named.
     pub fn find(&self, name: Option<&str>) -> Result<Digest, PackError> {
         let all = self.snapshots()?;
         let path = self.path.clone();
@@ -145,12 +145,12 @@ impl Source {
                 several => Err(PackError::Ambiguous { path, count: several.len() }),
             },
         }?;
-        // Its content is checked when it is read.
+        // Its content is checked on reading.
         self.blob(MANIFEST, &found.descriptor)?;
         Ok(found.descriptor.digest)
     }
 
-    /// Finds a blob, which must have the size that is told.
+    /// Finds a blob and checks its size.
     ///
     /// # Errors
     /// It is missing or has another size.
@@ -254,5 +254,15 @@ impl Source {
 
     fn io(&self, operation: &'static str, source: io::Error) -> PackError {
         PackError::Io { operation, path: self.path.clone(), source }
+    }
+}
+
+impl Manifest {
+    /// Reads the manifest with this digest.
+    ///
+    /// # Errors
+    /// It is missing, damaged, or not that of a snapshot.
+    pub fn read(source: &Source, digest: Digest) -> Result<Self, PackError> {
+        Self::decode(&source.read_unsized(MANIFEST, digest, MAX_MANIFEST)?)
     }
 }

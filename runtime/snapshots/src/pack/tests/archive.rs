@@ -15,7 +15,7 @@ fn tar(store: &Store, options: &[&str]) -> PathBuf {
 }
 
 #[test]
-fn archives_of_tar_are_read_in_each_of_its_formats() {
+fn tar_archives_of_each_format_are_read() {
     let store = Store::new();
     for format in ["v7", "ustar", "gnu", "oldgnu", "posix"] {
         let format = format!("--format={format}");
@@ -31,7 +31,7 @@ fn archives_of_tar_are_read_in_each_of_its_formats() {
 }
 
 #[test]
-fn members_lie_where_tar_says() {
+fn members_are_where_tar_puts_them() {
     let store = Store::new();
     let path = tar(&store, &["--format=ustar", "."]);
     let listed = Command::new("tar").arg("-tvRf").arg(&path).output().unwrap();
@@ -54,7 +54,7 @@ fn members_lie_where_tar_says() {
 }
 
 #[test]
-fn headers_that_lie_are_refused() {
+fn false_headers_are_refused() {
     let store = Store::new();
     let good = samples::archive(&store.path());
     let path = store.dir.path().join("bad.tar");
@@ -83,7 +83,7 @@ fn headers_that_lie_are_refused() {
 }
 
 #[test]
-fn archive_in_the_program_is_read_like_a_file() {
+fn embedded_archive_is_read_like_a_file() {
     let store = Store::new();
     let bytes: &'static [u8] = samples::archive(&store.path()).leak();
     let source = Source::embedded("web", bytes).unwrap();
@@ -97,7 +97,7 @@ fn archive_in_the_program_is_read_like_a_file() {
 }
 
 #[test]
-fn file_that_a_build_without_snapshots_leaves_is_told_from_others() {
+fn placeholder_file_is_recognised() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("web.tar");
     fs::write(&path, b"").unwrap();

@@ -50,7 +50,7 @@ fn read_all(path: &Path) -> Result<(Pack, Vec<u8>, Vec<u8>), PackError> {
 }
 
 #[test]
-fn every_flipped_byte_of_an_archive_is_found_and_named_or_cannot_matter() {
+fn flipped_byte_of_an_archive_is_named_or_irrelevant() {
     let store = Store::new();
     let path = store.archive();
     let good = fs::read(&path).unwrap();
@@ -101,7 +101,7 @@ fn every_flipped_byte_of_an_archive_is_found_and_named_or_cannot_matter() {
 }
 
 #[test]
-fn an_archive_that_is_cut_anywhere_is_refused() {
+fn archive_truncated_anywhere_is_refused() {
     let store = Store::new();
     let path = store.archive();
     let good = fs::read(&path).unwrap();
@@ -118,7 +118,7 @@ fn an_archive_that_is_cut_anywhere_is_refused() {
 }
 
 #[test]
-fn a_blob_that_is_damaged_cut_or_missing_is_named() {
+fn damaged_truncated_or_missing_blob_is_named() {
     let store = Store::new();
     let pack = store.open().unwrap();
     let Manifest { config, state, index, chunks } = pack.manifest.clone();
@@ -164,7 +164,7 @@ fn a_blob_that_is_damaged_cut_or_missing_is_named() {
 }
 
 #[test]
-fn a_manifest_of_another_size_than_the_index_tells_is_refused() {
+fn manifest_of_the_wrong_size_is_refused() {
     let store = Store::new();
     let mut other = store.made.image;
     other.size += 1;

@@ -1,6 +1,6 @@
 //! Packs whose digests are right and whose words are not.
 
-use supermachine_formats::pack::{Blob, Chunk, Extent, IndexError, Layer, MAX_STORED};
+use supermachine_formats::pack::{Blob, Chunk, Extent, Index, IndexError, Layer, MAX_STORED};
 use supermachine_formats::snapshot::{Disk, SnapshotError, Stage};
 
 use super::*;
@@ -79,7 +79,7 @@ fn compress(content: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn sizes_that_the_state_does_not_tell_are_refused() {
+fn sizes_that_differ_from_the_state_are_refused() {
     let mut forged = Forged::new();
     assert!(forged.open().is_ok());
     forged.index.memory.size += CHUNK_SIZE;
@@ -98,7 +98,7 @@ fn sizes_that_the_state_does_not_tell_are_refused() {
 }
 
 #[test]
-fn blobs_that_the_manifest_does_not_list_are_refused() {
+fn blobs_missing_from_the_manifest_are_refused() {
     let blobs = "other blobs in its index than in its manifest";
     let mut forged = Forged::new();
     let all = forged.open().unwrap().manifest.chunks;
@@ -118,7 +118,7 @@ fn blobs_that_the_manifest_does_not_list_are_refused() {
 }
 
 #[test]
-fn a_blob_of_another_size_than_all_say_is_refused() {
+fn blob_of_the_wrong_size_is_refused() {
     let mut forged = Forged::new();
     forged.index.blobs[0].chunks[0].stored += 1;
     match forged.open() {
@@ -130,7 +130,7 @@ fn a_blob_of_another_size_than_all_say_is_refused() {
 }
 
 #[test]
-fn an_index_that_points_outside_is_refused() {
+fn index_that_points_outside_is_refused() {
     let mut forged = Forged::new();
     forged.index.memory.layers[1].extents.push(Extent { first: 16, count: 1, chunk: 0 });
     let error = forged.open().unwrap_err();
@@ -139,7 +139,7 @@ fn an_index_that_points_outside_is_refused() {
 }
 
 #[test]
-fn newer_versions_and_needs_are_told() {
+fn newer_versions_and_needs_are_named() {
     let forged = Forged::new();
     let index_with = |at: usize, value| {
         let mut index = forged.index.encode();
@@ -171,7 +171,7 @@ fn newer_versions_and_needs_are_told() {
 }
 
 #[test]
-fn sizes_beyond_all_limits_are_refused_before_anything_is_read() {
+fn sizes_over_the_limits_are_refused_before_any_read() {
     let forged = Forged::new();
     for section in ["config", "state", "index"] {
         let error = forged.open_with(&forged.index.encode(), |manifest| {
@@ -198,7 +198,7 @@ fn sizes_beyond_all_limits_are_refused_before_anything_is_read() {
 }
 
 #[test]
-fn a_manifest_of_another_form_is_refused() {
+fn malformed_manifest_is_refused() {
     let good = String::from_utf8(Forged::new().open().unwrap().manifest.encode()).unwrap();
     let refused = |from: &str, to: &str| {
         let text = good.replacen(from, to, 1);
@@ -228,7 +228,7 @@ fn a_manifest_of_another_form_is_refused() {
 }
 
 #[test]
-fn a_chunk_that_is_no_chunk_is_refused() {
+fn malformed_chunk_is_refused() {
     let chunk = [7; CHUNK_SIZE as usize];
     let good = compress(&chunk);
     let whole = Forged::new().with_chunk(&good, &chunk, good.len() as u32);
@@ -249,7 +249,7 @@ fn a_chunk_that_is_no_chunk_is_refused() {
 
 /// A frame of few bytes that is a gigabyte, whatever it says of itself.
 #[test]
-fn a_frame_of_another_size_than_a_chunk_is_refused_without_decompressing_it() {
+fn frame_of_the_wrong_size_is_refused_without_decompression() {
     let no_frame = "no frame of a chunk";
     let gigabyte = vec![0; 1 << 30];
     let bomb = compress(&gigabyte);
@@ -271,7 +271,7 @@ fn a_frame_of_another_size_than_a_chunk_is_refused_without_decompressing_it() {
 }
 
 #[test]
-fn an_index_json_of_another_form_is_refused() {
+fn malformed_index_json_is_refused() {
     let store = Store::new();
     let path = store.path().join("index.json");
     let refused = |text: &str| {

@@ -9,6 +9,7 @@ use std::error::Error as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use supermachine_formats::Digest;
 use supermachine_formats::pack::{CHUNK_SIZE, Space};
 use tempfile::TempDir;
 
@@ -94,7 +95,7 @@ fn assert_is_the_sample(pack: &Pack, made: &Made) {
 }
 
 #[test]
-fn folder_and_archive_hold_what_was_stored() {
+fn folder_and_archive_return_what_was_stored() {
     let store = Store::new();
     for path in [store.path(), store.archive()] {
         assert_is_the_sample(&Pack::open_at(&path, None).unwrap(), &store.made);
@@ -106,7 +107,7 @@ fn folder_and_archive_hold_what_was_stored() {
 }
 
 #[test]
-fn a_child_lists_its_parents_blobs_and_adds_only_what_differs() {
+fn child_lists_its_parents_blobs_and_adds_only_changes() {
     let store = Store::new();
     let base = Pack::open(&store.source(), store.made.base.digest).unwrap();
     let image = store.open().unwrap();
@@ -124,7 +125,7 @@ fn a_child_lists_its_parents_blobs_and_adds_only_what_differs() {
 }
 
 #[test]
-fn the_only_snapshot_or_the_one_of_the_name_is_found() {
+fn only_or_named_snapshot_is_found() {
     let store = Store::new();
     let no_such = store.source().find(Some("other")).unwrap_err();
     assert!(no_such.to_string().starts_with("no snapshot other in "), "{no_such}");
@@ -142,7 +143,7 @@ fn the_only_snapshot_or_the_one_of_the_name_is_found() {
 }
 
 #[test]
-fn what_is_no_pack_is_told() {
+fn non_pack_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let refused = |path: &Path| Pack::open_at(path, None).map(drop).unwrap_err();
     let missing = refused(&dir.path().join("none"));

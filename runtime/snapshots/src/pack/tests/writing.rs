@@ -22,7 +22,7 @@ fn temporaries(dir: &Path) -> usize {
 }
 
 #[test]
-fn the_same_machine_gives_the_same_bytes_and_each_blob_has_its_name() {
+fn same_machine_gives_the_same_bytes_named_by_digest() {
     let (one, two) = (Store::new(), Store::new());
     let all = blobs(&one.path());
     assert_eq!(all, blobs(&two.path()));
@@ -37,7 +37,7 @@ fn the_same_machine_gives_the_same_bytes_and_each_blob_has_its_name() {
 /// What this build writes is what the builds before it wrote, and it reads what they wrote.
 /// Bytes that change are a new version of the format, not a new file here.
 #[test]
-fn packs_of_version_one_are_written_as_ever_and_read() {
+fn version_one_packs_are_written_unchanged_and_read() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pack-v1.tar");
     if std::env::var_os("SUPERMACHINE_WRITE_GOLDEN").is_some() {
         fs::create_dir_all(golden.parent().unwrap()).unwrap();
@@ -50,7 +50,7 @@ fn packs_of_version_one_are_written_as_ever_and_read() {
 }
 
 #[test]
-fn a_long_chain_has_few_layers_and_all_of_its_content() {
+fn long_chain_has_few_layers_and_all_content() {
     let store = Store::new();
     let layout = store.layout();
     let source = store.source();
@@ -74,7 +74,7 @@ fn a_long_chain_has_few_layers_and_all_of_its_content() {
 }
 
 #[test]
-fn what_could_not_be_read_is_not_written() {
+fn unreadable_pack_is_not_written() {
     let store = Store::new();
     let mut parent = store.open().unwrap().index;
     parent.memory.layers[0] = Layer::of([(0, Some(4_000_000))]);
@@ -96,7 +96,7 @@ fn what_could_not_be_read_is_not_written() {
 }
 
 #[test]
-fn a_blob_that_is_dropped_or_not_what_was_told_leaves_nothing() {
+fn dropped_or_mismatched_blob_leaves_nothing() {
     let store = Store::new();
     let layout = store.layout();
     let before = blobs(&store.path());
@@ -125,7 +125,7 @@ fn a_blob_that_is_dropped_or_not_what_was_told_leaves_nothing() {
 }
 
 #[test]
-fn a_blob_that_is_damaged_is_mended_by_who_writes_it_again() {
+fn damaged_blob_is_replaced_by_its_next_writer() {
     let store = Store::new();
     let layout = store.layout();
     let blob = layout.put(b"content").unwrap();
@@ -135,7 +135,7 @@ fn a_blob_that_is_damaged_is_mended_by_who_writes_it_again() {
 }
 
 #[test]
-fn names_set_by_many_at_once_are_all_there() {
+fn names_set_concurrently_are_all_kept() {
     let store = Store::new();
     let image = store.made.image;
     std::thread::scope(|scope| {
@@ -160,7 +160,7 @@ fn names_set_by_many_at_once_are_all_there() {
 
 /// Other tools write to the same index.
 #[test]
-fn entries_that_are_not_ours_stay_when_a_name_is_set() {
+fn foreign_entries_stay_when_a_name_is_set() {
     let store = Store::new();
     let path = store.path().join("index.json");
     let foreign = format!(
@@ -175,7 +175,7 @@ fn entries_that_are_not_ours_stay_when_a_name_is_set() {
 }
 
 #[test]
-fn files_in_the_making_stay_and_old_ones_of_nobody_go() {
+fn locked_files_stay_and_old_leftovers_are_removed() {
     let store = Store::new();
     let layout = store.layout();
     let tmp = store.path().join("tmp");
@@ -199,7 +199,7 @@ fn files_in_the_making_stay_and_old_ones_of_nobody_go() {
 }
 
 #[test]
-fn only_legal_names_are_names() {
+fn only_valid_names_are_accepted() {
     for name in ["a", "A1", "0.b_c-d", &"x".repeat(128)] {
         assert!(is_name(name), "{name}");
     }

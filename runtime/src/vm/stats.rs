@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use supermachine_formats::wire::Reply;
 
-use crate::{Error, Vm};
+use crate::Error;
 
 /// What a machine uses. See [`Vm::stats`](crate::Vm::stats).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,7 +12,7 @@ use crate::{Error, Vm};
 pub struct VmStats {
     /// The memory that the guest's kernel manages, in KiB.
     pub memory_total_kib: u64,
-    /// What of it is in use, in KiB: all but what programs could still get.
+    /// The part of it that is in use, in KiB: all that programs could not get.
     pub memory_used_kib: u64,
     /// The processor time that the guest has used on this host.
     pub cpu_time: Duration,
@@ -21,12 +21,11 @@ pub struct VmStats {
 }
 
 impl VmStats {
-    /// Those of a machine that answered how much memory it uses.
-    pub(crate) fn of(vm: &Vm, answer: Reply) -> Result<Self, Error> {
-        let Reply::Memory(memory) = answer else {
-            return Err(Error::UnexpectedReply { request: "memory" });
+    /// Combines the agent's reply with the processor time and exits that the host counted.
+    pub(crate) fn new(reply: &Reply, (cpu_time, exits): (Duration, u64)) -> Result<Self, Error> {
+        let Reply::Memory(memory) = reply else {
+            return Err(Error::unexpected("memory"));
         };
-        let (cpu_time, exits) = vm.usage()?;
         Ok(Self {
             memory_total_kib: memory.total_kib,
             memory_used_kib: memory.total_kib.saturating_sub(memory.available_kib),

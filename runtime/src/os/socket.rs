@@ -1,4 +1,4 @@
-//! The socket calls that relays need and the standard library does not have.
+//! Socket calls that the standard library lacks.
 //!
 //! Each function is safe to call with any argument. None blocks, and none raises a signal.
 
@@ -13,34 +13,34 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::ptr;
 
-pub(super) use supermachine_vmm::{receive_now as receive, send_now as send};
+pub(crate) use supermachine_vmm::{receive_now as receive, send_now as send};
 
-/// Connections that wait to be accepted; the kernel's own limit is often lower.
+/// The backlog of listeners; the kernel's limit is often lower.
 const BACKLOG: c_int = 4096;
-/// The longest path of a socket file, with the zero byte behind it.
+/// The longest path of a socket file, including its zero byte.
 const MAX_ADDRESS: usize = 108;
-/// Who may connect to a socket file: its owner.
+/// The mode of a socket file: only its owner may connect.
 const SOCKET_MODE: libc::mode_t = 0o600;
 
-/// Tells the peer that nothing more is sent.
-pub(super) fn shut_down_sending(socket: &impl AsFd) -> io::Result<()> {
+/// Shuts down sending.
+pub(crate) fn shut_down_sending(socket: &impl AsFd) -> io::Result<()> {
     // SAFETY: no memory is involved.
     check(unsafe { libc::shutdown(socket.as_fd().as_raw_fd(), libc::SHUT_WR) })
 }
 
-/// Has the peer of a TCP socket find the connection reset when the socket is closed.
-pub(super) fn reset_on_close(socket: &impl AsFd) -> io::Result<()> {
+/// Makes a TCP connection reset when its socket is closed.
+pub(crate) fn reset_on_close(socket: &impl AsFd) -> io::Result<()> {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     set(socket, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
 }
 
-/// Sends what is written to a TCP socket at once.
-pub(super) fn send_at_once(socket: &impl AsFd) -> io::Result<()> {
+/// Disables Nagle's algorithm.
+pub(crate) fn send_at_once(socket: &impl AsFd) -> io::Result<()> {
     set(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1_i32)
 }
 
-/// Whether the peer has closed its end, rather than only one direction of it. Both directions
-/// of a socket that was shut down here look like that, too.
+/// Whether the peer has closed its end, and not only one direction. A socket of which this side has
+/// shut down both directions looks the same.
 pub(crate) fn is_hung_up(socket: &impl AsFd) -> bool {
     let mut poll = libc::pollfd { fd: socket.as_fd().as_raw_fd(), events: 0, revents: 0 };
     // SAFETY: one poll structure.
@@ -48,14 +48,14 @@ pub(crate) fn is_hung_up(socket: &impl AsFd) -> bool {
     count == 1 && poll.revents & (libc::POLLHUP | libc::POLLERR) != 0
 }
 
-/// Lets more connections wait to be accepted than the standard library asks for.
-pub(super) fn widen_backlog(listener: &impl AsFd) -> io::Result<()> {
+/// Raises the backlog above the standard library's.
+pub(crate) fn widen_backlog(listener: &impl AsFd) -> io::Result<()> {
     // SAFETY: no memory is involved.
     check(unsafe { libc::listen(listener.as_fd().as_raw_fd(), BACKLOG) })
 }
 
-/// What became of a connection that was begun.
-pub(super) fn outcome(socket: &impl AsFd) -> io::Result<()> {
+/// The result of a connection that was started.
+pub(crate) fn outcome(socket: &impl AsFd) -> io::Result<()> {
     let mut error: c_int = 0;
     let mut length = size_of::<c_int>() as libc::socklen_t;
     let fd = socket.as_fd().as_raw_fd();
@@ -67,9 +67,9 @@ pub(super) fn outcome(socket: &impl AsFd) -> io::Result<()> {
     if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
 }
 
-/// Begins to connect to an address. The socket can be written to once it is connected or has
-/// failed, which [`outcome`] tells.
-pub(super) fn connect(address: SocketAddr) -> io::Result<OwnedFd> {
+/// Starts to connect to an address. The socket becomes writable once it has connected or failed;
+/// [`outcome`] returns which.
+pub(crate) fn connect(address: SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let socket = stream_socket(family, libc::SOCK_NONBLOCK)?;
     let fd = socket.as_raw_fd();
@@ -104,8 +104,8 @@ pub(super) fn connect(address: SocketAddr) -> io::Result<OwnedFd> {
     }
 }
 
-/// Listens on a new socket file that only its owner may connect to, from its first moment on.
-pub(super) fn listen_on_file(path: &Path) -> io::Result<UnixListener> {
+/// Listens on a new socket file to which only its owner can connect, from its creation on.
+pub(crate) fn listen_on_file(path: &Path) -> io::Result<UnixListener> {
     let mut name = libc::sockaddr_un {
         sun_family: libc::AF_UNIX as libc::sa_family_t,
         sun_path: [0; MAX_ADDRESS],
@@ -119,8 +119,7 @@ pub(super) fn listen_on_file(path: &Path) -> io::Result<UnixListener> {
     }
     let socket = stream_socket(libc::AF_UNIX, libc::SOCK_NONBLOCK)?;
     let fd = socket.as_raw_fd();
-    // The file gets the mode of the socket that is bound to it.
-    // SAFETY: no memory is involved.
+    // The file gets the mode of its socket. SAFETY: no memory is involved.
     check(unsafe { libc::fchmod(fd, SOCKET_MODE) })?;
     let length = size_of_val(&name) as libc::socklen_t;
     // SAFETY: pointer and length describe `name`.
@@ -130,7 +129,7 @@ pub(super) fn listen_on_file(path: &Path) -> io::Result<UnixListener> {
     Ok(socket.into())
 }
 
-/// Does something with a socket file, by a name that fits into an address if its own does not.
+/// Uses a socket file by a path that fits into an address, if its own does not.
 pub(crate) fn with_short_path<T>(
     path: &Path,
     act: impl FnOnce(&Path) -> io::Result<T>,
@@ -149,7 +148,7 @@ fn stream_socket(family: c_int, flags: c_int) -> io::Result<OwnedFd> {
     // SAFETY: no memory is involved.
     let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | flags, 0) };
     check(fd)?;
-    // SAFETY: the kernel just made this descriptor, and nobody else knows it.
+    // SAFETY: the kernel just made this descriptor, and no other code knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

@@ -14,9 +14,9 @@ pub enum PackError {
     /// There is nothing at this path.
     #[error("no snapshot at {path}")]
     Missing {
-        /// Where it was looked for.
+        /// The path.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The operating system's error.
         source: io::Error,
     },
     /// Neither an OCI image-layout folder nor an archive of one.
@@ -24,7 +24,7 @@ pub enum PackError {
     NotAPack {
         /// The file or folder.
         path: PathBuf,
-        /// What tells so.
+        /// What shows that.
         what: &'static str,
     },
     /// There is no snapshot of this name.
@@ -35,15 +35,15 @@ pub enum PackError {
         /// The file or folder.
         path: PathBuf,
     },
-    /// There are several snapshots, and no name was given.
+    /// There are several snapshots, and none was named.
     #[error("{path} holds {count} snapshots, and none was named")]
     Ambiguous {
         /// The file or folder.
         path: PathBuf,
-        /// How many there are.
+        /// Their number.
         count: usize,
     },
-    /// A part is not there.
+    /// A part is missing.
     #[error("{section} is missing: no blob {digest}")]
     MissingBlob {
         /// The part.
@@ -51,44 +51,44 @@ pub enum PackError {
         /// The blob that holds it.
         digest: Digest,
     },
-    /// A part has another size than it should have.
+    /// A part has the wrong size.
     #[error("{section} has {found} bytes instead of {expected}: blob {digest}")]
     Size {
         /// The part.
         section: &'static str,
         /// The blob that holds it.
         digest: Digest,
-        /// The size that is told.
+        /// The expected size, in bytes.
         expected: u64,
-        /// The size that it has.
+        /// The actual size, in bytes.
         found: u64,
     },
-    /// A part is larger than any can be.
+    /// A part exceeds its limit.
     #[error("{section} of {size} bytes is larger than {limit}")]
     TooLarge {
         /// The part.
         section: &'static str,
-        /// Its size.
+        /// Its size, in bytes.
         size: u64,
-        /// The largest that is read.
+        /// The limit, in bytes.
         limit: u64,
     },
-    /// A part is not what its digest says.
+    /// A part does not match its digest.
     #[error("{section} is damaged: blob {digest} has digest {found}")]
     Damaged {
         /// The part.
         section: &'static str,
-        /// The digest that it should have.
+        /// The expected digest.
         digest: Digest,
-        /// The digest that it has.
+        /// The actual digest.
         found: Digest,
     },
-    /// A chunk is not what its digest says.
+    /// A chunk does not match its digest.
     #[error("chunks are damaged: {what} at byte {offset} of blob {blob}")]
     Chunk {
         /// The blob that holds it.
         blob: Digest,
-        /// Where in the blob it begins.
+        /// Its offset in the blob, in bytes.
         offset: u64,
         /// What is wrong with it.
         what: &'static str,
@@ -96,7 +96,7 @@ pub enum PackError {
     /// There is no memory to decompress with.
     #[error("cannot prepare to decompress")]
     Decompressor {
-        /// The operating system's answer.
+        /// The operating system's error.
         source: io::Error,
     },
     /// A document is not JSON.
@@ -104,21 +104,21 @@ pub enum PackError {
     Json {
         /// The document.
         section: &'static str,
-        /// What the parser said.
+        /// The parser's error.
         source: serde_json::Error,
     },
-    /// A document is not of its form.
+    /// A document has the wrong shape.
     #[error("{section} has {what}")]
     Document {
         /// The document.
         section: &'static str,
-        /// What it has.
+        /// What it has instead.
         what: &'static str,
     },
-    /// The artifact is something else than a snapshot.
+    /// The artifact is not a snapshot.
     #[error("not a snapshot but {found}")]
     ArtifactType {
-        /// The type that it has.
+        /// Its type.
         found: String,
     },
     /// The state file is damaged or of another version.
@@ -137,19 +137,19 @@ pub enum PackError {
         /// What is wrong with it.
         source: IndexError,
     },
-    /// What a snapshot would be made from cannot be put into one index.
+    /// The parts of a new snapshot do not fit one index.
     #[error("index of the new snapshot would not be readable")]
     Composed {
         /// What would be wrong with it.
         source: IndexError,
     },
-    /// Two parts contradict each other.
+    /// Two parts disagree.
     #[error("snapshot has {what}")]
     Inconsistent {
-        /// What it has.
+        /// What it has instead.
         what: &'static str,
     },
-    /// The archive is not a tar, or is cut off.
+    /// The archive is not a tar file, or is truncated.
     #[error("archive {path} is damaged at byte {offset}: {what}")]
     Archive {
         /// The file.
@@ -162,11 +162,11 @@ pub enum PackError {
     /// A file operation failed.
     #[error("cannot {operation} {path}")]
     Io {
-        /// What was done.
+        /// The operation.
         operation: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The operating system's error.
         source: io::Error,
     },
 }

@@ -1,9 +1,8 @@
-//! A snapshot's mapped form: memory and disks in files that only need to be mapped.
+//! The folder of a snapshot's mapped form, and the files that the form refers to.
 //!
-//! `snapshots/<digest>/` in the cache holds the state file and the `form`, which names the
-//! files of memory and disks and is written last. What snapshots have in common, they share:
-//! the memory of one base, the disk of one image. Makers take turns by locks, so that the work
-//! is done once.
+//! `snapshots/<digest>/` in the cache holds the state file and the `form`, which names the files of
+//! memory and disks and is written last. Snapshots share files: the memory of one base, the disk of
+//! one image. Locks make sure that the work is done once.
 
 use std::fs::{self, File};
 use std::io;
@@ -19,13 +18,13 @@ use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
 use super::cache::{Entry, Kind, Making, hold, lock};
 use super::expand::{Task, expand};
 use super::form::{Form, Part};
-use crate::Error;
+use crate::error::Error;
 use crate::pack::{ChunkReader, Pack, PackError, Source};
 use crate::stamp::{stamp, write_atomically};
 use supermachine_vmm::{MemoryFiles, Overlay};
 
 const PAGES_A_CHUNK: u64 = CHUNK_SIZE / PAGE_SIZE;
-/// A form that was just made can be spoiled by who cleans the cache; not again and again.
+/// A cleaner of the cache may spoil a new form, but not each time.
 const ATTEMPTS: usize = 3;
 
 /// The files of a snapshot, open.
@@ -37,38 +36,38 @@ pub struct Mapped {
     pub disks: Vec<Arc<File>>,
 }
 
-/// The place of a snapshot's mapped form.
+/// The folder of a snapshot's mapped form.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct FormDir {
     cache: PathBuf,
     dir: PathBuf,
 }
 
-/// A note that this process makes a form in the background.
+/// A marker that this process makes a form in the background.
 #[derive(Debug)]
 pub struct Begun {
-    /// Locked by each process that does, to its end.
+    /// Locked by each such process until it exits.
     #[expect(dead_code, reason = "it is kept for its lock")]
     note: File,
-    /// Whether others did so before and ended before the form was made.
+    /// Whether earlier processes exited before they had made the form.
     pub is_given_up: bool,
 }
 
-impl Place {
-    /// The place of `snapshot`'s form in `cache`.
+impl FormDir {
+    /// The folder of the form of `snapshot` in `cache`.
     #[must_use]
     pub fn new(cache: &Path, snapshot: Digest) -> Self {
         let dir = cache.join("snapshots").join(snapshot.hex());
         Self { cache: cache.to_owned(), dir }
     }
 
-    /// The cache that the form belongs to.
+    /// The cache of the form.
     #[must_use]
     pub fn cache(&self) -> &Path {
         &self.cache
     }
 
-    /// The form that is there, if it is whole. Whatever is wrong with it, it is made anew.
+    /// The existing form, if it is valid. An invalid one is made again.
     #[must_use]
     pub fn existing(&self) -> Option<(Snapshot, Mapped)> {
         let form = Form::decode(&fs::read_to_string(self.dir.join("form")).ok()?)?;
@@ -93,11 +92,11 @@ impl Place {
         Some((snapshot, Mapped { memory: MemoryFiles { base, overlay }, disks }))
     }
 
-    /// Notes, for as long as the result is kept, that this process starts machines without the
-    /// form and makes it meanwhile.
+    /// Marks, until the result is dropped, that this process starts machines without the form and
+    /// makes it in the background.
     ///
     /// # Errors
-    /// The note cannot be written.
+    /// The marker cannot be written.
     pub fn begin(&self) -> io::Result<Begun> {
         let path = self.begun();
         fs::create_dir_all(&self.dir)?;
@@ -112,9 +111,9 @@ impl Place {
         Ok(Begun { note, is_given_up })
     }
 
-    /// Forgets that processes have begun to make the form: it cannot be made now.
+    /// Removes the markers of earlier processes, when the form cannot be made.
     pub fn forget_begun(&self) {
-        // What cannot be removed has others try again, and no more.
+        // If it cannot be removed, other processes just try again.
         let _ = fs::remove_file(self.begun());
     }
 
@@ -122,7 +121,7 @@ impl Place {
         self.dir.join("begun")
     }
 
-    /// Makes the form of a pack, unless somebody else does so first.
+    /// Makes the form of a pack, unless another process does so first.
     ///
     /// # Errors
     /// The pack is damaged, or the cache cannot be written.
@@ -148,7 +147,7 @@ impl Place {
         self.make_missing(pack, &wanted)?;
         let mut parts = Vec::with_capacity(wanted.len());
         for part in &wanted {
-            // Who cleans the cache may have been quicker; the caller tries again.
+            // A cleaner of the cache may have removed it; the caller tries again.
             let Some((_, stamp)) = part.entry.existing() else { return Ok(()) };
             parts.push((part.kind, Part { identity: part.identity, stamp }));
         }
@@ -172,12 +171,12 @@ impl Place {
         write_atomically(&self.dir.join("form"), form.encode().as_bytes())
     }
 
-    /// The folder of the snapshot's own part.
+    /// The snapshot's own folder.
     pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The files that the form consists of.
+    /// The files of the form.
     pub(super) fn wanted<'a>(&self, pack: &'a Pack) -> Vec<Wanted<'a>> {
         let files = parts(&pack.index).into_iter();
         let wanted = files.map(|(kind, identity, space, layers)| Wanted {
@@ -190,11 +189,11 @@ impl Place {
         wanted.collect()
     }
 
-    /// Makes those files that are not there, all at once.
+    /// Makes all missing files at once.
     fn make_missing(&self, pack: &Arc<Pack>, wanted: &[Wanted<'_>]) -> Result<(), Error> {
         let mut missing: Vec<&Wanted<'_>> =
             wanted.iter().filter(|part| part.entry.existing().is_none()).collect();
-        // Everybody takes the locks in one order. Two disks can be the same.
+        // Locks are taken in a fixed order. Two disks may be the same file.
         missing.sort_by_key(|part| (part.kind as u8, part.identity.0));
         missing.dedup_by_key(|part| (part.kind, part.identity));
         let mut makings: Vec<(&Wanted<'_>, Making)> = Vec::new();
@@ -211,8 +210,7 @@ impl Place {
     }
 }
 
-/// The files that hold what an index describes: what each is, the space that it is of, and the
-/// layers of the space that it holds.
+/// The files for an index: the kind of each, its space, and the layers that it holds.
 pub(super) fn parts(index: &Index) -> Vec<(Kind, Digest, &Space, Range<usize>)> {
     let file = |kind, space, layers: Range<usize>| {
         (kind, index.identity(space, layers.end), space, layers)
@@ -232,7 +230,7 @@ pub(super) struct Wanted<'a> {
     identity: Digest,
     pub(super) entry: Entry,
     pub(super) space: &'a Space,
-    /// The layers of the space that it holds.
+    /// The layers that it holds.
     layers: Range<usize>,
 }
 
@@ -244,8 +242,8 @@ impl Wanted<'_> {
     }
 }
 
-/// Takes a file that holds what a disk of an index does into the cache, so that it need not be
-/// expanded. The caller has checked it; it must be on the cache's file system.
+/// Moves a file with the content of a disk of an index into the cache, which saves its expansion.
+/// The caller has checked it, and it is on the cache's file system.
 ///
 /// # Errors
 /// The cache cannot be written.
@@ -254,8 +252,7 @@ pub fn adopt_disk(cache: &Path, index: &Index, disk: usize, file: &Path) -> Resu
     disk_entry(cache, index, space).adopt(file)
 }
 
-/// The expanded file of the only disk of an index, made from a store's blobs if it is not
-/// there.
+/// The expanded file of the only disk of an index, made from a store's blobs if it is missing.
 ///
 /// # Errors
 /// A blob is missing or damaged, or the cache cannot be written.
@@ -280,16 +277,16 @@ pub fn expanded_disk(cache: &Path, source: &Source, index: &Index) -> Result<Fil
     Err(entry.io("use")(spoiled))
 }
 
-/// Removes a snapshot's own part of the cache. What cannot be removed takes room, and no more.
+/// Removes a snapshot's own folder in the cache. A file that cannot be removed only takes space.
 pub fn forget_mapped(cache: &Path, snapshot: Digest) {
-    let _ = fs::remove_dir_all(Place::new(cache, snapshot).dir);
+    let _ = fs::remove_dir_all(FormDir::new(cache, snapshot).dir);
 }
 
 fn disk_entry(cache: &Path, index: &Index, space: &Space) -> Entry {
     Entry::new(cache, Kind::Disk, index.identity(space, space.layers.len()))
 }
 
-/// The pages that an overlay is in front of.
+/// The pages that an overlay covers.
 fn overlay_runs(memory: &Space) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for Extent { first, count, .. } in memory.flattened(1).extents {

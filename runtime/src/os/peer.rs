@@ -1,19 +1,19 @@
-//! The socket calls of the border that the standard library does not have.
+//! The process at the other end of a socket, and descriptors that pass between processes.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
-/// Who is at the other end of a socket.
+/// The process at the other end of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Peer {
-    pub(super) pid: u32,
-    pub(super) uid: u32,
+pub(crate) struct Peer {
+    pub(crate) pid: u32,
+    pub(crate) uid: u32,
 }
 
-/// Who connected, or who listened, when the connection was made.
-pub(super) fn peer(socket: &UnixStream) -> io::Result<Peer> {
+/// The process that connected, or that listened, when the connection was made.
+pub(crate) fn peer(socket: &UnixStream) -> io::Result<Peer> {
     let mut found = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut length = size_of::<libc::ucred>() as libc::socklen_t;
     let place = (&raw mut found).cast();
@@ -33,18 +33,21 @@ pub(super) fn peer(socket: &UnixStream) -> io::Result<Peer> {
     Ok(Peer { pid: found.pid.unsigned_abs(), uid: found.uid })
 }
 
-/// Closes all descriptors but those for standard input, output and error, before any is opened.
-pub(super) fn close_inherited() {
-    // SAFETY: nothing in this process has opened one yet. Where it fails they stay, which harms
-    // nobody.
+/// Closes all descriptors but those for standard input, output and error.
+///
+/// # Safety
+/// No other code of the process owns a descriptor.
+pub(crate) unsafe fn close_inherited() {
+    // SAFETY: the caller promises that nobody owns one. A kernel that lacks the call leaves them open,
+    // which the process can do no harm with.
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
 }
 
-/// Has the programs that this process starts from now on inherit no descriptor but standard input,
-/// output and error. Nothing is closed here.
+/// Makes all descriptors but standard input, output and error close in programs that this process
+/// starts. It closes none of them here.
 ///
-/// For a process that starts one which outlives it: what the long-lived one would keep open by
-/// accident, such as the end of a pipe, somebody may wait for.
+/// For a process that starts a long-lived one, which would otherwise keep descriptors open by
+/// accident, such as the end of a pipe that another process waits for.
 ///
 /// # Errors
 /// The kernel is older than Linux 5.11.
@@ -58,19 +61,19 @@ pub fn inherit_nothing() -> io::Result<()> {
 }
 
 /// Whether a peer is trusted: this process's user, or root.
-pub(super) fn is_trusted(peer: Peer) -> bool {
+pub(crate) fn is_trusted(peer: Peer) -> bool {
     // SAFETY: no memory is involved, and it cannot fail.
     let own = unsafe { libc::geteuid() };
     peer.uid == own || peer.uid == 0
 }
 
-/// Receives bytes, and a descriptor if one comes along; it is closed when another program starts.
-pub(super) fn receive(
+/// Receives bytes, and a descriptor if one comes along, with close-on-exec set.
+pub(crate) fn receive_with_descriptor(
     socket: &UnixStream,
     buffer: &mut [u8],
 ) -> io::Result<(usize, Option<OwnedFd>)> {
     const SPACE: usize = 64;
-    // Aligned for the header that the kernel writes into it.
+    // Aligned for the kernel's header.
     let mut control = [0_u64; SPACE / size_of::<u64>()];
     let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: a message header of zeros is one with no parts.
@@ -86,7 +89,7 @@ pub(super) fn receive(
     Ok((count, take_descriptor(&message)))
 }
 
-/// The first descriptor that came with a message; any other is closed.
+/// The first descriptor of a message; closes the others.
 fn take_descriptor(message: &libc::msghdr) -> Option<OwnedFd> {
     let mut first = None;
     // SAFETY: the kernel has filled the header and the control bytes that it points to.
@@ -105,7 +108,7 @@ fn take_descriptor(message: &libc::msghdr) -> Option<OwnedFd> {
                 let place = unsafe { data.add(index) };
                 // SAFETY: as above; they need not be aligned.
                 let fd = unsafe { place.read_unaligned() };
-                // SAFETY: the kernel just made it for this process, and nobody else knows it.
+                // SAFETY: the kernel just made it for this process, and no other code knows it.
                 let fd = unsafe { OwnedFd::from_raw_fd(fd) };
                 first.get_or_insert(fd);
             }

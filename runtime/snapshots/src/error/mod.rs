@@ -1,9 +1,11 @@
 //! Why a snapshot's files could not be read or made.
 
+mod pack;
+
 use std::io;
 use std::path::PathBuf;
 
-use crate::pack::PackError;
+pub use self::pack::PackError;
 
 /// Why a mapped form could not be made or used.
 #[derive(Debug, thiserror::Error)]

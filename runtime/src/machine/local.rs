@@ -1,0 +1,211 @@
+//! A machine in this process.
+//!
+//! Invariant: a handle that outlives its use of the machine reaches it no more. A use begins with a
+//! start or a reset, and finishes with the next reset or when the machine is dropped.
+//!
+//! Lock: `owned` is held for moments only, never while the machine works.
+
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::RestoreMode;
+use supermachine_formats::wire::{Control, ENTROPY_SIZE, REQUEST_PORT, Resume};
+use supermachine_vmm::{
+    ExitWatch, Machine, MachineError, Restore, Timings, fill_random, realtime_ns,
+};
+
+use super::handle::MachineHandle;
+use super::stream_error::{StreamError, console_text};
+use crate::error::HostError;
+use crate::live::{self, TakenSnapshot};
+use crate::{Error, Image, VmConfig};
+
+/// Owns a machine of this process. Dropping it stops the machine.
+#[derive(Debug)]
+pub(crate) struct LocalMachine {
+    handle: Arc<LocalHandle>,
+    machine: Arc<Machine>,
+    image: Image,
+    /// The agent expects this stream to stay open while the guest runs, so it is dropped last.
+    control: UnixStream,
+}
+
+impl LocalMachine {
+    /// Starts a machine and measures the steps of the start.
+    pub(crate) fn start(
+        image: &Image,
+        config: &VmConfig,
+        timings: &mut Timings,
+    ) -> Result<Self, Error> {
+        let (origin, mode) = image.origin(config.starts_on_demand())?;
+        timings.set_way(mode);
+        timings.step(if mode == RestoreMode::Expanded { "expand" } else { "open" });
+        let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin };
+        let machine = Arc::new(Machine::restore(parts, timings)?);
+        let control = run(&machine, config)?;
+        timings.step("resume");
+        let handle = Arc::new(LocalHandle::new(&machine, image));
+        Ok(Self { handle, machine, image: image.clone(), control })
+    }
+
+    /// The handle of the present use of the machine.
+    pub(crate) fn handle(&self) -> Arc<dyn MachineHandle> {
+        Arc::clone(&self.handle) as _
+    }
+
+    /// The machine itself.
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// Puts the machine back to its snapshot and runs it for its next use. After an error the
+    /// machine must not be used again.
+    pub(crate) fn reset(&mut self, config: &VmConfig, timings: &mut Timings) -> Result<(), Error> {
+        self.handle.release();
+        // A capture for the previous user must not see what the next user does.
+        if Arc::strong_count(&self.machine) > 1 {
+            return Err(MachineError::BeingCaptured.into());
+        }
+        self.machine.reset(timings)?;
+        self.control = run(&self.machine, config)?;
+        timings.step("resume");
+        self.handle = Arc::new(LocalHandle::new(&self.machine, &self.image));
+        Ok(())
+    }
+}
+
+impl Drop for LocalMachine {
+    fn drop(&mut self) {
+        self.handle.release();
+    }
+}
+
+/// One use of a machine of this process.
+#[derive(Debug)]
+struct LocalHandle {
+    /// `None` once the use has finished.
+    owned: Mutex<Option<Owned>>,
+    watch: ExitWatch,
+}
+
+#[derive(Debug)]
+struct Owned {
+    machine: Arc<Machine>,
+    image: Image,
+}
+
+impl LocalHandle {
+    fn new(machine: &Arc<Machine>, image: &Image) -> Self {
+        let owned = Owned { machine: Arc::clone(machine), image: image.clone() };
+        Self { owned: Mutex::new(Some(owned)), watch: machine.exit_watch() }
+    }
+
+    /// Finishes the use. Dropping the machine, if this was the last reference, happens here.
+    fn release(&self) {
+        let owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(owned);
+    }
+
+    fn owned(&self) -> Result<(Arc<Machine>, Image), Error> {
+        let owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
+        let Owned { machine, image } = owned.as_ref().ok_or(Error::Stopped)?;
+        Ok((Arc::clone(machine), image.clone()))
+    }
+
+    fn machine(&self) -> Result<Arc<Machine>, Error> {
+        self.keep_alive().ok_or(Error::Stopped)
+    }
+
+    /// Replaces the bare fact that the guest has exited by the reason and the console.
+    fn explain(&self, error: MachineError) -> Error {
+        match (error, self.exit()) {
+            (MachineError::Ended { .. }, Some(exit)) => exit.into_error(),
+            (error, _) => error.into(),
+        }
+    }
+}
+
+impl MachineHandle for LocalHandle {
+    fn dial(&self, frames: &[u8]) -> Result<UnixStream, Error> {
+        Ok(self.machine()?.connect(REQUEST_PORT, frames)?)
+    }
+
+    fn exit(&self) -> Option<StreamError> {
+        exit(&self.watch)
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.watch.failure().is_none()
+    }
+
+    fn console(&self) -> Result<Vec<u8>, Error> {
+        Ok(self.watch.console())
+    }
+
+    fn usage(&self) -> Result<(Duration, u64), Error> {
+        let machine = self.machine()?;
+        Ok((machine.cpu_time(), machine.exits()))
+    }
+
+    fn snapshot(&self, name: &str) -> Result<TakenSnapshot, Error> {
+        let (machine, image) = self.owned()?;
+        live::take(&machine, &image, name)
+    }
+
+    fn pause(&self) -> Result<(), Error> {
+        self.machine()?.pause().map_err(|error| self.explain(error))
+    }
+
+    fn resume(&self) -> Result<(), Error> {
+        self.machine()?.resume().map_err(|error| self.explain(error))
+    }
+
+    fn stop(&self) -> Result<(), Error> {
+        self.exit().map_or(Ok(()), |exit| Err(exit.into_error()))
+    }
+
+    fn keep_alive(&self) -> Option<Arc<Machine>> {
+        let owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
+        owned.as_ref().map(|owned| Arc::clone(&owned.machine))
+    }
+}
+
+/// A handle on a machine that the caller owns as such: it explains why streams closed, and can do
+/// nothing else.
+pub(crate) fn observe(machine: &Machine) -> Arc<dyn MachineHandle> {
+    Arc::new(LocalHandle { owned: Mutex::new(None), watch: machine.exit_watch() })
+}
+
+/// The resume message for a guest: the time, fresh entropy, and its host name.
+///
+/// # Errors
+/// The operating system has no random bytes.
+pub fn resume(hostname: Option<&str>) -> Result<Resume, Error> {
+    let mut entropy = [0; ENTROPY_SIZE];
+    fill_random(&mut entropy)
+        .map_err(|source| Error::Host { source: HostError::NoEntropy { source } })?;
+    Ok(Resume { realtime_ns: realtime_ns(), entropy, hostname: hostname.map(str::to_owned) })
+}
+
+/// The last lines of the console, as text.
+#[must_use]
+pub fn console_tail(machine: &Machine) -> String {
+    console_text(&machine.console())
+}
+
+/// Sends the resume message and runs the guest. Returns the control stream.
+fn run(machine: &Machine, config: &VmConfig) -> Result<UnixStream, Error> {
+    let control = machine.control()?;
+    machine.send_control(&Control::Resume(resume(config.hostname())?))?;
+    machine.run();
+    Ok(control)
+}
+
+/// Why the streams of a use closed, or `None` while nothing explains it.
+fn exit(watch: &ExitWatch) -> Option<StreamError> {
+    if let Some(failure) = watch.failure() {
+        return Some(StreamError::Guest { failure, console: console_text(&watch.console()) });
+    }
+    watch.is_stopped().then_some(StreamError::Stopped)
+}

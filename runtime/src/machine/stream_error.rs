@@ -1,0 +1,99 @@
+//! Why a stream to the agent closed. Unlike an [`Error`] it can be cloned, for all who wait.
+
+use std::io;
+
+use supermachine_formats::codec::DecodeError;
+use supermachine_formats::wire::Failure;
+use supermachine_vmm::GuestFailure;
+
+use crate::Error;
+use crate::error::{HostError, ProtocolError, WorkerError};
+
+/// How much of the console an error shows.
+const CONSOLE_TAIL: usize = 2048;
+
+/// Why a stream closed before it delivered what it was opened for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StreamError {
+    Guest {
+        failure: GuestFailure,
+        console: String,
+    },
+    Stopped,
+    /// The process that held the machine has exited.
+    WorkerGone,
+    AgentGone,
+    Agent(Failure),
+    Protocol(DecodeError),
+    Unexpected {
+        request: &'static str,
+    },
+    Unanswered {
+        limit: std::time::Duration,
+    },
+    /// This side gave it up.
+    Abandoned,
+    Stream(io::ErrorKind),
+}
+
+impl StreamError {
+    /// Converts into the error of an operation.
+    pub(crate) fn into_error(self) -> Error {
+        match self {
+            Self::Guest { failure, console } => Error::Guest { failure, console },
+            Self::Stopped => Error::Stopped,
+            Self::WorkerGone => Error::Worker { source: WorkerError::Gone },
+            Self::AgentGone => Error::Protocol { source: ProtocolError::AgentGone },
+            Self::Agent(failure) => Error::Agent { failure },
+            Self::Protocol(source) => {
+                Error::Protocol { source: ProtocolError::Malformed { source } }
+            }
+            Self::Unexpected { request } => Error::unexpected(request),
+            Self::Unanswered { limit } => Error::Unanswered { limit },
+            Self::Abandoned => Error::Cancelled,
+            Self::Stream(kind) => Error::Host { source: HostError::Stream { source: kind.into() } },
+        }
+    }
+
+    /// Converts into the error of a reader or writer.
+    pub(crate) fn into_io(self) -> io::Error {
+        io_error(self.into_error())
+    }
+}
+
+/// Wraps an error for a reader or writer, in the kind that fits best.
+pub(crate) fn io_error(error: Error) -> io::Error {
+    let kind = match &error {
+        Error::Agent { failure } => kind_of(failure.errno),
+        Error::Guest { .. }
+        | Error::Stopped
+        | Error::Worker { source: WorkerError::Gone }
+        | Error::Protocol { source: ProtocolError::AgentGone }
+        | Error::Cancelled => io::ErrorKind::ConnectionAborted,
+        Error::Unanswered { .. } => io::ErrorKind::TimedOut,
+        Error::Host { source: HostError::Stream { source } } => source.kind(),
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
+}
+
+/// The last lines of a console, as text.
+pub(super) fn console_text(console: &[u8]) -> String {
+    let (_, tail) = console.split_at(console.len().saturating_sub(CONSOLE_TAIL));
+    String::from_utf8_lossy(tail).trim().to_owned()
+}
+
+/// The guest is Linux on every host, so its error numbers are named here.
+fn kind_of(errno: u16) -> io::ErrorKind {
+    match errno {
+        1 | 13 => io::ErrorKind::PermissionDenied,
+        2 => io::ErrorKind::NotFound,
+        17 => io::ErrorKind::AlreadyExists,
+        20 => io::ErrorKind::NotADirectory,
+        21 => io::ErrorKind::IsADirectory,
+        22 => io::ErrorKind::InvalidInput,
+        28 => io::ErrorKind::StorageFull,
+        30 => io::ErrorKind::ReadOnlyFilesystem,
+        _ => io::ErrorKind::Other,
+    }
+}
