@@ -52,7 +52,6 @@ const DRAWN: [(&str, &[&str]); 12] = [
 /// Crates whose circles are reported only.
 const UNTANGLED_LATER: &[&str] = &[
     "supermachine-formats",
-    "supermachine-vmm",
     "supermachine-init",
     "supermachine-baker",
     "cargo-supermachine",

@@ -1,4 +1,4 @@
-//! The backend of platforms that have none: every call returns `Unsupported`.
+//! The backend of platforms without a hypervisor: every call returns `Unsupported`.
 
 use std::sync::Arc;
 

@@ -81,7 +81,7 @@ impl Block {
         let (true, Some(_), true) = (whole, end, length <= MAX_READ) else {
             return Ok((0, VIRTIO_BLK_S_IOERR));
         };
-        // Cannot overflow: the sector lies on the disk.
+        // Cannot overflow: the sector is on the disk.
         let start = sector * SECTOR_SIZE;
         let mut done = 0;
         while done < length {

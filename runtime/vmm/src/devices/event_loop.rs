@@ -2,7 +2,7 @@
 //!
 //! Starts with the first event source that needs it. Dropping the [`EventLoop`] stops and joins it.
 //! Events are edge-triggered, so a source that a device cannot serve now does not keep the thread
-//! busy; whoever removes the obstacle resumes the work.
+//! busy. The code that removes the obstacle resumes the work.
 //!
 //! Locks: every caller from outside of the guest holds `gate` while it uses a device, and so does
 //! this thread while it serves an event. Holding the gate keeps the devices still. It comes before a
@@ -203,7 +203,7 @@ impl Shared {
 
     fn serve(&self, id: u64, readiness: Readiness) {
         let _held = lock(&self.gate);
-        // Looked up under the gate: who holds it may have dropped the source.
+        // Looked up under the gate, because its holder may have dropped the source.
         let found = lock(&self.sources).handlers.get(&id).cloned();
         if let Some((handler, token)) = found
             && let Some(handler) = handler.upgrade()

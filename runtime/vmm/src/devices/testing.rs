@@ -19,10 +19,10 @@ pub(crate) const NEXT: u16 = 1;
 pub(crate) const WRITE: u16 = 2;
 pub(crate) const INDIRECT: u16 = 4;
 pub(crate) const NEEDS_RESET: u32 = 0x40;
-/// What a driver ends its set-up with.
+/// The device status at the end of a driver's set-up.
 pub(crate) const RUNNING: u32 = 0xf;
 
-/// Counts its edges.
+/// A line that counts its edges.
 #[derive(Debug, Default)]
 pub(crate) struct CountingLine(AtomicUsize);
 
@@ -67,7 +67,7 @@ pub(crate) fn disk(bytes: &[u8]) -> DiskFile {
     DiskFile { file: Some(Arc::new(file)), size: bytes.len() as u64 }
 }
 
-/// Makes a slot in a fresh memory.
+/// Restores a slot over fresh memory.
 pub(crate) fn slot_of(state: &formats::Slot, disks: &[DiskFile]) -> Result<Slot, DeviceError> {
     let events = EventLoop::new().unwrap().device();
     let line = Arc::<CountingLine>::default();
@@ -91,7 +91,7 @@ impl Guest {
         Self::over(memory(), state, disks)
     }
 
-    /// The same over a memory that there is already.
+    /// The same over existing memory.
     pub(crate) fn over(memory: Arc<Memory>, state: &formats::Slot, disks: &[DiskFile]) -> Self {
         let line = Arc::new(CountingLine::default());
         let events = Arc::new(EventLoop::new().unwrap());
@@ -117,7 +117,7 @@ impl Guest {
         guest
     }
 
-    /// What a driver does at its probe.
+    /// Does what a driver does at its probe.
     pub(crate) fn bring_up(&mut self) {
         self.negotiate();
         self.add_queues();
@@ -210,7 +210,7 @@ impl Guest {
         bytes
     }
 
-    /// Writes one descriptor as it is.
+    /// Writes one descriptor.
     pub(crate) fn describe(
         &self,
         queue: usize,
@@ -227,7 +227,7 @@ impl Guest {
         self.store(self.queues[queue].descriptors + u64::from(index) * 16, &bytes);
     }
 
-    /// Puts a head into the available ring and shows it.
+    /// Puts a head into the available ring and publishes it.
     pub(crate) fn offer(&mut self, queue: usize, head: u16) {
         let ring = &mut self.queues[queue];
         let (available, place) = (ring.available, ring.next_available % ring.size);
@@ -237,7 +237,7 @@ impl Guest {
         self.store(available + 2, &next.to_le_bytes());
     }
 
-    /// Offers a well-formed chain of (address, length, device may write); gives its head.
+    /// Offers a well-formed chain of (address, length, device may write). Returns its head.
     pub(crate) fn add(&mut self, queue: usize, buffers: &[(u64, usize, bool)]) -> u16 {
         let size = self.queues[queue].size;
         let head = self.queues[queue].next_descriptor;

@@ -1,4 +1,4 @@
-//! What the slots and the transport promise, shown with the simplest device.
+//! The contract of slots and transport, tested with the simplest device.
 
 use supermachine_formats::snapshot::device as formats;
 
@@ -15,7 +15,7 @@ fn ask(guest: &mut Guest) -> Vec<u8> {
     guest.load(address, 32)
 }
 
-/// A running random source's state, and where to change it.
+/// The error after a change to a running random source's state.
 fn changed(change: impl Fn(&mut formats::Virtio)) -> String {
     let guest = Guest::running(&fresh_rng(), &[]);
     let mut state = guest.slot.state();
@@ -76,7 +76,7 @@ fn config_read_takes_any_width_and_ends_in_zeros() {
 }
 
 #[test]
-fn features_not_offered_are_refused() {
+fn feature_not_offered_is_refused() {
     let guest = Guest::new(&fresh_rng(), &[]);
     guest.set(0x70, 1);
     guest.set(0x70, 3);
@@ -157,7 +157,7 @@ fn ready_queue_keeps_its_registers() {
 }
 
 #[test]
-fn queue_number_unknown_is_ignored() {
+fn unknown_queue_number_is_ignored() {
     let guest = Guest::running(&fresh_rng(), &[]);
     guest.set(0x30, 0xffff_ffff);
     for register in [0x38, 0x44, 0x50, 0x80] {
@@ -179,7 +179,7 @@ fn notification_before_driver_ok_is_ignored() {
 }
 
 #[test]
-fn interrupt_is_shown_until_acknowledged() {
+fn interrupt_status_stays_until_acknowledged() {
     let mut guest = Guest::running(&fresh_rng(), &[]);
     ask(&mut guest);
     assert_eq!((guest.interrupts(), guest.get(0x60)), (1, 1));
@@ -201,7 +201,7 @@ fn interrupt_suppressed_by_the_driver_is_not_sent() {
 }
 
 #[test]
-fn indices_that_wrap_go_on() {
+fn queue_works_after_its_indices_wrap() {
     let mut guest = Guest::running(&fresh_rng(), &[]);
     let address = guest.place(&[0; 32]);
     for _ in 0..70_000 {
@@ -213,7 +213,7 @@ fn indices_that_wrap_go_on() {
 }
 
 #[test]
-fn reset_brings_the_first_state_back() {
+fn reset_restores_the_first_state() {
     let mut guest = Guest::running(&fresh_rng(), &[]);
     ask(&mut guest);
     guest.set(0x70, 0);
@@ -223,7 +223,7 @@ fn reset_brings_the_first_state_back() {
 }
 
 #[test]
-fn state_of_a_running_device_goes_on_elsewhere() {
+fn state_of_a_running_device_restores_elsewhere() {
     let mut guest = Guest::running(&fresh_rng(), &[]);
     ask(&mut guest);
     let state = guest.slot.state();
@@ -234,7 +234,7 @@ fn state_of_a_running_device_goes_on_elsewhere() {
 }
 
 #[test]
-fn fresh_states_are_taken_and_given_back() {
+fn fresh_state_round_trips() {
     let disks = [disk(&[0; 4096])];
     for state in [
         fresh_vsock(3),

@@ -1,6 +1,6 @@
 //! A machine while it exists: run, pause, streams, and how the guest stopped.
 //!
-//! Locks: `turn` is held by whoever commands the vCPUs, so that one capture or reset happens at a
+//! Locks: a caller that commands the vCPUs holds `turn`, so that one capture or reset happens at a
 //! time and nothing runs the guest meanwhile. It comes before all others.
 
 use std::os::unix::net::UnixStream;

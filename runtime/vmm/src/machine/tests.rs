@@ -1,4 +1,4 @@
-//! The machine model above the hypervisor seam, on a hypervisor that plays a script.
+//! The machine above the hypervisor seam, on a hypervisor that plays a script.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -33,10 +33,10 @@ use crate::os::{self, PageBuffer, PageMap, Populate, fill_random};
 const MEMORY: u64 = 2 << 20;
 const DISK: u64 = 2 << 20;
 const PAGE: usize = PAGE_SIZE as usize;
-/// Far more than anything here takes: only a hang reaches it.
+/// Longer than any step takes: only a hang reaches it.
 const HANG: Duration = Duration::from_secs(60);
 
-/// Runs what might hang, and fails instead of hanging.
+/// Runs `work`, and fails if it hangs.
 fn within<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
     let (done, result) = mpsc::channel();
     let thread = std::thread::spawn(move || done.send(work()));
@@ -101,7 +101,7 @@ fn restore(vm: &Arc<FakeVm>, snapshot: Snapshot) -> Result<Machine, MachineError
     restore_from(vm, snapshot, file(MEMORY))
 }
 
-/// The pages that differ from what the machine began with.
+/// The pages that differ from the machine's original memory.
 fn changed(machine: &Machine, dirty: &DirtyPages) -> Vec<u64> {
     let mut before = [0; PAGE];
     let mut differs = |(page, content): &(u64, &[u8; PAGE])| {
@@ -135,7 +135,7 @@ fn restore_from(
     })
 }
 
-/// Runs a script on the first vCPU to its end and gives what its reads were answered.
+/// Plays a script on the first vCPU, and returns the results of its reads.
 fn play(script: Vec<Step>) -> Vec<Vec<u8>> {
     let vm = Arc::new(FakeVm::with_script(script));
     let machine = restore(&vm, with_disk(snapshot(1))).unwrap();
@@ -156,7 +156,7 @@ fn resume() -> wire::Control {
 }
 
 #[test]
-fn memory_and_disks_are_mapped_where_the_layout_says() {
+fn restore_maps_memory_and_disks_at_their_addresses() {
     let vm = Arc::new(FakeVm::default());
     let _machine = restore(&vm, with_disk(snapshot(1))).unwrap();
     let disk = PMEM_START + u64::from(ROOT_SLOT) * PMEM_STRIDE;
@@ -168,7 +168,7 @@ fn memory_and_disks_are_mapped_where_the_layout_says() {
 }
 
 #[test]
-fn every_slot_answers_the_transport_and_empty_ones_have_no_device() {
+fn slot_read_identifies_transport_and_device() {
     let script = (0..SLOTS)
         .flat_map(|slot| [0, 4, 8].map(|register| read(slot_address(slot) + register, 4)))
         .collect();
@@ -186,7 +186,7 @@ fn every_slot_answers_the_transport_and_empty_ones_have_no_device() {
 }
 
 #[test]
-fn an_address_that_no_device_has_reads_all_ones() {
+fn read_without_a_device_returns_all_ones() {
     let outside =
         [slot_address(0) - 4, slot_address(SLOTS), IOAPIC_START - 4, IOAPIC_START + 0x1000];
     let mut script: Vec<Step> = outside.iter().map(|address| read(*address, 4)).collect();
@@ -200,7 +200,7 @@ fn an_address_that_no_device_has_reads_all_ones() {
 }
 
 #[test]
-fn writes_that_no_device_takes_change_nothing() {
+fn write_without_a_device_is_dropped() {
     let script = vec![
         Step::Write { address: slot_address(SLOTS), data: vec![1; 4] },
         Step::Write { address: slot_address(SLOTS - 1) + 0x70, data: vec![1; 4] },
@@ -212,7 +212,7 @@ fn writes_that_no_device_takes_change_nothing() {
 }
 
 #[test]
-fn serial_output_is_the_console() {
+fn serial_output_appears_on_console() {
     let write = |data: &[u8]| Step::PortWrite { port: SERIAL_PORT, data: data.to_vec() };
     let vm = Arc::new(FakeVm::with_script(vec![write(b"h"), write(b"ello")]));
     let machine = restore(&vm, snapshot(1)).unwrap();
@@ -222,7 +222,7 @@ fn serial_output_is_the_console() {
 }
 
 #[test]
-fn a_restored_machine_does_not_run_before_it_is_told() {
+fn restored_machine_does_not_run_before_run() {
     let vm = Arc::new(FakeVm::with_script(vec![read(slot_address(0), 4)]));
     let machine = restore(&vm, snapshot(1)).unwrap();
     let state = machine.capture_live().unwrap();
@@ -235,7 +235,7 @@ fn a_restored_machine_does_not_run_before_it_is_told() {
 }
 
 #[test]
-fn a_restored_machine_finds_the_files_content_and_never_changes_the_file() {
+fn guest_reads_memory_file_and_never_changes_it() {
     let memory = file(MEMORY);
     memory.write_all_at(&[9], 5 * PAGE_SIZE).unwrap();
     let script = vec![
@@ -255,7 +255,7 @@ fn a_restored_machine_finds_the_files_content_and_never_changes_the_file() {
 }
 
 #[test]
-fn a_capture_holds_what_the_restore_was_given() {
+fn capture_of_unused_machine_equals_its_snapshot() {
     let vm = Arc::new(FakeVm::default());
     let given = with_disk(snapshot(2));
     let machine = restore(&vm, given.clone()).unwrap();
@@ -272,7 +272,7 @@ fn a_capture_holds_what_the_restore_was_given() {
 }
 
 #[test]
-fn a_capture_holds_only_pages_that_differ() {
+fn capture_holds_written_pages_only() {
     let memory = file(MEMORY);
     memory.write_all_at(&[1; PAGE], 0).unwrap();
     memory.write_all_at(&[2; PAGE], 2 * PAGE_SIZE).unwrap();
@@ -307,7 +307,7 @@ fn a_capture_holds_only_pages_that_differ() {
 }
 
 #[test]
-fn a_machine_goes_on_after_a_capture() {
+fn machine_runs_again_after_capture() {
     let write = |data: &[u8]| Step::PortWrite { port: SERIAL_PORT, data: data.to_vec() };
     let vm = Arc::new(FakeVm::with_script(vec![write(b"a")]));
     let machine = restore(&vm, snapshot(3)).unwrap();
@@ -323,7 +323,7 @@ fn a_machine_goes_on_after_a_capture() {
 }
 
 #[test]
-fn a_working_set_is_put_in_place_before_the_guest_runs() {
+fn working_set_is_populated_before_guest_runs() {
     let vm = Arc::new(FakeVm::default());
     let mut given = snapshot(1);
     given.working_set = WorkingSet {
@@ -343,7 +343,7 @@ fn a_working_set_is_put_in_place_before_the_guest_runs() {
 }
 
 #[test]
-fn sixteen_vcpus_run_and_are_saved_in_their_order() {
+fn sixteen_vcpus_are_saved_in_order() {
     let vm = Arc::new(FakeVm::default());
     let machine = restore(&vm, snapshot(16)).unwrap();
     machine.run();
@@ -356,7 +356,7 @@ fn sixteen_vcpus_run_and_are_saved_in_their_order() {
 }
 
 #[test]
-fn a_guest_that_shuts_down_is_told_and_its_streams_end() {
+fn guest_shutdown_is_reported_and_closes_streams() {
     let vm = Arc::new(FakeVm::with_script(vec![Step::Shutdown]));
     let machine = restore(&vm, snapshot(4)).unwrap();
     let mut control = machine.control().unwrap();
@@ -365,7 +365,7 @@ fn a_guest_that_shuts_down_is_told_and_its_streams_end() {
     let end = within(move || control.read_to_end(&mut Vec::new()));
     assert_eq!(end.unwrap(), 0);
     assert_eq!(machine.failure(), Some(GuestFailure::Shutdown));
-    // It stays ended, and is nothing to begin from.
+    // It stays stopped, and cannot be captured.
     machine.run();
     let machine = within(move || {
         for result in [machine.capture(), machine.capture_live()] {
@@ -380,7 +380,7 @@ fn a_guest_that_shuts_down_is_told_and_its_streams_end() {
 }
 
 #[test]
-fn a_guest_that_cannot_be_run_says_why() {
+fn guest_that_cannot_run_reports_the_reason() {
     let failed = GuestFailure::Unrunnable { reason: "the script says so".into(), code: 7 };
     let refused = GuestFailure::Unrunnable { reason: "hypervisor refused".into(), code: 0 };
     for (step, expected) in [(Step::Fail, failed), (Step::Refuse, refused)] {
@@ -394,14 +394,14 @@ fn a_guest_that_cannot_be_run_says_why() {
 }
 
 #[test]
-fn a_machine_that_is_dropped_while_its_guest_ends_does_not_hang() {
+fn drop_during_guest_shutdown_does_not_hang() {
     within(|| {
         for _ in 0..500 {
             let vm = Arc::new(FakeVm::with_script(vec![Step::Shutdown]));
             let machine = restore(&vm, snapshot(2)).unwrap();
             let mut control = machine.control().unwrap();
             machine.run();
-            // The end of the streams comes just before the other vCPUs are held.
+            // The streams close just before the other vCPUs pause.
             control.read_to_end(&mut Vec::new()).unwrap();
             drop(machine);
             assert_eq!(vm.alive(), 0);
@@ -410,7 +410,7 @@ fn a_machine_that_is_dropped_while_its_guest_ends_does_not_hang() {
 }
 
 #[test]
-fn a_machine_in_any_state_can_be_dropped() {
+fn drop_in_any_state_leaves_no_vcpu() {
     let uses: [fn(&Machine); 5] = [
         |_| {},
         Machine::run,
@@ -434,7 +434,7 @@ fn a_machine_in_any_state_can_be_dropped() {
 }
 
 #[test]
-fn a_stream_to_a_guest_without_a_driver_is_refused() {
+fn connect_without_driver_is_refused() {
     let vm = Arc::new(FakeVm::default());
     let machine = restore(&vm, snapshot(1)).unwrap();
     match machine.connect(2, b"") {
@@ -446,7 +446,7 @@ fn a_stream_to_a_guest_without_a_driver_is_refused() {
 }
 
 #[test]
-fn a_refusal_of_the_hypervisor_is_the_error_and_leaves_no_vcpu() {
+fn restore_refused_by_hypervisor_leaves_no_vcpu() {
     let refusals = [
         Refusal::Map,
         Refusal::Create(0),
@@ -466,7 +466,7 @@ fn a_refusal_of_the_hypervisor_is_the_error_and_leaves_no_vcpu() {
 }
 
 #[test]
-fn a_vcpu_that_cannot_be_saved_fails_the_capture_and_no_more() {
+fn failed_vcpu_save_fails_only_the_capture() {
     let vm = Arc::new(FakeVm::refusing(Refusal::Save));
     let machine = restore(&vm, snapshot(2)).unwrap();
     let result = machine.capture();
@@ -484,7 +484,7 @@ fn a_vcpu_that_cannot_be_saved_fails_the_capture_and_no_more() {
 }
 
 #[test]
-fn a_running_machine_goes_on_after_it_was_captured_live() {
+fn live_capture_resumes_running_machine() {
     let vm = Arc::new(FakeVm::with_script(vec![Step::Store { address: 0, data: vec![7] }]));
     let machine = restore(&vm, snapshot(3)).unwrap();
     machine.run();
@@ -504,13 +504,13 @@ fn a_running_machine_goes_on_after_it_was_captured_live() {
 }
 
 #[test]
-fn a_paused_machine_stays_so_through_a_capture_and_goes_on_with_the_time() {
+fn paused_machine_stays_paused_and_resumes_with_the_time() {
     let vm = Arc::new(FakeVm::default());
     let machine = restore(&vm, with_control(snapshot(2))).unwrap();
     machine.run();
     within(move || {
         vm.wait_inside(2);
-        // What runs needs no message to go on, for which there is no buffer here.
+        // A running machine gets no message, for which there is no buffer here.
         machine.resume().unwrap();
         drop(machine.capture_live().unwrap());
         vm.wait_inside(2);
@@ -538,7 +538,7 @@ fn a_paused_machine_stays_so_through_a_capture_and_goes_on_with_the_time() {
 }
 
 #[test]
-fn a_machine_whose_guest_has_ended_is_neither_paused_nor_resumed() {
+fn pause_and_resume_after_guest_shutdown_fail() {
     let vm = Arc::new(FakeVm::with_script(vec![Step::Shutdown]));
     let machine = restore(&vm, snapshot(1)).unwrap();
     let mut control = machine.control().unwrap();
@@ -552,7 +552,7 @@ fn a_machine_whose_guest_has_ended_is_neither_paused_nor_resumed() {
 }
 
 #[test]
-fn captures_and_runs_at_once_do_not_hang() {
+fn concurrent_commands_do_not_hang() {
     let vm = Arc::new(FakeVm::default());
     let machine = Arc::new(restore(&vm, snapshot(2)).unwrap());
     let uses: [fn(&Machine); 6] = [
@@ -579,7 +579,7 @@ fn captures_and_runs_at_once_do_not_hang() {
 }
 
 #[test]
-fn a_vcpu_thread_that_panics_ends_the_guest_and_nobody_waits_for_it() {
+fn vcpu_thread_panic_stops_guest_without_hanging() {
     let ended = GuestFailure::Unrunnable { reason: "vCPU thread exited".into(), code: 0 };
     let vm = Arc::new(FakeVm::with_script(vec![Step::Panic]));
     let machine = restore(&vm, snapshot(3)).unwrap();
@@ -607,7 +607,7 @@ fn a_vcpu_thread_that_panics_ends_the_guest_and_nobody_waits_for_it() {
 }
 
 #[test]
-fn a_kick_that_is_lost_is_given_again() {
+fn lost_kick_is_repeated() {
     let vm = Arc::new(FakeVm::refusing(Refusal::FirstKick));
     let machine = restore(&vm, snapshot(2)).unwrap();
     machine.run();
@@ -616,7 +616,7 @@ fn a_kick_that_is_lost_is_given_again() {
 }
 
 /// A snapshot whose guest has a control connection, and a driver with a ring of two empty
-/// receive buffers that the device has not been told of.
+/// receive buffers that the driver has not announced.
 fn with_control(mut snapshot: Snapshot) -> Snapshot {
     let Slot::Vsock(transport, sockets) = &mut snapshot.slots[0] else { panic!("no sockets") };
     transport.driver_features = 1 << 32;
@@ -639,7 +639,7 @@ fn with_control(mut snapshot: Snapshot) -> Snapshot {
 }
 
 #[test]
-fn a_busy_control_stream_delays_a_capture_until_it_is_quiet() {
+fn live_capture_waits_for_quiet_control_stream() {
     let mut buffers = Vec::new();
     for index in 0..2_u64 {
         buffers.extend((0x4_0000 + index * 0x1000).to_le_bytes());
@@ -669,7 +669,7 @@ fn a_busy_control_stream_delays_a_capture_until_it_is_quiet() {
 }
 
 #[test]
-fn a_control_stream_that_stays_busy_fails_the_capture_and_the_machine_goes_on() {
+fn capture_with_busy_control_stream_fails_and_machine_runs() {
     let vm = Arc::new(FakeVm::default());
     let machine = restore(&vm, with_control(snapshot(1))).unwrap();
     machine.send_control(&resume()).unwrap();
@@ -684,7 +684,7 @@ fn a_control_stream_that_stays_busy_fails_the_capture_and_the_machine_goes_on() 
 }
 
 #[test]
-fn another_number_of_slots_is_refused() {
+fn restore_with_wrong_number_of_slots_is_refused() {
     for slots in [0, 15, 17, 255, 256, 1000] {
         let vm = Arc::new(FakeVm::default());
         let mut given = snapshot(1);
@@ -695,7 +695,7 @@ fn another_number_of_slots_is_refused() {
 }
 
 #[test]
-fn a_machine_without_a_socket_device_is_refused() {
+fn restore_without_socket_device_is_refused() {
     let vm = Arc::new(FakeVm::default());
     let mut given = snapshot(1);
     given.slots[0] = Slot::Empty;
@@ -704,7 +704,7 @@ fn a_machine_without_a_socket_device_is_refused() {
 }
 
 #[test]
-fn a_disk_outside_its_window_is_refused() {
+fn restore_with_disk_outside_its_window_is_refused() {
     let edits: [fn(&mut Snapshot); 4] = [
         |snapshot| snapshot.slots[2] = mapped_disk(3, 0, DISK),
         |snapshot| snapshot.slots[2] = mapped_disk(2, 0, 2 * DISK),
@@ -724,7 +724,7 @@ fn a_disk_outside_its_window_is_refused() {
 }
 
 #[test]
-fn a_disk_file_that_is_too_short_is_refused_by_its_number() {
+fn restore_with_short_disk_file_names_the_disk() {
     let vm: Arc<dyn Vm> = Arc::new(FakeVm::default());
     let parts = of_files(with_disk(snapshot(1)), file(MEMORY), vec![file(DISK - 1)]);
     let error = refused(Machine::restore_on(vm, parts, &mut Timings::start()));
@@ -732,14 +732,14 @@ fn a_disk_file_that_is_too_short_is_refused_by_its_number() {
 }
 
 #[test]
-fn a_memory_file_that_is_too_short_is_refused() {
+fn restore_with_short_memory_file_is_refused() {
     let vm = Arc::new(FakeVm::default());
     let error = refused(restore_from(&vm, snapshot(1), file(MEMORY - 1)));
     assert!(matches!(error, MachineError::Memory { operation: "mapped", .. }), "{error:?}");
 }
 
 #[test]
-fn a_device_state_that_cannot_be_names_its_slot() {
+fn restore_with_illegal_device_state_names_the_slot() {
     let vm = Arc::new(FakeVm::default());
     let mut given = snapshot(1);
     let Slot::Rng(virtio) = &mut given.slots[1] else { panic!("no random device in its slot") };
@@ -749,7 +749,7 @@ fn a_device_state_that_cannot_be_names_its_slot() {
 }
 
 #[test]
-fn a_snapshot_for_another_host_says_which() {
+fn restore_on_another_host_names_both() {
     let mut given = snapshot(1);
     given.architecture = Architecture::Aarch64;
     let parts = of_files(given, file(MEMORY), Vec::new());
@@ -764,7 +764,7 @@ fn a_snapshot_for_another_host_says_which() {
 }
 
 #[test]
-fn memory_above_four_gib_goes_on_behind_the_hole() {
+fn memory_above_the_device_hole_starts_at_four_gib() {
     let size = LOW_RAM_END + (4 << 20);
     let ram = Ram::map(&file(size).into(), ram_windows(size)).unwrap();
     let memory = ram.memory();
@@ -784,7 +784,7 @@ fn memory_above_four_gib_goes_on_behind_the_hole() {
 }
 
 #[test]
-fn runs_are_cut_at_the_hole_and_at_the_end() {
+fn runs_are_cut_at_window_borders() {
     let size = LOW_RAM_END + (4 << 20);
     let ram = Ram::map(&file(size).into(), ram_windows(size)).unwrap();
     let hole = LOW_RAM_END / PAGE_SIZE;
@@ -798,7 +798,7 @@ fn runs_are_cut_at_the_hole_and_at_the_end() {
 }
 
 #[test]
-fn pages_outside_a_region_are_not_populated() {
+fn populate_outside_a_region_is_refused() {
     let ram = Ram::map(&file(MEMORY).into(), ram_windows(MEMORY)).unwrap();
     let (_, region) = &ram.windows()[0];
     for (offset, size) in [(MEMORY, PAGE_SIZE), (0, MEMORY + PAGE_SIZE), (u64::MAX, PAGE_SIZE)] {
@@ -809,7 +809,7 @@ fn pages_outside_a_region_are_not_populated() {
 }
 
 #[test]
-fn pages_that_are_only_read_do_not_count_as_written() {
+fn touched_reports_read_pages_as_read() {
     let file = file(MEMORY);
     file.write_all_at(&[1; 2 * PAGE], 0).unwrap();
     let ram = Ram::map(&Arc::clone(&file).into(), ram_windows(MEMORY)).unwrap();
@@ -821,7 +821,7 @@ fn pages_that_are_only_read_do_not_count_as_written() {
 }
 
 #[test]
-fn more_pages_than_there_was_room_for_are_copied_all() {
+fn copy_of_more_pages_than_prepared_holds_all() {
     let size = 16 << 20;
     let ram = Ram::map(&file(size).into(), ram_windows(size)).unwrap();
     let mut map = PageMap::open().unwrap();
@@ -841,7 +841,7 @@ fn more_pages_than_there_was_room_for_are_copied_all() {
 }
 
 #[test]
-fn both_ways_of_reading_the_page_map_agree() {
+fn page_map_scan_and_read_agree() {
     let file = file(MEMORY);
     file.write_all_at(&[1; 8 * PAGE], 0).unwrap();
     let ram = Ram::map(&Arc::clone(&file).into(), ram_windows(MEMORY)).unwrap();
@@ -857,7 +857,7 @@ fn both_ways_of_reading_the_page_map_agree() {
 }
 
 #[test]
-fn more_stretches_than_are_fetched_at_once_are_told_once_each() {
+fn touched_reports_every_range_once() {
     let size = 64 << 20;
     let file = file(size);
     let ram = Ram::map(&Arc::clone(&file).into(), ram_windows(size)).unwrap();
@@ -869,14 +869,14 @@ fn more_stretches_than_are_fetched_at_once_are_told_once_each() {
     }
     let touched = memory::touched(&ram).unwrap();
     assert_eq!(touched.written, runs_of(written));
-    // The host may take pages away again that were only read.
+    // The host may evict pages that were only read.
     validate_runs("read", &touched.read, pages).unwrap();
     let mut read = touched.read.iter().flat_map(|run| run.first..run.end());
     assert!(read.all(|page| page % 3 != 1));
 }
 
 #[test]
-fn a_page_map_that_cannot_be_read_is_an_error() {
+fn prepare_with_unreadable_page_map_fails() {
     let ram = Ram::map(&file(MEMORY).into(), ram_windows(MEMORY)).unwrap();
     let mut map = PageMap::over(tempfile::tempfile().unwrap());
     let error = DirtyPages::prepare(&ram, &mut map).unwrap_err();
@@ -884,7 +884,7 @@ fn a_page_map_that_cannot_be_read_is_an_error() {
 }
 
 #[test]
-fn a_block_keeps_its_content_when_it_grows_and_one_without_room_is_an_error() {
+fn page_buffer_keeps_content_and_refuses_impossible_sizes() {
     let mut block = PageBuffer::new(0).unwrap();
     block.bytes_mut().fill(3);
     let before = block.bytes().len();
@@ -901,7 +901,7 @@ fn a_block_keeps_its_content_when_it_grows_and_one_without_room_is_an_error() {
 }
 
 #[test]
-fn random_bytes_fill_the_whole_buffer() {
+fn fill_random_fills_the_whole_buffer() {
     let mut buffer = vec![0; 4096];
     fill_random(&mut buffer).unwrap();
     assert!(buffer.chunks(64).all(|chunk| chunk.iter().any(|byte| *byte != 0)));
@@ -909,7 +909,7 @@ fn random_bytes_fill_the_whole_buffer() {
 }
 
 #[test]
-fn a_processor_without_a_feature_of_the_snapshot_is_refused_by_name() {
+fn restore_without_a_processor_feature_names_it() {
     let lacking =
         vec![FeatureWord { function: 7, index: 0, register: Register::Ebx, mask: 1 << 5 }];
     let vm = Arc::new(FakeVm::lacking(lacking.clone()));
@@ -923,14 +923,14 @@ fn a_processor_without_a_feature_of_the_snapshot_is_refused_by_name() {
         "this host's processor lacks avx2, which the snapshot (x86-64-v3) uses"
     );
     assert!(vm.windows().is_empty(), "before anything is done");
-    // What the guest does not use is not asked for.
+    // Features that the guest does not use are not required.
     let mut lower = snapshot(1);
     lower.arch.processor = Processor::of(Baseline::V2);
     drop(restore(&vm, lower).unwrap());
 }
 
 #[test]
-fn a_host_snapshot_goes_on_only_with_its_vendor() {
+fn host_snapshot_needs_the_same_vendor() {
     let leaf = CpuidLeaf {
         function: 0,
         index: 0,
@@ -950,7 +950,7 @@ fn a_host_snapshot_goes_on_only_with_its_vendor() {
 }
 
 #[test]
-fn a_captured_machine_asks_for_what_its_guest_was_shown() {
+fn capture_requires_features_that_guest_saw() {
     let machine = restore(&Arc::default(), snapshot(1)).unwrap();
     let captured = machine.capture().unwrap().snapshot;
     assert_eq!(captured.arch.processor, Processor::of(Baseline::V3));
@@ -974,12 +974,9 @@ fn a_captured_machine_asks_for_what_its_guest_was_shown() {
     );
 }
 
-/// What of a state a reset must bring back: all but the ports that streams used.
+/// The parts of a state that a reset must restore: all but the wall clock.
 fn comparable(mut snapshot: Snapshot) -> Snapshot {
     snapshot.arch.clock.realtime_ns = 0;
-    if let Slot::Vsock(_, vsock) = &mut snapshot.slots[0] {
-        vsock.next_port = 0;
-    }
     snapshot
 }
 
@@ -991,14 +988,14 @@ fn memory_of(machine: &Machine) -> Vec<u8> {
 }
 
 #[test]
-fn a_reset_machine_is_as_a_fresh_one() {
+fn reset_machine_equals_restored_one() {
     let memory = file(MEMORY);
     for page in 0..MEMORY / PAGE_SIZE {
         memory.write_all_at(&[page.to_le_bytes()[0]; PAGE], page * PAGE_SIZE).unwrap();
     }
     let at = slot_address(0);
     let mut script = vec![
-        // Two features are offered to no device; the registers keep what was selected.
+        // Selects half of a feature word, which the registers keep.
         Step::Write { address: at + 0x14, data: vec![1, 0, 0, 0] },
         Step::Write { address: at + 0x70, data: vec![1, 0, 0, 0] },
         Step::Write { address: slot_address(1) + 0x30, data: vec![5, 0, 0, 0] },
@@ -1008,7 +1005,7 @@ fn a_reset_machine_is_as_a_fresh_one() {
         Step::PortWrite { port: SERIAL_PORT + 7, data: vec![9] },
         Step::PortWrite { port: SERIAL_PORT, data: b"secret".to_vec() },
     ];
-    // Written: the first page, some of the kept, a run with a hole, and the last.
+    // Writes the first page, some kept ones, a run with a gap, and the last page.
     for page in [0, 3, 4, 5, 9, 10, 12, MEMORY / PAGE_SIZE - 1] {
         script.push(Step::Store { address: page * PAGE_SIZE + 7, data: vec![0xee; 100] });
     }
@@ -1030,7 +1027,7 @@ fn a_reset_machine_is_as_a_fresh_one() {
         machine.reset(&mut Timings::start()).unwrap();
         assert_eq!(vm.inside(), 0);
         assert_eq!(comparable(machine.capture_live().unwrap().snapshot), fresh);
-        // What is kept in place is still written, and what the guest writes each time.
+        // Kept pages stay written, and so do those that the guest writes each time.
         let (touched, last) = (memory::touched(machine.ram()).unwrap(), MEMORY / PAGE_SIZE - 1);
         assert_eq!(touched.written, runs_of([0, 3, 4, 5, 9, 10, 12, 30, last]));
         assert!(memory_of(&machine) == content);
@@ -1039,8 +1036,8 @@ fn a_reset_machine_is_as_a_fresh_one() {
 }
 
 #[test]
-fn a_reset_in_the_high_window_brings_the_right_pages_back() {
-    // As a machine with more RAM than fits below the gap has it.
+fn roll_back_restores_pages_of_the_high_window() {
+    // More RAM than fits below the device hole.
     let size = LOW_RAM_END + (4 << 20);
     let memory = file(size);
     let (low, high) = (LOW_RAM_END / PAGE_SIZE - 1, LOW_RAM_END / PAGE_SIZE);
@@ -1066,13 +1063,13 @@ fn a_reset_in_the_high_window_brings_the_right_pages_back() {
     let found = addresses.map(|at| ram.memory().read_obj::<u64>(GuestAddress(at)).unwrap());
     assert_eq!(found, [low, high, high + 5, 0]);
     assert_eq!(memory::touched(&ram).unwrap().written, runs_of([low, high, high + 5, high + 6]));
-    // Two users later, who did not write to them, only those of the working set are left.
+    // After two users that did not write them, only the pages of the working set are left.
     (0..2).for_each(|_| memory::roll_back(&ram, &pristine, &kept, &mut spare).unwrap());
     assert_eq!(memory::touched(&ram).unwrap().written, runs_of([low, high]));
 }
 
 #[test]
-fn a_machine_whose_guest_has_ended_is_not_reset() {
+fn reset_after_guest_shutdown_fails() {
     let vm = Arc::new(FakeVm::with_script(vec![Step::Shutdown]));
     let machine = restore(&vm, snapshot(2)).unwrap();
     machine.run();
@@ -1086,7 +1083,7 @@ fn a_machine_whose_guest_has_ended_is_not_reset() {
 }
 
 #[test]
-fn a_vcpu_that_cannot_be_reset_is_told() {
+fn reset_refused_by_vcpu_fails() {
     for index in 0..2 {
         let vm = Arc::new(FakeVm::refusing(Refusal::Reset(index)));
         let machine = restore(&vm, snapshot(2)).unwrap();
@@ -1115,7 +1112,7 @@ fn with_echo(mut snapshot: Snapshot) -> Snapshot {
 
 const ECHO_SLOT: u8 = 3;
 
-/// The steps of a guest that has the echo return three bytes, as its request number `index`.
+/// A guest's steps that make the echo return three bytes, as request number `index`.
 fn ask_echo(index: u8) -> Vec<Step> {
     let mut table = Vec::new();
     for (address, flags, next) in [(0x2_3000_u64, 1_u16, 1_u16), (0x2_4000, 2, 0)] {

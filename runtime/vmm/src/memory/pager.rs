@@ -1,6 +1,6 @@
 //! The thread that fills guest pages in when they are touched.
 //!
-//! Owns a machine's `userfaultfd` and the thread `sm-pager`, which dropping the [`Pager`] joins.
+//! Owns a machine's page faults and the thread `sm-pager`, which dropping the [`Pager`] joins.
 //! The thread first fills in the chunks that are known to be used first. Threads `sm-pager<N>` help
 //! it and then exit. After each chunk it serves the faults that came in meanwhile. Invariant: the
 //! guest never sees a page that its [`Chunks`] did not supply. If they cannot supply one, the
@@ -22,7 +22,7 @@ use vm_memory::MmapRegion;
 
 use crate::os::{self, Userfault, Waker};
 
-/// A thread more is not worth its start for fewer chunks of first use than this.
+/// Another thread is worth its start only for this many chunks of first use.
 const CHUNKS_PER_THREAD: usize = 8;
 
 /// A chunk's address: its space (0 is memory, then the disks), and its number in the space.
@@ -36,7 +36,7 @@ pub trait Chunks: Send + fmt::Debug {
     /// The chunk is missing or damaged.
     fn chunk(&mut self, address: ChunkAddress) -> io::Result<Option<&[u8]>>;
 
-    /// The chunks that are used between a start and the end of the first command, in order.
+    /// The chunks that a machine uses between its start and the end of its first command, in order.
     fn first_use(&self) -> Vec<ChunkAddress>;
 
     /// Called once, when those chunks are filled in.
@@ -262,8 +262,7 @@ impl FirstUse {
 
     /// Handles one chunk after the other until `act` returns `false`.
     fn run(&self, mut act: impl FnMut(ChunkAddress) -> io::Result<bool>) {
-        // The counter hands out chunks, and the flag is only a hint: nothing is read because of
-        // them.
+        // Relaxed: the counter only hands out indices, and the flag is only a hint.
         while !self.is_over.load(Ordering::Relaxed)
             && let Some(chunk) = self.chunks.get(self.next.fetch_add(1, Ordering::Relaxed))
         {

@@ -1,4 +1,4 @@
-//! Requests to the disk, honest, wrong and hostile.
+//! Correct, wrong and hostile requests to the disk.
 
 use crate::devices::DiskFile;
 use crate::devices::fresh_block;
@@ -20,7 +20,7 @@ fn disks() -> [DiskFile; 1] {
     [disk(&pattern())]
 }
 
-/// Carries out a request with one data buffer; gives status, used length and data.
+/// Sends a request with one data buffer. Returns status, used length and data.
 fn request(guest: &mut Guest, kind: u32, sector: u64, length: usize) -> (u8, u32, Vec<u8>) {
     let mut header = kind.to_le_bytes().to_vec();
     header.extend([0; 4]);
@@ -40,14 +40,14 @@ fn request(guest: &mut Guest, kind: u32, sector: u64, length: usize) -> (u8, u32
 }
 
 #[test]
-fn config_tells_capacity_and_segments() {
+fn config_holds_capacity_and_segments() {
     let guest = Guest::new(&fresh_block(0), &disks());
     assert_eq!([0x100, 0x104, 0x108, 0x10c].map(|at| guest.get(at)), [200, 0, 0, 254]);
     assert_eq!(guest.get(0x10), 1 << 5 | 1 << 2 | 1 << 9);
 }
 
 #[test]
-fn read_gives_the_file() {
+fn read_returns_the_file() {
     let mut guest = Guest::running(&fresh_block(0), &disks());
     let (status, written, data) = request(&mut guest, IN, 3, 1024);
     assert_eq!((status, written), (OK, 1025));
@@ -97,7 +97,7 @@ fn flush_succeeds_and_unknown_requests_are_unsupported() {
 }
 
 #[test]
-fn identity_is_told() {
+fn identify_returns_the_name() {
     let mut guest = Guest::running(&fresh_block(0), &disks());
     let (status, _, name) = request(&mut guest, GET_ID, 0, 20);
     assert_eq!((status, &name[..]), (OK, &b"supermachine-0\0\0\0\0\0\0"[..]));
@@ -105,7 +105,7 @@ fn identity_is_told() {
 }
 
 #[test]
-fn request_without_status_stops_it() {
+fn request_without_status_stops_device() {
     let mut guest = Guest::running(&fresh_block(0), &disks());
     let header = guest.place(&[0; 16]);
     guest.add(0, &[(header, 16, false)]);
@@ -137,7 +137,7 @@ fn read_longer_than_the_limit_fails() {
 }
 
 #[test]
-fn indirect_table_longer_than_the_queue_stops_it() {
+fn indirect_table_longer_than_the_queue_stops_device() {
     let mut guest = Guest::running(&fresh_block(0), &disks());
     for index in 0..2000_u64 {
         let mut bytes = 0x10_0000_u64.to_le_bytes().to_vec();
@@ -153,7 +153,7 @@ fn indirect_table_longer_than_the_queue_stops_it() {
 }
 
 #[test]
-fn hostile_chains_stop_it_until_reset() {
+fn hostile_chains_stop_device_until_reset() {
     assert_hostile_chains_stop(&fresh_block(0), &disks(), 0, |guest| {
         assert_eq!(request(guest, IN, 0, 512).0, OK);
     });

@@ -18,7 +18,7 @@ fn request(guest: &mut Guest, kind: u32) -> u32 {
 }
 
 #[test]
-fn config_tells_the_window() {
+fn config_holds_the_window() {
     let guest = Guest::new(&fresh_pmem(0, ADDRESS, SIZE), &[disk(&[1; 5000])]);
     let mut config = [0; 16];
     guest.slot.read(0x100, &mut config);
@@ -36,7 +36,7 @@ fn flush_succeeds_and_other_requests_fail() {
 }
 
 #[test]
-fn hostile_chains_stop_it_until_reset() {
+fn hostile_chains_stop_device_until_reset() {
     let disks = [disk(&[1; 4096])];
     assert_hostile_chains_stop(&fresh_pmem(0, ADDRESS, SIZE), &disks, 0, |guest| {
         assert_eq!(request(guest, 0), 0);
@@ -44,7 +44,7 @@ fn hostile_chains_stop_it_until_reset() {
 }
 
 #[test]
-fn request_cut_short_stops_it() {
+fn short_request_stops_device() {
     for buffers in [
         [(0x10_0000, 3, false), (0x10_0100, 4, true)],
         [(0x10_0000, 4, false), (0x10_0100, 3, true)],

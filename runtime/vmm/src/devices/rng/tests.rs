@@ -1,4 +1,4 @@
-//! Random bytes, and drivers that ask for too many or in the wrong way.
+//! Random bytes, and drivers that request too many or in the wrong way.
 
 use crate::devices::fresh_rng;
 use crate::devices::testing::{Guest, assert_hostile_chains_stop};
@@ -13,7 +13,7 @@ fn ask(guest: &mut Guest, length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn buffer_is_filled_with_bytes_that_differ() {
+fn two_requests_return_different_bytes() {
     let mut guest = Guest::running(&fresh_rng(), &[]);
     let first = ask(&mut guest, 64);
     let second = ask(&mut guest, 64);
@@ -43,7 +43,7 @@ fn buffers_of_one_notification_share_an_interrupt() {
 }
 
 #[test]
-fn buffer_that_may_not_be_written_is_left_alone() {
+fn read_only_buffer_stays_unchanged() {
     let mut guest = Guest::running(&fresh_rng(), &[]);
     let address = guest.place(&[5; 16]);
     guest.add(0, &[(address, 16, false)]);
@@ -55,7 +55,7 @@ fn buffer_that_may_not_be_written_is_left_alone() {
 }
 
 #[test]
-fn hostile_chains_stop_it_until_reset() {
+fn hostile_chains_stop_device_until_reset() {
     assert_hostile_chains_stop(&fresh_rng(), &[], 0, |guest| {
         assert_eq!(ask(guest, 16).len(), 16);
     });

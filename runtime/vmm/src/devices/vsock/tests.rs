@@ -63,7 +63,7 @@ impl Peer {
         self.held[usize::from(head)] = address;
     }
 
-    /// The next packet, if there is one now; its buffer goes back, with no notification.
+    /// The next packet, if there is one now. Returns its buffer without a notification.
     fn poll(&mut self) -> Option<(Header, Vec<u8>)> {
         let (head, length) = self.guest.take_used(RX)?;
         let address = self.held[usize::try_from(head).unwrap()];
@@ -75,7 +75,7 @@ impl Peer {
         Some((header, bytes[HEADER_SIZE..].to_vec()))
     }
 
-    /// The next packet, waiting for the device's thread if need be.
+    /// The next packet. Waits for the event loop if necessary.
     fn receive(&mut self) -> (Header, Vec<u8>) {
         let start = Instant::now();
         loop {
@@ -88,7 +88,7 @@ impl Peer {
         }
     }
 
-    /// Receives a packet and checks what it is.
+    /// Receives a packet and checks its operation.
     fn expect(&mut self, operation: u16) -> (Header, Vec<u8>) {
         let (header, data) = self.receive();
         assert_eq!(header.operation, operation);
@@ -134,7 +134,7 @@ impl Peer {
         self.send_raw(&Header { length, ..self.answer(to, OP_RW, 0) }, data);
     }
 
-    /// Connects and has the guest accept.
+    /// Connects, and makes the guest accept.
     fn established(&mut self) -> (UnixStream, Header) {
         let stream = self.vsock().connect(7, &[]).unwrap();
         let (request, _) = self.expect(OP_REQUEST);
@@ -143,7 +143,7 @@ impl Peer {
         (stream, request)
     }
 
-    /// Has the guest make its control connection; gives a header that came from it.
+    /// Makes the guest open its control connection. Returns a header from that connection.
     fn with_control(&mut self) -> Header {
         let request = self.to_host(CONTROL_PORT);
         self.send_raw(&request, &[]);
@@ -224,7 +224,7 @@ fn first_bytes_over_64_kib_wait_for_credit() {
 }
 
 #[test]
-fn refusal_by_the_guest_ends_the_stream() {
+fn refusal_by_the_guest_closes_the_stream() {
     let mut peer = Peer::new(8);
     let mut stream = peer.vsock().connect(2, b"run").unwrap();
     let (request, _) = peer.expect(OP_REQUEST);
@@ -261,7 +261,7 @@ fn connections_over_the_limit_are_refused() {
 }
 
 #[test]
-fn stdin_reaches_the_guest_and_its_end_is_told() {
+fn host_input_and_its_end_reach_the_guest() {
     let mut peer = Peer::new(8);
     let (mut stream, request) = peer.established();
     stream.write_all(b"in").unwrap();
@@ -278,7 +278,7 @@ fn stdin_reaches_the_guest_and_its_end_is_told() {
 }
 
 #[test]
-fn host_that_closes_is_told_after_its_last_bytes() {
+fn host_close_reaches_the_guest_after_the_last_bytes() {
     let mut peer = Peer::new(8);
     let (mut stream, request) = peer.established();
     stream.write_all(b"last").unwrap();
@@ -295,7 +295,7 @@ fn host_that_closes_is_told_after_its_last_bytes() {
 }
 
 #[test]
-fn guest_that_sends_no_more_is_still_sent_to() {
+fn guest_with_closed_output_still_receives() {
     let mut peer = Peer::new(8);
     let (mut stream, request) = peer.established();
     peer.tell(&request, OP_SHUTDOWN, SHUTDOWN_SEND);
@@ -307,7 +307,7 @@ fn guest_that_sends_no_more_is_still_sent_to() {
 }
 
 #[test]
-fn guest_that_receives_no_more_is_not_sent_to() {
+fn guest_with_closed_input_receives_nothing() {
     let mut peer = Peer::new(8);
     let (mut stream, request) = peer.established();
     peer.tell(&request, OP_SHUTDOWN, SHUTDOWN_RECEIVE);
@@ -321,7 +321,7 @@ fn guest_that_receives_no_more_is_not_sent_to() {
 }
 
 #[test]
-fn end_with_unread_input_is_an_end_and_no_error() {
+fn reset_with_unread_input_reads_end_of_file() {
     let mut peer = Peer::new(1);
     let mut stream = peer.vsock().connect(7, &[]).unwrap();
     stream.write_all(b"never read").unwrap();
@@ -425,7 +425,7 @@ fn guest_that_overruns_its_credit_is_reset() {
 }
 
 #[test]
-fn credit_asked_for_is_told() {
+fn credit_request_is_answered() {
     let mut peer = Peer::new(8);
     let (_stream, request) = peer.established();
     peer.write(&request, b"12345");
@@ -471,7 +471,7 @@ fn control_end_taken_early_gets_what_the_guest_sends_later() {
 }
 
 #[test]
-fn connection_that_the_host_closed_makes_place_for_another() {
+fn connection_closed_by_host_makes_room_for_another() {
     let mut peer = Peer::new(8);
     let streams: Vec<_> = (0..MAX_CONNECTIONS).map(|_| peer.established()).collect();
     assert!(peer.vsock().connect(2, &[]).is_err());
@@ -550,7 +550,7 @@ fn packet_shorter_than_a_header_is_dropped() {
 }
 
 #[test]
-fn receive_buffer_without_room_stops_it_and_ends_the_streams() {
+fn receive_buffer_without_room_stops_device_and_closes_streams() {
     for length in [0, HEADER_SIZE - 1, HEADER_SIZE] {
         let mut peer = Peer::new(1);
         let mut stream = peer.vsock().connect(2, b"first").unwrap();
@@ -564,7 +564,7 @@ fn receive_buffer_without_room_stops_it_and_ends_the_streams() {
 }
 
 #[test]
-fn answers_without_buffers_hold_the_guests_packets_back() {
+fn packets_wait_while_answers_lack_buffers() {
     let mut peer = Peer::new(0);
     let unknown = Header { source_port: 5, destination_port: 6, ..Header::default() };
     for _ in 0..300 {
@@ -580,12 +580,12 @@ fn answers_without_buffers_hold_the_guests_packets_back() {
 }
 
 #[test]
-fn hostile_chains_stop_it_until_reset() {
+fn hostile_chains_stop_device_until_reset() {
     assert_hostile_chains_stop(&fresh_vsock(CID), &[], TX, |_| {});
 }
 
 #[test]
-fn many_sent_packets_cause_an_interrupt_in_the_end() {
+fn many_sent_packets_raise_an_interrupt() {
     let mut peer = Peer::new(8);
     let (_stream, request) = peer.established();
     let before = peer.guest.interrupts();
@@ -597,8 +597,8 @@ fn many_sent_packets_cause_an_interrupt_in_the_end() {
     assert_eq!(peer.guest.interrupts(), before + 1);
 }
 
-/// The guest counts sent bytes that it has not freed against its socket's buffer, and is not
-/// woken to send more while that is half full.
+/// The guest counts unfreed bytes against its socket's buffer, and does not wake a sender while
+/// that is half full.
 #[test]
 fn sent_bytes_are_not_left_unannounced() {
     let mut peer = Peer::new(8);
@@ -613,7 +613,7 @@ fn sent_bytes_are_not_left_unannounced() {
     assert_eq!(peer.guest.interrupts(), before + 1);
 }
 
-/// The device that stands where a state was taken, over the same memory.
+/// A device restored from a state, over the same memory.
 fn restored(peer: &Peer, state: &formats::Slot) -> Peer {
     let mut guest = Guest::over(peer.guest.memory.clone(), state, &[]);
     guest.queues = peer.guest.queues.clone();
@@ -638,7 +638,7 @@ fn gone(request: &Header) -> formats::VsockConnection {
 }
 
 #[test]
-fn control_connection_goes_on_after_a_restore_and_others_are_reset() {
+fn restore_keeps_control_connection_and_resets_others() {
     let mut peer = Peer::new(8);
     let control = peer.with_control();
     peer.write(&control, b"hello");
@@ -679,12 +679,12 @@ fn control_connection_goes_on_after_a_restore_and_others_are_reset() {
     let mut resumed = [0; 7];
     end.read_exact(&mut resumed).unwrap();
     assert_eq!(&resumed, b"resumed");
-    // What the guest sent before it learned of it.
+    // The guest may have sent this before it saw the reset.
     copy.tell(&request, OP_SHUTDOWN, SHUTDOWN_BOTH);
     assert_eq!(copy.expect(OP_RST).0.source_port, request.source_port);
     copy.established();
 
-    // The first one's stream is as it was.
+    // The original device's stream is unchanged.
     drop(frozen);
     peer.guest.queues = copy.guest.queues.clone();
     stream.set_nonblocking(true).unwrap();
@@ -692,7 +692,7 @@ fn control_connection_goes_on_after_a_restore_and_others_are_reset() {
 }
 
 #[test]
-fn streams_go_on_after_a_freeze() {
+fn streams_work_after_a_freeze() {
     let mut peer = Peer::new(8);
     peer.with_control();
     let (mut stream, request) = peer.established();
@@ -702,7 +702,7 @@ fn streams_go_on_after_a_freeze() {
     stream.write_all(b"in").unwrap();
     let opener = peer.vsock();
     let opening = thread::spawn(move || opener.connect(8, b"first"));
-    // Time for those who must not get through.
+    // Gives the writer and the opener time to break the freeze.
     thread::sleep(Duration::from_millis(30));
     assert!(peer.poll().is_none());
     assert_eq!(peer.guest.slot.state(), before);
@@ -719,7 +719,7 @@ fn streams_go_on_after_a_freeze() {
 }
 
 #[test]
-fn resets_after_a_restore_wait_for_buffers_and_are_told_again_until_then() {
+fn resets_after_restore_wait_for_buffers_and_stay_in_the_state() {
     let mut peer = Peer::new(1);
     let streams: Vec<_> = (0..5).map(|_| peer.established()).collect();
     let state = peer.guest.slot.state();
@@ -741,7 +741,7 @@ fn resets_after_a_restore_wait_for_buffers_and_are_told_again_until_then() {
 }
 
 #[test]
-fn stream_that_is_at_its_end_is_not_reset_after_a_restore() {
+fn closed_stream_is_not_reset_after_restore() {
     let mut peer = Peer::new(8);
     let (stream, _) = peer.established();
     drop(stream);
@@ -752,7 +752,7 @@ fn stream_that_is_at_its_end_is_not_reset_after_a_restore() {
 }
 
 #[test]
-fn freeze_with_control_bytes_on_the_way_is_busy() {
+fn freeze_with_control_bytes_in_flight_is_busy() {
     let mut peer = Peer::new(1);
     let control = peer.with_control();
     let vsock = peer.vsock();
@@ -780,7 +780,7 @@ fn freeze_with_control_bytes_on_the_way_is_busy() {
 }
 
 #[test]
-fn freeze_with_a_reset_or_credit_to_tell_is_busy() {
+fn freeze_with_a_reset_or_credit_due_is_busy() {
     for operation in [OP_RW, OP_CREDIT_REQUEST] {
         let mut peer = Peer::new(1);
         let control = peer.with_control();
@@ -802,7 +802,7 @@ fn freeze_with_a_reset_or_credit_to_tell_is_busy() {
 }
 
 #[test]
-fn hang_up_ends_every_stream() {
+fn hang_up_closes_every_stream() {
     let mut peer = Peer::new(8);
     peer.with_control();
     let mut control = peer.vsock().control().unwrap();
@@ -821,7 +821,7 @@ fn hang_up_ends_every_stream() {
 }
 
 #[test]
-fn driver_reset_ends_the_streams() {
+fn driver_reset_closes_the_streams() {
     let mut peer = Peer::new(8);
     let (mut stream, _) = peer.established();
     peer.guest.set(0x70, 0);
@@ -834,7 +834,7 @@ fn driver_reset_ends_the_streams() {
 }
 
 #[test]
-fn host_ports_go_on_across_a_snapshot() {
+fn snapshot_keeps_the_next_host_port() {
     let mut peer = Peer::new(8);
     let (_stream, request) = peer.established();
     let state = peer.guest.slot.state();
@@ -843,7 +843,7 @@ fn host_ports_go_on_across_a_snapshot() {
 }
 
 #[test]
-fn last_handle_ends_the_thread_and_the_streams() {
+fn drop_of_last_handle_closes_the_streams() {
     let mut peer = Peer::new(8);
     let (mut stream, _) = peer.established();
     drop(peer);

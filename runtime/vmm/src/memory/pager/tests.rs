@@ -1,5 +1,5 @@
-//! Pages that come when they are touched. These tests need a process that may use
-//! `userfaultfd`: root, or one to which `/dev/userfaultfd` is open.
+//! Pages that arrive when they are touched. These tests need a process that may use `userfaultfd`:
+//! as root, or with access to `/dev/userfaultfd`.
 
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::ThreadId;
@@ -11,20 +11,20 @@ use super::*;
 const CHUNK: usize = CHUNK_SIZE as usize;
 const PAGE: usize = 4096;
 
-/// Chunks that are filled with their number; each third is zeros.
+/// Chunks that hold their number; every third is zeros.
 #[derive(Debug, Default, Clone)]
 struct Numbered {
     first_use: Vec<ChunkAddress>,
     content: Vec<u8>,
-    /// Which were asked for.
+    /// Receives the address of each chunk that is read.
     asked: Option<Sender<ChunkAddress>>,
-    /// Told when the first ones are there.
+    /// Notified when the chunks of first use are filled in.
     done: Option<Sender<()>>,
     lost: Option<ChunkAddress>,
-    /// Whether other threads can have one of their own.
+    /// Whether other threads get a supplier of their own.
     is_shared: bool,
-    /// Which threads have given a chunk.
-    givers: Arc<Mutex<HashSet<ThreadId>>>,
+    /// The threads that read a chunk.
+    readers: Arc<Mutex<HashSet<ThreadId>>>,
 }
 
 fn filling((space, number): ChunkAddress) -> u8 {
@@ -39,7 +39,7 @@ impl Chunks for Numbered {
         if self.lost == Some(place) {
             return Err(io::Error::other("it is gone"));
         }
-        self.givers.lock().unwrap().insert(thread::current().id());
+        self.readers.lock().unwrap().insert(thread::current().id());
         self.content = vec![filling(place); CHUNK];
         Ok((filling(place) != 0).then_some(&self.content))
     }
@@ -81,7 +81,7 @@ fn start(stretches: &[(usize, u64, &Arc<MmapRegion>)], chunks: Numbered) -> Page
 fn byte(region: &MmapRegion, at: usize) -> u8 {
     assert!(at < region.size());
     let place = region.as_ptr().wrapping_add(at);
-    // SAFETY: the place lies within the region, which is mapped readable.
+    // SAFETY: the place is within the region, which is mapped readable.
     unsafe { place.read_volatile() }
 }
 
@@ -90,7 +90,7 @@ fn all(receiver: &Receiver<ChunkAddress>) -> Vec<ChunkAddress> {
 }
 
 #[test]
-fn a_page_that_is_touched_comes_with_its_whole_chunk() {
+fn touched_page_arrives_with_its_chunk() {
     let memory = region(8);
     let (asked, log) = mpsc::channel();
     let _pager = start(&[(0, 0, &memory)], Numbered { asked: Some(asked), ..Numbered::default() });
@@ -104,7 +104,7 @@ fn a_page_that_is_touched_comes_with_its_whole_chunk() {
 }
 
 #[test]
-fn spaces_and_windows_are_told_apart() {
+fn pages_of_spaces_and_windows_differ() {
     let (low, high, disk) = (region(2), region(3), region(4));
     let windows = [(0, 0, &low), (0, 2 * CHUNK_SIZE, &high), (1, 0, &disk)];
     let _pager = start(&windows, Numbered::default());
@@ -120,11 +120,11 @@ fn spaces_and_windows_are_told_apart() {
 }
 
 #[test]
-fn what_is_used_first_is_there_before_it_is_touched() {
+fn chunks_of_first_use_arrive_before_a_touch() {
     let memory = region(8);
     let (asked, log) = mpsc::channel();
     let (done, is_done) = mpsc::channel();
-    // One twice, and ones that are nowhere.
+    // One chunk twice, and some that are mapped nowhere.
     let first_use = vec![(0, 6), (0, 1), (0, 6), (3, 0), (0, 800), (0, 5)];
     let chunks =
         Numbered { first_use, asked: Some(asked), done: Some(done), ..Numbered::default() };
@@ -139,7 +139,7 @@ fn what_is_used_first_is_there_before_it_is_touched() {
 }
 
 #[test]
-fn what_is_used_first_comes_from_all_processors_once_each() {
+fn chunks_of_first_use_are_read_once_on_all_processors() {
     const COUNT: u32 = 2000;
     let processors = thread::available_parallelism().unwrap().get();
     let memory = region(COUNT as usize);
@@ -152,7 +152,7 @@ fn what_is_used_first_comes_from_all_processors_once_each() {
         is_shared: true,
         ..Numbered::default()
     };
-    let givers = Arc::clone(&chunks.givers);
+    let readers = Arc::clone(&chunks.readers);
     let _pager = start(&[(0, 0, &memory)], chunks);
     is_done.recv_timeout(Duration::from_secs(60)).unwrap();
     let mut all = all(&log);
@@ -161,12 +161,15 @@ fn what_is_used_first_comes_from_all_processors_once_each() {
     for chunk in 0..COUNT as usize {
         assert_eq!(byte(&memory, chunk * CHUNK + PAGE), filling((0, chunk as u32)));
     }
-    let givers = givers.lock().unwrap().len();
-    assert!(givers <= processors && (givers > 1) == (processors > 1), "{givers} of {processors}");
+    let readers = readers.lock().unwrap().len();
+    assert!(
+        readers <= processors && (readers > 1) == (processors > 1),
+        "{readers} of {processors}"
+    );
 }
 
 #[test]
-fn a_chunk_that_another_thread_cannot_give_ends_the_machine() {
+fn chunk_lost_on_a_helper_thread_stops_the_machine() {
     let memory = region(400);
     let (tell, told) = mpsc::channel();
     let on_loss = Box::new(move |error: &io::Error| tell.send(error.to_string()).unwrap());
@@ -180,9 +183,9 @@ fn a_chunk_that_another_thread_cannot_give_ends_the_machine() {
     assert!(told.recv().is_err(), "told twice");
 }
 
-/// The pages of the second window were never put in place, and who touched them hung.
+/// Regression test: a touch of the second window hung.
 #[test]
-fn a_disk_in_two_windows_comes_in_both() {
+fn disk_in_two_windows_arrives_in_both() {
     let (one, two) = (region(4), region(4));
     let pager = start(&[(1, 0, &one), (1, 0, &two)], Numbered::default());
     for chunk in 0..4 {
@@ -193,12 +196,12 @@ fn a_disk_in_two_windows_comes_in_both() {
 }
 
 #[test]
-fn a_page_that_was_given_back_comes_again() {
+fn page_given_back_arrives_again() {
     let memory = region(2);
     let _pager = start(&[(0, 0, &memory)], Numbered::default());
     assert_eq!(byte(&memory, 0), filling((0, 0)));
     let second = memory.as_ptr().wrapping_add(PAGE).cast();
-    // SAFETY: two pages of the region, which nobody refers to.
+    // SAFETY: two pages of the region, to which no reference exists.
     let answer = unsafe { libc::madvise(second, 2 * PAGE, libc::MADV_DONTNEED) };
     assert_eq!(answer, 0);
     for page in 0..16 {
@@ -207,7 +210,7 @@ fn a_page_that_was_given_back_comes_again() {
 }
 
 #[test]
-fn threads_that_touch_all_pages_at_once_all_see_their_content() {
+fn concurrent_touches_see_the_content() {
     const CHUNKS: usize = 96;
     for round in 0..8 {
         let memory = region(CHUNKS);
@@ -230,20 +233,20 @@ fn threads_that_touch_all_pages_at_once_all_see_their_content() {
 }
 
 #[test]
-fn guest_memory_can_be_written_as_it_comes() {
+fn missing_guest_page_can_be_written() {
     let ram =
         Ram::reserve(vec![RamWindow { guest_address: 0, file_offset: 0, size: 2 << 20 }]).unwrap();
     let (_, memory) = &ram.windows()[0];
     let _pager = start(&[(0, 0, memory)], Numbered::default());
     let place = memory.as_ptr().wrapping_add(3 * CHUNK + 8);
-    // SAFETY: the place lies within the region, which is mapped writable.
+    // SAFETY: the place is within the region, which is mapped writable.
     unsafe { place.write_volatile(255) };
     assert_eq!(byte(memory, 3 * CHUNK + 8), 255);
     assert_eq!(byte(memory, 3 * CHUNK + 9), filling((0, 3)));
 }
 
 #[test]
-fn a_lost_page_is_told_before_who_waits_for_it_goes_on() {
+fn lost_page_is_reported_before_its_waiter_resumes() {
     let memory = region(4);
     let is_told = Arc::new(AtomicBool::new(false));
     let tell = {
@@ -260,12 +263,12 @@ fn a_lost_page_is_told_before_who_waits_for_it_goes_on() {
     assert!(!is_told.load(Ordering::SeqCst));
     assert_eq!(byte(&memory, CHUNK), 0);
     assert!(is_told.load(Ordering::SeqCst));
-    // Nobody waits for anything any more.
+    // Later touches do not wait.
     assert_eq!(byte(&memory, 3 * CHUNK), 0);
     drop(pager);
 }
 
-/// Takes its time for each chunk.
+/// Chunks that take a while to read.
 #[derive(Debug, Clone)]
 struct Slow(Arc<AtomicUsize>, Vec<u8>);
 
@@ -286,18 +289,18 @@ impl Chunks for Slow {
 }
 
 #[test]
-fn a_pager_that_is_dropped_does_not_bring_the_rest() {
+fn dropped_pager_reads_no_more_chunks() {
     let memory = region(1000);
     let count = Arc::new(AtomicUsize::new(0));
     let chunks = Box::new(Slow(Arc::clone(&count), vec![1; CHUNK]));
     let stretches = vec![Stretch { space: 0, offset: 0, region: Arc::clone(&memory) }];
     let pager = Pager::start(userfault(), stretches, chunks, Box::new(|_| ())).unwrap();
-    // One that is touched does not wait for all that are used first.
+    // A fault does not wait for all chunks of first use.
     let begin = Instant::now();
     assert_eq!(byte(&memory, 900 * CHUNK), 1);
     drop(pager);
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     assert!(count.load(Ordering::SeqCst) < 200);
-    // What was not brought is zeros now, and nobody waits for it.
+    // A chunk that was not read is zeros now, and a touch does not wait.
     assert_eq!(byte(&memory, 999 * CHUNK), 0);
 }

@@ -144,7 +144,7 @@ pub(crate) fn is_same_page(one: &MmapRegion, other: &MmapRegion, page: u64, size
         && length % WORD == 0
         && (0..length / WORD).all(|index| {
             let (one, other) = (one.wrapping_add(index * WORD), other.wrapping_add(index * WORD));
-            // SAFETY: the word lies within a stretch of a region that is mapped for reading, and
+            // SAFETY: the word is within a stretch of a region that is mapped for reading, and
             // is aligned. The read is volatile, as are all accesses to guest memory.
             let one = unsafe { one.cast::<u64>().read_volatile() };
             // SAFETY: the same holds for the other region.

@@ -1,6 +1,6 @@
 //! A guest's CPUID.
 //!
-//! A snapshot that was never run has none of its own. It gets that of its baseline's [`model`], if
+//! A snapshot that was never run has no CPUID of its own. It gets that of its baseline's [`model`], if
 //! the kernel offers all of it. For `host` it gets what the kernel offers, less what a restore could
 //! not bring back: nested virtualization, performance counters, tile state, asynchronous page
 //! faults. Both get the topology of one package of single-thread cores.
