@@ -9,7 +9,8 @@
 //! device's lock. `thread` and `sources` may be taken under a device's lock, and nothing is taken
 //! under them.
 
-#![forbid(unsafe_code)]
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

@@ -7,6 +7,9 @@
 //! Invariant: whatever the guest writes, a device stays within guest memory, does a bounded amount
 //! of work for each access, and never panics.
 
+#![forbid(unsafe_code)]
+#![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
 mod block;
 mod bus;
 mod device;

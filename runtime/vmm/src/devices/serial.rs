@@ -1,7 +1,5 @@
 //! The serial port, and the console that keeps the tail of the guest kernel's messages.
 
-#![forbid(unsafe_code)]
-
 #[cfg(test)]
 mod tests;
 

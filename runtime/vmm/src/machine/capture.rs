@@ -71,7 +71,7 @@ impl Machine {
     pub fn touched(&self) -> Result<WorkingSet, MachineError> {
         let _turn = self.turn();
         self.vcpus.pause();
-        memory::touched(&self.ram).map_err(MachineError::memory("looked through"))
+        memory::touched(&self.ram).map_err(MachineError::memory("scanned"))
     }
 
     /// Captures, and returns the stopped guest as well.
@@ -80,7 +80,7 @@ impl Machine {
         if let Some(failure) = self.failure() {
             return Err(failure.into());
         }
-        let mut map = PageMap::open().map_err(MachineError::memory("looked through"))?;
+        let mut map = PageMap::open().map_err(MachineError::memory("scanned"))?;
         let mut dirty =
             DirtyPages::prepare(&self.ram, &mut map).map_err(MachineError::memory("copied"))?;
         let mut attempts = 0;
@@ -118,7 +118,7 @@ impl Machine {
         timings.step("save vCPUs");
         let snapshot = self.state(vcpus)?;
         timings.step("save devices");
-        dirty.find(&self.ram, map).map_err(MachineError::memory("looked through"))?;
+        dirty.find(&self.ram, map).map_err(MachineError::memory("scanned"))?;
         timings.step("find pages");
         dirty.copy(&self.ram).map_err(MachineError::memory("copied"))?;
         timings.step("copy pages");

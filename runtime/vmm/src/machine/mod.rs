@@ -4,6 +4,8 @@
 //! [`lifecycle`] is the machine while it exists. [`board`] wires the devices together, [`vcpus`]
 //! runs the processors.
 
+#![forbid(unsafe_code)]
+
 mod board;
 mod capture;
 mod exit_state;

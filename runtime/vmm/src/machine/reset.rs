@@ -49,7 +49,7 @@ impl Machine {
         let kept = &snapshot.working_set.written;
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         memory::roll_back(&self.ram, pristine, kept, &mut spare)
-            .map_err(MachineError::memory("put back"))?;
+            .map_err(MachineError::memory("restored"))?;
         timings.step("reset memory");
         self.vm.set_clock_ns(arch::monotonic_ns(&snapshot.arch))?;
         Ok(())
