@@ -50,12 +50,8 @@ const DRAWN: [(&str, &[&str]); 12] = [
 ];
 
 /// Crates whose circles are reported only.
-const UNTANGLED_LATER: &[&str] = &[
-    "supermachine-formats",
-    "supermachine-init",
-    "supermachine-baker",
-    "cargo-supermachine",
-];
+const UNTANGLED_LATER: &[&str] =
+    &["supermachine-formats", "supermachine-init", "supermachine-baker", "cargo-supermachine"];
 
 /// Checks that each crate is built only with those that it may know.
 pub(super) fn crates() -> Result<(), Error> {
