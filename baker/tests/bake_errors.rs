@@ -1,4 +1,4 @@
-//! Bakes that fail before a machine is needed: the error says why, and the store stays as it was.
+//! Bakes that fail before they need a machine: errors name the reason, and the store is unchanged.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -10,7 +10,7 @@ use oci_support::{Image, LAYER, config, tar_of, write_files};
 use serde_json::json;
 use supermachine_baker::boot::BootError;
 use supermachine_baker::oci::{self, FetchOptions, Platform};
-use supermachine_baker::{BakeError, OciImageBuilder, Ready, Store, rootfs};
+use supermachine_baker::{BakeError, HostError, InputError, OciImageBuilder, Ready, Store, rootfs};
 use supermachine_formats::Digest;
 use tempfile::TempDir;
 
@@ -27,14 +27,14 @@ impl Bench {
         Self { store: store.unwrap(), dir }
     }
 
-    /// Writes an image's layout, and describes its bake.
+    /// Writes an image's layout and describes its bake.
     fn image(&self, image: &Image) -> OciImageBuilder {
         let layout = self.dir.path().join("layout");
         write_files(&layout, &image.layout(Some("latest")));
         OciImageBuilder::new(&format!("oci:{}", layout.display())).unwrap().name("x")
     }
 
-    /// Bakes what must fail, and looks at what is left.
+    /// Bakes, expects a failure, and checks that nothing is left.
     fn refused(&self, builder: &OciImageBuilder) -> BakeError {
         let error = builder.bake(&self.store).unwrap_err();
         assert_eq!(self.store.names().unwrap(), Vec::<String>::new());
@@ -90,7 +90,7 @@ fn text_that_names_no_image_is_refused_at_once() {
 #[test]
 fn registry_that_does_not_answer_is_named() {
     let bench = Bench::new();
-    // A port that was free a moment ago: nothing listens.
+    // A port that was just free, so nothing listens.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let reference = format!("127.0.0.1:{port}/image");
     let error = bench.refused(&OciImageBuilder::new(&reference).unwrap());
@@ -118,15 +118,15 @@ fn image_without_a_command_needs_one() {
     let bench = Bench::new();
     let builder = bench.image(&image(tar_of(&[]), json!({})));
     let error = bench.refused(&builder);
-    assert!(matches!(error, BakeError::NoCommand { .. }), "{error:?}");
-    // An entrypoint of no words is none.
+    assert!(matches!(error, BakeError::Input(InputError::NoCommand { .. })), "{error:?}");
+    // An empty entrypoint counts as absent.
     let none: [&str; 0] = [];
     let error = bench.refused(&builder.entrypoint(none));
-    assert!(matches!(error, BakeError::NoCommand { .. }), "{error:?}");
+    assert!(matches!(error, BakeError::Input(InputError::NoCommand { .. })), "{error:?}");
 }
 
 #[test]
-fn size_that_no_machine_has_is_refused_before_anything_is_fetched() {
+fn invalid_machine_size_is_refused_before_a_fetch() {
     let bench = Bench::new();
     let missing = || OciImageBuilder::new("oci:/no/such/folder").unwrap().name("x");
     let size = |builder: OciImageBuilder| match bench.refused(&builder) {
@@ -145,7 +145,10 @@ fn name_that_is_a_path_is_refused_before_anything_is_fetched() {
     let bench = Bench::new();
     for name in ["", "../x", "a/b", ".hidden"] {
         let error = bench.refused(&OciImageBuilder::new("oci:/no/such").unwrap().name(name));
-        assert!(matches!(error, BakeError::InvalidName { .. }), "{name:?}: {error:?}");
+        assert!(
+            matches!(error, BakeError::Input(InputError::InvalidName { .. })),
+            "{name:?}: {error:?}"
+        );
     }
 }
 
@@ -156,11 +159,11 @@ fn image_for_another_platform_is_refused() {
     let builder = bench.image(&Image::new(other));
     let error = bench.refused(&builder);
     assert!(causes(&error).contains(other), "{}", causes(&error));
-    // Asking for it by name does not make guests able to run it.
+    // An explicit request does not enable guests to run it.
     let mut options = FetchOptions::default();
     options.platform = format!("linux/{other}").parse().unwrap();
     let error = bench.refused(&builder.fetch_options(options));
-    let BakeError::Platform { found, .. } = &error else { panic!("{error:?}") };
+    let BakeError::Host(HostError::Platform { found, .. }) = &error else { panic!("{error:?}") };
     assert!(found.contains(other), "{found}");
 }
 
@@ -202,7 +205,7 @@ fn hard_link_to_nowhere_is_refused() {
 }
 
 #[test]
-fn layer_that_is_not_what_the_image_says_is_refused() {
+fn layer_with_an_unexpected_digest_is_refused() {
     let bench = Bench::new();
     let good = small_image();
     let layer = good.layers[0];
@@ -214,20 +217,20 @@ fn layer_that_is_not_what_the_image_says_is_refused() {
     files.insert(format!("blobs/sha256/{}", layer.hex()), bad.blobs[&layer].clone());
     write_files(&layout, &files);
     let builder = OciImageBuilder::new(&format!("oci:{}", layout.display())).unwrap().name("x");
-    let error = bench.refused(&builder);
+    let error = builder.fetch(&bench.store).unwrap_err();
     let text = causes(&error);
     assert!(matches!(error, BakeError::Fetch { .. }), "{error:?}");
     assert!(text.contains(&layer.hex()), "{text}");
 }
 
 #[test]
-fn layer_whose_content_has_another_digest_than_told_is_refused() {
+fn layer_whose_content_has_another_digest_is_refused() {
     let bench = Bench::new();
     let tar = tar_of(&[("file".into(), b"x".to_vec())]);
     let told = Digest::of(b"something else").to_string();
     let mut config = config(Platform::host().architecture.as_str(), &[told]);
     config["config"] = json!({"Cmd": ["/x"]});
-    // Of a layer that is not compressed, both digests are compared when it is fetched.
+    // The fetch compares both digests of an uncompressed layer.
     let packed = zstd::encode_all(&tar[..], 1).unwrap();
     let builder = bench.image(&Image::with(vec![(format!("{LAYER}+zstd"), packed)], &config));
     let error = builder.fetch(&bench.store).unwrap_err();

@@ -4,11 +4,11 @@ use supermachine_test_support::fuzz::{layer, oci};
 use supermachine_test_support::mutate;
 
 #[test]
-fn layer_stands_mutations() {
+fn mutated_layer_does_not_panic() {
     mutate::smoke(&layer::samples(), layer::run);
 }
 
 #[test]
-fn oci_stands_mutations() {
+fn mutated_oci_documents_do_not_panic() {
     mutate::smoke(&oci::samples(), oci::run);
 }

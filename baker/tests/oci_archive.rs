@@ -1,4 +1,4 @@
-//! Layout folders and archives, whole and hostile.
+//! Layout folders and archives, valid and hostile.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -45,7 +45,7 @@ fn write_tar(dir: &Path, files: &Files) -> PathBuf {
     path
 }
 
-/// What `docker save` writes for `layers`.
+/// The files of a `docker save` archive of `layers`.
 fn docker_files(tags: &[&str], layers: &[(&str, Vec<u8>)], diff_ids: &[String]) -> Files {
     let config = config("amd64", diff_ids).to_string().into_bytes();
     let config_name = format!("{}.json", Digest::of(&config).hex());
@@ -265,4 +265,63 @@ fn docker_archive_that_lies_is_refused() {
         refused(&neither),
         Error::Archive { source: ArchiveProblem::Unrecognized, .. }
     ));
+}
+
+#[test]
+fn compressed_archives_are_read() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let layer = tar("file", 1);
+    let diff_id = Digest::of(&layer).to_string();
+    let files = docker_files(&["test:v1"], &[("layer.tar", layer)], &[diff_id]);
+    let plain = std::fs::read(write_tar(dir.path(), &files)).unwrap();
+    let gzip = {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+        encoder.write_all(&plain).unwrap();
+        encoder.finish().unwrap()
+    };
+    let xz = {
+        let mut encoder = xz2::write::XzEncoder::new(Vec::new(), 1);
+        encoder.write_all(&plain).unwrap();
+        encoder.finish().unwrap()
+    };
+    let zstd = zstd::encode_all(&plain[..], 1).unwrap();
+    for (name, content) in [("a.tar.gz", &gzip), ("a.tar.xz", &xz), ("a.tar.zst", &zstd)] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        for text in [path.display().to_string(), format!("docker-archive:{}", path.display())] {
+            assert_eq!(open(&text).unwrap().layers.len(), 1, "{text}");
+        }
+        std::fs::write(&path, &content[..content.len() / 2]).unwrap();
+        let problem = problem(&format!("docker-archive:{}", path.display()));
+        assert!(matches!(problem, ArchiveProblem::Unreadable { .. }), "{name}: {problem:?}");
+    }
+}
+
+#[test]
+fn archive_that_comes_through_a_pipe_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let layer = tar("file", 1);
+    let diff_id = Digest::of(&layer).to_string();
+    let files = docker_files(&["test:v1"], &[("layer.tar", layer)], &[diff_id]);
+    let content = std::fs::read(write_tar(dir.path(), &files)).unwrap();
+    let pipe = dir.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let writer = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::write(pipe, content).unwrap()
+    });
+    assert_eq!(open(&format!("docker-archive:{}", pipe.display())).unwrap().layers.len(), 1);
+    writer.join().unwrap();
+}
+
+#[test]
+fn path_to_nothing_is_no_such_file() {
+    for text in ["./nosuch", "/nonexistent/image", "../nosuch/image:tag"] {
+        let error = text.parse::<supermachine_baker::oci::ImageSource>().unwrap_err();
+        assert_eq!(error.to_string(), format!("no such file: {text}"));
+    }
+    let error = open("docker-archive:/nonexistent/image.tar").unwrap_err();
+    assert!(matches!(&error, Error::Io { op: "open", .. }), "{error:?}");
 }

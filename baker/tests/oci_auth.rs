@@ -1,4 +1,4 @@
-//! Registries that want to know who asks.
+//! Registries that require authorization.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -7,7 +7,7 @@ mod oci_support;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use oci_support::server::{Reply, Request, Server, honest};
-use oci_support::{Cache, Image, options, source};
+use oci_support::{Cache, Image, options, record, source};
 use supermachine_baker::oci::{Credentials, Error, FetchOptions, TokenFault, fetch};
 
 /// `user:secret` in base64.
@@ -45,7 +45,7 @@ fn basic_registry() -> Server {
     })
 }
 
-/// A registry that wants the token `good`, which `tokens` hands out.
+/// A registry that requires the token `good`, which `tokens` issues.
 fn token_registry(
     realm: Option<String>,
     tokens: impl Fn(&Request) -> Reply + Send + Sync + 'static,
@@ -90,6 +90,79 @@ fn credentials_come_from_dockers_configuration_unless_given() {
     assert_eq!(unauthorized(&pull(&server, &configured)), Some(true));
 }
 
+/// Options with a Docker configuration.
+fn with_config(json: &str) -> (tempfile::TempDir, FetchOptions) {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.json"), json).unwrap();
+    let mut options = options();
+    options.docker_config = Some(dir.path().to_owned());
+    (dir, options)
+}
+
+#[test]
+fn credentials_for_a_part_of_the_registry_reach_no_other_part() {
+    let server = basic_registry();
+    for (path, is_sent) in [("test", true), ("tes", false), ("test/deeper", false)] {
+        let key = format!("{}/{path}", server.address);
+        let (_dir, options) =
+            with_config(&format!(r#"{{"auths":{{"{key}":{{"auth":"dXNlcjpzZWNyZXQ="}}}}}}"#));
+        let before = server.requests().len();
+        let refusal = unauthorized(&pull(&server, &options));
+        assert_eq!(refusal, (!is_sent).then_some(false), "{key}");
+        let requests = server.requests();
+        let sent = requests[before..].iter().any(|r| r.header("authorization").is_some());
+        assert_eq!(sent, is_sent, "{key}");
+    }
+}
+
+#[test]
+fn missing_helper_does_not_fail_the_pull() {
+    let image = Image::new("amd64");
+    let server = Server::serving(&image);
+    let helpers = format!(r#"{{"credHelpers":{{"{}":"surely-not-there"}}}}"#, server.address);
+    let (_dir, mut options) = with_config(&helpers);
+    let events = record(&mut options);
+    assert_eq!(pull(&server, &options).unwrap(), 3);
+    let events = events.lock().unwrap();
+    let is_told = |event: &String| event.contains("docker-credential-surely-not-there");
+    assert!(events.iter().any(is_told), "{events:?}");
+}
+
+#[test]
+fn refused_pull_without_its_helper_says_that_no_credentials_were_sent() {
+    let server = basic_registry();
+    let helpers = format!(r#"{{"credHelpers":{{"{}":"surely-not-there"}}}}"#, server.address);
+    let (_dir, options) = with_config(&helpers);
+    assert_eq!(unauthorized(&pull(&server, &options)), Some(false));
+}
+
+#[test]
+fn secrets_do_not_follow_the_token_services_redirects() {
+    let elsewhere = Server::start(|_| token("good"));
+    for status in [301, 302, 307, 308] {
+        let location = format!("http://{}/token", elsewhere.address);
+        let server =
+            token_registry(None, move |_| Reply::new(status, "").header("Location", &location));
+        let mut identity = options();
+        identity.credentials = Some(Credentials::IdentityToken { token: "long".to_owned() });
+        pull(&server, &identity).unwrap_err();
+        // The redirect drops the password, so the token is an anonymous one.
+        let _ = pull(&server, &with_password("user", "secret"));
+    }
+    for request in elsewhere.requests() {
+        assert!(request.header("authorization").is_none(), "{request:?}");
+        assert!(request.body.is_empty(), "{request:?}");
+    }
+}
+
+#[test]
+fn refusal_shows_the_registrys_own_words() {
+    let body = r#"{"errors":[{"code":"DENIED","message":"your trial is over"}]}"#;
+    let server = Server::start(move |_| Reply::new(403, body));
+    let error = pull(&server, &options()).unwrap_err().to_string();
+    assert!(error.ends_with("without credentials: your trial is over"), "{error}");
+}
+
 #[test]
 fn secret_is_in_no_error() {
     let server = basic_registry();
@@ -107,7 +180,7 @@ fn token_is_asked_for_once_and_used_for_all() {
 }
 
 #[test]
-fn token_service_is_shown_the_password() {
+fn token_service_receives_the_password() {
     let server = token_registry(None, |request| match request.header("authorization") {
         Some(BASIC) => Reply::new(200, r#"{"access_token":"good","expires_in":60}"#),
         _ => Reply::new(401, r#"{"details":"incorrect username or password"}"#),
@@ -145,7 +218,7 @@ fn token_that_expires_in_mid_pull_is_renewed_once() {
         if request.path.starts_with("/token") {
             return token(&format!("token{}", issued.fetch_add(1, Ordering::SeqCst) + 1));
         }
-        // The first token has expired when blobs are asked for.
+        // The first token expires before the first blob.
         let wanted = if request.path.contains("/blobs/") { "token2" } else { "token1" };
         if request.header("authorization") == Some(&format!("Bearer {wanted}")) {
             return honest(&image, request);
@@ -159,7 +232,7 @@ fn token_that_expires_in_mid_pull_is_renewed_once() {
 }
 
 #[test]
-fn token_service_that_fails_is_told_from_one_that_refuses() {
+fn failing_token_service_differs_from_a_refusing_one() {
     let fault = |server: &Server| match pull(server, &options()) {
         Err(Error::TokenService { source, .. }) => source,
         other => panic!("{other:?}"),
@@ -194,7 +267,7 @@ fn token_service_elsewhere_without_tls_gets_no_credentials() {
 }
 
 #[test]
-fn registry_that_refuses_its_own_token_is_not_asked_forever() {
+fn registry_that_refuses_its_own_token_is_retried_once() {
     let server = token_registry(None, |_| token("bad"));
     assert_eq!(unauthorized(&pull(&server, &options())), Some(false));
     assert_eq!(server.requests().len(), 3);

@@ -1,11 +1,19 @@
-//! Credential helpers, found on the path: the only test of its program, as it changes that path.
+//! Credential helpers. The only test of its program, as it changes `PATH`.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod oci_support;
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use supermachine_baker::oci::{Credentials, Error, find_credentials};
+use oci_support::server::Server;
+use oci_support::{Cache, Image, options, record, source};
+use supermachine_baker::oci::{Credentials, Error, fetch, find_credentials};
 
 #[test]
-fn helper_programs_are_asked_and_their_answers_understood() {
+fn helper_programs_are_run_and_their_output_parsed() {
     let dir = tempfile::tempdir().unwrap();
     let script = |name: &str, text: &str| {
         let path = dir.path().join(format!("docker-credential-{name}"));
@@ -20,12 +28,13 @@ fn helper_programs_are_asked_and_their_answers_understood() {
     script("empty", "echo 'credentials not found in native keychain'; exit 1");
     script("broken", "echo 'the keyring is locked'; exit 3");
     script("odd", "echo nonsense");
+    script("hang", "exec sleep 1000");
     let config = r#"{"auths":{"fallback.example":{"auth":"YTpi"}},"credsStore":"good","credHelpers":
         {"token.example":"token","fallback.example":"empty","broken.example":"broken",
         "odd.example":"odd"}}"#;
     std::fs::write(dir.path().join("config.json"), config).unwrap();
     let path = std::env::var("PATH").unwrap();
-    // SAFETY: nothing else runs in this program that could read the environment meanwhile.
+    // SAFETY: no other thread of this program reads the environment meanwhile.
     unsafe { std::env::set_var("PATH", format!("{}:{path}", dir.path().display())) };
     let find = |registry| find_credentials(dir.path(), registry);
     let password = |user: &str, password: &str| Credentials::Password {
@@ -44,4 +53,29 @@ fn helper_programs_are_asked_and_their_answers_understood() {
     assert!(error.to_string().contains("docker-credential-broken"), "{error}");
     assert!(source.contains("the keyring is locked"), "{source}");
     assert!(matches!(find("odd.example"), Err(Error::CredentialHelper { .. })));
+    pulls_continue_without_their_helpers(dir.path());
+}
+
+fn pulls_continue_without_their_helpers(dir: &Path) {
+    let image = Image::new("amd64");
+    let server = Server::serving(&image);
+    let start = Instant::now();
+    for (helper, expected) in [
+        ("broken", "the keyring is locked"),
+        ("odd", "nonsense"),
+        ("hang", "TimedOut"),
+        ("none", "docker-credential-none"),
+    ] {
+        let config = format!(r#"{{"credsStore":"{helper}"}}"#);
+        std::fs::write(dir.join("config.json"), config).unwrap();
+        let mut options = options();
+        options.docker_config = Some(dir.to_owned());
+        options.timeouts.helper = Duration::from_secs(2);
+        let events = record(&mut options);
+        fetch(&source(&server.reference()), &Cache::new().blobs, &options).unwrap();
+        let events = events.lock().unwrap();
+        let is_told = |e: &String| e.contains("HelperFailed") && e.contains(expected);
+        assert!(events.iter().any(is_told), "{helper}: {events:?}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(60));
 }

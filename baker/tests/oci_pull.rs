@@ -1,4 +1,4 @@
-//! Pulling from registries that work, fail, lie and hang.
+//! Pulls from registries that work, fail, lie and hang.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use oci_support::server::{Reply, Request, Server, blob, honest, not_found};
-use oci_support::{Cache, INDEX, Image, LAYER, MANIFEST, config, describe, options, source, tar};
+use oci_support::{
+    Cache, INDEX, Image, LAYER, MANIFEST, config, describe, options, record, source, tar,
+};
 use serde_json::json;
 use supermachine_baker::oci::{
     Compression, Document, Error, Event, FetchOptions, OciImage, Progress, fetch,
@@ -36,7 +38,7 @@ fn assert_complete(image: &Image, pulled: &OciImage) {
     }
 }
 
-/// Answers like a good registry, but for blobs asks `special` first.
+/// Answers like a correct registry, except for blobs that `special` handles.
 fn special_blobs(
     image: &Image,
     special: impl Fn(&Request, &[u8]) -> Option<Reply> + Send + Sync + 'static,
@@ -85,7 +87,7 @@ fn pull_again_asks_for_the_manifest_only() {
 }
 
 #[test]
-fn pull_offline_of_what_is_not_there_says_what_lacks() {
+fn pull_offline_names_what_is_missing() {
     let image = Image::new("amd64");
     let server = Server::serving(&image);
     let cache = Cache::new();
@@ -124,7 +126,7 @@ fn pull_by_many_at_once_into_one_cache_works() {
 }
 
 #[test]
-fn pull_tells_its_progress() {
+fn pull_reports_its_progress() {
     #[derive(Default)]
     struct Recorder(Mutex<Vec<String>>);
     impl Progress for Recorder {
@@ -198,7 +200,7 @@ fn blob_cut_off_without_ranges_is_started_anew() {
 #[test]
 fn blob_continued_from_the_wrong_byte_is_started_anew() {
     let image = Image::new("amd64");
-    // The first attempt at that blob breaks; the second is answered wrongly; the third is whole.
+    // The first attempt breaks, the second continues from a wrong offset, the third succeeds.
     let cut = AtomicUsize::new(0);
     let inner = image.clone();
     let breaking = Server::start(move |request| {
@@ -294,7 +296,7 @@ fn blob_of_another_size_than_announced_is_refused() {
 }
 
 #[test]
-fn missing_image_blob_and_broken_registry_are_told_apart() {
+fn missing_image_missing_blob_and_broken_registry_differ() {
     let image = Image::new("amd64");
     let server = Server::start(|_| not_found());
     match pull_error(&server) {
@@ -379,7 +381,7 @@ fn manifest_that_does_not_match_its_digest_is_refused() {
     assert!(cache.blobs().is_empty());
 }
 
-/// A registry whose `test:v1` is an index of `entries`, and that has all `images`.
+/// A registry with `images`, whose `test:v1` is an index of `entries`.
 fn serving_index(entries: Vec<serde_json::Value>, images: Vec<Image>) -> Server {
     let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).to_string();
     Server::start(move |request| {
@@ -486,7 +488,7 @@ fn layer_named_twice_is_fetched_once() {
 }
 
 #[test]
-fn damaged_cache_is_mended() {
+fn damaged_cache_is_repaired() {
     let image = Image::new("amd64");
     let server = Server::serving(&image);
     let cache = Cache::new();
@@ -495,4 +497,107 @@ fn damaged_cache_is_mended() {
     std::fs::write(cache.blobs.path(*config), "damaged").unwrap();
     std::fs::write(&pulled.layers[0].path, "short").unwrap();
     assert_complete(&image, &pull(&server, &cache, &options()).unwrap());
+}
+
+#[test]
+fn cached_layer_with_a_flipped_bit_is_fetched_again_and_reported() {
+    let image = Image::new("amd64");
+    let server = Server::serving(&image);
+    let cache = Cache::new();
+    let pulled = pull(&server, &cache, &options()).unwrap();
+    let path = &pulled.layers[1].path;
+    let mut content = std::fs::read(path).unwrap();
+    content[1000] ^= 1;
+    std::fs::write(path, content).unwrap();
+    let mut options = options();
+    let events = record(&mut options);
+    assert_complete(&image, &pull(&server, &cache, &options).unwrap());
+    let events = events.lock().unwrap();
+    let damaged: Vec<_> = events.iter().filter(|event| event.contains("Damaged")).collect();
+    assert_eq!(damaged.len(), 1, "{events:?}");
+    assert!(damaged[0].contains(&image.layers[1].hex()), "{damaged:?}");
+    assert!(damaged[0].contains("was_cached: true"), "{damaged:?}");
+}
+
+#[test]
+fn cached_layer_that_is_damaged_is_missing_offline() {
+    let image = Image::new("amd64");
+    let server = Server::serving(&image);
+    let cache = Cache::new();
+    let pulled = pull(&server, &cache, &options()).unwrap();
+    let size = usize::try_from(pulled.layers[0].size).unwrap();
+    std::fs::write(&pulled.layers[0].path, vec![0; size]).unwrap();
+    let mut offline = options();
+    offline.offline = true;
+    let error = pull(&server, &cache, &offline).unwrap_err();
+    assert!(matches!(error, Error::NotCached { .. }), "{error:?}");
+}
+
+#[test]
+fn blob_that_arrives_damaged_is_fetched_once_more() {
+    let image = Image::new("amd64");
+    let largest = image.largest_layer().to_string();
+    let name = largest.clone();
+    let count = AtomicUsize::new(0);
+    let server = special_blobs(&image, move |request, content| {
+        let is_first = request.path.ends_with(&name) && count.fetch_add(1, Ordering::Relaxed) == 0;
+        is_first.then(|| {
+            let mut wrong = content.to_vec();
+            wrong[5000] ^= 1;
+            Reply::new(200, wrong)
+        })
+    });
+    assert_complete(&image, &pull(&server, &Cache::new(), &options()).unwrap());
+    assert_eq!(server.paths().iter().filter(|path| path.ends_with(&largest)).count(), 2);
+}
+
+/// A registry that answers `refusal` to the first `count` requests whose path contains `part`.
+fn refusing(part: &str, count: usize, refusal: fn() -> Reply) -> (Image, Server) {
+    let image = Image::new("amd64");
+    let (inner, part, left) = (image.clone(), part.to_owned(), AtomicUsize::new(count));
+    let server = Server::start(move |request| {
+        let is_meant = request.path.contains(&part);
+        let take = |left: usize| left.checked_sub(1);
+        let relaxed = Ordering::Relaxed;
+        if is_meant && left.fetch_update(relaxed, relaxed, take).is_ok() {
+            refusal()
+        } else {
+            honest(&inner, request)
+        }
+    });
+    (image, server)
+}
+
+#[test]
+fn busy_registry_is_retried() {
+    let busy: [fn() -> Reply; 4] = [
+        || Reply::new(429, "slow down").header("Retry-After", "0"),
+        || Reply::new(503, ""),
+        || Reply::new(502, "<html>"),
+        || Reply::new(200, "{}").cut(1),
+    ];
+    for refusal in busy {
+        for part in ["/manifests/", "/blobs/"] {
+            let (image, server) = refusing(part, 3, refusal);
+            assert_complete(&image, &pull(&server, &Cache::new(), &options()).unwrap());
+        }
+    }
+}
+
+#[test]
+fn retry_after_is_respected_up_to_its_bound() {
+    let (image, server) =
+        refusing("/manifests/", 1, || Reply::new(429, "").header("Retry-After", "1"));
+    let start = Instant::now();
+    assert_complete(&image, &pull(&server, &Cache::new(), &options()).unwrap());
+    assert!(start.elapsed() >= Duration::from_secs(1));
+
+    let (_, server) = refusing("/manifests/", 9, || {
+        Reply::new(429, r#"{"errors":[{"message":"pull limit reached"}]}"#)
+            .header("Retry-After", "3600")
+    });
+    let error = pull_error(&server);
+    let text = error.to_string();
+    assert!(text.ends_with("429: pull limit reached; it asks to wait 3600 s"), "{text}");
+    assert_eq!(server.requests().len(), 1);
 }

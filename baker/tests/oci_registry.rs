@@ -1,6 +1,6 @@
-//! Fetching from the registry and the archives that Debian's tools make.
+//! Fetches from Debian's registry, and from archives of Debian's tools.
 //!
-//! Needs the packages `docker-registry` and `skopeo`.
+//! Requires the packages `docker-registry` and `skopeo`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -136,7 +136,7 @@ fn archives_that_skopeo_makes_are_read_back() {
     }
 }
 
-/// The same content as `Image::new`, but with what Docker's schema can express.
+/// The content of `Image::new`, as far as Docker's schema can express it.
 fn gzip_image() -> Image {
     use std::io::Write;
     let tars = expected_tars();

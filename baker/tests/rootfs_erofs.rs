@@ -1,5 +1,5 @@
-//! Layers in, image out, judged by other programs: GNU tar makes layers, `fsck.erofs`
-//! checks and extracts the images, and a second reader looks at what extraction loses.
+//! Images checked with other programs: GNU tar creates layers, `fsck.erofs` checks and extracts the
+//! images, and a second reader checks what extraction loses.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -86,7 +86,7 @@ fn digest_of(path: &Path) -> Digest {
     }
 }
 
-/// All that extraction keeps of a tree: type, mode, owner, whole seconds, content.
+/// What extraction preserves of a tree: type, mode, owner, whole seconds, content.
 fn snapshot(root: &Path) -> BTreeMap<PathBuf, String> {
     let (mut found, mut pending) = (BTreeMap::new(), vec![root.to_path_buf()]);
     while let Some(path) = pending.pop() {
@@ -101,7 +101,7 @@ fn snapshot(root: &Path) -> BTreeMap<PathBuf, String> {
         } else {
             format!("device {}", meta.rdev())
         };
-        // Extraction changes the owner last, at which the kernel takes these bits away.
+        // Extraction sets the owner last, and the kernel then clears these bits.
         let lost = if meta.is_dir() { 0 } else { 0o6000 };
         let (mode, owner) = (meta.mode() & !lost, (meta.uid(), meta.gid()));
         let line = format!("{mode:o} {owner:?} {} {content}", meta.mtime());
@@ -122,7 +122,7 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// A tree with all that GNU tar and extraction both keep.
+/// A tree with everything that GNU tar and extraction both preserve.
 fn make_tree(root: &Path) {
     fs::create_dir_all(root.join("bin")).unwrap();
     for size in [0, 1, 4031, 4032, 4033, 4095, 4096, 4097, 70_000, 3_000_000] {
@@ -199,7 +199,7 @@ fn image_of_stacked_layers_extracts_as_the_layers_applied_by_hand() {
     fs::write(at("upper/many/.wh..wh..opq"), b"").unwrap();
     fs::write(at("upper/.wh.hard"), b"").unwrap();
     fs::write(at("upper/bin/.wh.1"), b"").unwrap();
-    // The whiteouts touched their directories; the layer by hand must show the same times.
+    // Whiteouts changed the times of their directories; the expected tree must have the same.
     for name in ["", "many", "bin"] {
         run("touch", &["-d", "@1000000000", at(&format!("upper/{name}")).to_str().unwrap()]);
     }
@@ -342,7 +342,7 @@ fn image_of_a_huge_directory_lists_every_name() {
 }
 
 #[test]
-fn image_of_a_huge_sparse_file_takes_little_room() {
+fn image_of_a_huge_sparse_file_is_small() {
     const SIZE: u64 = 5 << 30;
     let parts = [(0, "start"), ((4 << 30) + 12_345, "beyond"), (SIZE - 5, "close")];
     let dir = TempDir::new().unwrap();
@@ -374,7 +374,7 @@ fn image_of_a_huge_sparse_file_takes_little_room() {
 }
 
 #[test]
-fn image_of_a_file_of_written_zeros_takes_little_room() {
+fn image_of_a_file_of_zeros_is_small() {
     const SIZE: u64 = (64 << 20) + 7;
     let dir = TempDir::new().unwrap();
     let head = Sample::new().header(|header| header.set_size(SIZE)).file("zeros", b"").finish();
@@ -399,7 +399,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A layer whose blob does not compress away, so that cuts meet every part of it.
+/// A layer that does not compress well, so that cuts hit every part of it.
 fn noisy() -> Vec<u8> {
     let mut state = 1_u32;
     let noise: Vec<u8> = std::iter::repeat_with(|| {

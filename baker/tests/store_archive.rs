@@ -1,6 +1,6 @@
-//! Exports and imports, and what other tools make of the files.
+//! Exports and imports, and how other tools read the files.
 //!
-//! Needs the packages `tar`, `python3` and, as root, `mount`.
+//! Requires the packages `tar`, `python3` and, as root, `mount`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 use supermachine::Image;
-use supermachine_baker::BakeError;
+use supermachine_baker::{BakeError, InputError, StoreError};
 use supermachine_snapshots::pack::{PackError, Source};
 use supermachine_test_support::stores::{Place, Sample, names};
 
@@ -132,16 +132,22 @@ fn import_takes_all_snapshots_of_a_store_or_the_named_one() {
     assert_eq!(one.store.names().unwrap(), ["b"]);
     let error = one.store.import(from.store.dir(), Some("c")).unwrap_err();
     assert!(
-        matches!(error, BakeError::Pack { source: PackError::Ambiguous { count: 2, .. } }),
+        matches!(
+            error,
+            BakeError::Store(StoreError::Pack { source: PackError::Ambiguous { count: 2, .. } })
+        ),
         "{error:?}"
     );
     let empty = Place::new();
     let error = one.store.import(empty.store.dir(), None).unwrap_err();
-    assert!(matches!(error, BakeError::Pack { source: PackError::NotAPack { .. } }), "{error:?}");
+    assert!(
+        matches!(error, BakeError::Store(StoreError::Pack { source: PackError::NotAPack { .. } })),
+        "{error:?}"
+    );
 }
 
 #[test]
-fn import_repairs_a_blob_that_is_damaged_here() {
+fn import_repairs_a_damaged_blob_of_the_store() {
     let (place, file) = exported();
     let manifest = place.manifest(place.store.digest("web").unwrap());
     for (at, blob) in manifest.blobs().enumerate() {
@@ -169,7 +175,9 @@ fn import_of_what_is_damaged_names_the_part_and_gives_no_name() {
         damage(&file, |bytes| bytes[usize::try_from(at).unwrap()] ^= 0x40);
         let to = Place::new();
         match to.store.import(&file, None).unwrap_err() {
-            BakeError::Pack { source: PackError::Damaged { section, digest, .. } } => {
+            BakeError::Store(StoreError::Pack {
+                source: PackError::Damaged { section, digest, .. },
+            }) => {
                 assert_eq!((section, digest), (part, blob.digest));
             }
             other => panic!("{part}: {other:?}"),
@@ -187,7 +195,7 @@ fn import_of_a_cut_archive_fails_wherever_it_is_cut() {
     for length in (0..whole.len() - 1024).step_by(3001).chain([0, 511, 512, 1024]) {
         fs::write(&file, &whole[..length]).unwrap();
         let error = from.store.import(&file, Some("cut")).unwrap_err();
-        assert!(matches!(error, BakeError::Pack { .. }), "{length}: {error:?}");
+        assert!(matches!(error, BakeError::Store(StoreError::Pack { .. })), "{length}: {error:?}");
     }
     assert_eq!(from.store.names().unwrap(), ["web"]);
 }
@@ -199,7 +207,7 @@ fn import_without_a_listed_blob_names_it() {
     let gone = from.manifest(digest).chunks[0].digest;
     fs::remove_file(from.blob(gone)).unwrap();
     match Place::new().store.import(from.store.dir(), None).unwrap_err() {
-        BakeError::Pack { source: PackError::MissingBlob { digest, .. } } => {
+        BakeError::Store(StoreError::Pack { source: PackError::MissingBlob { digest, .. } }) => {
             assert_eq!(digest, gone);
         }
         other => panic!("{other:?}"),
@@ -207,7 +215,12 @@ fn import_without_a_listed_blob_names_it() {
     fs::write(from.store.dir().join("index.json"), "{").unwrap();
     let error = Place::new().store.import(from.store.dir(), None).unwrap_err();
     assert!(
-        matches!(error, BakeError::Pack { source: PackError::Json { section: "index.json", .. } }),
+        matches!(
+            error,
+            BakeError::Store(StoreError::Pack {
+                source: PackError::Json { section: "index.json", .. }
+            })
+        ),
         "{error:?}"
     );
 }
@@ -218,7 +231,7 @@ fn import_of_an_image_says_that_it_is_one() {
     let image = oci_support::Image::new("amd64");
     oci_support::write_files(dir.path(), &image.layout(Some("v1")));
     let error = Place::new().store.import(dir.path(), None).unwrap_err();
-    assert!(matches!(error, BakeError::NotASnapshot { .. }), "{error:?}");
+    assert!(matches!(error, BakeError::Input(InputError::NotASnapshot { .. })), "{error:?}");
     assert!(error.to_string().contains("an image"), "{error}");
 }
 
@@ -231,7 +244,7 @@ fn snapshot_without_a_name_needs_one() {
     fs::write(from.store.dir().join("index.json"), index).unwrap();
     let to = Place::new();
     let error = to.store.import(from.store.dir(), None).unwrap_err();
-    assert!(matches!(error, BakeError::Nameless { .. }), "{error:?}");
+    assert!(matches!(error, BakeError::Input(InputError::Nameless { .. })), "{error:?}");
     to.store.import(from.store.dir(), Some("mine")).unwrap();
     assert_eq!(to.store.names().unwrap(), ["mine"]);
 }
@@ -243,13 +256,15 @@ fn damaged_snapshot_is_not_exported() {
     let blob = place.manifest(place.store.digest("web").unwrap()).chunks[0].digest;
     damage(&place.blob(blob), |bytes| bytes[5] ^= 1);
     match place.store.export("web", &file).unwrap_err() {
-        BakeError::Pack { source: PackError::Damaged { digest, .. } } => assert_eq!(digest, blob),
+        BakeError::Store(StoreError::Pack { source: PackError::Damaged { digest, .. } }) => {
+            assert_eq!(digest, blob)
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(names(place.dir.path()), ["store"]);
 }
 
-/// A file system of two MiB, which goes with the value.
+/// A file system of 2 MiB, unmounted on drop.
 struct Small(tempfile::TempDir);
 
 impl Small {
@@ -277,7 +292,7 @@ fn full_disk_fails_an_import_and_leaves_what_was_there() {
     to.store.import(from.store.dir(), Some("small")).unwrap();
     let error = to.store.import(from.store.dir(), Some("large")).unwrap_err();
     match &error {
-        BakeError::Pack { source: PackError::Io { source, .. } } => {
+        BakeError::Store(StoreError::Pack { source: PackError::Io { source, .. } }) => {
             assert_eq!(source.raw_os_error(), Some(libc::ENOSPC), "{error:?}");
         }
         other => panic!("{other:?}"),

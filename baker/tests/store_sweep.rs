@@ -1,4 +1,4 @@
-//! Sweeps remove what nothing leads to, and nothing else.
+//! Sweeps remove what is unreachable, and nothing else.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -9,7 +9,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use supermachine_baker::{BakeError, SweepOptions, Swept};
+use supermachine_baker::{BakeError, StoreError, SweepOptions, Swept};
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::Stage;
 use supermachine_test_support::stores::{Place, Sample, disk, names};
@@ -48,7 +48,7 @@ fn removed_name_frees_what_no_other_shares() {
     let b = place.add("b", &Sample::new(3).on(base).disk(&[7, 8]));
     let before = place.store.usage().unwrap();
     sweep(&place);
-    // Nobody names the parent itself; its chunks stay.
+    // The parent has no name, but its chunks stay.
     assert_eq!(place.blobs(), of(&place, &[a, b]));
     place.store.remove("b").unwrap();
     let usage = place.store.usage().unwrap();
@@ -102,7 +102,7 @@ fn bases_and_root_disks_in_use_stay_for_the_next_bake() {
 }
 
 #[test]
-fn random_stores_keep_exactly_what_names_lead_to() {
+fn random_stores_keep_exactly_what_names_reference() {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut random = move |limit: u64| {
         state ^= state << 13;
@@ -162,7 +162,7 @@ fn mapped_forms_without_a_snapshot_go_and_others_stay() {
     assert!(swept.mapped.bytes >= 4 * 65_536, "{swept:?}");
     let all = names(&place.path("cache/overlays"));
     assert_eq!(all.len(), 3, "file, lock and stamp: {all:?}");
-    // Who has files open keeps them.
+    // Open files stay readable.
     let mut byte = [0; 4096];
     machines[1].memory.read_page(0, &mut byte).unwrap();
     place.store.image("a").unwrap().mapped().unwrap();
@@ -176,7 +176,7 @@ fn form_that_is_removed_while_it_is_opened_is_made_again() {
     place.add("a", &Sample::new(2).on(base).disk(&[7]));
     let other = Place::new();
     let cache = place.path("cache");
-    // A store that knows nothing of the snapshot, with the same cache.
+    // Another store without the snapshot, with the same cache.
     let stranger =
         supermachine_baker::Store::open_with_cache(other.path("stranger"), &cache).unwrap();
     thread::scope(|scope| {
@@ -224,14 +224,14 @@ fn leftovers_and_free_locks_go_and_those_in_use_stay() {
 }
 
 #[test]
-fn sweep_waits_for_who_makes_something() {
+fn sweep_waits_for_processes_that_write() {
     let place = Place::new();
     let hold = place.store.layout().hold().unwrap();
     let unnamed = place.put(&Sample::new(1));
     let mut hasty = SweepOptions::default();
     hasty.wait = false;
     let error = place.store.sweep(hasty, || ()).unwrap_err();
-    assert!(matches!(error, BakeError::Busy { .. }), "{error:?}");
+    assert!(matches!(error, BakeError::Store(StoreError::Busy { .. })), "{error:?}");
     let (sender, waits) = channel();
     thread::scope(|scope| {
         let store = place.store.clone();
@@ -247,7 +247,7 @@ fn sweep_waits_for_who_makes_something() {
 }
 
 #[test]
-fn sweep_keeps_everything_when_it_cannot_know_what_belongs_to_a_name() {
+fn sweep_keeps_everything_if_a_named_snapshot_is_unreadable() {
     let place = Place::new();
     let digest = place.add("web", &Sample::new(1));
     place.put(&Sample::new(2));
@@ -255,7 +255,7 @@ fn sweep_keeps_everything_when_it_cannot_know_what_belongs_to_a_name() {
     let whole = fs::read(place.blob(digest)).unwrap();
     fs::write(place.blob(digest), "{}").unwrap();
     match place.store.sweep(SweepOptions::default(), || ()).unwrap_err() {
-        BakeError::Unreadable { name, .. } => assert_eq!(name, "web"),
+        BakeError::Store(StoreError::Unreadable { name, .. }) => assert_eq!(name, "web"),
         other => panic!("{other:?}"),
     }
     assert_eq!(place.blobs(), before);

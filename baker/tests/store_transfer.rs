@@ -1,6 +1,6 @@
-//! Snapshots in Debian's registry, and copied by its tool for images.
+//! Snapshots in Debian's registry, and copies by skopeo.
 //!
-//! Needs the packages `docker-registry` and `skopeo`.
+//! Requires the packages `docker-registry` and `skopeo`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -11,7 +11,7 @@ use std::fs;
 use std::sync::{Arc, Mutex};
 
 use supermachine_baker::oci::{self, Credentials, Event, FetchOptions, Reference};
-use supermachine_baker::{BakeError, OciImageBuilder};
+use supermachine_baker::{BakeError, InputError, OciImageBuilder, StoreError};
 use supermachine_formats::Digest;
 use supermachine_formats::pack::ARTIFACT_TYPE;
 use supermachine_snapshots::pack::{Manifest, PackError, Source};
@@ -26,7 +26,7 @@ fn reference(registry: &DockerRegistry, rest: &str) -> Reference {
     format!("{}/{rest}", registry.address).parse().unwrap()
 }
 
-/// Counts what happens to blobs.
+/// Counts the events of blobs.
 #[derive(Default)]
 struct Counted(Mutex<BTreeMap<&'static str, Vec<Digest>>>);
 
@@ -132,14 +132,17 @@ fn damaged_snapshot_is_not_pushed() {
     fs::write(place.blob(damaged.digest), vec![0; usize::try_from(damaged.size).unwrap()]).unwrap();
     let at = reference(&registry, "web");
     match place.store.push("web", &at, &options()).unwrap_err() {
-        BakeError::Pack { source: PackError::Damaged { digest, .. } } => {
+        BakeError::Store(StoreError::Pack { source: PackError::Damaged { digest, .. } }) => {
             assert_eq!(digest, damaged.digest);
         }
         other => panic!("{other:?}"),
     }
     let error = place.store.pull(&at, Some("x"), &options()).unwrap_err();
     assert!(
-        matches!(error, BakeError::Transfer { source: oci::Error::NoSuchImage { .. }, .. }),
+        matches!(
+            error,
+            BakeError::Store(StoreError::Pull { source: oci::Error::NoSuchImage { .. } })
+        ),
         "{error:?}"
     );
 }
@@ -160,10 +163,9 @@ fn registry_with_passwords_wants_the_right_one() {
     };
     for (password, sent) in [(Some("wrong"), true), (None, false)] {
         match place.store.push("web", &at, &with(password)).unwrap_err() {
-            BakeError::Transfer {
+            BakeError::Store(StoreError::Push {
                 source: oci::Error::Unauthorized { credentials_sent, .. },
-                ..
-            } => assert_eq!(credentials_sent, sent),
+            }) => assert_eq!(credentials_sent, sent),
             other => panic!("{other:?}"),
         }
     }
@@ -182,7 +184,7 @@ fn image_is_not_pulled_as_a_snapshot_and_a_snapshot_not_baked() {
     skopeo(&["--preserve-digests", &layout, &format!("docker://{name}")]);
     let place = Place::new();
     let error = place.store.pull(&name.parse().unwrap(), None, &options()).unwrap_err();
-    assert!(matches!(error, BakeError::NotASnapshot { .. }), "{error:?}");
+    assert!(matches!(error, BakeError::Input(InputError::NotASnapshot { .. })), "{error:?}");
     assert_eq!(oci::artifact_type(&name.parse().unwrap(), &options()).unwrap(), None);
     assert_eq!(place.blobs(), [""; 0]);
     place.add("web", &Sample::new(1));

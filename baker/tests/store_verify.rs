@@ -1,4 +1,4 @@
-//! Verification finds every kind of damage, and says where it is.
+//! Verification finds every kind of damage and its location.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -18,7 +18,7 @@ fn sample() -> (Place, supermachine_formats::Digest) {
     (place, digest)
 }
 
-/// Flips a bit; the file keeps its size and its time.
+/// Flips a bit, and preserves the file's size and time.
 fn flip(path: &Path, at: u64) {
     let file = File::options().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
@@ -27,7 +27,7 @@ fn flip(path: &Path, at: u64) {
 }
 
 #[test]
-fn whole_snapshot_has_no_problems() {
+fn undamaged_snapshot_has_no_problems() {
     let (place, digest) = sample();
     let verified = place.store.verify("web").unwrap();
     assert!(verified.problems.is_empty(), "{:?}", verified.problems);
@@ -36,7 +36,7 @@ fn whole_snapshot_has_no_problems() {
 }
 
 #[test]
-fn damage_to_any_part_is_told_with_section_and_blob() {
+fn damage_to_any_part_names_section_and_blob() {
     let (place, digest) = sample();
     let manifest = place.manifest(digest);
     let small = [("config", manifest.config), ("state", manifest.state), ("index", manifest.index)];
@@ -90,7 +90,7 @@ fn damaged_mapped_form_is_removed_and_made_again() {
     }
 }
 
-/// Makes a changed file seem to be as it was made, as memory that goes bad does.
+/// Hides a file's change from stamps, like failing memory.
 fn restamp(path: &Path, stamp: &Path) {
     use std::os::unix::fs::MetadataExt;
     let file = File::options().write(true).open(path).unwrap();

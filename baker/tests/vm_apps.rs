@@ -208,7 +208,7 @@ fn guide_leads_from_a_new_package_to_a_program_that_runs_alone() {
 }
 
 #[test]
-fn name_that_no_build_script_bakes_does_not_compile_and_tells_what_to_add() {
+fn unbaked_name_does_not_compile_and_names_the_remedy() {
     let dir = example("embedded-eval");
     let main = dir.join("src/main.rs");
     let text = fs::read_to_string(&main).unwrap();
@@ -262,7 +262,7 @@ fn program_finds_its_snapshot_in_the_resources_of_a_bundle() {
 }
 
 #[test]
-fn service_answers_at_a_port_of_the_host_until_its_input_ends() {
+fn service_answers_at_a_port_of_the_host_until_its_input_closes() {
     let dir = example("service");
     run(&mut cargo(&dir, &["build", "--release"]));
     let program = folder().join("web");

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use supermachine::{Error, ExecOutcome, Image, RestoreMode, VmConfig};
-use supermachine_baker::{BakeError, OciImageBuilder, Ready, Store};
+use supermachine_baker::{BakeError, OciImageBuilder, Ready, Store, WorkloadError};
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::Architecture;
 use supermachine_formats::wire::Failure;
@@ -42,7 +42,9 @@ fn leftovers(store: &Store) -> Vec<PathBuf> {
 #[test]
 fn entrypoint_that_does_not_exist_is_named() {
     let error = refused("missing", bake("busybox").entrypoint(["/no/such", "x"]));
-    let BakeError::EntrypointMissing { failure } = &error else { panic!("{error:?}") };
+    let BakeError::Workload(WorkloadError::EntrypointMissing { failure }) = &error else {
+        panic!("{error:?}")
+    };
     let Failure { operation, subject, errno, .. } = failure;
     assert_eq!((operation.as_str(), &subject[..], *errno), ("execve", "/no/such", 2));
     assert!(error.to_string().contains("/no/such"), "{error}");
@@ -51,49 +53,58 @@ fn entrypoint_that_does_not_exist_is_named() {
 #[test]
 fn user_of_the_entrypoint_that_does_not_exist_is_named() {
     let error = refused("stranger", script("true").user("stranger"));
-    assert!(matches!(error, BakeError::EntrypointMissing { .. }), "{error:?}");
+    assert!(
+        matches!(error, BakeError::Workload(WorkloadError::EntrypointMissing { .. })),
+        "{error:?}"
+    );
     assert!(error.to_string().contains("stranger"), "{error}");
 }
 
 #[test]
-fn entrypoint_that_fails_at_once_is_told_with_its_last_words() {
+fn failed_entrypoint_is_reported_with_its_output() {
     for ready in [Ready::Auto, Ready::Tcp(80), Ready::Exit] {
         let builder = script("echo out; echo oh dear >&2; exit 3").ready(ready);
         let error = refused("fails", builder);
-        let BakeError::EntrypointEnded { status, last_words, .. } = &error else {
+        let BakeError::Workload(WorkloadError::EntrypointEnded { status, last_output, .. }) =
+            &error
+        else {
             panic!("{error:?}")
         };
         assert_eq!(status, "exit code 3");
-        assert_eq!(last_words.output, "out\noh dear\n");
+        assert_eq!(last_output.output, "out\noh dear\n");
         assert!(error.to_string().contains("oh dear"), "{error}");
     }
 }
 
 #[test]
-fn entrypoint_that_is_killed_is_told_with_its_signal() {
+fn killed_entrypoint_is_reported_with_its_signal() {
     let error = refused("killed", script("kill -9 $$"));
-    let BakeError::EntrypointEnded { status, .. } = &error else { panic!("{error:?}") };
+    let BakeError::Workload(WorkloadError::EntrypointEnded { status, .. }) = &error else {
+        panic!("{error:?}")
+    };
     assert_eq!(status, "signal 9");
 }
 
 #[test]
-fn entrypoint_that_ends_well_is_not_ready_for_a_port() {
+fn entrypoint_that_exits_is_not_ready_for_a_port() {
     let error = refused("ended", script("echo done").ready(Ready::Tcp(80)));
-    let BakeError::EntrypointEnded { status, ready, .. } = &error else { panic!("{error:?}") };
+    let BakeError::Workload(WorkloadError::EntrypointEnded { status, ready, .. }) = &error else {
+        panic!("{error:?}")
+    };
     assert_eq!((&status[..], &ready.to_string()[..]), ("exit code 0", "tcp:80"));
 }
 
 #[test]
-fn machine_that_is_not_ready_in_time_is_given_up_with_its_last_words() {
+fn machine_that_is_not_ready_in_time_is_reported_with_its_output() {
     let sleeping = || script("echo still at it; sleep 1000").ready_timeout(Duration::from_secs(3));
     for ready in ["tcp:80", "log:never", "exec:false", "exec:sleep 1000", "exit"] {
         let begin = Instant::now();
         let error = refused("slow", sleeping().ready(ready.parse().unwrap()));
-        let BakeError::NotReady { limit, last_words, .. } = &error else {
+        let BakeError::Workload(WorkloadError::NotReady { limit, last_output, .. }) = &error else {
             panic!("{ready}: {error:?}")
         };
         assert_eq!(*limit, Duration::from_secs(3));
-        assert_eq!(last_words.output, "still at it\n");
+        assert_eq!(last_output.output, "still at it\n");
         let text = error.to_string();
         assert!(text.contains("still at it") && text.contains(ready), "{text}");
         assert!(begin.elapsed() < Duration::from_secs(60), "{ready}: {:?}", begin.elapsed());
@@ -129,7 +140,7 @@ fn command_that_succeeds_makes_a_machine_ready() {
 }
 
 #[test]
-fn entrypoint_that_ends_by_itself_leaves_its_work() {
+fn entrypoint_that_exits_leaves_its_files() {
     let image = baked("exit", || script("echo made > /made").ready(Ready::Exit));
     assert_eq!(sh(&start(&image), "cat /made"), "made\n");
 }
@@ -226,7 +237,7 @@ fn damage_in_each_part_of_a_pack_is_named_before_the_guest_runs() {
 }
 
 #[test]
-fn damaged_chunks_are_named_and_no_guest_goes_on_with_them() {
+fn damaged_chunks_are_named_and_stop_the_guest() {
     let victim = Victim::new();
     let mut lost = 0;
     for blob in &victim.pack.index.blobs {
@@ -270,7 +281,7 @@ fn damaged_chunks_are_named_and_no_guest_goes_on_with_them() {
 }
 
 #[test]
-fn damaged_names_are_told() {
+fn damaged_names_are_reported() {
     let victim = Victim::new();
     let path = victim.layout.dir().join("index.json");
     let store = || Store::open_with_cache(victim.layout.dir(), victim.cache()).unwrap();
@@ -419,7 +430,7 @@ fn bake_on_small_disk(sizes: &[u32], open: impl Fn(&Path) -> Store) {
 }
 
 #[test]
-fn store_without_room_is_told_and_nothing_half_made_is_left() {
+fn full_store_is_reported_and_leaves_nothing_incomplete() {
     let cache = tempfile::tempdir_in(machines::folder()).unwrap();
     bake_on_small_disk(&[1, 6, 12], |disk| {
         Store::open_with_cache(disk.join("store"), cache.path()).unwrap()
@@ -427,7 +438,7 @@ fn store_without_room_is_told_and_nothing_half_made_is_left() {
 }
 
 #[test]
-fn cache_without_room_is_told_and_nothing_half_made_is_left() {
+fn full_cache_is_reported_and_leaves_nothing_incomplete() {
     let store = tempfile::tempdir_in(machines::folder()).unwrap();
     bake_on_small_disk(&[1, 10], |disk| {
         Store::open_with_cache(store.path().join("store"), disk.join("cache")).unwrap()
@@ -470,7 +481,7 @@ fn bake_that_is_killed_leaves_a_store_that_works() {
 }
 
 #[test]
-fn guest_that_panics_ends_the_waiting_command() {
+fn guest_that_panics_fails_the_waiting_command() {
     let vm = start(&busybox());
     let begin = Instant::now();
     let command = "echo 2 > /proc/sys/vm/panic_on_oom; echo begun; tail /dev/zero";
@@ -506,7 +517,7 @@ fn workload_cannot_halt_the_guest_under_the_agent() {
 }
 
 #[test]
-fn process_that_takes_all_memory_is_killed_alone() {
+fn process_that_uses_all_memory_is_killed_alone() {
     let vm = start(&busybox());
     let outcome = vm.exec(["tail", "/dev/zero"]).unwrap();
     assert_eq!(outcome.status.signal(), Some(9), "{outcome:?}");

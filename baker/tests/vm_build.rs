@@ -20,7 +20,7 @@ use std::time::Instant;
 use supermachine::{Image, VmConfig};
 use supermachine_baker::lock::Lock;
 use supermachine_baker::oci::{Event, FetchOptions};
-use supermachine_baker::{BakeError, Baked, Builds, Observer, OciImageBuilder};
+use supermachine_baker::{BakeError, Baked, BuildCache, Observer, OciImageBuilder, WorkloadError};
 use supermachine_formats::snapshot::Stage;
 use supermachine_snapshots::pack::Source;
 use supermachine_test_support::machines::{bake, causes, folder, reference, sh, start};
@@ -29,9 +29,9 @@ use supermachine_test_support::machines::{bake, causes, folder, reference, sh, s
 const WITHIN: &str = "SUPERMACHINE_TEST_BUILDS";
 
 /// The cache of builds that tests share: what one has baked, others need not.
-fn builds() -> Builds {
+fn builds() -> BuildCache {
     static CACHE: OnceLock<PathBuf> = OnceLock::new();
-    Builds::open_in(CACHE.get_or_init(|| folder().join("builds-cache"))).unwrap()
+    BuildCache::open_in(CACHE.get_or_init(|| folder().join("builds-cache"))).unwrap()
 }
 
 fn lock() -> Lock {
@@ -134,7 +134,7 @@ fn files_of_the_host_are_in_the_guest_with_root_as_their_owner() {
 }
 
 #[test]
-fn warm_up_is_in_the_snapshot_and_done_again_when_its_tag_changes() {
+fn warm_up_is_in_the_snapshot_and_repeated_when_its_tag_changes() {
     let starts = Arc::new(Starts::default());
     let bake = |tag: &str, word: &'static str| {
         let builder = sleeper(&starts)
@@ -165,7 +165,7 @@ fn warm_up_is_in_the_snapshot_and_done_again_when_its_tag_changes() {
 
     let failing = sleeper(&starts).with_warmup_commands([["sh", "-c", "echo no; exit 3"]]);
     let error = builds().bake("warm", &failing, &mut lock()).unwrap_err();
-    assert!(matches!(error, BakeError::Warmup { .. }), "{error:?}");
+    assert!(matches!(error, BakeError::Workload(WorkloadError::Warmup { .. })), "{error:?}");
     let text = causes(&error);
     assert!(text.contains("exit 3") && text.contains("no"), "{text}");
 }
@@ -193,7 +193,7 @@ fn snapshot_in_the_program_runs() {
 fn bake_that_is_killed_leaves_nothing_in_the_way() {
     if let Some(cache) = std::env::var_os(WITHIN) {
         // The other process is waited for by who started this one.
-        let builds = Builds::open_in(Path::new(&cache)).unwrap();
+        let builds = BuildCache::open_in(Path::new(&cache)).unwrap();
         let starts = Arc::new(Starts::default());
         builds.bake("killed", &sleeper(&starts), &mut lock()).unwrap();
         return;
@@ -214,7 +214,7 @@ fn bake_that_is_killed_leaves_nothing_in_the_way() {
         let status = child.wait().unwrap();
         assert!(reached && !status.success(), "{step}: {status}");
     }
-    let builds = Builds::open_in(cache.path()).unwrap();
+    let builds = BuildCache::open_in(cache.path()).unwrap();
     let starts = Arc::new(Starts::default());
     let baked = told(builds.bake("killed", &sleeper(&starts), &mut lock()));
     assert!(!baked.was_cached);
@@ -224,7 +224,7 @@ fn bake_that_is_killed_leaves_nothing_in_the_way() {
 }
 
 #[test]
-fn image_is_pinned_to_what_its_tag_stood_for() {
+fn image_is_pinned_to_the_digest_of_its_tag() {
     let starts = Arc::new(Starts::default());
     let mut lock = lock();
     let baked = told(builds().bake("pin", &sleeper(&starts), &mut lock));

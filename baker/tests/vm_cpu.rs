@@ -87,7 +87,7 @@ mod baking {
     use super::*;
 
     #[test]
-    fn named_baselines_are_baked_with_what_they_ask_for() {
+    fn named_baselines_are_baked_with_their_features() {
         for (name, baseline) in [("v3", Baseline::V3), ("v2", Baseline::V2)] {
             bake_for(name, baseline);
             let image = image(name);
@@ -119,7 +119,7 @@ mod baking_host {
     use super::*;
 
     #[test]
-    fn host_snapshot_goes_on_where_it_was_made() {
+    fn host_snapshot_runs_where_it_was_made() {
         bake_for("own", Baseline::Host);
         let image = image("own");
         let processor = &image.snapshot().arch.processor;

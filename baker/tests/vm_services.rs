@@ -37,7 +37,7 @@ fn nginx_is_not_ready_before_its_port_listens() {
 }
 
 #[test]
-fn redis_answers_and_keeps_what_it_was_told() {
+fn redis_answers_and_keeps_its_data() {
     let image = baked("redis", || bake("redis"));
     let vm = start(&image);
     assert_eq!(sh(&vm, "redis-cli ping"), "PONG\n");
@@ -76,7 +76,7 @@ server.shutdown()";
 }
 
 #[test]
-fn python_has_what_it_needs_of_a_kernel() {
+fn python_finds_the_kernel_features_it_needs() {
     let vm = start(&baked("python3", || bake("python3")));
     let script = "
 import os, multiprocessing, socket, ssl, tempfile, threading, time
@@ -95,7 +95,7 @@ print('ok')";
 
 /// The image checks itself: whiteouts, links, owners, modes, times, capabilities, sparse files.
 #[test]
-fn every_kind_of_layer_entry_is_as_it_should_be() {
+fn every_kind_of_layer_entry_is_preserved() {
     let image = baked("layers", || bake("layers").ready(Ready::Exit));
     let vm = start(&image);
     let outcome = vm.exec(["check"]).unwrap();

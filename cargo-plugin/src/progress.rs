@@ -135,6 +135,29 @@ impl Observer for Progress {
     }
 
     fn fetch(&self, event: Event<'_>) {
+        // Events that concern no layer are shown at once.
+        match event {
+            Event::HelperFailed { error } => {
+                self.line(&format!("warning: {}; continuing without it", with_sources(error)));
+                return;
+            }
+            Event::MirrorFailed { mirror, error } => {
+                self.line(&format!("warning: mirror {mirror}: {}", with_sources(error)));
+                return;
+            }
+            Event::Waiting { error, pause } => {
+                let (error, pause) = (with_sources(error), format::time(pause));
+                self.line(&format!("  {error}; trying again in {pause}"));
+                return;
+            }
+            Event::Damaged { digest, was_cached, .. } => {
+                let digest = format::short(digest);
+                let place = if was_cached { "in the cache" } else { "as it arrived" };
+                self.line(&format!("  blob {digest} is damaged {place}; fetching it again"));
+                return;
+            }
+            _ => {}
+        }
         if !matches!(event, Event::Resolved { .. }) && !self.shown().is_resolved {
             return;
         }
@@ -165,6 +188,17 @@ impl oci::Progress for Progress {
     fn event(&self, event: Event<'_>) {
         self.fetch(event);
     }
+}
+
+/// An error and its causes, in one line.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text += &format!(": {source}");
+        next = source.source();
+    }
+    text
 }
 
 /// A description of a step.

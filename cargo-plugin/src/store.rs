@@ -5,7 +5,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use supermachine_baker::{BakeError, Store};
+use supermachine_baker::{BakeError, Store, StoreError};
 use supermachine_snapshots::pack::{PackError, Source};
 
 use crate::error::{Error, HostError};
@@ -48,7 +48,9 @@ pub(crate) fn open_existing(wanted: Option<&Path>) -> Result<Option<Store>, Erro
 
 /// Opens the store to look up this snapshot. A missing store is a missing snapshot.
 pub(crate) fn open_for(wanted: Option<&Path>, name: &str) -> Result<Store, Error> {
-    let no_such_name = |store| Error::from(BakeError::NoSuchName { name: name.to_owned(), store });
+    let no_such_name = |store| {
+        Error::from(BakeError::Store(StoreError::NoSuchName { name: name.to_owned(), store }))
+    };
     open_existing(wanted)?.map_or_else(|| Err(no_such_name(dir(wanted)?)), Ok)
 }
 

@@ -339,7 +339,8 @@ fn environment_is_heard_for_declared_snapshots_too() {
     for words in [&["bake"][..], &["bundle", "-q", "--profile=dev"]] {
         with("SUPERMACHINE_NO_BAKE", words).fails(1, &["skips the snapshot \"web\""]);
         with("SUPERMACHINE_LOCKED", words).fails(1, &["does not pin x.invalid/y:latest"]);
-        with("SUPERMACHINE_OFFLINE", words).fails(1, &["x.invalid/y:latest cannot be had offline"]);
+        with("SUPERMACHINE_OFFLINE", words)
+            .fails(1, &["x.invalid/y:latest cannot be fetched offline"]);
     }
     assert!(!package.path("supermachine.lock").exists());
 }

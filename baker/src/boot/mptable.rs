@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn the_length_field_tells_the_configuration_length() {
+    fn length_field_is_the_configuration_length() {
         let table = table(16);
         let length = u16::from_le_bytes([table[20], table[21]]);
         assert_eq!(usize::from(length), table.len() - 16);

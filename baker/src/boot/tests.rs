@@ -1,3 +1,8 @@
+use supermachine_formats::snapshot::Snapshot;
+use supermachine_formats::snapshot::arch::Baseline;
+use supermachine_formats::snapshot::memory::PAGE_SIZE;
+use supermachine_snapshots::pack::Layout;
+
 use super::*;
 
 /// A kernel of one page that an ELF loader takes: header, one segment at 16 MiB.
@@ -38,7 +43,7 @@ fn the_same_inputs_give_the_same_bytes() {
 }
 
 #[test]
-fn the_baseline_is_told_with_what_it_asks_for() {
+fn boot_snapshot_records_baseline_and_features() {
     let kernel = tiny_kernel();
     for baseline in Baseline::ALL {
         let boot = lay_out(&BootInputs { baseline, ..inputs(&kernel) }).unwrap();
@@ -69,7 +74,7 @@ fn sizes_out_of_bounds_are_refused() {
 }
 
 #[test]
-fn a_file_that_is_no_kernel_is_refused() {
+fn kernel_in_another_format_is_refused() {
     let error = lay_out(&inputs(b"not a kernel at all, just some text that is long enough"));
     assert!(matches!(error, Err(BootError::Kernel { .. })));
 }
@@ -79,9 +84,8 @@ fn the_same_inputs_give_the_same_pack_in_any_store() {
     let kernel = tiny_kernel();
     let digests = [1, 2].map(|_| {
         let dir = tempfile::tempdir().unwrap();
-        let (store, cache) = (dir.path().join("store"), dir.path().join("cache"));
-        let store = crate::Store::open_with_cache(store, cache).unwrap();
-        lay_out(&inputs(&kernel)).unwrap().store(&store, 3).unwrap()
+        let layout = Layout::open(dir.path()).unwrap();
+        lay_out(&inputs(&kernel)).unwrap().composition(3).store(&layout).unwrap().digest
     });
     assert_eq!(digests[0], digests[1]);
 }

@@ -18,7 +18,8 @@ use supermachine_vmm::layout::{
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::{BootError, mptable};
+use super::error::BootError;
+use super::mptable;
 
 /// Where the kernel's file places it.
 pub(super) const KERNEL_START: u64 = 0x100_0000;
@@ -30,10 +31,9 @@ const COMMAND_LINE_ADDRESS: u64 = 0x2_0000;
 const CONVENTIONAL_END: u64 = mptable::ADDRESS;
 const HIGH_MEMORY_START: u64 = 0x10_0000;
 
-/// A quiet kernel that reports a panic by resetting. Timers and interrupts are what the
-/// machine has; checks for what it has not are switched off, and so is the bookkeeping of
-/// memory types, as there is no memory but RAM and disks that are RAM to the guest: it would
-/// be consulted at every fault on a page of a mapped disk.
+/// A quiet kernel that resets on a panic. Probes for hardware that the machine lacks are off. So is
+/// the tracking of memory types, which every fault on a page of a mapped disk would consult: all
+/// memory is RAM, or a disk that is RAM to the guest.
 const COMMAND_LINE: &str =
     "console=ttyS0 quiet panic=-1 reboot=t no_timer_check tsc=reliable nopat random.trust_cpu=off";
 
@@ -42,13 +42,13 @@ const CODE: u32 = 0xa09b;
 const DATA: u32 = 0xc093;
 const TASK: u32 = 0x808b;
 
-/// What was loaded before, or is to be.
+/// What is in memory besides the boot data.
 pub(super) struct Loaded<'a> {
     pub(super) kernel_end: u64,
     pub(super) archive: &'a [u8],
 }
 
-/// Places everything but the kernel and tells which stretches were written.
+/// Places everything but the kernel. Returns the ranges written.
 pub(super) fn place(
     memory: &GuestMemoryMmap<()>,
     memory_size: u64,
@@ -196,6 +196,7 @@ fn command_line() -> String {
     line
 }
 
+#[expect(clippy::expect_used, reason = "sizes were checked by the caller")]
 fn boot_parameters(
     memory_size: u64,
     command_line: &str,
@@ -210,9 +211,10 @@ fn boot_parameters(
     header.type_of_loader = 0xff;
     header.kernel_alignment = 0x100_0000;
     header.cmd_line_ptr = COMMAND_LINE_ADDRESS as u32;
-    header.cmdline_size = u32::try_from(command_line.len()).unwrap_or(u32::MAX);
-    header.ramdisk_image = u32::try_from(archive_start).unwrap_or(0);
-    header.ramdisk_size = u32::try_from(archive_size).unwrap_or(0);
+    header.cmdline_size =
+        u32::try_from(command_line.len()).expect("the command line fits into its place");
+    header.ramdisk_image = u32::try_from(archive_start).expect("the archive is below 4 GiB");
+    header.ramdisk_size = u32::try_from(archive_size).expect("the archive is below 4 GiB");
     let mut stretches = vec![
         (0, CONVENTIONAL_END),
         (HIGH_MEMORY_START, memory_size.min(LOW_RAM_END) - HIGH_MEMORY_START),
@@ -226,6 +228,6 @@ fn boot_parameters(
     for (entry, (addr, size)) in parameters.e820_table.iter_mut().zip(&stretches) {
         *entry = boot_e820_entry { addr: *addr, size: *size, r#type: RAM };
     }
-    parameters.e820_entries = u8::try_from(stretches.len()).unwrap_or(0);
+    parameters.e820_entries = u8::try_from(stretches.len()).expect("there are three at most");
     parameters
 }

@@ -1,7 +1,7 @@
-//! An image's config: what to run, as whom, and which layers it is made of.
+//! An image's config: its command, user, environment and layers.
 //!
-//! Owns the reading of the fields that are used; all others are passed over, and `null` is
-//! read as absent, as the tools that write configs disagree about it.
+//! Parses the fields that are used and ignores all others. `null` counts as absent, as tools disagree
+//! about it.
 
 use std::collections::BTreeMap;
 
@@ -28,13 +28,13 @@ pub struct ImageConfig {
     pub working_dir: Option<String>,
     /// The TCP ports that the image listens on, ascending.
     pub exposed_ports: Vec<u16>,
-    /// The signal that asks the entrypoint to end, by name or number.
+    /// The stop signal, by name or number.
     pub stop_signal: Option<String>,
-    /// Folders whose content is meant to outlive the container, ascending.
+    /// Volumes, ascending.
     pub volumes: Vec<String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// The architecture, in OCI's words; empty if not stated.
+    /// The architecture, in OCI's terms; empty if not stated.
     pub architecture: String,
     /// The variant of the architecture.
     pub variant: Option<String>,
@@ -45,7 +45,7 @@ pub struct ImageConfig {
 }
 
 impl ImageConfig {
-    /// Reads a config whose content has the digest `digest`.
+    /// Parses a config whose content has the digest `digest`.
     ///
     /// # Errors
     /// [`Error::InvalidDocument`] if `json` is not a config.

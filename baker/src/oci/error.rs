@@ -1,13 +1,15 @@
-//! What can go wrong between the name of an image and its verified blobs.
+//! Errors between the name of an image and its verified blobs.
 //!
-//! Owns the error types of the whole `oci` module. Every variant carries the facts that a
-//! caller needs to react; texts that came from outside are never the only carrier of one.
+//! Owns the error types of the `oci` module. Each variant carries the facts that a caller needs to
+//! react; text from outside is never the only carrier of a fact.
 
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use supermachine_formats::Digest;
+use supermachine_snapshots::pack::PackError;
 
 use super::platform::Platform;
 
@@ -38,139 +40,156 @@ pub enum Error {
         /// The image asked for.
         reference: String,
     },
-    /// The network was not to be used, and something that is needed is not in the cache.
-    #[error("{reference} cannot be had offline: {missing} is not in the cache")]
+    /// The fetch is offline, and the cache lacks a part of the image.
+    #[error("{reference} cannot be fetched offline: {missing} is not in the cache")]
     NotCached {
         /// The image asked for.
         reference: String,
-        /// What is not there.
+        /// The missing part.
         missing: MissingBlob,
     },
-    /// The registry, or its token service, refused the credentials or the lack of them.
-    #[error("{registry} refused access {}", with_or_without(*credentials_sent))]
+    /// The registry, or its token service, refused the request, with or without credentials.
+    #[error(
+        "{registry} refused access {}{}",
+        with_or_without(*credentials_sent),
+        reason_in(message.as_ref())
+    )]
     Unauthorized {
         /// The registry.
         registry: String,
         /// Whether credentials were sent, or the request was anonymous.
         credentials_sent: bool,
+        /// The registry's message.
+        message: Option<String>,
     },
-    /// The service that hands out the registry's tokens did not hand out one.
-    #[error("the token service {service} of {registry} gave no token")]
+    /// The registry's token service issued no token.
+    #[error("the token service {service} of {registry} issued no token")]
     TokenService {
-        /// The registry that wants a token.
+        /// The registry that requires a token.
         registry: String,
         /// The service's address, as the registry gave it.
         service: String,
         /// Why there is no token.
         source: TokenFault,
     },
-    /// No conversation with the registry was possible.
+    /// The registry could not be reached.
     #[error("the registry {registry} cannot be reached")]
     Unreachable {
         /// The registry.
         registry: String,
-        /// What the connection failed on.
+        /// Why the connection failed.
         source: Cause,
     },
-    /// The registry answered with a status that is no answer to the request.
-    #[error("{registry} answered a request for {object} with HTTP status {status}")]
+    /// The registry answered with an unexpected HTTP status.
+    #[error(
+        "{registry} answered a request for {object} with HTTP status {status}{}{}",
+        reason_in(message.as_ref()),
+        pause_in(*retry_after)
+    )]
     Registry {
         /// The registry.
         registry: String,
-        /// The tag or digest that was asked for.
+        /// The tag or digest requested.
         object: String,
         /// The HTTP status.
         status: u16,
+        /// The registry's message.
+        message: Option<String>,
+        /// How long the registry asks to wait.
+        retry_after: Option<Duration>,
     },
-    /// The content is not what its digest says.
+    /// The content does not match its digest.
     #[error("the content of {digest} is damaged: its digest is {found}")]
     DigestMismatch {
-        /// The digest by which the content was asked for.
+        /// The expected digest.
         digest: Digest,
-        /// The digest of what came.
+        /// The digest of the content.
         found: Digest,
     },
-    /// The content is shorter or longer than its descriptor says.
-    #[error("{digest} has {found} bytes or more where {expected} were announced")]
+    /// The content does not match the size in its descriptor.
+    #[error(
+        "{digest} has {found} bytes{}, but its descriptor says {expected}",
+        if found > expected { " or more" } else { "" }
+    )]
     SizeMismatch {
-        /// The digest by which the content was asked for.
+        /// The expected digest.
         digest: Digest,
-        /// Bytes by its descriptor.
+        /// Bytes according to its descriptor.
         expected: u64,
-        /// Bytes counted before reading stopped.
+        /// Bytes read.
         found: u64,
     },
-    /// The connection kept breaking in the middle of a blob.
-    #[error("{digest} broke off at byte {received} of {size} in the last of {attempts} attempts")]
+    /// The connection broke in the middle of a blob, in every attempt.
+    #[error("{digest} stopped at byte {received} of {size} in the last of {attempts} attempts")]
     Interrupted {
         /// The blob.
         digest: Digest,
-        /// Bytes that had arrived.
+        /// Bytes received.
         received: u64,
         /// Bytes of the whole blob.
         size: u64,
         /// Attempts made.
         attempts: u32,
-        /// What the last attempt failed on.
+        /// Why the last attempt failed.
         source: Cause,
     },
-    /// The image names a blob that its registry or archive does not have.
-    #[error("{digest} is named by the image but missing in {place}")]
+    /// The registry or archive lacks a blob of the image.
+    #[error("{place} lacks {digest}, which is part of the image")]
     BlobMissing {
         /// The blob.
         digest: Digest,
         /// The registry or archive.
         place: String,
     },
-    /// The image is not made for the platform.
-    #[error("there is no image for {wanted}, only for {}", list(offered))]
+    /// The image does not support the platform.
+    #[error("there is no image for {wanted}, {}", only_for(offered))]
     PlatformMissing {
         /// The platform asked for.
         wanted: Platform,
-        /// The platforms that the image is made for.
+        /// The platforms that the image supports.
         offered: Vec<Platform>,
     },
-    /// A manifest, config or layer is of a kind that cannot be used.
-    #[error("{digest} has the unsupported media type {media_type:?}")]
+    /// A manifest, config or layer has an unsupported media type.
+    #[error("{digest} has the unsupported media type {media_type:?}{}", remedy_for(media_type))]
     UnsupportedMediaType {
         /// The manifest, config or layer.
         digest: Digest,
         /// Its media type.
         media_type: String,
     },
-    /// The manifest is not that of an image but of something else.
-    #[error("{digest} is no image but an artifact of type {artifact_type:?}")]
+    /// The manifest is that of another artifact.
+    #[error("{digest} is not an image but an artifact of type {artifact_type:?}")]
     Artifact {
         /// The manifest.
         digest: Digest,
-        /// What it says that it is.
+        /// Its artifact type.
         artifact_type: String,
     },
-    /// A digest other than SHA-256 names something that is needed.
+    /// A needed blob is named by a digest other than SHA-256.
     #[error("{digest:?} is not a SHA-256 digest")]
     UnsupportedDigest {
         /// The digest as given.
         digest: String,
     },
-    /// A document is larger than any honest one.
+    /// A document is too large.
     #[error("the {document} is larger than {limit} bytes")]
     TooLarge {
-        /// What was read.
+        /// The document.
         document: Document,
         /// Bytes allowed.
         limit: u64,
     },
-    /// A document is not what its kind demands.
+    /// A document is malformed.
     #[error("the {document} {digest} is malformed")]
     InvalidDocument {
-        /// What was read.
+        /// The document.
         document: Document,
         /// The document's own digest.
         digest: Digest,
-        /// What its parser stumbled on.
+        /// The parser's error.
         source: serde_json::Error,
     },
-    /// The image has more layers than can be used.
+    /// The image has too many layers.
     #[error("the image has {count} layers, more than {limit}")]
     TooManyLayers {
         /// Layers in the manifest.
@@ -178,21 +197,27 @@ pub enum Error {
         /// Layers allowed.
         limit: usize,
     },
-    /// The config does not describe the layers that the manifest lists.
-    #[error("the manifest lists {layers} layers where the config has {diff_ids}")]
+    /// Config and manifest disagree about the number of layers.
+    #[error("the manifest lists {layers} layers, but the config lists {diff_ids}")]
     LayerCount {
         /// Layers in the manifest.
         layers: usize,
         /// Layers in the config.
         diff_ids: usize,
     },
-    /// Indexes refer to indexes again and again.
+    /// Indexes are nested too deeply.
     #[error("the index {digest} is nested too deeply")]
     IndexTooDeep {
-        /// The index at which following stopped.
+        /// The deepest index read.
         digest: Digest,
     },
-    /// An archive or layout folder is not what it should be.
+    /// The path of an image does not exist.
+    #[error("no such file: {}", path.display())]
+    NoSuchFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// An archive or layout folder is unusable.
     #[error("{} is not a usable image archive", path.display())]
     Archive {
         /// The archive or folder.
@@ -200,29 +225,59 @@ pub enum Error {
         /// What is wrong with it.
         source: ArchiveProblem,
     },
-    /// Docker's configuration file cannot be used.
+    /// A file of credentials is malformed.
     #[error("{} is malformed", path.display())]
     DockerConfig {
         /// The file.
         path: PathBuf,
-        /// What its parser stumbled on.
+        /// The parser's error.
         source: Cause,
     },
-    /// A credential helper did not do its work.
+    /// A credential helper failed.
     #[error("the credential helper {helper} failed for {registry}")]
     CredentialHelper {
         /// The program.
         helper: String,
-        /// The registry whose credentials were asked for.
+        /// The registry.
         registry: String,
         /// What went wrong.
         source: HelperFault,
     },
+    /// The user's configuration blocks the registry.
+    #[error("{reference} is blocked by the entry {prefix:?} of registries.conf")]
+    Blocked {
+        /// The image.
+        reference: String,
+        /// The prefix of the entry.
+        prefix: String,
+    },
+    /// A file that configures mirrors is malformed.
+    #[error("{} is malformed", path.display())]
+    MirrorFile {
+        /// The file.
+        path: PathBuf,
+        /// The parser's error.
+        source: Cause,
+    },
+    /// A file of certificates or keys cannot be used.
+    #[error("{} cannot be used for TLS", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Cause,
+    },
     /// TLS cannot be set up on this host.
     #[error("TLS cannot be set up; are CA certificates installed (package ca-certificates)")]
     Tls {
-        /// What the TLS library stumbled on.
+        /// The TLS library's error.
         source: Cause,
+    },
+    /// The folder of blobs cannot be used.
+    #[error("downloaded blobs cannot be used")]
+    Blobs {
+        /// Why.
+        source: Box<PackError>,
     },
     /// A file operation failed.
     #[error("cannot {op} {}", path.display())]
@@ -240,10 +295,10 @@ pub enum Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReferenceProblem {
-    /// There is no name.
+    /// The name is empty.
     #[error("the name is empty")]
     Empty,
-    /// It is not of the form `[host[:port]/]name[:tag][@digest]`.
+    /// The form is not `[host[:port]/]name[:tag][@digest]`.
     #[error("it is not of the form [host[:port]/]name[:tag][@sha256:digest]")]
     Format,
     /// The name has capital letters.
@@ -257,11 +312,11 @@ pub enum ReferenceProblem {
     Digest,
 }
 
-/// Why a token service gave no token.
+/// Why a token service issued no token.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenFault {
-    /// It answered with an HTTP status that says neither yes nor no.
+    /// It answered with an unexpected HTTP status.
     #[error("it answered with HTTP status {status}")]
     Status {
         /// The HTTP status.
@@ -270,18 +325,18 @@ pub enum TokenFault {
     /// It cannot be reached.
     #[error("it cannot be reached")]
     Unreachable {
-        /// What the connection failed on.
+        /// Why the connection failed.
         source: Cause,
     },
-    /// Its answer holds no usable token.
-    #[error("its answer holds no usable token")]
+    /// Its answer has no usable token.
+    #[error("its answer has no usable token")]
     Reply,
-    /// Its address is not one that credentials may be sent to.
-    #[error("its address is not one that can be trusted with credentials")]
+    /// Its address is not trusted with credentials.
+    #[error("its address is not trusted with credentials")]
     Address,
 }
 
-/// Why a credential helper gave no credentials.
+/// Why a credential helper returned no credentials.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HelperFault {
@@ -291,82 +346,91 @@ pub enum HelperFault {
         /// The system's error.
         source: io::Error,
     },
-    /// It ended with a failure.
-    #[error("it ended with {status}: {message}")]
+    /// It exited with a failure.
+    #[error("it failed with {status}: {message}")]
     Failed {
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
-        /// The start of what it wrote.
+        /// The start of its output.
         message: String,
     },
-    /// What it wrote are no credentials.
-    #[error("what it wrote are no credentials")]
-    Reply,
+    /// Its output has no credentials in it.
+    #[error("its output has no credentials in it: {message}")]
+    Reply {
+        /// The start of its output, unless that may be a secret.
+        message: String,
+    },
+    /// It did not exit in time and was killed.
+    #[error("it did not exit within {limit:?} and was killed")]
+    TimedOut {
+        /// The time allowed.
+        limit: Duration,
+    },
 }
 
 /// What is wrong with an archive or layout folder.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArchiveProblem {
-    /// It has neither the files of an OCI layout nor of a `docker save` archive.
+    /// It is neither an OCI layout nor a `docker save` archive.
     #[error("it is neither an OCI layout nor a docker save archive")]
     Unrecognized,
     /// Its version of the layout is unknown.
     #[error("its image layout version {version:?} is unknown")]
     LayoutVersion {
-        /// The version it states.
+        /// The version.
         version: String,
     },
-    /// An entry's path is absolute or leads out of the archive.
+    /// The path of an entry is absolute or leads out of the archive.
     #[error("the path {name:?} leads out of it")]
     Escape {
         /// The path.
         name: String,
     },
-    /// Something is a link, a device or a folder where a file must be.
+    /// An entry is not a regular file.
     #[error("{name:?} is not a regular file")]
     NotAFile {
         /// The path.
         name: String,
     },
-    /// A file that another file names is not there.
+    /// A referenced file is missing.
     #[error("{name:?} is missing")]
     Missing {
         /// The path.
         name: String,
     },
-    /// There are more entries than in any honest archive.
+    /// It has too many entries.
     #[error("it has more than {limit} entries")]
     TooManyEntries {
         /// Entries allowed.
         limit: usize,
     },
-    /// It cannot be read to its end.
+    /// It cannot be read completely.
     #[error("it is damaged or cut off")]
     Unreadable {
-        /// What reading stumbled on.
+        /// The error of the read.
         source: io::Error,
     },
-    /// It holds no image of that name.
-    #[error("it holds no image named {wanted:?}, only {}", list(offered))]
+    /// It has no image with that name.
+    #[error("it has no image named {wanted:?}, only {}", list(offered))]
     NoSuchTag {
         /// The name asked for.
         wanted: String,
-        /// The names it has.
+        /// Its names.
         offered: Vec<String>,
     },
-    /// It holds several images, and none was named.
-    #[error("it holds several images; name one of {}", list(offered))]
+    /// It has several images, and the caller named none.
+    #[error("it has several images; name one of {}", list(offered))]
     Ambiguous {
-        /// The names it has.
+        /// Its names.
         offered: Vec<String>,
     },
-    /// It holds no image.
-    #[error("it holds no image")]
+    /// It has no image.
+    #[error("it has no image")]
     Empty,
 }
 
-/// The kinds of small documents that an image is described by.
+/// The kinds of small documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Document {
@@ -376,7 +440,7 @@ pub enum Document {
     Config,
     /// The index of a layout, or the manifest of a `docker save` archive.
     ArchiveIndex,
-    /// A note about what a tag stood for.
+    /// The cached digest of a tag.
     Tag,
 }
 
@@ -391,10 +455,10 @@ impl std::fmt::Display for Document {
     }
 }
 
-/// What an offline fetch lacks.
+/// What the cache lacks for an offline fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MissingBlob {
-    /// The image was never fetched by that name, so that nothing is known of it.
+    /// The manifest: the image was never fetched by that name.
     Manifest,
     /// One of the image's blobs.
     Blob(Digest),
@@ -410,10 +474,24 @@ impl std::fmt::Display for MissingBlob {
 }
 
 impl Error {
-    /// An [`Error::Io`], made where the system's error is caught.
+    /// Builds an [`Error::Io`] from the system's error.
     pub(crate) fn io(op: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { op, path, source }
+    }
+}
+
+impl From<PackError> for Error {
+    /// Translates an error of a folder of blobs.
+    fn from(error: PackError) -> Self {
+        match error {
+            PackError::Io { operation, path, source } => Self::Io { op: operation, path, source },
+            PackError::Size { digest, expected, found, .. } => {
+                Self::SizeMismatch { digest, expected, found }
+            }
+            PackError::Damaged { digest, found, .. } => Self::DigestMismatch { digest, found },
+            other => Self::Blobs { source: Box::new(other) },
+        }
     }
 }
 
@@ -421,9 +499,34 @@ fn with_or_without(credentials_sent: bool) -> &'static str {
     if credentials_sent { "with the credentials sent" } else { "without credentials" }
 }
 
+fn reason_in(message: Option<&String>) -> String {
+    message.map_or_else(String::new, |message| format!(": {message}"))
+}
+
+fn pause_in(retry_after: Option<Duration>) -> String {
+    retry_after.map_or_else(String::new, |pause| format!("; it asks to wait {} s", pause.as_secs()))
+}
+
+fn only_for(offered: &[Platform]) -> String {
+    match offered {
+        [] => "and its index states no platform".to_owned(),
+        offered => format!("only for {}", list(offered)),
+    }
+}
+
+fn remedy_for(media_type: &str) -> &'static str {
+    match media_type {
+        "application/vnd.docker.distribution.manifest.v1+json"
+        | "application/vnd.docker.distribution.manifest.v1+prettyjws" => {
+            "; it is of Docker's schema 1: push the image again with a current tool"
+        }
+        _ => "",
+    }
+}
+
 fn list<T: ToString>(items: &[T]) -> String {
     match items {
-        [] => "none".to_owned(),
+        [] => "unnamed ones".to_owned(),
         items => items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     }
 }

@@ -1,7 +1,7 @@
-//! Manifests and indexes, of OCI and of Docker's second schema.
+//! Manifests and indexes of OCI and of Docker's schema 2.
 //!
-//! Owns their reading and the media types that can be used. Every count and size is a claim
-//! by whoever wrote the manifest, to be checked against what is then fetched.
+//! Parses them and knows the supported media types. Their counts and sizes are untrusted claims; the
+//! fetched content is checked against them.
 
 use std::collections::BTreeMap;
 
@@ -25,16 +25,21 @@ pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 pub(crate) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
-const LAYERS: [&str; 6] = [
+const LAYERS: [&str; 10] = [
     OCI_LAYER,
     "application/vnd.oci.image.layer.v1.tar+gzip",
     "application/vnd.oci.image.layer.v1.tar+zstd",
     "application/vnd.docker.image.rootfs.diff.tar",
     "application/vnd.docker.image.rootfs.diff.tar.gzip",
     "application/vnd.docker.image.rootfs.diff.tar.zstd",
+    // Registries need not serve these, but one that does serves them like any other.
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
 ];
 
-/// A blob by digest, with the size and kind that it is said to have.
+/// A blob's digest, claimed size and media type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Descriptor {
     pub(crate) digest: Digest,
@@ -42,14 +47,14 @@ pub(crate) struct Descriptor {
     pub(crate) media_type: String,
 }
 
-/// What a manifest's bytes turned out to be.
+/// A parsed manifest or index.
 #[derive(Debug)]
 pub(crate) enum Manifest {
     Index(Vec<IndexEntry>),
     Image { config: Descriptor, layers: Vec<Descriptor> },
 }
 
-/// An index's entry for one image, or for another index.
+/// An index's entry: a manifest or another index.
 #[derive(Debug, Clone)]
 pub(crate) struct IndexEntry {
     pub(crate) platform: Option<Platform>,
@@ -64,7 +69,7 @@ impl IndexEntry {
 }
 
 impl Manifest {
-    /// Reads a manifest or an index whose content has the digest `digest`.
+    /// Parses a manifest or an index whose content has the digest `digest`.
     pub(crate) fn parse(json: &[u8], digest: Digest) -> Result<Self, Error> {
         let raw: RawManifest = serde_json::from_slice(json).map_err(|source| {
             Error::InvalidDocument { document: Document::Manifest, digest, source }
@@ -74,7 +79,10 @@ impl Manifest {
         if !["", OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST].contains(&&*stated) {
             return Err(unsupported(stated));
         }
-        if let Some(artifact_type) = raw.artifact_type.filter(|stated| !stated.is_empty()) {
+        // Images may have an artifact type, too.
+        let is_image = raw.config.as_ref().is_some_and(RawDescriptor::is_image_config);
+        let artifact_type = raw.artifact_type.filter(|stated| !stated.is_empty() && !is_image);
+        if let Some(artifact_type) = artifact_type {
             return Err(Error::Artifact { digest, artifact_type });
         }
         match (raw.schema_version, raw.manifests, raw.config) {
@@ -90,8 +98,9 @@ impl Manifest {
     }
 
     fn image(config: &RawDescriptor, layers: &[RawDescriptor]) -> Result<Self, Error> {
+        let is_image = config.is_image_config();
         let config = config.descriptor()?;
-        if ![OCI_CONFIG, DOCKER_CONFIG].contains(&&*config.media_type) {
+        if !is_image {
             return Err(Error::UnsupportedMediaType {
                 digest: config.digest,
                 media_type: config.media_type,
@@ -142,6 +151,11 @@ struct RawPlatform {
 }
 
 impl RawDescriptor {
+    fn is_image_config(&self) -> bool {
+        let stated = self.media_type.as_deref().unwrap_or_default();
+        [OCI_CONFIG, DOCKER_CONFIG].contains(&stated)
+    }
+
     fn descriptor(&self) -> Result<Descriptor, Error> {
         let digest = self
             .digest
@@ -151,7 +165,7 @@ impl RawDescriptor {
         Ok(Descriptor { digest, size: self.size, media_type })
     }
 
-    /// The entry, unless it is an attestation or something else that is no image.
+    /// The entry, unless it is an attestation or another artifact.
     fn entry(mut self) -> Option<IndexEntry> {
         let annotations = self.annotations.take().unwrap_or_default();
         let platform = self.platform.take().and_then(|platform| {
@@ -201,11 +215,9 @@ mod tests {
     #[test]
     fn manifest_with_unknown_kinds_is_refused() {
         let encrypted = "application/vnd.oci.image.layer.v1.tar+gzip+encrypted";
-        let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
         let helm = "application/vnd.cncf.helm.config.v1+json";
         for (json, kind) in [
             (image(OCI_CONFIG, &[OCI_LAYER, encrypted]), encrypted),
-            (image(OCI_CONFIG, &[foreign]), foreign),
             (image(helm, &[OCI_LAYER]), helm),
             (r#"{"mediaType":"text/plain","schemaVersion":2}"#.to_owned(), "text/plain"),
             (
@@ -218,6 +230,21 @@ mod tests {
                 Err(Error::UnsupportedMediaType { media_type, .. }) => assert_eq!(media_type, kind),
                 other => panic!("{json}: {other:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn manifest_with_an_artifact_type_is_an_image_if_its_config_is() {
+        let typed = |config: &str| {
+            image(config, &[OCI_LAYER]).replacen('{', r#"{"artifactType":"application/x","#, 1)
+        };
+        assert!(matches!(parse(&typed(OCI_CONFIG)), Ok(Manifest::Image { .. })));
+        let empty = "application/vnd.oci.empty.v1+json";
+        match parse(&typed(empty)) {
+            Err(Error::Artifact { artifact_type, .. }) => {
+                assert_eq!(artifact_type, "application/x")
+            }
+            other => panic!("{other:?}"),
         }
     }
 
@@ -241,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn index_leaves_out_what_is_no_image() {
+    fn index_leaves_out_other_artifacts() {
         let digest = Digest::of(b"");
         let entry = |rest: &str| format!(r#"{{"digest":"{digest}","size":1{rest}}}"#);
         let json = format!(

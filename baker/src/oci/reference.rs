@@ -1,21 +1,21 @@
-//! Where an image comes from, as users write it.
+//! Names of images, as users write them.
 //!
-//! Owns the reading of registry references and of the `oci:`, `oci-archive:` and
-//! `docker-archive:` forms. It opens nothing: whether the image is there is found out later.
+//! Parses registry references and the forms `oci:`, `oci-archive:` and `docker-archive:`. It opens no
+//! image.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use oci_client::ParseError;
+use oci_spec::distribution::{ParseError, Reference as Inner};
 use supermachine_formats::Digest;
 
 use super::error::{Error, ReferenceProblem};
 
 /// An image in a registry: host, repository, and a tag or a digest.
 ///
-/// Docker Hub's short forms are understood.
+/// Accepts Docker Hub's short forms.
 ///
 /// ```
 /// use supermachine_baker::oci::Reference;
@@ -26,7 +26,7 @@ use super::error::{Error, ReferenceProblem};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reference {
-    inner: oci_client::Reference,
+    inner: Inner,
     digest: Option<Digest>,
 }
 
@@ -43,7 +43,7 @@ impl Reference {
         self.inner.repository()
     }
 
-    /// The tag; a digest given beside it wins.
+    /// The tag. A digest takes precedence.
     #[must_use]
     pub fn tag(&self) -> Option<&str> {
         self.inner.tag()
@@ -55,34 +55,36 @@ impl Reference {
         self.digest
     }
 
-    /// The same image, at this digest.
+    /// The same image, pinned to a digest.
     #[must_use]
     pub fn pinned(&self, digest: Digest) -> Self {
         let (registry, repository) = (self.registry().to_owned(), self.repository().to_owned());
         let inner = match self.tag() {
-            Some(tag) => oci_client::Reference::with_tag_and_digest(
-                registry,
-                repository,
-                tag.to_owned(),
-                digest.to_string(),
-            ),
-            None => oci_client::Reference::with_digest(registry, repository, digest.to_string()),
+            Some(tag) => {
+                Inner::with_tag_and_digest(registry, repository, tag.to_owned(), digest.to_string())
+            }
+            None => Inner::with_digest(registry, repository, digest.to_string()),
         };
         Self { inner, digest: Some(digest) }
     }
 
-    /// The host, with its port, that serves this registry.
+    /// The same image at `HOST/REPOSITORY`; `None` if that is not one.
+    pub(crate) fn moved(&self, location: &str) -> Option<Self> {
+        let (host, repository) = location.split_once('/')?;
+        let (host, repository) = (host.to_owned(), repository.to_owned());
+        let inner = match (self.tag(), self.digest) {
+            (Some(tag), Some(digest)) => {
+                Inner::with_tag_and_digest(host, repository, tag.to_owned(), digest.to_string())
+            }
+            (None, Some(digest)) => Inner::with_digest(host, repository, digest.to_string()),
+            (tag, None) => Inner::with_tag(host, repository, tag.unwrap_or("latest").to_owned()),
+        };
+        Some(Self { inner, digest: self.digest })
+    }
+
+    /// The host and port that serve this registry.
     pub(crate) fn host(&self) -> &str {
         self.inner.resolve_registry()
-    }
-
-    /// Whether the registry is on this machine, and so needs no TLS.
-    pub(crate) fn is_loopback(&self) -> bool {
-        is_loopback(self.host())
-    }
-
-    pub(crate) fn as_inner(&self) -> &oci_client::Reference {
-        &self.inner
     }
 }
 
@@ -92,21 +94,15 @@ impl FromStr for Reference {
     fn from_str(text: &str) -> Result<Self, Error> {
         let invalid = |source| Error::InvalidReference { reference: text.to_owned(), source };
         let inner = match split_ipv6_host(text) {
-            None => text.parse::<oci_client::Reference>().map_err(|error| invalid(error.into()))?,
+            None => text.parse::<Inner>().map_err(|error| invalid(error.into()))?,
             Some((host, rest)) => {
-                let path: oci_client::Reference = format!("localhost/{rest}")
+                let path: Inner = format!("localhost/{rest}")
                     .parse()
                     .map_err(|e: ParseError| invalid(e.into()))?;
                 let (host, name) = (host.to_owned(), path.repository().to_owned());
                 match (path.tag(), path.digest()) {
-                    (_, Some(digest)) => {
-                        oci_client::Reference::with_digest(host, name, digest.to_owned())
-                    }
-                    (tag, None) => oci_client::Reference::with_tag(
-                        host,
-                        name,
-                        tag.unwrap_or("latest").to_owned(),
-                    ),
+                    (_, Some(digest)) => Inner::with_digest(host, name, digest.to_owned()),
+                    (tag, None) => Inner::with_tag(host, name, tag.unwrap_or("latest").to_owned()),
                 }
             }
         };
@@ -138,7 +134,7 @@ impl From<ParseError> for ReferenceProblem {
     }
 }
 
-/// Whether `host`, which may have a port, is this machine by its very name.
+/// Whether `host`, with or without a port, names this machine.
 pub(crate) fn is_loopback(host: &str) -> bool {
     let bracketed = host.strip_prefix('[').and_then(|rest| rest.split_once(']'));
     let name = match bracketed {
@@ -149,7 +145,7 @@ pub(crate) fn is_loopback(host: &str) -> bool {
         || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Splits `[ADDRESS]:PORT/REST`, a form that registry references formally lack.
+/// Splits `[ADDRESS]:PORT/REST`, which the grammar of references lacks.
 fn split_ipv6_host(text: &str) -> Option<(&str, &str)> {
     let (host, rest) = text.split_once('/')?;
     let (address, port) = host.strip_prefix('[')?.split_once(']')?;
@@ -160,7 +156,7 @@ fn split_ipv6_host(text: &str) -> Option<(&str, &str)> {
     (address.parse::<Ipv6Addr>().is_ok() && port_is_fine).then_some((host, rest))
 }
 
-/// Where an image is fetched from.
+/// The source of an image.
 ///
 /// | written | meaning |
 /// |---|---|
@@ -168,7 +164,7 @@ fn split_ipv6_host(text: &str) -> Option<(&str, &str)> {
 /// | `oci:DIR[:TAG]`, a folder with `oci-layout` | [`ImageSource::Layout`] |
 /// | `oci-archive:FILE[:TAG]` | [`ImageSource::OciArchive`] |
 /// | `docker-archive:FILE[:TAG]` | [`ImageSource::DockerArchive`] |
-/// | a path that ends in `.tar` | [`ImageSource::Archive`] |
+/// | a path with an ending such as `.tar` or `.tar.gz`, or that starts with `/`, `./` or `../` | [`ImageSource::Archive`] |
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ImageSource {
@@ -178,21 +174,21 @@ pub enum ImageSource {
     Layout {
         /// The folder.
         path: PathBuf,
-        /// The image's name in it, if it holds several.
+        /// The image's name, if there are several.
         tag: Option<String>,
     },
     /// The tar of an OCI image layout.
     OciArchive {
         /// The file.
         path: PathBuf,
-        /// The image's name in it, if it holds several.
+        /// The image's name, if there are several.
         tag: Option<String>,
     },
     /// What `docker save` writes.
     DockerArchive {
         /// The file.
         path: PathBuf,
-        /// The image's name in it, if it holds several.
+        /// The image's name, if there are several.
         tag: Option<String>,
     },
     /// A tar of either kind.
@@ -224,11 +220,18 @@ impl FromStr for ImageSource {
             return split(rest).map(|(path, tag)| Self::DockerArchive { path, tag });
         }
         let path = Path::new(text);
-        if path.extension().is_some_and(|extension| extension == "tar") {
+        if is_archive_name(text) {
             return Ok(Self::Archive { path: path.to_owned() });
         }
         if path.join("oci-layout").is_file() {
             return Ok(Self::Layout { path: path.to_owned(), tag: None });
+        }
+        if ["/", "./", "../"].iter().any(|start| text.starts_with(start)) {
+            return match path.try_exists() {
+                Ok(true) => Ok(Self::Archive { path: path.to_owned() }),
+                Ok(false) => Err(Error::NoSuchFile { path: path.to_owned() }),
+                Err(error) => Err(Error::io("find", path)(error)),
+            };
         }
         text.parse().map(Self::Registry)
     }
@@ -248,8 +251,15 @@ impl fmt::Display for ImageSource {
     }
 }
 
-/// Splits `PATH[:TAG]`. Both may hold colons: the longest existing path wins, else the first
-/// colon ends the path.
+/// Whether text without a prefix is an archive's path by its ending.
+fn is_archive_name(text: &str) -> bool {
+    const ENDINGS: [&str; 7] =
+        [".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.zst", ".tar.zstd"];
+    ENDINGS.iter().any(|ending| text.ends_with(ending))
+}
+
+/// Splits `PATH[:TAG]`. Both may contain colons: the longest existing path wins, else the path stops
+/// at the first colon.
 fn split_tag(text: &str) -> Option<(PathBuf, Option<String>)> {
     if text.is_empty() || text.starts_with(':') {
         return None;
@@ -337,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_told_from_lookalikes() {
+    fn loopback_is_distinguished_from_lookalikes() {
         for host in ["localhost", "LocalHost:5000", "127.0.0.1", "127.9.9.9:1", "[::1]", "[::1]:5"]
         {
             assert!(is_loopback(host), "{host}");
@@ -348,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn source_forms_are_told_apart() {
+    fn source_forms_are_distinguished() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("oci-layout"), "{}").unwrap();
         let existing = dir.path().to_str().unwrap();

@@ -1,18 +1,18 @@
-//! What can go wrong between layers and image.
+//! Errors between layers and image.
 //!
-//! Owns the error types of the root file system. Each level adds only what it knows: the
-//! layer's digest, then the entry's path or the place in the archive, then the rule.
+//! Each level adds what it knows: the layer's digest, then the entry's path or the offset in the
+//! archive, then the rule.
 
 use std::io;
 use std::path::PathBuf;
 
 use supermachine_formats::Digest;
 
-/// The image could not be made.
+/// The image could not be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A layer is damaged, or asks for something that an image cannot hold.
+    /// A layer is damaged, or has content that an image cannot represent.
     #[error("layer {layer} cannot be applied")]
     Layer {
         /// The digest of the compressed blob.
@@ -20,32 +20,32 @@ pub enum Error {
         /// What is wrong with it.
         source: LayerError,
     },
-    /// A layer's uncompressed bytes are not those that the image's configuration names.
-    #[error("layer {layer} uncompresses to {found}, but the image names {expected}")]
+    /// A layer's uncompressed content does not match the image's config.
+    #[error("layer {layer} uncompresses to {found}, but the config names {expected}")]
     DiffId {
         /// The digest of the compressed blob.
         layer: Digest,
-        /// The digest of the uncompressed bytes that the configuration names.
+        /// The digest in the config.
         expected: Digest,
-        /// The digest of the bytes that came out.
+        /// The digest of the uncompressed content.
         found: Digest,
     },
     /// A file of the host could not be used.
     #[error("cannot {op} {}", path.display())]
     File {
-        /// What was tried, as a verb.
+        /// The operation, a verb.
         op: &'static str,
         /// The file.
         path: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
-    /// The stacked layers need a larger image than is allowed.
+    /// The layers need an image larger than allowed.
     #[error("the image would take {size} bytes, more than the {limit} allowed")]
     ImageTooLarge {
-        /// What the layers need.
+        /// The size needed, in bytes.
         size: u64,
-        /// What is allowed.
+        /// The limit.
         limit: u64,
     },
 }
@@ -57,43 +57,43 @@ pub enum LayerError {
     /// The blob could not be read or uncompressed.
     #[error("its bytes cannot be read or uncompressed")]
     Read {
-        /// The answer of the system or of the decompressor.
+        /// The error of the system or the decompressor.
         source: io::Error,
     },
-    /// The contents of a file could not be put aside.
+    /// The content of a file could not be spooled.
     #[error("the contents of {path} cannot be written to the scratch file")]
     Spool {
-        /// The entry whose contents were being written.
+        /// The entry.
         path: String,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
-    /// The archive ends inside a header or inside a file's contents.
-    #[error("the archive ends in the middle of an entry, at byte {offset}")]
+    /// The archive is truncated within an entry.
+    #[error("the archive is truncated within an entry, at byte {offset}")]
     Truncated {
-        /// Where the uncompressed archive ends.
+        /// The size of the uncompressed archive.
         offset: u64,
     },
-    /// A tar header breaks the format.
+    /// A tar header is malformed.
     #[error("the header at byte {offset} is malformed: {problem}")]
     Header {
-        /// Where the header starts in the uncompressed archive.
+        /// The header's offset in the uncompressed archive.
         offset: u64,
         /// What is wrong with it.
         problem: HeaderProblem,
     },
-    /// An entry cannot become part of the image.
+    /// An entry is invalid.
     #[error("entry {path:?} is refused")]
     Entry {
-        /// The entry's name as the archive gives it.
+        /// The entry's name in the archive.
         path: String,
         /// The rule that it breaks.
         source: EntryError,
     },
-    /// The layer uncompresses to more than is allowed.
+    /// The uncompressed layer is larger than allowed.
     #[error("it uncompresses to more than the {limit} bytes allowed")]
     TooLarge {
-        /// What is allowed.
+        /// The limit.
         limit: u64,
     },
 }
@@ -102,110 +102,110 @@ pub enum LayerError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HeaderProblem {
-    /// The sum over the header is not the one that it states.
+    /// The header's checksum does not match.
     #[error("its checksum does not match")]
     Checksum,
-    /// A numeric field holds no number, or one out of range.
-    #[error("its field {0} holds no valid number")]
+    /// A numeric field has no number, or one out of range.
+    #[error("its field {0} has no valid number")]
     Number(&'static str),
-    /// Pax records that break their own format.
+    /// The pax records are malformed.
     #[error("its pax records are damaged")]
     Pax,
-    /// A long name or pax header of more than a mebibyte.
+    /// A long name or pax header is larger than a mebibyte.
     #[error("its extension takes {0} bytes")]
     ExtensionTooLarge(u64),
-    /// An extension header that nothing follows.
-    #[error("it describes an entry that does not follow")]
+    /// No entry follows an extension header.
+    #[error("no entry follows it")]
     Orphan,
-    /// One block of zeros, which ends nothing, with more entries after it.
-    #[error("a single block of zeros stands before it")]
+    /// A single block of zeros precedes further entries; two would be the end of the archive.
+    #[error("a single block of zeros precedes it")]
     LoneZeroBlock,
-    /// A map of a sparse file that overlaps, overflows or disagrees with the file's size.
+    /// The map of a sparse file overlaps, overflows or disagrees with the file's size.
     #[error("its map of a sparse file is inconsistent")]
     SparseMap,
-    /// A type of entry that no container layer uses.
+    /// The entry type is not supported.
     #[error("its type {0:#04x} is not supported")]
     Type(u8),
 }
 
-/// A rule that an entry breaks.
+/// Why an entry is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EntryError {
-    /// A `..` component.
+    /// `..` leads out of the root.
     #[error("its path leads out of the root")]
     OutsideRoot,
-    /// A hard link to a path with a `..` component.
+    /// `..` in a hard link's target leads out of the root.
     #[error("its link leads out of the root")]
     LinkOutsideRoot,
-    /// A NUL byte in a name.
-    #[error("its name holds a NUL byte")]
+    /// A name contains a NUL byte.
+    #[error("its name contains a NUL byte")]
     NulInName,
-    /// A component longer than Linux takes.
+    /// A component is longer than Linux allows.
     #[error("a component of its path takes {length} bytes, more than the 255 allowed")]
     NameTooLong {
         /// The component's length.
         length: usize,
     },
-    /// A path, or a symbolic link's target, longer than Linux takes.
+    /// A path or a symbolic link's target is longer than Linux allows.
     #[error("its path or target takes {length} bytes, more than the 4095 allowed")]
     PathTooLong {
         /// The length.
         length: usize,
     },
-    /// The root directory given as something else than a directory.
+    /// An entry makes the root something other than a directory.
     #[error("the root can only be a directory")]
     RootNotDirectory,
-    /// A parent that the same layer made as something else than a directory.
+    /// The same layer made a parent something other than a directory.
     #[error("its parent is not a directory")]
     ParentNotDirectory,
-    /// More symbolic links on the way than Linux follows.
-    #[error("its path meets too many symbolic links")]
+    /// The path has more symbolic links than Linux follows.
+    #[error("its path has too many symbolic links")]
     LinkLoop,
-    /// A hard link to a path that does not exist.
-    #[error("its link names nothing that exists")]
+    /// The hard link's target does not exist.
+    #[error("its link target does not exist")]
     LinkTargetMissing,
-    /// A hard link to a directory.
-    #[error("its link names a directory")]
+    /// The hard link's target is a directory.
+    #[error("its link target is a directory")]
     LinkToDirectory,
-    /// A symbolic link without a target.
+    /// The symbolic link's target is empty.
     #[error("its target is empty")]
     EmptyTarget,
-    /// A whiteout of nothing, of `.`, or of `..`, or a whiteout that holds entries.
+    /// A whiteout of nothing, of `.` or of `..`, or one with entries.
     #[error("it is not a valid whiteout")]
     InvalidWhiteout,
-    /// Extended attributes beyond what one inode can hold.
+    /// The extended attributes exceed what an inode can hold.
     #[error("its extended attributes take {size} bytes, more than the {limit} allowed")]
     AttributesTooLarge {
-        /// What they take.
+        /// Their size in bytes.
         size: usize,
-        /// What is allowed.
+        /// The limit.
         limit: usize,
     },
-    /// A file larger than is allowed.
+    /// The file is larger than allowed.
     #[error("its size is {size} bytes, more than the {limit} allowed")]
     FileTooLarge {
         /// The file's size.
         size: u64,
-        /// What is allowed.
+        /// The limit.
         limit: u64,
     },
-    /// The layers hold more files than is allowed.
-    #[error("it is one more file than the {limit} allowed")]
+    /// The layers have more files than allowed.
+    #[error("it exceeds the {limit} files allowed")]
     TooManyFiles {
-        /// What is allowed.
+        /// The limit.
         limit: u32,
     },
-    /// The names and attributes of all layers take more than is allowed.
+    /// The names and attributes of all layers exceed the limit.
     #[error("names and attributes take more than the {limit} bytes allowed")]
     TooMuchMetadata {
-        /// What is allowed.
+        /// The limit.
         limit: u64,
     },
-    /// The contents of all files take more than is allowed.
+    /// The contents of all files exceed the limit.
     #[error("the contents of all files take more than the {limit} bytes allowed")]
     TooMuchContent {
-        /// What is allowed.
+        /// The limit.
         limit: u64,
     },
 }

@@ -1,9 +1,8 @@
-//! One layer, from its blob into the tree.
+//! Applies one layer to the tree.
 //!
-//! Owns decompression, the check of the uncompressed bytes against the image's
-//! configuration, and the meaning of each archive entry, whiteouts included. Does not know
-//! how archives are written (`archive`) or how layers stack (`tree`). Invariant: a layer
-//! is applied only if every byte of it was read, to the very end, and hashed.
+//! Owns decompression, the check against the config's digest, and the meaning of each archive entry,
+//! including whiteouts. Does not know the archive format (`archive`) or how layers stack (`tree`).
+//! Invariant: a layer is applied only if every byte of it was read and hashed.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, Write};
@@ -15,22 +14,21 @@ use supermachine_formats::{Digest, Hasher};
 use super::archive::{Archive, Entry, EntryKind};
 use super::error::{EntryError, Error, LayerError};
 use super::path::{EntryPath, PATH_MAX};
+use super::source::{Compression, Directories, LayerSource};
 use super::spool::{Spool, StoreError};
 use super::tree::{Attributes, Metadata, Node, Tree};
-use super::{Compression, Directories, LayerSource};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// Names with which a storage driver of old kept its own books; no part of an image.
+/// The prefix of an old storage driver's own files, which are not part of images.
 const BOOKKEEPING: &[u8] = b".wh..wh.";
-/// What the attributes of one inode may take: more than that, its inode cannot count.
+/// The most bytes of one inode's attributes; EROFS cannot encode more.
 const MAX_ATTRIBUTES: usize = 64 << 10;
 const READ_BUFFER: usize = 256 << 10;
-/// Zstandard frames may ask for windows of up to 2^27 bytes, as the command line tool
-/// grants by default.
+/// The largest window of a Zstandard frame, 2^27 bytes: the command line tool's default.
 const ZSTD_WINDOW_LOG: u32 = 27;
 
-/// Reads the layer that `source` names and applies it above what `tree` holds.
+/// Reads the layer `source` and applies it to `tree`.
 pub(super) fn apply<W: Write + Seek>(
     source: &LayerSource,
     tree: &mut Tree,
@@ -55,11 +53,11 @@ pub(super) fn apply<W: Write + Seek>(
     }
 }
 
-/// Reads an uncompressed layer to its end and applies it above what `tree` holds.
+/// Reads an uncompressed layer to its end and applies it to `tree`.
 ///
 /// # Errors
-/// [`LayerError`] when the archive is damaged, or an entry has no place in an image. The
-/// tree then holds a part of the layer and is of no further use.
+/// [`LayerError`] if the archive is damaged or an entry is invalid. The tree is then incomplete and
+/// must be dropped.
 pub fn read_layer<R: Read, W: Write + Seek>(
     reader: R,
     tree: &mut Tree,
@@ -104,8 +102,7 @@ fn hash_and_read<R: Read, W: Write + Seek>(
     spool: &mut Spool<W>,
 ) -> Result<Digest, LayerError> {
     let mut hashed = Hashed { reader, hasher: Hasher::new() };
-    // Headers are read in blocks of 512 bytes; larger reads make decompression and hashing
-    // worth their calls.
+    // Headers are 512 bytes; a buffer saves calls of decompressor and hash.
     let buffered = BufReader::with_capacity(READ_BUFFER, &mut hashed);
     read_layer_with(buffered, directories, tree, spool)?;
     Ok(hashed.hasher.finish())
@@ -119,7 +116,7 @@ struct Hashed<R> {
 impl<R: Read> Read for Hashed<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let count = self.reader.read(buffer)?;
-        self.hasher.update(buffer.get(..count).unwrap_or_default());
+        self.hasher.update(&buffer[..count]);
         Ok(count)
     }
 }
@@ -169,7 +166,7 @@ fn apply_entry<R: Read, W: Write + Seek>(
     .map_err(refused)
 }
 
-/// Applies `path` if its name makes it a whiteout; says whether it did.
+/// Applies `path` if it is a whiteout. Returns whether it was.
 fn apply_whiteout(path: &EntryPath<'_>, tree: &mut Tree) -> Result<bool, EntryError> {
     let Some((parent, name)) = path.split() else { return Ok(false) };
     let kept_books = |name: &&[u8]| name.starts_with(BOOKKEEPING);
@@ -201,7 +198,7 @@ fn hard_link(path: &EntryPath<'_>, target: &[u8], tree: &mut Tree) -> Result<(),
     tree.add_hard_link(path, &target)
 }
 
-/// A symbolic link's target is data: it is kept byte for byte, wherever it points.
+/// A symbolic link's target is data: it is stored unchanged, wherever it points.
 fn symlink_target(target: Vec<u8>) -> Result<Node, EntryError> {
     if target.is_empty() {
         return Err(EntryError::EmptyTarget);
@@ -215,8 +212,8 @@ fn symlink_target(target: Vec<u8>) -> Result<Node, EntryError> {
     Ok(Node::Symlink(target.into()))
 }
 
-/// Leaves out attributes of name spaces that the image cannot hold, which the usual tools
-/// skip too, and refuses more than an inode can hold.
+/// Drops attributes of namespaces that EROFS lacks, as the usual tools do, and refuses more than an
+/// inode can hold.
 fn usable(attributes: Attributes) -> Result<Attributes, EntryError> {
     let mut size = 0_usize;
     let mut kept = Attributes::new();

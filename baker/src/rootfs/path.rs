@@ -1,27 +1,26 @@
-//! Names inside an image, taken apart.
+//! Paths of entries, as components.
 //!
-//! Owns the rules for what an entry may be called. Does not know the tree: whether a
-//! component is a directory or a symbolic link is decided there. Invariant: an
-//! [`EntryPath`] holds no empty, `.` or `..` component, no NUL, and nothing longer than
-//! Linux can open.
+//! Owns the rules for names. Does not know the tree, which decides whether a component is a directory
+//! or a symbolic link. Invariant: an [`EntryPath`] has no empty, `.` or `..` component, no NUL, and
+//! nothing longer than Linux can open.
 
 use super::error::EntryError;
 
-/// The longest file name that Linux takes.
+/// The longest file name that Linux allows.
 pub(super) const NAME_MAX: usize = 255;
-/// The longest path that Linux takes, its final NUL not counted.
+/// The longest path that Linux allows, without its final NUL.
 pub(super) const PATH_MAX: usize = 4095;
 
-/// Where in the image an entry goes, as components below the root.
+/// The path of an entry, as components below the root.
 ///
-/// A leading `/` is stripped, as every known tool does: `/etc/passwd` is the image's own
-/// file. `.` and repeated slashes mean nothing. `..` is refused wherever it stands, for no
-/// tool writes it and every meaning it could have is a trap.
+/// Strips a leading `/`, as every known tool does: `/etc/passwd` is the image's own file. Ignores `.`
+/// and repeated slashes. `..` removes the component before it, by name alone; one that leads above the
+/// root is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EntryPath<'a>(Vec<&'a [u8]>);
 
 impl<'a> EntryPath<'a> {
-    /// Takes `name` apart.
+    /// Splits `name`.
     pub(super) fn parse(name: &'a [u8]) -> Result<Self, EntryError> {
         if name.contains(&0) {
             return Err(EntryError::NulInName);
@@ -33,7 +32,9 @@ impl<'a> EntryPath<'a> {
         for component in name.split(|byte| *byte == b'/') {
             match component {
                 b"" | b"." => {}
-                b".." => return Err(EntryError::OutsideRoot),
+                b".." => {
+                    components.pop().ok_or(EntryError::OutsideRoot)?;
+                }
                 _ if component.len() > NAME_MAX => {
                     return Err(EntryError::NameTooLong { length: component.len() });
                 }
@@ -48,7 +49,7 @@ impl<'a> EntryPath<'a> {
         &self.0
     }
 
-    /// The directory that holds the entry and the entry's name there; `None` for the root.
+    /// The parent directory and the entry's name in it; `None` for the root.
     pub(super) fn split(&self) -> Option<(&[&'a [u8]], &'a [u8])> {
         self.0.split_last().map(|(name, parent)| (parent, *name))
     }
@@ -75,11 +76,20 @@ mod tests {
     }
 
     #[test]
-    fn path_with_parent_component_is_refused() {
-        for name in ["..", "../a", "a/../b", "a/..", "/../a"] {
+    fn path_above_the_root_is_refused() {
+        for name in ["..", "../a", "a/../../b", "/../a", "a/../..", "/.."] {
             let result = EntryPath::parse(name.as_bytes());
             assert!(matches!(result, Err(EntryError::OutsideRoot)), "{name}");
         }
+    }
+
+    #[test]
+    fn parent_component_inside_the_root_takes_back_the_one_before() {
+        for name in ["a/x/../b", "x/../a/b", "./a/./x/y/../../b", "a/b/c/.."] {
+            let path = EntryPath::parse(name.as_bytes()).unwrap();
+            assert_eq!(path.components(), [b"a".as_slice(), b"b"], "{name}");
+        }
+        assert!(EntryPath::parse(b"a/..").unwrap().split().is_none());
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! Archives made by hand for the tests, hostile ones included.
+//! Handmade archives for the tests, including hostile ones.
 //!
-//! Unlike the `tar` crate's builder, this one writes any name, type and number as it is.
+//! Unlike the `tar` crate's builder, this one writes any name, type and number unchanged.
 
 use tar::Header;
 
-/// An archive in the making. Setters apply to the next entry alone.
+/// Builds an archive. Setters apply only to the next entry.
 pub(super) struct Sample {
     bytes: Vec<u8>,
     next: Header,
@@ -32,7 +32,7 @@ impl Sample {
         self
     }
 
-    /// Changes the next entry's header as the other setters do not.
+    /// Changes the next entry's header in other ways.
     pub(super) fn header(mut self, change: impl FnOnce(&mut Header)) -> Self {
         change(&mut self.next);
         self
@@ -84,7 +84,7 @@ impl Sample {
         self.append(header, data)
     }
 
-    /// Ends the archive with two blocks of zeros.
+    /// Finishes the archive with two blocks of zeros.
     pub(super) fn finish(mut self) -> Vec<u8> {
         self.bytes.extend([0; 1024]);
         self.bytes

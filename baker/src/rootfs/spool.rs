@@ -1,35 +1,35 @@
-//! File contents on their way from the layers to the image.
+//! The spool: file contents between the layers and the image.
 //!
-//! Owns the scratch file, in which contents lie as they are to lie in the image: one region a
-//! layer, in it the layer's regular files in the layer's own order. Does not know names or
-//! trees. Invariants: a region's bytes depend on its layer alone; the extents of a [`Content`]
-//! ascend, do not overlap, lie inside the file's size, follow each other in the scratch file,
-//! and start there on whole blocks; what no extent covers is zeros.
+//! Owns the scratch file, which has the layout of the image's contents: one region per layer, with
+//! the layer's regular files in the layer's order. Does not know names or trees. Invariants: a region's
+//! bytes depend on its layer alone; the extents of a [`Content`] ascend, do not overlap, are within the
+//! file's size, are contiguous in the scratch file, and start there on whole blocks; everything outside
+//! of extents is zeros.
 
 use std::io::{self, Seek, SeekFrom, Write};
 
 use super::error::EntryError;
 
-/// What all files of one image may take in the scratch file.
+/// The most bytes of one image's contents in the scratch file.
 const MAX_LENGTH: u64 = 64 << 30;
 /// The largest size of one file, holes included.
 const MAX_FILE_SIZE: u64 = 16 << 40;
-/// The multiple in which regions are placed and sized.
+/// The alignment of regions and of their sizes.
 pub(super) const REGION_UNIT: u64 = 64 << 10;
-/// The multiple on which each file starts: the image's block, and the page of every guest.
+/// The alignment of files: the image's block, and the page of every guest.
 const FILE_ALIGNMENT: u64 = 4096;
-/// Zeros shorter than this are kept in the file's contents: files without holes map best, and
-/// serve kernels that know no chunks.
+/// Runs of zeros shorter than this stay in the content: files without holes map best, and work with
+/// kernels that do not support chunks.
 const MIN_HOLE: u64 = 1 << 20;
-/// Chunks, on whose borders holes start and end, are as small as this while there are few.
+/// The smallest chunk size, in bits. Holes start and end on chunk borders.
 const MIN_CHUNK_BITS: u32 = 16;
 const MAX_CHUNKS: u64 = 1 << 14;
-/// The unit in which runs of zeros are looked for. Archivers of container tools know no
-/// sparse files, so that a sparse `lastlog` arrives as gigabytes of zeros.
+/// The unit of the search for zeros. Container tools do not archive sparse files as such, so a sparse
+/// `lastlog` arrives as gigabytes of zeros.
 const BLOCK: usize = 64 << 10;
 static ZEROS: [u8; BLOCK] = [0; BLOCK];
 
-/// Where the bytes of one file are.
+/// The location of one file's bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Content {
     /// The file's size, holes included.
@@ -39,13 +39,13 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// Whether parts of the file were left out. If not, it has one extent, or is empty.
+    /// Whether the file has holes. If not, it has one extent, or is empty.
     pub(super) fn has_holes(&self) -> bool {
         self.extents.iter().map(|extent| extent.length).sum::<u64>() < self.size
     }
 
-    /// Holes start and end on multiples of `1 << chunk_bits`, or at the file's end. No file
-    /// has more than a few thousand chunks of that size.
+    /// Holes start and end on multiples of `1 << chunk_bits`, or at the end of the file. No file has more
+    /// than a few thousand chunks of that size.
     pub(super) fn chunk_bits(&self) -> u32 {
         let mut bits = MIN_CHUNK_BITS;
         while self.size.div_ceil(1 << bits) > MAX_CHUNKS {
@@ -54,19 +54,19 @@ impl Content {
         bits
     }
 
-    /// The chunks that say where a file with holes is; none for a file without.
+    /// The number of chunks of a file with holes; zero for a file without.
     pub(super) fn chunk_count(&self) -> usize {
         let count = if self.has_holes() { self.size.div_ceil(1 << self.chunk_bits()) } else { 0 };
         // At most MAX_CHUNKS.
         usize::try_from(count).unwrap_or(usize::MAX)
     }
 
-    /// Where in the file the last extent ends.
+    /// The end of the last extent in the file.
     fn end(&self) -> u64 {
         self.extents.last().map_or(0, Extent::end)
     }
 
-    /// The part before `to`, after all extents, that can be left out, if it is worth it.
+    /// The hole between the last extent and `to`, if it is large enough.
     fn hole_before(&self, to: u64) -> Option<std::ops::Range<u64>> {
         let chunk = 1 << self.chunk_bits();
         let start = self.end().next_multiple_of(chunk);
@@ -75,32 +75,32 @@ impl Content {
     }
 }
 
-/// A part of a file that was written to the scratch file.
+/// A part of a file in the scratch file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Extent {
-    /// Where the part starts in the file.
+    /// Its offset in the file.
     pub(super) start: u64,
-    /// Where it starts in the scratch file.
+    /// Its offset in the scratch file.
     pub(super) spooled: u64,
     /// Its length in bytes, never zero.
     pub(super) length: u64,
 }
 
 impl Extent {
-    /// Where the part ends in the file.
+    /// The end of the part in the file.
     fn end(&self) -> u64 {
         self.start.saturating_add(self.length)
     }
 }
 
-/// A part of a file as an archive gives it.
+/// A part of a file in an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Segment {
     pub(super) start: u64,
     pub(super) length: u64,
 }
 
-/// Why contents could not be put aside.
+/// Why contents could not be spooled.
 #[derive(Debug)]
 pub(super) enum StoreError<E> {
     /// Reading the contents failed.
@@ -111,13 +111,13 @@ pub(super) enum StoreError<E> {
     Refused(EntryError),
 }
 
-/// Takes the contents of files, one after another.
+/// Receives the contents of files in order.
 #[derive(Debug)]
 pub struct Spool<W> {
     out: W,
-    /// What is put aside, padding included.
+    /// The bytes spooled, including padding.
     length: u64,
-    /// What of that went into `out`; the rest is zeros.
+    /// The bytes of them written to `out`; the rest is zeros.
     written: u64,
     block: Vec<u8>,
 }
@@ -128,10 +128,10 @@ impl<W: Write + Seek> Spool<W> {
         Self { out, length: 0, written: 0, block: vec![0; BLOCK] }
     }
 
-    /// Ends writing and gives the sink back, whole regions long.
+    /// Finishes the last region and returns the sink.
     ///
     /// # Errors
-    /// The sink's own, when it cannot be written.
+    /// The sink cannot be written.
     pub fn finish(mut self) -> io::Result<W> {
         if self.written < self.length {
             self.reach(self.length - 1)?;
@@ -141,19 +141,18 @@ impl<W: Write + Seek> Spool<W> {
         Ok(self.out)
     }
 
-    /// Where the next region starts, and the last one ends, between layers.
+    /// Between layers: the end of the last region, where the next one starts.
     pub(super) fn length(&self) -> u64 {
         self.length
     }
 
-    /// Says that what comes now belongs to the next layer. A layer without contents takes
-    /// nothing.
+    /// Starts the next layer's region. A layer without contents takes no space.
     pub(super) fn end_layer(&mut self) {
         self.length = self.length.next_multiple_of(REGION_UNIT);
     }
 
-    /// Appends one file of `size` bytes. `fill` is called for the bytes of `segments` in
-    /// order, and must fill the whole buffer that it is given.
+    /// Appends one file of `size` bytes. Calls `fill` for the bytes of `segments` in order; it must fill
+    /// the whole buffer.
     pub(super) fn store<E>(
         &mut self,
         size: u64,
@@ -187,7 +186,7 @@ impl<W: Write + Seek> Spool<W> {
         Ok(content)
     }
 
-    /// Makes the zeros before `to` in the file part of its contents, or leaves them out.
+    /// Stores the zeros before `to` in the file, or leaves a hole.
     fn append_zeros<E>(&mut self, content: &mut Content, to: u64) -> Result<(), StoreError<E>> {
         let mut from = content.end();
         if let Some(hole) = content.hole_before(to) {
@@ -210,7 +209,7 @@ impl<W: Write + Seek> Spool<W> {
         Ok(())
     }
 
-    /// Makes room for `count` more bytes, which are at `start` in the file.
+    /// Reserves space for `count` more bytes, at `start` in the file.
     fn grow<E>(
         &mut self,
         content: &mut Content,
@@ -232,7 +231,7 @@ impl<W: Write + Seek> Spool<W> {
         Ok(())
     }
 
-    /// Goes on to `position` in the sink; what is passed over is zeros.
+    /// Advances to `position` in the sink. The skipped part is zeros.
     fn reach(&mut self, position: u64) -> io::Result<()> {
         let gap = position.saturating_sub(self.written);
         match usize::try_from(gap).ok().and_then(|gap| ZEROS.get(..gap)) {
@@ -247,12 +246,12 @@ impl<W: Write + Seek> Spool<W> {
 }
 
 fn block_offset(position: u64) -> usize {
-    // The remainder is below BLOCK, which every usize holds.
+    // The remainder is below BLOCK and fits `usize`.
     usize::try_from(position % BLOCK as u64).unwrap_or(0)
 }
 
 pub(super) fn is_zero(bytes: &[u8]) -> bool {
-    // Whole chunks without an early exit let the compiler compare many bytes at once.
+    // Without an early exit, the compiler can vectorise the comparison.
     bytes.chunks(64).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
@@ -343,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn spool_of_nothing_but_zeros_takes_nothing() {
+    fn spool_of_zeros_takes_no_space() {
         let (content, spooled) = store(3 * MIB + 1, &[], b"");
         assert_eq!((content.extents.len(), content.has_holes(), spooled.len()), (0, true, 0));
         let (content, spooled) = store(5000, &[], b"");

@@ -1,10 +1,9 @@
 //! The stacked layers as one file system in memory.
 //!
-//! Owns directories, inodes and the rules by which a layer changes what lies below it:
-//! replacing, whiteouts, opaque directories, hard links. Holds no file contents and does
-//! not know archives. Invariants: children are ordered by name, so that the same layers
-//! give the same tree in the same order; no walk leaves the root; a link's `layer` is the
-//! last layer that made it or put something below it.
+//! Owns directories, inodes and the rules by which a layer changes lower ones: replacement, whiteouts,
+//! opaque directories, hard links. Has no file contents and does not know archives. Invariants:
+//! children are sorted by name, so that the same layers produce the same tree; no walk leaves the
+//! root; a link's `layer` is the last layer that created it or something below it.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -14,22 +13,21 @@ use super::error::EntryError;
 use super::path::{EntryPath, NAME_MAX};
 use super::spool::{Content, Extent};
 
-/// As many links as Linux follows in one path.
+/// The most symbolic links in a path, as in Linux.
 const MAX_HOPS: u32 = 40;
-/// Inodes that all layers together may make, replaced ones included.
+/// The most inodes of all layers together, including replaced ones.
 const MAX_INODES: u32 = 4_000_000;
-/// Bytes of names, targets, attributes, extents and tables of chunks that all layers together
-/// may make.
+/// The most bytes of names, targets, attributes, extents and chunk tables of all layers together.
 const MAX_METADATA: u64 = 1 << 30;
 
 const ROOT: InodeId = InodeId(0);
 
-/// Names an inode of one tree.
+/// The id of an inode in its tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct InodeId(u32);
 
 impl InodeId {
-    /// The inode's place among all of its tree.
+    /// The inode's index in its tree.
     pub(super) fn index(self) -> usize {
         self.0 as usize
     }
@@ -46,7 +44,7 @@ pub(super) struct Timestamp {
 /// Extended attributes by full name.
 pub(super) type Attributes = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// What every kind of inode has.
+/// The metadata of every inode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Metadata {
     /// Permissions with set-uid, set-gid and sticky; no file type.
@@ -70,7 +68,7 @@ impl Metadata {
     }
 }
 
-/// What an inode is, besides its metadata.
+/// The kind and content of an inode.
 #[derive(Debug, Clone)]
 pub(super) enum Node {
     Directory(BTreeMap<Box<[u8]>, Link>),
@@ -81,23 +79,23 @@ pub(super) enum Node {
     Fifo,
 }
 
-/// A name's way to its inode.
+/// A directory entry.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Link {
     pub(super) inode: InodeId,
     layer: u32,
 }
 
-/// One file of any kind.
+/// An inode of any kind.
 #[derive(Debug, Clone)]
 pub(super) struct Inode {
     pub(super) metadata: Metadata,
     pub(super) node: Node,
-    /// The layer that gave the metadata.
+    /// The layer that set the metadata.
     described: u32,
 }
 
-/// Whether a walk makes the directories that it misses.
+/// Whether a walk creates missing directories.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Missing {
     Create,
@@ -109,8 +107,8 @@ enum Missing {
 pub struct Tree {
     inodes: Vec<Inode>,
     layer: u32,
-    /// Directories in which this layer has hidden all that lower layers had: no second look
-    /// can find more, and hostile layers ask for many.
+    /// Directories whose lower content this layer has hidden. Remembered because hostile layers repeat
+    /// opaque whiteouts.
     hidden: HashSet<InodeId>,
     metadata_bytes: u64,
 }
@@ -122,7 +120,7 @@ impl Default for Tree {
 }
 
 impl Tree {
-    /// A root directory and nothing else.
+    /// A tree with only a root directory.
     #[must_use]
     pub fn new() -> Self {
         let node = Node::Directory(BTreeMap::new());
@@ -130,13 +128,13 @@ impl Tree {
         Self { inodes: vec![root], layer: 0, hidden: HashSet::new(), metadata_bytes: 0 }
     }
 
-    /// Says that what comes now belongs to the next layer above.
+    /// Starts the next layer.
     pub(super) fn begin_layer(&mut self) {
         self.layer += 1;
         self.hidden.clear();
     }
 
-    /// Makes a directory, or gives an existing one new metadata; its children stay.
+    /// Creates a directory, or sets the metadata of an existing one. Its children stay.
     pub(super) fn add_directory(
         &mut self,
         path: &EntryPath<'_>,
@@ -155,13 +153,12 @@ impl Tree {
         self.insert(parent, name, id)
     }
 
-    /// Makes a directory like those that are made on the way to others: one that is there, or a
-    /// link leads to, stays as it is.
+    /// Creates a directory, unless it or a link to one exists.
     pub(super) fn make_directory(&mut self, path: &EntryPath<'_>) -> Result<(), EntryError> {
         self.make_parent(path.components()).map(drop)
     }
 
-    /// Puts a new inode at `path`, whatever was there before.
+    /// Adds an inode at `path`, replacing any other.
     pub(super) fn add(
         &mut self,
         path: &EntryPath<'_>,
@@ -174,7 +171,7 @@ impl Tree {
         self.insert(parent, name, inode)
     }
 
-    /// Gives the inode at `target` one more name. Targets of lower layers serve too.
+    /// Adds another name for the inode at `target`, which may be of a lower layer.
     pub(super) fn add_hard_link(
         &mut self,
         path: &EntryPath<'_>,
@@ -194,8 +191,7 @@ impl Tree {
         self.insert(parent, name, inode)
     }
 
-    /// Hides what lower layers have at `name` in `parent`. What this layer put there stays,
-    /// whether it came before or comes after.
+    /// Hides what lower layers have at `name` in `parent`. This layer's own entry stays, in any order.
     pub(super) fn hide(&mut self, parent: &[&[u8]], name: &[u8]) -> Result<(), EntryError> {
         let Some(parent) = self.walk(parent, Missing::Stop)? else { return Ok(()) };
         let Some(link) = self.child(parent, name) else { return Ok(()) };
@@ -210,14 +206,14 @@ impl Tree {
         Ok(())
     }
 
-    /// Hides what lower layers have inside `directory`, but not the directory.
+    /// Hides what lower layers have in `directory`, but not the directory itself.
     pub(super) fn hide_contents(&mut self, directory: &[&[u8]]) -> Result<(), EntryError> {
         let directory = self.make_parent(directory)?;
         self.hide_below(directory);
         Ok(())
     }
 
-    /// Counts `bytes` of metadata that the tree keeps.
+    /// Charges `bytes` of metadata against the limit.
     pub(super) fn charge(&mut self, bytes: usize) -> Result<(), EntryError> {
         self.metadata_bytes = self.metadata_bytes.saturating_add(bytes as u64);
         if self.metadata_bytes > MAX_METADATA {
@@ -231,18 +227,18 @@ impl Tree {
         ROOT
     }
 
-    /// All inodes ever made, replaced ones included.
+    /// All inodes ever created, including replaced ones.
     pub(super) fn inode_count(&self) -> usize {
         self.inodes.len()
     }
 
     /// The inode that `id` names.
     pub(super) fn inode(&self, id: InodeId) -> &Inode {
-        // Ids are made by `create` alone, and inodes are never taken away.
+        // Only `create` issues ids, and inodes are never removed.
         &self.inodes[id.index()]
     }
 
-    /// A directory's children in the order of their names; `None` for other kinds.
+    /// A directory's children, sorted by name; `None` for other kinds.
     pub(super) fn children(&self, id: InodeId) -> Option<&BTreeMap<Box<[u8]>, Link>> {
         match &self.inode(id).node {
             Node::Directory(children) => Some(children),
@@ -317,9 +313,9 @@ impl Tree {
         self.walk(path, Missing::Create)?.ok_or(EntryError::ParentNotDirectory)
     }
 
-    /// Goes to the directory `path`, following symbolic links as a process would whose root
-    /// is the image's. With `Create`, what is missing is made, a lower layer's file in the
-    /// way gives place, and each directory on the way counts as part of this layer.
+    /// Walks to the directory `path`, following symbolic links like a process in the image's root. With
+    /// `Create`, creates missing directories, replaces lower layers' files in the way, and makes each
+    /// directory on the way part of this layer.
     fn walk(&mut self, path: &[&[u8]], missing: Missing) -> Result<Option<InodeId>, EntryError> {
         let mut pending: Vec<Cow<'_, [u8]>> =
             path.iter().rev().map(|component| Cow::Borrowed(*component)).collect();

@@ -1,9 +1,8 @@
-//! Exporting: one snapshot as one file, an OCI archive, which is the same as a tar.
+//! Export: one snapshot as one file, an OCI archive, which is a tar.
 //!
-//! Members come in a fixed order and with fixed owners, modes and times, so that the same
-//! snapshot gives the same bytes. Every blob's content begins at a multiple of 4 KiB, so that
-//! it can be mapped; what is needed to get there is a comment in the header before the member,
-//! which every reader of tars passes over.
+//! Members have a fixed order, and fixed owners, modes and times, so that the same snapshot produces
+//! the same bytes. Each blob's content is aligned to 4 KiB, so that it can be mapped. A comment in
+//! the header before the member pads it; tar readers ignore comments.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -13,27 +12,27 @@ use supermachine_formats::pack::ARTIFACT_TYPE;
 use supermachine_formats::{Digest, Hasher};
 use supermachine_snapshots::pack::{Descriptor, MANIFEST_TYPE, NAME_ANNOTATION, PackError};
 
-use super::Store;
-use crate::BakeError;
+use super::handle::Store;
+use crate::error::BakeError;
 
-/// What the content of a blob begins at a multiple of.
+/// The alignment of a blob's content.
 const ALIGNMENT: u64 = 4096;
 const BLOCK: u64 = 512;
-/// How much is copied at a time.
+/// How many bytes are copied at a time.
 const PIECE: usize = 1 << 20;
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 impl Store {
-    /// Writes a snapshot with all that belongs to it to the file at `path`, which is replaced
-    /// when all of it is written; gives its size.
+    /// Writes a snapshot and its parents' blobs to the file at `path`, which appears when it is complete.
+    /// Returns its size.
     ///
     /// # Errors
-    /// There is none of this name, it is damaged, or the file cannot be written.
+    /// There is no snapshot with this name, it is damaged, or the file cannot be written.
     pub fn export(&self, name: &str, path: &Path) -> Result<u64, BakeError> {
         self.export_snapshot(self.digest(name)?, name, path)
     }
 
-    /// The same for a snapshot by its digest, under any name.
+    /// Exports a snapshot by its digest, under any name.
     ///
     /// # Errors
     /// Those of [`Store::export`].
@@ -60,12 +59,11 @@ impl Store {
         Ok(size)
     }
 
-    /// Writes a snapshot as [`Store::export`] does, to where `out` leads, which errors call
-    /// `path`.
+    /// Writes a snapshot as [`Store::export`] does, to `out`, which errors call `path`.
     ///
     /// # Errors
-    /// There is none of this name, it is damaged, or it cannot be written; then what was
-    /// written is of no use.
+    /// There is no snapshot with this name, it is damaged, or it cannot be written; the output is then
+    /// incomplete.
     pub fn export_to(
         &self,
         name: &str,
@@ -113,8 +111,8 @@ impl Store {
     }
 }
 
-/// The index of an archive with one snapshot. Written by hand, so that its bytes depend on
-/// nothing else.
+/// The index of an archive with one snapshot. Formatted by hand, so that no library changes its
+/// bytes.
 fn index_json(name: &str, manifest: Descriptor) -> String {
     let Descriptor { digest, size } = manifest;
     let names = format!(r#"{{"{NAME_ANNOTATION}":"{name}"}}"#);
@@ -125,7 +123,7 @@ fn index_json(name: &str, manifest: Descriptor) -> String {
     format!(r#"{{"schemaVersion":2,"mediaType":"{kind}","manifests":[{entry}]}}"#)
 }
 
-/// A tar in the making.
+/// Writes a tar.
 struct Archive<'a> {
     out: &'a mut dyn Write,
     path: &'a Path,
@@ -139,12 +137,12 @@ impl Archive<'_> {
         self.end()
     }
 
-    /// Begins a member whose content shall begin at a multiple of `alignment`.
+    /// Begins a member whose content is aligned to `alignment`.
     fn begin(&mut self, name: &str, size: u64, alignment: u64) -> Result<(), BakeError> {
         let lacking = (self.written + BLOCK).next_multiple_of(alignment) - (self.written + BLOCK);
         match lacking {
             0 => {}
-            // A header for a comment and no room for the comment itself.
+            // The padding holds the comment's header, but not the comment.
             BLOCK => self.comment(name, alignment)?,
             room => self.comment(name, room - BLOCK)?,
         }
@@ -152,7 +150,7 @@ impl Archive<'_> {
         self.write(header.as_bytes())
     }
 
-    /// Writes a comment that takes `size` bytes, and its header.
+    /// Writes a comment of `size` bytes, and its header.
     fn comment(&mut self, name: &str, size: u64) -> Result<(), BakeError> {
         let last = name.rsplit('/').next().unwrap_or(name);
         let name = format!("PaxHeaders/{last}");
@@ -187,13 +185,13 @@ impl Archive<'_> {
         Ok(())
     }
 
-    /// Fills the last block of a member.
+    /// Pads a member to a whole block.
     fn end(&mut self) -> Result<(), BakeError> {
         let lacking = self.written.next_multiple_of(BLOCK) - self.written;
         self.write(&vec![0; usize::try_from(lacking).unwrap_or(0)])
     }
 
-    /// Writes the two blocks that end an archive.
+    /// Writes the two final blocks of an archive.
     fn finish(mut self) -> Result<u64, BakeError> {
         self.write(&[0; 2 * BLOCK as usize])?;
         self.out.flush().map_err(BakeError::io("write", self.path))?;
@@ -201,7 +199,7 @@ impl Archive<'_> {
     }
 }
 
-/// The digest of what `read` gives until it gives nothing.
+/// The digest of everything that `read` returns.
 pub(super) fn digest_of(mut read: impl io::Read) -> io::Result<(Digest, u64)> {
     let mut hasher = Hasher::new();
     let (mut piece, mut size) = (vec![0; PIECE], 0);
@@ -212,7 +210,7 @@ pub(super) fn digest_of(mut read: impl io::Read) -> io::Result<(Digest, u64)> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
-        hasher.update(piece.get(..length).unwrap_or_default());
+        hasher.update(&piece[..length]);
         size += length as u64;
     }
 }

@@ -1,6 +1,6 @@
-//! Importing: the snapshots of an archive or of another image layout, whoever wrote it.
+//! Import: snapshots from an archive or another image layout.
 //!
-//! Nothing gets a name here before all of it was checked.
+//! A snapshot gets a name only after all of it was checked.
 
 use std::fs::File;
 use std::path::Path;
@@ -10,16 +10,16 @@ use supermachine_snapshots::pack::{
     BlobFile, Descriptor, Manifest, Named, Pack, PackError, Source,
 };
 
-use super::Store;
 use super::archive::digest_of;
-use crate::BakeError;
+use super::handle::Store;
+use crate::error::{BakeError, InputError};
 
-/// How much is copied at a time.
+/// How many bytes are copied at a time.
 const PIECE: usize = 1 << 20;
 /// The largest manifest or configuration that is read.
 const MAX_DOCUMENT: u64 = 4 << 20;
 
-/// A snapshot that came into a store from elsewhere.
+/// An imported snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Imported {
@@ -27,19 +27,18 @@ pub struct Imported {
     pub name: String,
     /// The digest of its manifest.
     pub digest: Digest,
-    /// Bytes that were copied.
+    /// Bytes copied.
     pub copied: u64,
-    /// Bytes that were in the store already.
+    /// Bytes that the store had already.
     pub present: u64,
 }
 
 impl Store {
-    /// Takes snapshots out of the archive or image layout at `path`: all of them under the
-    /// names that they have there, or one under `name`, which is the one of this name or the
-    /// only one.
+    /// Imports the snapshots of the archive or image layout at `path` under their names, or, if `name` is
+    /// given, the one with that name or the only one.
     ///
     /// # Errors
-    /// There is no snapshot, or one is damaged; what came before it stays.
+    /// There is no snapshot, or one is damaged; those before it stay.
     pub fn import(&self, path: &Path, name: Option<&str>) -> Result<Vec<Imported>, BakeError> {
         let source = Source::open(path)?;
         let all = source.snapshots()?;
@@ -58,14 +57,14 @@ impl Store {
                 all.into_iter().map(|named| self.own_name(named, path)).collect::<Result<_, _>>()?
             }
         };
-        // Until they have their names, blobs must not be swept away.
+        // Keeps the blobs from a sweep until they have names.
         let _hold = self.layout().hold()?;
         wanted.into_iter().map(|(named, name)| self.import_one(&source, &named, name)).collect()
     }
 
     fn own_name(&self, named: Named, path: &Path) -> Result<(Named, String), BakeError> {
         let Some(name) = named.name.clone() else {
-            return Err(BakeError::Nameless { path: path.to_owned() });
+            return Err(BakeError::Input(InputError::Nameless { path: path.to_owned() }));
         };
         self.check_name(&name)?;
         Ok((named, name))
@@ -79,14 +78,15 @@ impl Store {
     ) -> Result<Imported, BakeError> {
         let digest = named.descriptor.digest;
         let pack = Pack::open(source, digest).map_err(|error| match error {
-            PackError::ArtifactType { found } => {
-                BakeError::NotASnapshot { place: source.path().display().to_string(), found }
-            }
+            PackError::ArtifactType { found } => BakeError::Input(InputError::NotASnapshot {
+                place: source.path().display().to_string(),
+                found,
+            }),
             error => error.into(),
         })?;
         source.read("config", &pack.manifest.config, MAX_DOCUMENT)?;
         let mut imported = Imported { name, digest, copied: 0, present: 0 };
-        // What others need comes before what needs it.
+        // Parents come before children.
         let manifest = ("manifest", named.descriptor);
         for (section, blob) in sections(&pack.manifest).into_iter().rev().chain([manifest]) {
             if self.is_whole(&blob)? {
@@ -100,7 +100,7 @@ impl Store {
         Ok(imported)
     }
 
-    /// Copies a blob into the store, if it is what it should be.
+    /// Copies a blob into the store and verifies it.
     fn copy(
         &self,
         section: &'static str,
@@ -120,7 +120,7 @@ impl Store {
         Ok(writer.commit_as(section, blob)?)
     }
 
-    /// Whether a blob is in the store, every byte of it. One that is damaged is not.
+    /// Whether the store has a blob, undamaged.
     pub(super) fn is_whole(&self, blob: &Descriptor) -> Result<bool, BakeError> {
         if self.blob_size(blob.digest) != Some(blob.size) {
             return Ok(false);
@@ -131,7 +131,7 @@ impl Store {
     }
 }
 
-/// The blobs that a manifest lists, each with the name that errors have for it.
+/// The blobs that a manifest lists, each with its name in errors.
 pub(super) fn sections(manifest: &Manifest) -> Vec<(&'static str, Descriptor)> {
     let small = [("config", manifest.config), ("state", manifest.state), ("index", manifest.index)];
     let chunks = manifest.chunks.iter().map(|blob| ("chunks", *blob));

@@ -1,7 +1,7 @@
-//! What leads to what: names to manifests, manifests to blobs, keys to what was made before.
+//! References: from names to manifests, from manifests to blobs, from keys to cached results.
 //!
-//! Manifests of other artifacts that somebody put into the folder are followed too. Invariant:
-//! what a name leads to is marked, or there are no marks.
+//! Follows manifests of other artifacts in the folder too. Invariant: everything reachable from a
+//! name is marked, or marking fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,35 +14,41 @@ use supermachine_formats::snapshot::Stage;
 use supermachine_snapshots::mapped::CacheParts;
 use supermachine_snapshots::pack::{Manifest, PackError, Source};
 
-use super::{Store, Summary};
-use crate::BakeError;
+use super::handle::Store;
+use super::summary::Summary;
+use crate::error::{BakeError, StoreError};
 
-/// The largest document that is followed.
+/// The largest document to follow.
 const MAX_DOCUMENT: u64 = 4 << 20;
 /// How often an index may refer to another.
 const MAX_DEPTH: usize = 8;
 
-/// What is needed in a store.
+/// The reachable content of a store.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
-    /// The blobs that names lead to, and which names.
+    /// The blobs reachable from names, and those names.
     pub(super) named: BTreeMap<Digest, BTreeSet<String>>,
-    /// The blobs that are only kept for bakes to come.
+    /// The blobs kept only for later bakes.
     pub(super) kept: BTreeSet<Digest>,
-    /// Keys that lead to nothing that is needed.
+    /// Keys of unreachable results.
     pub(super) dead_keys: Vec<PathBuf>,
-    /// What the mapped forms of all that is needed consist of.
+    /// The parts of reachable mapped forms.
     pub(super) cache: CacheParts,
 }
 
 impl Marks {
-    /// Marks what names lead to, and what bakes to come can use: bases, unless `is_strict`,
-    /// and root file systems of what is needed.
+    /// Marks what is reachable from names, and what later bakes can use: bases, unless `is_strict`, and
+    /// the root file systems of reachable snapshots.
     pub(super) fn of(store: &Store, is_strict: bool) -> Result<Self, BakeError> {
         let mut marks = Self::default();
         let source = store.source()?;
         for entry in entries(store)? {
-            let broken = |source| BakeError::Unreadable { name: entry.name.clone(), source };
+            let broken = |source| {
+                BakeError::Store(StoreError::Unreadable {
+                    name: entry.name.clone(),
+                    source: Box::new(source),
+                })
+            };
             marks.follow(&source, &entry.name, entry.digest, MAX_DEPTH).map_err(broken)?;
         }
         let keys = keys(store)?;
@@ -71,7 +77,7 @@ impl Marks {
         self.named.contains_key(&blob) || self.kept.contains(&blob)
     }
 
-    /// Marks a manifest and all that it lists.
+    /// Marks a manifest and everything that it lists.
     fn follow(
         &mut self,
         source: &Source,
@@ -103,7 +109,7 @@ impl Marks {
         self.named.entry(blob).or_default().insert(name.to_owned());
     }
 
-    /// A form whose snapshot cannot be read is of no use.
+    /// The mapped form of an unreadable snapshot is useless.
     fn add_forms(&mut self, source: &Source, manifest: &Manifest, digest: Digest) {
         let bytes = source.read("index", &manifest.index, MAX_INDEX_SIZE);
         if let Some(index) = bytes.ok().and_then(|bytes| Index::decode(&bytes).ok()) {
@@ -112,13 +118,13 @@ impl Marks {
     }
 }
 
-/// An entry of the folder's index, whatever it is.
+/// An entry of the folder's index, of any kind.
 struct Entry {
     name: String,
     digest: Digest,
 }
 
-/// All entries, those of other artifacts too.
+/// All entries, including those of other artifacts.
 fn entries(store: &Store) -> Result<Vec<Entry>, BakeError> {
     let section = "index.json";
     let path = store.dir().join(section);
@@ -140,14 +146,14 @@ fn digest_in(descriptor: &Value) -> Option<Digest> {
     descriptor.get("digest")?.as_str()?.parse().ok()
 }
 
-/// A document whose digest is checked.
+/// Reads a document and verifies its digest.
 fn read_document(source: &Source, digest: Digest) -> Result<Value, PackError> {
     let section = "manifest";
     let bytes = source.read_unsized(section, digest, MAX_DOCUMENT)?;
     serde_json::from_slice(&bytes).map_err(|source| PackError::Json { section, source })
 }
 
-/// The files of all keys, and what each leads to.
+/// The files of all keys, and their results.
 fn keys(store: &Store) -> Result<Vec<(PathBuf, Option<Digest>)>, BakeError> {
     let dir = store.dir().join("keys");
     let entries = fs::read_dir(&dir).map_err(BakeError::io("read", &dir))?;
@@ -161,7 +167,7 @@ fn keys(store: &Store) -> Result<Vec<(PathBuf, Option<Digest>)>, BakeError> {
     Ok(keys)
 }
 
-/// The base with this manifest, if it is one, and whole.
+/// The base with this manifest, if it is a complete one.
 fn base(store: &Store, digest: Digest) -> Option<Summary> {
     let summary = store.summary(digest).ok()?;
     let is_there = |blob| store.blob_size(blob).is_some();

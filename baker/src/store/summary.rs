@@ -1,4 +1,4 @@
-//! What a snapshot is and what it takes, told without reading its chunks.
+//! Descriptions and sizes of snapshots, without reading their chunks.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,11 +7,11 @@ use supermachine_formats::pack::MAX_STATE_SIZE;
 use supermachine_formats::snapshot::Snapshot;
 use supermachine_snapshots::pack::{Descriptor, Manifest, Pack, PackError};
 
-use super::Store;
+use super::handle::Store;
 use super::import::sections;
-use crate::BakeError;
+use crate::error::BakeError;
 
-/// How many parents of a snapshot are followed.
+/// The most parents to follow.
 const MAX_ANCESTORS: usize = 256;
 
 /// A snapshot's description.
@@ -20,13 +20,13 @@ const MAX_ANCESTORS: usize = 256;
 pub struct Summary {
     /// Its manifest.
     pub descriptor: Descriptor,
-    /// What it consists of.
+    /// Its parts.
     pub manifest: Manifest,
     /// Its state.
     pub snapshot: Snapshot,
 }
 
-/// Bytes of a snapshot in its store.
+/// The sizes of a snapshot's parts in its store, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Sizes {
@@ -38,15 +38,15 @@ pub struct Sizes {
     pub disks: u64,
 }
 
-/// What a snapshot takes, and with whom it shares it.
+/// The size of a snapshot, and how much others share.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Footprint {
-    /// What no other name leads to.
+    /// Bytes that no other name references.
     pub own: Sizes,
-    /// What other names lead to as well.
+    /// Bytes that other names reference too.
     pub shared: Sizes,
-    /// For each other name that shares something, how many bytes.
+    /// The shared bytes per other name.
     pub shared_with: BTreeMap<String, u64>,
 }
 
@@ -56,14 +56,14 @@ impl Summary {
         self.sections().map(|(_, blob)| blob)
     }
 
-    /// The same, each with the name that errors have for it.
+    /// The same, each with its name in errors.
     pub(super) fn sections(&self) -> impl Iterator<Item = (&'static str, Descriptor)> {
         let mut seen = BTreeSet::new();
         let all = [("manifest", self.descriptor)].into_iter().chain(sections(&self.manifest));
         all.filter(move |(_, blob)| seen.insert(blob.digest))
     }
 
-    /// Bytes of all of them.
+    /// Their total size in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
         self.blobs().fold(0, |sum, blob| sum.saturating_add(blob.size))
@@ -71,7 +71,7 @@ impl Summary {
 }
 
 impl Sizes {
-    /// All of them together.
+    /// The total.
     #[must_use]
     pub fn total(self) -> u64 {
         self.description.saturating_add(self.memory).saturating_add(self.disks)
@@ -93,8 +93,7 @@ impl Store {
         Ok(Summary { descriptor: Descriptor { digest, size }, manifest, snapshot })
     }
 
-    /// The snapshot and those that it builds on, as far as they are in the store: its parent
-    /// second, and so on.
+    /// The snapshot and its ancestors in the store, nearest first.
     ///
     /// # Errors
     /// One of them is damaged.
@@ -109,10 +108,10 @@ impl Store {
         Ok(lineage)
     }
 
-    /// What the snapshot with this name takes, and with which others it shares it.
+    /// The size of the snapshot with this name, and how much other names share.
     ///
     /// # Errors
-    /// There is none of this name, or it is damaged.
+    /// There is no snapshot with this name, or it is damaged.
     pub fn footprint(&self, name: &str) -> Result<Footprint, BakeError> {
         let digest = self.digest(name)?;
         let summary = self.summary(digest)?;
@@ -122,7 +121,7 @@ impl Store {
         let mut common = BTreeSet::new();
         for named in self.layout().snapshots()? {
             let Some(other) = named.name.filter(|other| other != name) else { continue };
-            // What cannot be read shares nothing that it could use.
+            // An unreadable snapshot cannot use what it shares.
             let Ok(other_summary) = self.summary(named.descriptor.digest) else { continue };
             let theirs: BTreeSet<Digest> = other_summary.blobs().map(|blob| blob.digest).collect();
             let mut bytes = 0_u64;
@@ -152,7 +151,7 @@ impl Store {
     }
 }
 
-/// The blobs whose first chunk belongs to a disk: a blob has chunks of memory or of disks.
+/// The blobs of disks: a blob has chunks either of memory or of disks, so the first one decides.
 fn disk_blobs(pack: &Pack) -> BTreeSet<Digest> {
     let numbers: BTreeSet<u32> = pack
         .index

@@ -1,8 +1,8 @@
-//! Garbage collection: mark what is needed, sweep away the rest.
+//! Garbage collection: marks what is reachable and removes the rest.
 //!
-//! Nobody may make anything meanwhile: bakes, imports and pulls hold unnamed blobs, and a sweep
-//! waits for them. Whatever it is interrupted at, nothing is lost that a name leads to: keys go
-//! before what they lead to, mapped forms before the snapshots by which they are found.
+//! Bakes, imports and pulls hold unnamed blobs, and a sweep waits for them. An interrupted sweep loses
+//! nothing that a name references: it removes keys before their results, and mapped forms before the
+//! snapshots that lead to them.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -11,23 +11,24 @@ use std::time::Duration;
 use supermachine_formats::Digest;
 use supermachine_snapshots::mapped::{CacheUse, sweep_cache};
 
-use super::Store;
+use super::handle::Store;
 use super::marks::Marks;
-use crate::BakeError;
+use crate::error::{BakeError, StoreError};
+use crate::oci::BlobStore;
 
-/// How old an unlocked file must be that is not a blob in the making: writers of names hold
-/// nothing, and lock what they write right after making it.
+/// The age at which an unlocked temporary file is a leftover. Writers of names hold no blobs, and
+/// lock their files right after creating them.
 const LEFTOVER_AGE: Duration = Duration::from_secs(60);
 
-/// How a store is swept.
+/// Options of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SweepOptions {
-    /// Whether bases go too, which the next bake has to make again.
+    /// Whether to remove bases, which the next bake must then boot again.
     pub all: bool,
-    /// Whether only to tell what would go.
+    /// Whether to report only, and remove nothing.
     pub dry_run: bool,
-    /// Whether to wait until nobody makes anything in the store.
+    /// Whether to wait for other processes that write to the store.
     pub wait: bool,
 }
 
@@ -37,38 +38,40 @@ impl Default for SweepOptions {
     }
 }
 
-/// How many of something there were, and what they took.
+/// A count of items and their size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Freed {
-    /// How many.
+    /// The number of items.
     pub count: u64,
-    /// Their bytes.
+    /// Their size in bytes.
     pub bytes: u64,
 }
 
-/// What a sweep took away, or would.
+/// What a sweep removed, or would remove.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Swept {
-    /// Blobs that nothing leads to.
+    /// Unreachable blobs.
     pub blobs: Freed,
     /// Files and folders in the cache that no snapshot of the store uses.
     pub mapped: Freed,
-    /// What killed writers left.
+    /// Downloaded layers. Bakes that need them fetch them again.
+    pub downloads: Freed,
+    /// Temporary files of killed processes.
     pub leftovers: Freed,
-    /// Keys that led to nothing any more.
+    /// Keys without a result.
     pub keys: u64,
-    /// Files of locks that nobody had.
+    /// Unused lock files.
     pub locks: u64,
 }
 
 impl Store {
-    /// Removes what no name leads to. `waiting` is called if that has to wait for somebody.
+    /// Removes what is not reachable from a name. Calls `waiting` before it waits for another process.
     ///
     /// # Errors
-    /// [`BakeError::Busy`] if it would have to wait and may not; a snapshot with a name that
-    /// cannot be read, as it is not known what belongs to it; or a file cannot be removed.
+    /// [`StoreError::Busy`] if it would have to wait and may not. [`StoreError::Unreadable`] if a named
+    /// snapshot cannot be read, as its blobs are then unknown. A file cannot be removed.
     pub fn sweep(&self, options: SweepOptions, waiting: impl FnOnce()) -> Result<Swept, BakeError> {
         let layout = self.layout();
         let _hold = if options.dry_run {
@@ -79,7 +82,7 @@ impl Store {
             waiting();
             layout.hold_alone()?
         } else {
-            return Err(BakeError::Busy { store: self.dir().to_owned() });
+            return Err(BakeError::Store(StoreError::Busy { store: self.dir().to_owned() }));
         };
         let marks = Marks::of(self, options.all)?;
         let unneeded = self.unneeded(&marks)?;
@@ -92,9 +95,10 @@ impl Store {
         marks.dead_keys.iter().try_for_each(|path| remove(path))?;
         let CacheUse { count, bytes, .. } =
             sweep_cache(self.cache(), &marks.cache, options.dry_run)
-                .map_err(|error| BakeError::Cache { source: error.into() })?;
+                .map_err(|error| BakeError::Store(StoreError::Cache { source: error.into() }))?;
         swept.mapped = Freed { count, bytes };
         unneeded.iter().try_for_each(|(path, _)| remove(path))?;
+        swept.downloads = self.sweep_downloads(options.dry_run)?;
         for (path, bytes) in self.leftovers()? {
             remove(&path)?;
             swept.leftovers = swept.leftovers.and(bytes);
@@ -106,14 +110,21 @@ impl Store {
         Ok(swept)
     }
 
-    /// The blobs that are not marked, and their bytes.
+    /// Removes downloaded layers, unless a fetch is using them.
+    fn sweep_downloads(&self, is_dry_run: bool) -> Result<Freed, BakeError> {
+        let downloads = BlobStore::open(self.cache().join("downloads"))?;
+        let layers = if is_dry_run { downloads.layers() } else { downloads.sweep_layers() };
+        Ok(layers?.iter().fold(Freed::default(), |sum, (_, bytes)| sum.and(*bytes)))
+    }
+
+    /// The unmarked blobs, and their sizes.
     pub(super) fn unneeded(&self, marks: &Marks) -> Result<Vec<(PathBuf, u64)>, BakeError> {
         let all = self.blobs()?.into_iter();
         let unmarked = all.filter(|(digest, ..)| digest.is_none_or(|digest| !marks.has(digest)));
         Ok(unmarked.map(|(_, path, bytes)| (path, bytes)).collect())
     }
 
-    /// All files among the blobs, in the order of their names.
+    /// All blob files, sorted by name.
     pub(super) fn blobs(&self) -> Result<Vec<(Option<Digest>, PathBuf, u64)>, BakeError> {
         let mut found = Vec::new();
         for (path, bytes) in files(&self.dir().join("blobs/sha256"))? {
@@ -124,14 +135,14 @@ impl Store {
         Ok(found)
     }
 
-    /// Files in the making that nobody makes.
+    /// Abandoned temporary files.
     fn leftovers(&self) -> Result<Vec<(PathBuf, u64)>, BakeError> {
         let mut found = files(&self.dir().join("tmp"))?;
         found.retain(|(path, _)| is_abandoned(path));
         Ok(found)
     }
 
-    /// Locks of keys: those who take them hold, so that nobody has one while all is swept.
+    /// Lock files of keys. Their users hold blobs, so none is in use during a sweep.
     fn free_locks(&self) -> Result<Vec<PathBuf>, BakeError> {
         let mut found = files(&self.dir().join("locks"))?;
         found.retain(|(path, _)| {
@@ -164,7 +175,7 @@ fn files(dir: &Path) -> Result<Vec<(PathBuf, u64)>, BakeError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(BakeError::io("read", dir))? {
         let path = entry.map_err(BakeError::io("read", dir))?.path();
-        // Who wrote it may have given it its name meanwhile.
+        // Its writer may have renamed it meanwhile.
         if let Ok(metadata) = fs::metadata(&path)
             && metadata.is_file()
         {

@@ -1,22 +1,20 @@
-//! Pushing snapshots to registries, and pulling them from there.
+//! Push to registries, and pull from them.
 //!
-//! A registry has a snapshot as the artifact that it is in the store, blob for blob. What the
-//! other side has is not sent again.
+//! A registry holds the same artifact as the store, blob for blob. Only missing blobs are sent.
 
 use supermachine_formats::Digest;
 use supermachine_formats::pack::{MAX_INDEX_SIZE, MAX_STATE_SIZE};
 use supermachine_snapshots::pack::{MANIFEST_TYPE, Manifest, Pack, PackError};
 
-use super::Store;
+use super::handle::Store;
 use super::import::sections;
-use crate::BakeError;
-use crate::oci::manifest::{Descriptor, MAX_DOCUMENT};
-use crate::oci::remote::{Remote, on_own_thread};
-use crate::oci::session::Access;
-use crate::oci::upload::Outgoing;
-use crate::oci::{BlobStore, Error, Event, FetchOptions, MissingBlob, Reference};
+use crate::error::{BakeError, InputError, StoreError};
+use crate::oci::{
+    Access, BlobStore, Descriptor, Error, Event, FetchOptions, MAX_DOCUMENT, MissingBlob, Outgoing,
+    Reference, RegistryClient, on_own_thread,
+};
 
-/// A snapshot that went to a registry or came from one.
+/// A pushed or pulled snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Transferred {
@@ -24,24 +22,24 @@ pub struct Transferred {
     pub name: String,
     /// The digest of its manifest.
     pub digest: Digest,
-    /// Bytes that were sent or received.
+    /// Bytes sent or received.
     pub moved: u64,
-    /// Bytes that were there already.
+    /// Bytes that the other side had already.
     pub present: u64,
 }
 
 impl Store {
-    /// Sends a snapshot to a registry, under the reference's tag.
+    /// Pushes a snapshot to a registry, under the reference's tag.
     ///
     /// # Errors
-    /// There is none of this name, it is damaged, or the registry does not take it.
+    /// There is no snapshot with this name, it is damaged, or the registry refuses it.
     pub fn push(
         &self,
         name: &str,
         reference: &Reference,
         options: &FetchOptions,
     ) -> Result<Transferred, BakeError> {
-        let failed = |source| BakeError::Transfer { done: "pushed", source };
+        let failed = |source| BakeError::Store(StoreError::Push { source });
         if options.offline {
             return Err(failed(offline(reference)));
         }
@@ -59,7 +57,7 @@ impl Store {
         let layers = blobs.len();
         options.report(Event::Resolved { reference: &text, manifest: digest, layers, size });
         let moved = on_own_thread(|| {
-            let remote = Remote::new(reference, options, Access::Push)?;
+            let remote = RegistryClient::new(reference, options, Access::Push)?;
             let moved = remote.send(&blobs)?;
             let tag = match reference.digest() {
                 Some(digest) => digest.to_string(),
@@ -73,7 +71,7 @@ impl Store {
         Ok(Transferred { name: name.to_owned(), digest, moved, present })
     }
 
-    /// The blobs of a snapshot, checked, each once.
+    /// The verified blobs of a snapshot, each once.
     fn outgoing(&self, manifest: &Manifest) -> Result<Vec<Outgoing>, BakeError> {
         let mut blobs: Vec<Outgoing> = Vec::new();
         for (section, blob) in sections(manifest) {
@@ -89,12 +87,11 @@ impl Store {
         Ok(blobs)
     }
 
-    /// Fetches a snapshot from a registry, and gives it a name: `name`, or the last part of
-    /// the repository's.
+    /// Pulls a snapshot from a registry and names it `name`, or else by the last part of the repository.
     ///
     /// # Errors
-    /// [`BakeError::NotASnapshot`] if it is something else; the registry does not have it, or
-    /// it is damaged.
+    /// [`InputError::NotASnapshot`] if the artifact is something else. The registry does not have it, or it
+    /// is damaged.
     pub fn pull(
         &self,
         reference: &Reference,
@@ -105,9 +102,9 @@ impl Store {
         let name = name.unwrap_or(last);
         self.check_name(name)?;
         if options.offline {
-            return Err(BakeError::Transfer { done: "pulled", source: offline(reference) });
+            return Err(BakeError::Store(StoreError::Pull { source: offline(reference) }));
         }
-        // Until it has its name, its blobs must not be swept away.
+        // Keeps the blobs from a sweep until the snapshot has its name.
         let _hold = self.layout().hold()?;
         let mut pulled = on_own_thread(|| self.receive(reference, options))?;
         let pack = Pack::open(&self.source()?, pulled.digest)?;
@@ -117,18 +114,18 @@ impl Store {
         Ok(pulled)
     }
 
-    /// Receives what is not there yet. The manifest comes last.
+    /// Receives missing blobs, and the manifest last.
     fn receive(
         &self,
         reference: &Reference,
         options: &FetchOptions,
     ) -> Result<Transferred, Incoming> {
-        let remote = Remote::new(reference, options, Access::Pull)?;
+        let remote = RegistryClient::new(reference, options, Access::Pull)?;
         let json = remote.manifest()?;
         let digest = Digest::of(&json);
         let manifest = Manifest::decode(&json).map_err(|error| match error {
             PackError::ArtifactType { found } => {
-                BakeError::NotASnapshot { place: reference.to_string(), found }
+                BakeError::Input(InputError::NotASnapshot { place: reference.to_string(), found })
             }
             error => error.into(),
         })?;
@@ -153,7 +150,7 @@ impl Store {
             }
         }
         let moved = missing.iter().fold(0_u64, |sum, blob| sum.saturating_add(blob.size));
-        // A store's blobs lie as a cache's do.
+        // A store and a cache of downloads share one layout of blobs.
         remote.receive(&BlobStore::open(self.dir())?, missing)?;
         self.layout().put(&json).map_err(BakeError::from)?;
         let present = size.saturating_sub(moved);
@@ -161,12 +158,12 @@ impl Store {
     }
 }
 
-/// Why nothing came in.
+/// Why a pull failed.
 struct Incoming(BakeError);
 
 impl From<Error> for Incoming {
     fn from(source: Error) -> Self {
-        Self(BakeError::Transfer { done: "pulled", source })
+        Self(BakeError::Store(StoreError::Pull { source }))
     }
 }
 
@@ -182,7 +179,7 @@ impl From<Incoming> for BakeError {
     }
 }
 
-/// Before anything is downloaded for nothing.
+/// Refuses oversized parts before downloading them.
 fn check_sizes(manifest: &Manifest) -> Result<(), BakeError> {
     let limits = [
         ("config", manifest.config, MAX_DOCUMENT),

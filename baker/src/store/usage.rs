@@ -1,37 +1,42 @@
-//! What everything in a store takes.
+//! Disk usage of a store.
 
 use std::collections::BTreeMap;
 
 use supermachine_snapshots::mapped::cache_use;
 
-use super::Store;
+use super::handle::Store;
 use super::marks::Marks;
-use crate::BakeError;
+use crate::error::BakeError;
+use crate::oci::BlobStore;
 
-/// Bytes of everything in a store and its cache.
+/// Disk usage of a store and its cache, in bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Usage {
-    /// For each name, what no other name leads to, and what others lead to as well.
+    /// For each name, the bytes that it alone references, and those that others reference too.
     pub snapshots: BTreeMap<String, (u64, u64)>,
     /// All blobs.
     pub blobs: u64,
-    /// Blobs that no name leads to and that are kept for bakes to come.
+    /// Unnamed blobs that are kept for later bakes.
     pub kept: u64,
     /// Blobs that a sweep would remove.
     pub unreferenced: u64,
-    /// Mapped forms in the cache, those of other stores too.
+    /// Mapped forms in the cache, including those of other stores.
     pub mapped: u64,
+    /// Downloaded layers in the cache.
+    pub downloads: u64,
 }
 
 impl Store {
-    /// Finds out what everything takes.
+    /// Measures the store and its cache.
     ///
     /// # Errors
-    /// A folder or a snapshot with a name cannot be read.
+    /// A folder or a named snapshot cannot be read.
     pub fn usage(&self) -> Result<Usage, BakeError> {
         let marks = Marks::of(self, false)?;
         let mut usage = Usage { mapped: cache_use(self.cache()).bytes, ..Usage::default() };
+        let downloads = BlobStore::open(self.cache().join("downloads"))?.layers()?;
+        usage.downloads = downloads.iter().fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes));
         for (digest, _, bytes) in self.blobs()? {
             usage.blobs = usage.blobs.saturating_add(bytes);
             let names = digest.and_then(|digest| marks.named.get(&digest));

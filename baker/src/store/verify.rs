@@ -1,4 +1,4 @@
-//! Verification: every byte that a snapshot consists of, and of its mapped form.
+//! Verification of every byte of a snapshot and its mapped form.
 
 use std::fs::File;
 use std::num::NonZero;
@@ -10,15 +10,15 @@ use supermachine_formats::Digest;
 use supermachine_snapshots::mapped::{FormCheck, check_form};
 use supermachine_snapshots::pack::{ChunkReader, Descriptor, Manifest, Pack, PackError};
 
-use super::Store;
 use super::archive::digest_of;
+use super::handle::Store;
 use super::import::sections;
-use crate::BakeError;
+use crate::error::{BakeError, StoreError};
 
-/// More damaged chunks than this are not told one by one.
+/// The most damaged chunks to list.
 const MAX_CHUNKS_TOLD: usize = 16;
 
-/// What a verification found.
+/// The result of a verification.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Verified {
@@ -26,19 +26,19 @@ pub struct Verified {
     pub digest: Digest,
     /// Bytes of all blobs.
     pub size: u64,
-    /// How many chunks were decompressed and checked.
+    /// The number of chunks decompressed and checked.
     pub chunks: u64,
-    /// What is wrong with the snapshot.
+    /// Problems of the snapshot.
     pub problems: Vec<PackError>,
-    /// What the mapped form was found to be; none if the snapshot is too damaged to tell.
+    /// The state of the mapped form; `None` if the snapshot is too damaged to check it.
     pub mapped: Option<FormCheck>,
 }
 
 impl Store {
-    /// Checks every byte of a snapshot. What is wrong is no error of this, but its result.
+    /// Checks every byte of a snapshot. Damage is part of the result, not an error.
     ///
     /// # Errors
-    /// There is none of this name, or the store cannot be read.
+    /// There is no snapshot with this name, or the store cannot be read.
     pub fn verify(&self, name: &str) -> Result<Verified, BakeError> {
         let _hold = self.layout().hold()?;
         let digest = self.digest(name)?;
@@ -62,17 +62,19 @@ impl Store {
                 verified.chunks = chunks;
                 verified.problems.extend(problems);
                 let checked = check_form(self.cache(), &pack);
-                let checked = checked.map_err(|error| BakeError::Cache { source: error.into() })?;
+                let checked = checked.map_err(|error| {
+                    BakeError::Store(StoreError::Cache { source: error.into() })
+                })?;
                 verified.mapped = Some(checked);
             }
-            // The digests have told it already.
+            // The digests have shown it already.
             Err(_) if !verified.problems.is_empty() => {}
             Err(problem) => verified.problems.push(problem),
         }
         Ok(verified)
     }
 
-    /// What is wrong with a blob.
+    /// The problem of a blob, if it has one.
     pub(super) fn problem_of(
         &self,
         section: &'static str,
@@ -95,14 +97,14 @@ impl Store {
     }
 }
 
-/// Decompresses all chunks, on all processors, and tells which are not what they should be.
+/// Decompresses all chunks on all processors. Returns the damaged ones.
 fn check_chunks(pack: &Pack) -> Result<(u64, Vec<PackError>), BakeError> {
     let count = pack.index.chunk_count();
     let reader = ChunkReader::new(pack)?;
     let (next, found) = (AtomicU32::new(0), Mutex::new(Vec::new()));
     let work = |mut reader: ChunkReader| {
         loop {
-            // The counter hands out chunks; nothing else is read because of it.
+            // The counter hands out chunks and orders nothing else.
             let number = next.fetch_add(1, Ordering::Relaxed);
             if u64::from(number) >= count {
                 return;
@@ -117,7 +119,7 @@ fn check_chunks(pack: &Pack) -> Result<(u64, Vec<PackError>), BakeError> {
     };
     thread::scope(|scope| {
         for _ in 1..thread::available_parallelism().map_or(1, NonZero::get) {
-            // Without it the others do its work.
+            // The other threads do its work.
             if let Ok(another) = reader.another() {
                 let work = &work;
                 let thread = thread::Builder::new().name("sm-verify".into());

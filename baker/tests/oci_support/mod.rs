@@ -1,4 +1,4 @@
-//! Small images and a registry with bad habits, for the tests of fetching.
+//! Small images and a misbehaving registry, for the tests of fetches.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
@@ -7,10 +7,11 @@ pub(crate) mod server;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use supermachine_baker::oci::{BlobStore, FetchOptions, ImageSource};
+use supermachine_baker::oci::{BlobStore, Event, FetchOptions, ImageSource, MirrorFiles, Progress};
 use supermachine_formats::Digest;
 
 pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -18,7 +19,7 @@ pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub(crate) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
-/// An image, all in memory.
+/// An image in memory.
 #[derive(Clone)]
 pub(crate) struct Image {
     pub(crate) blobs: BTreeMap<Digest, Vec<u8>>,
@@ -27,7 +28,7 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Three layers, plain, gzip and zstd, of random content so that they stay large.
+    /// Three layers, plain, gzip and zstd, with random content so that they stay large.
     pub(crate) fn new(architecture: &str) -> Self {
         let tars: Vec<_> = (1..=3).map(|seed| tar(&format!("file{seed}"), seed)).collect();
         let gzip = {
@@ -139,7 +140,7 @@ impl Cache {
         Self { dir, blobs }
     }
 
-    /// The names of the blobs; fails if a temporary file is left.
+    /// The names of the blobs. Panics if a temporary file is left.
     pub(crate) fn blobs(&self) -> Vec<String> {
         let list = |name: &str| -> Vec<String> {
             let entries = std::fs::read_dir(self.blobs.dir().join(name)).unwrap();
@@ -150,13 +151,27 @@ impl Cache {
     }
 }
 
-/// Options that know no credentials, want amd64 and lose no time.
+/// Options without credentials and mirrors, for amd64, with short pauses.
 pub(crate) fn options() -> FetchOptions {
     let mut options = FetchOptions::default();
     options.platform = "linux/amd64".parse().unwrap();
     options.docker_config = Some("/nonexistent".into());
+    options.mirror_files = MirrorFiles::none();
     options.timeouts.pause = Duration::from_millis(1);
     options
+}
+
+/// Records events in their debug form.
+pub(crate) fn record(options: &mut FetchOptions) -> Arc<Mutex<Vec<String>>> {
+    struct Recorder(Arc<Mutex<Vec<String>>>);
+    impl Progress for Recorder {
+        fn event(&self, event: Event<'_>) {
+            self.0.lock().unwrap().push(format!("{event:?}"));
+        }
+    }
+    let events = Arc::<Mutex<Vec<String>>>::default();
+    options.progress = Some(Arc::new(Recorder(events.clone())));
+    events
 }
 
 pub(crate) fn source(text: &str) -> ImageSource {

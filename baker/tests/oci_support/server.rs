@@ -1,4 +1,4 @@
-//! A registry that does as it is told, on a loopback port.
+//! A scripted registry on a loopback port.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -23,16 +23,16 @@ impl Request {
     }
 }
 
-/// An answer, and how it is given.
+/// An answer, and how to send it.
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
-    /// The length that is announced, if it is not the true one.
+    /// The announced length, if it is not the real one.
     pub(crate) announced: Option<usize>,
-    /// The body is repeated for as long as the client reads.
+    /// Repeats the body for as long as the client reads.
     pub(crate) endless: bool,
-    /// Nothing is answered; the connection stays open.
+    /// Does not answer, and keeps the connection open.
     pub(crate) hang: bool,
 }
 
@@ -76,6 +76,14 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_with(None, handler)
+    }
+
+    /// Like [`Server::start`], with TLS.
+    pub(crate) fn start_with(
+        tls: Option<Arc<rustls::ServerConfig>>,
+        handler: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -88,16 +96,27 @@ impl Server {
                     if stopping.load(Ordering::Acquire) {
                         return;
                     }
-                    let (log, handler) = (log.clone(), handler.clone());
-                    // A client that hangs up early makes writes fail, as it should.
-                    std::thread::spawn(move || serve(&stream.unwrap(), &log, &*handler).ok());
+                    let (log, handler, tls) = (log.clone(), handler.clone(), tls.clone());
+                    let mut stream = stream.unwrap();
+                    // Writes fail if the client closes early, which is fine.
+                    std::thread::spawn(move || match tls {
+                        None => serve(&mut stream, &log, &*handler).ok(),
+                        Some(tls) => {
+                            let connection = rustls::ServerConnection::new(tls).unwrap();
+                            let mut stream = rustls::StreamOwned::new(connection, stream);
+                            let served = serve(&mut stream, &log, &*handler).ok();
+                            stream.conn.send_close_notify();
+                            let _ = stream.flush();
+                            served
+                        }
+                    });
                 }
             }
         });
         Self { address, log, stopping, thread: Some(thread) }
     }
 
-    /// Serves `image` as `test:v1` and by digest, like a registry that asks for nothing.
+    /// Serves `image` as `test:v1` and by digest, without authorization.
     pub(crate) fn serving(image: &Image) -> Self {
         let image = image.clone();
         Self::start(move |request| honest(&image, request))
@@ -107,7 +126,7 @@ impl Server {
         format!("{}/test:v1", self.address)
     }
 
-    /// Paths asked for, in order.
+    /// The requested paths, in order.
     pub(crate) fn paths(&self) -> Vec<String> {
         self.requests().into_iter().map(|request| request.path).collect()
     }
@@ -131,7 +150,7 @@ impl Drop for Server {
     }
 }
 
-/// What a good registry answers, ranges included.
+/// The answer of a correct registry, including ranges.
 pub(crate) fn honest(image: &Image, request: &Request) -> Reply {
     let path = request.path.strip_prefix("/v2/").unwrap_or_default();
     let digest = image.digest().to_string();
@@ -174,33 +193,16 @@ pub(crate) fn not_found() -> Reply {
 }
 
 fn serve(
-    mut stream: &TcpStream,
+    stream: &mut (impl Read + Write),
     log: &Mutex<Vec<Request>>,
     handler: &Handler,
 ) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
-    let mut words = line.split_whitespace();
-    let (Some(method), Some(path)) = (words.next(), words.next()) else { return Ok(()) };
-    let (method, path) = (method.to_owned(), path.to_owned());
-    let mut headers = Vec::new();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line)?;
-        match line.trim_end().split_once(": ") {
-            Some((name, value)) => headers.push((name.to_owned(), value.to_owned())),
-            None => break,
-        }
-    }
-    let mut request = Request { method, path, headers, body: String::new() };
-    let length = request.header("content-length").map_or(0, |length| length.parse().unwrap());
-    reader.by_ref().take(length).read_to_string(&mut request.body)?;
+    let Some(request) = read_request(stream)? else { return Ok(()) };
     log.lock().unwrap().push(request.clone());
     let reply = handler(&request);
     if reply.hang {
-        // Until the client gives up and closes.
-        return std::io::copy(&mut reader, &mut std::io::sink()).map(drop);
+        // Wait until the client closes.
+        return std::io::copy(stream, &mut std::io::sink()).map(drop);
     }
     write!(stream, "HTTP/1.1 {} Reply\r\nConnection: close\r\n", reply.status)?;
     for (name, value) in &reply.headers {
@@ -214,5 +216,28 @@ fn serve(
     }
     let length = reply.announced.unwrap_or(reply.body.len());
     write!(stream, "Content-Length: {length}\r\n\r\n")?;
-    stream.write_all(&reply.body)
+    stream.write_all(&reply.body)?;
+    stream.flush()
+}
+
+fn read_request(stream: &mut impl Read) -> std::io::Result<Option<Request>> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let mut words = line.split_whitespace();
+    let (Some(method), Some(path)) = (words.next(), words.next()) else { return Ok(None) };
+    let (method, path) = (method.to_owned(), path.to_owned());
+    let mut headers = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        match line.trim_end().split_once(": ") {
+            Some((name, value)) => headers.push((name.to_owned(), value.to_owned())),
+            None => break,
+        }
+    }
+    let mut request = Request { method, path, headers, body: String::new() };
+    let length = request.header("content-length").map_or(0, |length| length.parse().unwrap());
+    reader.take(length).read_to_string(&mut request.body)?;
+    Ok(Some(request))
 }

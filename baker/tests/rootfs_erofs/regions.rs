@@ -1,4 +1,4 @@
-//! What images that share a layer share of their bytes.
+//! Bytes that images with a common layer share.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use super::*;
 
 const UNIT: u64 = 64 << 10;
 
-/// A layer with contents of all kinds, and what is in it by path.
+/// A layer with contents of all kinds, and its content by path.
 fn shared() -> (Vec<u8>, BTreeMap<&'static str, Vec<u8>>) {
     let mut sparse = vec![0; 3 << 20];
     for (at, byte) in [(0, 1), ((3 << 20) - 1, 2)] {
@@ -75,7 +75,7 @@ impl Built {
         assert_eq!(self.made.size, next.next_multiple_of(PMEM_ALIGNMENT));
     }
 
-    /// Extracts the image and looks through all contents.
+    /// Extracts the image and searches all contents.
     fn some_file_contains(&self, text: &str) -> bool {
         let to = self.dir.path().join("extracted");
         extract(&self.dir.path().join("image.erofs"), &to);
@@ -158,7 +158,7 @@ fn content_that_an_upper_layer_hides_is_in_no_file() {
     let text = "nobody finds this";
     assert!(open.some_file_contains(text));
     assert!(!hidden.some_file_contains(text));
-    // As in the layer itself, it is there for who looks at the bytes.
+    // As in the layer itself, the bytes are still there.
     assert!(contains(&hidden.region_bytes(&layer), text));
     assert_eq!(hidden.made.inodes, open.made.inodes - 1);
 }
@@ -225,7 +225,7 @@ fn image_built_twice_is_the_same_bytes() {
     let (first, second) = (Built::new(&layers), Built::new(&layers));
     assert_eq!(first.made, second.made);
     assert!(first.bytes(0..first.made.size) == second.bytes(0..second.made.size));
-    // A layer that comes twice is there twice.
+    // A repeated layer has two regions.
     let [one, two] = first.made.regions.as_slice() else { panic!("{:?}", first.made.regions) };
     assert_eq!((one.diff_id, one.length), (two.diff_id, two.length));
     let at = |region: &Region| first.bytes(region.offset..region.offset + region.length);

@@ -1,8 +1,8 @@
 //! A second, independent reader of EROFS images for the tests.
 //!
-//! `fsck.erofs` checks and extracts images but keeps neither attributes, hard links nor
-//! fractions of seconds; this reader shows them. It follows the on-disk format, shares no
-//! code with the writer, and panics on whatever it does not expect.
+//! `fsck.erofs` checks and extracts images but loses attributes, hard links and fractions of seconds;
+//! this reader returns them. It follows the on-disk format, shares no code with the writer, and panics
+//! on anything unexpected.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -75,7 +75,7 @@ impl Image {
         }
     }
 
-    /// Names with inode number and type; asserts that they ascend, as the kernel needs it.
+    /// Names with inode number and type. Asserts that they ascend, as the kernel requires.
     pub(crate) fn entries(&self, directory: &Inode) -> BTreeMap<Vec<u8>, (u64, u8)> {
         assert_eq!(directory.mode & 0o170_000, 0o040_000, "a directory");
         let (mut found, mut last) = (BTreeMap::new(), Vec::new());

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use supermachine_baker::Wishes;
+use supermachine_baker::BuildEnv;
 
 use crate::error::{Error, PackageError};
 use crate::globals::Globals;
@@ -26,7 +26,7 @@ pub(crate) struct Args {
 /// Bakes each package.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     let packages = args.selection.find()?;
-    let mut wishes = Wishes::read();
+    let mut wishes = BuildEnv::read();
     wishes.offline |= args.offline;
     let mut count = 0;
     for package in &packages {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use cargo_metadata::Artifact;
 use cargo_metadata::camino::Utf8Path;
 use supermachine::worker::PROGRAM;
-use supermachine_baker::Wishes;
+use supermachine_baker::BuildEnv;
 
 use super::codesign::SigningArgs;
 use crate::bundle::{self, Contents, Format, Settings};
@@ -131,7 +131,7 @@ fn contents(
     let target = package::target(args.build.target.as_deref())?;
     let mut packs = built.packs();
     if !package::bakes_in_its_build(package) {
-        let mut wishes = Wishes::read();
+        let mut wishes = BuildEnv::read();
         wishes.offline |= args.build.arguments(globals.quiet).is_offline();
         packs.extend(package::packs(package, &target, &target_dir, &wishes, globals.quiet)?);
     }

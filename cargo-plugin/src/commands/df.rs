@@ -31,6 +31,8 @@ struct Report {
     unreferenced: u64,
     /// Mapped forms in the cache.
     mapped: u64,
+    /// Downloaded layers in the cache.
+    downloads: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -52,6 +54,7 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
         kept: usage.kept,
         unreferenced: usage.unreferenced,
         mapped: usage.mapped,
+        downloads: usage.downloads,
     };
     let text = if args.json { format::json(&report) } else { report.text() };
     io::stdout().write_all(text.as_bytes()).map_err(|source| Error::Output { source })?;
@@ -70,6 +73,7 @@ impl Report {
             ["kept for bakes".to_owned(), format::bytes(self.kept)],
             ["unreferenced".to_owned(), format::bytes(self.unreferenced)],
             ["mapped forms".to_owned(), format::bytes(self.mapped)],
+            ["downloads".to_owned(), format::bytes(self.downloads)],
         ];
         format!("{}\n{}", format::table(&rows), format::table(&sums))
     }

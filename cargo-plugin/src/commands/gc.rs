@@ -10,8 +10,8 @@ use crate::{format, report, store};
 
 /// Delete what no snapshot needs
 ///
-/// Deletes blobs that no name refers to, cache files that no snapshot of the store uses, and temporary
-/// files of killed commands. Keeps booted kernels for the next bake, unless --all is given. Waits for
+/// Deletes blobs that no name refers to, cache files that no snapshot of the store uses, downloaded
+/// layers, and temporary files of killed commands. Keeps booted kernels for the next bake, unless --all is given. Waits for
 /// bakes, imports, pulls and pushes to finish. Running machines are not affected.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -47,11 +47,13 @@ fn text(swept: &Swept, is_dry_run: bool) -> String {
     let rows = [
         ["blobs".to_owned(), amount(swept.blobs)],
         ["mapped forms".to_owned(), amount(swept.mapped)],
+        ["downloads".to_owned(), amount(swept.downloads)],
         ["leftovers".to_owned(), amount(swept.leftovers)],
         ["keys".to_owned(), swept.keys.to_string()],
         ["locks".to_owned(), swept.locks.to_string()],
     ];
-    let bytes = [swept.blobs, swept.mapped, swept.leftovers].map(|freed| freed.bytes);
+    let bytes =
+        [swept.blobs, swept.mapped, swept.downloads, swept.leftovers].map(|freed| freed.bytes);
     let all = format::bytes(bytes.into_iter().fold(0, u64::saturating_add));
     let verb = if is_dry_run { "to be freed" } else { "freed" };
     format!("{}{verb}: {all}\n", format::table(&rows))

@@ -2,12 +2,12 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use supermachine_baker::oci::{self, Credentials, FetchOptions, ImageSource, Platform, Reference};
-use supermachine_baker::{BakeError, Baked, OciImageBuilder, Ready, Store};
+use supermachine_baker::{BakeError, Baked, InputError, OciImageBuilder, Ready, Store};
 use supermachine_formats::pack::ARTIFACT_TYPE;
 use supermachine_formats::snapshot::arch::Baseline;
 use supermachine_kernel::Assets;
@@ -126,6 +126,9 @@ pub(crate) struct RegistryArgs {
     /// Talk to a registry on another machine without TLS
     #[arg(long)]
     insecure: bool,
+    /// Trust the certificate authorities in this PEM file, besides those of the system
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Vec<PathBuf>,
     /// Log in to the registry as this user
     #[arg(long, value_name = "USER", requires = "password_stdin")]
     username: Option<String>,
@@ -282,7 +285,7 @@ fn check_name(name: &str) -> Result<(), Error> {
     if is_name(name) {
         Ok(())
     } else {
-        Err(BakeError::InvalidName { name: name.to_owned() }.into())
+        Err(BakeError::Input(InputError::InvalidName { name: name.to_owned() }).into())
     }
 }
 
@@ -335,6 +338,7 @@ impl RegistryArgs {
     pub(crate) fn options(&self) -> Result<FetchOptions, Error> {
         let mut options = FetchOptions::default();
         options.insecure = self.insecure;
+        options.authorities.clone_from(&self.tls_ca);
         if let Some(user) = &self.username {
             let password = read_password().map_err(|source| UsageError::Password { source })?;
             options.credentials = Some(Credentials::Password { user: user.clone(), password });

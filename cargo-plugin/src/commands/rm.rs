@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use supermachine_baker::{BakeError, Store};
+use supermachine_baker::{BakeError, Store, StoreError};
 
 use crate::background::{self, Stop};
 use crate::error::{BackgroundError, Error};
@@ -43,7 +43,8 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
 fn remove(args: &Args, globals: &Globals, store: Option<&Store>, name: &str) -> Result<(), Error> {
     let machines = Machines::locate();
     let dir = store::dir(globals.store.as_deref())?;
-    let no_such_name = || BakeError::NoSuchName { name: name.to_owned(), store: dir.clone() };
+    let no_such_name =
+        || BakeError::Store(StoreError::NoSuchName { name: name.to_owned(), store: dir.clone() });
     if let Some(store) = store
         && store.names()?.iter().any(|known| known == name)
     {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use cargo_metadata::Package;
 use supermachine_baker::lock::Lock;
 use supermachine_baker::manifest::Metadata;
-use supermachine_baker::{BakeError, Baked, Builds, Wishes};
+use supermachine_baker::{BakeError, Baked, BuildCache, BuildEnv, HostError};
 use supermachine_snapshots::pack::Source;
 
 use super::declared::folder;
@@ -34,7 +34,7 @@ pub(crate) fn declared(package: &Package) -> Result<Metadata, Error> {
 /// failed bake does not lose earlier pins.
 pub(crate) fn bake(
     package: &Package,
-    wishes: &Wishes,
+    wishes: &BuildEnv,
     quiet: bool,
 ) -> Result<Vec<DeclaredSnapshot>, Error> {
     let snapshots = declared(package)?.snapshots;
@@ -44,7 +44,7 @@ pub(crate) fn bake(
     }
     let dir = folder(package);
     let mut lock = Lock::beside(&dir).map_err(BakeError::from)?.frozen(wishes.locked);
-    let builds = Builds::open()?;
+    let builds = BuildCache::open()?;
     let mut made = Vec::new();
     for snapshot in snapshots {
         let progress = Arc::new(Progress::new(quiet));
@@ -68,7 +68,7 @@ pub(crate) fn packs(
     package: &Package,
     target: &str,
     target_dir: &Path,
-    wishes: &Wishes,
+    wishes: &BuildEnv,
     quiet: bool,
 ) -> Result<Packs, Error> {
     if let Some(folder) = wishes.prebaked.as_ref().filter(|_| !wishes.left_out) {
@@ -76,7 +76,7 @@ pub(crate) fn packs(
     }
     if !declared(package)?.snapshots.is_empty() && !is_platform_of(target, ARCH, OS) {
         let (target, host) = (target.to_owned(), format!("{ARCH} {OS}"));
-        return Err(BakeError::CrossBuild { target, host }.into());
+        return Err(BakeError::Host(HostError::CrossBuild { target, host }).into());
     }
     let mut packs = Packs::new();
     let dir = target_dir.join("supermachine").join(package.name.as_str());
@@ -85,7 +85,7 @@ pub(crate) fn packs(
         if digest_of(&path) != Some(made.baked.digest) {
             let failed = |source| Error::File { operation: "create", path: dir.clone(), source };
             fs::create_dir_all(&dir).map_err(failed)?;
-            let (store, baked) = (Builds::open()?.store().clone(), &made.baked);
+            let (store, baked) = (BuildCache::open()?.store().clone(), &made.baked);
             store.export_snapshot(baked.digest, &baked.name, &path)?;
         }
         packs.insert(made.name, path);

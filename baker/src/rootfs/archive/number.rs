@@ -1,17 +1,17 @@
-//! Numbers in tar headers: octal text, or big-endian binary where that is too small.
+//! Numbers in tar headers: octal text, or big-endian binary for larger ones.
 
 use super::super::error::HeaderProblem;
-use super::BLOCK;
+use super::block::BLOCK;
 
 const CHECKSUM: std::ops::Range<usize> = 148..156;
 
-/// A number that cannot be negative. An empty field is zero.
+/// Parses a number that cannot be negative. An empty field is zero.
 pub(super) fn field(bytes: &[u8], name: &'static str) -> Result<u64, HeaderProblem> {
     let number = signed_field(bytes, name)?;
     u64::try_from(number).map_err(|_| HeaderProblem::Number(name))
 }
 
-/// A number that may be negative, as times before 1970 are.
+/// Parses a number that may be negative, such as a time before 1970.
 pub(super) fn signed_field(bytes: &[u8], name: &'static str) -> Result<i64, HeaderProblem> {
     match bytes.first() {
         Some(first) if first & 0x80 != 0 => binary(bytes),
@@ -20,8 +20,8 @@ pub(super) fn signed_field(bytes: &[u8], name: &'static str) -> Result<i64, Head
     .ok_or(HeaderProblem::Number(name))
 }
 
-/// The sums that a header may state, its checksum field taken as spaces: of unsigned
-/// bytes as the standard says, and of signed bytes as some old archivers had it.
+/// The valid checksums of a header, with the checksum field as spaces: the standard sums unsigned
+/// bytes, some old archivers sum signed ones.
 pub(super) fn checksums(block: &[u8; BLOCK]) -> [u64; 2] {
     let (mut unsigned, mut signed) = (0_i64, 0_i64);
     for (index, byte) in block.iter().enumerate() {
@@ -41,7 +41,7 @@ fn octal(bytes: &[u8]) -> Option<i64> {
     })
 }
 
-/// Two's complement in all bits but the first, which says that the field is binary.
+/// Two's complement in all bits but the first, which marks the field as binary.
 fn binary(bytes: &[u8]) -> Option<i64> {
     let (first, rest) = bytes.split_first()?;
     let first = i64::from((first << 1).cast_signed() >> 1);

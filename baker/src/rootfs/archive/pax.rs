@@ -1,4 +1,4 @@
-//! Pax records: `LENGTH KEY=VALUE\n`, where the value may hold any byte.
+//! Pax records: `LENGTH KEY=VALUE\n`, where the value may contain any byte.
 
 use super::super::error::HeaderProblem;
 use super::super::spool::Segment;
@@ -6,7 +6,7 @@ use super::super::tree::{Attributes, Timestamp};
 
 const ATTRIBUTE: &[u8] = b"SCHILY.xattr.";
 
-/// The records that matter to an image. An empty value means as much as no record.
+/// The records that matter to an image. An empty value equals a missing record.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Records {
     pub(super) path: Option<Vec<u8>>,
@@ -19,23 +19,23 @@ pub(super) struct Records {
     pub(super) sparse: SparseRecords,
 }
 
-/// What GNU tar says of a sparse file, in its formats 0.0, 0.1 and 1.0.
+/// GNU tar's records of a sparse file, in its formats 0.0, 0.1 and 1.0.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct SparseRecords {
     pub(super) major: Option<u64>,
     pub(super) minor: Option<u64>,
     pub(super) name: Option<Vec<u8>>,
     pub(super) size: Option<u64>,
-    /// The map of formats 0.0 and 0.1; that of 1.0 stands before the data.
+    /// The map of formats 0.0 and 0.1; that of 1.0 precedes the data.
     pub(super) map: Option<Vec<Segment>>,
-    /// The offset of a pair of format 0.0 whose length has not come yet.
+    /// The offset of an incomplete pair of format 0.0.
     pending: Option<u64>,
 }
 
 impl Records {
     pub(super) fn parse(mut bytes: &[u8]) -> Result<Self, HeaderProblem> {
         let mut records = Self::default();
-        // Some archivers fill the rest of their last block with NULs.
+        // Some archivers pad their last block with NULs.
         while !bytes.is_empty() && bytes.first() != Some(&0) {
             let (key, value, rest) = record(bytes).ok_or(HeaderProblem::Pax)?;
             records.take(key, value)?;
@@ -91,7 +91,7 @@ impl Records {
     }
 }
 
-/// Splits the first record off: its key, its value and what follows.
+/// Splits off the first record: its key, its value and the rest.
 fn record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let space = bytes.iter().position(|byte| *byte == b' ')?;
     let length = usize::try_from(decimal(bytes.get(..space)?, "length").ok()?).ok()?;
@@ -120,7 +120,7 @@ fn map(value: &[u8]) -> Result<Vec<Segment>, HeaderProblem> {
     Ok(segments)
 }
 
-/// Seconds with a fraction, of which nine digits count.
+/// Parses seconds with a fraction of up to nine digits.
 fn timestamp(text: &[u8]) -> Option<Timestamp> {
     let (negative, text) = match text.strip_prefix(b"-") {
         Some(rest) => (true, rest),

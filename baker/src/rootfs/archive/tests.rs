@@ -1,7 +1,7 @@
 use super::super::error::{HeaderProblem, LayerError};
 use super::super::samples::Sample;
 use super::super::spool::Segment;
-use super::{Archive, Entry, EntryKind, MAX_ARCHIVE};
+use super::reader::{Archive, Entry, EntryKind, MAX_ARCHIVE};
 
 fn entries(bytes: &[u8]) -> Result<Vec<Entry>, LayerError> {
     let mut archive = Archive::new(bytes);
@@ -42,7 +42,7 @@ fn archive_with_long_names_gives_them_whole() {
 }
 
 #[test]
-fn archive_with_global_records_and_sizes_of_links_is_read_on() {
+fn archive_with_global_records_and_sizes_of_links_is_read() {
     let bytes = Sample::new()
         .entry(b'g', b"pax_global_header", b"", b"19 comment=whatever")
         // Links carry no data, whatever their size field says.
@@ -184,7 +184,7 @@ fn archive_with_monstrous_extension_is_refused_before_reading_it() {
 }
 
 #[test]
-fn archive_without_end_blocks_ends_at_a_block_border() {
+fn archive_without_end_blocks_is_complete() {
     let bytes = Sample::new().file("f", b"x").finish();
     assert_eq!(entries(&bytes[..1024]).unwrap().len(), 1);
     assert_eq!(entries(&[]).unwrap().len(), 0);

@@ -1,16 +1,16 @@
 //! Directories as blocks of entries.
 //!
-//! Owns how entries fall into blocks and how a block is written. Invariant: names ascend
-//! bytewise over the whole directory, `.` and `..` among them, for the kernel searches them
-//! by halving; a block's names lie in that block.
+//! Distributes entries over blocks and encodes blocks. Invariants: names, including `.` and `..`, ascend
+//! bytewise over the whole directory, as the kernel uses binary search; a block contains the names of
+//! its entries.
 
 use super::super::tree::{InodeId, Tree};
 use super::format::{BLOCK, DIRENT, FileType, put_dirent};
 
-/// A name and the inode it leads to.
+/// A name and its inode.
 pub(super) type Entry<'t> = (&'t [u8], InodeId);
 
-/// A directory's entries in order, with `.` and `..`.
+/// A directory's sorted entries, including `.` and `..`.
 pub(super) fn entries(tree: &Tree, directory: InodeId, parent: InodeId) -> Vec<Entry<'_>> {
     let children = tree.children(directory).into_iter().flatten();
     let mut entries: Vec<Entry<'_>> =
@@ -20,7 +20,7 @@ pub(super) fn entries(tree: &Tree, directory: InodeId, parent: InodeId) -> Vec<E
     entries
 }
 
-/// Cuts `entries` into what each block holds.
+/// Splits `entries` into blocks.
 pub(super) fn blocks<'a, 't>(
     entries: &'a [Entry<'t>],
 ) -> impl Iterator<Item = &'a [Entry<'t>]> + use<'a, 't> {
@@ -37,7 +37,7 @@ pub(super) fn blocks<'a, 't>(
     })
 }
 
-/// What the entries of one block take.
+/// The bytes that the entries of one block take.
 pub(super) fn used(block: &[Entry<'_>]) -> usize {
     block.iter().map(|(name, _)| DIRENT + name.len()).sum()
 }
@@ -51,7 +51,7 @@ pub(super) fn encode(
     let mut name_start = block.len() * DIRENT;
     for (name, id) in block {
         let (inode, file_type) = describe(*id);
-        // Below BLOCK, which sixteen bits hold.
+        // Below BLOCK, so it fits 16 bits.
         put_dirent(out, inode, u16::try_from(name_start).unwrap_or(u16::MAX), file_type);
         name_start += name.len();
     }

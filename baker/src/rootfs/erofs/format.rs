@@ -1,13 +1,13 @@
 //! The on-disk structures of EROFS, as far as uncompressed images need them.
 //!
-//! Owns sizes, offsets and encodings; decides nothing. Everything is little-endian.
-//! Invariant: each encoder appends exactly the bytes that its constant states.
+//! Owns sizes, offsets and encodings; all are little-endian. Invariant: each encoder appends exactly as
+//! many bytes as its constant says.
 
 use super::super::tree::Metadata;
 
 /// The unit of blocks and addresses, and the page size of every guest.
 pub(super) const BLOCK: usize = 4096;
-/// [`BLOCK`] where it meets file sizes.
+/// [`BLOCK`] for file sizes.
 pub(super) const BLOCK_U64: u64 = 4096;
 const BLOCK_BITS: u8 = 12;
 /// The unit in which inodes are numbered.
@@ -31,19 +31,19 @@ const CHECKSUM_FIELD: std::ops::Range<usize> = SUPERBLOCK_OFFSET + 4..SUPERBLOCK
 const FORMAT_EXTENDED: u16 = 1;
 const LAYOUT_SHIFT: u32 = 1;
 
-/// How an inode's data is found.
+/// The layout of an inode's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub(super) enum Layout {
-    /// Whole blocks in a row.
+    /// Contiguous whole blocks.
     Plain = 0,
-    /// Whole blocks in a row, the rest right after the inode.
+    /// Contiguous whole blocks, and the rest right after the inode.
     Inline = 2,
     /// A table of chunks after the inode.
     Chunks = 4,
 }
 
-/// What the superblock tells.
+/// The content of the superblock.
 #[derive(Debug)]
 pub(super) struct Superblock {
     pub(super) root: u16,
@@ -53,7 +53,7 @@ pub(super) struct Superblock {
 }
 
 impl Superblock {
-    /// The image's first block. Build time and UUID stay zero: equal trees give equal bytes.
+    /// Encodes the first block. Build time and UUID are zero, so that equal trees produce equal bytes.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut block = vec![0; SUPERBLOCK_OFFSET];
         put32(&mut block, MAGIC);
@@ -70,15 +70,13 @@ impl Superblock {
         block.extend([0; 16 + 16]);
         put32(&mut block, if self.chunked { INCOMPAT_CHUNKED } else { 0 });
         block.resize(BLOCK, 0);
-        let checksum = crc32c(block.get(SUPERBLOCK_OFFSET..).unwrap_or_default());
-        if let Some(field) = block.get_mut(CHECKSUM_FIELD) {
-            field.copy_from_slice(&checksum.to_le_bytes());
-        }
+        let checksum = crc32c(&block[SUPERBLOCK_OFFSET..]);
+        block[CHECKSUM_FIELD].copy_from_slice(&checksum.to_le_bytes());
         block
     }
 }
 
-/// What an inode tells besides its metadata.
+/// The fields of an inode besides its metadata.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct InodeHead {
     pub(super) file_type: FileType,
@@ -88,7 +86,7 @@ pub(super) struct InodeHead {
     pub(super) locator: u32,
     pub(super) number: u32,
     pub(super) links: u32,
-    /// What follows the inode as attributes, in bytes.
+    /// The bytes of attributes after the inode.
     pub(super) attributes: usize,
 }
 
@@ -111,7 +109,7 @@ impl InodeHead {
     }
 }
 
-/// The kinds of files, numbered as in directories.
+/// File types, numbered as in directories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum FileType {
@@ -174,7 +172,7 @@ fn attribute_count(bytes: usize) -> u16 {
     }
 }
 
-/// The register after all bytes, as Linux stores it: begun with ones, not inverted.
+/// CRC-32C as Linux stores it: starts with ones, not inverted.
 fn crc32c(bytes: &[u8]) -> u32 {
     const POLYNOMIAL: u32 = 0x82F6_3B78;
     bytes.iter().fold(u32::MAX, |crc, byte| {

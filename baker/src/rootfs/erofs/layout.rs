@@ -1,20 +1,19 @@
-//! Where everything of an image goes, before a byte is written.
+//! The layout of an image, before it is written.
 //!
-//! Owns the order of inodes and the placing of inodes and data. Writes nothing.
+//! Orders inodes and assigns addresses to inodes and data.
 //!
 //! ```text
 //! block 0   superblock
 //! block 1…  inodes with attributes, short directories, link targets, chunk tables
 //! then      directory blocks and long link targets, in the order of their inodes
 //!           zeros up to a multiple of 64 KiB
-//! then      the contents of regular files, region by region as the layers gave them
+//! then      the contents of regular files, one region per layer
 //! end       zeros up to a multiple of 2 MiB
 //! ```
 //!
-//! Invariants: placing depends on the tree alone; the root comes first, so that its number
-//! fits the superblock; contents of regular files stay as they were put aside, so that a
-//! region is the same in every image, and start on blocks of their own, so that a guest can
-//! map them without copying.
+//! Invariants: the layout depends on the tree alone; the root comes first, so that its number fits the
+//! superblock; contents of regular files keep the spool's layout, so that a region is the same in every
+//! image, and start on block borders, so that a guest can map them without copying.
 
 use super::super::error::Error;
 use super::super::spool::{Content, REGION_UNIT};
@@ -25,47 +24,47 @@ use super::format::{
 };
 use super::{directory, xattr};
 
-/// The multiple in which virtio-pmem devices are sized.
+/// The alignment of a virtio-pmem device's size.
 pub(super) const ALIGNMENT: u64 = 2 << 20;
-/// What one image may take.
+/// The largest image.
 const MAX_IMAGE: u64 = 64 << 30;
 
-/// The whole image, placed.
+/// The layout of the image.
 #[derive(Debug)]
 pub(super) struct Plan<'t> {
-    /// Inodes in the order in which they lie in the image.
+    /// The inodes, in the image's order.
     pub(super) inodes: Vec<Placed<'t>>,
-    /// For each inode of the tree, its place in `inodes`.
+    /// For each inode of the tree, its index in `inodes`.
     places: Vec<Option<u32>>,
-    /// Where the inodes end.
+    /// The end of the inodes.
     pub(super) inodes_end: u64,
-    /// Where the metadata ends and the contents start, a multiple of 64 KiB.
+    /// The end of the metadata and start of the contents, a multiple of 64 KiB.
     pub(super) metadata_size: u64,
-    /// What the contents of regular files take.
+    /// The bytes of the contents of regular files.
     pub(super) contents_size: u64,
     /// The image's size, padding included.
     pub(super) size: u64,
     pub(super) chunked: bool,
 }
 
-/// One inode, placed.
+/// An inode with its address.
 #[derive(Debug)]
 pub(super) struct Placed<'t> {
     pub(super) id: InodeId,
     pub(super) metadata: &'t Metadata,
-    /// Where the inode starts, in bytes.
+    /// The inode's offset in bytes.
     pub(super) position: u64,
     pub(super) links: u32,
     pub(super) attributes: usize,
     pub(super) size: u64,
     pub(super) layout: Layout,
     pub(super) locator: u32,
-    /// The directory above, for directories.
+    /// The parent, for directories.
     pub(super) parent: InodeId,
     pub(super) body: Body<'t>,
 }
 
-/// What an inode's data is made of.
+/// The data of an inode.
 #[derive(Debug)]
 pub(super) enum Body<'t> {
     Directory,
@@ -77,7 +76,7 @@ pub(super) enum Body<'t> {
 }
 
 impl<'t> Plan<'t> {
-    /// Places all that can be reached from the root, before contents of `contents_size` bytes.
+    /// Lays out everything reachable from the root, before contents of `contents_size` bytes.
     pub(super) fn new(tree: &'t Tree, contents_size: u64) -> Result<Self, Error> {
         let (inodes, places) = collect(tree);
         let mut plan = Self {
@@ -98,10 +97,10 @@ impl<'t> Plan<'t> {
         Ok(plan)
     }
 
-    /// An inode's number and type, as directories name them.
+    /// An inode's number and type, for directory entries.
     pub(super) fn describe(&self, id: InodeId) -> (u64, FileType) {
         let place = self.places.get(id.index()).copied().flatten();
-        // Every inode that a directory names was collected.
+        // Every inode in a directory was collected.
         let placed = place.and_then(|place| self.inodes.get(place as usize));
         placed.map_or((0, FileType::Regular), |placed| (placed.number(), placed.file_type()))
     }
@@ -112,7 +111,7 @@ impl<'t> Plan<'t> {
             let fixed = INODE + placed.attributes;
             let inline = placed.choose_layout(tree, fixed);
             let left = BLOCK_U64 - position % BLOCK_U64;
-            // Nothing that one block can hold crosses into the next.
+            // What fits one block must not cross a block border.
             if (fixed + inline) as u64 > left {
                 position = position.next_multiple_of(BLOCK_U64);
             }
@@ -123,7 +122,7 @@ impl<'t> Plan<'t> {
         self.inodes_end = position.next_multiple_of(BLOCK_U64);
     }
 
-    /// Places what needs whole blocks and is no file's contents.
+    /// Assigns addresses to directory blocks and long link targets.
     fn place_blocks(&mut self) {
         let mut next = self.inodes_end;
         for placed in &mut self.inodes {
@@ -187,7 +186,7 @@ impl<'t> Placed<'t> {
         }
     }
 
-    /// The number by which directories name the inode.
+    /// The inode's number.
     pub(super) fn number(&self) -> u64 {
         self.position / SLOT
     }
@@ -203,7 +202,7 @@ impl<'t> Placed<'t> {
         }
     }
 
-    /// Decides the layout and says how many bytes follow the inode's `fixed` ones.
+    /// Chooses the data layout. Returns the number of bytes after the inode's `fixed` ones.
     fn choose_layout(&mut self, tree: &Tree, fixed: usize) -> usize {
         let tail = match &self.body {
             Body::File(content) if content.has_holes() => {
@@ -231,8 +230,8 @@ impl<'t> Placed<'t> {
     }
 }
 
-/// All inodes below the root, each once, a directory before its children; and for each
-/// inode of the tree, where it stands among them.
+/// Collects all inodes below the root once, directories before their children, and maps each inode of
+/// the tree to its index among them.
 fn collect(tree: &Tree) -> (Vec<Placed<'_>>, Vec<Option<u32>>) {
     let mut places: Vec<Option<u32>> = vec![None; tree.inode_count()];
     let mut inodes: Vec<Placed<'_>> = Vec::new();
@@ -249,7 +248,7 @@ fn collect(tree: &Tree) -> (Vec<Placed<'_>>, Vec<Option<u32>>) {
         if let Some(children) = tree.children(id) {
             let below = |link: &&super::super::tree::Link| tree.children(link.inode).is_some();
             let directories = children.values().filter(below).count();
-            // The inodes of a tree are counted in 32 bits.
+            // A tree has fewer than 2^32 inodes.
             placed.links = u32::try_from(directories).unwrap_or(u32::MAX).saturating_add(2);
             pending.extend(children.values().rev().map(|link| (link.inode, id)));
         }
@@ -260,13 +259,14 @@ fn collect(tree: &Tree) -> (Vec<Placed<'_>>, Vec<Option<u32>>) {
 
 /// The addresses of the chunks of a file with holes, in an image whose contents start at
 /// `contents_start`.
+#[expect(clippy::expect_used, reason = "an extent is within its content")]
 pub(super) fn chunk_table(content: &Content, contents_start: u64) -> Vec<u32> {
     let bits = content.chunk_bits();
     let mut table = vec![NULL_ADDRESS; content.chunk_count()];
     for extent in &content.extents {
-        // Both are below the count of chunks.
-        let first = usize::try_from(extent.start >> bits).unwrap_or(usize::MAX);
-        let count = usize::try_from(extent.length.div_ceil(1 << bits)).unwrap_or(0);
+        let below = "a place in the table";
+        let first = usize::try_from(extent.start >> bits).expect(below);
+        let count = usize::try_from(extent.length.div_ceil(1 << bits)).expect(below);
         let start = contents_start.saturating_add(extent.spooled);
         for (index, entry) in (0_u64..).zip(table.iter_mut().skip(first).take(count)) {
             *entry = address(start.saturating_add(index << bits));
@@ -275,8 +275,8 @@ pub(super) fn chunk_table(content: &Content, contents_start: u64) -> Vec<u32> {
     table
 }
 
-/// The block that starts at `position`, as inodes name it. Images are bounded far below what
-/// it can name.
+/// The number of the block at `position`. Images are far smaller than 2^32 blocks.
+#[expect(clippy::expect_used, reason = "the size of an image is checked before")]
 fn address(position: u64) -> u32 {
-    u32::try_from(position / BLOCK_U64).unwrap_or(NULL_ADDRESS)
+    u32::try_from(position / BLOCK_U64).expect("a block's number has 32 bits")
 }

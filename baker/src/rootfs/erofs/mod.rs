@@ -1,9 +1,9 @@
 //! Uncompressed EROFS images.
 //!
-//! Owns how a tree becomes an image that Linux mounts, with direct access where the device
-//! allows it. Does not know layers: file contents come as they were put aside, in one piece.
-//! `layout` places everything, then this module writes the image front to back in one pass,
-//! hashing as it goes. Invariant: equal trees and contents give equal bytes.
+//! Encodes a tree as an image that Linux mounts, with DAX where the device supports it. Does not know
+//! layers: the spool has the contents of all files. `layout` assigns addresses, then this module writes
+//! and hashes the image front to back in one pass. Invariant: equal trees and contents produce equal
+//! bytes.
 
 mod directory;
 mod format;
@@ -25,12 +25,12 @@ use super::tree::Tree;
 
 pub(super) use self::xattr::holds_attribute;
 
-/// Pieces in which file contents are copied, whole units each.
+/// How many bytes of contents are copied at a time: whole units.
 const COPY_BUFFER: usize = 1 << 20;
-/// The unit in which zeros are looked for.
+/// The unit of the search for zeros.
 const UNIT: usize = REGION_UNIT as usize;
 
-/// What was written.
+/// The written image.
 #[derive(Debug)]
 pub(super) struct Written {
     pub(super) digest: Digest,
@@ -42,7 +42,7 @@ pub(super) struct Written {
 /// Why an image could not be written.
 #[derive(Debug)]
 pub(super) enum WriteError {
-    /// The layers do not fit an image.
+    /// The layers do not fit into an image.
     Plan(Error),
     /// The scratch file could not be read.
     Spool(io::Error),
@@ -82,13 +82,14 @@ impl Writer<'_, '_> {
         self.out.zeros_until(self.plan.metadata_size)
     }
 
+    #[expect(clippy::expect_used, reason = "the plan is bounded by the largest image")]
     fn superblock(&mut self) -> io::Result<()> {
         let root = self.plan.describe(self.tree.root()).0;
         let superblock = Superblock {
             // The root is the first inode, in the image's second block.
-            root: u16::try_from(root).unwrap_or(0),
+            root: u16::try_from(root).expect("the first inode has a small number"),
             inodes: self.plan.inodes.len() as u64,
-            blocks: u32::try_from(self.plan.size / BLOCK_U64).unwrap_or(u32::MAX),
+            blocks: u32::try_from(self.plan.size / BLOCK_U64).expect("blocks count in 32 bits"),
             chunked: self.plan.chunked,
         };
         self.out.write_all(&superblock.encode())
@@ -167,7 +168,7 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
-    /// Copies the contents of all files; where a unit of them is zeros, the image has a hole.
+    /// Copies the contents of all files. A unit of zeros becomes a hole of the image file.
     fn contents<S: Read + Seek>(&mut self, mut spool: S) -> Result<(), WriteError> {
         spool.rewind().map_err(WriteError::Spool)?;
         let (mut position, mut left) = (self.plan.metadata_size, self.plan.contents_size);

@@ -1,6 +1,6 @@
-//! The image file, written front to back and hashed on the way.
+//! Writes and hashes the image file front to back.
 //!
-//! Invariant: the digest covers every byte up to the position, holes in the file included.
+//! Invariant: the digest covers every byte up to the position, including holes.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -10,11 +10,11 @@ use supermachine_formats::{Digest, Hasher};
 use super::format::BLOCK_U64;
 
 const BUFFER: usize = 1 << 20;
-/// Zeros from which on the file gets a hole.
+/// The shortest run of zeros that becomes a hole.
 const HOLE: u64 = 64 << 10;
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// A file that is being written.
+/// The image file.
 pub(super) struct Output {
     file: File,
     buffer: Vec<u8>,
@@ -31,15 +31,13 @@ impl Output {
     pub(super) fn zeros_until(&mut self, position: u64) -> io::Result<()> {
         let count = position.saturating_sub(self.position);
         if count < HOLE {
-            let zeros = usize::try_from(count).ok().and_then(|count| ZEROS.get(..count));
-            return self.write_all(zeros.unwrap_or_default());
+            return self.write_all(zeros(count));
         }
         self.flush()?;
         let mut left = count;
         while left > 0 {
             let part = left.min(ZEROS.len() as u64);
-            let zeros = usize::try_from(part).ok().and_then(|part| ZEROS.get(..part));
-            self.hasher.update(zeros.unwrap_or_default());
+            self.hasher.update(zeros(part));
             left -= part;
         }
         self.file.seek(SeekFrom::Start(position))?;
@@ -52,7 +50,7 @@ impl Output {
         self.zeros_until(self.position.next_multiple_of(BLOCK_U64))
     }
 
-    /// Pads the file with zeros to `size`, and gives it to the disk.
+    /// Pads the file with zeros to `size` and syncs it.
     pub(super) fn finish(mut self, size: u64) -> io::Result<Digest> {
         self.zeros_until(size)?;
         self.flush()?;
@@ -83,4 +81,11 @@ impl Write for Output {
         self.buffer.clear();
         Ok(())
     }
+}
+
+/// A slice of `count` zeros, of at most `ZEROS.len()`.
+#[expect(clippy::expect_used, reason = "callers ask for no more than there are")]
+fn zeros(count: u64) -> &'static [u8] {
+    let zeros = usize::try_from(count).ok().and_then(|count| ZEROS.get(..count));
+    zeros.expect("a run of zeros is not longer than ZEROS")
 }

@@ -1,4 +1,4 @@
-//! Extended attributes, stored right after their inode.
+//! Extended attributes, stored after their inode.
 
 use super::super::tree::Attributes;
 use super::format::put16;
@@ -6,7 +6,7 @@ use super::format::put16;
 const HEADER: usize = 12;
 const ENTRY: usize = 4;
 
-/// Name spaces that the format numbers. Those with a whole name are exact.
+/// The numbered namespaces of the format. Full names match exactly.
 const NAMESPACES: [(&[u8], u8); 5] = [
     (b"user.", 1),
     (b"system.posix_acl_access", 2),
@@ -15,12 +15,12 @@ const NAMESPACES: [(&[u8], u8); 5] = [
     (b"security.", 6),
 ];
 
-/// Whether an image can hold an attribute of this name.
+/// Whether an image can represent an attribute with this name.
 pub(in super::super) fn holds_attribute(name: &[u8]) -> bool {
     split(name).is_some()
 }
 
-/// What the attributes of an inode take; zero if there are none.
+/// The encoded size of an inode's attributes; zero without any.
 pub(super) fn encoded_size(attributes: &Attributes) -> usize {
     if attributes.is_empty() {
         return 0;
@@ -39,7 +39,7 @@ pub(super) fn encode(attributes: &Attributes, out: &mut Vec<u8>) {
     }
     out.extend([0; HEADER]);
     for (name, value) in attributes {
-        // Names and values were measured by `holds_attribute` and by the layer's bounds.
+        // `holds_attribute` and the layer's bounds have checked names and values.
         let Some((index, suffix)) = split(name) else { continue };
         let start = out.len();
         out.extend([u8::try_from(suffix.len()).unwrap_or(u8::MAX), index]);
@@ -50,7 +50,7 @@ pub(super) fn encode(attributes: &Attributes, out: &mut Vec<u8>) {
     }
 }
 
-/// The number of a name's space and what remains of the name.
+/// The number of a name's namespace, and the rest of the name.
 fn split(name: &[u8]) -> Option<(u8, &[u8])> {
     NAMESPACES.iter().find_map(|(prefix, index)| {
         let suffix = name.strip_prefix(*prefix)?;

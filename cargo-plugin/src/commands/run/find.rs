@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use supermachine_baker::oci::ImageSource;
-use supermachine_baker::{BakeError, OciImageBuilder, Store, Summary};
+use supermachine_baker::{BakeError, OciImageBuilder, Store, StoreError, Summary};
 
 use super::super::pull::{self, FetchArgs};
 use super::request::PullPolicy;
@@ -125,7 +125,7 @@ impl Search<'_> {
         let names = [self.short_name().to_owned(), last.replace(['@', ':'], "-")];
         let names = names.map(|name| self.variant.name(&name));
         for name in &names {
-            if matches!(store.digest(name), Err(BakeError::NoSuchName { .. })) {
+            if matches!(store.digest(name), Err(BakeError::Store(StoreError::NoSuchName { .. }))) {
                 return Ok(name.clone());
             }
         }

@@ -11,8 +11,9 @@ use supermachine_formats::Digest;
 use supermachine_formats::pack::{Blob, CHUNK_SIZE, Chunk};
 use zstd::bulk::Compressor;
 
+use super::blobs::BlobWriter;
 use super::chunk::FRAME_HEADER;
-use super::layout::{BlobWriter, Layout};
+use super::layout::Layout;
 use crate::error::PackError;
 
 const SIZE: usize = CHUNK_SIZE as usize;

@@ -7,6 +7,7 @@
 //! [`supermachine_formats::pack`], whatever it reads.
 
 mod archive;
+mod blobs;
 mod chunk;
 mod chunk_writer;
 mod compose;
@@ -18,10 +19,11 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+pub use blobs::{BlobDir, BlobWriter, remove_leftovers};
 pub use chunk::{ChunkReader, FRAME_HEADER};
 pub use chunk_writer::{ChunkWriter, DEFAULT_LEVEL};
 pub use compose::{BlobList, Composition, MemoryChange};
-pub use layout::{BlobWriter, Hold, Layout, is_name, remove_leftovers};
+pub use layout::{Hold, Layout, is_name};
 pub use manifest::{Descriptor, MANIFEST_TYPE, Manifest, NAME_ANNOTATION, Named};
 pub use opened::Pack;
 pub use source::{BlobFile, Source};

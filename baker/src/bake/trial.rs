@@ -1,0 +1,111 @@
+//! The trial start: records what a machine uses from its restore to its first command's exit.
+//!
+//! It starts the snapshot as a user would and runs a command. The snapshot then records the pages
+//! that were written, for placement in bulk, and the order in which a machine without a mapped form
+//! reads chunks.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use supermachine::agent::resume;
+use supermachine::{Error, Image, Timings};
+use supermachine_formats::pack::{self, CHUNK_SIZE};
+use supermachine_formats::snapshot::WorkingSet;
+use supermachine_formats::snapshot::memory::PAGE_SIZE;
+use supermachine_formats::wire::{Command, Control, Request};
+use supermachine_vmm::{ChunkAddress, Chunks, Machine, Origin, Restore};
+
+use super::agent::request;
+
+/// How many commands run before the capture.
+const EXERCISES: usize = 3;
+
+/// What a start uses.
+#[derive(Debug)]
+pub(crate) struct Use {
+    /// The pages written.
+    pub(crate) working_set: WorkingSet,
+    /// The chunks, in order of use.
+    pub(crate) order: Vec<pack::Place>,
+}
+
+/// Runs a trial start of the snapshot.
+pub(crate) fn observe(image: &Image) -> Result<Use, Error> {
+    let mapped = image.mapped()?.clone();
+    let origin = Origin::Files { memory: mapped.memory, disks: mapped.disks };
+    let machine = run_once(image, origin)?;
+    let touched = machine.touched()?;
+    drop(machine);
+    let order = match image.chunks_on_demand()? {
+        Some(chunks) => order_of_use(image, chunks)?,
+        None => in_rising_order(&touched),
+    };
+    // Pages that are only read stay shared with the page cache; placing them early saves nothing.
+    Ok(Use { working_set: WorkingSet { read: Vec::new(), ..touched }, order })
+}
+
+/// Runs commands as a user would, so that kernel and agent have allocated, in few pages, what the
+/// first real command needs.
+pub(crate) fn exercise(machine: &Machine) -> Result<(), Error> {
+    (0..EXERCISES).try_for_each(|_| run_command(machine))
+}
+
+fn run_once(image: &Image, origin: Origin) -> Result<Machine, Error> {
+    let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin };
+    let machine = Machine::restore(parts, &mut Timings::start())?;
+    machine.send_control(&Control::Resume(resume(None)?))?;
+    machine.run();
+    run_command(&machine)?;
+    Ok(machine)
+}
+
+fn run_command(machine: &Machine) -> Result<(), Error> {
+    // Not every image has this program, but failing to find it takes nearly the same path.
+    let command = Command { argv: vec![b"true".to_vec()], ..Command::default() };
+    let mut replies = request(machine, &Request::Exec(command))?;
+    while !replies.next()?.is_final() {}
+    Ok(())
+}
+
+fn order_of_use(image: &Image, chunks: Box<dyn Chunks>) -> Result<Vec<pack::Place>, Error> {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let recorder = Recorder { chunks, asked: Arc::clone(&asked) };
+    drop(run_once(image, Origin::Chunks(Box::new(recorder)))?);
+    let asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = |(space, place): &ChunkAddress| {
+        Some(pack::Place { space: u8::try_from(*space).ok()?, place: *place })
+    };
+    Ok(asked.iter().filter_map(place).collect())
+}
+
+/// Records the chunks requested.
+#[derive(Debug)]
+struct Recorder {
+    chunks: Box<dyn Chunks>,
+    asked: Arc<Mutex<Vec<ChunkAddress>>>,
+}
+
+impl Chunks for Recorder {
+    fn chunk(&mut self, place: ChunkAddress) -> io::Result<Option<&[u8]>> {
+        let chunk = self.chunks.chunk(place)?;
+        if chunk.is_some() {
+            self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(place);
+        }
+        Ok(chunk)
+    }
+
+    fn first_use(&self) -> Vec<ChunkAddress> {
+        Vec::new()
+    }
+}
+
+/// The chunks touched, in rising order: for hosts that cannot observe the order of use.
+fn in_rising_order(touched: &WorkingSet) -> Vec<pack::Place> {
+    let runs = touched.written.iter().chain(&touched.read);
+    let pages = runs.flat_map(|run| run.first..run.end());
+    let mut places: Vec<u32> =
+        pages.filter_map(|page| u32::try_from(page * PAGE_SIZE / CHUNK_SIZE).ok()).collect();
+    places.sort_unstable();
+    places.dedup();
+    places.into_iter().map(|place| pack::Place { space: 0, place }).collect()
+}

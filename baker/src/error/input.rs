@@ -1,0 +1,76 @@
+//! Requests that are invalid.
+
+use std::path::PathBuf;
+
+/// The request is invalid; change it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InputError {
+    /// The image has no command, and the caller gave none.
+    #[error(
+        "image {reference} has neither entrypoint nor command; give one, as with --entrypoint PROGRAM"
+    )]
+    NoCommand {
+        /// The image.
+        reference: String,
+    },
+    /// The text is not a readiness condition.
+    #[error("{text:?} is not one of tcp:PORT, log:REGEX, exec:COMMAND, exit, auto")]
+    InvalidReady {
+        /// The text.
+        text: String,
+    },
+    /// A readiness pattern is not a regular expression.
+    #[error("readiness pattern is not a regular expression")]
+    InvalidPattern {
+        /// Why.
+        source: regex::Error,
+    },
+    /// The path is not one for a file in an image.
+    #[error("{path:?} is not a path for a file in an image: use an absolute path without \"..\"")]
+    InvalidGuestPath {
+        /// The path.
+        path: String,
+    },
+    /// The name is not a snapshot name.
+    #[error(
+        "{name:?} is not a snapshot name: up to 128 letters, digits, '.', '_' and '-', the first a letter or digit"
+    )]
+    InvalidName {
+        /// The name.
+        name: String,
+    },
+    /// A build script bakes two snapshots with one name.
+    #[error("two snapshots are named {name:?}; rename one")]
+    BakedTwice {
+        /// The name.
+        name: String,
+    },
+    /// A prebaked pack has another machine size than the build asks for.
+    #[error(
+        "{path} has {} MiB of memory and {} vCPUs, but the build asks for {} MiB and {}",
+        found.0, found.1, wanted.0, wanted.1
+    )]
+    OtherMachine {
+        /// The pack.
+        path: PathBuf,
+        /// Memory in MiB and vCPUs that the build asks for.
+        wanted: (u64, u16),
+        /// Those of the pack.
+        found: (u64, u16),
+    },
+    /// The snapshot has no name at its source, and the caller gave none.
+    #[error("the snapshot in {path} has no name; give it one")]
+    Nameless {
+        /// Its source, a file or folder.
+        path: PathBuf,
+    },
+    /// The source holds something other than a snapshot.
+    #[error("{place} is not a snapshot but {found}; an image becomes a snapshot when it is baked")]
+    NotASnapshot {
+        /// The file, folder or reference.
+        place: String,
+        /// What it holds.
+        found: String,
+    },
+}

@@ -1,0 +1,16 @@
+//! Registries: connections, authorization, downloads, uploads.
+
+mod certificates;
+mod challenge;
+mod client;
+mod download;
+mod redirect;
+mod retry;
+mod session;
+mod token;
+mod transport;
+mod upload;
+
+pub(crate) use client::RegistryClient;
+pub(crate) use session::Access;
+pub(crate) use upload::Outgoing;
