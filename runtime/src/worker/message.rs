@@ -366,7 +366,7 @@ fn read_path(reader: &mut Reader<'_>, name: &'static str) -> Result<PathBuf, Dec
 /// Writes a text, cut off at the limit of its reader.
 fn put_text(out: &mut Vec<u8>, text: &str, limit: usize) {
     let end = text.floor_char_boundary(limit);
-    out.put_byte_string(text[..end].as_bytes());
+    out.put_byte_string(&text.as_bytes()[..end]);
 }
 
 fn put_duration(out: &mut Vec<u8>, duration: Duration) {
