@@ -54,6 +54,9 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
             }
         }
     }
+    if rows.is_empty() && status != 0 {
+        return Ok(status);
+    }
     let text = if args.format.is_json() { format::json(&rows) } else { table(&rows) };
     io::stdout().write_all(text.as_bytes()).map_err(|source| Error::Output { source })?;
     Ok(status)
