@@ -121,29 +121,29 @@ fn system_tool_signs_and_then_verifies() {
     let dir = tempfile::tempdir().unwrap();
     let tool = tool(
         dir.path(),
-        "for word; do echo \"$word\"; case $word in *.plist) cat \"$word\";; esac; done >> told",
+        "for word; do echo \"$word\"; case $word in *.plist) cat \"$word\";; esac; done >> recorded",
     );
-    let told = |identity: Identity, timestamp, identifier| {
-        let _ = fs::remove_file(dir.path().join("told"));
+    let recorded = |identity: Identity, timestamp, identifier| {
+        let _ = fs::remove_file(dir.path().join("recorded"));
         let request =
             Request { identity: &identity, identifier: "", entitlements: b"PLIST\n", timestamp };
         system::sign_with(&tool, Path::new("/the/app"), &request, identifier).unwrap();
-        let text = fs::read_to_string(dir.path().join("told")).unwrap();
+        let text = fs::read_to_string(dir.path().join("recorded")).unwrap();
         let is_fixed = |line: &&str| !line.ends_with(".plist");
         text.lines().filter(is_fixed).collect::<Vec<_>>().join(" ")
     };
     let me = || Identity::Named { name: "Me Inc.".into(), password: String::new() };
     assert_eq!(
-        told(Identity::AdHoc, true, Some("app")),
+        recorded(Identity::AdHoc, true, Some("app")),
         "--force --sign - --entitlements PLIST --identifier app /the/app \
          --verify --strict /the/app"
     );
     assert_eq!(
-        told(me(), true, None),
+        recorded(me(), true, None),
         "--force --sign Me Inc. --entitlements PLIST --options runtime --timestamp /the/app \
          --verify --strict /the/app"
     );
-    assert!(told(me(), false, None).contains("--options runtime --timestamp=none"));
+    assert!(recorded(me(), false, None).contains("--options runtime --timestamp=none"));
 }
 
 #[cfg(not(target_os = "macos"))]
