@@ -1,4 +1,4 @@
-//! What an agent that breaks the protocol, or is gone, looks like from here.
+//! An agent that breaks the protocol, or is gone.
 
 use std::io::{Cursor, Write};
 use std::os::unix::net::UnixStream;

@@ -1,5 +1,5 @@
-//! Sessions and transfers over socket pairs, with the test as the agent. Wherever something is
-//! awaited, futures are polled once, dropped, and made anew.
+//! Sessions and transfers over socket pairs, with the test as the agent. Each await polls its
+//! future once, drops it, and makes a new one.
 
 use std::future::poll_fn;
 use std::io::{Read, Write};
@@ -29,7 +29,7 @@ use crate::machine::testing::{running, stopped, stream};
 use crate::machine::{AgentStream, MachineHandle};
 
 const NO_LIMIT: usize = usize::MAX;
-/// Far more than anything here takes: only a hang reaches it.
+/// A timeout that only a hang reaches.
 const HANG: Duration = Duration::from_secs(60);
 
 fn single() -> Runtime {
@@ -71,7 +71,7 @@ async fn once<F: Future>(future: F) -> Option<F::Output> {
     .await
 }
 
-/// Awaits with a future of its own for each poll.
+/// Awaits with a new future for each poll.
 macro_rules! anew {
     ($future:expr) => {
         loop {
@@ -158,7 +158,7 @@ fn agent_that_replied_in_time_is_not_given_up() {
         let talk = Conversation::new(ReplyDeadline::new(limit, Duration::ZERO));
         let (child, mut agent) = pair_with(talk, running());
         say(&mut agent, &[Reply::Stdout(b"said".to_vec()), exited(WireStatus::Code(0))]);
-        // Nothing else of the runtime has its turn meanwhile.
+        // No other task of the runtime runs in between.
         thread::sleep(2 * limit);
         assert_eq!(child.wait_with_output().await.unwrap().stdout, b"said");
     });
@@ -175,7 +175,7 @@ fn dropped_futures_lose_no_byte_and_no_result() {
             for (out, err) in sent_out.chunks(4999).zip(sent_err.chunks(4999)) {
                 let frames = [Reply::Stdout(out.to_vec()), Reply::Stderr(err.to_vec())];
                 let frames: Vec<u8> = frames.iter().flat_map(Message::to_frame).collect();
-                // Frames come in pieces, too.
+                // Frames may arrive in pieces.
                 for piece in frames.chunks(3001) {
                     agent.write_all(piece).unwrap();
                     thread::yield_now();
@@ -315,7 +315,7 @@ fn waiting_for_one_stream_buffers_little_of_the_other() {
         let (mut sent, mut stdout, mut stderr) =
             (0, child.stdout().unwrap(), child.stderr().unwrap());
         let mut idle = 0;
-        // An agent that does not listen to what it is told.
+        // An agent that ignores flow control.
         while idle < 50 {
             assert!(once(stderr.read(&mut [0])).await.is_none());
             match agent.write(&frame[sent % frame.len()..]) {
@@ -325,7 +325,7 @@ fn waiting_for_one_stream_buffers_little_of_the_other() {
             sleep(Duration::from_micros(200)).await;
         }
         assert!(sent < 4 << 20, "{sent}");
-        // The rest of the frame that is under way, and one for who waits.
+        // The rest of the frame in progress, and one for the waiting caller.
         let rest = frame[sent % frame.len()..].to_vec();
         let reader = tokio::spawn(async move { stdout.read_to_end(&mut Vec::new()).await });
         agent.set_nonblocking(false).unwrap();
@@ -347,7 +347,7 @@ fn dropped_streams_are_closed_without_a_waiter() {
         let (mut child, mut agent) = pair();
         drop(child.stdout());
         assert_eq!(hear(&mut agent), Input::Flow { output: Output::Stdout, flow: Flow::Closed });
-        // There is no room for what follows.
+        // There is no room for later frames.
         let mut stdin = child.stdin().unwrap();
         let mut sent = 0;
         while let Some(count) = once(stdin.write(&[5; 60_000])).await {
@@ -528,7 +528,7 @@ fn refused_file_fails_its_writer() {
     }));
 }
 
-/// Never run: it is enough that it compiles.
+/// Compiled only, never run.
 #[expect(dead_code, reason = "what it shows is shown at compile time")]
 fn futures_may_be_sent_to_other_threads(vm: &Vm, pool: &Pool, child: &mut ExecChild) {
     fn sent(_: impl Send) {}

@@ -38,7 +38,7 @@ fn exited(status: WireStatus) -> Reply {
     Reply::Exited(Exit { status, timed_out: true, duration_us: 1500, peak_rss_kib: 9 })
 }
 
-/// Plays replies, then the end of the stream.
+/// Sends replies, then closes the stream.
 fn play(replies: &[Reply], limit: usize) -> Result<ExecOutcome, Error> {
     let (session, mut agent) = pair_with(Conversation::new(None));
     say(&mut agent, replies);
@@ -118,7 +118,7 @@ fn silent_agent_is_given_up_at_the_deadline() {
     let end = session.collect(true, true, NO_LIMIT);
     assert!(matches!(end, Err(Error::Unanswered { limit: told }) if told == limit), "{end:?}");
     drop(agent);
-    // What it said before anybody asked was in time.
+    // A reply that arrived before the call is in time.
     let (session, mut agent) = pair_with(deadline());
     say(&mut agent, &[Reply::Stdout(b"said".to_vec()), exited(WireStatus::Code(0))]);
     thread::sleep(2 * limit);
@@ -169,7 +169,7 @@ fn input_is_sent_within_the_window_while_output_is_read() {
                 got.extend(bytes);
             }
             Input::DataEnd => break,
-            // Output may come in faster than it is taken out.
+            // Output may arrive faster than it is read.
             Input::Flow { output: Output::Stdout, .. } => {}
             other => panic!("{other:?}"),
         }
@@ -223,7 +223,7 @@ fn one_stream_is_readable_while_the_other_is_paused() {
     let agent = thread::spawn(move || {
         let mut sent = 0;
         agent.set_nonblocking(false).unwrap();
-        // As much as the host lets flow, and what was under way by then.
+        // The limit of the flow control, and the bytes in flight.
         while sent < 5 {
             say(&mut agent, &[Reply::Stderr(vec![2; 64 << 10])]);
             sent += 1;

@@ -22,7 +22,7 @@ use crate::machine::StreamError;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A guest whose side of each stream comes out of a channel.
+/// A guest whose end of each stream arrives on a channel.
 #[derive(Debug)]
 struct Fake {
     streams: Mutex<Sender<(Request, UnixStream)>>,
@@ -32,7 +32,7 @@ struct Fake {
 #[derive(Debug, Default)]
 struct FakeState {
     has_ended: AtomicBool,
-    /// How many streams are refused for want of descriptors.
+    /// How many streams to refuse as without descriptors.
     refusals: AtomicUsize,
     dials: AtomicUsize,
 }
@@ -114,7 +114,7 @@ impl Guest {
         Forward { relay: Relay::start(Box::new(source), &self.dialer).unwrap(), address }
     }
 
-    /// The next stream, once the guest has said that it is connected.
+    /// The next stream, after the guest's reply that it is connected.
     fn connected(&self) -> UnixStream {
         let (request, mut stream) = self.streams.recv_timeout(PATIENCE).unwrap();
         assert_eq!(request, Request::Connect { port: 80, framed: true });
@@ -138,7 +138,7 @@ fn segment(mut stream: &UnixStream) -> Option<Segment> {
     Some(Segment::decode(header.kind, &payload).unwrap())
 }
 
-/// The client's bytes up to their end.
+/// The client's bytes up to end of file.
 fn bytes_of_client(stream: &UnixStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     loop {
@@ -184,7 +184,7 @@ fn bytes_pass_both_ways_and_each_direction_closes_alone() {
     assert_eq!(read_to_end(&stream), b"", "the host closes the stream after both ends");
 }
 
-/// A connection whose guest sends no more, as its client knows.
+/// A connection whose client has seen the guest's end of file.
 fn with_a_guest_that_ended_first() -> (Guest, Forward, TcpStream, UnixStream) {
     let guest = Guest::new();
     let forward = guest.expose();
@@ -207,7 +207,7 @@ fn guest_that_closes_first_still_receives() {
 fn guest_that_closes_first_and_is_gone_resets_the_client() {
     let (_guest, _forward, mut client, stream) = with_a_guest_that_ended_first();
     drop(stream);
-    // The first that comes too late is what tells.
+    // The first late byte shows it.
     client.write_all(b"late").unwrap();
     eventually("reset", || client.write_all(b"later").is_err());
 }
@@ -264,7 +264,7 @@ fn client_reset_closes_the_stream_without_eof() {
     assert_eq!(segment(&stream), Some(Segment::Data(b"x".to_vec())));
     stream.write_all(b"unread").unwrap();
     eventually("delivered", || client.peek(&mut [0; 16]).unwrap() == 6);
-    // Closed with something unread: the kernel resets.
+    // Closed with unread bytes: the kernel resets.
     drop(client);
     assert_eq!(segment(&stream), None);
 }
@@ -294,7 +294,7 @@ fn nothing_is_lost_or_reordered_when_both_sides_stall() {
             (&stream).write_all(&outward).unwrap();
             stream.shutdown(Shutdown::Write).unwrap();
         });
-        // Readers that begin late: both directions are full by then.
+        // The readers start late, when both directions are full.
         thread::sleep(Duration::from_millis(200));
         scope.spawn(|| assert!(read_to_end(&client) == outward));
         scope.spawn(|| assert!(bytes_of_client(&stream) == inward));
@@ -449,7 +449,7 @@ fn only_an_abandoned_socket_file_is_replaced() {
     assert!(taken(&path), "somebody listens");
     drop(other);
     let ours = listen::File::bind(&path, 80).unwrap();
-    // Whoever replaces the file keeps theirs.
+    // A file that replaced it stays.
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, "a file").unwrap();
     assert!(taken(&path), "not a socket");
@@ -485,7 +485,7 @@ fn guest_connection_reaches_the_named_address() {
     let target = TcpListener::bind("127.0.0.1:0").unwrap();
     let (mut news, _relay) = reverse(&guest, target.local_addr().unwrap());
     for connection in [7, 9] {
-        // In two pieces, as it may come.
+        // In two pieces, as it may arrive.
         let frame = Reply::Accepted { connection }.to_frame();
         let (head, rest) = frame.split_at(5);
         news.write_all(head).unwrap();

@@ -1,4 +1,4 @@
-//! Mapped forms of synthetic packs: made once, shared, mended, and never half.
+//! Mapped forms of synthetic packs: made once, shared, repaired, never partial.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -18,9 +18,9 @@ use supermachine_snapshots::mapped::{adopt_disk, expanded_disk, forget_mapped};
 use supermachine_snapshots::pack::{Descriptor, Layout, PackError};
 use supermachine_test_support::packs::{self as samples, Made, PAGE};
 
-/// Spoils a file.
+/// Damages a file.
 type Damage = fn(&Path);
-/// Tells a test that it runs in a process of its own, and where.
+/// Set in a child process of a test: the folder to work in.
 const WITHIN: &str = "SUPERMACHINE_TEST_WITHIN";
 
 /// A store with the sample packs, and a cache.
@@ -116,7 +116,7 @@ fn inodes(mapped: &Mapped) -> Vec<u64> {
     files.map(|file| inode(file)).collect()
 }
 
-/// Runs one test again in a process of its own.
+/// Runs one test again in a child process.
 fn child(test: &str, home: &Home) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", &format!("image::tests::{test}"), "--nocapture"]);
@@ -138,7 +138,7 @@ fn mapped_memory_and_disks_match_the_pack() {
     let image = home.open();
     home.assert_is_whole(&image);
     assert_eq!(image.digest(), home.made.image.digest);
-    // From the cache alone the same comes again.
+    // The cache alone gives the same.
     let again = home.open();
     assert_eq!(again.snapshot(), image.snapshot());
     home.assert_is_whole(&again);
@@ -217,7 +217,7 @@ fn damaged_file_of_a_form_is_found_and_made_again() {
             let mut byte = [0];
             file.read_exact_at(&mut byte, 3).unwrap();
             file.write_all_at(&[byte[0] ^ 1], 3).unwrap();
-            // Seen even where clocks are coarse.
+            // Visible even with coarse clocks.
             file.set_modified(SystemTime::now() + Duration::from_secs(1)).unwrap();
         }),
         ("cut", |path| {
@@ -239,12 +239,12 @@ fn damaged_file_of_a_form_is_found_and_made_again() {
     assert_eq!(files.len(), 8);
     for file in &files {
         for (name, damage) in damages {
-            // Held open, so that inode numbers are not given out again.
+            // Held open, so that inode numbers are not reused.
             let before = home.open();
             let before = before.mapped().unwrap();
             damage(&home.cache().join(file));
             if file.extension().is_some() {
-                // The form vouches for the file itself; who makes another form looks here.
+                // The form records the file's own stamp; makers of other forms read this one.
                 home.assert_is_whole(&home.open());
                 forget_mapped(&home.cache(), home.made.image.digest);
             }
@@ -265,7 +265,7 @@ fn form_is_made_again_after_the_cache_was_removed() {
     let running = home.open();
     home.assert_is_whole(&running);
     fs::remove_dir_all(home.cache()).unwrap();
-    // What is mapped stays.
+    // Mappings stay.
     home.assert_is_whole(&running);
     home.assert_is_whole(&home.open());
     forget_mapped(&home.cache(), home.made.image.digest);
@@ -358,7 +358,7 @@ fn makers_killed_at_any_time_leave_a_working_cache() {
     }
 }
 
-/// A file system of a few bytes. Mounting takes root.
+/// A tiny file system. Mounting needs root.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
@@ -489,7 +489,7 @@ fn start_uses_the_available_mode() {
     let (origin, way) = image.origin(true).unwrap();
     assert_eq!(way, RestoreMode::OnDemand);
     let Origin::Chunks(mut chunks) = origin else { panic!("{origin:?}") };
-    // The form is made once the first chunks are there, and then taken.
+    // The form is made after the first chunks, and then used.
     assert!(image.inner.found().is_none());
     chunks.first_use_done();
     let begun = Instant::now();
@@ -514,10 +514,10 @@ fn form_abandoned_by_processes_is_made_by_the_next() {
     let home = Home::new();
     let way = |image: &Image| image.origin(true).unwrap().1;
     let first = home.open();
-    // While it lives it may yet finish, and neither it nor others wait for that.
+    // A live process may still finish, and no other waits for it.
     assert_eq!([way(&first), way(&first), way(&home.open())], [RestoreMode::OnDemand; 3]);
     drop(first);
-    // Where there is no room for it, machines start all the same, each time.
+    // Without space for it, machines still start, each time.
     let blocked = home.cache().join("memory");
     fs::write(&blocked, b"a file").unwrap();
     for _ in 0..3 {

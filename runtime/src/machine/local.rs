@@ -1,7 +1,7 @@
 //! A machine in this process.
 //!
-//! Invariant: a handle that outlives its use of the machine reaches it no more. A use begins with a
-//! start or a reset, and finishes with the next reset or when the machine is dropped.
+//! Invariant: a handle reaches the machine only during its use of it. A use lasts from a start or
+//! reset to the next reset, or until the machine is dropped.
 //!
 //! Lock: `owned` is held for moments only, never while the machine works.
 

@@ -1,4 +1,4 @@
-//! Why a stream to the agent closed. Unlike an [`Error`] it can be cloned, for all who wait.
+//! Why a stream to the agent closed. Unlike an [`Error`] it can be cloned, for several waiters.
 
 use std::io;
 

@@ -38,8 +38,8 @@ pub(crate) fn peer(socket: &UnixStream) -> io::Result<Peer> {
 /// # Safety
 /// No other code of the process owns a descriptor.
 pub(crate) unsafe fn close_inherited() {
-    // SAFETY: the caller promises that nobody owns one. A kernel that lacks the call leaves them open,
-    // which the process can do no harm with.
+    // SAFETY: the caller promises that no code owns one. A kernel without the call leaves them
+    // open, which the process can do no harm with.
     unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
 }
 

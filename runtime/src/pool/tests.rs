@@ -1,4 +1,4 @@
-//! The state of a pool, over machines that only count.
+//! A pool over fake machines that count.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -12,7 +12,7 @@ use super::state::{Manager, PoolOptions, Urgency};
 use crate::Error;
 use crate::error::HostError;
 
-/// Far more than anything here takes: only a hang reaches it.
+/// A timeout that only a hang reaches.
 const HANG: Duration = Duration::from_secs(60);
 const RULES: PoolOptions =
     PoolOptions { min: 0, max: 2, idle_timeout: HANG, acquire_timeout: HANG, restores: true };
@@ -26,14 +26,14 @@ struct Count {
     refuses_to_make: AtomicBool,
     panics_on_making: AtomicBool,
     refuses_to_reset: AtomicBool,
-    /// Held to keep the pool's thread from making and resetting.
+    /// Held to block the pool's thread.
     gate: Mutex<()>,
 }
 
 #[derive(Debug, Clone, Default)]
 struct FakeManager(Arc<Count>);
 
-/// A machine: its number, and who used it since it was reset.
+/// A machine: its number, and its users since its reset.
 #[derive(Debug)]
 struct Fake {
     number: usize,
@@ -122,7 +122,7 @@ impl Tended {
         self.count.alive.load(Ordering::SeqCst)
     }
 
-    /// Waits until it is so.
+    /// Waits for a condition.
     fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let end = Instant::now() + HANG;
         while !is_so(self) {
@@ -156,7 +156,7 @@ fn caller_makes_a_machine_when_none_is_warm() {
     let pool = Tended::new(PoolOptions { min: 2, max: 4, ..RULES });
     let count = Arc::clone(&pool.count);
     pool.until("warm", |pool| pool.scheduler.stats().idle == 2);
-    // The thread may have room for one, but does not get on.
+    // The thread may have room for one, but is blocked.
     let gate = count.gate.lock().unwrap();
     let machines: Vec<Fake> = (0..3).map(|_| take(&pool.scheduler).unwrap()).collect();
     assert_eq!(pool.scheduler.stats().in_use, 3);
@@ -169,10 +169,10 @@ fn used_machine_is_reset_by_the_next_caller() {
     const TURNS: usize = 100;
     let count = Arc::new(Count::default());
     let held = count.gate.lock().unwrap();
-    // The thread is busy with a machine of its own, and does not get on.
+    // The thread works on a machine, and is blocked.
     let pool =
         Tended::with(FakeManager(Arc::clone(&count)), PoolOptions { min: 1, max: 2, ..RULES });
-    // Let go before the pool ends, also if something here fails.
+    // Released before the pool closes, even when an assertion fails.
     let gate = held;
     pool.until("starting", |pool| pool.scheduler.stats().starting == 1);
     for turn in 0..TURNS {
@@ -235,14 +235,14 @@ fn acquire_timeout_reports_machines_in_use() {
         other => panic!("{other:?}"),
     }
     assert_eq!(pool.scheduler.stats().waiting, 0);
-    // Nobody is served in the place of who gave up.
+    // A caller that gave up is not served.
     machines.into_iter().for_each(|machine| pool.scheduler.give_back(machine, true));
     let machine = take(&pool.scheduler).unwrap();
     assert_eq!(pool.scheduler.stats().in_use, 1);
     pool.scheduler.give_back(machine, true);
 }
 
-/// Counts how often it is woken.
+/// Counts its wake-ups.
 #[derive(Debug, Default)]
 struct Alarm(AtomicUsize);
 
@@ -266,11 +266,11 @@ fn abandoned_acquire_loses_no_machine() {
             place
         })
         .collect();
-    // Asking again does not cost the place, and changes who is woken.
+    // A second poll keeps the turn, and replaces the waker.
     assert!(places[2].poll(&wakers[3]).is_pending());
     let rung = || alarms.iter().map(|alarm| alarm.0.load(Ordering::SeqCst)).collect::<Vec<_>>();
 
-    // The first is gone before it is served, the second with what it was given.
+    // The first is dropped before it is served, the second with its grant.
     drop(places.remove(0));
     pool.scheduler.give_back(machine, true);
     assert_eq!(rung(), [0, 1, 0, 0]);
@@ -278,7 +278,7 @@ fn abandoned_acquire_loses_no_machine() {
     assert_eq!(rung(), [0, 1, 0, 1]);
     let Poll::Ready(lease) = places[0].poll(&wakers[2]) else { panic!("it was served") };
     assert!(places[1].poll(&wakers[3]).is_pending());
-    // The third has it in hand and does not take it.
+    // The third has a lease and drops it.
     drop(lease);
     assert_eq!(rung(), [0, 1, 0, 2]);
     let Poll::Ready(lease) = places[1].poll(&wakers[3]) else { panic!("it was served") };

@@ -158,7 +158,7 @@ pub(super) fn greet(client: &mut UnixStream) -> Option<()> {
 
 /// A machine that a client has stopped. Dropping this sends the client its reply.
 #[derive(Debug)]
-#[must_use = "who asked for the end is told when this is dropped"]
+#[must_use = "the client that stopped the machine is answered when this is dropped"]
 pub struct Stopped {
     stoppers: Vec<(UnixStream, WorkerReply)>,
 }

@@ -33,13 +33,13 @@ use supermachine_vmm::{GuestFailure, Machine};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a test knows of its guest.
+/// The test's view of its guest.
 #[derive(Debug, Default)]
 struct Facts {
     failure: Mutex<Option<GuestFailure>>,
     dropped: Mutex<bool>,
     paused: AtomicBool,
-    /// Met when a slow snapshot begins, and again before it ends.
+    /// Reached at the start of a slow snapshot, and again before its end.
     lasts: TwoMeet,
 }
 
@@ -58,7 +58,7 @@ impl TwoMeet {
     }
 }
 
-/// A guest whose side of each stream comes out of a channel.
+/// A guest whose end of each stream arrives on a channel.
 #[derive(Debug)]
 struct Fake {
     streams: Mutex<Sender<UnixStream>>,
@@ -132,12 +132,12 @@ fn hosted(fake: Fake) -> Hosted {
     Hosted::new(Arc::new(fake), Box::new(owner))
 }
 
-/// A server on a thread of its own, with a guest.
+/// A server on its own thread, with a guest.
 struct Stage {
     dir: TempDir,
     facts: Arc<Facts>,
     streams: Receiver<UnixStream>,
-    /// The stream that tells of the entrypoint.
+    /// The stream that reports the entrypoint.
     entrypoint: UnixStream,
     server: Option<JoinHandle<Result<Stopped, Error>>>,
 }
@@ -167,7 +167,7 @@ impl Stage {
         Client::connect(self.path()).unwrap()
     }
 
-    /// Plays the agent for so many commands: `yes` writes 4 MiB, `cat` gives its input back.
+    /// Plays the agent for `count` commands: `yes` writes 4 MiB, `cat` returns its input.
     fn serve_commands(&self, count: usize) -> Vec<JoinHandle<()>> {
         let next = |_| {
             let stream = self.streams.recv_timeout(PATIENCE).unwrap();
@@ -242,7 +242,7 @@ fn ports_are_reachable_through_a_worker() {
     client.read_exact(&mut text).unwrap();
     assert_eq!(&text, b"hello");
     drop(vm);
-    // The forward was the handle's; the machine is not.
+    // The forward belonged to the `Vm`; the machine does not.
     assert_eq!(client.read(&mut text).unwrap_or(0), 0);
     assert_eq!(stage.client().status().unwrap().state, State::Running);
 }
@@ -352,7 +352,7 @@ fn unreachable_machine_stops() {
     let client = stage.client();
     std::fs::remove_file(stage.path()).unwrap();
     thread::sleep(Duration::from_millis(500));
-    // Who is connected uses it on.
+    // A connected client can still use it.
     assert_eq!(client.status().unwrap().state, State::Running);
     drop(client);
     drop(stage.stop());
@@ -422,7 +422,7 @@ fn other_version_is_refused_by_either_side() {
     let mut raw = UnixStream::connect(stage.path()).unwrap();
     raw.write_all(&WorkerRequest::Hello { version: VERSION + 1 }.to_frame()).unwrap();
     let mut said = Vec::new();
-    // It may be closed by now, or is reset by what it was sent and did not read.
+    // It may be closed by now, or reset by unread bytes.
     let _ = raw.write_all(&WorkerRequest::Status.to_frame());
     let _ = raw.read_to_end(&mut said);
     assert_eq!(said, WorkerReply::Hello { version: VERSION }.to_frame());
@@ -553,7 +553,7 @@ fn asks() -> Vec<WorkerRequest> {
     ]
 }
 
-/// Reads a frame; tells whether it was accepted.
+/// Decodes a frame, if it is valid.
 fn accepts<M: Message + PartialEq + std::fmt::Debug>(frame: &[u8]) -> Option<M> {
     let (header, payload) = frame.split_first_chunk::<HEADER_SIZE>()?;
     let header = Header::decode(*header).ok()?;
@@ -610,7 +610,7 @@ fn only_own_user_and_root_are_trusted() {
     assert!(!os::is_trusted(os::Peer { uid: own.uid + 1, ..own }));
 }
 
-/// A worker on a thread of its own, whose guest is the test's, and the client's connection to it.
+/// A worker on its own thread with the test's guest, and a connection to it.
 fn worker() -> (UnixStream, Arc<Facts>, Receiver<UnixStream>, JoinHandle<()>) {
     let (sender, streams) = channel();
     let facts = Arc::new(Facts::default());
@@ -641,7 +641,7 @@ fn worker_starts_the_requested_machine_and_serves_it_until_stop() {
     vm.resume().unwrap();
     assert!(!facts.paused.load(Ordering::Relaxed));
     assert_eq!(client.status().unwrap().state, State::Running);
-    // A second machine is for a second worker.
+    // A worker starts one machine only.
     assert!(matches!(
         client.start(order()),
         Err(Error::Worker { source: WorkerError::Failed { .. } })

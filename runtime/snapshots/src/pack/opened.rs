@@ -69,8 +69,8 @@ fn check_sizes(snapshot: &Snapshot, index: &Index) -> Result<(), PackError> {
     if index.memory.size != snapshot.machine.memory_size {
         return inconsistent("another size of memory in its index than in its state");
     }
-    let told = snapshot.disks.iter().map(|disk| disk.size);
-    if !index.disks.iter().map(|disk| disk.size).eq(told) {
+    let sizes = snapshot.disks.iter().map(|disk| disk.size);
+    if !index.disks.iter().map(|disk| disk.size).eq(sizes) {
         return inconsistent("other disks in its index than in its state");
     }
     Ok(())
@@ -78,9 +78,9 @@ fn check_sizes(snapshot: &Snapshot, index: &Index) -> Result<(), PackError> {
 
 /// Checks that the manifest lists the index's blobs, so that tools copy all of them.
 fn check_blobs(manifest: &Manifest, index: &Index) -> Result<(), PackError> {
-    let told = manifest.chunks.iter().map(|descriptor| (descriptor.digest, descriptor.size));
+    let listed = manifest.chunks.iter().map(|descriptor| (descriptor.digest, descriptor.size));
     let wanted = index.blobs.iter().map(|blob| (blob.digest, blob.size()));
-    if told.eq(wanted) {
+    if listed.eq(wanted) {
         Ok(())
     } else {
         Err(PackError::Inconsistent { what: "other blobs in its index than in its manifest" })

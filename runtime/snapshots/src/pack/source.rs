@@ -154,11 +154,15 @@ impl Source {
     ///
     /// # Errors
     /// It is missing or has another size.
-    pub fn blob(&self, section: &'static str, told: &Descriptor) -> Result<BlobFile, PackError> {
-        let blob = self.find_blob(section, told.digest)?;
-        if blob.size != told.size {
-            let (expected, found) = (told.size, blob.size);
-            return Err(PackError::Size { section, digest: told.digest, expected, found });
+    pub fn blob(
+        &self,
+        section: &'static str,
+        descriptor: &Descriptor,
+    ) -> Result<BlobFile, PackError> {
+        let blob = self.find_blob(section, descriptor.digest)?;
+        if blob.size != descriptor.size {
+            let (expected, found) = (descriptor.size, blob.size);
+            return Err(PackError::Size { section, digest: descriptor.digest, expected, found });
         }
         Ok(blob)
     }
@@ -170,13 +174,13 @@ impl Source {
     pub fn read(
         &self,
         section: &'static str,
-        told: &Descriptor,
+        descriptor: &Descriptor,
         limit: u64,
     ) -> Result<Vec<u8>, PackError> {
-        if told.size > limit {
-            return Err(PackError::TooLarge { section, size: told.size, limit });
+        if descriptor.size > limit {
+            return Err(PackError::TooLarge { section, size: descriptor.size, limit });
         }
-        let blob = self.blob(section, told)?;
+        let blob = self.blob(section, descriptor)?;
         self.content(section, &blob)
     }
 

@@ -61,7 +61,7 @@ fn false_headers_are_refused() {
     let refused = |at: usize, text: &[u8]| {
         let mut bad = good.clone();
         bad[at..at + text.len()].copy_from_slice(text);
-        // The sum fits, so that what it covers is looked at.
+        // The checksum is right, so that the fields are checked.
         bad[148..156].fill(b' ');
         let sum: u32 = bad[..512].iter().map(|byte| u32::from(*byte)).sum();
         bad[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());

@@ -1,4 +1,4 @@
-//! Every byte matters, or is known not to.
+//! Every byte is checked, or known not to matter.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::super::archive::members;
 use super::*;
 
-/// What lies where in an archive.
+/// The ranges of an archive.
 fn regions(store: &Store, path: &Path) -> BTreeMap<String, Range<usize>> {
     let pack = store.open().unwrap();
     let base = Pack::open(&store.source(), store.made.base.digest).unwrap();
@@ -58,7 +58,7 @@ fn flipped_byte_of_an_archive_is_named_or_irrelevant() {
     let mut harmless: BTreeMap<String, usize> = BTreeMap::new();
     for (region, range) in regions(&store, &path) {
         let kind = region.split(' ').next().unwrap();
-        // The content of chunks is sampled: each is read anew.
+        // Chunks are sampled, as each is read again.
         let step = if kind == "chunks" { 7 } else { 1 };
         for at in range.step_by(step) {
             let mut bad = good.clone();
@@ -92,8 +92,8 @@ fn flipped_byte_of_an_archive_is_named_or_irrelevant() {
             }
         }
     }
-    // Of the base only the chunks are needed. A name, a media type and spaces of the index can
-    // be any; so can what ends the numbers of a header be.
+    // Only the chunks of the base are needed. Names, media types and spaces of the index may
+    // change; so may the terminators of a header's numbers.
     let may_be_harmless = ["base", "chunks", "header", "index.json", "oci-layout", "padding"];
     assert!(harmless.keys().all(|kind| may_be_harmless.contains(&&kind[..])), "{harmless:?}");
     let headers = members(&fs::File::open(store.archive()).unwrap().into(), &path).unwrap().len();

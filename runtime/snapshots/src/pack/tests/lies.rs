@@ -1,11 +1,11 @@
-//! Packs whose digests are right and whose words are not.
+//! Packs with right digests and wrong contents.
 
 use supermachine_formats::pack::{Blob, Chunk, Extent, Index, IndexError, Layer, MAX_STORED};
 use supermachine_formats::snapshot::{Disk, SnapshotError, Stage};
 
 use super::*;
 
-/// A pack of parts that need not fit each other.
+/// A pack of parts that may disagree.
 struct Forged {
     store: Store,
     state: Vec<u8>,
@@ -243,11 +243,11 @@ fn malformed_chunk_is_refused() {
     assert_eq!(Forged::new().with_chunk(cut, &chunk, cut.len() as u32).chunk_error(), cannot);
     let mut twice = good.clone();
     twice.extend_from_slice(&good);
-    // Two frames are 128 KiB, for which there is no room.
+    // Two frames are 128 KiB, which does not fit.
     assert_eq!(Forged::new().with_chunk(&twice, &chunk, twice.len() as u32).chunk_error(), cannot);
 }
 
-/// A frame of few bytes that is a gigabyte, whatever it says of itself.
+/// A small frame that decompresses to a gigabyte, whatever its header says.
 #[test]
 fn frame_of_the_wrong_size_is_refused_without_decompression() {
     let no_frame = "no frame of a chunk";

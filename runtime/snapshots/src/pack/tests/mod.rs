@@ -1,4 +1,4 @@
-//! Packs of synthetic guests: what is written is read again, and what is not right is told.
+//! Packs of synthetic guests: written packs are readable, and wrong ones are refused.
 
 mod archive;
 mod damage;
@@ -57,7 +57,7 @@ impl Store {
     }
 }
 
-/// All that a space holds, every chunk checked.
+/// The content of a space, with every chunk checked.
 pub(super) fn content(pack: &Pack, space: &Space) -> Result<Vec<u8>, PackError> {
     let mut reader = ChunkReader::new(pack)?;
     let mut content = vec![0; space.size as usize];
@@ -70,7 +70,7 @@ pub(super) fn content(pack: &Pack, space: &Space) -> Result<Vec<u8>, PackError> 
     Ok(content)
 }
 
-/// Reads every chunk, also those that others stand in front of.
+/// Reads every chunk, including those under other layers.
 pub(super) fn read_every_chunk(pack: &Pack) -> Result<(), PackError> {
     let mut reader = ChunkReader::new(pack)?;
     (0..pack.index.chunk_count() as u32).try_for_each(|number| reader.read(number).map(drop))
@@ -113,11 +113,11 @@ fn child_lists_its_parents_blobs_and_adds_only_changes() {
     let image = store.open().unwrap();
     assert_eq!(image.index.memory.layers[0], base.index.memory.layers[0]);
     assert!(image.manifest.chunks.starts_with(&base.manifest.chunks));
-    // A page that was written as it was is no change; a chunk of zeros is not stored.
+    // A page rewritten with the same content is not a change; a zero chunk is not stored.
     let own: Vec<_> = image.index.memory.layers[1].chunks().collect();
     assert_eq!(own.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [0, 2, 15]);
     assert_eq!(own[2].1, None);
-    // The two equal chunks of the base are stored once, the one that is used first first.
+    // The two equal chunks of the base are stored once, at the place of the first use.
     assert_eq!(base.index.blobs[0].chunks.len(), 2);
     assert_eq!(base.index.memory.layers[0].number(5), Some(0));
     assert_eq!(base.index.memory.layers[0].number(15), Some(0));
@@ -159,7 +159,7 @@ fn non_pack_is_refused() {
     fs::write(&file, [0; 1024]).unwrap();
     let error = refused(&file);
     assert!(matches!(error, PackError::NotAPack { what: "it has no index.json", .. }), "{error:?}");
-    // Reading a pipe would wait for ever.
+    // Reading a pipe would block forever.
     let pipe = dir.path().join("pipe");
     let status = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
     assert!(status.success());

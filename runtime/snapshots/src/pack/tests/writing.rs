@@ -1,4 +1,4 @@
-//! Writing into a folder: the same bytes for the same machine, and nothing half.
+//! Writing into a folder: the same bytes for the same machine, and no partial files.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -34,8 +34,8 @@ fn same_machine_gives_the_same_bytes_named_by_digest() {
     assert_eq!(names(&one), names(&two));
 }
 
-/// What this build writes is what the builds before it wrote, and it reads what they wrote.
-/// Bytes that change are a new version of the format, not a new file here.
+/// This build writes the same bytes as earlier ones, and reads theirs. Changed bytes need a new
+/// version of the format, not a new file here.
 #[test]
 fn version_one_packs_are_written_unchanged_and_read() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pack-v1.tar");
@@ -66,7 +66,7 @@ fn long_chain_has_few_layers_and_all_content() {
         memory = now;
         parent = Pack::open(&source, stored.digest).unwrap();
         most = most.max(parent.index.memory.layers.len());
-        // The base stays a layer of its own, which others share.
+        // The base stays a separate layer, for others to share.
         assert_eq!(parent.index.memory.layers[0], first, "round {round}");
     }
     assert_eq!(most, MAX_LAYERS - 1);
