@@ -62,3 +62,8 @@ pub use pool::{Pool, PoolBuilder, PoolStats, PooledVm};
 pub use supermachine_vmm::Way as RestoreMode;
 pub use supermachine_vmm::{Timings, host};
 pub use vm::{Vm, VmStats};
+
+/// The examples of the guide to this library, compiled with all others.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/library.md")]
+struct Guide;
