@@ -86,8 +86,7 @@ mod tests {
     #[test]
     fn pauses_double_and_respect_retry_after() {
         let second = Duration::from_secs(1);
-        let mut timeouts = Timeouts::default();
-        timeouts.pause = second;
+        let timeouts = Timeouts { pause: second, ..Timeouts::default() };
         let mut backoff = Backoff::new(timeouts);
         assert_eq!(backoff.next(None), Some(second));
         assert_eq!(backoff.next(Some(5 * second)), Some(5 * second));
