@@ -142,7 +142,7 @@ pub(crate) fn attach(
     }
     let device = path(&[b"/dev/", description.root_device.as_bytes()].concat())?;
     wait_for_device(&device)?;
-    mount_root(&device, description.dax)?;
+    mount_root(&device)?;
     let boot_id = cover_boot_id()?;
     enter_root()?;
     resumer.set_boot_id(boot_id);
@@ -187,14 +187,16 @@ fn wait_for_device(device: &CStr) -> Result<(), Failure> {
     }
 }
 
-/// The image, read-only, under a writable layer in memory, at /newroot.
-fn mount_root(device: &CStr, dax: bool) -> Result<(), Failure> {
+/// Mounts the image read-only, and over it a writable layer in memory, at /newroot.
+///
+/// The image is read through the page cache, also where its disk could be mapped (DAX): such pages
+/// have no `struct page`, and a debugger that writes to one of them gets another page's content.
+fn mount_root(device: &CStr) -> Result<(), Failure> {
     for directory in [c"/image", c"/rw", c"/newroot"] {
         ensure_directory(directory)?;
     }
-    let data = if dax { c"dax=always" } else { c"" };
     let name = device.to_bytes();
-    mount::mount(device, c"/image", c"erofs", nr::MS_RDONLY, data).or_failure("mount", name)?;
+    mount::mount(device, c"/image", c"erofs", nr::MS_RDONLY, c"").or_failure("mount", name)?;
     mount::mount(c"tmpfs", c"/rw", c"tmpfs", 0, c"mode=0755").or_failure("mount", "/rw")?;
     for directory in [c"/rw/upper", c"/rw/work"] {
         ensure_directory(directory)?;

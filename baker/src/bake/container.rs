@@ -42,13 +42,11 @@ pub(crate) fn container(
     root_disk: RootDisk,
     hostname: &str,
 ) -> Container {
-    let (root_device, dax) = root_disk.device();
     let user = overrides.user.as_ref().or(config.user.as_ref());
     let working_dir = overrides.working_dir.as_ref().or(config.working_dir.as_ref());
     Container {
         slots: vec![ROOT_SLOT],
-        root_device: root_device.to_owned(),
-        dax,
+        root_device: root_disk.device().to_owned(),
         hostname: hostname.to_owned(),
         entrypoint: Process {
             argv: to_bytes(&argv(config, overrides)),

@@ -24,11 +24,13 @@ pub(crate) const RECIPE: u16 = 4;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RootDisk {
-    /// Mapped into guest memory: all machines share the host's file pages.
+    /// Mapped into its address space: the guest's kernel copies a page into its page cache when it is
+    /// first read, without a request to the host. Pages that were read before the snapshot are shared
+    /// by all of its machines.
     #[default]
     Mapped,
-    /// Through block requests: each machine copies file pages into its memory. For hosts whose processors
-    /// cannot address the window that a mapped disk needs.
+    /// A disk that is read by requests to the host. For hosts whose processors cannot address the
+    /// window that a mapped disk needs.
     Block,
 }
 
@@ -41,11 +43,11 @@ impl RootDisk {
         }
     }
 
-    /// The disk's name in the guest, and whether it supports DAX.
-    pub(crate) fn device(self) -> (&'static str, bool) {
+    /// The disk's name in the guest.
+    pub(crate) fn device(self) -> &'static str {
         match self {
-            Self::Mapped => ("pmem0", true),
-            Self::Block => ("vda", false),
+            Self::Mapped => "pmem0",
+            Self::Block => "vda",
         }
     }
 }

@@ -88,8 +88,6 @@ pub struct Container {
     pub slots: Vec<u8>,
     /// The guest's name of the block device with the root file system: `pmem0` or `vda`.
     pub root_device: String,
-    /// Whether to mount it with DAX.
-    pub dax: bool,
     /// The guest's host name.
     pub hostname: String,
     /// The entrypoint. Its environment, directory and user are the defaults of every exec.
@@ -186,7 +184,6 @@ impl Message for Request {
             Self::Attach(container) => {
                 out.put_byte_string(&container.slots);
                 out.put_byte_string(container.root_device.as_bytes());
-                out.put_bool(container.dax);
                 out.put_byte_string(container.hostname.as_bytes());
                 put_process(out, &container.entrypoint);
             }
@@ -213,7 +210,6 @@ impl Message for Request {
             0x21 => Self::Attach(Container {
                 slots: reader.byte_string("slots", 256)?.into(),
                 root_device: reader.string("root device", MAX_NAME)?,
-                dax: reader.bool("dax")?,
                 hostname: reader.string("hostname", MAX_NAME)?,
                 entrypoint: read_process(&mut reader)?,
             }),

@@ -58,7 +58,6 @@ fn requests_round_trip() {
     assert_round_trip(&Request::Attach(Container {
         slots: vec![2, 3],
         root_device: "pmem0".into(),
-        dax: true,
         hostname: "web".into(),
         entrypoint,
     }));

@@ -326,18 +326,6 @@ fn root_is_the_image_on_a_mapped_disk_under_a_writable_layer() {
 }
 
 #[test]
-fn reading_the_image_leaves_the_page_cache_as_it_was() {
-    let cached = "awk '/^Cached/ {print $2}' /proc/meminfo";
-    let counts = sh(vm(), &format!("{cached}; cat /bin/busybox > /dev/null; {cached}"));
-    let counts: Vec<u64> = counts.lines().map(|line| line.parse().unwrap()).collect();
-    // Busybox is 2 MiB; other tests write to the layer in memory meanwhile.
-    let vm = start(&busybox());
-    let quiet = sh(&vm, &format!("{cached}; cat /bin/busybox > /dev/null; {cached}"));
-    let quiet: Vec<u64> = quiet.lines().map(|line| line.parse().unwrap()).collect();
-    assert!(quiet[1].abs_diff(quiet[0]) < 512, "{quiet:?} {counts:?}");
-}
-
-#[test]
 fn writable_layer_is_private_to_each_machine() {
     let image = busybox();
     let (one, two) = (start(&image), start(&image));

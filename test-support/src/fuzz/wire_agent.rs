@@ -45,7 +45,6 @@ pub fn samples() -> Vec<Vec<u8>> {
     let container = Container {
         slots: vec![2, 3],
         root_device: "pmem0".into(),
-        dax: true,
         hostname: "web".into(),
         entrypoint,
     };
