@@ -261,6 +261,11 @@ impl Waiter {
             let was_full = !state.takes_bytes();
             let found = find(&mut state.talk);
             let has_room = was_full && state.takes_bytes();
+            if found.is_none() && state.takes_bytes() {
+                state.talk.begin_wait();
+            } else {
+                state.talk.end_wait();
+            }
             drop(state);
             session.send();
             if has_room {
@@ -284,12 +289,15 @@ impl Waiter {
             self.sleep = None;
             return Poll::Pending;
         };
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(at.into())));
-        if sleep.deadline() != at.into() {
-            sleep.as_mut().reset(at.into());
-        }
-        if sleep.as_mut().poll(cx).is_pending() {
-            return Poll::Pending;
+        // What is due is not slept for: a future that is made anew for each poll would never wake.
+        if at > Instant::now() {
+            let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(at.into())));
+            if sleep.deadline() != at.into() {
+                sleep.as_mut().reset(at.into());
+            }
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
         }
         self.session.judge(Instant::now());
         self.session.waiters.wake_others(self.key);
@@ -299,6 +307,8 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
+        // Others that wait say so again.
+        self.session.lock().talk.end_wait();
         self.session.waiters.clear(self.key);
     }
 }

@@ -152,6 +152,30 @@ fn errors_match_the_blocking_api() {
 }
 
 #[test]
+fn agent_that_trickles_output_or_reads_nothing_is_given_up() {
+    let patience = || {
+        Conversation::new(ReplyDeadline::new(Duration::from_millis(30), Duration::from_millis(200)))
+    };
+    single().block_on(soon(async {
+        let (child, mut agent) = pair_with(patience(), running());
+        let agent = thread::spawn(move || {
+            let byte = Reply::Stdout(b"x".to_vec()).to_frame();
+            while agent.write_all(&byte).is_ok() {
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let end = child.wait_with_output().await;
+        assert!(matches!(end, Err(Error::Unanswered { .. })), "{end:?}");
+        agent.join().unwrap();
+
+        let talk = patience().with_input(0, vec![0; 4 << 20], false);
+        let (child, _agent) = pair_with(talk, running());
+        let end = child.wait_with_output().await;
+        assert!(matches!(end, Err(Error::Unanswered { .. })), "{end:?}");
+    }));
+}
+
+#[test]
 fn agent_that_replied_in_time_is_not_given_up() {
     let limit = Duration::from_millis(30);
     single().block_on(async {

@@ -20,8 +20,10 @@ use super::queue::Queue;
 use crate::agent::{Backlog, Frames};
 use crate::machine::StreamError;
 
-/// How long after a command's timeout the guest may stay silent.
+/// How long callers wait for the guest in total once the command's timeout has passed.
 const GRACE: Duration = Duration::from_secs(10);
+/// The most output after that: several times the capacity of the guest's pipes.
+const LATE_LIMIT: usize = 8 << 20;
 
 /// The protocol of one command. See the module.
 #[derive(Debug)]
@@ -40,8 +42,12 @@ pub(crate) struct Conversation {
     /// Whether the stream accepts no more frames.
     is_mute: bool,
     deadline: Option<ReplyDeadline>,
-    /// When bytes last arrived or were taken.
-    stirred: Instant,
+    /// When a caller began to wait for the guest.
+    waiting_since: Option<Instant>,
+    /// How long callers have waited since the command's timeout.
+    waited: Duration,
+    /// The number of bytes received since then.
+    late: usize,
     end: Option<Result<Exit, StreamError>>,
 }
 
@@ -57,7 +63,8 @@ enum Stdin {
     Closed,
 }
 
-/// How long a guest may stay silent.
+/// How long a guest is waited for. Time that the caller spends elsewhere does not count, and output does
+/// not extend it: a broken guest may never stop sending.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ReplyDeadline {
     /// When the command's timeout passes.
@@ -112,7 +119,9 @@ impl Conversation {
             outbox: Backlog::default(),
             is_mute: false,
             deadline,
-            stirred: Instant::now(),
+            waiting_since: None,
+            waited: Duration::ZERO,
+            late: 0,
             end: None,
         }
     }
@@ -151,7 +160,7 @@ impl Conversation {
         if count == 0 {
             return Some(self.end.clone()?.map(|_| 0).map_err(StreamError::into_io));
         }
-        self.stir();
+        self.turn_flows();
         Some(Ok(count))
     }
 
@@ -165,7 +174,7 @@ impl Conversation {
         if stdout.is_empty() && stderr.is_empty() && end.is_none() {
             return None;
         }
-        self.stir();
+        self.turn_flows();
         Some(TakenOutput { stdout, stderr, end })
     }
 
@@ -250,7 +259,7 @@ impl Conversation {
     /// Processes received bytes.
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.frames.push(bytes);
-        self.digest();
+        self.digest(bytes.len());
     }
 
     /// Has `read` fill a buffer, processes the bytes, and returns their number.
@@ -260,7 +269,7 @@ impl Conversation {
     ) -> io::Result<usize> {
         let count = self.frames.fill(read)?;
         if count > 0 {
-            self.digest();
+            self.digest(count);
         }
         Ok(count)
     }
@@ -280,13 +289,28 @@ impl Conversation {
         !is_over
     }
 
-    /// When a silent guest is given up.
-    pub(crate) fn given_up_at(&self) -> Option<Instant> {
-        let ReplyDeadline { over, grace, .. } = self.deadline?;
-        over.max(self.stirred).checked_add(grace)
+    /// Records that a caller waits for the guest.
+    pub(crate) fn begin_wait(&mut self) {
+        if self.deadline.is_some() {
+            self.waiting_since.get_or_insert_with(Instant::now);
+        }
     }
 
-    /// Gives the guest up if it was silent for too long.
+    /// Records that no caller waits.
+    pub(crate) fn end_wait(&mut self) {
+        if let (Some(since), Some(deadline)) = (self.waiting_since.take(), self.deadline) {
+            self.waited += since.max(deadline.over).elapsed();
+        }
+    }
+
+    /// When the guest is given up if the wait continues.
+    pub(crate) fn given_up_at(&self) -> Option<Instant> {
+        let ReplyDeadline { over, grace, .. } = self.deadline?;
+        let since = self.waiting_since.unwrap_or_else(Instant::now).max(over);
+        since.checked_add(grace.saturating_sub(self.waited))
+    }
+
+    /// Gives the guest up if callers have waited long enough.
     pub(crate) fn judge(&mut self, now: Instant) {
         let Some(ReplyDeadline { limit, .. }) = self.deadline else { return };
         if self.given_up_at().is_some_and(|at| at <= now) {
@@ -301,7 +325,7 @@ impl Conversation {
         }
     }
 
-    fn digest(&mut self) {
+    fn digest(&mut self, count: usize) {
         while self.end.is_none() {
             match self.frames.next::<Reply>() {
                 Ok(Some(reply)) => self.hear(reply),
@@ -309,7 +333,19 @@ impl Conversation {
                 Err(source) => self.fail(StreamError::Protocol(source)),
             }
         }
-        self.stir();
+        self.limit_late(count);
+        self.turn_flows();
+    }
+
+    /// Gives up a guest that does not stop sending after the command's timeout.
+    fn limit_late(&mut self, count: usize) {
+        let Some(ReplyDeadline { over, limit, .. }) = self.deadline else { return };
+        if Instant::now() >= over {
+            self.late += count;
+            if self.late > LATE_LIMIT {
+                self.fail(StreamError::Unanswered { limit });
+            }
+        }
     }
 
     fn hear(&mut self, reply: Reply) {
@@ -354,9 +390,8 @@ impl Conversation {
         }
     }
 
-    /// Records activity, and makes the guest pause or continue its output streams.
-    fn stir(&mut self) {
-        self.stirred = Instant::now();
+    /// Asks the guest to pause an output whose queue is full, and to resume one that has room.
+    fn turn_flows(&mut self) {
         for output in [Output::Stdout, Output::Stderr] {
             if let Some(flow) = self.queue(output).turn() {
                 self.tell(&Input::Flow { output, flow });

@@ -11,7 +11,7 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::conversation::{Conversation, PreparedCommand, TakenOutput};
 use super::outcome::{CollectedOutput, ExecOutcome};
@@ -19,6 +19,9 @@ use crate::Error;
 use crate::agent::PIECE;
 use crate::machine::{AgentStream, MachineHandle};
 use supermachine_vmm::receive_now;
+
+/// The shortest time-out that a socket takes.
+const SHORTEST: Duration = Duration::from_micros(1);
 
 /// The stream. See the module.
 #[derive(Debug)]
@@ -89,6 +92,9 @@ impl Session {
         let mut space = Vec::new();
         loop {
             let found = find(&mut state.talk);
+            if found.is_some() && !state.is_reading {
+                state.talk.end_wait();
+            }
             let has_unsent = state.talk.has_unsent();
             if found.is_some() || has_unsent {
                 drop(state);
@@ -104,10 +110,12 @@ impl Session {
                 continue;
             }
             if state.is_reading || !state.talk.takes_bytes() {
+                // Another caller waits for the guest, or must make room first.
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
             state.is_reading = true;
+            state.talk.begin_wait();
             let until = state.talk.given_up_at();
             drop(state);
             space.resize(PIECE, 0);
@@ -165,11 +173,20 @@ impl Session {
     fn flush(&self) -> io::Result<()> {
         let _turn = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let unsent = self.lock().talk.take_unsent();
+            let mut state = self.lock();
+            let unsent = state.talk.take_unsent();
             if unsent.is_empty() {
                 return Ok(());
             }
-            if let Err(error) = (&self.stream).write_all(&unsent) {
+            state.talk.begin_wait();
+            drop(state);
+            let sent = self.send(&unsent);
+            let mut state = self.lock();
+            if !state.is_reading {
+                state.talk.end_wait();
+            }
+            drop(state);
+            if let Err(error) = sent {
                 self.lock().talk.not_sent(error.kind());
                 self.changed.notify_all();
                 return match error.kind() {
@@ -178,6 +195,31 @@ impl Session {
                 };
             }
         }
+    }
+
+    /// Sends bytes, and blocks until the reply deadline.
+    fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let until = self.lock().talk.given_up_at();
+            if let Some(until) = until {
+                let left = until.saturating_duration_since(Instant::now());
+                // A time-out of zero would be none.
+                self.stream.set_write_timeout(Some(left.max(SHORTEST)))?;
+            }
+            match (&self.stream).write(bytes) {
+                Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_timeout(&error) => {
+                    let mut state = self.lock();
+                    state.talk.judge(Instant::now());
+                    if state.talk.exit().is_some() {
+                        return Err(io::ErrorKind::BrokenPipe.into());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Receives bytes, and blocks until the reply deadline.
@@ -193,11 +235,10 @@ impl Session {
 
     /// The number of received bytes. If it is 0, checks whether the command has failed.
     fn judged(&self, received: io::Result<usize>) -> usize {
-        use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
         match received {
             Ok(count @ 1..) => return count,
-            Err(error) if error.kind() == Interrupted => {}
-            Err(error) if matches!(error.kind(), WouldBlock | TimedOut) => {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if is_timeout(&error) => {
                 self.lock().talk.judge(Instant::now());
             }
             // This side may have closed the stream.
@@ -213,4 +254,9 @@ impl Session {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a socket had nothing, or no room, for as long as was asked.
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }

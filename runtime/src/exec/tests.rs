@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use supermachine_formats::wire::{
-    Exit, ExitStatus as WireStatus, Failure, Flow, Input, Output, Reply, STDIN_WINDOW,
+    Exit, ExitStatus as WireStatus, Failure, Flow, Input, Message, Output, Reply, STDIN_WINDOW,
 };
 
 use super::conversation::{Conversation, ReplyDeadline};
@@ -123,6 +123,47 @@ fn silent_agent_is_given_up_at_the_deadline() {
     say(&mut agent, &[Reply::Stdout(b"said".to_vec()), exited(WireStatus::Code(0))]);
     thread::sleep(2 * limit);
     assert_eq!(session.collect(true, true, NO_LIMIT).unwrap().stdout, b"said");
+}
+
+#[test]
+fn agent_that_trickles_output_is_given_up() {
+    let (timeout, grace) = (Duration::from_millis(30), Duration::from_millis(200));
+    let (session, mut agent) = pair_with(Conversation::new(ReplyDeadline::new(timeout, grace)));
+    let agent = thread::spawn(move || {
+        let byte = Reply::Stdout(b"x".to_vec()).to_frame();
+        while agent.write_all(&byte).is_ok() {
+            thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let end = session.drain(true, true, &mut |_| Ok(()));
+    assert!(matches!(end, Err(Error::Unanswered { .. })), "{end:?}");
+    drop(session);
+    agent.join().unwrap();
+}
+
+#[test]
+fn agent_that_floods_the_host_is_given_up() {
+    let (timeout, grace) = (Duration::from_millis(30), Duration::from_secs(3600));
+    let (session, mut agent) = pair_with(Conversation::new(ReplyDeadline::new(timeout, grace)));
+    let agent = thread::spawn(move || {
+        let piece = Reply::Stdout(vec![0; 64 << 10]).to_frame();
+        while agent.write_all(&piece).is_ok() {}
+    });
+    let end = session.drain(true, true, &mut |_| Ok(()));
+    assert!(matches!(end, Err(Error::Unanswered { .. })), "{end:?}");
+    drop(session);
+    agent.join().unwrap();
+}
+
+#[test]
+fn agent_that_reads_nothing_is_given_up() {
+    let (timeout, grace) = (Duration::from_millis(30), Duration::from_millis(100));
+    let input = vec![0; 4 << 20];
+    let talk = Conversation::new(ReplyDeadline::new(timeout, grace)).with_input(0, input, false);
+    let (session, agent) = pair_with(talk);
+    let end = session.collect(true, true, NO_LIMIT);
+    assert!(matches!(end, Err(Error::Unanswered { .. })), "{end:?}");
+    drop(agent);
 }
 
 #[test]

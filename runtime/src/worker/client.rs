@@ -264,8 +264,10 @@ impl Client {
 impl MachineHandle for Client {
     fn dial(&self, frames: &[u8]) -> Result<UnixStream, Error> {
         let mut stream = self.stream(&WorkerRequest::Dial)?;
-        // A guest that has exited has closed the stream: its reader learns why.
+        // If the guest has exited or its agent reads nothing, the reader of the stream learns it.
+        let _ = stream.set_write_timeout(self.inner.limit);
         let _ = stream.write_all(frames);
+        let _ = stream.set_write_timeout(None);
         Ok(stream)
     }
 
