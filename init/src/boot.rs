@@ -8,7 +8,7 @@ use linux_raw_sys::general as nr;
 use supermachine_formats::wire::Failure;
 
 use crate::failure::OrFailure;
-use crate::sys::{Errno, fd, mount, process, socket};
+use crate::sys::{Errno, fd, mount, process, socket, tree};
 
 struct Mount {
     kind: &'static CStr,
@@ -31,7 +31,8 @@ const MOUNTS: [Mount; 7] = [
         options: nr::MS_NOSUID | nr::MS_NOEXEC,
         data: c"mode=0620,ptmxmode=0666,gid=5",
     },
-    Mount { kind: c"tmpfs", target: c"/dev/shm", options: SAFE, data: c"mode=1777" },
+    // With the writable layer's half, a quarter of the memory is left when both are full.
+    Mount { kind: c"tmpfs", target: c"/dev/shm", options: SAFE, data: c"mode=1777,size=25%" },
     Mount { kind: c"mqueue", target: c"/dev/mqueue", options: SAFE, data: c"" },
 ];
 
@@ -43,10 +44,32 @@ const LINKS: [(&CStr, &CStr); 4] = [
     (c"/proc/self/fd/2", c"/dev/stderr"),
 ];
 
+/// What container hosts set: no privilege for low ports and pings, and room for databases and
+/// file watchers whatever the memory size.
+const SETTINGS: [(&CStr, &[u8]); 8] = [
+    (c"/proc/sys/net/ipv4/ip_unprivileged_port_start", b"0"),
+    (c"/proc/sys/net/ipv4/ping_group_range", b"0 2147483647"),
+    (c"/proc/sys/net/core/somaxconn", b"4096"),
+    (c"/proc/sys/vm/max_map_count", b"1048576"),
+    (c"/proc/sys/fs/inotify/max_user_watches", b"1048576"),
+    (c"/proc/sys/fs/inotify/max_user_instances", b"8192"),
+    (c"/proc/sys/fs/inotify/max_queued_events", b"65536"),
+    (c"/proc/sys/kernel/dmesg_restrict", b"0"),
+];
+
+/// Devices that are safe for every user: what they give is limited to the user's own namespaces.
+const OPEN_DEVICES: [&CStr; 2] = [c"/dev/fuse", c"/dev/net/tun"];
+
 /// Carries out all first steps.
 pub(crate) fn prepare() -> Result<(), Failure> {
     for each in &MOUNTS {
         mount_one(each)?;
+    }
+    for (path, value) in SETTINGS {
+        fd::set(path, value).or_failure("write", path.to_bytes())?;
+    }
+    for device in OPEN_DEVICES {
+        tree::set_mode(device, 0o666).or_failure("chmod", device.to_bytes())?;
     }
     for (target, path) in LINKS {
         match mount::link(target, path) {

@@ -7,6 +7,7 @@ use core::ptr::null;
 
 use supermachine_formats::wire::{Exit, ExitStatus, Failure, WindowSize};
 
+use crate::cgroup::Group;
 use crate::container::Launch;
 use crate::environment::candidates;
 use crate::failure::{OrFailure, failure};
@@ -87,6 +88,7 @@ pub(crate) fn start(
     null_device: &Fd,
     launch: &Launch,
     stdio: &Stdio,
+    group: &mut Option<Group>,
 ) -> Result<(u32, u64), Failure> {
     let program = launch.argv.first().map_or(b"".as_slice(), Vec::as_slice);
     if program.is_empty() {
@@ -99,7 +101,7 @@ pub(crate) fn start(
         b"" | b"/" => None,
         cwd => Some(CString::new(cwd).map_err(|_| failure("chdir", cwd, Errno::EINVAL))?),
     };
-    let plan = Plan {
+    let mut plan = Plan {
         programs: &pointers(&programs),
         argv: &pointers(&argv),
         env: &pointers(&env),
@@ -111,10 +113,22 @@ pub(crate) fn start(
             Stdio::Terminal(terminal) => [terminal; 3],
         },
         is_terminal: matches!(stdio, Stdio::Terminal(_)),
+        group: group.as_ref().and_then(Group::directory),
         credentials: &launch.account.credentials,
     };
     let started = clock::monotonic();
-    match spawner.spawn(&plan) {
+    let mut spawned = spawner.spawn(&plan);
+    if let Err((Step::Clone, errno)) = spawned
+        && errno != Errno::EAGAIN
+        && plan.group.take().is_some()
+    {
+        // Root in the guest may have removed the group, or made it one that takes no processes.
+        spawned = spawner.spawn(&plan);
+        if let Some(group) = group.take() {
+            group.abandon();
+        }
+    }
+    match spawned {
         Ok(pid) => Ok((pid, started)),
         Err((step, errno)) => Err(step_failure(step, program, launch, errno)),
     }

@@ -25,8 +25,10 @@ const NAMED_TO_OPEN: u64 = 500_000;
 /// The kind of a terminal that is not told: what every terminal program knows.
 const DEFAULT_TERMINAL: &[u8] = b"xterm";
 const BIND: &CStr = c"/sys/bus/platform/drivers/virtio-mmio/bind";
-const BOOT_ID: &CStr = c"/proc/sys/kernel/random/boot_id";
-const BOOT_ID_FILE: &CStr = c"/rw/boot_id";
+/// Directories of the image can be renamed, hard links stay linked when they are written to, inode
+/// numbers do not change then, and files have handles.
+const OVERLAY: &CStr = c"lowerdir=/image,upperdir=/rw/upper,workdir=/rw/work,\
+    redirect_dir=on,index=on,nfs_export=on,xino=on";
 const HOSTS: &[u8] = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
     fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
 
@@ -143,9 +145,7 @@ pub(crate) fn attach(
     let device = path(&[b"/dev/", description.root_device.as_bytes()].concat())?;
     wait_for_device(&device)?;
     mount_root(&device)?;
-    let boot_id = cover_boot_id()?;
     enter_root()?;
-    resumer.set_boot_id(boot_id);
     let container = Container::new(description);
     ensure_directory(c"/etc")?;
     ensure_resolver()?;
@@ -197,7 +197,9 @@ fn mount_root(device: &CStr) -> Result<(), Failure> {
     }
     let name = device.to_bytes();
     mount::mount(device, c"/image", c"erofs", nr::MS_RDONLY, c"").or_failure("mount", name)?;
-    mount::mount(c"tmpfs", c"/rw", c"tmpfs", 0, c"mode=0755").or_failure("mount", "/rw")?;
+    // Half of the memory, and as many files as fit.
+    let data = c"mode=0755,size=50%,nr_inodes=0";
+    mount::mount(c"tmpfs", c"/rw", c"tmpfs", 0, data).or_failure("mount", "/rw")?;
     for directory in [c"/rw/upper", c"/rw/work"] {
         ensure_directory(directory)?;
     }
@@ -206,17 +208,7 @@ fn mount_root(device: &CStr) -> Result<(), Failure> {
     let mode = u32::from(root.stx_mode) & 0o7777;
     mount::set_owner_and_mode(c"/rw/upper", root.stx_uid, root.stx_gid, mode)
         .or_failure("chmod", "/rw/upper")?;
-    let layers = c"lowerdir=/image,upperdir=/rw/upper,workdir=/rw/work";
-    mount::mount(c"overlay", c"/newroot", c"overlay", 0, layers).or_failure("mount", "/newroot")
-}
-
-/// Puts a file of ours over the kernel's boot id, which stays the same across restores.
-fn cover_boot_id() -> Result<fd::Fd, Failure> {
-    let how = nr::O_RDWR | nr::O_CREAT;
-    let file = fd::open(BOOT_ID_FILE, how, 0o444).or_failure("open", "/rw/boot_id")?;
-    mount::mount(BOOT_ID_FILE, BOOT_ID, c"", nr::MS_BIND, c"")
-        .or_failure("mount", BOOT_ID.to_bytes())?;
-    Ok(file)
+    mount::mount(c"overlay", c"/newroot", c"overlay", 0, OVERLAY).or_failure("mount", "/newroot")
 }
 
 /// Takes the kernel's file systems along and makes /newroot the root.

@@ -24,6 +24,7 @@ extern crate alloc;
 
 mod account;
 mod boot;
+mod cgroup;
 mod child;
 mod container;
 mod environment;
@@ -43,6 +44,7 @@ use core::fmt::{Display, Write};
 
 use supermachine_formats::wire::{CONTROL_PORT, Failure, REQUEST_PORT};
 
+use crate::cgroup::Groups;
 use crate::failure::OrFailure;
 use crate::server::Server;
 
@@ -63,10 +65,11 @@ pub fn fail(reason: &dyn Display) -> ! {
 
 fn serve() -> Result<(), Failure> {
     boot::prepare()?;
+    let groups = Groups::prepare().or_failure("prepare", "cgroup")?;
     // Listening first: once the host hears Hello it may connect.
     let listener = sys::socket::listen(REQUEST_PORT).or_failure("listen", "vsock")?;
     let control = sys::socket::connect_to_host(CONTROL_PORT).or_failure("connect", "vsock")?;
-    Server::new(control, listener)?.run()
+    Server::new(control, listener, groups)?.run()
 }
 
 struct Console;

@@ -24,20 +24,13 @@ const AHEAD: u64 = 60_000_000_000;
 pub(crate) struct Resumer {
     random: Fd,
     machine_id: Option<Fd>,
-    boot_id: Option<Fd>,
 }
 
 impl Resumer {
     /// Opens the generator.
     pub(crate) fn new() -> Result<Self, Failure> {
         let random = fd::open(c"/dev/urandom", nr::O_RDWR, 0).or_failure("open", "/dev/urandom")?;
-        Ok(Self { random, machine_id: None, boot_id: None })
-    }
-
-    /// Rewrites this file with a fresh boot id at each resume from now on; it lies over the
-    /// kernel's own, which cannot be changed.
-    pub(crate) fn set_boot_id(&mut self, file: Fd) {
-        self.boot_id = Some(file);
+        Ok(Self { random, machine_id: None })
     }
 
     /// Gives the container's machine id, if it has one, a fresh value, and again at each resume.
@@ -47,29 +40,23 @@ impl Resumer {
             Err(Errno::ENOENT | Errno::ENOTDIR) => None,
             Err(errno) => return Err(errno).or_failure("open", "/etc/machine-id"),
         };
-        self.renew_ids()
+        self.renew_id()
     }
 
-    /// Sets the clock, reseeds the generator and renews what must be unique.
+    /// Sets the clock, reseeds the generator and renews the machine id.
+    ///
+    /// The kernel draws the boot id when it is first read: it differs between machines unless a
+    /// program read it before their snapshot.
     pub(crate) fn resume(&self, resume: &Resume) -> Result<(), Failure> {
         clock::set_realtime(resume.realtime_ns).or_failure("clock_settime", "CLOCK_REALTIME")?;
         clock::reseed(&self.random, &resume.entropy).or_failure("ioctl", "/dev/urandom")?;
-        self.renew_ids()
+        self.renew_id()
     }
 
-    fn renew_ids(&self) -> Result<(), Failure> {
-        if self.machine_id.is_none() && self.boot_id.is_none() {
-            return Ok(());
-        }
-        let random = clock::random::<{ 2 * ID_SIZE }>().or_failure("getrandom", "")?;
-        let (machine, boot) = random.split_at(ID_SIZE);
-        if let Some(file) = &self.machine_id {
-            fd::overwrite(file, &machine_id(machine)).or_failure("write", "/etc/machine-id")?;
-        }
-        if let Some(file) = &self.boot_id {
-            fd::overwrite(file, &uuid(boot)).or_failure("write", "boot_id")?;
-        }
-        Ok(())
+    fn renew_id(&self) -> Result<(), Failure> {
+        let Some(file) = &self.machine_id else { return Ok(()) };
+        let random = clock::random::<ID_SIZE>().or_failure("getrandom", "")?;
+        fd::overwrite(file, &machine_id(&random)).or_failure("write", "/etc/machine-id")
     }
 }
 
@@ -96,20 +83,6 @@ fn machine_id(random: &[u8]) -> [u8; 33] {
     text
 }
 
-/// A random UUID (version 4) and a line end.
-fn uuid(random: &[u8]) -> [u8; 37] {
-    let mut text = *b"xxxxxxxx-xxxx-4xxx-yxxx-xxxxxxxxxxxx\n";
-    for (place, digit) in text.iter_mut().filter(|place| **place != b'-').zip(digits(random)) {
-        match *place {
-            b'4' => {}
-            // The variant: 8, 9, a or b.
-            b'y' => *place = HEX[usize::from(8 + (digit & 3))],
-            _ => *place = digit,
-        }
-    }
-    text
-}
-
 fn digits(bytes: &[u8]) -> impl Iterator<Item = u8> + '_ {
     let nibbles = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
     nibbles.map(|nibble| HEX[usize::from(nibble)])
@@ -120,10 +93,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_have_their_form() {
+    fn machine_id_is_32_digits_and_a_line_end() {
         let random: Vec<u8> = (0..16).map(|n| n * 17).collect();
         assert_eq!(machine_id(&random), *b"00112233445566778899aabbccddeeff\n");
-        assert_eq!(uuid(&random), *b"00112233-4455-4677-8899-aabbccddeeff\n");
     }
 
     #[test]

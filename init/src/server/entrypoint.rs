@@ -2,6 +2,7 @@
 
 use supermachine_formats::wire::Exit;
 
+use crate::cgroup::Group;
 use crate::child::{Child, exit};
 use crate::log::{Log, Stream};
 use crate::sys::fd::{Fd, read_now};
@@ -20,10 +21,12 @@ pub(super) struct Entrypoint {
     pub(super) stderr: Option<Fd>,
     pub(super) log: Log,
     pub(super) exit: Option<Exit>,
+    /// Its own as long as the machine lives.
+    _group: Option<Group>,
 }
 
 impl Entrypoint {
-    pub(super) fn new(child: Child) -> Self {
+    pub(super) fn new(child: Child, group: Option<Group>) -> Self {
         Self {
             pid: child.pid,
             started: child.started,
@@ -31,6 +34,7 @@ impl Entrypoint {
             stderr: child.ends.stderr,
             log: Log::default(),
             exit: None,
+            _group: group,
         }
     }
 

@@ -1,6 +1,7 @@
 //! One command of the host, and those that follow it: its input, its time-out, its end.
 //!
-//! Owns the process until it has ended: dropping an [`Exec`] before kills its process group.
+//! Owns the processes until the command has ended: dropping an [`Exec`] before kills all of them.
+//! Those that are left behind by a command that ended by itself live on.
 //! Holds no socket; what is to be sent goes to an [`Outbox`], and while that is full the pipes
 //! are left alone, so that the program waits.
 
@@ -14,6 +15,7 @@ use supermachine_formats::wire::{
 
 use super::input::StdinQueue;
 use super::pipe::Pipe;
+use crate::cgroup::Group;
 use crate::child::{self, Child, Stdio, exit};
 use crate::container::Launch;
 use crate::link::Outbox;
@@ -47,6 +49,8 @@ pub(super) struct Chain {
 #[derive(Debug)]
 pub(super) struct Exec {
     pub(super) pid: u32,
+    /// Where all of its processes are.
+    group: Option<Group>,
     started: u64,
     hold: Option<u64>,
     deadline: Option<u64>,
@@ -68,6 +72,7 @@ pub(super) struct Exec {
 impl Exec {
     pub(super) fn new(
         child: Child,
+        group: Option<Group>,
         stdio: Stdio,
         chain: Option<Box<Chain>>,
         timeout_ms: u64,
@@ -77,6 +82,7 @@ impl Exec {
         let is_terminal = matches!(stdio, Stdio::Terminal(_));
         Self {
             pid: child.pid,
+            group,
             started: child.started,
             hold: Some(child.started.saturating_add(HOLD)),
             deadline,
@@ -98,12 +104,12 @@ impl Exec {
         match input {
             Input::Data(bytes) => return self.stdin.push(&bytes, outbox),
             Input::DataEnd => self.stdin.end(outbox),
-            // A group that is gone has nothing to be told.
-            Input::Signal(signal) => {
-                if self.exit.is_none() {
-                    let _ = signal_group(self.pid, signal);
-                }
+            Input::Signal(SIGKILL) => self.kill(),
+            // A process group that is gone needs no signal.
+            Input::Signal(signal) if self.exit.is_none() => {
+                let _ = signal_group(self.pid, signal);
             }
+            Input::Signal(_) => {}
             Input::Resize(size) => self.resize(size),
             Input::Flow { output, flow } => self.set_flow(output, flow),
             _ => return false,
@@ -162,7 +168,8 @@ impl Exec {
             self.stdio = Some(child::peer(ours, &chain.launch.account.credentials)?);
         }
         let Some(stdio) = &self.stdio else { return Ok(()) };
-        (self.pid, _) = child::start(spawner, null_device, &chain.launch, stdio)?;
+        let group = &mut self.group;
+        (self.pid, _) = child::start(spawner, null_device, &chain.launch, stdio, group)?;
         if chain.rest.is_empty() && !self.is_terminal {
             self.stdio = None;
         }
@@ -181,6 +188,11 @@ impl Exec {
             Some(failure) => Reply::Failed(failure),
             None => Reply::Exited(exit),
         })
+    }
+
+    /// The pipes that processes which were left behind still write to.
+    pub(super) fn take_left(&mut self) -> [Option<Fd>; 2] {
+        [self.stdout.take_left(), self.stderr.take_left()]
     }
 
     /// Whether it is the running process `pid`.
@@ -214,6 +226,17 @@ impl Exec {
         if self.deadline.is_some_and(|moment| moment <= now) {
             self.deadline = None;
             self.timed_out = true;
+            self.kill();
+        }
+    }
+
+    /// Kills every process that it started, unless it has ended by itself.
+    fn kill(&self) {
+        if self.exit.is_some() {
+            return;
+        }
+        let killed = self.group.as_ref().map(Group::kill);
+        if !matches!(killed, Some(Ok(()))) {
             let _ = signal_group(self.pid, SIGKILL);
         }
     }
@@ -243,8 +266,6 @@ impl Exec {
 impl Drop for Exec {
     /// A command that nobody waits for any more is ended, with all that it started.
     fn drop(&mut self) {
-        if self.exit.is_none() {
-            let _ = signal_group(self.pid, SIGKILL);
-        }
+        self.kill();
     }
 }

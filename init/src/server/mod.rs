@@ -5,6 +5,7 @@
 //! stream is read first at each wake-up, and once more before each request is acted on: after
 //! a restore, no request can overtake the resume.
 
+mod drain;
 mod entrypoint;
 mod exec;
 mod input;
@@ -24,12 +25,14 @@ use supermachine_formats::wire::{
     Command, Control, Event, Failure, HEADER_SIZE, MAX_CHUNK, Reply, Request, VERSION, WriteFile,
 };
 
+use self::drain::Drains;
 use self::entrypoint::Entrypoint;
 use self::exec::{Chain, Exec, Role};
 use self::slab::{Key, Slab};
 use self::stream::{Stream, Work};
 use self::tcp::Tcp;
 use self::token::Token;
+use crate::cgroup::Groups;
 use crate::child::Child;
 use crate::container::{Container, attach};
 use crate::failure::{OrFailure, failure};
@@ -55,11 +58,13 @@ pub(crate) struct Server {
     children: Fd,
     null_device: Fd,
     spawner: Spawner,
+    groups: Groups,
     resumer: resume::Resumer,
     container: Option<Container>,
     entrypoint: Option<Entrypoint>,
     streams: Slab<Stream>,
     tcp: Tcp,
+    drains: Drains,
     /// Where bytes arrive before they are sorted; allocated once.
     scratch: Vec<u8>,
     now: u64,
@@ -67,7 +72,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// A server on a connected control stream and a listening socket.
-    pub(crate) fn new(control: Fd, listener: Fd) -> Result<Self, Failure> {
+    pub(crate) fn new(control: Fd, listener: Fd, groups: Groups) -> Result<Self, Failure> {
         let epoll = Epoll::new().or_failure("epoll_create1", "")?;
         let children = child_signals().or_failure("signalfd", "")?;
         let mut server = Self {
@@ -79,11 +84,13 @@ impl Server {
             children,
             null_device: fd::open(c"/dev/null", 2, 0).or_failure("open", "/dev/null")?,
             spawner: Spawner::new().or_failure("mmap", "stack")?,
+            groups,
             resumer: resume::Resumer::new()?,
             container: None,
             entrypoint: None,
             streams: Slab::new(),
             tcp: Tcp::new(),
+            drains: Drains::new(),
             scratch: vec![0; MAX_CHUNK + HEADER_SIZE],
             now: clock::monotonic(),
         };
@@ -128,6 +135,7 @@ impl Server {
                     Token::TcpListener(key, side) => {
                         self.tcp.serve_listener(key, side, &mut self.scratch);
                     }
+                    Token::Drain(key) => self.drains.serve(key, &mut self.scratch),
                 }
             }
             // Moments that were set since are still to come: the clock need not be read.
@@ -258,6 +266,9 @@ impl Server {
 
     /// Puts a stream back with what it now waits for, or lets it go.
     fn settle(&mut self, key: Key, mut stream: Stream, alive: bool) {
+        for pipe in stream.left.iter_mut().filter_map(Option::take) {
+            self.drains.add(pipe, &self.epoll);
+        }
         let alive = alive && stream.watch(&self.epoll, key).is_ok();
         self.streams.put(key, alive.then_some(stream));
     }
@@ -324,7 +335,9 @@ impl Server {
         }
         let launch = self.container()?.entrypoint()?;
         let (stdio, ends) = child::pipes(&launch.account.credentials, false)?;
-        let (pid, started) = child::start(&mut self.spawner, &self.null_device, &launch, &stdio)?;
+        let mut group = self.groups.take();
+        let (pid, started) =
+            child::start(&mut self.spawner, &self.null_device, &launch, &stdio, &mut group)?;
         let child = Child { pid, started, ends };
         let outputs = [
             (Some(&child.ends.stdout), log::Stream::Out),
@@ -335,7 +348,7 @@ impl Server {
             self.epoll.add(fd, READABLE, token).or_failure("epoll_ctl", "entrypoint")?;
         }
         let pid = child.pid;
-        self.entrypoint = Some(Entrypoint::new(child));
+        self.entrypoint = Some(Entrypoint::new(child, group));
         Ok(Reply::Started { pid })
     }
 
@@ -349,11 +362,14 @@ impl Server {
             Some(size) => child::terminal(credentials, size)?,
             None => child::pipes(credentials, command.stdin)?,
         };
-        let (pid, started) = child::start(&mut self.spawner, &self.null_device, &launch, &stdio)?;
+        let mut group = self.groups.take();
+        let (pid, started) =
+            child::start(&mut self.spawner, &self.null_device, &launch, &stdio, &mut group)?;
         self.now = started;
         let rest = command.chain.iter().cloned().collect();
         let chain = (!command.chain.is_empty()).then(|| Box::new(Chain { launch, rest }));
-        Ok(Exec::new(Child { pid, started, ends }, stdio, chain, command.timeout_ms))
+        let child = Child { pid, started, ends };
+        Ok(Exec::new(child, group, stdio, chain, command.timeout_ms))
     }
 
     fn write_file(&mut self, file: &WriteFile) -> Result<Work, Failure> {

@@ -27,16 +27,23 @@ pub(super) struct Pipe {
     watched: bool,
     /// Bytes that may still be read once the program has ended.
     rest: usize,
+    /// Our end after that, if others still write to it.
+    left: Option<Fd>,
 }
 
 impl Pipe {
     pub(super) fn new(fd: Option<Fd>, is_terminal: bool) -> Self {
-        Self { fd, is_terminal, flow: Flow::Open, watched: false, rest: REST_LIMIT }
+        Self { fd, is_terminal, flow: Flow::Open, watched: false, rest: REST_LIMIT, left: None }
     }
 
     /// Our end, while it is open.
     pub(super) fn fd(&self) -> Option<&Fd> {
         self.fd.as_ref()
+    }
+
+    /// Our end of a pipe that processes which were left behind still write to.
+    pub(super) fn take_left(&mut self) -> Option<Fd> {
+        self.left.take()
     }
 
     /// Lets output flow, leaves it where it is, or refuses it.
@@ -64,28 +71,21 @@ impl Pipe {
             let limit = if ended { self.rest.min(scratch.len()) } else { scratch.len() };
             let space = scratch.get_mut(..limit).unwrap_or_default();
             let read = match (limit, self.is_terminal) {
-                // Whoever was left behind and still writes is not waited for.
-                (0, _) => Ok(0),
+                // Processes that were left behind may write for ever.
+                (0, _) => Err(Errno::EAGAIN),
                 (_, false) => read_now(fd, space),
                 (_, true) => read(fd, space),
             };
-            // A pipe gives all it has at once, so that a short read emptied it.
-            let emptied = match read {
-                Ok(0) => true,
+            match read {
+                Ok(0) | Err(Errno::EPIPE) => self.fd = None,
                 Ok(count) => {
                     outbox.push(&reply(space.get(..count).unwrap_or_default().to_vec()));
                     self.rest = if ended { self.rest.saturating_sub(count) } else { self.rest };
-                    count < limit && !self.is_terminal
                 }
                 Err(Errno::EINTR) => continue,
-                Err(_) => true,
-            };
-            let at_end = match read {
-                Ok(count) => count == 0,
-                Err(errno) => errno == Errno::EPIPE,
-            };
-            if at_end || (ended && emptied) {
-                self.fd = None;
+                // It is empty, and yet not at its end. A terminal's session ends with its command.
+                Err(_) if ended => self.left = self.fd.take().filter(|_| !self.is_terminal),
+                Err(_) => {}
             }
             if !ended {
                 return;

@@ -44,6 +44,8 @@ pub(super) struct Stream {
     pub(super) inbox: Inbox,
     pub(super) outbox: Outbox,
     pub(super) work: Work,
+    /// Pipes of a command that has ended, which others still write to.
+    pub(super) left: [Option<Fd>; 2],
     /// The events that the loop watches the socket for; none before it was registered.
     watched: Option<u32>,
 }
@@ -55,6 +57,7 @@ impl Stream {
             inbox: Inbox::default(),
             outbox: Outbox::default(),
             work: Work::Request,
+            left: [None, None],
             watched: None,
         }
     }
@@ -108,6 +111,7 @@ impl Stream {
             if let Work::Exec(exec) = &mut self.work
                 && let Some(last) = exec.finish(scratch, &mut self.outbox)
             {
+                self.left = exec.take_left();
                 self.finish(&last);
             }
             self.copy_log(entrypoint);

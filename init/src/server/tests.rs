@@ -93,7 +93,7 @@ impl Drop for Guest {
 }
 
 fn serve(control: Fd, listener: Fd, entrypoint: &[&str]) {
-    let mut server = Server::new(control, listener).unwrap();
+    let mut server = Server::new(control, listener, Groups::default()).unwrap();
     let argv = entrypoint.iter().map(|argument| argument.as_bytes().to_vec()).collect();
     let entrypoint = Process { argv, ..Process::default() };
     server.set_container(Container::new(Description { entrypoint, ..Description::default() }));
@@ -291,6 +291,25 @@ fn a_process_left_behind_does_not_hold_the_exit_back() {
     assert_eq!(exit(&answer).status, ExitStatus::Code(0));
     let pid: u32 = String::from_utf8(answer.stdout).unwrap().trim().parse().unwrap();
     assert!(Path::new(&format!("/proc/{pid}")).exists());
+    signal(pid, 9).unwrap();
+}
+
+#[test]
+fn process_left_behind_can_still_write_to_its_pipe() {
+    let guest = Guest::plain();
+    let script = "(sleep 0.3; echo late; echo late >&2; echo late; sleep 1000) & echo $!";
+    let answer = guest.run(&["sh", "-c", script]);
+    let pid: u32 = String::from_utf8(answer.stdout).unwrap().trim().parse().unwrap();
+    let children = format!("/proc/{pid}/task/{pid}/children");
+    // Its last child sleeps for long: it got past every line.
+    eventually("the last line", || {
+        let child = std::fs::read_to_string(&children).unwrap();
+        let child: Option<u32> = child.trim().parse().ok();
+        child.is_some_and(|child| {
+            let arguments = std::fs::read(format!("/proc/{child}/cmdline"));
+            arguments.is_ok_and(|arguments| arguments == b"sleep\x001000\0")
+        })
+    });
     signal(pid, 9).unwrap();
 }
 
@@ -895,8 +914,9 @@ fn an_entrypoint_that_does_not_exist_is_told() {
 
 #[test]
 fn without_a_container_nothing_runs() {
-    let guest =
-        Guest::new(|control, listener| Server::new(control, listener).unwrap().run().unwrap());
+    let guest = Guest::new(|control, listener| {
+        Server::new(control, listener, Groups::default()).unwrap().run().unwrap()
+    });
     assert_eq!(failed(&guest.run(&["true"])), ("find", "container", 2));
     assert_eq!(failed(&guest.ask(&Request::Start)), ("find", "container", 2));
 }

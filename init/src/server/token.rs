@@ -15,6 +15,7 @@ pub(super) enum Token {
     Pipe(Key, Role),
     Tcp(Key, Side),
     TcpListener(Key, Side),
+    Drain(Key),
 }
 
 /// One of the two descriptors of a TCP connection or listener.
@@ -39,6 +40,7 @@ impl Token {
             Self::Pipe(key, role) => keyed(6 + role as u64, key),
             Self::Tcp(key, side) => keyed(32 + side as u64, key),
             Self::TcpListener(key, side) => keyed(36 + side as u64, key),
+            Self::Drain(key) => keyed(40, key),
         }
     }
 
@@ -60,6 +62,7 @@ impl Token {
             33 => Self::Tcp(key, Side::Guest),
             36 => Self::TcpListener(key, Side::Host),
             37 => Self::TcpListener(key, Side::Guest),
+            40 => Self::Drain(key),
             _ => return None,
         })
     }
@@ -80,6 +83,7 @@ mod tests {
             Token::Entrypoint(log::Stream::Out),
             Token::Entrypoint(log::Stream::Err),
             Token::Stream(key),
+            Token::Drain(key),
         ];
         let sides = [Side::Host, Side::Guest];
         let tcp = sides.map(|side| Token::Tcp(key, side));

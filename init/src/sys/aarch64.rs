@@ -3,6 +3,8 @@
 use core::arch::asm;
 use core::ffi::c_void;
 
+use linux_raw_sys::general::{__NR_clone3, clone_args};
+
 /// # Safety
 /// As the kernel documents for the call `number`.
 pub(super) unsafe fn syscall(number: u32, arguments: [usize; 6]) -> isize {
@@ -21,14 +23,13 @@ pub(super) unsafe fn syscall(number: u32, arguments: [usize; 6]) -> isize {
     result
 }
 
-/// `clone`, whose child runs `child(argument)` on its own stack and never returns.
+/// `clone3`, whose child runs `child(argument)` on its own stack and never returns.
 ///
 /// # Safety
-/// `stack_top` ends a writable stack, aligned to 16, that lives until the child has left this
+/// The stack that `how` names is writable, aligned to 16, and lives until the child has left this
 /// address space; `argument` is what `child` expects.
 pub(super) unsafe fn clone(
-    flags: usize,
-    stack_top: *mut c_void,
+    how: &clone_args,
     child: unsafe extern "C" fn(*mut c_void) -> !,
     argument: *mut c_void,
 ) -> isize {
@@ -44,9 +45,9 @@ pub(super) unsafe fn clone(
             "blr x21",
             "brk #1",
             "2:",
-            in("x8") linux_raw_sys::general::__NR_clone as usize,
-            inlateout("x0") flags => result,
-            in("x1") stack_top, in("x2") 0_usize, in("x3") 0_usize, in("x4") 0_usize,
+            in("x8") __NR_clone3 as usize,
+            inlateout("x0") core::ptr::from_ref(how) => result,
+            in("x1") size_of::<clone_args>(),
             in("x20") argument, in("x21") child,
             lateout("x30") _,
         );

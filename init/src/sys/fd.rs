@@ -59,6 +59,13 @@ pub(crate) fn read(fd: &Fd, buffer: &mut [u8]) -> Result<usize> {
     unsafe { call(nr::__NR_read, [fd.register(), address, buffer.len(), 0, 0, 0]) }
 }
 
+/// Reads a file's beginning, wherever its position is.
+pub(crate) fn read_at_start(fd: &Fd, buffer: &mut [u8]) -> Result<usize> {
+    let address = buffer.as_mut_ptr() as usize;
+    // SAFETY: the kernel writes at most the buffer's length into it.
+    unsafe { call(nr::__NR_pread64, [fd.register(), address, buffer.len(), 0, 0, 0]) }
+}
+
 /// Writes from `bytes`; may block, may write less.
 pub(crate) fn write(fd: &Fd, bytes: &[u8]) -> Result<usize> {
     // SAFETY: the kernel only reads the slice.

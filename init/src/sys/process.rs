@@ -1,6 +1,6 @@
 //! Child processes: their start, their signals, their end.
 //!
-//! A child is made by `clone(CLONE_VM | CLONE_VFORK)`: it runs on a stack of its own in the
+//! A child is made by `clone3` with `CLONE_VM | CLONE_VFORK`: it runs on a stack of its own in the
 //! agent's memory while the agent stands still, until it has become the new program or failed.
 //! No page table is copied, and a failure is simply written into the agent's memory. The child
 //! allocates nothing and takes no lock.
@@ -8,6 +8,7 @@
 use core::ffi::{CStr, c_char, c_void};
 
 use linux_raw_sys::general as nr;
+use linux_raw_sys::general::clone_args;
 use linux_raw_sys::ioctl::TIOCSCTTY;
 use linux_raw_sys::prctl::PR_CAPBSET_DROP;
 
@@ -50,6 +51,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) stdio: [&'a Fd; 3],
     /// Whether standard input is a terminal, which becomes the session's own.
     pub(crate) is_terminal: bool,
+    /// The directory of the control group to start in, if not the agent's.
+    pub(crate) group: Option<&'a Fd>,
     /// Who to become.
     pub(crate) credentials: &'a Credentials,
 }
@@ -69,6 +72,20 @@ pub(crate) enum Step {
     Signals,
     Execute,
 }
+
+const EVERYTHING_AS_IT_IS: clone_args = clone_args {
+    flags: 0,
+    pidfd: 0,
+    child_tid: 0,
+    parent_tid: 0,
+    exit_signal: 0,
+    stack: 0,
+    stack_size: 0,
+    tls: 0,
+    set_tid: 0,
+    set_tid_size: 0,
+    cgroup: 0,
+};
 
 struct Job<'a> {
     plan: &'a Plan<'a>,
@@ -96,12 +113,21 @@ impl Spawner {
     /// runs, or says at which step it failed.
     pub(crate) fn spawn(&mut self, plan: &Plan<'_>) -> core::result::Result<u32, (Step, Errno)> {
         let mut job = Job { plan, files: self.files, failure: None };
-        let how = flags(nr::CLONE_VM | nr::CLONE_VFORK | nr::SIGCHLD);
-        let top = self.stack.wrapping_add(STACK).cast();
+        let mut how = clone_args {
+            flags: u64::from(nr::CLONE_VM | nr::CLONE_VFORK),
+            exit_signal: u64::from(nr::SIGCHLD),
+            stack: self.stack as u64,
+            stack_size: STACK as u64,
+            ..EVERYTHING_AS_IT_IS
+        };
+        if let Some(group) = plan.group {
+            how.flags |= nr::CLONE_INTO_CGROUP;
+            how.cgroup = group.register() as u64;
+        }
         let argument = core::ptr::from_mut(&mut job).cast();
         // SAFETY: the stack is ours, page-aligned and used by one child at a time, because the
         // agent stands still until the child has left; `child` takes a job.
-        let result = unsafe { arch::clone(how, top, child, argument) };
+        let result = unsafe { arch::clone(&how, child, argument) };
         let pid = super::decode(result).map_err(|errno| (Step::Clone, errno))?;
         // SAFETY: a live local, which the child may have changed behind the compiler's back.
         let failure = unsafe { core::ptr::from_ref(&job.failure).read_volatile() };

@@ -3,6 +3,8 @@
 use core::arch::asm;
 use core::ffi::c_void;
 
+use linux_raw_sys::general::{__NR_clone3, clone_args};
+
 /// # Safety
 /// As the kernel documents for the call `number`.
 pub(super) unsafe fn syscall(number: u32, arguments: [usize; 6]) -> isize {
@@ -21,14 +23,13 @@ pub(super) unsafe fn syscall(number: u32, arguments: [usize; 6]) -> isize {
     result
 }
 
-/// `clone`, whose child runs `child(argument)` on its own stack and never returns.
+/// `clone3`, whose child runs `child(argument)` on its own stack and never returns.
 ///
 /// # Safety
-/// `stack_top` ends a writable stack, aligned to 16, that lives until the child has left this
+/// The stack that `how` names is writable, aligned to 16, and lives until the child has left this
 /// address space; `argument` is what `child` expects.
 pub(super) unsafe fn clone(
-    flags: usize,
-    stack_top: *mut c_void,
+    how: &clone_args,
     child: unsafe extern "C" fn(*mut c_void) -> !,
     argument: *mut c_void,
 ) -> isize {
@@ -45,8 +46,8 @@ pub(super) unsafe fn clone(
             "call r13",
             "ud2",
             "2:",
-            inlateout("rax") linux_raw_sys::general::__NR_clone as isize => result,
-            in("rdi") flags, in("rsi") stack_top, in("rdx") 0, in("r10") 0, in("r8") 0,
+            inlateout("rax") __NR_clone3 as isize => result,
+            in("rdi") core::ptr::from_ref(how), in("rsi") size_of::<clone_args>(),
             in("r12") argument, in("r13") child,
             lateout("rcx") _, lateout("r11") _,
         );
