@@ -17,7 +17,7 @@ use super::error::BootError;
 use super::{cpio, x86_64};
 
 /// The version of the layout. Bump it with every change, so that cached bases are not reused.
-pub(crate) const RECIPE: u16 = 3;
+pub(crate) const RECIPE: u16 = 4;
 
 /// The least memory that a machine can have, in MiB.
 pub const MIN_MEMORY_MIB: u64 = supermachine_vmm::arch::MIN_MEMORY >> 20;

@@ -1,0 +1,265 @@
+//! What software expects of a Linux machine: kernel, settings, devices, file systems, processes.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use supermachine::{Error, Vm};
+use support::{bake, baked, busybox, sh, start, succeeded};
+
+/// One machine for all tests that leave nothing behind.
+fn vm() -> &'static Vm {
+    static VM: OnceLock<Vm> = OnceLock::new();
+    VM.get_or_init(|| start(&busybox()))
+}
+
+/// A machine with Python, which reaches system calls that busybox does not.
+fn python() -> Vm {
+    start(&baked("python3", || bake("python3").entrypoint(["sleep", "1000000"])))
+}
+
+fn run_python(vm: &Vm, script: &str) -> String {
+    succeeded(&vm.exec(["python3", "-c", script]).unwrap(), script)
+}
+
+/// Runs a script as an ordinary user.
+fn as_app(vm: &Vm, script: &str) -> String {
+    let outcome = vm.exec_builder().argv(["sh", "-c", script]).user("app").output().unwrap();
+    succeeded(&outcome, script)
+}
+
+#[test]
+fn kernel_has_the_options_that_are_promised() {
+    let options = sh(vm(), "zcat /proc/config.gz");
+    for option in [
+        "BINFMT_MISC",
+        "BPF_JIT",
+        "BRIDGE_NETFILTER",
+        "CROSS_MEMORY_ATTACH",
+        "CRYPTO_USER_API_HASH",
+        "FHANDLE",
+        "FUSE_FS",
+        "IA32_EMULATION",
+        "IO_URING",
+        "IP_MULTIPLE_TABLES",
+        "IP_NF_IPTABLES",
+        "IP_SCTP",
+        "ISO9660_FS",
+        "KPROBE_EVENTS",
+        "MACVLAN",
+        "NETFILTER_XT_MATCH_ADDRTYPE",
+        "NETFILTER_XT_TARGET_MASQUERADE",
+        "NET_SCH_NETEM",
+        "NFT_COMPAT",
+        "NF_CT_NETLINK",
+        "NUMA",
+        "QUOTA",
+        "SECRETMEM",
+        "SQUASHFS",
+        "TUN",
+        "UPROBE_EVENTS",
+        "USER_NS",
+        "VETH",
+        "VFAT_FS",
+        "VLAN_8021Q",
+        "VXLAN",
+        "WIREGUARD",
+    ] {
+        assert!(options.contains(&format!("\nCONFIG_{option}=y\n")), "{option}");
+    }
+}
+
+#[test]
+fn system_calls_that_debuggers_and_sandboxes_use_work() {
+    let script = "
+import ctypes, os, socket
+libc = ctypes.CDLL(None, use_errno=True)
+class IoVec(ctypes.Structure):
+    _fields_ = [('base', ctypes.c_void_p), ('length', ctypes.c_size_t)]
+there, here = ctypes.create_string_buffer(b'over there'), ctypes.create_string_buffer(11)
+local = IoVec(ctypes.addressof(here), 10)
+remote = IoVec(ctypes.addressof(there), 10)
+pid = os.fork()
+if pid == 0:
+    libc.pause()
+print(libc.process_vm_readv(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0), here.value)
+os.kill(pid, 9)
+mode = ctypes.c_int(-1)
+print(libc.syscall(239, ctypes.byref(mode), 0, 0, 0, 0), mode.value)
+secret = libc.syscall(447, 0)
+print(secret >= 0)
+handle = ctypes.create_string_buffer(136)
+handle[0] = 128
+mount = ctypes.c_int()
+print(libc.syscall(303, -100, b'/', handle, ctypes.byref(mount), 0))
+digest = socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET)
+digest.bind(('hash', 'sha256'))
+operation, _ = digest.accept()
+operation.sendall(b'abc')
+print(operation.recv(32).hex()[:8])
+";
+    let expected = "10 b'over there'\n0 0\nTrue\n0\nba7816bf\n";
+    assert_eq!(run_python(&python(), script), expected);
+}
+
+#[test]
+fn settings_are_those_of_a_container_host() {
+    let script = "cd /proc/sys; cat net/ipv4/ip_unprivileged_port_start net/ipv4/ping_group_range \
+        vm/max_map_count fs/inotify/max_user_watches fs/inotify/max_user_instances \
+        net/core/somaxconn kernel/dmesg_restrict; ulimit -Hn";
+    let expected = "0\n0\t2147483647\n1048576\n1048576\n8192\n4096\n0\n1048576\n";
+    assert_eq!(sh(vm(), script), expected);
+    // An ordinary user listens below 1024, and reads the kernel's messages.
+    let script = "httpd -p 127.0.0.1:81 -h /bin && wget -q -O /dev/null http://127.0.0.1:81/true \
+        && dmesg > /dev/null && echo well; pkill -u app httpd";
+    assert_eq!(as_app(vm(), script), "well\n");
+}
+
+#[test]
+fn devices_for_all_users_are_open_to_all() {
+    assert_eq!(
+        sh(vm(), "stat -c '%a %F' /dev/fuse /dev/net/tun"),
+        "666 character special file\n666 character special file\n"
+    );
+    assert_eq!(as_app(vm(), "exec 3<>/dev/fuse 4<>/dev/net/tun && echo open"), "open\n");
+}
+
+#[test]
+fn network_has_only_the_loopback_device() {
+    assert_eq!(sh(vm(), "ls /sys/class/net"), "lo\n");
+}
+
+#[test]
+fn nothing_is_mounted_over_a_part_of_proc() {
+    assert_eq!(sh(vm(), "awk '$2 ~ \"^/proc/\"' /proc/mounts"), "");
+    // So a user's own sandbox may have a /proc of its own.
+    let script = "unshare -Urpf --mount-proc sh -c 'echo $$; ls -d /proc/[0-9]*'";
+    assert_eq!(as_app(vm(), script), "1\n/proc/1\n/proc/2\n");
+}
+
+#[test]
+fn directory_of_the_image_can_be_renamed() {
+    let vm = start(&busybox());
+    let script = "before=$(stat -c %i /etc/passwd); echo '# more' >> /etc/passwd
+        [ $before = $(stat -c %i /etc/passwd) ] && echo same
+        mv /etc /etc-renamed && tail -n 1 /etc-renamed/passwd && mv /etc-renamed /etc";
+    assert_eq!(sh(&vm, script), "same\n# more\n");
+}
+
+#[test]
+fn files_are_limited_by_memory_and_not_by_number() {
+    let vm = start(&busybox());
+    // More than there are pages of memory divided by two, which is tmpfs' own limit.
+    let script =
+        "mkdir /tmp/many; cd /tmp/many; i=0; while [ $i -lt 20000 ]; do : > $i; i=$((i+1)); done
+        ls | wc -l; rm -rf /tmp/many";
+    assert_eq!(sh(&vm, script), "20000\n");
+}
+
+#[test]
+fn machine_survives_full_file_systems() {
+    let vm = start(&busybox());
+    let script = "for file in /dev/shm/full /tmp/full; do dd if=/dev/zero of=$file bs=1M 2>&1 | \
+        grep -c 'No space left'; done";
+    assert_eq!(sh(&vm, script), "1\n1\n");
+    for _ in 0..3 {
+        assert_eq!(sh(&vm, "echo alive"), "alive\n");
+    }
+    assert_eq!(sh(&vm, "rm /dev/shm/full /tmp/full; echo done"), "done\n");
+}
+
+#[test]
+fn command_that_eats_all_memory_is_killed_and_others_run() {
+    let vm = start(&busybox());
+    let outcome = vm.exec(["sh", "-c", "tail /dev/zero"]).unwrap();
+    assert!(!outcome.success(), "{}", outcome.status);
+    assert_eq!(sh(&vm, "echo alive; cat /proc/1/comm"), "alive\ninit\n");
+}
+
+#[test]
+fn fork_bomb_ends_with_its_command() {
+    let vm = start(&busybox());
+    let builder =
+        vm.exec_builder().argv(["sh", "-c", "bomb() { bomb | bomb & }; bomb; sleep 1000"]);
+    let outcome = builder.timeout(Duration::from_secs(3)).output();
+    // The guest may be too busy to say so in time.
+    assert!(
+        matches!(&outcome, Ok(outcome) if outcome.timed_out || !outcome.success())
+            || matches!(outcome, Err(Error::Unanswered { .. })),
+        "{outcome:?}"
+    );
+    let begin = Instant::now();
+    while sh(&vm, "ps | grep -c '[s]h -c bomb' || true") != "0\n" {
+        assert!(begin.elapsed() < Duration::from_secs(60), "the bomb goes on");
+    }
+}
+
+#[test]
+fn each_command_has_a_group_of_its_own() {
+    let of = |vm: &Vm| sh(vm, "cat /proc/self/cgroup");
+    assert!(of(vm()).starts_with("0::/commands/"), "{}", of(vm()));
+    let delegated = sh(vm(), "cat /sys/fs/cgroup/cgroup.subtree_control");
+    for controller in ["cpu", "io", "memory", "pids"] {
+        assert!(delegated.split_whitespace().any(|name| name == controller), "{delegated}");
+    }
+}
+
+#[test]
+fn timeout_kills_processes_in_sessions_of_their_own() {
+    let vm = start(&busybox());
+    let script = "setsid sh -c 'sleep 2001; true' & (setsid setsid sleep 2002 &); sleep 2003";
+    let builder = vm.exec_builder().argv(["sh", "-c", script]);
+    assert!(builder.timeout(Duration::from_secs(2)).output().unwrap().timed_out);
+    assert_eq!(sh(&vm, "ps | grep -c 'sleep 200[123]' || true"), "0\n");
+}
+
+#[test]
+fn kill_and_drop_end_processes_in_sessions_of_their_own() {
+    let vm = start(&busybox());
+    let script = "setsid sleep 2011 & echo; sleep 2012";
+    let mut child = vm.exec_builder().argv(["sh", "-c", script]).spawn().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(vm.exec_builder().argv(["sh", "-c", script]).spawn().unwrap());
+    let begin = Instant::now();
+    while sh(&vm, "ps | grep -c 'sleep 201[12]' || true") != "0\n" {
+        assert!(begin.elapsed() < Duration::from_secs(20), "processes live on");
+    }
+}
+
+#[test]
+fn background_process_lives_on_and_may_write() {
+    let vm = start(&busybox());
+    let script = "(sleep 1; echo one; echo two >&2; echo three; echo lived > /tmp/lived) & true";
+    assert!(vm.exec(["sh", "-c", script]).unwrap().success());
+    let begin = Instant::now();
+    while sh(&vm, "cat /tmp/lived 2>/dev/null || true") != "lived\n" {
+        assert!(begin.elapsed() < Duration::from_secs(30), "the process was killed");
+    }
+}
+
+#[test]
+fn timeout_holds_while_the_agent_is_stopped_by_a_debugger() {
+    let vm = python();
+    let script = "
+import ctypes, os, time
+libc = ctypes.CDLL(None)
+if os.fork() == 0:
+    libc.ptrace(16, 1, None, None)
+    time.sleep(100000)
+time.sleep(100000)
+";
+    let limit = Duration::from_secs(2);
+    let begin = Instant::now();
+    let outcome = vm.exec_builder().argv(["python3", "-c", script]).timeout(limit).output();
+    assert!(matches!(outcome, Err(Error::Unanswered { .. })), "{outcome:?}");
+    for stdin in [Vec::new(), vec![0; 1 << 20]] {
+        let again = vm.exec_builder().argv(["cat"]).stdin(stdin).timeout(limit).output();
+        assert!(matches!(again, Err(Error::Unanswered { .. })), "{again:?}");
+    }
+    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
+    vm.stop().unwrap();
+}
