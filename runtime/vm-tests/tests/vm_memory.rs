@@ -2,10 +2,8 @@
 //!
 //! The programs run in the image with Python, which has what a debugger and a database use.
 
-mod support;
-
 use supermachine::Vm;
-use support::{bake, baked, sh, start, succeeded};
+use supermachine_test_support::machines::{bake, baked, sh, start, succeeded};
 
 const BREAKPOINT: &[u8] = include_bytes!("programs/breakpoint.py");
 const MEMORY: &[u8] = include_bytes!("programs/memory.py");

@@ -2,13 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod support;
-
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use supermachine::{Error, Vm};
-use support::{bake, baked, busybox, sh, start, succeeded};
+use supermachine_test_support::machines::{bake, baked, busybox, sh, start, succeeded};
 
 /// One machine for all tests that leave nothing behind.
 fn vm() -> &'static Vm {
@@ -21,88 +19,10 @@ fn python() -> Vm {
     start(&baked("python3", || bake("python3").entrypoint(["sleep", "1000000"])))
 }
 
-fn run_python(vm: &Vm, script: &str) -> String {
-    succeeded(&vm.exec(["python3", "-c", script]).unwrap(), script)
-}
-
 /// Runs a script as an ordinary user.
 fn as_app(vm: &Vm, script: &str) -> String {
     let outcome = vm.exec_builder().argv(["sh", "-c", script]).user("app").output().unwrap();
     succeeded(&outcome, script)
-}
-
-#[test]
-fn kernel_has_the_options_that_are_promised() {
-    let options = sh(vm(), "zcat /proc/config.gz");
-    for option in [
-        "BINFMT_MISC",
-        "BPF_JIT",
-        "BRIDGE_NETFILTER",
-        "CROSS_MEMORY_ATTACH",
-        "CRYPTO_USER_API_HASH",
-        "FHANDLE",
-        "FUSE_FS",
-        "IA32_EMULATION",
-        "IO_URING",
-        "IP_MULTIPLE_TABLES",
-        "IP_NF_IPTABLES",
-        "IP_SCTP",
-        "ISO9660_FS",
-        "KPROBE_EVENTS",
-        "MACVLAN",
-        "NETFILTER_XT_MATCH_ADDRTYPE",
-        "NETFILTER_XT_TARGET_MASQUERADE",
-        "NET_SCH_NETEM",
-        "NFT_COMPAT",
-        "NF_CT_NETLINK",
-        "NUMA",
-        "QUOTA",
-        "SECRETMEM",
-        "SQUASHFS",
-        "TUN",
-        "UPROBE_EVENTS",
-        "USER_NS",
-        "VETH",
-        "VFAT_FS",
-        "VLAN_8021Q",
-        "VXLAN",
-        "WIREGUARD",
-    ] {
-        assert!(options.contains(&format!("\nCONFIG_{option}=y\n")), "{option}");
-    }
-}
-
-#[test]
-fn system_calls_that_debuggers_and_sandboxes_use_work() {
-    let script = "
-import ctypes, os, socket
-libc = ctypes.CDLL(None, use_errno=True)
-class IoVec(ctypes.Structure):
-    _fields_ = [('base', ctypes.c_void_p), ('length', ctypes.c_size_t)]
-there, here = ctypes.create_string_buffer(b'over there'), ctypes.create_string_buffer(11)
-local = IoVec(ctypes.addressof(here), 10)
-remote = IoVec(ctypes.addressof(there), 10)
-pid = os.fork()
-if pid == 0:
-    libc.pause()
-print(libc.process_vm_readv(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0), here.value)
-os.kill(pid, 9)
-mode = ctypes.c_int(-1)
-print(libc.syscall(239, ctypes.byref(mode), 0, 0, 0, 0), mode.value)
-secret = libc.syscall(447, 0)
-print(secret >= 0)
-handle = ctypes.create_string_buffer(136)
-handle[0] = 128
-mount = ctypes.c_int()
-print(libc.syscall(303, -100, b'/', handle, ctypes.byref(mount), 0))
-digest = socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET)
-digest.bind(('hash', 'sha256'))
-operation, _ = digest.accept()
-operation.sendall(b'abc')
-print(operation.recv(32).hex()[:8])
-";
-    let expected = "10 b'over there'\n0 0\nTrue\n0\nba7816bf\n";
-    assert_eq!(run_python(&python(), script), expected);
 }
 
 #[test]
@@ -125,11 +45,6 @@ fn devices_for_all_users_are_open_to_all() {
         "666 character special file\n666 character special file\n"
     );
     assert_eq!(as_app(vm(), "exec 3<>/dev/fuse 4<>/dev/net/tun && echo open"), "open\n");
-}
-
-#[test]
-fn network_has_only_the_loopback_device() {
-    assert_eq!(sh(vm(), "ls /sys/class/net"), "lo\n");
 }
 
 #[test]
