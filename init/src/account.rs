@@ -1,7 +1,6 @@
-//! Users and groups of the container: who `user[:group]` is.
+//! Users and groups of the container: looks up `user[:group]`.
 //!
-//! The two files are read as they are; a line that is not of their form is passed over, as
-//! other readers do. Nothing here reads files: the texts come in.
+//! Malformed lines are skipped, as other readers do. The caller reads the files.
 
 use alloc::vec::Vec;
 
@@ -63,7 +62,7 @@ pub(crate) fn resolve(spec: &str, passwd: &[u8], group: &[u8]) -> Result<Account
     Ok(Account { credentials: credentials(uid, gid, groups), home })
 }
 
-/// Root by itself has the agent's credentials, and needs none set.
+/// Plain root has the agent's credentials: no need to set any.
 fn credentials(uid: u32, gid: u32, mut groups: Vec<u32>) -> Credentials {
     if uid != 0 || gid != 0 || !groups.is_empty() {
         groups.push(gid);
@@ -107,7 +106,7 @@ fn group_entry(line: &[u8]) -> Option<Group<'_>> {
     Some(Group { name, gid, members: fields.next().unwrap_or_default() })
 }
 
-/// A decimal number. The highest is no id: the kernel takes it for "leave as it is".
+/// Parses a decimal id. The highest number is not an id: to the kernel it means "keep".
 fn number(text: &[u8]) -> Option<u32> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
@@ -131,31 +130,31 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_user_is_root_with_its_groups() {
+    fn empty_user_is_root_with_its_groups() {
         assert_eq!(account(""), Ok((0, 0, vec![0, 4], b"/root".to_vec())));
     }
 
     #[test]
-    fn a_name_and_its_number_are_the_same_user() {
+    fn name_and_number_are_the_same_user() {
         let expected = Ok((33, 33, vec![4, 33, 101], b"/var/www".to_vec()));
         assert_eq!(account("www"), expected);
         assert_eq!(account("33"), expected);
     }
 
     #[test]
-    fn a_number_without_an_entry_is_taken_as_it_is() {
+    fn number_without_an_entry_is_used_unchanged() {
         assert_eq!(account("1234"), Ok((1234, 0, vec![0], b"/".to_vec())));
         assert_eq!(account("1234:77"), Ok((1234, 77, vec![77], b"/".to_vec())));
     }
 
     #[test]
-    fn a_named_group_replaces_the_supplementary_ones() {
+    fn named_group_replaces_the_supplementary_ones() {
         assert_eq!(account("www:adm"), Ok((33, 4, vec![4], b"/var/www".to_vec())));
         assert_eq!(account(":adm"), Ok((0, 4, vec![4], b"/root".to_vec())));
     }
 
     #[test]
-    fn root_by_itself_needs_no_groups() {
+    fn plain_root_needs_no_groups() {
         let root = resolve("0:0", PASSWD, GROUP).unwrap();
         assert_eq!(root.credentials, Credentials::default());
     }
@@ -171,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_home_means_the_root_directory() {
+    fn line_without_home_means_the_root_directory() {
         assert_eq!(account("short"), Ok((5, 6, vec![6], b"/".to_vec())));
     }
 }

@@ -1,4 +1,4 @@
-//! The first steps of PID 1: the kernel's file systems, console, limits, loopback.
+//! The first steps of PID 1: the kernel's file systems, settings, console, limits and loopback.
 //!
 //! Runs once, before anything is served, in the initramfs that holds only the agent.
 
@@ -19,7 +19,7 @@ struct Mount {
 
 const SAFE: u32 = nr::MS_NOSUID | nr::MS_NOEXEC | nr::MS_NODEV;
 
-/// In order: a target may lie in an earlier one.
+/// In order: a target may be inside an earlier one.
 const MOUNTS: [Mount; 7] = [
     Mount { kind: c"proc", target: c"/proc", options: SAFE, data: c"" },
     Mount { kind: c"sysfs", target: c"/sys", options: SAFE, data: c"" },
@@ -31,12 +31,12 @@ const MOUNTS: [Mount; 7] = [
         options: nr::MS_NOSUID | nr::MS_NOEXEC,
         data: c"mode=0620,ptmxmode=0666,gid=5",
     },
-    // With the writable layer's half, a quarter of the memory is left when both are full.
+    // The writable layer takes half of the memory: a quarter remains when both are full.
     Mount { kind: c"tmpfs", target: c"/dev/shm", options: SAFE, data: c"mode=1777,size=25%" },
     Mount { kind: c"mqueue", target: c"/dev/mqueue", options: SAFE, data: c"" },
 ];
 
-/// What programs expect in /dev beside the devices.
+/// The links in /dev that programs expect.
 const LINKS: [(&CStr, &CStr); 4] = [
     (c"/proc/self/fd", c"/dev/fd"),
     (c"/proc/self/fd/0", c"/dev/stdin"),
@@ -44,8 +44,8 @@ const LINKS: [(&CStr, &CStr); 4] = [
     (c"/proc/self/fd/2", c"/dev/stderr"),
 ];
 
-/// What container hosts set: no privilege for low ports and pings, and room for databases and
-/// file watchers whatever the memory size.
+/// The settings of a container host: low ports and pings for every user, and limits that suit
+/// databases and file watchers at any memory size.
 const SETTINGS: [(&CStr, &[u8]); 8] = [
     (c"/proc/sys/net/ipv4/ip_unprivileged_port_start", b"0"),
     (c"/proc/sys/net/ipv4/ping_group_range", b"0 2147483647"),
@@ -57,7 +57,7 @@ const SETTINGS: [(&CStr, &[u8]); 8] = [
     (c"/proc/sys/kernel/dmesg_restrict", b"0"),
 ];
 
-/// Devices that are safe for every user: what they give is limited to the user's own namespaces.
+/// Devices that every user may open: their effect is limited to the user's own namespaces.
 const OPEN_DEVICES: [&CStr; 2] = [c"/dev/fuse", c"/dev/net/tun"];
 
 /// Carries out all first steps.
@@ -83,7 +83,7 @@ pub(crate) fn prepare() -> Result<(), Failure> {
     socket::loopback_up().or_failure("ioctl", "lo")
 }
 
-/// Optional file systems are those that a kernel may be built without.
+/// Mounts a file system. Some kernels are built without the optional ones.
 fn mount_one(each: &Mount) -> Result<(), Failure> {
     let target = each.target.to_bytes();
     match mount::make_directory(each.target, 0o755) {
@@ -98,7 +98,7 @@ fn mount_one(each: &Mount) -> Result<(), Failure> {
     }
 }
 
-/// Descriptors 0 to 2 must be taken, or a pipe could get such a number.
+/// Opens descriptors 0 to 2, so that no pipe gets one of these numbers.
 fn open_console() -> Result<(), Failure> {
     let console = fd::open(c"/dev/console", nr::O_RDWR, 0)
         .or_else(|_| fd::open(c"/dev/null", nr::O_RDWR, 0))
@@ -108,7 +108,7 @@ fn open_console() -> Result<(), Failure> {
         fd::duplicate_to(&console, number).or_failure("dup3", "/dev/console")?;
     }
     if own < 3 {
-        // It is one of the three itself, and must stay open.
+        // It is one of the three, and must stay open.
         core::mem::forget(console);
     }
     Ok(())

@@ -1,9 +1,9 @@
 //! Control groups: one for each command, so that all of its processes can be killed at once,
 //! those in sessions of their own as well.
 //!
-//! They lie below one group that holds the controllers, which has no limits. A group that is
-//! empty once its command has ended serves the next command: making one costs more than a start.
-//! One in which processes live on is left to them, and looked at again when a group is needed.
+//! They are children of one group without limits. A group that is empty when its command exits is
+//! reused: creating a group costs more than starting a process. A group with live processes is left
+//! to them, and checked again when a group is needed.
 
 use alloc::ffi::CString;
 use alloc::format;
@@ -16,21 +16,21 @@ use linux_raw_sys::general as nr;
 use crate::sys::fd::{self, Fd};
 use crate::sys::{Errno, Result, mount};
 
-/// What a container host hands to the groups below its own.
+/// The controllers that a container host delegates.
 const CONTROLLERS: [&[u8]; 6] = [b"+cpu", b"+cpuset", b"+io", b"+memory", b"+pids", b"+hugetlb"];
 const COMMANDS: &str = "/sys/fs/cgroup/commands";
 
-/// The groups that wait for a command.
+/// The groups that no command uses.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Groups(Rc<RefCell<Waiting>>);
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Whether there are control groups at all.
+    /// Whether control groups are available.
     is_ready: bool,
     made: u32,
     empty: Vec<Handle>,
-    /// Their commands have ended; processes that they started live on.
+    /// Groups whose commands have exited but had live processes when last checked.
     left: Vec<Handle>,
 }
 
@@ -42,7 +42,7 @@ struct Handle {
     events: Fd,
 }
 
-/// A command's group. Dropping it gives it back; it kills nothing.
+/// A command's group. Dropping it returns it to the pool, and kills no process.
 #[derive(Debug)]
 pub(crate) struct Group {
     handle: Option<Handle>,
@@ -50,7 +50,7 @@ pub(crate) struct Group {
 }
 
 impl Groups {
-    /// Hands the controllers down and makes the first group, so that the first command finds it.
+    /// Delegates the controllers, and creates the first group ahead of the first command.
     pub(crate) fn prepare() -> Result<Self> {
         for controller in CONTROLLERS {
             match fd::set(c"/sys/fs/cgroup/cgroup.subtree_control", controller) {
@@ -66,7 +66,8 @@ impl Groups {
         Ok(groups)
     }
 
-    /// An empty group; `None` where there is none to be had: then a command shares ours.
+    /// Returns an empty group. Returns `None` if none can be created: the command then runs in the
+    /// agent's group.
     pub(crate) fn take(&self) -> Option<Group> {
         let mut waiting = self.0.borrow_mut();
         if !waiting.is_ready {
@@ -102,7 +103,7 @@ impl Handle {
         Ok(Self { number, directory, events })
     }
 
-    /// Whether no process is in it. One that cannot be asked is not used again.
+    /// Whether it holds no process. `false` if that cannot be read.
     fn is_empty(&self) -> bool {
         let mut text = [0; 64];
         let count = fd::read_at_start(&self.events, &mut text).unwrap_or(0);
@@ -111,12 +112,12 @@ impl Handle {
 }
 
 impl Group {
-    /// What a process is started in it by.
+    /// The directory to start a process in.
     pub(crate) fn directory(&self) -> Option<&Fd> {
         Some(&self.handle.as_ref()?.directory)
     }
 
-    /// Never uses it again.
+    /// Takes it out of use for good.
     pub(crate) fn abandon(mut self) {
         self.handle = None;
     }

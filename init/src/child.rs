@@ -1,4 +1,4 @@
-//! Starting a program with its pipes or terminal, and how it ended.
+//! Starts a program with its pipes or terminal, and reports its exit.
 
 use alloc::ffi::CString;
 use alloc::vec::Vec;
@@ -15,7 +15,7 @@ use crate::sys::fd::{self, Fd};
 use crate::sys::process::{Credentials, Ended, Plan, Spawner, Step};
 use crate::sys::{Errno, clock, terminal};
 
-/// A running program and our ends of its pipes.
+/// A running program and the agent's ends of its pipes.
 #[derive(Debug)]
 pub(crate) struct Child {
     pub(crate) pid: u32,
@@ -24,25 +24,25 @@ pub(crate) struct Child {
     pub(crate) ends: Ends,
 }
 
-/// Our ends of what a program reads and writes.
+/// The agent's ends of a program's standard streams.
 #[derive(Debug)]
 pub(crate) struct Ends {
     pub(crate) stdin: Option<Fd>,
     pub(crate) stdout: Fd,
-    /// None: standard error is the terminal, too.
+    /// `None` if standard error is the terminal, too.
     pub(crate) stderr: Option<Fd>,
 }
 
-/// What a program reads and writes.
+/// A program's ends of its standard streams.
 #[derive(Debug)]
 pub(crate) enum Stdio {
-    /// A pipe each. Without one, standard input is the null device.
+    /// A pipe for each stream. Without one, standard input is the null device.
     Pipes { stdin: Option<Fd>, stdout: Fd, stderr: Fd },
-    /// A terminal for all.
+    /// One terminal for all three.
     Terminal(Fd),
 }
 
-/// Pipes for a program of these credentials: its ends and ours.
+/// Makes pipes for a program with these credentials.
 pub(crate) fn pipes(credentials: &Credentials, stdin: bool) -> Result<(Stdio, Ends), Failure> {
     let input = if stdin { Some(pipe(credentials)?) } else { None };
     let (stdout, child_stdout) = pipe(credentials)?;
@@ -55,7 +55,7 @@ pub(crate) fn pipes(credentials: &Credentials, stdin: bool) -> Result<(Stdio, En
     Ok((stdio, Ends { stdin, stdout, stderr: Some(stderr) }))
 }
 
-/// A terminal for a program of these credentials: its end and ours.
+/// Makes a terminal for a program with these credentials.
 pub(crate) fn terminal(
     credentials: &Credentials,
     size: WindowSize,
@@ -67,11 +67,11 @@ pub(crate) fn terminal(
     Ok((stdio, Ends { stdin: Some(stdin), stdout: ours, stderr: None }))
 }
 
-/// Another program's end of the terminal whose end of ours is given.
+/// Opens another program's end of a terminal.
 pub(crate) fn peer(ours: &Fd, credentials: &Credentials) -> Result<Stdio, Failure> {
     let theirs = terminal::peer(ours).or_failure("open", "terminal")?;
     if credentials.uid != 0 {
-        // The group stays as it is: it lets others write messages to the terminal.
+        // The group is kept: it lets other users write messages to the terminal.
         fd::change_owner(&theirs, credentials.uid, u32::MAX).or_failure("fchown", "terminal")?;
     }
     Ok(Stdio::Terminal(theirs))
@@ -82,7 +82,7 @@ pub(crate) fn resize(ours: &Fd, size: WindowSize) -> crate::sys::Result<()> {
     terminal::resize(ours, size.rows, size.columns)
 }
 
-/// Starts a program. Tells its process id and when it was started.
+/// Starts a program. Returns its process id and its start time.
 pub(crate) fn start(
     spawner: &mut Spawner,
     null_device: &Fd,
@@ -134,7 +134,7 @@ pub(crate) fn start(
     }
 }
 
-/// How an ended program is told to the host.
+/// Converts a wait status into the exit that is reported to the host.
 pub(crate) fn exit(ended: &Ended, started: u64, now: u64, timed_out: bool) -> Exit {
     // The low seven bits are the signal, the next eight the code.
     let [low, code, ..] = ended.status.to_le_bytes();
@@ -146,7 +146,7 @@ pub(crate) fn exit(ended: &Ended, started: u64, now: u64, timed_out: bool) -> Ex
     Exit { status, timed_out, duration_us, peak_rss_kib: ended.peak_rss_kib }
 }
 
-/// A pipe that its user may open by name too: images link logs to /dev/stderr.
+/// Makes a pipe that the user may also open by name: images link logs to /dev/stderr.
 fn pipe(credentials: &Credentials) -> Result<(Fd, Fd), Failure> {
     let (reader, writer) = fd::pipe().or_failure("pipe2", "")?;
     if credentials.uid != 0 {
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wait_status_is_a_code_or_a_signal() {
+    fn wait_status_is_a_code_or_a_signal() {
         let ended = |status| Ended { pid: 1, status, peak_rss_kib: 7 };
         let code = exit(&ended(0x2A00), 1_000, 5_000, false);
         assert_eq!(code.status, ExitStatus::Code(42));

@@ -22,7 +22,7 @@ use crate::sys::{Errno, clock, fd, mount, poll};
 const DEVICE_TIMEOUT: u64 = 5_000_000_000;
 /// How soon a disk that has a name but cannot be opened is tried again, in nanoseconds.
 const NAMED_TO_OPEN: u64 = 500_000;
-/// The kind of a terminal that is not told: what every terminal program knows.
+/// The default terminal type, which every terminal program knows.
 const DEFAULT_TERMINAL: &[u8] = b"xterm";
 const BIND: &CStr = c"/sys/bus/platform/drivers/virtio-mmio/bind";
 /// Directories of the image can be renamed, hard links stay linked when they are written to, inode
@@ -32,7 +32,7 @@ const OVERLAY: &CStr = c"lowerdir=/image,upperdir=/rw/upper,workdir=/rw/work,\
 const HOSTS: &[u8] = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
     fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
 
-/// What commands start from.
+/// The defaults that commands start from.
 #[derive(Debug)]
 pub(crate) struct Container {
     hostname: String,
@@ -40,16 +40,16 @@ pub(crate) struct Container {
     users: Users,
 }
 
-/// The last user that was looked up, good for as long as the two files stay as they are.
+/// The last user that was looked up. Valid until one of the two files changes.
 #[derive(Debug, Default)]
 struct Users {
     known: Option<([FileMark; 2], String, Account)>,
 }
 
-/// What changes whenever a file does: its number, size and times. None: there is no file.
+/// Identifies a version of a file: inode number, size and times. `None` if there is no file.
 type FileMark = Option<(u64, u64, [(i64, u32); 2])>;
 
-/// A program with its surroundings, ready to be started.
+/// A program with its environment, ready to start.
 #[derive(Debug)]
 pub(crate) struct Launch {
     pub(crate) argv: Vec<Vec<u8>>,
@@ -61,7 +61,7 @@ pub(crate) struct Launch {
 }
 
 impl Container {
-    /// Takes the defaults from what the image says.
+    /// Takes the defaults from the image's description.
     pub(crate) fn new(description: Description) -> Self {
         Self {
             hostname: description.hostname,
@@ -76,8 +76,7 @@ impl Container {
         self.write_names()
     }
 
-    /// The entrypoint. Its working directory is made if it is missing, as container
-    /// programs do.
+    /// The entrypoint. Creates its working directory if it is missing, as container engines do.
     pub(crate) fn entrypoint(&mut self) -> Result<Launch, Failure> {
         make_directories(&self.entrypoint.cwd)?;
         let account = self.users.find(&self.entrypoint.user)?;
@@ -102,7 +101,7 @@ impl Container {
         Ok(Launch::new(&command.argv, env, cwd, account))
     }
 
-    /// Who `user[:group]` is.
+    /// Looks up `user[:group]`.
     pub(crate) fn account(&mut self, user: &str) -> Result<Account, Failure> {
         self.users.find(user)
     }
@@ -120,7 +119,7 @@ impl Container {
         mount::set_hostname(name).or_failure("sethostname", name)?;
         fd::write_file(c"/etc/hostname", &[name, b"\n"].concat(), 0o644)
             .or_failure("write", "/etc/hostname")?;
-        // Container programs own this file; what an image holds there is a placeholder.
+        // Container engines own this file; the image's version is a placeholder.
         let hosts = [HOSTS, b"127.0.1.1\t", name, b"\n"].concat();
         let hosts = if name.is_empty() { HOSTS } else { &hosts };
         fd::write_file(c"/etc/hosts", hosts, 0o644).or_failure("write", "/etc/hosts")
@@ -134,7 +133,7 @@ impl Launch {
     }
 }
 
-/// Fills the slots, mounts the root file system, moves into it and prepares it.
+/// Probes the slots, mounts the root file system, enters it and prepares it.
 pub(crate) fn attach(
     description: Description,
     resumer: &mut Resumer,
@@ -154,7 +153,7 @@ pub(crate) fn attach(
     Ok(container)
 }
 
-/// Probes a slot anew. One that is bound already is fine.
+/// Probes a slot again. A slot that is already bound is not an error.
 fn probe(slot: u8) -> Result<(), Failure> {
     let name = format!("virtio-mmio.{slot}");
     match fd::set(BIND, name.as_bytes()) {
@@ -163,7 +162,7 @@ fn probe(slot: u8) -> Result<(), Failure> {
     }
 }
 
-/// A device node may come shortly after its probe.
+/// Waits for a device node, which may appear shortly after its probe.
 fn wait_for_device(device: &CStr) -> Result<(), Failure> {
     let name = device.to_bytes();
     let watch = poll::watch_directory(c"/dev").or_failure("inotify_add_watch", "/dev")?;
@@ -173,7 +172,7 @@ fn wait_for_device(device: &CStr) -> Result<(), Failure> {
         let pause = match fd::open(device, nr::O_RDONLY, 0) {
             Ok(_) => return Ok(()),
             Err(Errno::ENOENT) => left,
-            // The kernel names a disk shortly before it can be opened, and does not tell when.
+            // The kernel creates a disk's node shortly before it can be opened, without a notification.
             Err(Errno::ENXIO) => left.min(NAMED_TO_OPEN),
             Err(errno) => return Err(failure("open", name, errno)),
         };
@@ -211,7 +210,7 @@ fn mount_root(device: &CStr) -> Result<(), Failure> {
     mount::mount(c"overlay", c"/newroot", c"overlay", 0, OVERLAY).or_failure("mount", "/newroot")
 }
 
-/// Takes the kernel's file systems along and makes /newroot the root.
+/// Moves the kernel's file systems to /newroot, and makes it the root.
 fn enter_root() -> Result<(), Failure> {
     for (from, to) in
         [(c"/proc", c"/newroot/proc"), (c"/sys", c"/newroot/sys"), (c"/dev", c"/newroot/dev")]
@@ -225,11 +224,11 @@ fn enter_root() -> Result<(), Failure> {
     mount::change_directory(c"/").or_failure("chdir", "/")
 }
 
-/// An image without a resolver configuration gets an empty one, as container programs do.
+/// Creates an empty resolver configuration if the image has none, as container engines do.
 fn ensure_resolver() -> Result<(), Failure> {
     match mount::status(c"/etc/resolv.conf") {
         Ok(_) => Ok(()),
-        // A link that leads nowhere stays as it is: its target may come with a service.
+        // A dangling link is kept: a service may create its target.
         Err(_) => match fd::write_file(c"/etc/resolv.conf", b"", 0o644) {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
             Err(errno) => Err(failure("write", "/etc/resolv.conf", errno)),
@@ -238,7 +237,7 @@ fn ensure_resolver() -> Result<(), Failure> {
 }
 
 impl Users {
-    /// Who `user[:group]` is in the container, by its files as they are now.
+    /// Looks up `user[:group]` in the container's current files.
     fn find(&mut self, user: &str) -> Result<Account, Failure> {
         let marks = [mark(c"/etc/passwd"), mark(c"/etc/group")];
         if let Some((known, name, account)) = &self.known
@@ -281,7 +280,7 @@ fn ensure_directory(path: &CStr) -> Result<(), Failure> {
     }
 }
 
-/// Makes a path and what is missing above it.
+/// Creates a directory and its missing parents.
 pub(crate) fn make_directories(directory: &[u8]) -> Result<(), Failure> {
     if directory.is_empty() || mount::status(&path(directory)?).is_ok() {
         return Ok(());
@@ -293,7 +292,7 @@ pub(crate) fn make_directories(directory: &[u8]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A path as the kernel takes it.
+/// A path as a C string.
 pub(crate) fn path(bytes: &[u8]) -> Result<CString, Failure> {
     CString::new(bytes).map_err(|_| failure("open", bytes, Errno::EINVAL))
 }
@@ -316,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_adds_to_the_containers_surroundings() {
+    fn command_extends_the_containers_environment() {
         let command = Command { env: vec![b"A=2".to_vec()], ..Command::default() };
         let launch = container().command(&command).unwrap();
         let env: Vec<_> = launch.env.iter().map(|pair| String::from_utf8_lossy(pair)).collect();
@@ -326,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cleared_environment_holds_only_the_commands_own() {
+    fn cleared_environment_holds_only_the_commands_own() {
         let own = vec![b"B=3".to_vec()];
         let command = Command { env: own.clone(), env_clear: true, ..Command::default() };
         let launch = container().command(&command).unwrap();
@@ -335,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_user_is_named_in_the_failure() {
+    fn failure_names_an_unknown_user() {
         let command = Command { user: Some("no-such-user".into()), ..Command::default() };
         let failure = container().command(&command).unwrap_err();
         assert_eq!(

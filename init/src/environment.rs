@@ -3,7 +3,7 @@
 use alloc::ffi::CString;
 use alloc::vec::Vec;
 
-/// The search path of a container that sets none.
+/// The search path of a container that does not set one.
 pub(crate) const DEFAULT_PATH: &[u8] =
     b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -88,14 +88,14 @@ mod tests {
     }
 
     #[test]
-    fn a_program_without_slash_is_looked_for_in_path_order() {
+    fn program_without_slash_is_searched_in_path_order() {
         let found = candidates(b"ls", Some(b"/x::/y"));
         assert_eq!(found, [c"/x/ls", c"./ls", c"/y/ls"].map(CString::from));
         assert_eq!(candidates(b"ls", None).len(), 6);
     }
 
     #[test]
-    fn a_program_with_slash_is_taken_as_it_is() {
+    fn program_with_slash_is_used_unchanged() {
         assert_eq!(candidates(b"./ls", Some(b"/x")), [CString::from(c"./ls")]);
         assert!(candidates(b"", Some(b"/x")).is_empty());
     }

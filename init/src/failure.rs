@@ -1,4 +1,4 @@
-//! From an error number to the [`Failure`] that the host is told.
+//! Turns an error number into the [`Failure`] that is reported to the host.
 
 use alloc::string::String;
 

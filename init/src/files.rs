@@ -1,7 +1,7 @@
 //! Files and archives that the host writes or reads, in the container's root.
 //!
-//! The agent has one thread, so that nothing here may wait: only regular files are opened, and
-//! a piece at a time is moved. What another does to a path meanwhile is its own business.
+//! The agent has one thread, so none of this may block: it opens regular files only, and moves one
+//! piece at a time. A path may change between pieces; that is up to whoever changes it.
 
 use alloc::vec::Vec;
 
@@ -78,7 +78,7 @@ impl Source {
         Packer::new(name).map(Self::Archive)
     }
 
-    /// The next bytes; none at the end.
+    /// Returns the next bytes, or an empty slice at the end.
     pub(crate) fn give(&mut self, space: &mut [u8]) -> Result<usize, Failure> {
         match self {
             Self::File { file, path } => fd::read(file, space).or_failure("read", path),
@@ -99,7 +99,7 @@ fn create(
     mode: Option<u16>,
     owner: Option<&Credentials>,
 ) -> Result<Fd, Failure> {
-    // Who must not read it later must not read it now.
+    // A user without access later must not have access now.
     let first_mode = u32::from(mode.unwrap_or(DEFAULT_MODE)) & 0o777;
     let how = nr::O_WRONLY | nr::O_CREAT | nr::O_NONBLOCK | how;
     let file = fd::open(&path(name)?, how, first_mode).or_failure("open", name)?;

@@ -1,11 +1,11 @@
 //! The agent: PID 1 of a supermachine guest.
 //!
 //! # What it does
-//! The kernel starts it from an initramfs that holds nothing else. It prepares the kernel's
+//! The kernel starts it from an initramfs that contains only the agent. It prepares the kernel's
 //! file systems (`boot`), connects its control stream to the host and serves requests: attach a
 //! container's root file system (`container`), start its entrypoint, run commands (`child`),
-//! follow output, reap. When the machine goes on from a snapshot, the first message on the
-//! control stream makes it different from its sisters (`resume`).
+//! follow output, reap. After a restore, the first message on the control stream makes the machine
+//! different from its clones (`resume`).
 //!
 //! # Shape
 //! One thread, one epoll loop (`server`). No libc: system calls, allocator and entry point are
@@ -15,8 +15,8 @@
 //! # Cost
 //! Restore to first output is measured in microseconds, and each guest page that is touched for
 //! the first time costs an exit to the host. So descriptors are opened and buffers allocated
-//! beforehand, children are made without copying page tables, and a command that ends within
-//! its first millisecond is answered in one write with nothing registered for it.
+//! beforehand, children are created without copying page tables, and a command that exits within its
+//! first milliseconds is answered in one write, without an epoll registration.
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
 
@@ -56,7 +56,7 @@ pub fn run() -> ! {
     }
 }
 
-/// Says on the console why the agent cannot go on, and resets the machine: the host sees that.
+/// Prints a fatal error on the console and resets the machine, which the host notices.
 pub fn fail(reason: &dyn Display) -> ! {
     let mut console = Console;
     let _ = writeln!(console, "supermachine-init: {reason}");

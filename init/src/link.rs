@@ -1,7 +1,7 @@
-//! One stream to the host: frames put together from what arrives, bytes waiting to be sent.
+//! One stream to the host: assembles frames from received bytes, and queues bytes to send.
 //!
-//! Both directions are bounded: a frame that is larger than the protocol allows ends the
-//! stream before it is stored, and who produces output asks [`Outbox::is_full`] first.
+//! Both directions are bounded: a frame larger than the protocol allows closes the stream before it
+//! is stored, and producers of output check [`Outbox::is_full`] first.
 
 use alloc::vec::Vec;
 
@@ -12,10 +12,10 @@ use crate::sys::fd::Fd;
 use crate::sys::socket;
 use crate::sys::{Errno, Result};
 
-/// From this many waiting bytes on, nothing more is produced for a stream.
+/// The number of queued bytes at which a stream's producer pauses.
 pub(crate) const OUTBOX_LIMIT: usize = 64 << 10;
 
-/// Arrived bytes that are not yet a whole frame.
+/// Received bytes that do not form a complete frame yet.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     bytes: Vec<u8>,
@@ -114,7 +114,7 @@ mod tests {
     use supermachine_formats::wire::{Command, Input, Reply, Request};
 
     #[test]
-    fn frames_come_together_byte_by_byte() {
+    fn frames_assemble_from_single_bytes() {
         let command = Command { argv: vec![b"ls".to_vec()], stdin: true, ..Command::default() };
         let mut bytes = Request::Exec(command.clone()).to_frame();
         Request::Settle.encode(&mut bytes);
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_arrive_together_come_apart() {
+    fn frames_that_arrive_together_are_split() {
         let mut bytes = Input::Data(vec![7; 9]).to_frame();
         Input::DataEnd.encode(&mut bytes);
         let mut inbox = Inbox::default();
@@ -140,14 +140,14 @@ mod tests {
     }
 
     #[test]
-    fn an_oversized_frame_is_refused_by_its_header() {
+    fn oversized_frame_is_refused_by_its_header() {
         let mut inbox = Inbox::default();
         inbox.push(&[0xFF, 0xFF, 0xFF, 0xFF, 0x23, 0, 0, 0]);
         assert!(inbox.next::<Request>().is_err());
     }
 
     #[test]
-    fn an_outbox_fills_to_its_limit_and_drains_in_order() {
+    fn outbox_fills_to_its_limit_and_drains_in_order() {
         let (host, mut peer) = UnixStream::pair().unwrap();
         let socket = Fd::from_owned(host.into());
         let mut outbox = Outbox::default();
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_without_room_keeps_the_rest_waiting() {
+    fn peer_without_room_leaves_the_rest_queued() {
         let (host, peer) = UnixStream::pair().unwrap();
         let socket = Fd::from_owned(host.into());
         let mut outbox = Outbox::default();

@@ -1,7 +1,7 @@
 //! The entrypoint's last output: a ring of bytes that keeps both streams in order.
 //!
-//! Holds at most [`CAPACITY`] bytes and forgets the oldest. Bytes are numbered from the first
-//! one ever written, so that each reader keeps its place by one number.
+//! Holds at most [`CAPACITY`] bytes and discards the oldest. Bytes are numbered from the first one
+//! written, so a reader's position is one number.
 
 use alloc::collections::VecDeque;
 
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn both_streams_come_back_in_order() {
+    fn both_streams_are_read_back_in_order() {
         let mut log = Log::default();
         log.push(Stream::Out, b"one");
         log.push(Stream::Out, b" two");
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_bytes_are_forgotten() {
+    fn oldest_bytes_are_discarded() {
         let mut log = Log::default();
         log.push(Stream::Err, b"gone");
         for round in 0..100_u8 {
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_larger_than_the_ring_keeps_its_end() {
+    fn piece_larger_than_the_ring_keeps_its_tail() {
         let mut log = Log::default();
         let mut bytes = vec![1; CAPACITY];
         bytes.extend([2; 10]);

@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_own_table_shows_a_port_that_a_test_listens_on() {
+    fn hosts_table_lists_an_open_port() {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let table = std::fs::read("/proc/net/tcp").unwrap();
         assert!(listening(&[&table]).contains(&socket.local_addr().unwrap().port()));

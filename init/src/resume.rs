@@ -1,8 +1,8 @@
-//! What a machine must do before anything else when it goes on from a snapshot.
+//! The first steps of a machine that was restored from a snapshot.
 //!
 //! Every machine of one snapshot starts with the same memory: the same random state, clock and
-//! names. [`Resumer::resume`] makes them different. It is on the way from restore to first
-//! output, so its descriptors are opened beforehand and it makes one system call a step.
+//! names. [`Resumer::resume`] makes them different. It runs between restore and first output, so its
+//! descriptors are opened beforehand, and each step is one system call.
 
 use linux_raw_sys::general as nr;
 use supermachine_formats::wire::{Failure, Resume};
@@ -13,13 +13,13 @@ use crate::sys::{Errno, clock};
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 const ID_SIZE: usize = 16;
-/// A clock that is behind by less was right all along.
+/// A clock that is behind by less is right.
 const BEHIND: u64 = 500_000_000;
-/// A clock that is ahead by less may be right, and the message was under way for so long: what keeps
-/// the processors busy keeps this process from hearing.
+/// A clock that is ahead by less may be right: on a busy machine the message may have been delayed by
+/// this much.
 const AHEAD: u64 = 60_000_000_000;
 
-/// Keeps open what a resume writes to.
+/// Holds the descriptors that a resume writes to.
 #[derive(Debug)]
 pub(crate) struct Resumer {
     random: Fd,
@@ -33,7 +33,7 @@ impl Resumer {
         Ok(Self { random, machine_id: None })
     }
 
-    /// Gives the container's machine id, if it has one, a fresh value, and again at each resume.
+    /// Replaces the container's machine id, if it has one, now and at each resume.
     pub(crate) fn adopt_machine_id(&mut self) -> Result<(), Failure> {
         self.machine_id = match fd::open(c"/etc/machine-id", nr::O_WRONLY, 0) {
             Ok(file) => Some(file),
@@ -60,16 +60,15 @@ impl Resumer {
     }
 }
 
-/// Sets the clock if it has not gone on by itself while the machine was paused, as it does not
-/// while the host sleeps.
+/// Corrects the clock after a pause. It stops while the host sleeps.
 pub(crate) fn correct_clock(realtime_ns: u64) {
     if is_wrong(clock::realtime(), realtime_ns) {
-        // Who may set it at a resume may set it here.
+        // A resume sets it with the same rights.
         let _ = clock::set_realtime(realtime_ns);
     }
 }
 
-/// Whether a clock is wrong that shows `now`, when it was `told` or later.
+/// Whether a clock that shows `now` is wrong, given that the time is `told` or later.
 fn is_wrong(now: u64, told: u64) -> bool {
     told.saturating_sub(now) > BEHIND || now.saturating_sub(told) > AHEAD
 }
@@ -99,10 +98,10 @@ mod tests {
     }
 
     #[test]
-    fn clock_that_a_late_message_seems_to_contradict_is_right() {
+    fn clock_ahead_of_a_late_message_is_right() {
         let second = 1_000_000_000;
         let told = 1_000_000 * second;
-        // What was told is never ahead of what is.
+        // The time in the message is never in the future.
         assert!(is_wrong(told - second, told) && is_wrong(0, told));
         assert!(!is_wrong(told, told) && !is_wrong(told - second / 4, told));
         assert!(!is_wrong(told + 5 * second, told));

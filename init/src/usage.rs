@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_tells_total_and_available() {
+    fn table_has_total_and_available_memory() {
         let table = b"MemTotal:         113560 kB\nMemFree:  9 kB\nMemAvailable:    1 kB\n";
         assert_eq!(parse(table), Some(Memory { total_kib: 113_560, available_kib: 1 }));
         assert_eq!(parse(b"MemTotal: x kB\nMemAvailable: 1 kB"), None);
@@ -33,7 +33,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_own_table_has_the_form() {
+    fn hosts_table_has_the_expected_form() {
         let memory = memory().unwrap();
         assert!(memory.available_kib > 0 && memory.available_kib < memory.total_kib);
     }

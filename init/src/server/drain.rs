@@ -1,6 +1,6 @@
-//! Pipes that outlive their command: processes that it left behind still hold the other end.
+//! Pipes that outlive their command because processes that it left behind hold the other end.
 //!
-//! What they write goes nowhere. Were the pipes closed, their next line would kill them.
+//! Their output is discarded. If the pipes were closed, the next write would kill the processes.
 
 use super::slab::{Key, Slab};
 use super::token::Token;
@@ -17,14 +17,14 @@ impl Drains {
         Self(Slab::new())
     }
 
-    /// Reads a pipe from now on, until its last writer has closed it.
+    /// Reads and discards a pipe's output until its last writer closes it.
     pub(super) fn add(&mut self, pipe: Fd, epoll: &Epoll) {
         let key = self.0.reserve();
         let is_watched = watch(&pipe, epoll, Token::Drain(key)).is_ok();
         self.0.put(key, is_watched.then_some(pipe));
     }
 
-    /// Reads what an event announced.
+    /// Handles an event: reads once.
     pub(super) fn serve(&mut self, key: Key, scratch: &mut [u8]) {
         let Some(pipe) = self.0.take(key) else { return };
         let is_open = match read_now(&pipe, scratch) {
@@ -35,7 +35,7 @@ impl Drains {
     }
 }
 
-/// The command's stream may have watched the pipe before.
+/// Registers the pipe. Its command may have registered it before.
 fn watch(pipe: &Fd, epoll: &Epoll, token: Token) -> Result<()> {
     match epoll.add(pipe, READABLE, token.pack()) {
         Err(Errno::EEXIST) => epoll.modify(pipe, READABLE, token.pack()),

@@ -1,4 +1,4 @@
-//! The container's main process: its output's ring, its end.
+//! The container's main process: its recent output and its exit.
 
 use supermachine_formats::wire::Exit;
 
@@ -9,10 +9,10 @@ use crate::sys::fd::{Fd, read_now};
 use crate::sys::process::Ended;
 use crate::sys::{Errno, clock};
 
-/// Pieces that are read from one pipe at the program's end: what the largest pipe may hold.
+/// Reads per pipe after the program's exit: enough for the largest pipe.
 const REST_READS: usize = 16;
 
-/// The entrypoint, running or ended.
+/// The entrypoint, running or exited.
 #[derive(Debug)]
 pub(super) struct Entrypoint {
     pub(super) pid: u32,
@@ -21,7 +21,7 @@ pub(super) struct Entrypoint {
     pub(super) stderr: Option<Fd>,
     pub(super) log: Log,
     pub(super) exit: Option<Exit>,
-    /// Its own as long as the machine lives.
+    /// Kept as long as the machine runs.
     _group: Option<Group>,
 }
 
@@ -38,7 +38,7 @@ impl Entrypoint {
         }
     }
 
-    /// Reads one piece of output. False: nothing was there.
+    /// Reads one piece of output. Returns `false` if there was none.
     pub(super) fn pump(&mut self, stream: Stream, scratch: &mut [u8]) -> bool {
         let pipe = match stream {
             Stream::Out => &mut self.stdout,
@@ -51,7 +51,7 @@ impl Entrypoint {
                 true
             }
             Err(Errno::EAGAIN | Errno::EINTR) => false,
-            // Its end: all that could write to it have ended.
+            // The end of the pipe: every writer has closed it.
             _ => {
                 *pipe = None;
                 false
@@ -59,8 +59,8 @@ impl Entrypoint {
         }
     }
 
-    /// Notes the end. What it wrote before is taken first; processes that it left behind may
-    /// go on writing.
+    /// Records the exit. Reads the remaining output first; processes that it left behind may continue
+    /// to write.
     pub(super) fn end(&mut self, ended: &Ended, scratch: &mut [u8]) {
         for stream in [Stream::Out, Stream::Err] {
             let mut reads = 0;

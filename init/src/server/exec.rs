@@ -1,7 +1,7 @@
-//! One command of the host, and those that follow it: its input, its time-out, its end.
+//! One command of the host and its chain: input, time-out and exit.
 //!
-//! Owns the processes until the command has ended: dropping an [`Exec`] before kills all of them.
-//! Those that are left behind by a command that ended by itself live on.
+//! Owns the command's processes until it exits: dropping an [`Exec`] before that kills all of them.
+//! Processes that a command leaves behind when it exits by itself live on.
 //! Holds no socket; what is to be sent goes to an [`Outbox`], and while that is full the pipes
 //! are left alone, so that the program waits.
 
@@ -23,8 +23,8 @@ use crate::sys::clock;
 use crate::sys::fd::Fd;
 use crate::sys::process::{Ended, SIGKILL, Spawner, signal_group};
 
-/// How long a command stays to itself after its start: one that ends by then is answered in
-/// one write, and nothing was registered for it.
+/// How long the agent leaves a new command alone. A command that exits within this time costs one
+/// write and no epoll registration.
 const HOLD: u64 = 2_000_000;
 const MILLISECOND: u64 = 1_000_000;
 
@@ -36,7 +36,7 @@ pub(super) enum Role {
     Stderr = 3,
 }
 
-/// The commands that follow, with what all of them share.
+/// The commands that still follow, and what all of them share.
 #[derive(Debug)]
 pub(super) struct Chain {
     /// The last command's surroundings.
@@ -57,15 +57,15 @@ pub(super) struct Exec {
     pub(super) stdin: StdinQueue,
     pub(super) stdout: Pipe,
     pub(super) stderr: Pipe,
-    /// The programs' ends, if there are more to come or it is a terminal: its end must not
-    /// close while the program, which may open it anew, still runs.
+    /// The programs' ends of the pipes, while more commands follow. A terminal's end stays open until
+    /// the program exits, since the program may open it again.
     stdio: Option<Stdio>,
     chain: Option<Box<Chain>>,
     is_terminal: bool,
     timed_out: bool,
     peak_rss_kib: u64,
     exit: Option<Exit>,
-    /// Why the command that follows could not be started.
+    /// Why the next command of the chain could not start.
     failure: Option<Failure>,
 }
 
@@ -99,13 +99,13 @@ impl Exec {
         }
     }
 
-    /// Carries out what the host sent. False: it may not send that.
+    /// Handles a frame of the host. Returns `false` if the host may not send it.
     pub(super) fn take_input(&mut self, input: Input, outbox: &mut Outbox) -> bool {
         match input {
             Input::Data(bytes) => return self.stdin.push(&bytes, outbox),
             Input::DataEnd => self.stdin.end(outbox),
             Input::Signal(SIGKILL) => self.kill(),
-            // A process group that is gone needs no signal.
+            // A process group that no longer exists needs no signal.
             Input::Signal(signal) if self.exit.is_none() => {
                 let _ = signal_group(self.pid, signal);
             }
@@ -117,7 +117,7 @@ impl Exec {
         true
     }
 
-    /// Writes waiting input, as much as the program has room for.
+    /// Writes as much pending input as the program has room for.
     pub(super) fn pump_input(&mut self, outbox: &mut Outbox) {
         self.stdin.pump(outbox);
     }
@@ -132,7 +132,7 @@ impl Exec {
         }
     }
 
-    /// Notes the program's end, and starts the one that follows it, if there is one.
+    /// Records the program's exit, and starts the next command of the chain, if any.
     pub(super) fn end(&mut self, ended: &Ended, spawner: &mut Spawner, null_device: &Fd) {
         let mut exit = exit(ended, self.started, clock::monotonic(), self.timed_out);
         self.peak_rss_kib = self.peak_rss_kib.max(exit.peak_rss_kib);
@@ -163,7 +163,7 @@ impl Exec {
         if self.is_terminal
             && let Some(ours) = self.stdout.fd()
         {
-            // The end of the session has hung the old one up.
+            // The old terminal was hung up when its session ended.
             self.stdio = None;
             self.stdio = Some(child::peer(ours, &chain.launch.account.credentials)?);
         }
@@ -176,7 +176,7 @@ impl Exec {
         Ok(())
     }
 
-    /// Takes what is left after the end. The final reply comes once there is nothing left.
+    /// Reads the remaining output after the exit. Returns the final reply once the pipes are empty.
     pub(super) fn finish(&mut self, scratch: &mut [u8], outbox: &mut Outbox) -> Option<Reply> {
         let exit = self.exit?;
         self.pump_output(Role::Stdout, scratch, outbox);
@@ -190,7 +190,7 @@ impl Exec {
         })
     }
 
-    /// The pipes that processes which were left behind still write to.
+    /// The pipes that processes left behind still write to.
     pub(super) fn take_left(&mut self) -> [Option<Fd>; 2] {
         [self.stdout.take_left(), self.stderr.take_left()]
     }
@@ -200,25 +200,24 @@ impl Exec {
         self.pid == pid && self.exit.is_none()
     }
 
-    /// Gives the command no moment to itself: its input is still to come, and somebody waits to
-    /// hear that it was started.
+    /// Ends the hold: input is still to come, and the host waits for the start.
     pub(super) fn release_if_interactive(&mut self) {
         if self.stdin.is_open() {
             self.hold = None;
         }
     }
 
-    /// Whether the command still has its first moment to itself.
+    /// Whether the agent still leaves the command alone.
     pub(super) fn is_held(&self) -> bool {
         self.hold.is_some()
     }
 
-    /// When time next matters.
+    /// The next deadline, by the monotonic clock.
     pub(super) fn next_moment(&self) -> Option<u64> {
         self.hold.into_iter().chain(self.deadline).min()
     }
 
-    /// Does what is due at `now`.
+    /// Handles the deadlines that have passed at `now`.
     pub(super) fn pass(&mut self, now: u64) {
         if self.hold.is_some_and(|moment| moment <= now) {
             self.hold = None;
@@ -230,7 +229,7 @@ impl Exec {
         }
     }
 
-    /// Kills every process that it started, unless it has ended by itself.
+    /// Kills every process of the command, unless the command has exited.
     fn kill(&self) {
         if self.exit.is_some() {
             return;
@@ -241,7 +240,7 @@ impl Exec {
         }
     }
 
-    /// Only a terminal has a size, and one that is gone needs none.
+    /// Sets the terminal's size. Without a terminal this is a no-op.
     fn resize(&self, size: WindowSize) {
         if self.is_terminal
             && let Some(terminal) = self.stdout.fd()
@@ -264,7 +263,7 @@ impl Exec {
 }
 
 impl Drop for Exec {
-    /// A command that nobody waits for any more is ended, with all that it started.
+    /// Kills the command and its processes: nobody waits for it any more.
     fn drop(&mut self) {
         self.kill();
     }

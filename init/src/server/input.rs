@@ -1,7 +1,8 @@
-//! A command's standard input: what waits for the program to read it, and what the host is
-//! told of it.
+//! A command's standard input: bytes that the program has not read yet, and the window updates for
+//! the host.
 //!
-//! Invariant: no more than [`STDIN_WINDOW`] bytes wait; a host that sends more breaks a rule.
+//! Invariant: no more than [`STDIN_WINDOW`] bytes wait; a host that sends more
+//! violates the protocol.
 
 use alloc::vec::Vec;
 
@@ -12,22 +13,22 @@ use crate::sys::fd::{Fd, write, write_now};
 use crate::sys::poll::{Epoll, WRITABLE};
 use crate::sys::{Errno, Result};
 
-/// What ends input on a terminal, as ^D does on a keyboard.
+/// The character that ends input on a terminal, as ^D does on a keyboard.
 const END_OF_TRANSMISSION: u8 = 4;
-/// Taken bytes that are worth telling the host.
+/// The number of taken bytes that makes a window update worthwhile.
 const WORTH_TELLING: usize = STDIN_WINDOW / 2;
 
 /// The input. See the module.
 #[derive(Debug)]
 pub(super) struct StdinQueue {
-    /// None: the program gets no more.
+    /// `None` once the program gets no more input.
     fd: Option<Fd>,
     is_terminal: bool,
     watched: bool,
     bytes: Vec<u8>,
     start: usize,
     ended: bool,
-    /// Taken bytes that the host was not told of.
+    /// Taken bytes that no window update has reported yet.
     untold: usize,
 }
 
@@ -42,13 +43,13 @@ impl StdinQueue {
         self.fd.is_some() && !self.ended
     }
 
-    /// Adds input. False: it was not to be sent.
+    /// Adds input. Returns `false` if the host may not send it.
     pub(super) fn push(&mut self, bytes: &[u8], outbox: &mut Outbox) -> bool {
         if self.ended {
             return false;
         }
         if self.fd.is_none() {
-            // It was under way when the program closed its end.
+            // The host sent it before it knew that the program had closed its end.
             return true;
         }
         if self.waiting() + bytes.len() > STDIN_WINDOW {
@@ -63,7 +64,7 @@ impl StdinQueue {
         true
     }
 
-    /// No more comes.
+    /// Marks the end of the input.
     pub(super) fn end(&mut self, outbox: &mut Outbox) {
         if !self.ended && self.is_terminal && self.fd.is_some() {
             self.bytes.push(END_OF_TRANSMISSION);
@@ -83,7 +84,7 @@ impl StdinQueue {
                 Ok(count) => self.count_taken(count, outbox),
                 Err(Errno::EAGAIN) => return,
                 Err(Errno::EINTR) => {}
-                // The program reads no more: what it left is dropped.
+                // The program reads no more: drop the rest.
                 Err(_) if self.is_terminal => break,
                 Err(_) => {
                     outbox.push(&Reply::StdinClosed);
@@ -98,7 +99,7 @@ impl StdinQueue {
         }
     }
 
-    /// The program has ended. A terminal stays open for what is left to read from it: both
+    /// Stops input after the program's exit. A terminal stays open for its remaining output: both
     /// directions are one file.
     pub(super) fn stop(&mut self) {
         self.bytes.clear();
@@ -115,7 +116,7 @@ impl StdinQueue {
         self.fd = None;
     }
 
-    /// Tells the loop whether room is waited for.
+    /// Registers with the event loop while input waits for room.
     pub(super) fn watch(&mut self, epoll: &Epoll, token: u64) -> Result<()> {
         let wanted = self.waiting() > 0;
         let Some(fd) = self.fd.as_ref().filter(|_| wanted != self.watched) else { return Ok(()) };

@@ -65,7 +65,7 @@ pub(crate) struct Server {
     streams: Slab<Stream>,
     tcp: Tcp,
     drains: Drains,
-    /// Where bytes arrive before they are sorted; allocated once.
+    /// The receive buffer; allocated once.
     scratch: Vec<u8>,
     now: u64,
 }
@@ -106,7 +106,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Serves until the control stream ends or the loop itself fails.
+    /// Serves until the control stream is closed or the loop itself fails.
     pub(crate) fn run(mut self) -> Result<(), Failure> {
         let mut events = [poll::NO_EVENT; EVENTS];
         loop {
@@ -138,7 +138,7 @@ impl Server {
                     Token::Drain(key) => self.drains.serve(key, &mut self.scratch),
                 }
             }
-            // Moments that were set since are still to come: the clock need not be read.
+            // Deadlines that were set since are in the future: no need to read the clock.
             if timeout >= 0 {
                 self.pass_time();
             }
@@ -150,7 +150,7 @@ impl Server {
         self.container = Some(container);
     }
 
-    /// Reads the control stream until it is empty. False: it has ended.
+    /// Reads the control stream until it is empty. Returns `false` once it is closed.
     fn read_control(&mut self) -> Result<bool, Failure> {
         loop {
             match socket::receive(&self.control, &mut self.scratch) {
@@ -209,11 +209,11 @@ impl Server {
 
     /// Takes one connection; the loop comes back while there are more.
     fn accept(&mut self) -> Result<(), Failure> {
-        // One connection less, by the peer's doing or for want of memory, harms no other.
+        // A connection that is lost, by the peer or for lack of memory, harms no other.
         let Ok(socket) = socket::accept(&self.listener) else { return Ok(()) };
         let key = self.streams.reserve();
         self.streams.put(key, Some(Stream::new(socket)));
-        // The request mostly came along with the connection.
+        // The request usually arrives with the connection.
         self.serve_stream(key, READABLE)
     }
 
@@ -225,7 +225,7 @@ impl Server {
             while alive && let Work::Request = stream.work {
                 match stream.inbox.next::<Request>() {
                     Ok(Some(request)) => {
-                        // See the module: nothing may overtake a resume.
+                        // See the module: no request may overtake a resume.
                         if !self.read_control()? {
                             return Err(failure("recv", "control stream", Errno::EPIPE));
                         }
@@ -264,7 +264,7 @@ impl Server {
         self.settle(key, stream, alive);
     }
 
-    /// Puts a stream back with what it now waits for, or lets it go.
+    /// Puts a stream back with its new events, or drops it.
     fn settle(&mut self, key: Key, mut stream: Stream, alive: bool) {
         for pipe in stream.left.iter_mut().filter_map(Option::take) {
             self.drains.add(pipe, &self.epoll);
@@ -300,7 +300,7 @@ impl Server {
         }
     }
 
-    /// Follows the entrypoint from a byte of its output on.
+    /// Follows the entrypoint's output from a position.
     fn logs(
         &self,
         stream: &mut Stream,
@@ -379,8 +379,8 @@ impl Server {
         Ok(Work::Take(Box::new(Sink::file(file, credentials.as_ref())?)))
     }
 
-    /// The work of a request that moves files. None of them can be meant before there is a
-    /// container: the paths are its own.
+    /// Starts the work of a request that moves files. Such requests need a container: the paths are
+    /// its own.
     fn files(&mut self, request: &Request) -> Result<Work, Failure> {
         self.container()?;
         match request {
@@ -408,7 +408,7 @@ impl Server {
         self.follow();
     }
 
-    /// Gives new output to the streams that follow the entrypoint.
+    /// Sends new output to the streams that follow the entrypoint.
     fn follow(&mut self) {
         let followers = self.keys(|stream| matches!(stream.work, Work::Logs { .. }));
         for key in followers {
@@ -418,7 +418,7 @@ impl Server {
         }
     }
 
-    /// Collects every child that ended, ours or left behind.
+    /// Reaps every child that has exited, including orphans.
     fn reap(&mut self) -> Result<(), Failure> {
         let mut news = [0; 128];
         match fd::read(&self.children, &mut news) {
@@ -450,7 +450,7 @@ impl Server {
         self.streams.iter().filter(|(_, stream)| wanted(stream)).map(|(key, _)| key).collect()
     }
 
-    /// Milliseconds until time next matters, rounded up; -1: never.
+    /// Milliseconds until the next deadline, rounded up; -1 without one.
     fn timeout(&self) -> i32 {
         let next = self.streams.iter().filter_map(|(_, stream)| stream.next_moment()).min();
         next.map_or(-1, |moment| {

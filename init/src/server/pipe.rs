@@ -1,7 +1,7 @@
 //! One of a command's two outputs: a pipe, or a terminal.
 //!
-//! Reads at most a chunk at a time while the program runs, so that commands take turns, and
-//! what is left once it has ended.
+//! Reads at most one chunk at a time while the program runs, so that commands take turns. Reads the
+//! rest once the program has exited.
 
 use alloc::vec::Vec;
 
@@ -12,22 +12,22 @@ use crate::sys::fd::{Fd, read, read_now};
 use crate::sys::poll::{Epoll, READABLE};
 use crate::sys::{Errno, Result};
 
-/// The most that is read from a pipe after the program's end: the largest pipe. More can only
-/// come from a process that was left behind.
+/// The most that is read from a pipe after the program's exit: the size of the largest pipe. Only a
+/// process that was left behind can write more.
 const REST_LIMIT: usize = 1 << 20;
 
 /// An output. See the module.
 #[derive(Debug)]
 pub(super) struct Pipe {
-    /// None: it is at its end.
+    /// `None` once it is at its end.
     fd: Option<Fd>,
     is_terminal: bool,
     flow: Flow,
-    /// Whether the event loop watches it.
+    /// Whether it is registered with the event loop.
     watched: bool,
-    /// Bytes that may still be read once the program has ended.
+    /// Bytes that may still be read after the program's exit.
     rest: usize,
-    /// Our end after that, if others still write to it.
+    /// The pipe after that, while other processes can still write to it.
     left: Option<Fd>,
 }
 
@@ -41,12 +41,12 @@ impl Pipe {
         self.fd.as_ref()
     }
 
-    /// Our end of a pipe that processes which were left behind still write to.
+    /// Takes the pipe that processes left behind can still write to.
     pub(super) fn take_left(&mut self) -> Option<Fd> {
         self.left.take()
     }
 
-    /// Lets output flow, leaves it where it is, or refuses it.
+    /// Resumes, pauses or closes the output.
     pub(super) fn set_flow(&mut self, flow: Flow) {
         if self.flow != Flow::Closed {
             self.flow = flow;
@@ -56,7 +56,7 @@ impl Pipe {
         }
     }
 
-    /// Reads once. After the program's end, reads until there is nothing left.
+    /// Reads once. After the program's exit, reads until the pipe is empty.
     pub(super) fn pump(
         &mut self,
         scratch: &mut [u8],
@@ -71,7 +71,7 @@ impl Pipe {
             let limit = if ended { self.rest.min(scratch.len()) } else { scratch.len() };
             let space = scratch.get_mut(..limit).unwrap_or_default();
             let read = match (limit, self.is_terminal) {
-                // Processes that were left behind may write for ever.
+                // Processes that were left behind may never stop writing.
                 (0, _) => Err(Errno::EAGAIN),
                 (_, false) => read_now(fd, space),
                 (_, true) => read(fd, space),
@@ -83,7 +83,7 @@ impl Pipe {
                     self.rest = if ended { self.rest.saturating_sub(count) } else { self.rest };
                 }
                 Err(Errno::EINTR) => continue,
-                // It is empty, and yet not at its end. A terminal's session ends with its command.
+                // Empty but not closed: others can write to it. A terminal closes with its command.
                 Err(_) if ended => self.left = self.fd.take().filter(|_| !self.is_terminal),
                 Err(_) => {}
             }
@@ -93,7 +93,7 @@ impl Pipe {
         }
     }
 
-    /// Tells the loop whether it is waited for; `room` says whether output could be sent.
+    /// Registers with the event loop while there is room to send its output.
     pub(super) fn watch(&mut self, epoll: &Epoll, room: bool, token: u64) -> Result<()> {
         let wanted = room && self.flow == Flow::Open;
         let Some(fd) = self.fd.as_ref().filter(|_| wanted != self.watched) else { return Ok(()) };

@@ -1,7 +1,7 @@
 //! Streams by number, with numbers that are not used again soon.
 //!
-//! An event may be about a stream that ended earlier in the same batch: the generation in its
-//! key tells it from the stream that took its place.
+//! An event may refer to a stream that was closed earlier in the same batch. The generation in its
+//! key distinguishes it from the stream that took its place.
 
 use alloc::vec::Vec;
 
@@ -54,7 +54,7 @@ impl<T> Slab<T> {
         Some(value)
     }
 
-    /// Puts a value in, or none to give the key up.
+    /// Stores a value. `None` releases the key.
     pub(super) fn put(&mut self, key: Key, value: Option<T>) {
         if let Some(entry) = self.entry(key) {
             entry.reserved = false;
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_of_an_ended_value_finds_nothing() {
+    fn stale_key_finds_no_value() {
         let mut slab = Slab::new();
         let first = slab.reserve();
         slab.put(first, Some('a'));

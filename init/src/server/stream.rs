@@ -1,4 +1,4 @@
-//! One request stream: what came, what is to be sent, and the work in between.
+//! One request stream: its received bytes, its outgoing bytes, and its work.
 
 use alloc::boxed::Box;
 
@@ -15,10 +15,10 @@ use crate::sys::fd::Fd;
 use crate::sys::poll::{Epoll, HANG_UP, READABLE, WRITABLE};
 use crate::sys::{self, Errno, socket};
 
-/// What a stream is busy with.
+/// The work of a stream.
 #[derive(Debug)]
 pub(super) enum Work {
-    /// Its request has not come whole.
+    /// The request is not complete yet.
     Request,
     /// Runs a command.
     Exec(Box<Exec>),
@@ -33,7 +33,7 @@ pub(super) enum Work {
     Take(Box<Sink>),
     /// Reads a file or packs an archive.
     Give(Box<Source>),
-    /// Its final reply is on the way.
+    /// The final reply is being sent.
     Done,
 }
 
@@ -44,9 +44,9 @@ pub(super) struct Stream {
     pub(super) inbox: Inbox,
     pub(super) outbox: Outbox,
     pub(super) work: Work,
-    /// Pipes of a command that has ended, which others still write to.
+    /// Pipes of a command that has exited, which other processes still hold open.
     pub(super) left: [Option<Fd>; 2],
-    /// The events that the loop watches the socket for; none before it was registered.
+    /// The events that the socket is registered for. `None` before its registration.
     watched: Option<u32>,
 }
 
@@ -62,18 +62,18 @@ impl Stream {
         }
     }
 
-    /// Gives up the stream for its socket, what arrived on it and was not taken, and whether the
-    /// loop watches it.
+    /// Takes the stream apart: its socket, the bytes that were received but not used, and whether the
+    /// socket is registered.
     pub(super) fn into_parts(self) -> (Fd, Inbox, bool) {
         (self.socket, self.inbox, self.watched.is_some())
     }
 
-    /// Takes what arrived. False: the host has closed.
+    /// Receives bytes. Returns `false` once the host has closed the stream.
     pub(super) fn receive(&mut self, scratch: &mut [u8]) -> bool {
         while self.wants_more() {
             match socket::receive(&self.socket, scratch) {
                 Ok(0) => return false,
-                // Nothing more is expected, and nothing is kept.
+                // No more input is expected: discard it.
                 Ok(_) if matches!(self.work, Work::Logs { .. } | Work::Give(_) | Work::Done) => {
                     return true;
                 }
@@ -91,13 +91,13 @@ impl Stream {
         true
     }
 
-    /// Puts the final reply.
+    /// Queues the final reply.
     pub(super) fn finish(&mut self, reply: &Reply) {
         self.outbox.push(reply);
         self.work = Work::Done;
     }
 
-    /// Goes on as far as possible. False: the stream is done, or broken.
+    /// Makes as much progress as possible. Returns `false` once the stream is done or broken.
     pub(super) fn advance(&mut self, scratch: &mut [u8], entrypoint: Option<&Entrypoint>) -> bool {
         if !self.take_input() {
             return false;
@@ -105,7 +105,7 @@ impl Stream {
         if let Work::Exec(exec) = &mut self.work {
             exec.release_if_interactive();
         }
-        // Once, so that others get their turn; the loop comes back while the host has room.
+        // Once, so that other streams get their turn. The loop returns while the host has room.
         self.give(scratch);
         loop {
             if let Work::Exec(exec) = &mut self.work
@@ -122,14 +122,14 @@ impl Stream {
             if self.outbox.flush(&self.socket).is_err() {
                 return false;
             }
-            // More may follow only when room was made where there was none.
+            // More output fits only if the outbox was full and no longer is.
             if !was_full || self.outbox.is_full() {
                 return !(self.outbox.is_empty() && matches!(self.work, Work::Done));
             }
         }
     }
 
-    /// Tells the loop what is waited for.
+    /// Registers the events that the stream waits for.
     pub(super) fn watch(&mut self, epoll: &Epoll, key: Key) -> sys::Result<()> {
         if matches!(&self.work, Work::Exec(exec) if exec.is_held()) {
             return Ok(());
@@ -163,7 +163,7 @@ impl Stream {
         matches!(&self.work, Work::Exec(exec) if exec.runs(pid))
     }
 
-    /// When time next matters to it.
+    /// Its next deadline.
     pub(super) fn next_moment(&self) -> Option<u64> {
         match &self.work {
             Work::Exec(exec) => exec.next_moment(),
@@ -178,7 +178,7 @@ impl Stream {
         }
     }
 
-    /// Hands the host's input on. False: it is malformed, or may not be sent.
+    /// Handles the host's input. Returns `false` if it is malformed or not allowed.
     fn take_input(&mut self) -> bool {
         while matches!(self.work, Work::Exec(_) | Work::Take(_)) {
             let input = match self.inbox.next::<Input>() {
@@ -205,7 +205,7 @@ impl Stream {
         true
     }
 
-    /// Adds what the host asked to read, as much as is to wait for it.
+    /// Queues data that the host asked to read, up to the outbox's limit.
     fn give(&mut self, scratch: &mut [u8]) {
         let scratch = scratch.get_mut(..MAX_CHUNK).unwrap_or_default();
         while let Work::Give(source) = &mut self.work {

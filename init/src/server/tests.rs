@@ -159,7 +159,7 @@ fn is_root() -> bool {
 }
 
 #[test]
-fn a_command_answers_with_output_and_exit() {
+fn command_replies_with_output_and_exit() {
     let guest = Guest::plain();
     let answer = guest.run(&["sh", "-c", "echo out; echo err >&2; exit 3"]);
     assert_eq!(
@@ -172,7 +172,7 @@ fn a_command_answers_with_output_and_exit() {
 }
 
 #[test]
-fn a_quick_command_is_answered_in_one_piece() {
+fn quick_command_is_answered_in_one_write() {
     let guest = Guest::plain();
     let whole = (0..200).any(|_| {
         let mut stream = guest.send(&Request::Exec(command(&["/bin/echo", "hi"])));
@@ -186,7 +186,7 @@ fn a_quick_command_is_answered_in_one_piece() {
 }
 
 #[test]
-fn a_long_command_is_started_before_it_ends() {
+fn long_command_reports_its_start_first() {
     let guest = Guest::plain();
     let mut stream = guest.send(&Request::Exec(command(&["sleep", "1000"])));
     let Some(Reply::Started { pid }) = read_frame(&mut stream) else { panic!("not started") };
@@ -194,7 +194,7 @@ fn a_long_command_is_started_before_it_ends() {
 }
 
 #[test]
-fn input_reaches_the_program_and_its_end_too() {
+fn input_and_its_end_reach_the_program() {
     let guest = Guest::plain();
     let request = Request::Exec(Command { stdin: true, ..command(&["cat"]) });
     let mut stream = guest.send(&request);
@@ -236,7 +236,7 @@ fn ten_mebibytes_pass_through_a_program_unchanged() {
 }
 
 #[test]
-fn a_host_that_does_not_read_stops_the_program() {
+fn host_that_does_not_read_pauses_the_program() {
     let guest = Guest::plain();
     guest.run(&["true"]);
     let memory = || {
@@ -254,7 +254,7 @@ fn a_host_that_does_not_read_stops_the_program() {
 }
 
 #[test]
-fn a_time_out_kills_the_whole_group_and_keeps_the_output() {
+fn time_out_kills_the_group_and_keeps_the_output() {
     let guest = Guest::plain();
     let script = "echo before; sleep 1000 & sleep 1000";
     let request = Request::Exec(Command { timeout_ms: 300, ..command(&["sh", "-c", script]) });
@@ -267,7 +267,7 @@ fn a_time_out_kills_the_whole_group_and_keeps_the_output() {
 }
 
 #[test]
-fn a_signal_reaches_the_program() {
+fn signal_reaches_the_program() {
     let guest = Guest::plain();
     let mut stream = guest.send(&Request::Exec(command(&["sleep", "1000"])));
     stream.write_all(&Input::Signal(15).to_frame()).unwrap();
@@ -275,7 +275,7 @@ fn a_signal_reaches_the_program() {
 }
 
 #[test]
-fn a_closed_stream_kills_its_program() {
+fn closed_stream_kills_its_program() {
     let guest = Guest::plain();
     let mut stream = guest.send(&Request::Exec(command(&["sh", "-c", "sleep 1000; true"])));
     let Some(Reply::Started { .. }) = read_frame(&mut stream) else { panic!("not started") };
@@ -285,7 +285,7 @@ fn a_closed_stream_kills_its_program() {
 }
 
 #[test]
-fn a_process_left_behind_does_not_hold_the_exit_back() {
+fn process_left_behind_does_not_delay_the_exit() {
     let guest = Guest::plain();
     let answer = guest.run(&["sh", "-c", "(sleep 1000; true) & echo $!"]);
     assert_eq!(exit(&answer).status, ExitStatus::Code(0));
@@ -335,7 +335,7 @@ fn many_commands_run_at_once() {
 }
 
 #[test]
-fn what_cannot_be_run_is_told_by_step_and_number() {
+fn command_that_cannot_start_reports_step_and_errno() {
     let guest = Guest::plain();
     assert_eq!(failed(&guest.run(&["no-such-program"])), ("execve", "no-such-program", 2));
     assert_eq!(failed(&guest.run(&["/no/such"])), ("execve", "/no/such", 2));
@@ -348,7 +348,7 @@ fn what_cannot_be_run_is_told_by_step_and_number() {
 }
 
 #[test]
-fn a_program_starts_clean() {
+fn program_starts_with_clean_state() {
     let guest = Guest::plain();
     let script = "echo /proc/self/fd/*; grep SigBlk /proc/self/status; pwd; \
         ulimit -Sn; ulimit -Hn; cut -d' ' -f5,6 /proc/$$/stat; echo $$";
@@ -392,7 +392,7 @@ fn another_user_gets_its_ids_and_may_open_its_output_by_name() {
 }
 
 #[test]
-fn input_beyond_the_window_ends_the_stream_and_the_program() {
+fn input_beyond_the_window_closes_the_stream_and_kills_the_program() {
     let guest = Guest::plain();
     let mut stream =
         guest.send(&Request::Exec(Command { stdin: true, ..command(&["sleep", "1000"]) }));
@@ -405,7 +405,7 @@ fn input_beyond_the_window_ends_the_stream_and_the_program() {
 }
 
 #[test]
-fn a_signal_overtakes_input_that_nobody_reads() {
+fn signal_overtakes_unread_input() {
     let guest = Guest::plain();
     let mut stream =
         guest.send(&Request::Exec(Command { stdin: true, ..command(&["sleep", "1000"]) }));
@@ -417,7 +417,7 @@ fn a_signal_overtakes_input_that_nobody_reads() {
 }
 
 #[test]
-fn a_program_that_closes_its_input_is_told_once() {
+fn closed_input_is_reported_once() {
     let guest = Guest::plain();
     let script = "exec <&-; echo closed; sleep 0.5";
     let mut stream =
@@ -467,7 +467,7 @@ fn a_paused_output_waits_while_the_other_flows() {
 }
 
 #[test]
-fn a_closed_output_is_a_broken_pipe_to_the_program() {
+fn closed_output_breaks_the_programs_pipe() {
     let guest = Guest::plain();
     let mut stream = guest.send(&Request::Exec(command(&["yes"])));
     let Some(Reply::Started { .. }) = read_frame(&mut stream) else { panic!("not started") };
@@ -480,7 +480,7 @@ fn a_closed_output_is_a_broken_pipe_to_the_program() {
 }
 
 #[test]
-fn a_chain_runs_while_each_succeeds() {
+fn chain_runs_until_a_command_fails() {
     let guest = Guest::plain();
     let words = |argv: &[&str]| command(argv).argv;
     let chain = |rest: &[&[&str]]| {
@@ -507,7 +507,7 @@ fn a_chain_runs_while_each_succeeds() {
 }
 
 #[test]
-fn a_chain_shares_input_and_time_out() {
+fn chain_shares_input_and_time_out() {
     let guest = Guest::plain();
     let chain = vec![command(&["cat"]).argv];
     let mut stream =
@@ -541,7 +541,7 @@ fn staged_files_are_there_when_the_command_starts() {
 }
 
 #[test]
-fn a_terminal_is_the_programs_own_and_has_its_size() {
+fn terminal_belongs_to_the_program_and_has_its_size() {
     let guest = Guest::plain();
     let size = WindowSize { rows: 33, columns: 77 };
     let script = "test -t 0 && test -t 1 && test -t 2 && stty size && echo $TERM && \
@@ -575,7 +575,7 @@ fn a_terminal_is_the_programs_own_and_has_its_size() {
 }
 
 #[test]
-fn a_terminal_carries_a_chain_and_loses_no_last_words() {
+fn terminal_carries_a_chain_and_loses_no_output() {
     let guest = Guest::plain();
     let size = WindowSize { rows: 1, columns: 2 };
     for _ in 0..20 {
@@ -633,7 +633,7 @@ fn take(guest: &Guest, request: &Request) -> (Vec<u8>, Reply) {
 }
 
 #[test]
-fn a_file_is_written_appended_to_and_read() {
+fn file_is_written_appended_to_and_read() {
     use std::os::unix::fs::PermissionsExt;
     let guest = Guest::plain();
     let folder = folder("file");
@@ -655,7 +655,7 @@ fn a_file_is_written_appended_to_and_read() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_refused_at_once() {
+fn special_file_is_refused_at_once() {
     let guest = Guest::plain();
     let folder = folder("kinds");
     let fifo = folder.join("fifo");
@@ -680,7 +680,7 @@ fn what_is_no_regular_file_is_refused_at_once() {
 }
 
 #[test]
-fn a_write_that_fails_is_told_with_its_number_while_more_comes() {
+fn failed_write_reports_its_errno_while_data_arrives() {
     let guest = Guest::plain();
     let file = WriteFile { path: b"/proc/self/oom_score_adj".to_vec(), ..WriteFile::default() };
     let answer = give(&guest, &Request::WriteFile(file), &vec![b'x'; 10 << 20]);
@@ -689,7 +689,7 @@ fn a_write_that_fails_is_told_with_its_number_while_more_comes() {
 }
 
 #[test]
-fn memory_is_told() {
+fn memory_is_reported() {
     let guest = Guest::plain();
     let Reply::Memory(Memory { total_kib, available_kib }) = guest.ask(&Request::Memory).last
     else {
@@ -727,7 +727,7 @@ fn plant(folder: &Path) {
 
 /// Needs the packages `tar` and `findutils`.
 #[test]
-fn an_archive_of_tar_is_unpacked_as_tar_does_it() {
+fn archive_made_by_tar_unpacks_as_with_tar() {
     let guest = Guest::plain();
     let folder = folder("unpack");
     let source = folder.join("source");
@@ -759,7 +759,7 @@ fn an_archive_of_tar_is_unpacked_as_tar_does_it() {
 
 /// Needs the packages `tar` and `findutils`.
 #[test]
-fn an_archive_of_ours_is_unpacked_by_tar() {
+fn archive_made_by_the_agent_unpacks_with_tar() {
     let guest = Guest::plain();
     let folder = folder("pack");
     let (source, theirs) = (folder.join("source"), folder.join("theirs"));
@@ -789,7 +789,7 @@ fn an_archive_of_ours_is_unpacked_by_tar() {
 
 /// Needs the package `tar`.
 #[test]
-fn archives_that_lie_are_refused() {
+fn malformed_archives_are_refused() {
     let guest = Guest::plain();
     let folder = folder("lies");
     let target = folder.join("target");
@@ -825,7 +825,7 @@ fn archives_that_lie_are_refused() {
 }
 
 #[test]
-fn a_malformed_frame_ends_only_its_own_stream() {
+fn malformed_frame_closes_only_its_own_stream() {
     let guest = Guest::plain();
     let mut good = guest.send(&Request::Exec(command(&["sh", "-c", "sleep 0.3; echo good"])));
     for bytes in
@@ -840,7 +840,7 @@ fn a_malformed_frame_ends_only_its_own_stream() {
 }
 
 #[test]
-fn a_request_may_come_in_pieces() {
+fn request_may_arrive_in_pieces() {
     let guest = Guest::plain();
     let mut stream = UnixStream::connect(&guest.socket).unwrap();
     let argument = "x".repeat(100_000);
@@ -853,7 +853,7 @@ fn a_request_may_come_in_pieces() {
 }
 
 #[test]
-fn listening_names_a_port_that_is_listened_on() {
+fn listening_reports_an_open_port() {
     let guest = Guest::plain();
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = socket.local_addr().unwrap().port();
@@ -862,7 +862,7 @@ fn listening_names_a_port_that_is_listened_on() {
 }
 
 #[test]
-fn the_entrypoints_output_and_end_are_told() {
+fn entrypoint_output_and_exit_are_reported() {
     let guest = Guest::new(|control, listener| {
         serve(
             control,
@@ -900,7 +900,7 @@ fn the_entrypoints_output_and_end_are_told() {
 }
 
 #[test]
-fn an_entrypoint_that_does_not_exist_is_told() {
+fn missing_entrypoint_is_reported() {
     let guest = Guest::new(|control, listener| {
         serve(control, listener, &["/no/such/entrypoint"]);
     });
@@ -908,7 +908,7 @@ fn an_entrypoint_that_does_not_exist_is_told() {
 }
 
 #[test]
-fn without_a_container_nothing_runs() {
+fn command_without_a_container_is_refused() {
     let guest = Guest::new(|control, listener| {
         Server::new(control, listener, Groups::default()).unwrap().run().unwrap()
     });
@@ -917,7 +917,7 @@ fn without_a_container_nothing_runs() {
 }
 
 #[test]
-fn a_resume_is_carried_out_before_a_request_that_comes_after_it() {
+fn resume_precedes_later_requests() {
     let mut guest = Guest::plain();
     // No clock can be set to this time, so that the host's own stays as it is.
     let resume = Resume { realtime_ns: u64::MAX, entropy: [7; ENTROPY_SIZE], hostname: None };

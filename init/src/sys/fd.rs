@@ -15,7 +15,7 @@ const FILE_LIMIT: usize = 1 << 20;
 pub(crate) struct Fd(i32);
 
 impl Fd {
-    /// Takes over a descriptor that the kernel just returned.
+    /// Takes ownership of a descriptor that the kernel just returned.
     pub(super) fn adopt(number: usize) -> Self {
         Self(i32::try_from(number).unwrap_or(-1))
     }
@@ -59,7 +59,7 @@ pub(crate) fn read(fd: &Fd, buffer: &mut [u8]) -> Result<usize> {
     unsafe { call(nr::__NR_read, [fd.register(), address, buffer.len(), 0, 0, 0]) }
 }
 
-/// Reads a file's beginning, wherever its position is.
+/// Reads a file from its start, whatever its position.
 pub(crate) fn read_at_start(fd: &Fd, buffer: &mut [u8]) -> Result<usize> {
     let address = buffer.as_mut_ptr() as usize;
     // SAFETY: the kernel writes at most the buffer's length into it.
@@ -78,7 +78,7 @@ pub(crate) fn write_to_console(bytes: &[u8]) {
     let _ = unsafe { call(nr::__NR_write, [2, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0]) };
 }
 
-/// Writes all of `bytes` at the file's beginning.
+/// Writes all of `bytes` at the start of the file.
 pub(crate) fn overwrite(fd: &Fd, bytes: &[u8]) -> Result<()> {
     let arguments = [fd.register(), bytes.as_ptr() as usize, bytes.len(), 0, 0, 0];
     // SAFETY: the kernel only reads the slice.
@@ -95,15 +95,15 @@ struct Vector {
     length: usize,
 }
 
-/// Reads what a pipe holds: `EAGAIN` when that is nothing, 0 at its end. The child's end of
-/// the pipe stays blocking, and ours needs no `fcntl`.
+/// Reads from a pipe without blocking: `EAGAIN` if it is empty, 0 at its end. The child's end stays
+/// blocking, and the agent's needs no `fcntl`.
 pub(crate) fn read_now(fd: &Fd, buffer: &mut [u8]) -> Result<usize> {
     let vector = Vector { base: buffer.as_mut_ptr().cast(), length: buffer.len() };
     // SAFETY: one vector, which the kernel fills up to its length.
     unsafe { call(nr::__NR_preadv2, now(fd, &vector)) }
 }
 
-/// Writes what fits into a pipe: `EAGAIN` when that is nothing.
+/// Writes as much as fits into a pipe: `EAGAIN` if it is full.
 pub(crate) fn write_now(fd: &Fd, bytes: &[u8]) -> Result<usize> {
     let vector = Vector { base: bytes.as_ptr().cast(), length: bytes.len() };
     // SAFETY: one vector, which the kernel only reads.

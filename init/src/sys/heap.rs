@@ -51,7 +51,7 @@ impl Default for Heap {
     }
 }
 
-/// The size class of a layout: its index and block size. None: straight from the kernel.
+/// The size class of a layout: index and block size. `None` if the kernel maps it directly.
 fn class(layout: Layout) -> Option<(usize, usize)> {
     let size = layout.size().max(layout.align()).max(1 << SMALLEST_SHIFT);
     let size = size.checked_next_power_of_two()?;

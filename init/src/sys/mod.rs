@@ -2,7 +2,7 @@
 //!
 //! Owns the system call instruction (chosen once, below, by architecture), file descriptors,
 //! processes, mounts, the clock and the allocator. Every call's result becomes an `Errno` or
-//! a value; nothing here decides what an error means.
+//! a value; the callers decide what an error means.
 
 #[cfg(target_arch = "aarch64")]
 #[path = "aarch64.rs"]

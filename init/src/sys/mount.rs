@@ -50,7 +50,7 @@ pub(crate) fn set_owner_and_mode(path: &CStr, uid: u32, gid: u32, mode: u32) -> 
     unsafe { call(nr::__NR_fchmodat, [int(nr::AT_FDCWD), name, flags(mode), 0, 0, 0]) }.map(drop)
 }
 
-/// What is known of a file.
+/// Returns a file's status.
 pub(crate) fn status(path: &CStr) -> Result<nr::statx> {
     let mut status = core::mem::MaybeUninit::<nr::statx>::zeroed();
     let arguments = [
@@ -92,7 +92,7 @@ pub(crate) fn sync() {
     let _ = unsafe { call(nr::__NR_sync, [0; 6]) };
 }
 
-/// Resets the machine, which ends it.
+/// Resets the machine, which stops it.
 pub(crate) fn restart() -> ! {
     let magic = [nr::LINUX_REBOOT_MAGIC1, nr::LINUX_REBOOT_MAGIC2, nr::LINUX_REBOOT_CMD_RESTART];
     let [one, two, command] = magic.map(flags);

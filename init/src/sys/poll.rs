@@ -16,7 +16,7 @@ pub(crate) const WRITABLE: u32 = nr::EPOLLOUT;
 pub(crate) const HANG_UP: u32 = nr::EPOLLRDHUP | nr::EPOLLHUP | nr::EPOLLERR;
 /// Each change is reported once.
 pub(crate) const EDGES: u32 = nr::EPOLLET;
-/// An event that says nothing, to fill an array with.
+/// An empty event, to fill an array with.
 pub(crate) const NO_EVENT: Event = Event { events: 0, data: 0 };
 
 /// An epoll instance.
@@ -79,7 +79,7 @@ pub(crate) fn watch_directory(path: &CStr) -> Result<Fd> {
     Ok(watch)
 }
 
-/// Waits until `fd` can be read, at most `timeout` nanoseconds. False: the time passed.
+/// Waits until `fd` is readable, at most `timeout` nanoseconds. Returns `false` after that time.
 pub(crate) fn wait_readable(fd: &Fd, timeout: u64) -> Result<bool> {
     let mut poll = nr::pollfd { fd: fd.number(), events: 1, revents: 0 };
     let mut time = [timeout / 1_000_000_000, timeout % 1_000_000_000];

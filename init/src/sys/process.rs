@@ -1,9 +1,9 @@
-//! Child processes: their start, their signals, their end.
+//! Child processes: start, signals and exit.
 //!
 //! A child is made by `clone3` with `CLONE_VM | CLONE_VFORK`: it runs on a stack of its own in the
-//! agent's memory while the agent stands still, until it has become the new program or failed.
-//! No page table is copied, and a failure is simply written into the agent's memory. The child
-//! allocates nothing and takes no lock.
+//! agent's memory while the agent is suspended, until it has executed the new program or failed.
+//! No page table is copied, and a failure is written into the agent's memory. The child does not
+//! allocate or lock.
 
 use core::ffi::{CStr, c_char, c_void};
 
@@ -21,14 +21,14 @@ const STACK: usize = 32 << 10;
 const SIGNAL_SET: usize = 8;
 /// The capability to halt or reset the machine.
 const CAP_SYS_BOOT: u32 = 22;
-/// Kill, not to be caught.
+/// The signal that cannot be caught.
 pub(crate) const SIGKILL: u8 = 9;
-/// How many files a program may open unless it asks for more.
+/// The default limit of open files.
 const FILES: u64 = 1024;
-/// How many files it may ask for; the agent itself always may open as many.
+/// The highest limit of open files, and the agent's own.
 const MOST_FILES: u64 = 1 << 20;
 
-/// Who a process runs as.
+/// The user and groups of a process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Credentials {
     pub(crate) uid: u32,
@@ -39,21 +39,21 @@ pub(crate) struct Credentials {
 /// All that a child needs, prepared before it exists.
 #[derive(Debug)]
 pub(crate) struct Plan<'a> {
-    /// The files to try, in order; ends with null.
+    /// The files to try, in order; terminated by null.
     pub(crate) programs: &'a [*const c_char],
-    /// Arguments; ends with null.
+    /// Arguments; terminated by null.
     pub(crate) argv: &'a [*const c_char],
-    /// Environment; ends with null.
+    /// Environment; terminated by null.
     pub(crate) env: &'a [*const c_char],
     /// The working directory, if not the agent's.
     pub(crate) cwd: Option<&'a CStr>,
-    /// Standard input, output and error. None is one of descriptors 0 to 2.
+    /// Standard input, output and error. They must not be descriptors 0 to 2.
     pub(crate) stdio: [&'a Fd; 3],
     /// Whether standard input is a terminal, which becomes the session's own.
     pub(crate) is_terminal: bool,
     /// The directory of the control group to start in, if not the agent's.
     pub(crate) group: Option<&'a Fd>,
-    /// Who to become.
+    /// The user and groups to run as.
     pub(crate) credentials: &'a Credentials,
 }
 
@@ -133,7 +133,7 @@ impl Spawner {
         let failure = unsafe { core::ptr::from_ref(&job.failure).read_volatile() };
         match failure {
             Some(failure) => {
-                // The failed child is collected here, so that nobody takes it for a command.
+                // The failed child is reaped here, so that it is not taken for a command.
                 let _ = wait(i32::try_from(pid).unwrap_or(-1), 0);
                 Err(failure)
             }
@@ -221,7 +221,7 @@ fn set_signal_mask(mask: u64) -> Result<()> {
     unsafe { call(nr::__NR_rt_sigprocmask, arguments) }.map(drop)
 }
 
-/// Blocks every signal, and returns a descriptor that reports the ends of children.
+/// Blocks every signal, and returns a descriptor that reports exited children.
 pub(crate) fn child_signals() -> Result<Fd> {
     set_signal_mask(u64::MAX)?;
     let mask = 1_u64 << (nr::SIGCHLD - 1);
@@ -238,8 +238,8 @@ pub(crate) fn raise_own_limits() -> Result<()> {
     limit(nr::RLIMIT_NPROC, Some(&[u64::MAX; 2]), None)
 }
 
-/// Takes the right to halt or reset the machine from every program that is started from now
-/// on: the host counts on the agent, and a guest that halts says nothing.
+/// Drops the right to halt or reset the machine for every program that starts from now on: the host
+/// relies on the agent, and a halted guest reports nothing.
 pub(crate) fn keep_reboot_to_us() -> Result<()> {
     let arguments = [flags(PR_CAPBSET_DROP), flags(CAP_SYS_BOOT), 0, 0, 0, 0];
     // SAFETY: no memory is involved.
@@ -250,7 +250,7 @@ fn limit_files(new: Option<&[u64; 2]>, old: Option<&mut [u64; 2]>) -> Result<()>
     limit(nr::RLIMIT_NOFILE, new, old)
 }
 
-/// Sets a limit and tells what it was: the current one and the highest.
+/// Sets a limit, and returns the previous one: soft and hard.
 fn limit(what: u32, new: Option<&[u64; 2]>, old: Option<&mut [u64; 2]>) -> Result<()> {
     let new = new.map_or(0, |limit| limit.as_ptr() as usize);
     let old = old.map_or(0, |limit| limit.as_mut_ptr() as usize);
@@ -258,7 +258,7 @@ fn limit(what: u32, new: Option<&[u64; 2]>, old: Option<&mut [u64; 2]>) -> Resul
     unsafe { call(nr::__NR_prlimit64, [0, flags(what), new, old, 0, 0]) }.map(drop)
 }
 
-/// A child that ended.
+/// A child that has exited.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ended {
     pub(crate) pid: u32,
@@ -267,7 +267,7 @@ pub(crate) struct Ended {
     pub(crate) peak_rss_kib: u64,
 }
 
-/// The next child that ended; none when there is none at the moment.
+/// Reaps the next child that has exited. Returns `None` if there is none.
 pub(crate) fn reap() -> Result<Option<Ended>> {
     match wait(-1, nr::WNOHANG) {
         Err(Errno::ECHILD) => Ok(None),
@@ -316,7 +316,7 @@ pub(crate) mod testing {
     }
 
     /// Runs `serve` in a new process, which keeps only standard descriptors and the two given
-    /// ones, adopts orphans as PID 1 does, and ends with the test at the latest.
+    /// ones, adopts orphans as PID 1 does, and is killed when the test exits.
     pub(crate) fn fork_server(control: &Fd, listener: &Fd, serve: fn(Fd, Fd)) -> u32 {
         // SAFETY: the new process has one thread and calls no handler of the old ones.
         let pid = unsafe { fork() };
@@ -346,7 +346,7 @@ pub(crate) mod testing {
         }
     }
 
-    /// Waits for a server that was told to end.
+    /// Waits for a server to exit.
     pub(crate) fn join(pid: u32) {
         let _ = wait(i32::try_from(pid).unwrap(), 0);
     }

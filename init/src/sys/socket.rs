@@ -60,14 +60,14 @@ pub(crate) fn listen(port: u32) -> Result<Fd> {
     Ok(socket)
 }
 
-/// The next connection of a listening socket, `EAGAIN` when there is none.
+/// Accepts the next connection of a listening socket: `EAGAIN` if there is none.
 pub(crate) fn accept(listener: &Fd) -> Result<Fd> {
     let how = flags(nr::O_CLOEXEC | nr::O_NONBLOCK);
     // SAFETY: no address is asked for.
     unsafe { call(nr::__NR_accept4, [listener.register(), 0, 0, how, 0, 0]) }.map(Fd::adopt)
 }
 
-/// Receives what is there: `EAGAIN` when that is nothing, 0 when the peer has closed.
+/// Receives without blocking: `EAGAIN` if there is no data, 0 once the peer has closed.
 pub(crate) fn receive(socket: &Fd, buffer: &mut [u8]) -> Result<usize> {
     let address = buffer.as_mut_ptr() as usize;
     let arguments = [socket.register(), address, buffer.len(), flags(MSG_DONTWAIT), 0, 0];
@@ -75,7 +75,7 @@ pub(crate) fn receive(socket: &Fd, buffer: &mut [u8]) -> Result<usize> {
     unsafe { call(nr::__NR_recvfrom, arguments) }
 }
 
-/// Sends what the peer has room for: `EAGAIN` when that is nothing.
+/// Sends as much as the peer has room for: `EAGAIN` if it has none.
 pub(crate) fn send(socket: &Fd, bytes: &[u8]) -> Result<usize> {
     let how = flags(MSG_DONTWAIT | MSG_NOSIGNAL);
     let arguments = [socket.register(), bytes.as_ptr() as usize, bytes.len(), how, 0, 0];

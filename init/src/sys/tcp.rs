@@ -133,7 +133,7 @@ pub(crate) fn reset_on_close(socket: &Fd) -> Result<()> {
     set(socket, SOL_SOCKET, SO_LINGER, &linger)
 }
 
-/// Tells the peer that nothing more is sent.
+/// Shuts down the sending direction.
 pub(crate) fn shut_down_sending(socket: &Fd) -> Result<()> {
     // SAFETY: no memory is involved.
     unsafe { call(nr::__NR_shutdown, [socket.register(), SHUT_WR, 0, 0, 0, 0]) }.map(drop)

@@ -31,7 +31,7 @@ pub(crate) fn peer(terminal: &Fd) -> Result<Fd> {
         .map(Fd::adopt)
 }
 
-/// Sets the size of the window; programs in the foreground are told by a signal.
+/// Sets the window size. The kernel signals the foreground programs.
 pub(crate) fn resize(terminal: &Fd, rows: u16, columns: u16) -> Result<()> {
     ioctl(terminal, TIOCSWINSZ, &mut Size { rows, columns, width: 0, height: 0 })
 }

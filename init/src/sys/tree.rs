@@ -37,7 +37,7 @@ fn status_at(directory: usize, path: &CStr, how: u32) -> Result<nr::statx> {
     Ok(unsafe { status.assume_init() })
 }
 
-/// The names in a directory, sorted, without itself and the one above.
+/// Lists the names in a directory, sorted, without `.` and `..`.
 pub(crate) fn names(path: &CStr) -> Result<Vec<Vec<u8>>> {
     let directory = open(path, nr::O_RDONLY | nr::O_DIRECTORY, 0)?;
     let mut names = Vec::new();
@@ -64,7 +64,7 @@ pub(crate) fn names(path: &CStr) -> Result<Vec<Vec<u8>>> {
     }
 }
 
-/// Where a symbolic link leads to.
+/// Reads the target of a symbolic link.
 pub(crate) fn link_target(path: &CStr) -> Result<Vec<u8>> {
     let mut target = vec![0_u8; TARGET];
     let (name, address) = (path.as_ptr() as usize, target.as_mut_ptr() as usize);
@@ -101,7 +101,7 @@ pub(crate) fn make_node(path: &CStr, mode: u32, device: (u32, u32)) -> Result<()
     unsafe { call(nr::__NR_mknodat, arguments) }.map(drop)
 }
 
-/// Sets the owner; of a symbolic link itself.
+/// Sets the owner. Does not follow a symbolic link.
 pub(crate) fn set_owner(path: &CStr, uid: u32, gid: u32) -> Result<()> {
     let name = path.as_ptr() as usize;
     let how = flags(nr::AT_SYMLINK_NOFOLLOW);
@@ -110,15 +110,15 @@ pub(crate) fn set_owner(path: &CStr, uid: u32, gid: u32) -> Result<()> {
     unsafe { call(nr::__NR_fchownat, arguments) }.map(drop)
 }
 
-/// Sets the mode; a symbolic link has none of its own.
+/// Sets the mode. A symbolic link has no mode.
 pub(crate) fn set_mode(path: &CStr, mode: u32) -> Result<()> {
     let arguments = [int(nr::AT_FDCWD), path.as_ptr() as usize, flags(mode), 0, 0, 0];
     // SAFETY: the path is a terminated string that outlives the call.
     unsafe { call(nr::__NR_fchmodat, arguments) }.map(drop)
 }
 
-/// Sets when it was last changed, in seconds and nanoseconds; of a symbolic link itself. The
-/// time of the last use becomes the present.
+/// Sets the modification time, in seconds and nanoseconds, and the access time to the present. Does
+/// not follow a symbolic link.
 pub(crate) fn set_time(path: &CStr, modified: (i64, u32)) -> Result<()> {
     let times: [i64; 4] = [0, i64::from(nr::UTIME_NOW), modified.0, i64::from(modified.1)];
     let name = path.as_ptr() as usize;

@@ -35,7 +35,7 @@ pub(super) enum Kind {
     Fifo,
     /// Records about the next entry.
     Pax,
-    /// Records about all that follow; nothing in them is used.
+    /// Records about all following entries; ignored.
     PaxGlobal,
     /// The next entry's name.
     LongName,
@@ -316,7 +316,7 @@ fn put_text(block: &mut [u8; BLOCK], at: usize, value: &[u8], limit: usize) {
     }
 }
 
-/// Writes the lowest digits; a number that has more is told by a record.
+/// Writes the lowest digits. A record carries a number that has more.
 fn put_octal(block: &mut [u8; BLOCK], at: usize, digits: usize, value: u64) {
     for (place, digit) in block.iter_mut().skip(at).take(digits).zip((0..digits).rev()) {
         *place = b'0' + u8::try_from(value >> (3 * digit) & 7).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! From files to an archive.
+//! Packs files into an archive.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -12,22 +12,22 @@ use crate::failure::{OrFailure, failure};
 use crate::sys::fd::{self, Fd};
 use crate::sys::{Errno, mount, tree};
 
-/// How many names of files with several are remembered; further ones are packed as files.
+/// The most hard links that are remembered; further ones are packed as files.
 const MOST_LINKS: usize = 64 << 10;
 
 /// Packs an archive. See the module above.
 #[derive(Debug)]
 pub(crate) struct Packer {
-    /// Where names are relative to.
+    /// The directory that names are relative to.
     root: Vec<u8>,
-    /// Directories that are gone through: their names below the root, and what is left in them.
+    /// The directories being packed: their names below the root, and their remaining entries.
     directories: Vec<(Vec<u8>, alloc::vec::IntoIter<Vec<u8>>)>,
-    /// Bytes that were not given yet.
+    /// Bytes that the caller has not taken yet.
     waiting: Vec<u8>,
     given: usize,
-    /// The file that is copied, and how much of it is to come.
+    /// The file being copied, and its remaining length.
     file: Option<(Fd, Vec<u8>, u64)>,
-    /// How far the last file must be filled up, in bytes.
+    /// The padding after the last file, in bytes.
     padding: u64,
     links: BTreeMap<(u32, u32, u64), Vec<u8>>,
     ended: bool,
@@ -56,7 +56,7 @@ impl Packer {
         Ok(packer)
     }
 
-    /// The next bytes; none at the end.
+    /// Returns the next bytes, or an empty slice at the end.
     pub(crate) fn give(&mut self, space: &mut [u8]) -> Result<usize, Failure> {
         let mut filled = 0;
         while let Some(room) = space.get_mut(filled..).filter(|room| !room.is_empty()) {
@@ -88,7 +88,7 @@ impl Packer {
             let count = fd::read(file, room).or_failure("read", name)?;
             *left -= count as u64;
             if count == 0 {
-                // It became shorter meanwhile: the archive has told its length already.
+                // It was truncated meanwhile, but the archive already states its length.
                 self.padding += *left;
             }
             if count == 0 || *left == 0 {
@@ -104,7 +104,7 @@ impl Packer {
         Ok(count)
     }
 
-    /// Begins the next entry. False: there is none.
+    /// Starts the next entry. Returns `false` if there is none.
     fn go_on(&mut self) -> Result<bool, Failure> {
         while let Some((directory, names)) = self.directories.last_mut() {
             let Some(name) = names.next() else {
@@ -134,7 +134,7 @@ impl Packer {
         Ok(false)
     }
 
-    /// Adds a directory; its name is empty or ends with a slash.
+    /// Adds a directory. Its name is empty or has a trailing slash.
     fn open_directory(&mut self, name: Vec<u8>, status: &nr::statx) -> Result<(), Failure> {
         let at = [&self.root, b"/".as_slice(), &name].concat();
         let names = tree::names(&path(&at)?).or_failure("open", &at)?;
@@ -152,7 +152,7 @@ impl Packer {
             nr::S_IFCHR => Kind::Character,
             nr::S_IFBLK => Kind::Block,
             nr::S_IFIFO => Kind::Fifo,
-            // A socket means nothing without the program behind it.
+            // A socket is useless without its program.
             _ => return Ok(()),
         };
         let mut header = header(entry, kind, status);

@@ -1,4 +1,4 @@
-//! From an archive to files.
+//! Unpacks an archive to files.
 
 use alloc::vec::Vec;
 use core::mem::{replace, take};
@@ -14,7 +14,7 @@ use crate::sys::{Errno, mount, tree};
 
 /// The longest records about one entry.
 const RECORDS: u64 = 1 << 20;
-/// Directories whose time waits for the end, when nothing changes it any more.
+/// The most directories whose time is set at the end, when no entry changes it any more.
 const MOST_TIMES: usize = 64 << 10;
 
 /// Unpacks an archive. See the module above.
@@ -23,7 +23,7 @@ pub(crate) struct Unpacker {
     target: Vec<u8>,
     block: Vec<u8>,
     state: State,
-    /// What was told about the next entry.
+    /// Extended attributes of the next entry.
     name: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     records: Vec<u8>,
@@ -76,7 +76,7 @@ impl Unpacker {
     pub(crate) fn finish(&mut self) -> Result<(), Failure> {
         match self.state {
             State::End => {}
-            // An archive may lack its end mark, as long as nothing is cut off.
+            // An archive may lack its end mark if no entry is truncated.
             State::Header if self.block.is_empty() && self.name.is_none() => {}
             _ => return Err(malformed("end")),
         }
@@ -284,7 +284,7 @@ impl Unpacker {
     }
 }
 
-/// Removes what stands where an entry goes, or makes the directories above it.
+/// Removes an existing file in an entry's place, or creates its parent directories.
 fn make_way(name: &[u8]) -> Result<(), Failure> {
     match tree::unlink(&path(name)?) {
         Ok(()) => Ok(()),

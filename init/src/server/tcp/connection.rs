@@ -1,9 +1,8 @@
-//! One TCP connection and the host's stream that it is carried on.
+//! One TCP connection and the host's stream that carries it.
 //!
-//! Owns both descriptors and what waits in each direction: at most one piece of what was read,
-//! since nothing is read while something waits. Both descriptors are watched by edges, so that
-//! it remembers what may be readable or writable. Invariant: a connection that broke on one
-//! side is never shown to the other as one that ended.
+//! Owns both descriptors and at most one queued piece per direction: it does not read while a piece
+//! is queued. Both descriptors are registered edge-triggered, so it remembers their readiness.
+//! Invariant: a connection that broke on one side is reset on the other, never closed in order.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -18,25 +17,25 @@ use crate::sys::poll::{EDGES, Epoll, HANG_UP, READABLE, WRITABLE};
 use crate::sys::tcp;
 use crate::sys::{Errno, Result, socket};
 
-/// Pieces moved for one event, before others have their turn.
+/// Pieces moved per event, before other connections get their turn.
 const TURNS: u32 = 4;
-/// All that can happen at a descriptor.
+/// All events of a descriptor.
 pub(super) const ALL: u32 = READABLE | WRITABLE | HANG_UP | EDGES;
 
-/// What becomes of a connection.
+/// The state of a connection after some progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// It waits for something to happen.
+    /// It waits for an event.
     Waits,
-    /// It could go on at once, but it is others' turn.
+    /// It could continue, but other connections get their turn.
     Yields,
-    /// Both sides have ended.
+    /// Both sides have closed.
     Ended,
-    /// One side broke: the other is to be reset.
+    /// One side broke: the other must be reset.
     Broke,
 }
 
-/// One of the two descriptors, with what waits to be sent to it.
+/// One of the two descriptors, with the bytes queued for it.
 #[derive(Debug)]
 struct End {
     fd: Fd,
@@ -44,9 +43,9 @@ struct End {
     writable: bool,
     waiting: Vec<u8>,
     sent: usize,
-    /// It sends no more.
+    /// It has closed its sending direction.
     is_done: bool,
-    /// It was told that it gets no more.
+    /// The agent has closed the direction to it.
     is_told: bool,
 }
 
@@ -68,7 +67,7 @@ impl End {
         self.writable |= events & (WRITABLE | HANG_UP) != 0;
     }
 
-    /// Reads what is there; none if nothing is, 0 at the end.
+    /// Reads without blocking. Returns `None` if there is no data, 0 at the end.
     fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<usize>> {
         while self.readable {
             match socket::receive(&self.fd, buffer) {
@@ -81,14 +80,14 @@ impl End {
         Ok(None)
     }
 
-    /// Sends what there is room for, and keeps the rest.
+    /// Sends as much as fits, and queues the rest.
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
         let sent = if self.waiting.is_empty() { self.write(bytes)? } else { 0 };
         self.waiting.extend_from_slice(bytes.get(sent..).unwrap_or_default());
         Ok(())
     }
 
-    /// Sends what waits. True: nothing does any more.
+    /// Sends queued bytes. Returns `true` once the queue is empty.
     fn flush(&mut self) -> Result<bool> {
         if self.waiting.is_empty() {
             return Ok(true);
@@ -116,7 +115,7 @@ impl End {
         Ok(sent)
     }
 
-    /// Tells it that it gets no more.
+    /// Closes the direction to it.
     fn tell_end(&mut self) -> Result<()> {
         if !self.is_told {
             self.is_told = true;
@@ -131,19 +130,19 @@ impl End {
 pub(super) struct Connection {
     host: End,
     guest: End,
-    /// Whether the host's bytes come as segments, and those that are not whole.
+    /// If the host sends segments: the bytes of an incomplete one.
     inbox: Option<Inbox>,
-    /// The port that the guest's side is being connected to.
+    /// The port of the connection attempt.
     attempt: Option<u16>,
-    /// The guest's side broke; what it sent before still goes to the host.
+    /// The guest's side broke; its earlier bytes still go to the host.
     is_broken: bool,
-    /// The host has closed the stream, after both ends.
+    /// The host has closed the stream, after both directions were closed.
     is_closed: bool,
 }
 
 impl Connection {
-    /// A connection on a connected socket, or on one that is about to be. `inbox` holds what
-    /// arrived behind the request.
+    /// A connection on a socket that is connected or connecting. `inbox` holds the bytes that followed
+    /// the request.
     pub(super) fn new(host: Fd, guest: Fd, inbox: Inbox, framed: bool) -> Self {
         let (host, mut guest) = (End::new(host), End::new(guest));
         let inbox = if framed {
@@ -160,26 +159,26 @@ impl Connection {
         [(Side::Host, &self.host.fd), (Side::Guest, &self.guest.fd)]
     }
 
-    /// Has it be told of again by the event loop, since it may go on.
+    /// Makes the event loop report it again, since it can continue.
     pub(super) fn rearm(&self, epoll: &Epoll, token: u64) -> Result<()> {
         epoll.modify(&self.host.fd, ALL, token)
     }
 
-    /// Notes that the guest's side is connected, and tells the host.
+    /// Records that the guest's side is connected, and reports it to the host.
     pub(super) fn begin(&mut self) {
         self.attempt = None;
         self.host.waiting = Reply::Connected.to_frame();
-        // Only slower without.
+        // Without it the connection is only slower.
         let _ = tcp::send_at_once(&self.guest.fd);
     }
 
-    /// Notes that the attempt to connect is under way.
+    /// Records that the connection attempt is in progress.
     pub(super) fn await_attempt(&mut self, port: u16) {
         self.attempt = Some(port);
         self.guest.writable = false;
     }
 
-    /// Notes what happened at a descriptor.
+    /// Records the events of a descriptor.
     pub(super) fn hear(&mut self, side: Side, events: u32) {
         match side {
             Side::Host => self.host.hear(events),
@@ -211,12 +210,12 @@ impl Connection {
         Outcome::Yields
     }
 
-    /// Has the guest find the connection reset once it is dropped.
+    /// Makes the drop of the connection reset the guest's side.
     pub(super) fn reset_guest(&self) {
         let _ = tcp::reset_on_close(&self.guest.fd);
     }
 
-    /// Finds out what became of the attempt to connect. False: it goes on.
+    /// Checks the connection attempt. Returns `false` while it is in progress.
     fn end_attempt(&mut self, port: u16) -> bool {
         if !self.guest.writable {
             return false;
@@ -234,15 +233,15 @@ impl Connection {
         true
     }
 
-    /// Whether both sides have ended, and know it. With segments the host closes first, so that
-    /// it can tell an end from a broken connection.
+    /// Whether both sides have closed in order. With segments the host closes the stream first, so that
+    /// it can distinguish a close from a broken connection.
     fn is_over(&self) -> bool {
         let ended = self.host.is_done && self.guest.is_done;
         let told = self.host.is_told && self.guest.is_told;
         ended && told && (self.inbox.is_none() || self.is_closed)
     }
 
-    /// From the host to the guest. True: something was moved.
+    /// Moves bytes from the host to the guest. Returns whether it moved any.
     fn inward(&mut self, scratch: &mut [u8]) -> Result<bool> {
         if self.is_broken || self.attempt.is_some() {
             return Ok(false);
@@ -274,7 +273,7 @@ impl Connection {
         Ok(true)
     }
 
-    /// Sends the guest the whole segments that arrived, while it has room. True: there were some.
+    /// Sends complete segments to the guest while it has room. Returns whether there were any.
     fn take_segments(&mut self) -> Result<bool> {
         let mut any = false;
         while let Some(inbox) = self.inbox.as_mut().filter(|_| self.guest.waiting.is_empty()) {
@@ -293,7 +292,7 @@ impl Connection {
         Ok(any)
     }
 
-    /// Notices that the host has closed a stream of segments, which it may once both have ended.
+    /// Checks whether the host has closed a stream of segments, as it may once both sides have closed.
     fn hear_close(&mut self, scratch: &mut [u8]) -> Result<bool> {
         if self.inbox.is_none() || self.is_closed {
             return Ok(false);
@@ -309,14 +308,14 @@ impl Connection {
         }
     }
 
-    /// From the guest to the host. True: something was moved.
+    /// Moves bytes from the guest to the host. Returns whether it moved any.
     fn outward(&mut self, scratch: &mut [u8]) -> Result<bool> {
         if !self.host.flush()? || self.attempt.is_some() {
             return Ok(false);
         }
         if self.guest.is_done {
             if !self.is_broken {
-                // A host that is gone is noticed by its close.
+                // The close of the stream reports a host that is gone.
                 let _ = self.host.tell_end();
             }
             return Ok(false);
@@ -333,7 +332,7 @@ impl Connection {
         Ok(true)
     }
 
-    /// The guest takes no more; what it sent before is still there to be read.
+    /// Records that the guest takes no more. Its earlier bytes can still be read.
     fn break_guest(&mut self) -> bool {
         self.is_broken = true;
         self.guest.readable = true;

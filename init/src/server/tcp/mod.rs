@@ -1,8 +1,7 @@
 //! TCP connections of the guest, carried on streams of the host.
 //!
-//! Owns the table of connections and that of listeners. A stream comes here with its request
-//! and never goes back to the requests. What one connection moves, and how it ends, is in
-//! [`connection`]. Memory is bounded: a piece in each direction of a connection, and
+//! Owns the tables of connections and listeners. A stream moves here with its request, and stays.
+//! [`connection`] moves the bytes of one connection, and closes it. Memory is bounded: a piece in each direction of a connection, and
 //! [`WAITING`] accepted sockets of a listener.
 
 mod connection;
@@ -26,10 +25,10 @@ use crate::sys::poll::{EDGES, Epoll, READABLE};
 use crate::sys::tcp::{self, Loopback};
 use crate::sys::{Errno, Result, socket};
 
-/// Accepted connections of one listener that the host has not picked up.
+/// The most accepted connections of a listener that the host has not picked up.
 const WAITING: usize = 128;
 
-/// A port that is listened on for the host.
+/// A port that the agent listens on for the host.
 #[derive(Debug)]
 struct Listener {
     stream: Fd,
@@ -45,7 +44,7 @@ pub(super) struct Tcp {
     listeners: Slab<Listener>,
     /// The number of the next connection that a listener accepts.
     next: u32,
-    /// A listener could not accept for want of descriptors or memory.
+    /// A listener could not accept for lack of descriptors or memory.
     is_starved: bool,
 }
 
@@ -54,7 +53,7 @@ impl Tcp {
         Self { connections: Slab::new(), listeners: Slab::new(), next: 0, is_starved: false }
     }
 
-    /// Whether a request is one of those that are served here.
+    /// Whether this module serves a request.
     pub(super) fn takes(request: &Request) -> bool {
         matches!(request, Request::Connect { .. } | Request::Listen { .. } | Request::Accept { .. })
     }
@@ -83,7 +82,7 @@ impl Tcp {
         }
     }
 
-    /// Goes on with a connection at which something happened.
+    /// Handles an event of a connection.
     pub(super) fn serve(
         &mut self,
         key: Key,
@@ -96,7 +95,7 @@ impl Tcp {
         self.advance(key, connection, epoll, scratch);
     }
 
-    /// Goes on with a listener at which something happened.
+    /// Handles an event of a listener.
     pub(super) fn serve_listener(&mut self, key: Key, side: Side, scratch: &mut [u8]) {
         let Some(listener) = self.listeners.take(key) else { return };
         let alive = match side {
@@ -154,7 +153,7 @@ impl Tcp {
         }
     }
 
-    /// Takes in a connection with all that can be done for it at once.
+    /// Adds a connection, and makes as much progress as possible.
     fn begin(
         &mut self,
         mut connection: Connection,
@@ -175,7 +174,7 @@ impl Tcp {
         self.advance(key, connection, epoll, scratch);
     }
 
-    /// Goes on with a connection, and puts it back if there is more to come.
+    /// Makes progress on a connection, and puts it back unless it is done.
     fn advance(&mut self, key: Key, mut connection: Connection, epoll: &Epoll, scratch: &mut [u8]) {
         let goes_on = match connection.advance(scratch) {
             Outcome::Waits => true,
@@ -209,7 +208,7 @@ impl Tcp {
         }
     }
 
-    /// Accepts what waits at a listener, and puts it back if its stream is alive.
+    /// Accepts pending connections of a listener, and puts it back if its stream is open.
     fn accept_into(&mut self, key: Key, mut listener: Listener) {
         let alive = self.accept(&mut listener);
         if !alive {
@@ -218,7 +217,8 @@ impl Tcp {
         self.listeners.put(key, alive.then_some(listener));
     }
 
-    /// Accepts what there is room for, and tells the host. False: the stream is at its end.
+    /// Accepts connections while there is room, and reports them to the host. Returns `false` once the
+    /// stream is closed.
     fn accept(&mut self, listener: &mut Listener) -> bool {
         for socket in &listener.sockets {
             while listener.waiting.len() < WAITING && !listener.outbox.is_full() {
@@ -241,7 +241,7 @@ impl Tcp {
         listener.outbox.flush(&listener.stream).is_ok()
     }
 
-    /// Tries again where descriptors or memory were lacking.
+    /// Retries listeners that lacked descriptors or memory.
     fn accept_all(&mut self) {
         self.is_starved = false;
         let keys: Vec<Key> = self.listeners.iter().map(|(key, _)| key).collect();
@@ -260,7 +260,7 @@ impl Listener {
         self.sockets.iter().try_for_each(|socket| epoll.add(socket, READABLE | EDGES, token))
     }
 
-    /// Whether the host still holds the stream, on which it says nothing.
+    /// Whether the host still holds the stream. It sends nothing on it.
     fn is_wanted(&self, scratch: &mut [u8]) -> bool {
         loop {
             match socket::receive(&self.stream, scratch) {
@@ -271,7 +271,7 @@ impl Listener {
         }
     }
 
-    /// Has those who were accepted in vain find their connections reset.
+    /// Makes the drop of unclaimed connections reset them.
     fn reset_waiting(&self) {
         for (_, socket) in &self.waiting {
             let _ = tcp::reset_on_close(socket);
@@ -279,7 +279,7 @@ impl Listener {
     }
 }
 
-/// Listens on both loopback addresses, on the second only if there is one.
+/// Listens on both loopback addresses, or on the first if there is no second.
 fn listen(port: u16) -> Result<(u16, Vec<Fd>)> {
     let first = tcp::listen(Loopback::V4, port)?;
     let port = tcp::port(&first)?;
@@ -292,10 +292,10 @@ fn listen(port: u16) -> Result<(u16, Vec<Fd>)> {
     Ok((port, sockets))
 }
 
-/// Ends a stream with the reason why there is no connection.
+/// Closes a stream with the reason why there is no connection.
 fn refuse(stream: &Fd, failure: Failure) {
     let mut outbox = Outbox::default();
     outbox.push(&Reply::Failed(failure));
-    // A fresh stream has room for it. A host that is gone need not be told.
+    // A new stream has room for it. If the host is gone, nobody needs it.
     let _ = outbox.flush(stream);
 }

@@ -50,7 +50,7 @@ fn failed(host: &mut UnixStream) -> (String, String, u16) {
 }
 
 #[test]
-fn bytes_pass_both_ways_and_each_end_by_itself() {
+fn each_direction_carries_bytes_and_closes_alone() {
     let guest = Guest::plain();
     for framed in [true, false] {
         let (mut host, mut socket) = connected(&guest, framed);
@@ -70,7 +70,7 @@ fn bytes_pass_both_ways_and_each_end_by_itself() {
 }
 
 #[test]
-fn a_guest_that_ends_first_still_gets_what_comes() {
+fn guest_that_closes_first_still_receives() {
     let guest = Guest::plain();
     let (mut host, socket) = connected(&guest, true);
     socket.shutdown(Shutdown::Write).unwrap();
@@ -81,7 +81,7 @@ fn a_guest_that_ends_first_still_gets_what_comes() {
 }
 
 #[test]
-fn bytes_may_follow_the_request_at_once() {
+fn bytes_may_follow_the_request_directly() {
     let guest = Guest::plain();
     for framed in [true, false] {
         let (listener, port) = listener();
@@ -96,7 +96,7 @@ fn bytes_may_follow_the_request_at_once() {
 }
 
 #[test]
-fn a_port_that_nothing_listens_on_is_refused_and_the_stream_ends() {
+fn closed_port_is_refused_and_closes_the_stream() {
     let guest = Guest::plain();
     let port = listener().1;
     let mut host = guest.send(&Request::Connect { port, framed: true });
@@ -104,7 +104,7 @@ fn a_port_that_nothing_listens_on_is_refused_and_the_stream_ends() {
 }
 
 #[test]
-fn a_port_of_ipv6_alone_is_found() {
+fn port_on_ipv6_only_is_found() {
     let guest = Guest::plain();
     let listener = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -115,7 +115,7 @@ fn a_port_of_ipv6_alone_is_found() {
 }
 
 #[test]
-fn a_guest_that_resets_is_told_apart_from_one_that_ends() {
+fn guest_reset_differs_from_close() {
     let guest = Guest::plain();
     for half_closed in [false, true] {
         let (mut host, socket) = connected(&guest, true);
@@ -133,7 +133,7 @@ fn a_guest_that_resets_is_told_apart_from_one_that_ends() {
 }
 
 #[test]
-fn a_host_that_goes_without_an_end_resets_the_guest() {
+fn host_that_vanishes_resets_the_guest() {
     let guest = Guest::plain();
     let (mut host, mut socket) = connected(&guest, true);
     host.write_all(&data(b"half a")).unwrap();
@@ -145,7 +145,7 @@ fn a_host_that_goes_without_an_end_resets_the_guest() {
 }
 
 #[test]
-fn a_frame_that_breaks_the_rules_resets_the_guest() {
+fn malformed_frame_resets_the_guest() {
     let guest = Guest::plain();
     let after_end = [Segment::End.to_frame(), data(b"more")].concat();
     for bytes in [&[0xFF; 16][..], &[0, 0, 0, 0, 0x31, 0, 0, 0], &after_end] {
@@ -208,7 +208,7 @@ fn many_connections_at_once_leave_no_descriptors() {
 }
 
 #[test]
-fn accepted_connections_are_told_and_picked_up_by_number() {
+fn accepted_connections_are_reported_and_claimed_by_number() {
     let guest = Guest::plain();
     let mut listen = guest.send(&Request::Listen { port: 0 });
     let Some(Reply::Listens { port }) = read_frame(&mut listen) else { panic!("does not listen") };
@@ -230,7 +230,7 @@ fn accepted_connections_are_told_and_picked_up_by_number() {
 }
 
 #[test]
-fn the_end_of_its_stream_closes_a_listener_and_resets_who_waits() {
+fn closed_stream_closes_its_listener_and_resets_pending_connections() {
     let guest = Guest::plain();
     let before = guest.descriptors();
     let mut listen = guest.send(&Request::Listen { port: 0 });
@@ -248,7 +248,7 @@ fn the_end_of_its_stream_closes_a_listener_and_resets_who_waits() {
 }
 
 #[test]
-fn more_connections_than_may_wait_come_when_there_is_room() {
+fn excess_connections_are_accepted_when_there_is_room() {
     let guest = Guest::plain();
     let mut listen = guest.send(&Request::Listen { port: 0 });
     let Some(Reply::Listens { port }) = read_frame(&mut listen) else { panic!("does not listen") };
