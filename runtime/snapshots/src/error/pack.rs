@@ -35,8 +35,8 @@ pub enum PackError {
         /// The file or folder.
         path: PathBuf,
     },
-    /// There are several snapshots, and none was named.
-    #[error("{path} holds {count} snapshots, and none was named")]
+    /// There are several snapshots; name one.
+    #[error("{path} holds {count} snapshots; name one")]
     Ambiguous {
         /// The file or folder.
         path: PathBuf,

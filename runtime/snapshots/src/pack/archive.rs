@@ -37,9 +37,9 @@ pub(super) fn members(
             return Ok(members);
         }
         if !checksum_fits(&header) {
-            return Err(damaged(at, "a header that does not fit its checksum"));
+            return Err(damaged(at, "a header with a wrong checksum"));
         }
-        let size = number(header.get(124..136)).ok_or_else(|| damaged(at, "a size of no form"))?;
+        let size = number(header.get(124..136)).ok_or_else(|| damaged(at, "a malformed size"))?;
         let offset = at + BLOCK;
         let end = offset.checked_add(size).filter(|end| *end <= length);
         let Some(end) = end else { return Err(damaged(at, "a member beyond the end")) };
@@ -47,12 +47,12 @@ pub(super) fn members(
             return Err(damaged(at, "too many members"));
         }
         if REGULAR.contains(header.get(156).unwrap_or(&b'?')) {
-            let name = name(&header).ok_or_else(|| damaged(at, "a name that is no text"))?;
+            let name = name(&header).ok_or_else(|| damaged(at, "a name that is not text"))?;
             members.insert(name, Member { offset, size });
         }
         at = end.div_ceil(BLOCK) * BLOCK;
     }
-    let is_empty = "nothing in it, as in what a build without snapshots leaves";
+    let is_empty = "an empty file, as a build without snapshots leaves";
     Err(damaged(at.min(length), if length == 0 { is_empty } else { "no end" }))
 }
 

@@ -89,11 +89,11 @@ impl ChunkReader {
         };
         let damaged = |what| PackError::Chunk { blob: blob.digest, offset: place.offset, what };
         let stored = self.stored.get_mut(..place.chunk.stored as usize);
-        let stored = stored.ok_or_else(|| damaged("a chunk larger than any can be"))?;
+        let stored = stored.ok_or_else(|| damaged("a chunk of an impossible size"))?;
         blob.read_exact_at(stored, place.offset).map_err(|_| damaged("an unreadable chunk"))?;
         // Every bit of the header is fixed, so a flipped one is found.
         if !stored.starts_with(&FRAME_HEADER) {
-            return Err(damaged("no frame of a chunk"));
+            return Err(damaged("a frame with another header"));
         }
         let count = self.decompressor.decompress_to_buffer(stored, self.content.as_mut_slice());
         if !matches!(count, Ok(SIZE)) {

@@ -127,7 +127,7 @@ pub(super) fn read_index(bytes: &[u8]) -> Result<Vec<Named>, PackError> {
 fn object(bytes: &[u8], section: &'static str) -> Result<Map<String, Value>, PackError> {
     match serde_json::from_slice(bytes) {
         Ok(Value::Object(document)) => Ok(document),
-        Ok(_) => Err(PackError::Document { section, what: "no object in it" }),
+        Ok(_) => Err(PackError::Document { section, what: "no JSON object" }),
         Err(source) => Err(PackError::Json { section, source }),
     }
 }

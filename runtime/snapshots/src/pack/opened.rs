@@ -67,11 +67,11 @@ impl Pack {
 fn check_sizes(snapshot: &Snapshot, index: &Index) -> Result<(), PackError> {
     let inconsistent = |what| Err(PackError::Inconsistent { what });
     if index.memory.size != snapshot.machine.memory_size {
-        return inconsistent("another size of memory in its index than in its state");
+        return inconsistent("a memory size that differs between index and state");
     }
     let sizes = snapshot.disks.iter().map(|disk| disk.size);
     if !index.disks.iter().map(|disk| disk.size).eq(sizes) {
-        return inconsistent("other disks in its index than in its state");
+        return inconsistent("disks that differ between index and state");
     }
     Ok(())
 }
@@ -83,6 +83,6 @@ fn check_blobs(manifest: &Manifest, index: &Index) -> Result<(), PackError> {
     if listed.eq(wanted) {
         Ok(())
     } else {
-        Err(PackError::Inconsistent { what: "other blobs in its index than in its manifest" })
+        Err(PackError::Inconsistent { what: "blobs that differ between index and manifest" })
     }
 }

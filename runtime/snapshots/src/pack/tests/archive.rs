@@ -74,12 +74,12 @@ fn false_headers_are_refused() {
     let beyond = "a member beyond the end";
     assert_eq!(refused(124, b"77777777777\0"), beyond);
     assert_eq!(refused(124, &[0x80, 0, 0, 0, 0x7f, 255, 255, 255, 255, 255, 255, 255]), beyond);
-    let no_form = "a size of no form";
+    let no_form = "a malformed size";
     assert_eq!(refused(124, &[0x80, 1, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255]), no_form);
     for text in [b"           \0", b"+0000000036\0", b"-0000000036\0", b"00000000x36\0"] {
         assert_eq!(refused(124, text), no_form);
     }
-    assert_eq!(refused(0, &[0xff]), "a name that is no text");
+    assert_eq!(refused(0, &[0xff]), "a name that is not text");
 }
 
 #[test]

@@ -83,8 +83,8 @@ fn sizes_that_differ_from_the_state_are_refused() {
     let mut forged = Forged::new();
     assert!(forged.open().is_ok());
     forged.index.memory.size += CHUNK_SIZE;
-    assert_eq!(forged.contradiction(), "another size of memory in its index than in its state");
-    let disks = "other disks in its index than in its state";
+    assert_eq!(forged.contradiction(), "a memory size that differs between index and state");
+    let disks = "disks that differ between index and state";
     let mut forged = Forged::new();
     forged.index.disks[0].size *= 2;
     assert_eq!(forged.contradiction(), disks);
@@ -99,7 +99,7 @@ fn sizes_that_differ_from_the_state_are_refused() {
 
 #[test]
 fn blobs_missing_from_the_manifest_are_refused() {
-    let blobs = "other blobs in its index than in its manifest";
+    let blobs = "blobs that differ between index and manifest";
     let mut forged = Forged::new();
     let all = forged.open().unwrap().manifest.chunks;
     let changes: [fn(&mut Vec<Descriptor>); 5] = [
@@ -222,7 +222,7 @@ fn malformed_manifest_is_refused() {
     let end = state + good[state..].find("},").unwrap() + 2;
     assert_eq!(refused(&good[state..end], ""), "manifest has no state");
     assert!(refused("{", "").starts_with("manifest is not JSON"));
-    assert_eq!(causes(&Manifest::decode(b"[]").unwrap_err()), "manifest has no object in it");
+    assert_eq!(causes(&Manifest::decode(b"[]").unwrap_err()), "manifest has no JSON object");
     let deep = "[".repeat(100_000);
     assert!(causes(&Manifest::decode(deep.as_bytes()).unwrap_err()).contains("recursion"));
 }
@@ -250,7 +250,7 @@ fn malformed_chunk_is_refused() {
 /// A small frame that decompresses to a gigabyte, whatever its header says.
 #[test]
 fn frame_of_the_wrong_size_is_refused_without_decompression() {
-    let no_frame = "no frame of a chunk";
+    let no_frame = "a frame with another header";
     let gigabyte = vec![0; 1 << 30];
     let bomb = compress(&gigabyte);
     drop(gigabyte);
