@@ -275,11 +275,12 @@ fn failed_guest_is_listed_until_it_is_stopped() {
 }
 
 #[test]
-fn snapshot_may_be_removed_while_its_machine_runs() {
+fn snapshot_in_use_is_removed_only_by_force() {
     let home = Home::with_assets();
     home.run(&["pull", "--memory", "128", "--name", "gone", &image("busybox")]).succeeds();
     assert_eq!(home.run(&["run", "-d", "gone"]).succeeds(), "gone\n");
-    home.run(&["rm", "gone"]).succeeds();
+    home.run(&["rm", "gone"]).fails(1, &["gone is in use", "--force"]);
+    home.run(&["rm", "-f", "gone"]).succeeds();
     home.run(&["gc", "--all"]).succeeds();
     let done = home.run(&["exec", "gone", "--", "sh", "-c", "find /bin /usr | wc -l"]);
     assert!(done.succeeds().trim().parse::<u32>().unwrap() > 10, "{done:?}");
