@@ -2,11 +2,12 @@
 that it is in is otherwise as the file has it."""
 
 import ctypes
+import faulthandler
 import os
 import sys
 
 PAGE = 4096
-TRACEME, POKEDATA, CONT, KILL, SINGLESTEP = 0, 5, 7, 8, 9
+TRACEME, POKEDATA, CONT, KILL, SYSCALL = 0, 5, 7, 8, 24
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.ptrace.restype = ctypes.c_long
@@ -36,8 +37,8 @@ def main(program):
         os.execv(program, [program])
     os.waitpid(pid, 0)
     # It has to run, so that the page is mapped in its memory already.
-    for _ in range(3):
-        libc.ptrace(SINGLESTEP, pid, None, None)
+    for _ in range(2):
+        libc.ptrace(SYSCALL, pid, None, None)
         os.waitpid(pid, 0)
     address = program_counter(pid)
     path, offset = mapping(pid, address)
@@ -62,4 +63,5 @@ def main(program):
     libc.ptrace(KILL, pid, None, None)
 
 
+faulthandler.dump_traceback_later(60, exit=True)
 main(sys.argv[1])

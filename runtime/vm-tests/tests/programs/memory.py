@@ -5,6 +5,7 @@ file system. Each line is the name of a case and its outcome.
 """
 
 import ctypes
+import faulthandler
 import hashlib
 import mmap
 import os
@@ -215,4 +216,5 @@ def main(path):
     shared(path, data)
 
 
+faulthandler.dump_traceback_later(120, exit=True)
 main(sys.argv[1])
