@@ -275,7 +275,7 @@ fn failed_guest_is_listed_until_it_is_stopped() {
 }
 
 #[test]
-fn snapshot_in_use_is_removed_only_by_force() {
+fn machine_outlives_its_removed_snapshot() {
     let home = Home::with_assets();
     home.run(&["pull", "--memory", "128", "--name", "gone", &image("busybox")]).succeeds();
     assert_eq!(home.run(&["run", "-d", "gone"]).succeeds(), "gone\n");
