@@ -247,7 +247,8 @@ fn push_and_pull_move_snapshots_through_a_registry() {
     assert_eq!(other.run(&["pull", "--fetch-only", "--name", "twin", &at]).succeeds(), "twin\n");
     other.run(&["verify", "--all"]).succeeds();
     home.run(&["push", "a", "UPPER"]).fails(1, &["does not name an image"]);
-    home.run(&["push", "a", "127.0.0.1:1/x"]).fails(1, &["cannot be pushed", "stopped at byte 0 of"]);
+    home.run(&["push", "a", "127.0.0.1:1/x"])
+        .fails(1, &["cannot be pushed", "stopped at byte 0 of"]);
 }
 
 #[test]

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use supermachine_vmm::Machine;
 
 use super::stream_error::StreamError;
-use crate::Error;
-use crate::live::TakenSnapshot;
+use crate::live::{self, TakenSnapshot};
+use crate::{Error, Image};
 
 /// How long after its streams a guest may exit: a reset closes the streams on its way.
 const EXIT_LIMIT: Duration = Duration::from_secs(1);
@@ -46,8 +46,15 @@ pub(crate) trait MachineHandle: Debug + Send + Sync {
     /// The processor time that the guest has used, and its exits to the host.
     fn usage(&self) -> Result<(Duration, u64), Error>;
 
-    /// Takes a snapshot and stores it under this name.
-    fn snapshot(&self, name: &str) -> Result<TakenSnapshot, Error>;
+    /// The machine and the image it started from, if this process can capture it.
+    fn local(&self) -> Result<Option<(Arc<Machine>, Image)>, Error> {
+        Ok(None)
+    }
+
+    /// Asks the process that holds the machine for a snapshot.
+    fn request_snapshot(&self, _name: &str) -> Result<TakenSnapshot, Error> {
+        Err(Error::Stopped)
+    }
 
     /// Pauses the vCPUs.
     fn pause(&self) -> Result<(), Error>;
@@ -61,6 +68,19 @@ pub(crate) trait MachineHandle: Debug + Send + Sync {
     /// The machine itself, if it is in this process. It cannot be reset while the result is held,
     /// and stops only once that is dropped.
     fn keep_alive(&self) -> Option<Arc<Machine>>;
+}
+
+impl dyn MachineHandle + '_ {
+    /// Takes a snapshot and stores it under this name.
+    ///
+    /// Not a method of the trait: a table of methods would bring all that writes packs into every
+    /// program, even one that takes no snapshot.
+    pub(crate) fn snapshot(&self, name: &str) -> Result<TakenSnapshot, Error> {
+        match self.local()? {
+            Some((machine, image)) => live::take(&machine, &image, name),
+            None => self.request_snapshot(name),
+        }
+    }
 }
 
 impl dyn MachineHandle {

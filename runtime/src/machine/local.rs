@@ -18,7 +18,6 @@ use supermachine_vmm::{
 use super::handle::MachineHandle;
 use super::stream_error::{StreamError, console_text};
 use crate::error::HostError;
-use crate::live::{self, TakenSnapshot};
 use crate::{Error, Image, VmConfig};
 
 /// Owns a machine of this process. Dropping it stops the machine.
@@ -148,9 +147,8 @@ impl MachineHandle for LocalHandle {
         Ok((machine.cpu_time(), machine.exits()))
     }
 
-    fn snapshot(&self, name: &str) -> Result<TakenSnapshot, Error> {
-        let (machine, image) = self.owned()?;
-        live::take(&machine, &image, name)
+    fn local(&self) -> Result<Option<(Arc<Machine>, Image)>, Error> {
+        self.owned().map(Some)
     }
 
     fn pause(&self) -> Result<(), Error> {

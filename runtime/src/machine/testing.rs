@@ -8,7 +8,6 @@ use supermachine_vmm::Machine;
 
 use super::{AgentStream, MachineHandle, StreamError};
 use crate::Error;
-use crate::live::TakenSnapshot;
 
 /// A machine without a guest.
 #[derive(Debug)]
@@ -50,10 +49,6 @@ impl MachineHandle for FakeMachine {
     }
 
     fn usage(&self) -> Result<(Duration, u64), Error> {
-        Err(Error::Stopped)
-    }
-
-    fn snapshot(&self, _name: &str) -> Result<TakenSnapshot, Error> {
         Err(Error::Stopped)
     }
 

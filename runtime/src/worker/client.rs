@@ -301,7 +301,7 @@ impl MachineHandle for Client {
         }
     }
 
-    fn snapshot(&self, name: &str) -> Result<TakenSnapshot, Error> {
+    fn request_snapshot(&self, name: &str) -> Result<TakenSnapshot, Error> {
         let mut outcome = self.stream(&WorkerRequest::Snapshot { name: name.to_owned() })?;
         let taken = match read_message(&mut outcome, None) {
             Ok(WorkerReply::Snapshotted(taken)) => taken,

@@ -1,7 +1,7 @@
 //! The processor architecture: address space, interrupt controller, CPU baseline and clock.
 //!
-//! [`x86_64`] is about guests and compiles on every host: it is the one architecture that snapshots
-//! have a state for. What concerns this host's own processor is in [`host`]. Code outside of `arch`
+//! `x86_64` is about guests and compiles on every host: it is the one architecture that snapshots
+//! have a state for. What concerns this host's own processor is in `host`. Code outside of `arch`
 //! and `backend` names only what this module re-exports.
 
 pub(crate) mod host;
