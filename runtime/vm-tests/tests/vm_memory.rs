@@ -2,6 +2,8 @@
 //!
 //! The programs run in the image with Python, which has what a debugger and a database use.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use supermachine::Vm;
 use supermachine_test_support::machines::{bake, baked, sh, start, succeeded};
 
