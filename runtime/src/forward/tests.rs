@@ -17,7 +17,6 @@ use supermachine_vmm::Machine;
 
 use super::*;
 use crate::error::{HostError, PortError};
-use crate::live::TakenSnapshot;
 use crate::machine::StreamError;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -70,10 +69,6 @@ impl MachineHandle for Fake {
     }
 
     fn usage(&self) -> Result<(Duration, u64), Error> {
-        unreachable!()
-    }
-
-    fn snapshot(&self, _name: &str) -> Result<TakenSnapshot, Error> {
         unreachable!()
     }
 

@@ -91,7 +91,7 @@ impl MachineHandle for Fake {
         Ok((Duration::from_millis(7), 9))
     }
 
-    fn snapshot(&self, name: &str) -> Result<TakenSnapshot, Error> {
+    fn request_snapshot(&self, name: &str) -> Result<TakenSnapshot, Error> {
         if name == "slow" {
             self.facts.lasts.wait();
             self.facts.lasts.wait();
