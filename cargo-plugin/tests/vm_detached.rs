@@ -172,7 +172,8 @@ fn failed_start_says_why_and_leaves_no_name() {
     HOME.run(&["run", "-d", "--name", "no", "-p", "192.0.2.1:1:1", "bb"])
         .fails(125, &["cannot listen on 192.0.2.1:1", "because"]);
     HOME.run(&["run", "-d", "--name", "../no", "bb"]).fails(125, &["cannot be a machine's name"]);
-    HOME.run(&["run", "-d", "--name", "no", "bb", "--", "true"]).fails(125, &["supermachine exec"]);
+    HOME.run(&["run", "-d", "--name", "no", "bb", "--", "true"])
+        .fails(125, &["its own entrypoint", "supermachine pull"]);
     HOME.run(&["run", "-d", "-it", "bb"]).fails(125, &["--detach", "--interactive"]);
     HOME.run(&["supervise", "bb", "no"]).fails(1, &["name no is not claimed", "run -d"]);
     assert!(!HOME.runtime().join("supermachine/machines/no").exists());
@@ -555,7 +556,7 @@ fn failed_copy_leaves_no_part() {
     let big = "x".repeat(4 << 20);
     fs::write(dir.path().join("tree/big"), big).unwrap();
     let tree = dir.path().join("tree").display().to_string();
-    machine.exec(&["sh", "-c", "mount -t tmpfs -o size=1m none /mnt"]).succeeds();
+    machine.exec(&["sh", "-c", "mkdir -p /mnt; mount -t tmpfs -o size=1m none /mnt"]).succeeds();
     HOME.run(&["cp", &tree, "part:/mnt/tree"]).fails(1, &["No space"]);
     assert_eq!(machine.exec(&["ls", "/mnt"]).succeeds(), "");
 }
