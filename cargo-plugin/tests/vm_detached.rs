@@ -505,7 +505,7 @@ fn top_and_stats_show_processes_and_memory() {
 
 #[test]
 fn machine_that_does_not_answer_is_named_by_ps() {
-    let machine = Machine::start("stuck", "bb", &[]);
+    let machine = Machine::start("stuck", "svc", &[]);
     let pid = machine.pid();
     kill("-STOP", pid);
     let done = HOME.run(&["ps"]);

@@ -140,6 +140,9 @@ fn run_here(args: &Args) -> Result<(Vec<Outcome>, Vec<Program>), Error> {
 
 fn build(selections: &[&[&str]], only: Option<&str>) -> Result<Vec<Program>, Error> {
     println!("building the tests");
+    if selections.contains(&workspace::LIBRARIES) {
+        build_programs()?;
+    }
     let mut programs = Vec::new();
     for packages in selections {
         programs.extend(build_selection(packages)?);
@@ -150,6 +153,14 @@ fn build(selections: &[&[&str]], only: Option<&str>) -> Result<Vec<Program>, Err
         (rank(a), &a.name).cmp(&(rank(b), &b.name))
     });
     Ok(programs)
+}
+
+/// Builds the programs themselves. Cargo builds a package's own with its tests, but the worker is
+/// tested from another package.
+fn build_programs() -> Result<(), Error> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["build", "--profile", workspace::PROFILE, "--bins"]).args(workspace::LIBRARIES);
+    command::run(&mut cargo)
 }
 
 fn build_selection(packages: &[&str]) -> Result<Vec<Program>, Error> {

@@ -302,7 +302,11 @@ impl Shared {
             },
             WorkerRequest::Status => {
                 let state = match lock(&self.watch).state(machine) {
-                    State::Running if self.is_paused.load(Ordering::Acquire) => State::Paused,
+                    State::Running | State::Ended { .. }
+                        if self.is_paused.load(Ordering::Acquire) =>
+                    {
+                        State::Paused
+                    }
                     state => state,
                 };
                 WorkerReply::Status { label: self.label.clone(), state }
