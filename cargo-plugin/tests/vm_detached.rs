@@ -244,7 +244,7 @@ fn supervisor_that_is_killed_leaves_no_machine() {
     let mut said = String::new();
     client.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!(client.wait().unwrap().code(), Some(125));
-    assert!(said.contains("the process that held the machine has ended"), "{said}");
+    assert!(said.contains("the process that held the machine has exited"), "{said}");
     wait_for_end(pid);
     assert!(machine.row().is_none());
     assert!(!HOME.runtime().join("supermachine/machines/killed").exists());
