@@ -1,7 +1,7 @@
 //! Files and archives that the host writes or reads, in the container's root.
 //!
 //! The agent has one thread, so none of this may block: it opens regular files only, and moves one
-//! piece at a time. A path may change between pieces; that is up to whoever changes it.
+//! piece at a time. A path may change between pieces.
 
 use alloc::vec::Vec;
 
