@@ -85,9 +85,12 @@ fn configured_runner_is_kept() {
     package.write(".cargo/config.toml", config);
     let done = package.run(&["run", "-q"]);
     assert_eq!(done.succeeds(), "for some runs app\napp \n", "{done:?}");
-    let setting = format!("target.{host}.runner=\"echo\"");
-    let done = package.run(&["run", "-q", "--config", &setting]);
-    assert!(done.stderr.contains("warning: the runner given with --config"), "{done:?}");
+    for runner in ["\"echo\"", "[\"echo\"]"] {
+        let setting = format!("target.{host}.runner={runner}");
+        let done = package.run(&["run", "-q", "--config", &setting]);
+        assert!(done.stderr.contains("warning: the runner from --config replaces ours"), "{done:?}");
+        assert_eq!(done.succeeds(), "target/debug/app\n", "{done:?}");
+    }
 }
 
 #[test]

@@ -60,7 +60,7 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     command::run(&mut cargo)?;
     let bench = workspace::target().join("release/examples/bench");
     let exec = static_exec()?;
-    let us = std::env::current_exe().map_err(Error::system("find this program"))?;
+    let us = workspace::this_program()?;
     let files = [
         (kernel_dir(), cached(&kernel_dir())),
         (agent_dir(), cached(&agent_dir())),

@@ -37,7 +37,7 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     cargo.args(["build", "--profile", workspace::PROFILE, "--package", "cargo-supermachine"]);
     command::run(&mut cargo)?;
     let program = workspace::target().join(workspace::PROFILE).join("supermachine");
-    let us = std::env::current_exe().map_err(Error::system("find this program"))?;
+    let us = workspace::this_program()?;
     let mut command = Command::new(us);
     command.args(["quickstart", "--program"]).arg(program);
     println!("in the {} host:", kind.name());

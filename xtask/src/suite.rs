@@ -273,7 +273,7 @@ impl Program {
 }
 
 fn side_by_side(programs: &[Program], kind: Kind, args: &Args) -> Result<Vec<Outcome>, Error> {
-    let us = std::env::current_exe().map_err(Error::system("find this program"))?;
+    let us = workspace::this_program()?;
     let queue = Mutex::new(programs.iter());
     let lanes = if kind == Kind::Native { 1 } else { SIDE_BY_SIDE };
     let run = || {

@@ -1,7 +1,13 @@
 //! The workspace that these tasks work on, and running cargo in it.
 
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::Error;
 
 /// The one profile of everything built here, so that nothing is built twice. It is optimised because
 /// a host may emulate every instruction.
@@ -32,6 +38,27 @@ pub(crate) fn root() -> PathBuf {
 pub(crate) fn target() -> PathBuf {
     let given = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     root().join(given.unwrap_or_else(|| "target".into()))
+}
+
+/// A copy of this program, to start hosts with. Cargo may replace the program itself while it runs:
+/// built with other packages, it gets other features of shared dependencies.
+pub(crate) fn this_program() -> Result<PathBuf, Error> {
+    let running = Path::new("/proc/self/exe");
+    let bytes = fs::read(running).map_err(Error::file("read", running))?;
+    let digest = Sha256::digest(&bytes);
+    let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let dir = target().join("xtask");
+    let copy = dir.join(format!("xtask-{name}"));
+    if copy.exists() {
+        return Ok(copy);
+    }
+    fs::create_dir_all(&dir).map_err(Error::file("create", &dir))?;
+    let part = dir.join(format!("{}.part", std::process::id()));
+    fs::write(&part, &bytes).map_err(Error::file("write", &part))?;
+    let executable = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(&part, executable).map_err(Error::file("set the mode of", &part))?;
+    fs::rename(&part, &copy).map_err(Error::file("rename", &part))?;
+    Ok(copy)
 }
 
 /// Cargo, in the workspace.

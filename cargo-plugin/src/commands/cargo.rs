@@ -100,8 +100,10 @@ fn start(command: &str, passed: &CargoArguments) -> Result<u8, Error> {
     let mut arguments = Arguments::new(passed.arguments.clone());
     let sets_runner = |setting: &OsString| setting.to_string_lossy().contains(".runner");
     if arguments.values("--config").iter().any(sets_runner) {
+        // Cargo would refuse two runners of different forms, and join two of the same form.
         report::warning("the runner from --config replaces ours, so programs are not signed");
+    } else {
+        arguments.insert(package::configuration(&arguments)?);
     }
-    arguments.insert(package::configuration(&arguments)?);
     Err(package::replace_process(package::command(command, &arguments)).into())
 }

@@ -24,6 +24,7 @@ use super::{guest, image, monitor, waits};
 use crate::command;
 use crate::error::Error;
 use crate::packages;
+use crate::workspace;
 
 /// A folder in the emulated host's own memory; all others are this machine's.
 pub(crate) const FAST_FOLDER: &str = "/dev/shm";
@@ -105,7 +106,7 @@ impl Host {
             monitor: monitor_far.as_raw_fd(),
             ports: &ports,
         };
-        let init = std::env::current_exe().map_err(Error::system("find this program"))?;
+        let init = workspace::this_program()?;
         let mut machine = Command::new("qemu-system-x86_64");
         machine.args(arguments(kind, limits, kernel, &init, &sockets));
         let mut inherited: Vec<RawFd> = ports.iter().map(|(_, fd)| *fd).collect();
