@@ -88,7 +88,10 @@ fn configured_runner_is_kept() {
     for runner in ["\"echo\"", "[\"echo\"]"] {
         let setting = format!("target.{host}.runner={runner}");
         let done = package.run(&["run", "-q", "--config", &setting]);
-        assert!(done.stderr.contains("warning: the runner from --config replaces ours"), "{done:?}");
+        assert!(
+            done.stderr.contains("warning: the runner from --config replaces ours"),
+            "{done:?}"
+        );
         assert_eq!(done.succeeds(), "target/debug/app\n", "{done:?}");
     }
 }
