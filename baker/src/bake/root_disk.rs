@@ -18,7 +18,7 @@ use crate::store::Store;
 
 /// The version of what is written to disks. Bump it with every change, so that cached disks are
 /// built again.
-pub(crate) const RECIPE: u16 = 4;
+pub(crate) const RECIPE: u16 = 5;
 
 /// How a guest accesses its root file system.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

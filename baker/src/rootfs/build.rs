@@ -32,8 +32,8 @@ pub struct RootfsImage {
     pub regions: Vec<Region>,
 }
 
-/// The part of an image with the file contents of one layer. It has the same bytes in every image
-/// with that layer.
+/// The part of an image with the file contents that one layer adds. It has the same bytes in every
+/// image with that layer on the same layers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Region {
     /// The digest of the uncompressed layer.

@@ -1,13 +1,17 @@
 //! The spool: file contents between the layers and the image.
 //!
 //! Owns the scratch file, which has the layout of the image's contents: one region per layer, with
-//! the layer's regular files in the layer's order. Does not know names or trees. Invariants: a region's
-//! bytes depend on its layer alone; the extents of a [`Content`] ascend, do not overlap, are within the
-//! file's size, are contiguous in the scratch file, and start there on whole blocks; everything outside
-//! of extents is zeros.
+//! the layer's regular files in the layer's order. Small files stay in memory, and a file whose bytes
+//! are in the scratch file already is not stored again. Does not know names or trees. Invariant: a
+//! region's bytes depend on its layer and those below it alone.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Seek, SeekFrom, Write};
 
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use super::content::{Content, Extent, Spooled};
 use super::error::EntryError;
 
 /// The most bytes of one image's contents in the scratch file.
@@ -18,80 +22,15 @@ const MAX_FILE_SIZE: u64 = 16 << 40;
 pub(super) const REGION_UNIT: u64 = 64 << 10;
 /// The alignment of files: the image's block, and the page of every guest.
 const FILE_ALIGNMENT: u64 = 4096;
-/// Runs of zeros shorter than this stay in the content: files without holes map best, and work with
-/// kernels that do not support chunks.
-const MIN_HOLE: u64 = 1 << 20;
-/// The smallest chunk size, in bits. Holes start and end on chunk borders.
-const MIN_CHUNK_BITS: u32 = 16;
-const MAX_CHUNKS: u64 = 1 << 14;
+/// The largest file that stays in memory. Four of that size fit a block of the image, behind their
+/// inodes.
+const MAX_SMALL: u64 = 960;
+/// The most bytes of small files of one image; more of them are spooled like larger ones.
+const MAX_SMALL_TOTAL: u64 = 256 << 20;
 /// The unit of the search for zeros. Container tools do not archive sparse files as such, so a sparse
 /// `lastlog` arrives as gigabytes of zeros.
 const BLOCK: usize = 64 << 10;
 static ZEROS: [u8; BLOCK] = [0; BLOCK];
-
-/// The location of one file's bytes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Content {
-    /// The file's size, holes included.
-    pub(super) size: u64,
-    /// The parts that are not holes.
-    pub(super) extents: Vec<Extent>,
-}
-
-impl Content {
-    /// Whether the file has holes. If not, it has one extent, or is empty.
-    pub(super) fn has_holes(&self) -> bool {
-        self.extents.iter().map(|extent| extent.length).sum::<u64>() < self.size
-    }
-
-    /// Holes start and end on multiples of `1 << chunk_bits`, or at the end of the file. No file has more
-    /// than a few thousand chunks of that size.
-    pub(super) fn chunk_bits(&self) -> u32 {
-        let mut bits = MIN_CHUNK_BITS;
-        while self.size.div_ceil(1 << bits) > MAX_CHUNKS {
-            bits += 1;
-        }
-        bits
-    }
-
-    /// The number of chunks of a file with holes; zero for a file without.
-    pub(super) fn chunk_count(&self) -> usize {
-        let count = if self.has_holes() { self.size.div_ceil(1 << self.chunk_bits()) } else { 0 };
-        // At most MAX_CHUNKS.
-        usize::try_from(count).unwrap_or(usize::MAX)
-    }
-
-    /// The end of the last extent in the file.
-    fn end(&self) -> u64 {
-        self.extents.last().map_or(0, Extent::end)
-    }
-
-    /// The hole between the last extent and `to`, if it is large enough.
-    fn hole_before(&self, to: u64) -> Option<std::ops::Range<u64>> {
-        let chunk = 1 << self.chunk_bits();
-        let start = self.end().next_multiple_of(chunk);
-        let end = if to == self.size { to } else { to - to % chunk };
-        (end.saturating_sub(start) >= MIN_HOLE).then_some(start..end)
-    }
-}
-
-/// A part of a file in the scratch file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Extent {
-    /// Its offset in the file.
-    pub(super) start: u64,
-    /// Its offset in the scratch file.
-    pub(super) spooled: u64,
-    /// Its length in bytes, never zero.
-    pub(super) length: u64,
-}
-
-impl Extent {
-    /// The end of the part in the file.
-    fn end(&self) -> u64 {
-        self.start.saturating_add(self.length)
-    }
-}
 
 /// A part of a file in an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,13 +58,31 @@ pub struct Spool<W> {
     length: u64,
     /// The bytes of them written to `out`; the rest is zeros.
     written: u64,
+    /// The end of what was ever written to `out`. Bytes from `written` on are of dropped files.
+    stale: u64,
     block: Vec<u8>,
+    /// The bytes of small files so far.
+    small: u64,
+    /// The files stored so far, by their hash.
+    known: HashMap<u128, Spooled>,
+    /// The keys of the hash: random, so that nobody can make two files that have the same.
+    keys: (u64, u64),
 }
 
 impl<W: Write + Seek> Spool<W> {
     /// Starts with nothing written to `out`, which is empty.
     pub fn new(out: W) -> Self {
-        Self { out, length: 0, written: 0, block: vec![0; BLOCK] }
+        let random = || RandomState::new().build_hasher().finish();
+        Self {
+            out,
+            length: 0,
+            written: 0,
+            stale: 0,
+            block: vec![0; BLOCK],
+            small: 0,
+            known: HashMap::new(),
+            keys: (random(), random()),
+        }
     }
 
     /// Finishes the last region and returns the sink.
@@ -157,14 +114,38 @@ impl<W: Write + Seek> Spool<W> {
         &mut self,
         size: u64,
         segments: &[Segment],
-        mut fill: impl FnMut(&mut [u8]) -> Result<(), E>,
+        fill: impl FnMut(&mut [u8]) -> Result<(), E>,
     ) -> Result<Content, StoreError<E>> {
         if size > MAX_FILE_SIZE {
             let refused = EntryError::FileTooLarge { size, limit: MAX_FILE_SIZE };
             return Err(StoreError::Refused(refused));
         }
+        if size <= MAX_SMALL && self.small + size <= MAX_SMALL_TOTAL {
+            self.small += size;
+            return read_small(size, segments, fill).map(Content::Small);
+        }
         self.length = self.length.next_multiple_of(FILE_ALIGNMENT);
-        let mut content = Content { size, extents: Vec::new() };
+        let start = self.length;
+        let (spooled, hash) = self.spool(size, segments, fill)?;
+        if let Some(known) = self.known.get(&hash) {
+            let known = known.clone();
+            self.rewind(start).map_err(StoreError::Write)?;
+            return Ok(Content::Spooled(known));
+        }
+        self.known.insert(hash, spooled.clone());
+        Ok(Content::Spooled(spooled))
+    }
+
+    /// Appends one file, and returns its location and a hash of its bytes and size.
+    fn spool<E>(
+        &mut self,
+        size: u64,
+        segments: &[Segment],
+        mut fill: impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(Spooled, u128), StoreError<E>> {
+        let mut content = Spooled { size, extents: Vec::new() };
+        let mut hasher = SipHasher13::new_with_keys(self.keys.0, self.keys.1);
+        hasher.write_u64(size);
         let mut block = std::mem::take(&mut self.block);
         for segment in segments {
             let (mut position, mut left) = (segment.start, segment.length);
@@ -174,6 +155,8 @@ impl<W: Write + Seek> Spool<W> {
                 let Some(part) = block.get_mut(..count) else { break };
                 fill(part).map_err(StoreError::Source)?;
                 if !is_zero(part) {
+                    hasher.write_u64(position);
+                    hasher.write(part);
                     self.append_zeros(&mut content, position)?;
                     self.append(&mut content, position, part)?;
                 }
@@ -183,11 +166,22 @@ impl<W: Write + Seek> Spool<W> {
         }
         self.block = block;
         self.append_zeros(&mut content, size)?;
-        Ok(content)
+        Ok((content, hasher.finish128().as_u128()))
+    }
+
+    /// Drops everything from `start` on.
+    fn rewind(&mut self, start: u64) -> io::Result<()> {
+        self.length = start;
+        if self.written > start {
+            self.stale = self.stale.max(self.written);
+            self.written = start;
+            self.out.seek(SeekFrom::Start(start))?;
+        }
+        Ok(())
     }
 
     /// Stores the zeros before `to` in the file, or leaves a hole.
-    fn append_zeros<E>(&mut self, content: &mut Content, to: u64) -> Result<(), StoreError<E>> {
+    fn append_zeros<E>(&mut self, content: &mut Spooled, to: u64) -> Result<(), StoreError<E>> {
         let mut from = content.end();
         if let Some(hole) = content.hole_before(to) {
             self.grow(content, from, hole.start - from)?;
@@ -198,7 +192,7 @@ impl<W: Write + Seek> Spool<W> {
 
     fn append<E>(
         &mut self,
-        content: &mut Content,
+        content: &mut Spooled,
         start: u64,
         part: &[u8],
     ) -> Result<(), StoreError<E>> {
@@ -212,7 +206,7 @@ impl<W: Write + Seek> Spool<W> {
     /// Reserves space for `count` more bytes, at `start` in the file.
     fn grow<E>(
         &mut self,
-        content: &mut Content,
+        content: &mut Spooled,
         start: u64,
         count: u64,
     ) -> Result<(), StoreError<E>> {
@@ -233,6 +227,13 @@ impl<W: Write + Seek> Spool<W> {
 
     /// Advances to `position` in the sink. The skipped part is zeros.
     fn reach(&mut self, position: u64) -> io::Result<()> {
+        // What a dropped file left must not show.
+        while self.written < self.stale.min(position) {
+            let left = usize::try_from(position - self.written).unwrap_or(usize::MAX);
+            let zeros = ZEROS.get(..left).unwrap_or(&ZEROS);
+            self.out.write_all(zeros)?;
+            self.written += zeros.len() as u64;
+        }
         let gap = position.saturating_sub(self.written);
         match usize::try_from(gap).ok().and_then(|gap| ZEROS.get(..gap)) {
             Some(zeros) => self.out.write_all(zeros)?,
@@ -243,6 +244,24 @@ impl<W: Write + Seek> Spool<W> {
         self.written = position;
         Ok(())
     }
+}
+
+/// Reads a file of at most [`MAX_SMALL`] bytes.
+fn read_small<E>(
+    size: u64,
+    segments: &[Segment],
+    mut fill: impl FnMut(&mut [u8]) -> Result<(), E>,
+) -> Result<Box<[u8]>, StoreError<E>> {
+    // Both fit `usize`: they are small.
+    let index = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    let mut bytes = vec![0; index(size)];
+    for segment in segments {
+        let range = index(segment.start)..index(segment.start.saturating_add(segment.length));
+        // The archive's reader checks that segments are within the file.
+        let Some(part) = bytes.get_mut(range) else { continue };
+        fill(part).map_err(StoreError::Source)?;
+    }
+    Ok(bytes.into())
 }
 
 fn block_offset(position: u64) -> usize {
@@ -257,12 +276,13 @@ pub(super) fn is_zero(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::content::{MAX_CHUNKS, MIN_CHUNK_BITS};
     use super::*;
     use std::io::{Cursor, Read};
 
     const MIB: u64 = 1 << 20;
 
-    fn store(size: u64, segments: &[Segment], bytes: &[u8]) -> (Content, Vec<u8>) {
+    fn store(size: u64, segments: &[Segment], bytes: &[u8]) -> (Spooled, Vec<u8>) {
         let mut spool = Spool::new(Cursor::new(Vec::new()));
         let content = put(&mut spool, size, segments, bytes);
         let length = spool.length();
@@ -276,8 +296,11 @@ mod tests {
         size: u64,
         segments: &[Segment],
         mut bytes: &[u8],
-    ) -> Content {
-        spool.store(size, segments, |part| bytes.read_exact(part)).unwrap()
+    ) -> Spooled {
+        match spool.store(size, segments, |part| bytes.read_exact(part)).unwrap() {
+            Content::Spooled(spooled) => spooled,
+            Content::Small(bytes) => panic!("{} bytes are not spooled", bytes.len()),
+        }
     }
 
     fn whole(bytes: &[u8]) -> [Segment; 1] {
@@ -296,21 +319,21 @@ mod tests {
     #[test]
     fn spool_of_two_layers_aligns_files_and_regions() {
         let mut spool = Spool::new(Cursor::new(Vec::new()));
-        for size in [1, 0, 5000, 3] {
+        for size in [961, 5000, 962] {
             let bytes = vec![1; size];
             put(&mut spool, size as u64, &whole(&bytes), &bytes);
         }
-        assert_eq!(spool.length(), 12_291);
+        assert_eq!(spool.length(), 12_288 + 962);
         spool.end_layer();
         assert_eq!(spool.length(), REGION_UNIT);
         spool.end_layer();
-        let second = put(&mut spool, 1, &whole(b"x"), b"x");
-        assert_eq!(second.extents, [Extent { start: 0, spooled: REGION_UNIT, length: 1 }]);
+        let second = put(&mut spool, 1000, &whole(&[1; 1000]), &[1; 1000]);
+        assert_eq!(second.extents, [Extent { start: 0, spooled: REGION_UNIT, length: 1000 }]);
         spool.end_layer();
         let spooled = spool.finish().unwrap().into_inner();
         assert_eq!(spooled.len() as u64, 2 * REGION_UNIT);
         let data: usize = spooled.iter().map(|byte| usize::from(*byte != 0)).sum();
-        assert_eq!((data, spooled[0], spooled[4096], spooled[12_290]), (5005, 1, 1, 1));
+        assert_eq!((data, spooled[0], spooled[4096], spooled[13_249]), (7923, 1, 1, 1));
     }
 
     #[test]
@@ -347,8 +370,33 @@ mod tests {
         assert_eq!((content.extents.len(), content.has_holes(), spooled.len()), (0, true, 0));
         let (content, spooled) = store(5000, &[], b"");
         assert_eq!((content.has_holes(), spooled), (false, vec![0; 5000]));
-        let (content, spooled) = store(0, &[], b"");
-        assert_eq!((content.has_holes(), spooled.len()), (false, 0));
+    }
+
+    #[test]
+    fn small_file_stays_in_memory_until_there_are_too_many() {
+        let mut spool = Spool::new(Cursor::new(Vec::new()));
+        let segments = [Segment { start: 1, length: 2 }];
+        let mut bytes = &b"ab"[..];
+        let content = spool.store(4, &segments, |part| bytes.read_exact(part)).unwrap();
+        assert_eq!(content, Content::Small((*b"\0ab\0").into()));
+        let none = spool.store(0, &[], |_| Err(())).unwrap();
+        assert_eq!(none, Content::Small([].into()));
+        spool.small = MAX_SMALL_TOTAL - 959;
+        assert_eq!(put(&mut spool, 960, &whole(&[1; 960]), &[1; 960]).size, 960);
+        assert_eq!(spool.length(), 960);
+    }
+
+    #[test]
+    fn file_is_stored_once_and_a_dropped_copy_leaves_no_bytes() {
+        let bytes = vec![3; 2 * BLOCK];
+        let mut spool = Spool::new(Cursor::new(Vec::new()));
+        let first = put(&mut spool, bytes.len() as u64, &whole(&bytes), &bytes);
+        let second = put(&mut spool, bytes.len() as u64, &whole(&bytes), &bytes);
+        assert_eq!((first == second, spool.length()), (true, bytes.len() as u64));
+        let mut sparse = vec![0; 2 * BLOCK];
+        sparse[2 * BLOCK - 1] = 1;
+        put(&mut spool, sparse.len() as u64, &whole(&sparse), &sparse);
+        assert!(spool.finish().unwrap().into_inner() == [bytes, sparse].concat());
     }
 
     #[test]
@@ -372,7 +420,9 @@ mod tests {
             part.fill(1);
             Ok::<(), io::Error>(())
         };
-        let content = spool.store(size, &segments, fill).unwrap();
+        let Content::Spooled(content) = spool.store(size, &segments, fill).unwrap() else {
+            panic!("a large file is spooled");
+        };
         assert_eq!(size >> content.chunk_bits(), MAX_CHUNKS);
         let chunk = 1 << content.chunk_bits();
         assert_eq!(content.extents, [Extent { start: size - chunk, spooled: 0, length: chunk }]);

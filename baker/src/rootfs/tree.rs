@@ -7,11 +7,10 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
-use std::mem::size_of;
 
+use super::content::Content;
 use super::error::EntryError;
 use super::path::{EntryPath, NAME_MAX};
-use super::spool::{Content, Extent};
 
 /// The most symbolic links in a path, as in Linux.
 const MAX_HOPS: u32 = 40;
@@ -280,11 +279,7 @@ impl Tree {
             .filter(|id| *id < MAX_INODES)
             .ok_or(EntryError::TooManyFiles { limit: MAX_INODES })?;
         let held = match &node {
-            Node::File(content) => content
-                .extents
-                .len()
-                .saturating_mul(size_of::<Extent>())
-                .saturating_add(content.chunk_count().saturating_mul(size_of::<u32>())),
+            Node::File(content) => content.held(),
             Node::Symlink(target) => target.len(),
             _ => 0,
         };

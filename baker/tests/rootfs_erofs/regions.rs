@@ -20,6 +20,7 @@ fn shared() -> (Vec<u8>, BTreeMap<&'static str, Vec<u8>>) {
         ("d/unaligned", (0..2 * UNIT + 123).map(|n| (n % 251 + 1) as u8).collect()),
         ("empty", Vec::new()),
         ("gone/deep/file", vec![5; 4096]),
+        ("large-one", vec![7; 961]),
         ("replaced", vec![6; 70_000]),
         ("sparse", sparse),
     ]);
@@ -131,7 +132,7 @@ fn region_of_a_shared_layer_is_the_same_whatever_is_above_and_below() {
     }
     assert_ne!(deleted.region(&layer).offset, alone.region(&layer).offset);
     assert_ne!(above.region(&layer).offset, alone.region(&layer).offset);
-    let whole = files.iter().filter(|(path, _)| **path != "sparse");
+    let whole = files.iter().filter(|(path, bytes)| **path != "sparse" && bytes.len() > 960);
     let blocks: u64 = whole.map(|(_, bytes)| (bytes.len() as u64).div_ceil(4096)).sum();
     // The sparse file has a chunk for each of its two bytes.
     assert_eq!(expected.len() as u64, (blocks * 4096 + 2 * UNIT).next_multiple_of(UNIT));
@@ -146,7 +147,7 @@ fn region_of_a_shared_layer_is_the_same_whatever_is_above_and_below() {
     }
     assert_eq!(replaced.read("replaced"), b"new");
     assert_eq!(replaced.names("d"), ["one", "unaligned"]);
-    assert_eq!(deleted.names("/"), ["d", "empty", "linked", "many", "replaced"]);
+    assert_eq!(deleted.names("/"), ["d", "empty", "large-one", "linked", "many", "replaced"]);
     assert_eq!(above.read("below"), [8; 4097]);
 }
 
@@ -165,11 +166,12 @@ fn content_that_an_upper_layer_hides_is_in_no_file() {
 
 #[test]
 fn region_of_a_layer_that_names_a_file_twice_has_both_contents() {
-    let layer = Sample::new().file("f", b"first").file("f", b"second").finish();
+    let (first, second) = (b"first".repeat(300), b"second".repeat(300));
+    let layer = Sample::new().file("f", &first).file("f", &second).finish();
     let built = Built::new(&[&layer]);
     let region = built.region_bytes(&layer);
-    assert_eq!((&region[..5], &region[4096..4102]), (&b"first"[..], &b"second"[..]));
-    assert_eq!(built.read("f"), b"second");
+    assert!(region[..1500] == first && region[4096..5896] == second);
+    assert!(built.read("f") == second);
 }
 
 #[test]
@@ -198,23 +200,59 @@ fn layer_without_contents_has_no_region() {
     let directories =
         Sample::new().dir("a").dir("a/b").symlink("l", "a").file("e", b"").file(".wh.x", b"gone");
     let directories = directories.finish();
-    let file = Sample::new().file("f", b"f").finish();
-    let built = Built::new(&[&empty, &directories, &empty, &file, &directories]);
+    let file = Sample::new().file("f", &[6; 961]).finish();
+    let small = Sample::new().file("s", &[6; 960]).finish();
+    let built = Built::new(&[&empty, &directories, &small, &file, &directories]);
     let region = Region { diff_id: Digest::of(&file), offset: UNIT, length: UNIT };
     assert_eq!(built.made.regions, [region]);
-    assert_eq!(built.names("/"), ["a", "e", "f", "l"]);
+    assert_eq!(built.names("/"), ["a", "e", "f", "l", "s"]);
 }
 
 #[test]
-fn layer_of_tiny_files_takes_one_block_each() {
+fn small_files_are_packed_behind_their_inodes() {
     const FILES: u64 = 3000;
-    let layer = (0..FILES).fold(Sample::new(), |layer, n| layer.file(&format!("{n:x}"), b"x"));
-    let layer = layer.finish();
-    let built = Built::new(&[&layer]);
-    assert_eq!(built.region(&layer).length, (FILES * 4096).next_multiple_of(UNIT));
-    // An inode and a name.
-    assert!(built.made.metadata_size <= (FILES * (64 + 12 + 5)).next_multiple_of(UNIT) + UNIT);
-    assert!((0..FILES).all(|n| built.read(&format!("{n:x}")) == b"x"));
+    let content = |n: u64| format!("content of {n}").repeat(n as usize % 60);
+    let layer = (0..FILES)
+        .fold(Sample::new(), |layer, n| layer.file(&format!("{n:x}"), content(n).as_bytes()));
+    // Attributes of this size leave no room in the inode's block.
+    let wide = Sample::new().pax(&[("SCHILY.xattr.user.wide", &[b'w'; 3500])]);
+    let built = Built::new(&[&layer.finish(), &wide.file("wide", &[5; 900]).finish()]);
+    assert_eq!(built.made.regions, []);
+    let bytes: u64 = (0..FILES).map(|n| 64 + 12 + 5 + content(n).len() as u64).sum();
+    assert!(built.made.metadata_size < bytes * 3 / 2, "{} of {bytes}", built.made.metadata_size);
+    for n in 0..FILES {
+        assert!(built.read(&format!("{n:x}")) == content(n).as_bytes(), "{n}");
+    }
+    assert_eq!(built.read("wide"), [5; 900]);
+    let to = built.dir.path().join("extracted");
+    extract(&built.dir.path().join("image.erofs"), &to);
+    assert_eq!(fs::read(to.join("wide")).unwrap(), [5; 900]);
+    assert_eq!(fs::read(to.join("3b")).unwrap(), content(0x3b).as_bytes());
+}
+
+#[test]
+fn file_whose_content_is_there_already_takes_no_space() {
+    let (lower, files) = shared();
+    let mut copies = Sample::new();
+    for path in ["d/unaligned", "replaced", "sparse", "gone/deep/file"] {
+        copies = copies.owner(7, 7).file(&format!("copy/{path}"), &files[path]);
+    }
+    // Zeros behind a dropped copy do not show its bytes.
+    let mut zeros = vec![0; 300_000];
+    zeros[299_999] = 1;
+    let same_but_longer = [&files["replaced"][..], &[0]].concat();
+    let upper = copies.file("zeros", &zeros).file("longer", &same_but_longer).finish();
+    let built = Built::new(&[&lower, &upper]);
+    let blocks = zeros.len().next_multiple_of(4096) + same_but_longer.len();
+    assert_eq!(built.region(&upper).length, (blocks as u64).next_multiple_of(UNIT));
+    for path in ["d/unaligned", "replaced", "sparse", "gone/deep/file"] {
+        let (one, copy) = (built.image.find(path), built.image.find(&format!("copy/{path}")));
+        assert!(built.read(&format!("copy/{path}")) == files[path], "{path}");
+        assert_ne!(one.number, copy.number);
+        assert_eq!((one.links, copy.links, copy.uid), (1, 1, 7), "{path}");
+    }
+    assert!(built.read("zeros") == zeros);
+    assert!(built.read("longer") == same_but_longer);
 }
 
 #[test]
@@ -225,9 +263,7 @@ fn image_built_twice_is_the_same_bytes() {
     let (first, second) = (Built::new(&layers), Built::new(&layers));
     assert_eq!(first.made, second.made);
     assert!(first.bytes(0..first.made.size) == second.bytes(0..second.made.size));
-    // A repeated layer has two regions.
-    let [one, two] = first.made.regions.as_slice() else { panic!("{:?}", first.made.regions) };
-    assert_eq!((one.diff_id, one.length), (two.diff_id, two.length));
-    let at = |region: &Region| first.bytes(region.offset..region.offset + region.length);
-    assert!(at(one) == at(two));
+    // A repeated layer adds nothing.
+    let diff_ids: Vec<_> = first.made.regions.iter().map(|region| region.diff_id).collect();
+    assert_eq!(diff_ids, [Digest::of(&lower)]);
 }

@@ -4,8 +4,8 @@
 //!
 //! ```text
 //! block 0   superblock
-//! block 1…  inodes with attributes, short directories, link targets, chunk tables
-//! then      directory blocks and long link targets, in the order of their inodes
+//! block 1…  inodes with attributes, short directories, link targets, small files, chunk tables
+//! then      directory blocks and other bytes that fit no inode's block, in the order of inodes
 //!           zeros up to a multiple of 64 KiB
 //! then      the contents of regular files, one region per layer
 //! end       zeros up to a multiple of 2 MiB
@@ -13,10 +13,12 @@
 //!
 //! Invariants: the layout depends on the tree alone; the root comes first, so that its number fits the
 //! superblock; contents of regular files keep the spool's layout, so that a region is the same in every
-//! image, and start on block borders, so that a guest can map them without copying.
+//! image, and start on block borders, so that a guest can map them without copying. Small files follow
+//! their inodes, as a block each would make a large image of many.
 
+use super::super::content::{Content, Spooled};
 use super::super::error::Error;
-use super::super::spool::{Content, REGION_UNIT};
+use super::super::spool::REGION_UNIT;
 use super::super::tree::{Inode, InodeId, Metadata, Node, Tree};
 use super::format::{
     BLOCK, BLOCK_U64, CHUNK_ENTRY, FileType, INODE, Layout, NULL_ADDRESS, SLOT, chunk_format,
@@ -68,11 +70,22 @@ pub(super) struct Placed<'t> {
 #[derive(Debug)]
 pub(super) enum Body<'t> {
     Directory,
-    File(&'t Content),
+    File(&'t Spooled),
+    SmallFile(&'t [u8]),
     Symlink(&'t [u8]),
     CharDevice,
     BlockDevice,
     Fifo,
+}
+
+impl<'t> Body<'t> {
+    /// The whole data, if it is in memory.
+    pub(super) fn bytes(&self) -> Option<&'t [u8]> {
+        match self {
+            Self::SmallFile(bytes) | Self::Symlink(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
 }
 
 impl<'t> Plan<'t> {
@@ -122,14 +135,16 @@ impl<'t> Plan<'t> {
         self.inodes_end = position.next_multiple_of(BLOCK_U64);
     }
 
-    /// Assigns addresses to directory blocks and long link targets.
+    /// Assigns addresses to directory blocks and to bytes that do not fit behind their inode.
     fn place_blocks(&mut self) {
         let mut next = self.inodes_end;
         for placed in &mut self.inodes {
-            let size = match (&placed.body, placed.layout) {
-                (Body::Directory | Body::Symlink(_), Layout::Plain) => placed.size,
-                (Body::Directory | Body::Symlink(_), _) => placed.size / BLOCK_U64 * BLOCK_U64,
-                _ => 0,
+            let is_metadata =
+                matches!(placed.body, Body::Directory) || placed.body.bytes().is_some();
+            let size = match placed.layout {
+                _ if !is_metadata => 0,
+                Layout::Plain => placed.size,
+                _ => placed.size / BLOCK_U64 * BLOCK_U64,
             };
             if size > 0 {
                 placed.locator = address(next);
@@ -156,7 +171,8 @@ impl<'t> Placed<'t> {
     fn new(id: InodeId, inode: &'t Inode, parent: InodeId) -> Self {
         let (body, size, locator) = match &inode.node {
             Node::Directory(_) => (Body::Directory, 0, 0),
-            Node::File(content) => {
+            Node::File(Content::Small(bytes)) => (Body::SmallFile(bytes), bytes.len() as u64, 0),
+            Node::File(Content::Spooled(content)) => {
                 let bits = content.has_holes().then(|| content.chunk_bits());
                 (Body::File(content), content.size, bits.map_or(0, chunk_format))
             }
@@ -194,7 +210,7 @@ impl<'t> Placed<'t> {
     pub(super) fn file_type(&self) -> FileType {
         match self.body {
             Body::Directory => FileType::Directory,
-            Body::File(_) => FileType::Regular,
+            Body::File(_) | Body::SmallFile(_) => FileType::Regular,
             Body::Symlink(_) => FileType::Symlink,
             Body::CharDevice => FileType::CharDevice,
             Body::BlockDevice => FileType::BlockDevice,
@@ -209,7 +225,7 @@ impl<'t> Placed<'t> {
                 self.layout = Layout::Chunks;
                 return content.chunk_count() * CHUNK_ENTRY;
             }
-            Body::Symlink(target) => target.len(),
+            Body::SmallFile(bytes) | Body::Symlink(bytes) => bytes.len(),
             Body::Directory => {
                 let entries = directory::entries(tree, self.id, self.parent);
                 let (mut count, mut last) = (0_u64, 0);
@@ -222,7 +238,7 @@ impl<'t> Placed<'t> {
             }
             _ => return 0,
         };
-        if fixed + tail > BLOCK {
+        if tail == 0 || fixed + tail > BLOCK {
             return 0;
         }
         self.layout = Layout::Inline;
@@ -260,7 +276,7 @@ fn collect(tree: &Tree) -> (Vec<Placed<'_>>, Vec<Option<u32>>) {
 /// The addresses of the chunks of a file with holes, in an image whose contents start at
 /// `contents_start`.
 #[expect(clippy::expect_used, reason = "an extent is within its content")]
-pub(super) fn chunk_table(content: &Content, contents_start: u64) -> Vec<u32> {
+pub(super) fn chunk_table(content: &Spooled, contents_start: u64) -> Vec<u32> {
     let bits = content.chunk_bits();
     let mut table = vec![NULL_ADDRESS; content.chunk_count()];
     for extent in &content.extents {

@@ -118,13 +118,15 @@ impl Writer<'_, '_> {
 
     fn append_inline(&mut self, placed: &Placed<'_>) {
         match &placed.body {
+            Body::SmallFile(bytes) | Body::Symlink(bytes)
+                if placed.layout == format::Layout::Inline =>
+            {
+                self.buffer.extend(*bytes);
+            }
             Body::File(content) if placed.layout == format::Layout::Chunks => {
                 for address in chunk_table(content, self.plan.metadata_size) {
                     put32(&mut self.buffer, address);
                 }
-            }
-            Body::Symlink(target) if placed.layout == format::Layout::Inline => {
-                self.buffer.extend(*target);
             }
             Body::Directory if placed.layout == format::Layout::Inline => {
                 let entries = directory::entries(self.tree, placed.id, placed.parent);
@@ -140,8 +142,10 @@ impl Writer<'_, '_> {
         for placed in &self.plan.inodes {
             match &placed.body {
                 Body::Directory => self.directory_blocks(placed)?,
-                Body::Symlink(target) if placed.layout == format::Layout::Plain => {
-                    self.out.write_all(target)?;
+                Body::SmallFile(bytes) | Body::Symlink(bytes)
+                    if placed.layout == format::Layout::Plain =>
+                {
+                    self.out.write_all(bytes)?;
                     self.out.fill_block()?;
                 }
                 _ => {}

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use super::super::content::Content;
 use super::super::error::{EntryError, HeaderProblem, LayerError};
 use super::super::samples::Sample;
 use super::super::source::Directories;
@@ -39,7 +40,8 @@ fn list(
                 list(tree, contents, link.inode, &path, found);
                 "dir".to_owned()
             }
-            Node::File(content) => {
+            Node::File(Content::Small(bytes)) => String::from_utf8_lossy(bytes).into_owned(),
+            Node::File(Content::Spooled(content)) => {
                 let mut bytes = vec![0; content.size as usize];
                 for extent in &content.extents {
                     let (start, from) = (extent.start as usize, extent.spooled as usize);
