@@ -55,6 +55,47 @@ fn nothing_is_mounted_over_a_part_of_proc() {
     assert_eq!(as_app(vm(), script), "1\n/proc/1\n/proc/2\n");
 }
 
+/// What `programs/kernel.py` prints on a kernel that lacks nothing.
+const KERNEL: &str = "\
+32-bit program: exits with 42
+process_vm_readv: works
+memfd_secret: works
+get_mempolicy: works
+io_uring_setup: works
+file handles: works
+file systems: works
+loop devices: works
+quota: works
+binfmt_misc: works
+tracing: works
+AF_ALG: works
+interfaces: lo
+interfaces of a new network: lo
+links: works
+tun: works
+netem: works
+policy routing: works
+iptables: works
+nftables compat: works
+conntrack netlink: works
+bridge netfilter: 1
+SCTP: works
+";
+
+#[test]
+fn kernel_does_what_software_expects() {
+    let vm = python();
+    vm.write_file("/tmp/kernel.py", include_bytes!("programs/kernel.py")).unwrap();
+    let outcome = vm.exec(["python3", "/tmp/kernel.py"]).unwrap();
+    assert_eq!(succeeded(&outcome, "kernel.py"), KERNEL);
+}
+
+#[test]
+fn fresh_machine_has_no_interface_but_loopback() {
+    assert_eq!(sh(vm(), "ls /sys/class/net"), "lo\n");
+    assert_eq!(sh(vm(), "unshare -n sed -n 's/^ *\\([a-z0-9]*\\):.*/\\1/p' /proc/net/dev"), "lo\n");
+}
+
 #[test]
 fn directory_of_the_image_can_be_renamed() {
     let vm = start(&busybox());
