@@ -140,12 +140,12 @@ fn run_here(args: &Args) -> Result<(Vec<Outcome>, Vec<Program>), Error> {
 
 fn build(selections: &[&[&str]], only: Option<&str>) -> Result<Vec<Program>, Error> {
     println!("building the tests");
-    if selections.contains(&workspace::LIBRARIES) {
-        build_programs()?;
-    }
     let mut programs = Vec::new();
     for packages in selections {
         programs.extend(build_selection(packages)?);
+    }
+    if selections == [workspace::SIGNING] {
+        programs.retain(|program| program.package.ends_with(workspace::SIGNING_PACKAGE));
     }
     programs.retain(|p| only.is_none_or(|part| p.name.contains(part)));
     programs.sort_by(|a, b| {
@@ -155,17 +155,16 @@ fn build(selections: &[&[&str]], only: Option<&str>) -> Result<Vec<Program>, Err
     Ok(programs)
 }
 
-/// Builds the programs themselves. Cargo builds a package's own with its tests, but the worker is
-/// tested from another package.
-fn build_programs() -> Result<(), Error> {
-    let mut cargo = workspace::cargo();
-    cargo.args(["build", "--profile", workspace::PROFILE, "--bins"]).args(workspace::LIBRARIES);
-    command::run(&mut cargo)
-}
-
+/// Builds the tests of some packages. The libraries' programs come with them: `cargo test` builds only
+/// those of a package with integration tests, but the worker is tested from another package. Built
+/// apart, they would get other features of shared dependencies, which would be compiled twice.
 fn build_selection(packages: &[&str]) -> Result<Vec<Program>, Error> {
     let mut cargo = workspace::cargo();
-    cargo.args(["test", "--profile", workspace::PROFILE, "--no-run"]).args(packages);
+    let what: &[&str] = match packages == workspace::LIBRARIES {
+        true => &["build", "--tests", "--bins", "--examples"],
+        false => &["test", "--no-run"],
+    };
+    cargo.args(what).args(["--profile", workspace::PROFILE]).args(packages);
     cargo.args(["--message-format", "json-render-diagnostics"]);
     cargo.stdout(Stdio::piped()).stdin(Stdio::null());
     let mut child = cargo.spawn().map_err(|e| command::start(&cargo, e))?;
@@ -177,7 +176,7 @@ fn build_selection(packages: &[&str]) -> Result<Vec<Program>, Error> {
         return Ok(programs);
     }
     let status = status.to_string();
-    Err(Error::Command { command: "cargo test --no-run".into(), status })
+    Err(Error::Command { command: format!("cargo {}", what.join(" ")), status })
 }
 
 /// The part of a cargo message that describes a test program.

@@ -21,10 +21,20 @@ pub(crate) const SELECTIONS: &[&[&str]] = &[LIBRARIES, &["--package", "supermach
 pub(crate) const LIBRARIES: &[&str] =
     &["--workspace", "--exclude", "supermachine-init", "--features", "supermachine-examples/tokio"];
 
-/// The tests of the command that run again with signing for macOS. Its 200 dependencies are built
-/// for these tests only.
-pub(crate) const SIGNING: &[&str] =
-    &["--package", "cargo-supermachine", "--features", "codesign", "--lib", "--test", "codesign"];
+/// The package whose tests run again with signing for macOS, which 200 dependencies are built for.
+pub(crate) const SIGNING_PACKAGE: &str = "cargo-plugin";
+/// Selects these tests, among others. With all packages selected, the other dependencies have the
+/// features that [`LIBRARIES`] gives them, and are not built again.
+pub(crate) const SIGNING: &[&str] = &[
+    "--workspace",
+    "--exclude",
+    "supermachine-init",
+    "--features",
+    "supermachine-examples/tokio,cargo-supermachine/codesign",
+    "--lib",
+    "--test",
+    "codesign",
+];
 
 /// The folder with the workspace's `Cargo.toml`.
 pub(crate) fn root() -> PathBuf {
