@@ -311,7 +311,7 @@ fn damaged_mapped_form_is_made_again() {
     let well = || {
         let image = victim.open().unwrap();
         let vm = image.start(&VmConfig::new().with_expand_first(true)).unwrap();
-        let way = vm.timings().way();
+        let way = vm.timings().restore_mode();
         assert_eq!(sh(&vm, "echo well"), "well\n");
         way
     };

@@ -106,7 +106,7 @@ fn row(name: &str) -> Result<Row, Error> {
         }
         State::Running => ("running", None),
         State::Paused => ("paused", None),
-        State::Ended { status } => ("ended", Some(status.to_string())),
+        State::EntrypointExited { status } => ("ended", Some(status.to_string())),
         State::Failed { failure, .. } => ("failed", Some(failure.to_string())),
         _ => ("unknown", None),
     };

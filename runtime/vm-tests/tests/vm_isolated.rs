@@ -210,7 +210,7 @@ fn embedded_snapshot_is_expanded_for_the_worker() {
     let embedded = Image::from_embedded(Snapshot::new("embedded", pack)).unwrap();
     let vm = embedded.start(&isolated()).unwrap();
     assert_eq!(sh(&vm, "echo $IS"), "embedded\n");
-    assert_eq!(vm.timings().way(), RestoreMode::Mapped);
+    assert_eq!(vm.timings().restore_mode(), RestoreMode::Mapped);
     let error = vm.snapshot("nowhere").unwrap_err();
     assert!(matches!(error, Error::Worker { source: WorkerError::Failed { .. } }), "{error:?}");
 }

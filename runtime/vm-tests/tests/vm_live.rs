@@ -177,7 +177,7 @@ fn snapshot_of_a_machine_that_started_on_demand_is_whole() {
     let source = image.source().clone();
     let cold = Image::open(source, image.digest(), cache.path()).unwrap();
     let vm = machines::start(&cold);
-    assert_eq!(vm.timings().way(), RestoreMode::OnDemand);
+    assert_eq!(vm.timings().restore_mode(), RestoreMode::OnDemand);
     sh(&vm, "echo here > /dev/shm/mark");
     let taken = vm.snapshot("on-demand").unwrap();
     assert_eq!(

@@ -142,7 +142,7 @@ fn first_start_takes_pages_as_they_come_and_later_ones_the_mapped_form() {
     let fresh = open(&cache);
     let vm = start(&fresh);
     assert_eq!(
-        vm.timings().way(),
+        vm.timings().restore_mode(),
         RestoreMode::OnDemand,
         "these tests need a user with userfaultfd"
     );
@@ -152,7 +152,7 @@ fn first_start_takes_pages_as_they_come_and_later_ones_the_mapped_form() {
     let on_demand = sh(&vm, script);
     let mapped = loop {
         let vm = start(&open(&cache));
-        if vm.timings().way() == RestoreMode::Mapped {
+        if vm.timings().restore_mode() == RestoreMode::Mapped {
             break vm;
         }
         assert!(begin.elapsed() < Duration::from_secs(120), "the mapped form is not made");
@@ -163,7 +163,7 @@ fn first_start_takes_pages_as_they_come_and_later_ones_the_mapped_form() {
     let vm = open(&machines::folder().join("expanded"))
         .start(&VmConfig::new().with_expand_first(true))
         .unwrap();
-    assert_eq!(vm.timings().way(), RestoreMode::Expanded);
+    assert_eq!(vm.timings().restore_mode(), RestoreMode::Expanded);
     assert_eq!(sh(&vm, script), on_demand);
 }
 
