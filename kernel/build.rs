@@ -1,4 +1,4 @@
-//! Names the builds of kernel and agent by digests of all that goes into them.
+//! Names the builds of kernel and agent by digests of their inputs.
 
 use std::fs;
 use std::io;
@@ -22,7 +22,7 @@ fn main() -> io::Result<()> {
     for root in ["../init", "../formats/src", "../formats/Cargo.toml"] {
         agent.tree(Path::new(root))?;
     }
-    // What it is compiled with, and how.
+    // The dependencies, the profile and the compiler.
     for file in ["../Cargo.lock", "../Cargo.toml", "../rust-toolchain.toml"] {
         agent.file(Path::new(file))?;
     }
@@ -31,7 +31,7 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// A digest of words and files, each with its length so that none runs into the next.
+/// A digest of words and files. Each goes in with its length, so that boundaries count.
 struct Inputs(Sha256);
 
 impl Inputs {
@@ -50,7 +50,7 @@ impl Inputs {
         self.0.update(bytes);
     }
 
-    /// A file that is not there counts as such: another architecture has no options yet.
+    /// A missing file counts as absent: another architecture has no options yet.
     fn file(&mut self, path: &Path) -> io::Result<()> {
         println!("cargo::rerun-if-changed={}", path.display());
         self.word(&path.to_string_lossy());
@@ -62,7 +62,7 @@ impl Inputs {
         Ok(())
     }
 
-    /// Every file below `path`, by name, save tests and what tools leave behind.
+    /// Every file below `path`, sorted by name, without tests and build output.
     fn tree(&mut self, path: &Path) -> io::Result<()> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with('.') && name != ".." || name == "target" || name == "tests" {
@@ -79,7 +79,7 @@ impl Inputs {
         entries.iter().try_for_each(|entry| self.tree(entry))
     }
 
-    /// The first 16 hexadecimal digits: enough to tell builds apart, short in a path.
+    /// The first 16 hexadecimal digits: enough to distinguish builds, and short in a path.
     fn name(self) -> String {
         self.0.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }

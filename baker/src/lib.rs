@@ -32,7 +32,7 @@ pub use error::{
     BakeError, HostError, InputError, LastOutput, ProjectError, StoreError, WorkloadError,
 };
 pub use store::{
-    Footprint, Freed, Imported, Sizes, Store, Summary, SweepOptions, Swept, Transferred, Usage,
+    Footprint, Imported, ItemTotal, Sizes, Store, Summary, SweepOptions, Swept, Transferred, Usage,
     Verified,
 };
 

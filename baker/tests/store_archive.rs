@@ -13,7 +13,7 @@ use std::process::Command;
 use supermachine::Image;
 use supermachine_baker::{BakeError, InputError, StoreError};
 use supermachine_snapshots::pack::{PackError, Source};
-use supermachine_test_support::stores::{Place, Sample, names};
+use supermachine_test_support::stores::{Sample, TestStore, names};
 
 fn output(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
@@ -28,8 +28,8 @@ fn damage(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
 }
 
 /// A store with a snapshot `web`, and its archive.
-fn exported() -> (Place, std::path::PathBuf) {
-    let place = Place::new();
+fn exported() -> (TestStore, std::path::PathBuf) {
+    let place = TestStore::new();
     place.add("web", &Sample::new(1).disk(&[7, 8]));
     let file = place.path("web.tar");
     place.store.export("web", &file).unwrap();
@@ -38,12 +38,12 @@ fn exported() -> (Place, std::path::PathBuf) {
 
 #[test]
 fn export_and_import_give_the_same_snapshot() {
-    let from = Place::new();
+    let from = TestStore::new();
     let base = from.add("base", &Sample::new(1));
     let digest = from.add("web", &Sample::new(2).on(base).disk(&[7, 8, 9]));
     let file = from.path("web.tar");
     assert_eq!(from.store.export("web", &file).unwrap(), fs::metadata(&file).unwrap().len());
-    let to = Place::new();
+    let to = TestStore::new();
     let imported = to.store.import(&file, None).unwrap();
     assert_eq!((imported[0].name.as_str(), imported[0].digest), ("web", digest));
     assert_eq!(imported[0].present, 0);
@@ -61,7 +61,7 @@ fn export_and_import_give_the_same_snapshot() {
 #[test]
 fn export_twice_gives_the_same_bytes_and_leaves_nothing_beside() {
     let (place, file) = exported();
-    let elsewhere = Place::new();
+    let elsewhere = TestStore::new();
     elsewhere.store.import(&file, None).unwrap();
     let again = elsewhere.path("again.tar");
     elsewhere.store.export("web", &again).unwrap();
@@ -113,21 +113,21 @@ for member in tarfile.open(sys.argv[1]):
     let folder = place.path("unpacked");
     fs::create_dir(&folder).unwrap();
     output("tar", &["-xf", file, "-C", folder.to_str().unwrap()]);
-    let to = Place::new();
+    let to = TestStore::new();
     to.store.import(&folder, None).unwrap();
     to.is_clean();
 }
 
 #[test]
 fn import_takes_all_snapshots_of_a_store_or_the_named_one() {
-    let from = Place::new();
+    let from = TestStore::new();
     for (name, seed) in [("a", 1), ("b", 2)] {
         from.add(name, &Sample::new(seed));
     }
-    let to = Place::new();
+    let to = TestStore::new();
     assert_eq!(to.store.import(from.store.dir(), None).unwrap().len(), 2);
     assert_eq!(to.store.names().unwrap(), ["a", "b"]);
-    let one = Place::new();
+    let one = TestStore::new();
     one.store.import(from.store.dir(), Some("b")).unwrap();
     assert_eq!(one.store.names().unwrap(), ["b"]);
     let error = one.store.import(from.store.dir(), Some("c")).unwrap_err();
@@ -138,7 +138,7 @@ fn import_takes_all_snapshots_of_a_store_or_the_named_one() {
         ),
         "{error:?}"
     );
-    let empty = Place::new();
+    let empty = TestStore::new();
     let error = one.store.import(empty.store.dir(), None).unwrap_err();
     assert!(
         matches!(error, BakeError::Store(StoreError::Pack { source: PackError::NotAPack { .. } })),
@@ -173,7 +173,7 @@ fn import_of_what_is_damaged_names_the_part_and_gives_no_name() {
     for (part, blob) in parts {
         let at = source.blob(part, &blob).unwrap().offset + blob.size / 2;
         damage(&file, |bytes| bytes[usize::try_from(at).unwrap()] ^= 0x40);
-        let to = Place::new();
+        let to = TestStore::new();
         match to.store.import(&file, None).unwrap_err() {
             BakeError::Store(StoreError::Pack {
                 source: PackError::Damaged { section, digest, .. },
@@ -202,18 +202,18 @@ fn import_of_a_cut_archive_fails_wherever_it_is_cut() {
 
 #[test]
 fn import_without_a_listed_blob_names_it() {
-    let from = Place::new();
+    let from = TestStore::new();
     let digest = from.add("web", &Sample::new(1));
     let gone = from.manifest(digest).chunks[0].digest;
     fs::remove_file(from.blob(gone)).unwrap();
-    match Place::new().store.import(from.store.dir(), None).unwrap_err() {
+    match TestStore::new().store.import(from.store.dir(), None).unwrap_err() {
         BakeError::Store(StoreError::Pack { source: PackError::MissingBlob { digest, .. } }) => {
             assert_eq!(digest, gone);
         }
         other => panic!("{other:?}"),
     }
     fs::write(from.store.dir().join("index.json"), "{").unwrap();
-    let error = Place::new().store.import(from.store.dir(), None).unwrap_err();
+    let error = TestStore::new().store.import(from.store.dir(), None).unwrap_err();
     assert!(
         matches!(
             error,
@@ -230,19 +230,19 @@ fn import_of_an_image_says_that_it_is_one() {
     let dir = tempfile::tempdir().unwrap();
     let image = oci_support::Image::new("amd64");
     oci_support::write_files(dir.path(), &image.layout(Some("v1")));
-    let error = Place::new().store.import(dir.path(), None).unwrap_err();
+    let error = TestStore::new().store.import(dir.path(), None).unwrap_err();
     assert!(matches!(error, BakeError::Input(InputError::NotASnapshot { .. })), "{error:?}");
     assert!(error.to_string().contains("an image"), "{error}");
 }
 
 #[test]
 fn snapshot_without_a_name_needs_one() {
-    let from = Place::new();
+    let from = TestStore::new();
     let digest = from.add("web", &Sample::new(1));
     let size = from.store.blob_size(digest).unwrap();
     let index = format!(r#"{{"manifests":[{{"digest":"{digest}","size":{size}}}]}}"#);
     fs::write(from.store.dir().join("index.json"), index).unwrap();
-    let to = Place::new();
+    let to = TestStore::new();
     let error = to.store.import(from.store.dir(), None).unwrap_err();
     assert!(matches!(error, BakeError::Input(InputError::Nameless { .. })), "{error:?}");
     to.store.import(from.store.dir(), Some("mine")).unwrap();
@@ -283,12 +283,12 @@ impl Drop for Small {
 
 #[test]
 fn full_disk_fails_an_import_and_leaves_what_was_there() {
-    let from = Place::new();
+    let from = TestStore::new();
     from.add("small", &Sample::new(1));
     from.add("large", &Sample::new(2).large(3, 48));
     let small = Small::new();
     let dir = tempfile::tempdir_in(small.0.path()).unwrap();
-    let to = Place::in_dir(dir);
+    let to = TestStore::in_dir(dir);
     to.store.import(from.store.dir(), Some("small")).unwrap();
     let error = to.store.import(from.store.dir(), Some("large")).unwrap_err();
     match &error {

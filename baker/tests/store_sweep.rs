@@ -12,20 +12,20 @@ use std::time::{Duration, SystemTime};
 use supermachine_baker::{BakeError, StoreError, SweepOptions, Swept};
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::Stage;
-use supermachine_test_support::stores::{Place, Sample, disk, names};
+use supermachine_test_support::stores::{Sample, TestStore, disk, names};
 
-fn sweep(place: &Place) -> Swept {
+fn sweep(place: &TestStore) -> Swept {
     place.store.sweep(SweepOptions::default(), || panic!("it must not wait")).unwrap()
 }
 
-fn sweep_all(place: &Place) -> Swept {
+fn sweep_all(place: &TestStore) -> Swept {
     let mut options = SweepOptions::default();
     options.all = true;
     place.store.sweep(options, || panic!("it must not wait")).unwrap()
 }
 
 /// The names of the blobs of snapshots.
-fn of(place: &Place, digests: &[Digest]) -> Vec<String> {
+fn of(place: &TestStore, digests: &[Digest]) -> Vec<String> {
     let of_one = |digest: &Digest| {
         let manifest = place.manifest(*digest);
         manifest.blobs().map(|blob| blob.digest).chain([*digest]).collect::<Vec<_>>()
@@ -42,7 +42,7 @@ fn make_old(path: &Path) {
 
 #[test]
 fn removed_name_frees_what_no_other_shares() {
-    let place = Place::new();
+    let place = TestStore::new();
     let base = place.put(&Sample::new(1)).digest;
     let a = place.add("a", &Sample::new(2).on(base).disk(&[7]));
     let b = place.add("b", &Sample::new(3).on(base).disk(&[7, 8]));
@@ -70,7 +70,7 @@ fn removed_name_frees_what_no_other_shares() {
 
 #[test]
 fn bases_and_root_disks_in_use_stay_for_the_next_bake() {
-    let place = Place::new();
+    let place = TestStore::new();
     let boot = place.put(&Sample::new(9).stage(Stage::Boot)).digest;
     let base = place.put(&Sample::new(1).stage(Stage::Base)).digest;
     let used = place.add("web", &Sample::new(2).on(base).disk(&[7]));
@@ -111,7 +111,7 @@ fn random_stores_keep_exactly_what_names_reference() {
         (state >> 33) % limit
     };
     for round in 0..20 {
-        let place = Place::new();
+        let place = TestStore::new();
         let mut made: Vec<Digest> = Vec::new();
         let mut named = BTreeSet::new();
         for number in 0..2 + random(8) {
@@ -140,7 +140,7 @@ fn random_stores_keep_exactly_what_names_reference() {
 
 #[test]
 fn mapped_forms_without_a_snapshot_go_and_others_stay() {
-    let place = Place::new();
+    let place = TestStore::new();
     let base = place.put(&Sample::new(1)).digest;
     let machines: Vec<_> = [("a", 2, 7), ("b", 3, 8)]
         .map(|(name, seed, disk)| {
@@ -171,10 +171,10 @@ fn mapped_forms_without_a_snapshot_go_and_others_stay() {
 
 #[test]
 fn form_that_is_removed_while_it_is_opened_is_made_again() {
-    let place = Place::new();
+    let place = TestStore::new();
     let base = place.put(&Sample::new(1)).digest;
     place.add("a", &Sample::new(2).on(base).disk(&[7]));
-    let other = Place::new();
+    let other = TestStore::new();
     let cache = place.path("cache");
     // Another store without the snapshot, with the same cache.
     let stranger =
@@ -198,7 +198,7 @@ fn form_that_is_removed_while_it_is_opened_is_made_again() {
 
 #[test]
 fn leftovers_and_free_locks_go_and_those_in_use_stay() {
-    let place = Place::new();
+    let place = TestStore::new();
     let dir = place.store.dir().to_owned();
     let layout = place.store.layout();
     let mut writer = layout.writer().unwrap();
@@ -225,7 +225,7 @@ fn leftovers_and_free_locks_go_and_those_in_use_stay() {
 
 #[test]
 fn sweep_waits_for_processes_that_write() {
-    let place = Place::new();
+    let place = TestStore::new();
     let hold = place.store.layout().hold().unwrap();
     let unnamed = place.put(&Sample::new(1));
     let mut hasty = SweepOptions::default();
@@ -248,7 +248,7 @@ fn sweep_waits_for_processes_that_write() {
 
 #[test]
 fn sweep_keeps_everything_if_a_named_snapshot_is_unreadable() {
-    let place = Place::new();
+    let place = TestStore::new();
     let digest = place.add("web", &Sample::new(1));
     place.put(&Sample::new(2));
     let before = place.blobs();
@@ -274,7 +274,7 @@ fn sweep_keeps_everything_if_a_named_snapshot_is_unreadable() {
 
 #[test]
 fn other_artifacts_in_the_folder_are_kept_with_their_blobs() {
-    let place = Place::new();
+    let place = TestStore::new();
     let layout = place.store.layout();
     let put = |bytes: &[u8]| layout.put(bytes).unwrap();
     let describe = |blob: supermachine_snapshots::pack::Descriptor| {

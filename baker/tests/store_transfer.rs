@@ -16,7 +16,7 @@ use supermachine_formats::Digest;
 use supermachine_formats::pack::ARTIFACT_TYPE;
 use supermachine_snapshots::pack::{Manifest, PackError, Source};
 use supermachine_test_support::registry::{DockerRegistry, USER_SECRET, skopeo};
-use supermachine_test_support::stores::{Place, Sample};
+use supermachine_test_support::stores::{Sample, TestStore};
 
 fn options() -> FetchOptions {
     oci_support::options()
@@ -58,20 +58,20 @@ impl oci::Progress for Counted {
 #[test]
 fn snapshot_that_was_pushed_is_pulled_the_same() {
     let registry = DockerRegistry::start(None);
-    let from = Place::new();
+    let from = TestStore::new();
     let base = from.add("base", &Sample::new(1));
     let digest = from.add("web", &Sample::new(2).on(base).disk(&[7, 8]));
     let place = reference(&registry, "group/web:v1");
     let pushed = from.store.push("web", &place, &options()).unwrap();
     assert_eq!((pushed.digest, pushed.present), (digest, 0));
-    let to = Place::new();
+    let to = TestStore::new();
     let pulled = to.store.pull(&place, None, &options()).unwrap();
     assert_eq!((pulled.name.as_str(), pulled.digest, pulled.present), ("web", digest, 0));
     assert_eq!(pulled.moved, pushed.moved);
     to.is_clean();
     for blob in to.blobs() {
         let path = format!("blobs/sha256/{blob}");
-        let read = |place: &Place| fs::read(place.store.dir().join(&path)).unwrap();
+        let read = |place: &TestStore| fs::read(place.store.dir().join(&path)).unwrap();
         assert_eq!(read(&from), read(&to));
     }
     let by_digest = reference(&registry, &format!("group/web@{digest}"));
@@ -82,7 +82,7 @@ fn snapshot_that_was_pushed_is_pulled_the_same() {
 #[test]
 fn blobs_that_two_snapshots_share_are_sent_and_fetched_once() {
     let registry = DockerRegistry::start(None);
-    let from = Place::new();
+    let from = TestStore::new();
     let base = from.add("base", &Sample::new(1));
     let a = from.add("a", &Sample::new(2).on(base).disk(&[7]));
     let b = from.add("b", &Sample::new(3).on(base).disk(&[7]));
@@ -98,7 +98,7 @@ fn blobs_that_two_snapshots_share_are_sent_and_fetched_once() {
     assert_eq!(counted.take("present").len(), common);
     from.store.push("a", &place("a"), &counted.options()).unwrap();
     assert_eq!(counted.take("present").len(), sent.len());
-    let to = Place::new();
+    let to = TestStore::new();
     to.store.pull(&place("a"), Some("a"), &counted.options()).unwrap();
     assert_eq!((counted.take("fetched").len(), counted.take("cached").len()), (sent.len(), 0));
     to.store.pull(&place("b"), Some("b"), &counted.options()).unwrap();
@@ -111,7 +111,7 @@ fn blobs_that_two_snapshots_share_are_sent_and_fetched_once() {
 #[test]
 fn pull_fetches_a_damaged_blob_again() {
     let registry = DockerRegistry::start(None);
-    let place = Place::new();
+    let place = TestStore::new();
     let digest = place.add("web", &Sample::new(1));
     let at = reference(&registry, "web");
     place.store.push("web", &at, &options()).unwrap();
@@ -126,7 +126,7 @@ fn pull_fetches_a_damaged_blob_again() {
 #[test]
 fn damaged_snapshot_is_not_pushed() {
     let registry = DockerRegistry::start(None);
-    let place = Place::new();
+    let place = TestStore::new();
     let digest = place.add("web", &Sample::new(1));
     let damaged = place.manifest(digest).chunks[0];
     fs::write(place.blob(damaged.digest), vec![0; usize::try_from(damaged.size).unwrap()]).unwrap();
@@ -150,7 +150,7 @@ fn damaged_snapshot_is_not_pushed() {
 #[test]
 fn registry_with_passwords_wants_the_right_one() {
     let registry = DockerRegistry::start(Some(USER_SECRET));
-    let place = Place::new();
+    let place = TestStore::new();
     place.add("web", &Sample::new(1));
     let at = reference(&registry, "web");
     let with = |password: Option<&str>| {
@@ -170,7 +170,7 @@ fn registry_with_passwords_wants_the_right_one() {
         }
     }
     place.store.push("web", &at, &with(Some("secret"))).unwrap();
-    Place::new().store.pull(&at, None, &with(Some("secret"))).unwrap();
+    TestStore::new().store.pull(&at, None, &with(Some("secret"))).unwrap();
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn image_is_not_pulled_as_a_snapshot_and_a_snapshot_not_baked() {
     let name = format!("{}/image:v1", registry.address);
     let layout = format!("oci:{}:v1", dir.path().display());
     skopeo(&["--preserve-digests", &layout, &format!("docker://{name}")]);
-    let place = Place::new();
+    let place = TestStore::new();
     let error = place.store.pull(&name.parse().unwrap(), None, &options()).unwrap_err();
     assert!(matches!(error, BakeError::Input(InputError::NotASnapshot { .. })), "{error:?}");
     assert_eq!(oci::artifact_type(&name.parse().unwrap(), &options()).unwrap(), None);
@@ -202,7 +202,7 @@ fn image_is_not_pulled_as_a_snapshot_and_a_snapshot_not_baked() {
 #[test]
 fn skopeo_copies_from_a_store_through_every_form_and_back() {
     let registry = DockerRegistry::start(None);
-    let from = Place::new();
+    let from = TestStore::new();
     let base = from.add("base", &Sample::new(1));
     let digest = from.add("web", &Sample::new(2).on(base).disk(&[7, 8]));
     let at = |name: &str| from.path(name).display().to_string();
@@ -218,12 +218,12 @@ fn skopeo_copies_from_a_store_through_every_form_and_back() {
         skopeo(&["--src-tls-verify=false", &pair[0], &pair[1]]);
     }
     for path in ["layout", "copied.tar", "back", "back.tar"] {
-        let to = Place::new();
+        let to = TestStore::new();
         let imported = to.store.import(&from.path(path), None).unwrap();
         assert_eq!((imported[0].name.as_str(), imported[0].digest), ("web", digest), "{path}");
         to.is_clean();
     }
-    let to = Place::new();
+    let to = TestStore::new();
     let pulled = to.store.pull(&reference(&registry, "web:v1"), None, &options()).unwrap();
     assert_eq!(pulled.digest, digest);
     to.is_clean();
@@ -232,13 +232,13 @@ fn skopeo_copies_from_a_store_through_every_form_and_back() {
 #[test]
 fn skopeo_reads_what_was_exported_and_pushed() {
     let registry = DockerRegistry::start(None);
-    let from = Place::new();
+    let from = TestStore::new();
     let digest = from.add("web", &Sample::new(1).disk(&[7]));
     let file = from.path("web.tar");
     from.store.export("web", &file).unwrap();
     let archive = format!("oci-archive:{}:web", file.display());
     skopeo(&["--preserve-digests", &archive, &format!("docker://{}/a:v1", registry.address)]);
-    let to = Place::new();
+    let to = TestStore::new();
     assert_eq!(
         to.store.pull(&reference(&registry, "a:v1"), None, &options()).unwrap().digest,
         digest

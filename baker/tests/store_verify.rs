@@ -9,10 +9,10 @@ use std::time::{Duration, SystemTime};
 
 use supermachine_snapshots::mapped::FormCheck;
 use supermachine_snapshots::pack::PackError;
-use supermachine_test_support::stores::{Place, Sample, names};
+use supermachine_test_support::stores::{Sample, TestStore, names};
 
-fn sample() -> (Place, supermachine_formats::Digest) {
-    let place = Place::new();
+fn sample() -> (TestStore, supermachine_formats::Digest) {
+    let place = TestStore::new();
     let base = place.put(&Sample::new(1)).digest;
     let digest = place.add("web", &Sample::new(2).on(base).disk(&[7, 8]));
     (place, digest)

@@ -1,7 +1,7 @@
-//! Packages outside the workspace that bake when they are built, and their programs on their own.
+//! Packages outside the workspace that bake in build scripts, and their programs, run alone.
 //!
-//! What the packages depend on was compiled before, where that is quick: `cargo xtask test` does
-//! so. Here cargo runs the build scripts, which bake, and compiles the packages themselves.
+//! `cargo xtask test` compiles the packages' dependencies beforehand. Here cargo runs the build scripts,
+//! which bake, and compiles the packages themselves.
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -15,9 +15,9 @@ use std::sync::OnceLock;
 use supermachine_baker::manifest::Metadata;
 use supermachine_test_support::machines::{folder, reference};
 
-/// Where the packages' dependencies were compiled.
+/// Names the folder where the packages' dependencies were compiled.
 const TARGET: &str = "SUPERMACHINE_TEST_APPS";
-/// How they were: quick to link. `cargo xtask test` says the same.
+/// The profile that they were compiled with, which links quickly. `cargo xtask test` uses the same.
 const PROFILE: [(&str, &str); 2] =
     [("CARGO_PROFILE_RELEASE_LTO", "off"), ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")];
 
@@ -32,7 +32,7 @@ fn root() -> PathBuf {
     baker.parent().unwrap().to_owned()
 }
 
-/// Guest kernel and agent, in a folder, since the packages' builds have another cache.
+/// A folder with guest kernel and agent, since the packages' builds have another cache.
 fn assets() -> &'static Path {
     static ASSETS: OnceLock<PathBuf> = OnceLock::new();
     ASSETS.get_or_init(|| {
@@ -44,23 +44,23 @@ fn assets() -> &'static Path {
     })
 }
 
-/// A command with the environment of somebody who builds.
+/// A command with the environment of a developer who builds.
 fn builds(program: impl AsRef<std::ffi::OsStr>, dir: &Path) -> Command {
-    // Packages are looked for where they were downloaded to, never in a network.
+    // Cargo uses only downloaded packages, without a network.
     fs::create_dir_all(folder().join(".cargo")).unwrap();
     fs::write(folder().join(".cargo/config.toml"), "[net]\noffline = true\n").unwrap();
-    // The compiler is the one that compiled before.
+    // The compiler is the one that compiled the dependencies.
     let toolchain = "rust-toolchain.toml";
     fs::copy(root().join(toolchain), folder().join(toolchain)).unwrap();
     let mut command = Command::new(program);
     command.current_dir(dir).envs(PROFILE).stdin(Stdio::null());
     command.env("SUPERMACHINE_ASSETS", assets()).env("XDG_CACHE_HOME", folder().join("cache"));
-    // What cargo told the program that this test is would be taken for what it tells, and what
-    // was compiled before is only found in the packages' own folders.
+    // Cargo set these variables for this test; the inner cargo must not see them. The compiled
+    // dependencies are in the packages' own folders.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        let is_told = text.starts_with("CARGO_PKG") || text.starts_with("CARGO_MANIFEST");
-        if is_told || text.ends_with("TARGET_DIR") {
+        let is_from_cargo = text.starts_with("CARGO_PKG") || text.starts_with("CARGO_MANIFEST");
+        if is_from_cargo || text.ends_with("TARGET_DIR") {
             command.env_remove(&name);
         }
     }
@@ -73,7 +73,7 @@ fn cargo(dir: &Path, arguments: &[&str]) -> Command {
     cargo
 }
 
-/// Runs a command that must succeed; gives what it wrote to standard output and error.
+/// Runs a command that must succeed, and returns its standard output and error.
 fn run(command: &mut Command) -> (String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
@@ -98,7 +98,7 @@ fn example(name: &str) -> PathBuf {
     dir
 }
 
-/// Lets a package use what was compiled before.
+/// Lets a package use the compiled dependencies.
 fn prepare(dir: &Path) {
     fs::copy(root().join("Cargo.lock"), dir.join("Cargo.lock")).unwrap();
     std::os::unix::fs::symlink(target(), dir.join("target")).unwrap();
@@ -116,7 +116,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Text with the paths and the image as they are here.
+/// Replaces the paths and the image with this test's.
 fn here(text: &str) -> String {
     let root = root().display().to_string();
     let image = format!("{:?}", reference("busybox"));
@@ -125,7 +125,7 @@ fn here(text: &str) -> String {
         .replace("\"../supermachine/", &format!("\"{root}/"))
 }
 
-/// A fenced block: what stands behind the fence, and the text.
+/// The fenced blocks of a document: each with its info string and its text.
 fn blocks(document: &str) -> Vec<(String, String)> {
     let mut blocks = Vec::new();
     let mut open: Option<(String, String)> = None;
@@ -137,11 +137,11 @@ fn blocks(document: &str) -> Vec<(String, String)> {
             (None, None) => {}
         }
     }
-    assert!(open.is_none(), "a block without end");
+    assert!(open.is_none(), "a block is not closed");
     blocks
 }
 
-/// The guide as a script: what it says to run and to write, in its order.
+/// The guide as a script: it runs the commands and writes the files, in order.
 fn script(document: &str, base: &Path) -> String {
     let (base, lock) = (base.display(), root().join("Cargo.lock"));
     let mut script = format!("set -eu\ncd {base}\n");
@@ -150,7 +150,7 @@ fn script(document: &str, base: &Path) -> String {
         match (words.next(), words.next()) {
             (Some("sh"), None) => script.push_str(&text),
             (Some("toml"), None) => {
-                // What is declared in place of code is read, and nothing in it is unknown.
+                // The declaration parses, without unknown keys.
                 let metadata = Metadata::parse(Path::new("Cargo.toml"), &text).unwrap();
                 assert!(!metadata.snapshots.is_empty());
             }
@@ -158,7 +158,7 @@ fn script(document: &str, base: &Path) -> String {
                 let how = if file.ends_with("Cargo.toml") { ">>" } else { ">" };
                 script.push_str(&format!("cat {how} {base}/{file} <<'END'\n{}END\n", here(&text)));
             }
-            _ => panic!("a block that is neither run nor written: {info:?}"),
+            _ => panic!("a block that is neither a script nor a file: {info:?}"),
         }
         if text.contains("cargo new") {
             let (lock, target) = (lock.display(), target());
@@ -170,12 +170,12 @@ fn script(document: &str, base: &Path) -> String {
 }
 
 #[test]
-fn guide_leads_from_a_new_package_to_a_program_that_runs_alone() {
+fn guide_turns_a_new_package_into_a_standalone_program() {
     let base = tempfile::tempdir_in(folder()).unwrap();
     let document = fs::read_to_string(root().join("docs/embedding.md")).unwrap();
     let script = script(&document, base.path());
     let (stdout, stderr) = run(builds("sh", base.path()).args(["-c", &script]));
-    // Once by cargo, and once where it is shipped to.
+    // Once run by cargo, and once as shipped.
     assert_eq!(stdout, "hello from Linux\nhello from Linux\n", "{stderr}");
     let baked = |stderr: &str| stderr.matches(": baked in ").count();
     assert_eq!(baked(&stderr), 1, "{stderr}");
@@ -188,7 +188,7 @@ fn guide_leads_from_a_new_package_to_a_program_that_runs_alone() {
     fs::copy(base.path().join("dist/hello"), &program).unwrap();
     assert_eq!(run(&mut alone(&program)).0, "hello from Linux\n");
 
-    // Nothing has changed: nothing is done.
+    // Without a change, cargo does nothing.
     let build = ["build", "--release"];
     let (_, stderr) = run(&mut cargo(&dir, &build));
     assert!(stderr.contains("Finished") && !stderr.contains("Compiling"), "{stderr}");
@@ -200,7 +200,7 @@ fn guide_leads_from_a_new_package_to_a_program_that_runs_alone() {
     let (stdout, stderr) = run(&mut cargo(&dir, &["run", "--release"]));
     assert_eq!((stdout.as_str(), baked(&stderr)), ("goodbye from Linux\n", 1), "{stderr}");
 
-    // What was baked outlives what was built.
+    // Bakes survive `cargo clean`.
     run(&mut cargo(&dir, &["clean", "--release", "--package", "hello"]));
     let (stdout, stderr) = run(&mut cargo(&dir, &["run", "--release"]));
     assert_eq!(stdout, "goodbye from Linux\n");
@@ -220,7 +220,7 @@ fn unbaked_name_does_not_compile_and_names_the_remedy() {
     assert!(!output.status.success());
     assert!(stderr.contains("bakes no snapshot") && stderr.contains("build_script"), "{stderr}");
 
-    // As it is, it compiles without a bake, and tells what it lacks when it is run.
+    // The unchanged example compiles without a bake, and reports the missing snapshot when it runs.
     fs::write(&main, text).unwrap();
     run(cargo(&dir, &["build", "--release"]).env("SUPERMACHINE_NO_BAKE", "1"));
     let output = alone(&target().join("release/embedded-eval")).arg("true").output().unwrap();
@@ -254,7 +254,7 @@ fn program_finds_its_snapshot_in_the_resources_of_a_bundle() {
     let program = contents.join("MacOS/bundle-app");
     fs::copy(target().join("release/bundle-app"), &program).unwrap();
     fs::copy(&pack, contents.join("Resources/tools.tar")).unwrap();
-    // The one that was built is not there to be found.
+    // The program must not find the pack of the build.
     fs::remove_file(&pack).unwrap();
     let (stdout, stderr) = run(&mut alone(&program));
     assert_eq!(stdout, "hello from a machine with 1 processor\n");

@@ -1,4 +1,4 @@
-//! What goes wrong ends in an error that says what, and leaves nothing half-made behind.
+//! Failures: each gives a specific error, and leaves nothing incomplete.
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -16,7 +16,7 @@ use supermachine_formats::snapshot::Architecture;
 use supermachine_formats::wire::Failure;
 use supermachine_snapshots::pack::{Layout, Manifest, Pack};
 use supermachine_test_support::machines::{
-    self, bake, baked, busybox, causes, own_store, sh, start, store, told,
+    self, bake, baked, busybox, causes, expect_baked, own_store, sh, start, store,
 };
 use supermachine_vmm::MachineError;
 
@@ -25,7 +25,7 @@ fn script(text: &str) -> OciImageBuilder {
     bake("busybox").entrypoint(["sh", "-c", text])
 }
 
-/// A bake that must fail: its error, and nothing in the store under its name.
+/// Runs a bake that must fail. Asserts that the store does not have its name, and returns the error.
 fn refused(name: &str, builder: OciImageBuilder) -> BakeError {
     let error = builder.name(name).bake(store()).unwrap_err();
     assert!(!store().names().unwrap().iter().any(|known| known == name));
@@ -40,7 +40,7 @@ fn leftovers(store: &Store) -> Vec<PathBuf> {
 }
 
 #[test]
-fn entrypoint_that_does_not_exist_is_named() {
+fn missing_entrypoint_is_named() {
     let error = refused("missing", bake("busybox").entrypoint(["/no/such", "x"]));
     let BakeError::Workload(WorkloadError::EntrypointMissing { failure }) = &error else {
         panic!("{error:?}")
@@ -51,7 +51,7 @@ fn entrypoint_that_does_not_exist_is_named() {
 }
 
 #[test]
-fn user_of_the_entrypoint_that_does_not_exist_is_named() {
+fn unknown_user_of_the_entrypoint_is_named() {
     let error = refused("stranger", script("true").user("stranger"));
     assert!(
         matches!(error, BakeError::Workload(WorkloadError::EntrypointMissing { .. })),
@@ -95,7 +95,7 @@ fn entrypoint_that_exits_is_not_ready_for_a_port() {
 }
 
 #[test]
-fn machine_that_is_not_ready_in_time_is_reported_with_its_output() {
+fn readiness_timeout_is_reported_with_the_output() {
     let sleeping = || script("echo still at it; sleep 1000").ready_timeout(Duration::from_secs(3));
     for ready in ["tcp:80", "log:never", "exec:false", "exec:sleep 1000", "exit"] {
         let begin = Instant::now();
@@ -112,13 +112,13 @@ fn machine_that_is_not_ready_in_time_is_reported_with_its_output() {
 }
 
 #[test]
-fn command_that_asks_for_readiness_must_exist() {
+fn missing_readiness_command_is_named() {
     let error = refused("no-probe", script("sleep 1000").ready("exec:no-such x".parse().unwrap()));
     assert!(causes(&error).contains("no-such"), "{}", causes(&error));
 }
 
 #[test]
-fn log_line_makes_a_machine_ready() {
+fn matching_log_line_makes_a_machine_ready() {
     let text = "sleep 0.5; echo starting; echo 'up in 12 ms'; sleep 0.5; touch /late; sleep 1000";
     let image = baked("log", || script(text).ready("log:up in [0-9]+ ms".parse().unwrap()));
     let vm = start(&image);
@@ -132,7 +132,7 @@ fn log_line_makes_a_machine_ready() {
 }
 
 #[test]
-fn command_that_succeeds_makes_a_machine_ready() {
+fn successful_command_makes_a_machine_ready() {
     let text = "sleep 1; touch /tmp/ready; sleep 1000";
     let ready = "exec:test -e /tmp/ready".parse().unwrap();
     let vm = start(&baked("exec", || script(text).ready(ready)));
@@ -140,12 +140,12 @@ fn command_that_succeeds_makes_a_machine_ready() {
 }
 
 #[test]
-fn entrypoint_that_exits_leaves_its_files() {
+fn entrypoint_that_has_exited_leaves_its_files() {
     let image = baked("exit", || script("echo made > /made").ready(Ready::Exit));
     assert_eq!(sh(&start(&image), "cat /made"), "made\n");
 }
 
-/// The files of one snapshot, to be damaged and mended.
+/// A copy of a snapshot's files, to damage and repair.
 struct Victim {
     dir: tempfile::TempDir,
     layout: Layout,
@@ -170,7 +170,7 @@ impl Victim {
         Image::open(self.layout.source()?, self.pack.digest, &self.cache())
     }
 
-    /// Starts a machine from a cache of nothing, and runs a command.
+    /// Starts a machine with an empty cache, and runs a command.
     fn run(&self, config: &VmConfig) -> Result<ExecOutcome, Error> {
         let _ = fs::remove_dir_all(self.cache());
         self.open()?.start(config)?.exec(["echo", "well"])
@@ -181,7 +181,7 @@ impl Victim {
         assert_eq!(machines::succeeded(&outcome, "echo"), "well\n");
     }
 
-    /// Runs with a blob changed, and changes it back; tells how each way to start ended.
+    /// Runs with a changed blob, then restores it. Returns the result of each restore mode.
     fn run_with(
         &self,
         blob: Digest,
@@ -198,7 +198,7 @@ impl Victim {
         results
     }
 
-    /// The same when both ways must fail: their errors.
+    /// Like `run_with`, where both modes must fail. Returns their errors.
     fn fail_with(&self, blob: Digest, change: impl FnOnce(&mut Vec<u8>)) -> [String; 2] {
         self.run_with(blob, change).map(|result| causes(&result.unwrap_err()))
     }
@@ -241,7 +241,7 @@ fn damaged_chunks_are_named_and_stop_the_guest() {
     let victim = Victim::new();
     let mut lost = 0;
     for blob in &victim.pack.index.blobs {
-        // Of each chunk, since a start on demand needs only some.
+        // Damages every chunk, since a start on demand reads only some.
         let mut ends = Vec::new();
         let mut end = 0;
         for chunk in &blob.chunks {
@@ -257,7 +257,7 @@ fn damaged_chunks_are_named_and_stop_the_guest() {
         assert!(expanded.contains("chunks are damaged"), "{expanded}");
         assert!(expanded.contains(&blob.digest.to_string()), "{expanded}");
         match on_demand {
-            // Nothing of this blob was touched.
+            // The start read nothing from this blob.
             Ok(outcome) => assert_eq!(machines::succeeded(&outcome, "echo"), "well\n"),
             Err(error) => {
                 lost += 1;
@@ -268,7 +268,7 @@ fn damaged_chunks_are_named_and_stop_the_guest() {
         for text in victim.fail_with(blob.digest, |bytes| bytes.truncate(bytes.len() / 2)) {
             assert!(text.contains("chunks has") && text.contains(&blob.digest.hex()), "{text}");
         }
-        // Most of these are the parent's.
+        // Most chunks are the parent's.
         let path = victim.layout.blob_path(blob.digest);
         let good = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();
@@ -276,7 +276,7 @@ fn damaged_chunks_are_named_and_stop_the_guest() {
         assert!(text.contains("chunks is missing"), "{text}");
         fs::write(&path, good).unwrap();
     }
-    assert!(lost > 0, "no start on demand touched anything");
+    assert!(lost > 0, "no start on demand read a damaged chunk");
     victim.assert_well(&VmConfig::new());
 }
 
@@ -311,9 +311,9 @@ fn damaged_mapped_form_is_made_again() {
     let well = || {
         let image = victim.open().unwrap();
         let vm = image.start(&VmConfig::new().with_expand_first(true)).unwrap();
-        let way = vm.timings().way();
+        let mode = vm.timings().restore_mode();
         assert_eq!(sh(&vm, "echo well"), "well\n");
-        way
+        mode
     };
     assert_eq!(well(), RestoreMode::Expanded);
     assert_eq!(well(), RestoreMode::Mapped);
@@ -358,11 +358,13 @@ fn snapshot_of_another_architecture_is_refused() {
 }
 
 #[test]
-fn two_bakes_of_one_name_at_once_both_succeed() {
+fn concurrent_bakes_of_one_name_both_succeed() {
     let (_dir, store) = own_store();
     let bakes: Vec<_> = thread::scope(|scope| {
         let both = [0, 1].map(|_| {
-            scope.spawn(|| told(bake("busybox").entrypoint(["sleep", "9"]).name("x").bake(&store)))
+            scope.spawn(|| {
+                expect_baked(bake("busybox").entrypoint(["sleep", "9"]).name("x").bake(&store))
+            })
         });
         both.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
@@ -373,7 +375,7 @@ fn two_bakes_of_one_name_at_once_both_succeed() {
     assert_eq!(sh(&start(&store.image("x").unwrap()), "echo well"), "well\n");
 }
 
-/// A file system of a few bytes. Mounting takes root.
+/// A small file system. Mounting needs root.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
@@ -411,7 +413,7 @@ fn as_root(program: &str) -> Command {
     sudo
 }
 
-/// Bakes on a disk of each size, which must fail for want of room, and then with room.
+/// Bakes on a disk of each size, which must fail without space, and then on a large one.
 fn bake_on_small_disk(sizes: &[u32], open: impl Fn(&Path) -> Store) {
     let disk = SmallDisk::new();
     let try_bake = |store: &Store| bake("busybox").entrypoint(["sleep", "9"]).name("x").bake(store);
@@ -425,7 +427,7 @@ fn bake_on_small_disk(sizes: &[u32], open: impl Fn(&Path) -> Store) {
         assert_eq!(leftovers(&store), Vec::<PathBuf>::new(), "{size} MiB");
     }
     disk.resize(1024);
-    told(try_bake(&open(&disk.0)));
+    expect_baked(try_bake(&open(&disk.0)));
     assert_eq!(sh(&start(&open(&disk.0).image("x").unwrap()), "echo well"), "well\n");
 }
 
@@ -445,30 +447,31 @@ fn full_cache_is_reported_and_leaves_nothing_incomplete() {
     });
 }
 
-/// The baking process is this test itself, started anew.
+/// This test runs itself again as the process that bakes.
 #[test]
-fn bake_that_is_killed_leaves_a_store_that_works() {
+fn killed_bake_leaves_a_working_store() {
     const WITHIN: &str = "SUPERMACHINE_TEST_KILLED_STORE";
     let bake = || bake("busybox").entrypoint(["sleep", "9"]).name("x");
     let open = |dir: &Path| Store::open_with_cache(dir.join("store"), dir.join("cache")).unwrap();
     if let Some(dir) = std::env::var_os(WITHIN) {
-        told(bake().bake(&open(Path::new(&dir))));
+        expect_baked(bake().bake(&open(Path::new(&dir))));
         return;
     }
     let (dir, _) = own_store();
     for millis in [300, 900, 1700, 2600, 3700, 5000] {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "bake_that_is_killed_leaves_a_store_that_works", "--nocapture"])
+            .args(["--exact", "killed_bake_leaves_a_working_store", "--nocapture"])
             .env(WITHIN, dir.path())
             .spawn()
             .unwrap();
+        // The moment of the kill is what varies.
         thread::sleep(Duration::from_millis(millis));
         let finished = child.try_wait().unwrap().is_some();
         child.kill().unwrap();
         child.wait().unwrap();
         let store = open(dir.path());
         for name in store.names().unwrap() {
-            // A name is there only with all that it leads to.
+            // A name exists only with everything it refers to.
             assert_eq!(sh(&start(&store.image(&name).unwrap()), "echo well"), "well\n");
         }
         if finished {
@@ -476,12 +479,12 @@ fn bake_that_is_killed_leaves_a_store_that_works() {
         }
     }
     let store = open(dir.path());
-    told(bake().bake(&store));
+    expect_baked(bake().bake(&store));
     assert_eq!(sh(&start(&store.image("x").unwrap()), "echo well"), "well\n");
 }
 
 #[test]
-fn guest_that_panics_fails_the_waiting_command() {
+fn guest_panic_fails_the_waiting_command() {
     let vm = start(&busybox());
     let begin = Instant::now();
     let command = "echo 2 > /proc/sys/vm/panic_on_oom; echo begun; tail /dev/zero";
@@ -489,7 +492,7 @@ fn guest_that_panics_fails_the_waiting_command() {
     let Error::Guest { console, .. } = &error else { panic!("{error:?}") };
     assert!(console.contains("panic"), "{console}");
     assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
-    // From now on every command says so at once.
+    // From now on every command fails at once.
     let begin = Instant::now();
     let again = vm.exec(["true"]).unwrap_err();
     assert!(matches!(again, Error::Guest { .. }), "{again:?}");
@@ -498,7 +501,7 @@ fn guest_that_panics_fails_the_waiting_command() {
 }
 
 #[test]
-fn workload_cannot_halt_the_guest_under_the_agent() {
+fn workload_cannot_halt_the_guest() {
     let vm = start(&busybox());
     for program in ["reboot", "poweroff", "halt"] {
         let outcome = vm
@@ -510,20 +513,20 @@ fn workload_cannot_halt_the_guest_under_the_agent() {
         assert!(!outcome.success() && !outcome.timed_out, "{program}: {outcome:?}");
         assert_eq!(sh(&vm, "echo well"), "well\n");
     }
-    // Signals that would end any other process.
+    // Signals that would kill any other process.
     sh(&vm, "kill -9 1; kill -TERM 1; kill -SEGV 1; true");
     assert_eq!(sh(&vm, "echo well"), "well\n");
     vm.stop().unwrap();
 }
 
 #[test]
-fn process_that_uses_all_memory_is_killed_alone() {
+fn only_the_process_that_uses_all_memory_is_killed() {
     let vm = start(&busybox());
     let outcome = vm.exec(["tail", "/dev/zero"]).unwrap();
     assert_eq!(outcome.status.signal(), Some(9), "{outcome:?}");
     assert!(!outcome.timed_out);
     assert!(outcome.peak_rss_kib > 64 << 10, "{} KiB", outcome.peak_rss_kib);
-    // Files take memory too, and may not take all.
+    // Files use memory too, up to a limit.
     let outcome = vm.exec(["dd", "if=/dev/zero", "of=/tmp/full", "bs=1M"]).unwrap();
     assert_eq!(outcome.status.code(), Some(1), "{outcome:?}");
     assert_eq!(sh(&vm, "rm /tmp/full; echo well"), "well\n");

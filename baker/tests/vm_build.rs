@@ -1,11 +1,10 @@
-//! Bakes as builds do them: shared, found again, warmed up, with files of the host, and not
-//! spoiled by who is killed.
+//! Bakes from build scripts: shared, cached, warmed up, with files of the host, and killed halfway.
 
 #![expect(
     clippy::panic,
     clippy::print_stderr,
     clippy::unwrap_used,
-    reason = "a test fails by panicking, and tells how long a find took"
+    reason = "a test fails by panicking, and prints how long a lookup took"
 )]
 
 use std::fs;
@@ -25,10 +24,10 @@ use supermachine_formats::snapshot::Stage;
 use supermachine_snapshots::pack::Source;
 use supermachine_test_support::machines::{bake, causes, folder, reference, sh, start};
 
-/// Tells a test that it runs in a process of its own, on the cache in this folder.
+/// Set in the child process of a test: the folder of its cache.
 const WITHIN: &str = "SUPERMACHINE_TEST_BUILDS";
 
-/// The cache of builds that tests share: what one has baked, others need not.
+/// The build cache that all tests share.
 fn builds() -> BuildCache {
     static CACHE: OnceLock<PathBuf> = OnceLock::new();
     BuildCache::open_in(CACHE.get_or_init(|| folder().join("builds-cache"))).unwrap()
@@ -64,7 +63,7 @@ fn sleeper(starts: &Arc<Starts>) -> OciImageBuilder {
     bake("busybox").entrypoint(["sleep", "1000000"]).name("app").observer(observer)
 }
 
-fn told(baked: Result<Baked, BakeError>) -> Baked {
+fn expect_baked(baked: Result<Baked, BakeError>) -> Baked {
     baked.unwrap_or_else(|error| panic!("{}", causes(&error)))
 }
 
@@ -73,7 +72,7 @@ fn image(baked: &Baked) -> Image {
 }
 
 #[test]
-fn two_builds_at_once_share_one_bake_and_a_third_needs_no_network() {
+fn concurrent_builds_share_one_bake_and_a_third_needs_no_network() {
     let starts = Arc::new(Starts::default());
     let builder = sleeper(&starts).env("SHARED", "1");
     let bakes: Vec<(Baked, Lock)> = thread::scope(|scope| {
@@ -81,7 +80,7 @@ fn two_builds_at_once_share_one_bake_and_a_third_needs_no_network() {
             let builder = builder.clone();
             scope.spawn(move || {
                 let mut lock = lock();
-                (told(builds().bake(package, &builder, &mut lock)), lock)
+                (expect_baked(builds().bake(package, &builder, &mut lock)), lock)
             })
         };
         let threads = [of("one"), of("two")];
@@ -93,26 +92,27 @@ fn two_builds_at_once_share_one_bake_and_a_third_needs_no_network() {
     for name in ["one.app", "two.app"] {
         assert_eq!(builds().store().digest(name).unwrap(), bakes[0].0.digest);
     }
-    // The lock pins it now, and nothing has to be asked.
+    // The lock file pins the image now, so no registry is asked.
     let mut lock = bakes[0].1.clone();
     let pinned: Vec<_> = lock.images().map(|(_, digest)| digest).collect();
     assert_eq!(pinned, [bakes[0].0.image]);
     let mut offline = FetchOptions::default();
     offline.offline = true;
     let begin = Instant::now();
-    let again = told(builds().bake("three", &builder.clone().fetch_options(offline), &mut lock));
+    let again =
+        expect_baked(builds().bake("three", &builder.clone().fetch_options(offline), &mut lock));
     eprintln!("found in {:?}", begin.elapsed());
     assert!(again.was_cached && again.digest == bakes[0].0.digest);
     assert_eq!(sh(&start(&image(&again)), "echo $SHARED"), "1\n");
 
-    let other = told(builds().bake("one", &builder.env("SHARED", "2"), &mut lock));
+    let other = expect_baked(builds().bake("one", &builder.env("SHARED", "2"), &mut lock));
     assert!(!other.was_cached);
     assert_eq!(starts.count(), 2);
     assert_eq!(sh(&start(&image(&other)), "echo $SHARED"), "2\n");
 }
 
 #[test]
-fn files_of_the_host_are_in_the_guest_with_root_as_their_owner() {
+fn added_files_of_the_host_belong_to_root_in_the_guest() {
     let host = tempfile::tempdir_in(folder()).unwrap();
     fs::create_dir(host.path().join("deep")).unwrap();
     fs::write(host.path().join("deep/data"), "first").unwrap();
@@ -121,7 +121,7 @@ fn files_of_the_host_are_in_the_guest_with_root_as_their_owner() {
         let builder = sleeper(&starts)
             .file("/opt/app", host.path())
             .file("/etc/added", host.path().join("deep/data"));
-        told(builds().bake("files", &builder, &mut lock()))
+        expect_baked(builds().bake("files", &builder, &mut lock()))
     };
     let script = "cat /opt/app/deep/data /etc/added; stat -c '%u %g %a' /opt/app/deep/data; ls -d /etc/passwd";
     let vm = start(&image(&bake()));
@@ -134,7 +134,7 @@ fn files_of_the_host_are_in_the_guest_with_root_as_their_owner() {
 }
 
 #[test]
-fn warm_up_is_in_the_snapshot_and_repeated_when_its_tag_changes() {
+fn warm_up_is_captured_and_repeated_when_its_tag_changes() {
     let starts = Arc::new(Starts::default());
     let bake = |tag: &str, word: &'static str| {
         let builder = sleeper(&starts)
@@ -145,7 +145,7 @@ fn warm_up_is_in_the_snapshot_and_repeated_when_its_tag_changes() {
                 Ok(())
             })
             .with_warmup_tag(tag);
-        told(builds().bake("warm", &builder, &mut lock()))
+        expect_baked(builds().bake("warm", &builder, &mut lock()))
     };
     let first = bake("1", "first");
     let opened = image(&first);
@@ -159,7 +159,7 @@ fn warm_up_is_in_the_snapshot_and_repeated_when_its_tag_changes() {
     assert_eq!(bake("1", "not run").digest, first.digest);
     assert_eq!(starts.count(), before);
     let second = bake("2", "second");
-    // Only the warm-up: the image's own snapshot is there.
+    // Only the warm-up runs: the image's own snapshot is cached.
     assert_eq!(starts.count(), before + 1);
     assert_eq!(sh(&start(&image(&second)), "cat /tmp/warm"), "second");
 
@@ -171,9 +171,9 @@ fn warm_up_is_in_the_snapshot_and_repeated_when_its_tag_changes() {
 }
 
 #[test]
-fn snapshot_in_the_program_runs() {
+fn embedded_snapshot_runs() {
     let starts = Arc::new(Starts::default());
-    let baked = told(builds().bake("embedded", &sleeper(&starts), &mut lock()));
+    let baked = expect_baked(builds().bake("embedded", &sleeper(&starts), &mut lock()));
     let path = folder().join("embedded.tar");
     builds().store().export(&baked.name, &path).unwrap();
     let pack: &'static [u8] = fs::read(&path).unwrap().leak();
@@ -184,25 +184,25 @@ fn snapshot_in_the_program_runs() {
     let image = Image::open(source, digest, cache.path()).unwrap();
     let vm = image.start(&VmConfig::new()).unwrap();
     assert_eq!(sh(&vm, "echo hello"), "hello\n");
-    // Once from the pack as it is, and once from its mapped form.
+    // Once from the pack itself, and once from its mapped form.
     image.mapped().unwrap();
     assert_eq!(sh(&start(&image), "ls /bin/busybox"), "/bin/busybox\n");
 }
 
 #[test]
-fn bake_that_is_killed_leaves_nothing_in_the_way() {
+fn killed_bake_does_not_block_the_next() {
     if let Some(cache) = std::env::var_os(WITHIN) {
-        // The other process is waited for by who started this one.
+        // The parent process kills this one.
         let builds = BuildCache::open_in(Path::new(&cache)).unwrap();
         let starts = Arc::new(Starts::default());
         builds.bake("killed", &sleeper(&starts), &mut lock()).unwrap();
         return;
     }
     let cache = tempfile::tempdir_in(folder()).unwrap();
-    // Once while the base is made, which takes longest, and once while the machine is captured.
+    // Once during the base, which takes longest, and once during the capture.
     for step in ["base", "capture"] {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "bake_that_is_killed_leaves_nothing_in_the_way", "--nocapture"])
+            .args(["--exact", "killed_bake_does_not_block_the_next", "--nocapture"])
             .env(WITHIN, cache.path())
             .stderr(Stdio::piped())
             .stdout(Stdio::null())
@@ -216,7 +216,7 @@ fn bake_that_is_killed_leaves_nothing_in_the_way() {
     }
     let builds = BuildCache::open_in(cache.path()).unwrap();
     let starts = Arc::new(Starts::default());
-    let baked = told(builds.bake("killed", &sleeper(&starts), &mut lock()));
+    let baked = expect_baked(builds.bake("killed", &sleeper(&starts), &mut lock()));
     assert!(!baked.was_cached);
     let opened = builds.store().open_image(baked.digest).unwrap();
     assert_eq!(sh(&start(&opened), "echo alive"), "alive\n");
@@ -227,7 +227,7 @@ fn bake_that_is_killed_leaves_nothing_in_the_way() {
 fn image_is_pinned_to_the_digest_of_its_tag() {
     let starts = Arc::new(Starts::default());
     let mut lock = lock();
-    let baked = told(builds().bake("pin", &sleeper(&starts), &mut lock));
+    let baked = expect_baked(builds().bake("pin", &sleeper(&starts), &mut lock));
     let text = reference("busybox");
     let (pinned, digest) = lock.images().next().unwrap();
     assert!(pinned.starts_with(&text), "{pinned}");

@@ -1,9 +1,8 @@
-//! Snapshots that go on with another processor than they were made on.
+//! Snapshots that run on another processor than the one that made them.
 //!
-//! The suite runs the modules one after the other, each in a host of its own with another
-//! model of processor, on one store: [`baking`] in the usual host, [`going_on`] in all,
-//! [`baking_host`] in one with more features than the usual host, where [`refusing`] comes
-//! last.
+//! The suite runs the modules one after the other on one store, in hosts with different processors:
+//! [`baking`] in the usual host, [`running`] in all, [`baking_host`] in one with more features than the
+//! usual host, and [`refusing`] last, in the usual host.
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -14,13 +13,13 @@ use std::sync::OnceLock;
 use supermachine::{Image, Vm, VmConfig};
 use supermachine_baker::Store;
 use supermachine_formats::snapshot::arch::{Baseline, FeatureWord, Features};
-use supermachine_test_support::machines::{self, bake, causes, sh, told};
+use supermachine_test_support::machines::{self, bake, causes, expect_baked, sh};
 
-/// Where the store is that the hosts share.
+/// Names the folder of the store that the hosts share.
 const STORE: &str = "SUPERMACHINE_TEST_CPU_STORE";
 
-/// What the guest's kernel lists besides what it found, from the vendor, the number of
-/// processors, or what it does itself.
+/// Flags that the guest's kernel adds by itself: for the vendor, the number of processors, or its own
+/// features.
 const KERNELS_OWN: &str = "ht cmp_legacy rep_good nopl cpuid extd_apicid 3dnowprefetch vmmcall \
                            tsc_known_freq constant_tsc xtopology lfence_rdtsc";
 
@@ -36,7 +35,7 @@ fn store() -> &'static Store {
 
 fn bake_for(name: &str, baseline: Baseline) {
     let image = bake("busybox").entrypoint(["sleep", "1000000"]);
-    told(image.name(name).cpu_baseline(baseline).bake(store()));
+    expect_baked(image.name(name).cpu_baseline(baseline).bake(store()));
 }
 
 fn image(name: &str) -> Image {
@@ -57,7 +56,7 @@ fn flags(cpuinfo: &str) -> BTreeSet<String> {
     line.split_once(':').unwrap().1.split_whitespace().map(str::to_owned).collect()
 }
 
-/// The guest's kernel sees the baseline whatever the host is.
+/// Asserts that the guest's kernel sees the baseline, on any host.
 fn check_guest(name: &str, baseline: Baseline) {
     let vm = start(name);
     let cpuinfo = sh(&vm, "cat /proc/cpuinfo");
@@ -68,14 +67,14 @@ fn check_guest(name: &str, baseline: Baseline) {
     let allowed: BTreeSet<String> = names(&baseline.shown()).into_iter().chain(own).collect();
     let outside: Vec<_> = shown.difference(&allowed).collect();
     assert!(outside.is_empty(), "{outside:?}");
-    // Parts of the extended state are no flags there.
+    // The kernel lists no flags for parts of the extended state.
     let required = names(&baseline.required());
     let required = required.iter().filter(|name| !name.ends_with("_state"));
     let hidden: Vec<_> = required.filter(|name| !shown.contains(*name)).collect();
     assert!(hidden.is_empty(), "{hidden:?}");
 }
 
-/// Floating-point sums of two programs that take turns: the state of each comes back whole.
+/// Two programs take turns at floating-point sums: the state of each survives the switches.
 fn check_arithmetic(name: &str) {
     let vm = start(name);
     let sum = "awk 'BEGIN { for (i = 1; i <= 20000; i++) s += i / 4; print s }'";
@@ -99,7 +98,7 @@ mod baking {
     }
 }
 
-mod going_on {
+mod running {
     use super::*;
 
     #[test]
@@ -119,7 +118,7 @@ mod baking_host {
     use super::*;
 
     #[test]
-    fn host_snapshot_runs_where_it_was_made() {
+    fn host_snapshot_runs_on_the_host_that_made_it() {
         bake_for("own", Baseline::Host);
         let image = image("own");
         let processor = &image.snapshot().arch.processor;
@@ -134,12 +133,12 @@ mod refusing {
     use super::*;
 
     #[test]
-    fn host_snapshot_of_a_processor_with_more_features_is_refused_by_their_names() {
+    fn host_snapshot_is_refused_with_the_names_of_missing_features() {
         let error = image("own").start(&VmConfig::new()).unwrap_err();
         let text = causes(&error);
         let (_, rest) = text.split_once("this host's processor lacks ").unwrap();
         let (missing, _) = rest.split_once(", which the snapshot (host) uses").unwrap();
-        // The kernel of the host is the judge.
+        // The host's kernel must not list them.
         let had = flags(&std::fs::read_to_string("/proc/cpuinfo").unwrap());
         let missing: Vec<_> = missing.split(", ").collect();
         assert!(!missing.is_empty() && missing.iter().all(|name| !had.contains(*name)), "{text}");

@@ -1,4 +1,4 @@
-//! The two ways in which a guest has its root file system.
+//! The two kinds of root disk.
 
 use supermachine::Vm;
 use supermachine_baker::RootDisk;
@@ -25,7 +25,7 @@ fn mapped_root_is_read_through_the_page_cache_once() {
 }
 
 #[test]
-fn a_root_behind_requests_works_as_well() {
+fn root_on_a_block_device_works() {
     let image = baked("block", || bake("busybox").root_disk(RootDisk::Block));
     for _ in 0..3 {
         let vm = start(&image);

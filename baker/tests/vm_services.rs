@@ -1,4 +1,4 @@
-//! Real services from a real registry: baked with what was running, and answering at once.
+//! Services from a registry: baked while they run, so that they answer at once.
 
 use std::time::{Duration, Instant};
 
@@ -49,8 +49,8 @@ fn redis_answers_and_keeps_its_data() {
 }
 
 #[test]
-fn data_from_before_the_capture_is_there_after_a_restore() {
-    // Ready once the value can be set: the command that asks for readiness sets it.
+fn data_from_before_the_capture_survives_a_restore() {
+    // The readiness command sets the value, so the machine is ready once that works.
     let words = ["redis-cli", "set", "early", "bird"].map(str::to_owned).to_vec();
     let image = baked("redis-data", || bake("redis").ready(Ready::Exec(words)));
     for _ in 0..2 {
@@ -93,7 +93,7 @@ print('ok')";
     assert_eq!(succeeded(&outcome, "script"), "ok\n");
 }
 
-/// The image checks itself: whiteouts, links, owners, modes, times, capabilities, sparse files.
+/// The image's own script checks whiteouts, links, owners, modes, times, capabilities and sparse files.
 #[test]
 fn every_kind_of_layer_entry_is_preserved() {
     let image = baked("layers", || bake("layers").ready(Ready::Exit));

@@ -1,4 +1,4 @@
-//! Seven services in machines of one vCPU: each answers after each of its restores.
+//! Seven services on one vCPU: each answers after every restore.
 
 mod services;
 
@@ -7,7 +7,7 @@ use supermachine_test_support::machines::scaled;
 
 const VCPUS: u16 = 1;
 const RESTORES: u32 = 100;
-/// Node takes longer to begin than all of a restore.
+/// Node starts more slowly than a machine restores.
 const USUAL_OF_NODE: u32 = 5;
 
 #[test]

@@ -1,4 +1,4 @@
-//! Seven services in machines of two vCPUs: each answers after each of its restores.
+//! Seven services on two vCPUs: each answers after every restore.
 
 mod services;
 #[path = "services/smp.rs"]

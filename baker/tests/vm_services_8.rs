@@ -1,4 +1,4 @@
-//! Seven services in machines of eight vCPUs: each answers after each of its restores.
+//! Seven services on eight vCPUs: each answers after every restore.
 
 mod services;
 #[path = "services/smp.rs"]

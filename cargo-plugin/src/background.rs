@@ -7,10 +7,11 @@ use std::time::Duration;
 use supermachine::Vm;
 use supermachine::worker::{Client, State};
 
-use crate::ended::{self, Ended};
 use crate::error::{BackgroundError, Error, HostError};
 use crate::label::Label;
 use crate::machines::Machines;
+use crate::report;
+use crate::stopped::{self, StoppedMachine};
 
 /// How long the entrypoint gets to exit, unless the machine says otherwise.
 const GRACE_PERIOD: Duration = Duration::from_secs(10);
@@ -45,20 +46,38 @@ pub(crate) fn answers_within(machine: Vm, limit: Duration) -> Result<bool, Error
     Ok(answer.recv_timeout(limit).is_ok())
 }
 
-/// How to stop a machine.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Stop {
-    /// How long the entrypoint gets to exit. `None` is the machine's own grace period.
-    pub(crate) grace_period: Option<Duration>,
+/// Does something to each machine, and reports each that it fails for. Returns the exit status: 1 if there
+/// was one.
+pub(crate) fn for_each(names: &[String], act: impl Fn(&Machines, &str) -> Result<(), Error>) -> u8 {
+    let machines = Machines::locate();
+    let failures = names.iter().filter_map(|name| act(&machines, name).err());
+    let count = failures.inspect(|error| report::error(error)).count();
+    u8::from(count > 0)
 }
 
-/// Stops a machine, and keeps its logs until the next machine of its name.
-pub(crate) fn stop(machines: &Machines, name: &str, how: Stop) -> Result<(), Error> {
+/// The option `--time` of the commands that stop machines.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct GracePeriod {
+    /// Wait this long for the entrypoint; 0 stops the machine at once [default: 10, or the machine's
+    /// --stop-timeout]
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) time: Option<Duration>,
+}
+
+/// Parses a number of seconds, which may be zero and have a fraction.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(number).map_err(|_| "not a duration".to_owned())
+}
+
+/// Stops a machine, and keeps its logs until the next machine of its name. `time` is how long the
+/// entrypoint gets to exit; `None` is the machine's own grace period.
+pub(crate) fn stop(machines: &Machines, name: &str, time: Option<Duration>) -> Result<(), Error> {
     let client = machines.connect(name)?;
     let status = client.status()?;
     let label = Label::parse(&status.label);
     let own = label.as_ref().and_then(|label| label.options.stop_timeout);
-    let grace_period = how.grace_period.or(own.map(Duration::from_secs)).unwrap_or(GRACE_PERIOD);
+    let grace_period = time.or(own.map(Duration::from_secs)).unwrap_or(GRACE_PERIOD);
     if status.state == State::Paused && !grace_period.is_zero() {
         // A paused entrypoint cannot exit.
         client.vm().resume()?;
@@ -68,8 +87,8 @@ pub(crate) fn stop(machines: &Machines, name: &str, how: Stop) -> Result<(), Err
         terminate(client.vm(), label.stop_signal, grace_period);
     }
     let kept = label.filter(|label| !label.options.remove && status.state != State::Paused);
-    let ended = kept.and_then(|label| Ended::read(client.vm(), label, LOGS));
-    let stopped = match client.stop() {
+    let kept = kept.and_then(|label| StoppedMachine::read(client.vm(), label, LOGS));
+    let result = match client.stop() {
         // Another command stopped the machine, or its process was killed.
         Err(
             supermachine::Error::Worker { source: supermachine::error::WorkerError::Gone }
@@ -80,11 +99,11 @@ pub(crate) fn stop(machines: &Machines, name: &str, how: Stop) -> Result<(), Err
         }
         result => Ok(result?),
     };
-    if let Some(ended) = ended {
+    if let Some(machine) = kept {
         // The machine has stopped. Logs that cannot be kept do not change that.
-        let _ = ended::keep(machines, &ended);
+        let _ = stopped::keep(machines, &machine);
     }
-    stopped
+    result
 }
 
 /// Sends the entrypoint the signal, and waits at most this long for it to exit. A guest that does not
@@ -101,5 +120,34 @@ fn terminate(machine: Vm, signal: u8, time: Duration) {
     });
     if thread.is_ok() {
         let _ = exited.recv_timeout(time);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grace_period_may_be_zero() {
+        assert_eq!(seconds("0"), Ok(Duration::ZERO));
+        assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
+        for text in ["", "-1", "nan", "1e300", "1s"] {
+            assert!(seconds(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn one_failure_fails_all_and_stops_none() {
+        use std::cell::RefCell;
+        let names = ["a", "b", "c"].map(str::to_owned);
+        let (asked, not_running) = (RefCell::new(Vec::new()), |name: &str| {
+            Err(BackgroundError::NotRunning { name: name.to_owned() }.into())
+        });
+        let status = for_each(&names, |_, name| {
+            asked.borrow_mut().push(name.to_owned());
+            if name == "b" { not_running(name) } else { Ok(()) }
+        });
+        assert_eq!((status, asked.into_inner()), (1, names.to_vec()));
+        assert_eq!(for_each(&names, |_, _| Ok(())), 0);
     }
 }

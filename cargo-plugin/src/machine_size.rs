@@ -1,13 +1,23 @@
 //! Memory and processors of a machine on the command line.
 
 use clap::builder::TypedValueParser;
+use supermachine_vmm::arch::{MAX_MEMORY, MAX_VCPUS, MIN_MEMORY};
 
-/// The least memory of a machine, in MiB.
-const MIN_MEMORY_MIB: u64 = 32;
-/// The most memory of a machine, in MiB.
-const MAX_MEMORY_MIB: u64 = 1 << 20;
-/// The most processors of a machine.
-const MAX_VCPUS: i64 = 16;
+const MIB: u64 = 1 << 20;
+/// The help of an option for memory.
+pub(crate) fn memory_help() -> String {
+    let range = memory_range();
+    format!("Give the machine this much memory, {range}, as 512m or 1g; a plain number is MiB")
+}
+
+/// The help of an option for processors.
+pub(crate) fn vcpus_help() -> String {
+    format!("Give the machine this many virtual processors, 1 to {MAX_VCPUS}")
+}
+
+fn memory_range() -> String {
+    format!("{} MiB to {} GiB", MIN_MEMORY / MIB, MAX_MEMORY / MIB >> 10)
+}
 
 /// Parses an amount of memory into MiB. A number without a unit is MiB, as in `256`, or bytes if it is
 /// too large for that, as Docker's tools write it. Units are those of Docker: `512m`, `1g`.
@@ -17,7 +27,7 @@ pub(crate) fn memory_mib(text: &str) -> Result<u64, String> {
     let (number, unit) = text.split_at_checked(digits).ok_or_else(invalid)?;
     let number: u64 = number.parse().map_err(|_| invalid())?;
     let shift = match unit.to_ascii_lowercase().as_str() {
-        "" if number <= MAX_MEMORY_MIB => 20,
+        "" if number <= MAX_MEMORY / MIB => 20,
         "" | "b" => 0,
         "k" | "kb" | "kib" => 10,
         "m" | "mb" | "mib" => 20,
@@ -26,11 +36,11 @@ pub(crate) fn memory_mib(text: &str) -> Result<u64, String> {
         _ => return Err(invalid()),
     };
     let bytes = number.checked_mul(1 << shift).ok_or_else(invalid)?;
-    let mib = bytes.div_ceil(1 << 20);
-    if (MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&mib) {
+    let mib = bytes.div_ceil(MIB);
+    if (MIN_MEMORY / MIB..=MAX_MEMORY / MIB).contains(&mib) {
         Ok(mib)
     } else {
-        Err(format!("{mib} MiB is not in {MIN_MEMORY_MIB} MiB to 1 TiB"))
+        Err(format!("{mib} MiB is not in {}", memory_range()))
     }
 }
 
@@ -48,8 +58,8 @@ pub(crate) fn vcpus() -> impl TypedValueParser<Value = u16> {
         let text = whole(text)?;
         let number: i64 = text.parse().map_err(|_| "not a number of processors".to_owned())?;
         match u16::try_from(number) {
-            Ok(number) if (1..=MAX_VCPUS).contains(&number.into()) => Ok(number),
-            _ => Err(format!("{number} is not in 1..={MAX_VCPUS}")),
+            Ok(number) if (1..=MAX_VCPUS).contains(&number) => Ok(number),
+            _ => Err(format!("{number} is not in 1 to {MAX_VCPUS}")),
         }
     })
 }
@@ -61,16 +71,39 @@ mod tests {
     #[test]
     fn memory_has_units_and_defaults_to_mib() {
         let parsed =
-            ["256", "512m", "1G", "2gb", "536870912", "65536k", "33554432b"].map(memory_mib);
-        assert_eq!(parsed, [256, 512, 1024, 2048, 512, 64, 32].map(Ok));
+            ["256", "512m", "1G", "2gb", "536870912", "65536k", "67108864b"].map(memory_mib);
+        assert_eq!(parsed, [256, 512, 1024, 2048, 512, 64, 64].map(Ok));
     }
 
     #[test]
-    fn memory_outside_the_limits_or_malformed_is_refused() {
-        for text in ["", "1", "31m", "2t", "m", "1x", "-1", "1.5g", "99999999999999999999"] {
-            assert!(memory_mib(text).is_err(), "{text:?}");
+    fn malformed_memory_is_refused() {
+        for text in ["", "m", "1x", "-1", "1.5g", "99999999999999999999"] {
+            assert!(memory_mib(text).unwrap_err().contains("not an amount of memory"), "{text:?}");
         }
-        assert!(memory_mib("1").unwrap_err().contains("32 MiB"));
+    }
+
+    #[test]
+    fn limits_of_memory_are_those_of_a_machine() {
+        let (least, most) = (MIN_MEMORY / MIB, MAX_MEMORY / MIB);
+        for mib in [least, most] {
+            assert_eq!(memory_mib(&format!("{mib}m")), Ok(mib));
+        }
+        for mib in [0, least - 1, most + 1] {
+            let error = memory_mib(&format!("{mib}m")).unwrap_err();
+            assert_eq!(error, format!("{mib} MiB is not in 64 MiB to 96 GiB"));
+        }
+    }
+
+    /// Prose cannot be derived, so it is compared.
+    #[test]
+    fn documents_state_the_limits_of_a_machine() {
+        let vcpus = format!("1 to {MAX_VCPUS}");
+        let changelog = include_str!("../../CHANGELOG.md");
+        assert!(changelog.contains(&format!("{vcpus} vCPUs")));
+        let commands = include_str!("../../docs/command.md");
+        let sizes = commands.lines().find(|line| line.contains("`--vcpus`")).unwrap();
+        assert!(sizes.contains(&memory_range()) && sizes.contains(&vcpus), "{sizes}");
+        assert!(memory_help().contains(&memory_range()) && vcpus_help().contains(&vcpus));
     }
 
     #[test]
@@ -83,8 +116,11 @@ mod tests {
         assert_eq!(parse("2"), Ok(Some(2)));
         assert_eq!(parse("2.0"), Ok(Some(2)));
         assert!(parse("1.5").unwrap_err().contains("use 2"));
-        for text in ["0", "17", "x", ""] {
+        for text in ["0", "x", "", "-1", "65537"] {
             assert!(parse(text).is_err(), "{text:?}");
         }
+        assert_eq!(parse(&MAX_VCPUS.to_string()), Ok(Some(MAX_VCPUS)));
+        let refused = parse(&(MAX_VCPUS + 1).to_string()).unwrap_err();
+        assert!(refused.contains(&format!("not in 1 to {MAX_VCPUS}")), "{refused}");
     }
 }

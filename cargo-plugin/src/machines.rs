@@ -8,7 +8,7 @@
 //!   machines/NAME/
 //!     lock                           held by the supervisor while it lives
 //!     socket                         where it listens, mode 0600
-//!   ended/NAME/                      the logs of the last machine of that name, see `crate::ended`
+//!   stopped/NAME/                    the logs of the last machine of that name, see `crate::stopped`
 //! ```
 //!
 //! Invariant: nobody holds the lock of a stale folder, because its supervisor has exited. The next
@@ -126,15 +126,15 @@ impl Machines {
     }
 
     /// The folder of the last stopped machine of this name, if there is one.
-    pub(crate) fn ended(&self, name: &str) -> Option<PathBuf> {
-        let folder = self.dir.join("ended").join(name);
+    pub(crate) fn stopped(&self, name: &str) -> Option<PathBuf> {
+        let folder = self.dir.join("stopped").join(name);
         (is_name(name) && is_private(&self.dir).ok()? && is_private(&folder).ok()?)
             .then_some(folder)
     }
 
     /// The names of all stopped machines whose logs are kept, sorted.
-    pub(crate) fn ended_names(&self) -> Result<Vec<String>, Error> {
-        let parent = self.dir.join("ended");
+    pub(crate) fn stopped_names(&self) -> Result<Vec<String>, Error> {
+        let parent = self.dir.join("stopped");
         if !is_private(&self.dir)? || !is_private(&parent)? {
             return Ok(Vec::new());
         }
@@ -149,7 +149,7 @@ impl Machines {
     }
 
     /// Keeps a stopped machine: `fill` writes its files. Does nothing if another machine has the name.
-    pub(crate) fn keep_ended(
+    pub(crate) fn keep_stopped(
         &self,
         name: &str,
         fill: impl FnOnce(&Path) -> io::Result<()>,
@@ -158,16 +158,16 @@ impl Machines {
         if !is_name(name) || self.is_held(name)? {
             return Ok(());
         }
-        create_private(&self.dir.join("ended"))?;
-        let folder = self.dir.join("ended").join(name);
+        create_private(&self.dir.join("stopped"))?;
+        let folder = self.dir.join("stopped").join(name);
         remove(&folder)?;
         create_private(&folder)?;
         fill(&folder).map_err(|source| state("write", &folder, source))
     }
 
     /// Forgets the last stopped machine of this name. Returns whether there was one.
-    pub(crate) fn forget_ended(&self, name: &str) -> Result<bool, Error> {
-        let Some(folder) = self.ended(name) else { return Ok(false) };
+    pub(crate) fn forget_stopped(&self, name: &str) -> Result<bool, Error> {
+        let Some(folder) = self.stopped(name) else { return Ok(false) };
         let _guard = self.lock()?;
         remove(&folder)?;
         Ok(true)
@@ -199,7 +199,7 @@ impl Machines {
         if self.is_held(name)? {
             return Ok(None);
         }
-        remove(&self.dir.join("ended").join(name))?;
+        remove(&self.dir.join("stopped").join(name))?;
         let folder = self.folder(name);
         create_private(&folder)?;
         let path = folder.join("lock");
@@ -375,21 +375,21 @@ mod tests {
     #[test]
     fn ended_machine_is_kept_until_it_is_forgotten_or_its_name_is_claimed() {
         let (_parent, machines) = machines();
-        let keep = || machines.keep_ended("web", |folder| fs::write(folder.join("log"), "x"));
+        let keep = || machines.keep_stopped("web", |folder| fs::write(folder.join("log"), "x"));
         let claim = machines.claim(None, "web").unwrap();
         keep().unwrap();
-        assert!(machines.ended("web").is_none());
+        assert!(machines.stopped("web").is_none());
         claim.release().unwrap();
         keep().unwrap();
         keep().unwrap();
-        assert_eq!(machines.ended_names().unwrap(), ["web"]);
-        assert_eq!(fs::read(machines.ended("web").unwrap().join("log")).unwrap(), b"x");
-        assert!(machines.ended("../ended/web").is_none());
+        assert_eq!(machines.stopped_names().unwrap(), ["web"]);
+        assert_eq!(fs::read(machines.stopped("web").unwrap().join("log")).unwrap(), b"x");
+        assert!(machines.stopped("../stopped/web").is_none());
         machines.claim(Some("web"), "").unwrap().release().unwrap();
-        assert!(machines.ended("web").is_none());
+        assert!(machines.stopped("web").is_none());
         keep().unwrap();
-        assert!(machines.forget_ended("web").unwrap());
-        assert!(!machines.forget_ended("web").unwrap());
+        assert!(machines.forget_stopped("web").unwrap());
+        assert!(!machines.forget_stopped("web").unwrap());
     }
 
     #[test]

@@ -114,6 +114,7 @@ fn archive_is_the_folder_and_the_same_each_time() {
     let place = format!("out/app-1.2.3-{}.tar", Package::host());
     assert_eq!(done.succeeds(), format!("{place}\n"));
     let first = fs::read(package.path(&place)).unwrap();
+    // Times in an archive have seconds: a time of the second build would show.
     std::thread::sleep(std::time::Duration::from_millis(1100));
     package.run(&arguments).succeeds();
     assert!(fs::read(package.path(&place)).unwrap() == first);

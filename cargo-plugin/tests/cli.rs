@@ -258,8 +258,8 @@ fn wrong_arguments_are_explained() {
         (&["pull"], "<IMAGE>"),
         (&["pull", "--ready", "tcp:0", "x"], "not one of tcp:PORT, log:REGEX"),
         (&["pull", "--ready", "log:(", "x"], "unclosed group"),
-        (&["pull", "--memory", "1", "x"], "32"),
-        (&["pull", "--vcpus", "17", "x"], "1..=16"),
+        (&["pull", "--memory", "1", "x"], "64 MiB to 96 GiB"),
+        (&["pull", "--vcpus", "33", "x"], "33 is not in 1 to 32"),
         (&["pull", "--ready-timeout", "0", "x"], "not a duration above zero"),
         (&["pull", "--platform", "linux", "x"], "os/architecture"),
         (&["pull", "--env", "=x", "x"], "has no name"),
@@ -288,7 +288,7 @@ fn options_of_docker_without_a_meaning_say_why() {
         home.run(&["run", option, "x"]).fails(125, &["is not supported: ", said]);
     }
     home.run(&["run", "--cpus", "1.5", "x"]).fails(125, &["whole processors: use 2"]);
-    home.run(&["run", "-m", "1k", "x"]).fails(125, &["32 MiB"]);
+    home.run(&["run", "-m", "1k", "x"]).fails(125, &["64 MiB"]);
     home.run(&["run", "-w", "relative", "x"]).fails(125, &["not an absolute path: use /relative"]);
     home.run(&["run", "--env-file", "/nosuch", "-d", "x"]).fails(125, &["cannot read /nosuch"]);
     home.run(&["kill", "-s", "NOSUCH", "x"]).fails(2, &["not a signal"]);

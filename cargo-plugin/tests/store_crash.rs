@@ -43,6 +43,7 @@ fn kill_within(home: &Home, arguments: &[&str], whole: Duration, random: &mut Ra
     let mut command = home.command(arguments);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let limit = u64::try_from(whole.as_micros()).unwrap();
+    // The moment of the kill is what varies.
     thread::sleep(Duration::from_micros(random.below(limit)));
     child.kill().unwrap();
     child.wait().unwrap().success()

@@ -343,10 +343,10 @@ fn logs_keep_both_streams_apart_and_ps_shows_the_exit_status() {
             break row;
         }
     };
-    assert_eq!((&row["state"], &row["reason"]), (&"ended".into(), &"exit code 7".into()), "{row}");
+    assert_eq!((&row["state"], &row["reason"]), (&"exited".into(), &"exit code 7".into()), "{row}");
     let table = HOME.run(&["ps"]);
     let line = table.succeeds().lines().find(|line| line.starts_with("logged ")).unwrap();
-    assert!(line.contains(" svc ") && line.ends_with(" ended: exit code 7"), "{line}");
+    assert!(line.contains(" svc ") && line.ends_with(" exited: exit code 7"), "{line}");
     // The machine itself still runs.
     assert_eq!(machine.exec(&["echo", "x"]).succeeds(), "x\n");
 }

@@ -16,7 +16,7 @@ pub(crate) struct Account {
 
 /// Which part of `user[:group]` is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unknown {
+pub(crate) enum UnknownAccount {
     User,
     Group,
 }
@@ -37,7 +37,7 @@ struct Group<'a> {
 /// Looks `user[:group]` up. A number needs no entry; an empty user is root. Supplementary
 /// groups are those that list the user, unless a group is named. The user's own group is one
 /// of them, as after a login: a program must not gain by giving it up.
-pub(crate) fn resolve(spec: &str, passwd: &[u8], group: &[u8]) -> Result<Account, Unknown> {
+pub(crate) fn resolve(spec: &str, passwd: &[u8], group: &[u8]) -> Result<Account, UnknownAccount> {
     let (user_spec, group_spec) = spec.split_once(':').unwrap_or((spec, ""));
     let user_spec = if user_spec.is_empty() { "0" } else { user_spec };
     let wanted = number(user_spec.as_bytes());
@@ -47,11 +47,11 @@ pub(crate) fn resolve(spec: &str, passwd: &[u8], group: &[u8]) -> Result<Account
     let (uid, gid, home, name) = match (user, wanted) {
         (Some(user), _) => (user.uid, user.gid, user.home, Some(user.name)),
         (None, Some(uid)) => (uid, 0, b"/".as_slice(), None),
-        (None, None) => return Err(Unknown::User),
+        (None, None) => return Err(UnknownAccount::User),
     };
     let home = if home.is_empty() { b"/".to_vec() } else { home.to_vec() };
     if !group_spec.is_empty() {
-        let gid = group_id(group_spec, group).ok_or(Unknown::Group)?;
+        let gid = group_id(group_spec, group).ok_or(UnknownAccount::Group)?;
         return Ok(Account { credentials: credentials(uid, gid, Vec::new()), home });
     }
     let mut groups = Vec::new();
@@ -124,7 +124,7 @@ mod tests {
     const GROUP: &[u8] =
         b"root:x:0:\nadm:x:4:root,www\nwww:x:33:\nssl:x:101: www ,x\ndup:x:4:www\n";
 
-    fn account(spec: &str) -> Result<(u32, u32, Vec<u32>, Vec<u8>), Unknown> {
+    fn account(spec: &str) -> Result<(u32, u32, Vec<u32>, Vec<u8>), UnknownAccount> {
         resolve(spec, PASSWD, GROUP)
             .map(|a| (a.credentials.uid, a.credentials.gid, a.credentials.groups, a.home))
     }
@@ -161,12 +161,12 @@ mod tests {
 
     #[test]
     fn unknown_names_are_refused() {
-        assert_eq!(account("nobody"), Err(Unknown::User));
-        assert_eq!(account("bad"), Err(Unknown::User));
-        assert_eq!(account("last"), Err(Unknown::User));
-        assert_eq!(account("4294967295"), Err(Unknown::User));
-        assert_eq!(account("99999999999"), Err(Unknown::User));
-        assert_eq!(account("www:nogroup"), Err(Unknown::Group));
+        assert_eq!(account("nobody"), Err(UnknownAccount::User));
+        assert_eq!(account("bad"), Err(UnknownAccount::User));
+        assert_eq!(account("last"), Err(UnknownAccount::User));
+        assert_eq!(account("4294967295"), Err(UnknownAccount::User));
+        assert_eq!(account("99999999999"), Err(UnknownAccount::User));
+        assert_eq!(account("www:nogroup"), Err(UnknownAccount::Group));
     }
 
     #[test]

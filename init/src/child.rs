@@ -12,7 +12,7 @@ use crate::container::Launch;
 use crate::environment::candidates;
 use crate::failure::{OrFailure, failure};
 use crate::sys::fd::{self, Fd};
-use crate::sys::process::{Credentials, Ended, Plan, Spawner, Step};
+use crate::sys::process::{Credentials, ExitedChild, SpawnSpec, Spawner, Step};
 use crate::sys::{Errno, clock, terminal};
 
 /// A running program and the agent's ends of its pipes.
@@ -101,7 +101,7 @@ pub(crate) fn start(
         b"" | b"/" => None,
         cwd => Some(CString::new(cwd).map_err(|_| failure("chdir", cwd, Errno::EINVAL))?),
     };
-    let mut plan = Plan {
+    let mut spec = SpawnSpec {
         programs: &pointers(&programs),
         argv: &pointers(&argv),
         env: &pointers(&env),
@@ -117,13 +117,13 @@ pub(crate) fn start(
         credentials: &launch.account.credentials,
     };
     let started = clock::monotonic();
-    let mut spawned = spawner.spawn(&plan);
+    let mut spawned = spawner.spawn(&spec);
     if let Err((Step::Clone, errno)) = spawned
         && errno != Errno::EAGAIN
-        && plan.group.take().is_some()
+        && spec.group.take().is_some()
     {
         // Root in the guest may have removed the group, or made it one that takes no processes.
-        spawned = spawner.spawn(&plan);
+        spawned = spawner.spawn(&spec);
         if let Some(group) = group.take() {
             group.abandon();
         }
@@ -135,7 +135,7 @@ pub(crate) fn start(
 }
 
 /// Converts a wait status into the exit that is reported to the host.
-pub(crate) fn exit(ended: &Ended, started: u64, now: u64, timed_out: bool) -> Exit {
+pub(crate) fn exit(ended: &ExitedChild, started: u64, now: u64, timed_out: bool) -> Exit {
     // The low seven bits are the signal, the next eight the code.
     let [low, code, ..] = ended.status.to_le_bytes();
     let status = match low & 0x7F {
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn wait_status_is_a_code_or_a_signal() {
-        let ended = |status| Ended { pid: 1, status, peak_rss_kib: 7 };
+        let ended = |status| ExitedChild { pid: 1, status, peak_rss_kib: 7 };
         let code = exit(&ended(0x2A00), 1_000, 5_000, false);
         assert_eq!(code.status, ExitStatus::Code(42));
         assert_eq!((code.duration_us, code.peak_rss_kib), (4, 7));

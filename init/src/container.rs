@@ -12,7 +12,7 @@ use core::ffi::CStr;
 use linux_raw_sys::general as nr;
 use supermachine_formats::wire::{Command, Container as Description, Failure, Process};
 
-use crate::account::{Account, Unknown, resolve};
+use crate::account::{Account, UnknownAccount, resolve};
 use crate::environment::{DEFAULT_PATH, Environment};
 use crate::failure::{OrFailure, failure};
 use crate::resume::Resumer;
@@ -250,8 +250,8 @@ impl Users {
         let group = read_or_empty(c"/etc/group")?;
         let account = resolve(user, &passwd, &group).map_err(|unknown| {
             let operation = match unknown {
-                Unknown::User => "find user",
-                Unknown::Group => "find group",
+                UnknownAccount::User => "find user",
+                UnknownAccount::Group => "find group",
             };
             failure(operation, user, Errno::ENOENT)
         })?;

@@ -7,18 +7,18 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No kernel or no agent of these inputs has been built.
+    /// The kernel or the agent has not been built from these inputs.
     #[error("{} is missing, `cargo xtask assets` builds it", path.display())]
     AssetsMissing {
-        /// Where it was looked for.
+        /// Where it should be.
         path: PathBuf,
     },
     /// The system refused a file operation.
     #[error("cannot {op} {}", path.display())]
     File {
-        /// What was being done.
+        /// The operation.
         op: &'static str,
-        /// To which file.
+        /// The file.
         path: PathBuf,
         /// Why it failed.
         source: io::Error,

@@ -1,11 +1,11 @@
 //! The guest kernel and agent of supermachine, as bytes with their digests.
 //!
-//! Owns the guest kernel's options (`config/`), the facts of its build ([`recipe`]) and
-//! where finished builds are found. It builds nothing itself: `cargo xtask assets` does,
-//! into a folder whose name is a digest of everything that went in. So a build of other
-//! inputs is never mistaken for one of these.
+//! Owns the guest kernel's options (`config/`), the facts of its build ([`recipe`]) and the
+//! locations of finished builds. It builds nothing itself: `cargo xtask assets` does, into a
+//! folder named by a digest of all inputs. A build of other inputs is therefore never used by
+//! mistake.
 //!
-//! What ships the kernel's bytes passes on a work under GPL-2.0: see `NOTICE`.
+//! A program that ships the kernel distributes a work under GPL-2.0: see `NOTICE`.
 //!
 //! ```no_run
 //! let assets = supermachine_kernel::Assets::locate()?;
@@ -30,7 +30,7 @@ use sha2::{Digest, Sha256};
 pub use error::Error;
 pub use place::{agent_dir, kernel_dir};
 
-/// The architecture of the guests that these assets are for.
+/// The architecture of the guests that use these assets.
 pub const ARCH: &str = env!("GUEST_ARCH");
 
 /// The kernel's file name in its folder.
@@ -39,7 +39,7 @@ pub const KERNEL_FILE: &str = "vmlinux";
 /// The agent's file name in its folder.
 pub const AGENT_FILE: &str = "init";
 
-/// The kernel options that hold on every architecture.
+/// The kernel options of every architecture.
 pub const COMMON_CONFIG: &str = include_str!("../config/common.config");
 
 /// The kernel options of [`ARCH`], empty where there are none yet.
@@ -49,7 +49,7 @@ pub const ARCH_CONFIG: &str = include_str!("../config/x86_64.config");
 #[cfg(not(target_arch = "x86_64"))]
 pub const ARCH_CONFIG: &str = "";
 
-/// Where a kernel and an agent that fit this library are.
+/// The paths of a kernel and an agent that match this library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assets {
     kernel: PathBuf,
@@ -72,11 +72,11 @@ impl std::fmt::Debug for Asset {
 }
 
 impl Assets {
-    /// Finds both: in the folder that `SUPERMACHINE_ASSETS` names (as `vmlinux` and
-    /// `init`) if it is set, else in [`kernel_dir`] and [`agent_dir`].
+    /// Finds both: as `vmlinux` and `init` in the folder `SUPERMACHINE_ASSETS`, if that is set;
+    /// otherwise in [`kernel_dir`] and [`agent_dir`].
     ///
     /// # Errors
-    /// [`Error::AssetsMissing`] with the first path that is not there.
+    /// [`Error::AssetsMissing`] with the first path that does not exist.
     pub fn locate() -> Result<Self, Error> {
         match place::override_dir() {
             Some(folder) => Self::in_dirs(&folder, &folder),
@@ -84,10 +84,10 @@ impl Assets {
         }
     }
 
-    /// Finds both in the folders given.
+    /// Finds both in these folders.
     ///
     /// # Errors
-    /// [`Error::AssetsMissing`] with the first path that is not there.
+    /// [`Error::AssetsMissing`] with the first path that does not exist.
     pub fn in_dirs(kernel: &Path, agent: &Path) -> Result<Self, Error> {
         let assets = Self { kernel: kernel.join(KERNEL_FILE), agent: agent.join(AGENT_FILE) };
         for path in [&assets.kernel, &assets.agent] {
@@ -113,7 +113,7 @@ impl Assets {
     /// Reads the kernel: an uncompressed ELF `vmlinux`.
     ///
     /// # Errors
-    /// [`Error::File`] when it cannot be read.
+    /// [`Error::File`] if it cannot be read.
     pub fn kernel(&self) -> Result<Asset, Error> {
         read(&self.kernel)
     }
@@ -121,18 +121,17 @@ impl Assets {
     /// Reads the agent: a static ELF program.
     ///
     /// # Errors
-    /// [`Error::File`] when it cannot be read.
+    /// [`Error::File`] if it cannot be read.
     pub fn agent(&self) -> Result<Asset, Error> {
         read(&self.agent)
     }
 }
 
-/// What tells the kernel and agent that [`Assets::locate`] finds from all others: a digest of
-/// what they are built from, for which they need not be there, or of what they are if
-/// `SUPERMACHINE_ASSETS` names them.
+/// Identifies the kernel and agent that [`Assets::locate`] finds. This is a digest of their inputs, so
+/// they need not be built yet; with `SUPERMACHINE_ASSETS`, it is a digest of their content.
 ///
 /// # Errors
-/// Those of [`Assets::locate`] and of reading them, where they are named.
+/// With `SUPERMACHINE_ASSETS`, those of [`Assets::locate`] and of reading the files.
 pub fn identity() -> Result<[u8; 32], Error> {
     let mut hasher = Sha256::new();
     match place::override_dir() {
@@ -151,18 +150,18 @@ pub fn identity() -> Result<[u8; 32], Error> {
     Ok(hasher.finalize().into())
 }
 
-/// Writes the kernel to `path`, whole or not at all.
+/// Writes the kernel to `path`, atomically.
 ///
 /// # Errors
-/// [`Error::AssetsMissing`] when there is none, [`Error::File`] when it cannot be copied.
+/// [`Error::AssetsMissing`] if it has not been built, [`Error::File`] if it cannot be copied.
 pub fn extract_kernel_to(path: impl AsRef<Path>) -> Result<(), Error> {
     write(path.as_ref(), &Assets::locate()?.kernel()?.bytes, 0o644)
 }
 
-/// Writes the agent to `path`, executable, whole or not at all.
+/// Writes the agent to `path`, atomically, as an executable.
 ///
 /// # Errors
-/// [`Error::AssetsMissing`] when there is none, [`Error::File`] when it cannot be copied.
+/// [`Error::AssetsMissing`] if it has not been built, [`Error::File`] if it cannot be copied.
 pub fn extract_init_oci_to(path: impl AsRef<Path>) -> Result<(), Error> {
     write(path.as_ref(), &Assets::locate()?.agent()?.bytes, 0o755)
 }
@@ -185,7 +184,7 @@ fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
         File::open(folder).and_then(|f| f.sync_all()).map_err(Error::file("sync", folder))
     });
     if done.is_err() {
-        // The first error is the one to tell; the scratch file may not even exist.
+        // The first error is the one to report. The scratch file may not exist.
         let _ = fs::remove_file(&scratch);
     }
     done

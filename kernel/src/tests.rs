@@ -27,7 +27,7 @@ fn assets_found_are_read_with_their_digests() {
 }
 
 #[test]
-fn write_over_an_older_file_leaves_only_the_new_one() {
+fn write_replaces_an_older_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("init");
     fs::write(&path, b"older and longer").unwrap();
@@ -38,7 +38,7 @@ fn write_over_an_older_file_leaves_only_the_new_one() {
 }
 
 #[test]
-fn write_that_cannot_finish_leaves_nothing() {
+fn failed_write_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("taken");
     fs::create_dir_all(path.join("by a folder")).unwrap();
@@ -59,7 +59,7 @@ fn cache_with_a_relative_path_falls_back_to_home() {
 }
 
 #[test]
-fn options_are_asked_for_once() {
+fn no_option_is_set_twice() {
     let mut names: Vec<_> = COMMON_CONFIG
         .lines()
         .chain(ARCH_CONFIG.lines())

@@ -34,7 +34,7 @@ pub struct AssetPaths {
 }
 
 /// Where a snapshot was found.
-pub(crate) enum Found {
+pub(crate) enum SnapshotLocation {
     /// The only one of a file or folder.
     Pack(PathBuf),
     /// One of several in a folder.
@@ -93,7 +93,7 @@ impl AssetPaths {
     pub fn pack_or(&self, name: &str, otherwise: impl Into<PathBuf>) -> PathBuf {
         let otherwise = otherwise.into();
         match self.find(name) {
-            Ok(Found::Pack(path)) if !(path.is_symlink() && otherwise.exists()) => path,
+            Ok(SnapshotLocation::Pack(path)) if !(path.is_symlink() && otherwise.exists()) => path,
             _ => otherwise,
         }
     }
@@ -104,7 +104,7 @@ impl AssetPaths {
         self.folders.iter().map(|folder| folder.join(PROGRAM)).find(|path| path.is_file())
     }
 
-    pub(crate) fn find(&self, name: &str) -> Result<Found, Error> {
+    pub(crate) fn find(&self, name: &str) -> Result<SnapshotLocation, Error> {
         // The name becomes part of a path.
         if !is_name(name) {
             return Err(Error::Invalid {
@@ -114,15 +114,15 @@ impl AssetPaths {
         for folder in &self.folders {
             let archive = folder.join(format!("{name}.tar"));
             if archive.is_file() {
-                return Ok(Found::Pack(archive));
+                return Ok(SnapshotLocation::Pack(archive));
             }
             let layout = folder.join(name);
             if is_layout(&layout) {
-                return Ok(Found::Pack(layout));
+                return Ok(SnapshotLocation::Pack(layout));
             }
             if is_layout(folder) {
                 match Source::open(folder)?.find(Some(name)) {
-                    Ok(_) => return Ok(Found::Store(folder.clone())),
+                    Ok(_) => return Ok(SnapshotLocation::Store(folder.clone())),
                     Err(PackError::NoSuchName { .. }) => {}
                     Err(source) => return Err(source.into()),
                 }
@@ -170,7 +170,7 @@ mod tests {
         let made = samples::make(&store);
         let assets = AssetPaths::from_dir(dir.path().join("nosuch")).and_dir(dir.path());
         let found = |name: &str| match assets.find(name).unwrap() {
-            Found::Pack(path) | Found::Store(path) => path,
+            SnapshotLocation::Pack(path) | SnapshotLocation::Store(path) => path,
         };
         fs::write(dir.path().join("web.tar"), samples::archive(&store)).unwrap();
         assert_eq!(found("web"), dir.path().join("web.tar"));
@@ -178,7 +178,7 @@ mod tests {
         let source = Source::open(&store).unwrap();
         let name = source.snapshots().unwrap().into_iter().find_map(|named| named.name).unwrap();
         let within = AssetPaths::from_dir(&store);
-        assert!(matches!(within.find(&name), Ok(Found::Store(path)) if path == store));
+        assert!(matches!(within.find(&name), Ok(SnapshotLocation::Store(path)) if path == store));
         assert_eq!(source.find(Some(&name)).unwrap(), made.image.digest);
     }
 

@@ -59,7 +59,7 @@ pub use image::Image;
 pub use live::TakenSnapshot;
 pub use machine::Blocking;
 pub use pool::{Pool, PoolBuilder, PoolStats, PooledVm};
-pub use supermachine_vmm::Way as RestoreMode;
+pub use supermachine_vmm::RestoreMode;
 pub use supermachine_vmm::{Timings, host};
 pub use vm::{Vm, VmStats};
 

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 /// The most seconds between a guest's clock and the host's.
 const CLOCK_TOLERANCE: f64 = 0.050;
 /// Seconds that the message with the time may take on a busy host.
-pub const UNDER_WAY: f64 = 0.5;
+pub const RESUME_DELAY: f64 = 0.5;
 /// Asks for a full run.
 const FULL: &str = "SUPERMACHINE_TEST_FULL";
 /// The address of the test registry.
@@ -100,14 +100,14 @@ pub fn baked(name: &str, describe: impl FnOnce() -> OciImageBuilder) -> Image {
         return image.clone();
     }
     let baked = describe().name(name).bake(store());
-    told(baked);
+    expect_baked(baked);
     let image = store().image(name).unwrap();
     images.insert(name.to_owned(), image.clone());
     image
 }
 
 /// Unwraps a bake. Panics with all causes of a failure.
-pub fn told(baked: Result<Baked, BakeError>) -> Baked {
+pub fn expect_baked(baked: Result<Baked, BakeError>) -> Baked {
     baked.unwrap_or_else(|error| panic!("{}", causes(&error)))
 }
 

@@ -23,7 +23,7 @@ const PAGE: usize = 4096;
 
 /// A store with its own cache, in a temporary folder.
 #[derive(Debug)]
-pub struct Place {
+pub struct TestStore {
     /// The folder of both.
     pub dir: TempDir,
     /// The store.
@@ -88,13 +88,13 @@ impl Sample {
     }
 }
 
-impl Default for Place {
+impl Default for TestStore {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Place {
+impl TestStore {
     /// An empty store.
     #[must_use]
     pub fn new() -> Self {

@@ -34,9 +34,9 @@ const PROCESSORS_PROGRAM: &str = "vm_cpu";
 /// host's default model.
 const PROCESSORS: [(Option<&str>, &[&str]); 4] = [
     (None, &["baking::"]),
-    (Some("Skylake-Server,vendor=AuthenticAMD,+svm,+npt"), &["going_on::"]),
-    (Some("max,vendor=AuthenticAMD,+svm,+npt"), &["going_on::", "baking_host::"]),
-    (None, &["going_on::", "refusing::"]),
+    (Some("Skylake-Server,vendor=AuthenticAMD,+svm,+npt"), &["running::"]),
+    (Some("max,vendor=AuthenticAMD,+svm,+npt"), &["running::", "baking_host::"]),
+    (None, &["running::", "refusing::"]),
 ];
 /// Names that store to [`PROCESSORS_PROGRAM`].
 const PROCESSORS_STORE: &str = "SUPERMACHINE_TEST_CPU_STORE";
@@ -234,7 +234,7 @@ impl Program {
         let mut runs = PROCESSORS.to_vec();
         if kind == Kind::Native {
             println!("[{}] tried on this machine's processor only", self.name);
-            runs = vec![(None, &["baking::"]), (None, &["going_on::", "baking_host::"])];
+            runs = vec![(None, &["baking::"]), (None, &["running::", "baking_host::"])];
         }
         for (cpu, modules) in runs {
             let model = cpu.and_then(|cpu| cpu.split(',').next()).unwrap_or("usual host");

@@ -44,7 +44,7 @@ impl Runs {
     fn add(
         &mut self,
         image: Result<Image, supermachine::Error>,
-        way: RestoreMode,
+        mode: RestoreMode,
     ) -> Result<(), Box<dyn Error>> {
         let image = image?;
         let begin = Instant::now();
@@ -52,8 +52,10 @@ impl Runs {
         self.starts.push(ms(begin.elapsed()));
         run_true(&vm)?;
         self.outputs.push(ms(begin.elapsed()));
-        if vm.timings().way() != way {
-            return Err(format!("started in another way: {:?}", vm.timings().way()).into());
+        if vm.timings().restore_mode() != mode {
+            return Err(
+                format!("started in another mode: {:?}", vm.timings().restore_mode()).into()
+            );
         }
         Ok(())
     }

@@ -126,7 +126,7 @@ fn add(
     let file = File::open(from).map_err(BakeError::io("read", from))?;
     header.set_size(metadata.len());
     // A file that changes its size meanwhile must not corrupt the entries after it.
-    let added = archive.append_data(&mut header, to, Exact { file, left: metadata.len() });
+    let added = archive.append_data(&mut header, to, ExactLength { file, left: metadata.len() });
     added.map_err(BakeError::io("add", from))
 }
 
@@ -174,12 +174,12 @@ fn header(mode: u32) -> tar::Header {
 }
 
 /// A file's content, exactly as long as its metadata said; otherwise an error.
-struct Exact {
+struct ExactLength {
     file: File,
     left: u64,
 }
 
-impl io::Read for Exact {
+impl io::Read for ExactLength {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         let Some(buffer) = buffer.get_mut(..most).filter(|buffer| !buffer.is_empty()) else {

@@ -7,7 +7,7 @@ use supermachine::agent::Replies;
 use supermachine_formats::wire::Request;
 use supermachine_vmm::Machine;
 
-/// How long a healthy agent may take to answer, on the slowest of hosts.
+/// How long a healthy agent may take to answer, even on a slow host.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Sends a request. A reply that does not arrive in time is an error.

@@ -134,14 +134,14 @@ mod tests {
 
     #[test]
     fn stop_signals_are_names_or_numbers() {
-        let told = |text: &str| {
+        let signal = |text: &str| {
             stop_signal(&ImageConfig { stop_signal: Some(text.into()), ..ImageConfig::default() })
         };
         let found =
-            ["SIGQUIT", "term", "SIGWINCH", "9", "SIGRTMIN+3", "RTMAX-1", "RTMIN"].map(told);
+            ["SIGQUIT", "term", "SIGWINCH", "9", "SIGRTMIN+3", "RTMAX-1", "RTMIN"].map(signal);
         assert_eq!(found, [3, 15, 28, 9, 37, 63, 34].map(Some));
         for text in ["", "SIG", "SIGFOO", "0", "65", "RTMIN+31", "RTMIN+300", "RTMIN+x", "-1"] {
-            assert_eq!(told(text), None, "{text:?}");
+            assert_eq!(signal(text), None, "{text:?}");
         }
         assert_eq!(stop_signal(&ImageConfig::default()), None);
     }

@@ -22,7 +22,7 @@ const EXERCISES: usize = 3;
 
 /// What a start uses.
 #[derive(Debug)]
-pub(crate) struct Use {
+pub(crate) struct StartRecord {
     /// The pages written.
     pub(crate) working_set: WorkingSet,
     /// The chunks, in order of use.
@@ -30,7 +30,7 @@ pub(crate) struct Use {
 }
 
 /// Runs a trial start of the snapshot.
-pub(crate) fn observe(image: &Image) -> Result<Use, Error> {
+pub(crate) fn observe(image: &Image) -> Result<StartRecord, Error> {
     let mapped = image.mapped()?.clone();
     let origin = Origin::Files { memory: mapped.memory, disks: mapped.disks };
     let machine = run_once(image, origin)?;
@@ -41,7 +41,7 @@ pub(crate) fn observe(image: &Image) -> Result<Use, Error> {
         None => in_rising_order(&touched),
     };
     // Pages that are only read stay shared with the page cache; placing them early saves nothing.
-    Ok(Use { working_set: WorkingSet { read: Vec::new(), ..touched }, order })
+    Ok(StartRecord { working_set: WorkingSet { read: Vec::new(), ..touched }, order })
 }
 
 /// Runs commands as a user would, so that kernel and agent have allocated, in few pages, what the

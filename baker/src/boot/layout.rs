@@ -9,6 +9,7 @@ use supermachine_formats::snapshot::{
     Architecture, HypervisorFamily, Machine, Snapshot, Stage, WorkingSet,
 };
 use supermachine_snapshots::pack::{Composition, MemoryChange};
+use supermachine_vmm::arch::{MAX_MEMORY, MAX_VCPUS, MIN_MEMORY};
 use supermachine_vmm::layout::ram_windows;
 use supermachine_vmm::{boot_slots, reset_serial};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -18,13 +19,6 @@ use super::{cpio, x86_64};
 
 /// The version of the layout. Bump it with every change, so that cached bases are not reused.
 pub(crate) const RECIPE: u16 = 4;
-
-/// The least memory that a machine can have, in MiB.
-pub const MIN_MEMORY_MIB: u64 = supermachine_vmm::arch::MIN_MEMORY >> 20;
-/// The most memory that a machine can have, in MiB.
-pub const MAX_MEMORY_MIB: u64 = supermachine_vmm::arch::MAX_MEMORY >> 20;
-/// The most vCPUs that a machine can have.
-pub const MAX_VCPUS: u16 = supermachine_vmm::arch::MAX_VCPUS;
 
 /// The inputs of a boot snapshot.
 #[derive(Debug, Clone, Copy)]
@@ -112,7 +106,7 @@ pub fn lay_out(inputs: &BootInputs<'_>) -> Result<BootSnapshot, BootError> {
 
 /// Checks a machine's size. Returns its memory in bytes.
 pub(crate) fn check_size(memory_mib: u64, vcpus: u16) -> Result<u64, BootError> {
-    let (least, most) = (MIN_MEMORY_MIB, MAX_MEMORY_MIB);
+    let (least, most) = (MIN_MEMORY >> 20, MAX_MEMORY >> 20);
     if !(least..=most).contains(&memory_mib) {
         return Err(BootError::Size { what: "memory in MiB", least, most, found: memory_mib });
     }

@@ -13,5 +13,5 @@ mod tests;
 mod x86_64;
 
 pub use error::BootError;
-pub use layout::{BootInputs, BootSnapshot, MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB, lay_out};
+pub use layout::{BootInputs, BootSnapshot, lay_out};
 pub(crate) use layout::{RECIPE, check_size};

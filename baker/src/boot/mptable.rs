@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn the_largest_table_fits_its_kibibyte() {
-        let vcpus = u8::try_from(crate::boot::MAX_VCPUS).unwrap();
+        let vcpus = u8::try_from(supermachine_vmm::arch::MAX_VCPUS).unwrap();
         assert!(table(vcpus).len() <= 1024);
     }
 }

@@ -2,6 +2,7 @@ use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::arch::Baseline;
 use supermachine_formats::snapshot::memory::PAGE_SIZE;
 use supermachine_snapshots::pack::Layout;
+use supermachine_vmm::arch::{MAX_MEMORY, MAX_VCPUS, MIN_MEMORY};
 
 use super::*;
 
@@ -67,7 +68,8 @@ fn the_layout_is_a_valid_snapshot() {
 #[test]
 fn sizes_out_of_bounds_are_refused() {
     let kernel = tiny_kernel();
-    for (memory_mib, vcpus) in [(63, 1), (1 << 20, 1), (128, 0), (128, 33)] {
+    let (least, most) = (MIN_MEMORY >> 20, MAX_MEMORY >> 20);
+    for (memory_mib, vcpus) in [(least - 1, 1), (most + 1, 1), (128, 0), (128, MAX_VCPUS + 1)] {
         let inputs = BootInputs { memory_mib, vcpus, ..inputs(&kernel) };
         assert!(matches!(lay_out(&inputs), Err(BootError::Size { .. })), "{memory_mib} {vcpus}");
     }

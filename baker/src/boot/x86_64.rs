@@ -215,19 +215,19 @@ fn boot_parameters(
         u32::try_from(command_line.len()).expect("the command line fits into its place");
     header.ramdisk_image = u32::try_from(archive_start).expect("the archive is below 4 GiB");
     header.ramdisk_size = u32::try_from(archive_size).expect("the archive is below 4 GiB");
-    let mut stretches = vec![
+    let mut ranges = vec![
         (0, CONVENTIONAL_END),
         (HIGH_MEMORY_START, memory_size.min(LOW_RAM_END) - HIGH_MEMORY_START),
     ];
-    stretches.extend(
+    ranges.extend(
         layout::ram_windows(memory_size)
             .iter()
             .filter(|window| window.guest_address >= HIGH_RAM_START)
             .map(|window| (window.guest_address, window.size)),
     );
-    for (entry, (addr, size)) in parameters.e820_table.iter_mut().zip(&stretches) {
+    for (entry, (addr, size)) in parameters.e820_table.iter_mut().zip(&ranges) {
         *entry = boot_e820_entry { addr: *addr, size: *size, r#type: RAM };
     }
-    parameters.e820_entries = u8::try_from(stretches.len()).expect("there are three at most");
+    parameters.e820_entries = u8::try_from(ranges.len()).expect("there are three at most");
     parameters
 }

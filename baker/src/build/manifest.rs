@@ -54,7 +54,7 @@ const ALIKE: f64 = 0.75;
 #[non_exhaustive]
 pub struct Metadata {
     /// The snapshots, in the file's order.
-    pub snapshots: Vec<Declared>,
+    pub snapshots: Vec<DeclaredSnapshot>,
     /// The table `bundle`, unparsed: the bundler interprets it.
     pub bundle: Option<Table>,
 }
@@ -62,7 +62,7 @@ pub struct Metadata {
 /// A declared snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Declared {
+pub struct DeclaredSnapshot {
     /// Its name.
     pub name: String,
     /// The image. A relative path starts at the package's folder.
@@ -155,7 +155,7 @@ impl Metadata {
     }
 }
 
-impl Declared {
+impl DeclaredSnapshot {
     /// The bake that it declares, for a package in the folder `dir`.
     ///
     /// # Errors
@@ -219,11 +219,11 @@ impl Declared {
     }
 }
 
-fn snapshots(fields: &mut Fields<'_>) -> Result<Vec<Declared>, ManifestError> {
+fn snapshots(fields: &mut Fields<'_>) -> Result<Vec<DeclaredSnapshot>, ManifestError> {
     let list = fields.take("snapshots", "a list of tables", |value| {
         value.as_array()?.iter().map(|value| value.as_table().cloned()).collect::<Option<Vec<_>>>()
     })?;
-    let mut all: Vec<Declared> = Vec::new();
+    let mut all: Vec<DeclaredSnapshot> = Vec::new();
     for (number, table) in list.unwrap_or_default().into_iter().enumerate() {
         let place = match table.get("name") {
             Some(Value::String(name)) => format!("snapshot {name:?}"),
@@ -239,8 +239,8 @@ fn snapshots(fields: &mut Fields<'_>) -> Result<Vec<Declared>, ManifestError> {
     Ok(all)
 }
 
-fn declared(mut fields: Fields<'_>) -> Result<Declared, ManifestError> {
-    let declared = Declared {
+fn declared(mut fields: Fields<'_>) -> Result<DeclaredSnapshot, ManifestError> {
+    let declared = DeclaredSnapshot {
         name: fields.required("name")?,
         image: fields.required("image")?,
         memory_mib: fields.number("memory", "a number of MiB")?,

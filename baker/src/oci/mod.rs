@@ -53,4 +53,4 @@ pub(crate) use blocking::on_own_thread;
 pub(crate) use fetch::describe;
 pub(crate) use image::ImageDescription;
 pub(crate) use manifest::{Descriptor, MAX_DOCUMENT};
-pub(crate) use registry::{Access, Outgoing, RegistryClient};
+pub(crate) use registry::{Access, BlobToUpload, RegistryClient};

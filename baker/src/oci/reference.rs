@@ -296,7 +296,7 @@ mod tests {
             ("grafana/loki", "docker.io/grafana/loki:latest"),
             ("index.docker.io/library/nginx", "docker.io/library/nginx:latest"),
             ("docker.io/nginx", "docker.io/library/nginx:latest"),
-            ("ghcr.io/a/b/c:v1", "ghcr.io/a/b/c:v1"),
+            ("registry.example/a/b/c:v1", "registry.example/a/b/c:v1"),
             ("localhost/x", "localhost/x:latest"),
             ("127.0.0.1:5000/x:y", "127.0.0.1:5000/x:y"),
             ("[::1]:5000/x", "[::1]:5000/x:latest"),
@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn reference_of_docker_hub_is_served_by_its_index_host() {
         assert_eq!(reference("nginx").host(), "index.docker.io");
-        assert_eq!(reference("quay.io/x/y").host(), "quay.io");
+        assert_eq!(reference("registry.example/x/y").host(), "registry.example");
     }
 
     #[test]

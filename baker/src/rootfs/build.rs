@@ -74,7 +74,7 @@ pub fn build(layers: &[LayerSource], scratch: &Path, out: &Path) -> Result<Rootf
         // Best effort: report the first error.
         let _ = std::fs::remove_file(out);
         match error {
-            WriteError::Plan(error) => error,
+            WriteError::Layout(error) => error,
             WriteError::Spool(source) => file_error("read the scratch file in", scratch)(source),
             WriteError::Output(source) => file_error("write", out)(source),
         }

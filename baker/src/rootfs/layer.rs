@@ -101,19 +101,19 @@ fn hash_and_read<R: Read, W: Write + Seek>(
     tree: &mut Tree,
     spool: &mut Spool<W>,
 ) -> Result<Digest, LayerError> {
-    let mut hashed = Hashed { reader, hasher: Hasher::new() };
+    let mut hashed = HashingReader { reader, hasher: Hasher::new() };
     // Headers are 512 bytes; a buffer saves calls of decompressor and hash.
     let buffered = BufReader::with_capacity(READ_BUFFER, &mut hashed);
     read_layer_with(buffered, directories, tree, spool)?;
     Ok(hashed.hasher.finish())
 }
 
-struct Hashed<R> {
+struct HashingReader<R> {
     reader: R,
     hasher: Hasher,
 }
 
-impl<R: Read> Read for Hashed<R> {
+impl<R: Read> Read for HashingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let count = self.reader.read(buffer)?;
         self.hasher.update(&buffer[..count]);

@@ -18,7 +18,7 @@ mod verify;
 pub use handle::Store;
 pub use import::Imported;
 pub use summary::{Footprint, Sizes, Summary};
-pub use sweep::{Freed, SweepOptions, Swept};
+pub use sweep::{ItemTotal, SweepOptions, Swept};
 pub use transfer::Transferred;
 pub use usage::Usage;
 pub use verify::Verified;

@@ -41,7 +41,7 @@ impl Default for SweepOptions {
 /// A count of items and their size.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Freed {
+pub struct ItemTotal {
     /// The number of items.
     pub count: u64,
     /// Their size in bytes.
@@ -53,13 +53,13 @@ pub struct Freed {
 #[non_exhaustive]
 pub struct Swept {
     /// Unreachable blobs.
-    pub blobs: Freed,
+    pub blobs: ItemTotal,
     /// Files and folders in the cache that no snapshot of the store uses.
-    pub mapped: Freed,
+    pub mapped: ItemTotal,
     /// Downloaded layers. Bakes that need them fetch them again.
-    pub downloads: Freed,
+    pub downloads: ItemTotal,
     /// Temporary files of killed processes.
-    pub leftovers: Freed,
+    pub leftovers: ItemTotal,
     /// Keys without a result.
     pub keys: u64,
     /// Unused lock files.
@@ -87,7 +87,7 @@ impl Store {
         let marks = Marks::of(self, options.all)?;
         let unneeded = self.unneeded(&marks)?;
         let mut swept = Swept { keys: marks.dead_keys.len() as u64, ..Swept::default() };
-        swept.blobs = unneeded.iter().fold(Freed::default(), |sum, (_, bytes)| sum.and(*bytes));
+        swept.blobs = unneeded.iter().fold(ItemTotal::default(), |sum, (_, bytes)| sum.and(*bytes));
         let remove = |path: &Path| match options.dry_run {
             true => Ok(()),
             false => remove(path),
@@ -96,7 +96,7 @@ impl Store {
         let CacheUse { count, bytes, .. } =
             sweep_cache(self.cache(), &marks.cache, options.dry_run)
                 .map_err(|error| BakeError::Store(StoreError::Cache { source: error.into() }))?;
-        swept.mapped = Freed { count, bytes };
+        swept.mapped = ItemTotal { count, bytes };
         unneeded.iter().try_for_each(|(path, _)| remove(path))?;
         swept.downloads = self.sweep_downloads(options.dry_run)?;
         for (path, bytes) in self.leftovers()? {
@@ -111,10 +111,10 @@ impl Store {
     }
 
     /// Removes downloaded layers, unless a fetch is using them.
-    fn sweep_downloads(&self, is_dry_run: bool) -> Result<Freed, BakeError> {
+    fn sweep_downloads(&self, is_dry_run: bool) -> Result<ItemTotal, BakeError> {
         let downloads = BlobStore::open(self.cache().join("downloads"))?;
         let layers = if is_dry_run { downloads.layers() } else { downloads.sweep_layers() };
-        Ok(layers?.iter().fold(Freed::default(), |sum, (_, bytes)| sum.and(*bytes)))
+        Ok(layers?.iter().fold(ItemTotal::default(), |sum, (_, bytes)| sum.and(*bytes)))
     }
 
     /// The unmarked blobs, and their sizes.
@@ -153,7 +153,7 @@ impl Store {
     }
 }
 
-impl Freed {
+impl ItemTotal {
     fn and(self, bytes: u64) -> Self {
         Self { count: self.count + 1, bytes: self.bytes.saturating_add(bytes) }
     }

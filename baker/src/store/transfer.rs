@@ -10,8 +10,8 @@ use super::handle::Store;
 use super::import::sections;
 use crate::error::{BakeError, InputError, StoreError};
 use crate::oci::{
-    Access, BlobStore, Descriptor, Error, Event, FetchOptions, MAX_DOCUMENT, MissingBlob, Outgoing,
-    Reference, RegistryClient, on_own_thread,
+    Access, BlobStore, BlobToUpload, Descriptor, Error, Event, FetchOptions, MAX_DOCUMENT,
+    MissingBlob, Reference, RegistryClient, on_own_thread,
 };
 
 /// A pushed or pulled snapshot.
@@ -72,8 +72,8 @@ impl Store {
     }
 
     /// The verified blobs of a snapshot, each once.
-    fn outgoing(&self, manifest: &Manifest) -> Result<Vec<Outgoing>, BakeError> {
-        let mut blobs: Vec<Outgoing> = Vec::new();
+    fn outgoing(&self, manifest: &Manifest) -> Result<Vec<BlobToUpload>, BakeError> {
+        let mut blobs: Vec<BlobToUpload> = Vec::new();
         for (section, blob) in sections(manifest) {
             if blobs.iter().any(|known| known.digest == blob.digest) {
                 continue;
@@ -82,7 +82,7 @@ impl Store {
                 return Err(problem.into());
             }
             let path = self.layout().blob_path(blob.digest);
-            blobs.push(Outgoing { digest: blob.digest, size: blob.size, path });
+            blobs.push(BlobToUpload { digest: blob.digest, size: blob.size, path });
         }
         Ok(blobs)
     }
@@ -119,7 +119,7 @@ impl Store {
         &self,
         reference: &Reference,
         options: &FetchOptions,
-    ) -> Result<Transferred, Incoming> {
+    ) -> Result<Transferred, PullError> {
         let remote = RegistryClient::new(reference, options, Access::Pull)?;
         let json = remote.manifest()?;
         let digest = Digest::of(&json);
@@ -159,22 +159,22 @@ impl Store {
 }
 
 /// Why a pull failed.
-struct Incoming(BakeError);
+struct PullError(BakeError);
 
-impl From<Error> for Incoming {
+impl From<Error> for PullError {
     fn from(source: Error) -> Self {
         Self(BakeError::Store(StoreError::Pull { source }))
     }
 }
 
-impl From<BakeError> for Incoming {
+impl From<BakeError> for PullError {
     fn from(error: BakeError) -> Self {
         Self(error)
     }
 }
 
-impl From<Incoming> for BakeError {
-    fn from(incoming: Incoming) -> Self {
+impl From<PullError> for BakeError {
+    fn from(incoming: PullError) -> Self {
         incoming.0
     }
 }

@@ -1,11 +1,11 @@
-//! Seven services, each asked in its own protocol by a real client of this host, or by a command
-//! in the guest where that is how the image is used.
+//! Seven services. A client on the host asks each in its own protocol; a command in the guest asks those
+//! that are used that way.
 
 #![expect(
     clippy::panic,
     clippy::print_stderr,
     clippy::unwrap_used,
-    reason = "a test fails by panicking, and tells how long the restores took"
+    reason = "a test fails by panicking, and prints how long the restores took"
 )]
 
 use std::fmt::Write as _;
@@ -19,12 +19,11 @@ use supermachine_baker::Ready;
 
 use supermachine_test_support::machines::{bake, baked, start, succeeded};
 
-/// Longer than any answer takes, on the slowest of hosts.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// The client itself: what is in the search path is a wrapper in Perl, which takes longer than
-/// all the rest.
+/// Longer than any answer takes, even on a slow host.
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// The client itself: the search path has a Perl wrapper, which takes longer than the whole test.
 const PSQL: &str = "/usr/lib/postgresql/15/bin/psql";
-/// Enough for each of them; with one size, all have one base.
+/// Enough for each service. With one size, all share a base.
 const MEMORY_MIB: u64 = 256;
 
 /// Restores nginx, and has it answer each time.
@@ -46,13 +45,13 @@ pub(crate) fn httpd(vcpus: u16, rounds: u32) {
 /// Restores redis, and has it keep a value each time.
 pub(crate) fn redis(vcpus: u16, rounds: u32) {
     each_restore("redis", vcpus, rounds, Ready::Auto, |vm, round| {
-        let told = exposed(vm, 6379, |address| {
+        let answer = exposed(vm, 6379, |address| {
             let (host, port) = (address.ip().to_string(), address.port().to_string());
             let commands = format!("DBSIZE\nPING\nSET key {round}\nGET key\n");
             client("redis-cli", &["-h", &host, "-p", &port], &commands)
         });
-        // None of an earlier machine's values is there.
-        assert_eq!(told, format!("0\nPONG\nOK\n{round}\n"));
+        // No value of an earlier machine exists.
+        assert_eq!(answer, format!("0\nPONG\nOK\n{round}\n"));
     });
 }
 
@@ -61,7 +60,7 @@ pub(crate) fn memcached(vcpus: u16, rounds: u32) {
     each_restore("memcached", vcpus, rounds, Ready::Auto, |vm, round| {
         exposed(vm, 11211, |address| {
             let stream = TcpStream::connect(address).unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.set_read_timeout(Some(TIMEOUT)).unwrap();
             let mut lines = BufReader::new(&stream).lines().map(Result::unwrap);
             let value = format!("value {round}");
             let request =
@@ -100,7 +99,7 @@ pub(crate) fn node(vcpus: u16, rounds: u32) {
 pub(crate) fn postgres(vcpus: u16, rounds: u32) {
     let ready = "log:ready to accept connections".parse().unwrap();
     each_restore("postgres", vcpus, rounds, ready, |vm, round| {
-        let told = exposed(vm, 5432, |address| {
+        let answer = exposed(vm, 5432, |address| {
             let (host, port) = (address.ip().to_string(), address.port().to_string());
             let query = format!(
                 "create table numbers as select generate_series(1, {round}) as n;
@@ -108,11 +107,11 @@ pub(crate) fn postgres(vcpus: u16, rounds: u32) {
             );
             client(PSQL, &["-qAtX", "-U", "postgres", "-h", &host, "-p", &port], &query)
         });
-        assert_eq!(told, format!("{round}|{}\n", round * (round + 1) / 2));
+        assert_eq!(answer, format!("{round}|{}\n", round * (round + 1) / 2));
     });
 }
 
-/// Bakes an image, and asks each of the machines that are restored from it.
+/// Bakes an image, restores machines from it, and asks each.
 fn each_restore(name: &str, vcpus: u16, rounds: u32, ready: Ready, ask: impl Fn(&Vm, u32)) {
     let image = baked(&format!("{name}-{vcpus}"), || {
         bake(name).vcpus(vcpus).memory_mib(MEMORY_MIB).ready(ready)
@@ -129,16 +128,16 @@ fn each_restore(name: &str, vcpus: u16, rounds: u32, ready: Ready, ask: impl Fn(
 }
 
 fn round_of(image: &Image, round: u32, ask: &impl Fn(&Vm, u32)) {
-    /// Says which restore it was that did not answer.
-    struct Told(u32);
-    impl Drop for Told {
+    /// Prints which restore did not answer.
+    struct OnPanic(u32);
+    impl Drop for OnPanic {
         fn drop(&mut self) {
             if std::thread::panicking() {
                 eprintln!("restore {} did not answer as it should", self.0);
             }
         }
     }
-    let _told = Told(round);
+    let _on_panic = OnPanic(round);
     let vm = start(image);
     ask(&vm, round);
     vm.stop().unwrap();
@@ -153,21 +152,21 @@ fn exposed<T>(vm: &Vm, port: u16, ask: impl FnOnce(SocketAddr) -> T) -> T {
 }
 
 fn http(address: SocketAddr) -> [String; 4] {
-    let limit = PATIENCE.as_secs().to_string();
+    let limit = TIMEOUT.as_secs().to_string();
     ["-sSf".to_owned(), "--max-time".to_owned(), limit, format!("http://{address}/")]
 }
 
-/// What a program of this host prints that is given an input and must succeed.
+/// Runs a program on the host with this input. It must succeed. Returns its output.
 fn client(program: &str, arguments: &[impl AsRef<std::ffi::OsStr>], input: &str) -> String {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{program}: {error}"));
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    let mut told = String::from_utf8(output.stdout).unwrap();
+    let mut text = String::from_utf8(output.stdout).unwrap();
     if !output.status.success() || !output.stderr.is_empty() {
-        let _ = write!(told, "{}", String::from_utf8_lossy(&output.stderr));
-        panic!("{program}: {}\n{told}", output.status);
+        let _ = write!(text, "{}", String::from_utf8_lossy(&output.stderr));
+        panic!("{program}: {}\n{text}", output.status);
     }
-    told
+    text
 }

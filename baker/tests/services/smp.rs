@@ -1,8 +1,8 @@
-//! The tests of seven services in machines of several vCPUs, which differ in nothing else.
+//! The tests of seven services, for any number of vCPUs.
 
 use supermachine_test_support::machines::scaled;
 
-/// The tests of each service in machines of so many vCPUs.
+/// Defines the test of each service, on this number of vCPUs.
 macro_rules! answer_in_machines_of {
     ($vcpus:literal) => {
         $crate::services_smp::answer_in_machines_of! { $vcpus;
@@ -26,7 +26,7 @@ macro_rules! answer_in_machines_of {
 }
 pub(crate) use answer_in_machines_of;
 
-/// How often each is restored: in full 20 times, once usually.
+/// The number of restores: 20 in a full run, otherwise 1.
 pub(crate) fn restores() -> u32 {
     scaled(20, 1)
 }

@@ -71,7 +71,7 @@ pub(crate) fn is_signed_with(bytes: &[u8], entitlements: &[u8]) -> bool {
 /// Checks everything that a signer relies on.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), MachoError> {
     for slice in slices(Bytes(bytes))? {
-        let (found, commands_end) = Found::read(slice)?;
+        let (found, commands_end) = LoadCommands::read(slice)?;
         found.judge(slice, commands_end)?;
     }
     Ok(())
@@ -106,7 +106,7 @@ fn slices(file: Bytes<'_>) -> Result<Vec<Bytes<'_>>, MachoError> {
 /// The entitlements in a signature: blob 5, behind a header of eight bytes.
 fn signed_entitlements(slice: Bytes<'_>) -> Option<&[u8]> {
     const SLOT: u32 = 5;
-    let (start, end) = Found::read(slice).ok()?.0.signature?;
+    let (start, end) = LoadCommands::read(slice).ok()?.0.signature?;
     let signature = slice.part("the signature", start, end.checked_sub(start)?).ok()?;
     let count = signature.big(8)?.min(MOST_BLOBS);
     let entry = |index: u32| 12 + 8 * u64::from(index);
@@ -118,7 +118,7 @@ fn signed_entitlements(slice: Bytes<'_>) -> Option<&[u8]> {
 
 /// The load commands of one architecture.
 #[derive(Default)]
-struct Found {
+struct LoadCommands {
     /// Ranges in the file, in the order of the commands.
     segments: Vec<(u64, u64)>,
     has_text: bool,
@@ -127,7 +127,7 @@ struct Found {
     first_section: Option<u64>,
 }
 
-impl Found {
+impl LoadCommands {
     /// Reads the load commands, and returns their end.
     fn read(file: Bytes<'_>) -> Result<(Self, u64), MachoError> {
         match file.little(0) {

@@ -26,11 +26,11 @@ pub(crate) struct Args {
 /// Bakes each package.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     let packages = args.selection.find()?;
-    let mut wishes = BuildEnv::read();
-    wishes.offline |= args.offline;
+    let mut env = BuildEnv::read();
+    env.offline |= args.offline;
     let mut count = 0;
     for package in &packages {
-        for made in package::bake(package, &wishes, globals.quiet)? {
+        for made in package::bake(package, &env, globals.quiet)? {
             count += 1;
             writeln!(io::stdout(), "{}", made.name).map_err(|source| Error::Output { source })?;
             if !globals.quiet {
@@ -42,7 +42,7 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
         if package::bakes_in_its_build(package) {
             let manifest = package.manifest_path.clone().into();
             let mut words = vec!["--manifest-path".into(), manifest];
-            words.extend(wishes.offline.then(|| "--offline".into()));
+            words.extend(env.offline.then(|| "--offline".into()));
             words.extend(globals.quiet.then(|| "--quiet".into()));
             let checked = package::build_as("check", Arguments::new(words))?;
             if !checked.status.success() {

@@ -131,9 +131,9 @@ fn contents(
     let target = package::target(args.build.target.as_deref())?;
     let mut packs = built.packs();
     if !package::bakes_in_its_build(package) {
-        let mut wishes = BuildEnv::read();
-        wishes.offline |= args.build.arguments(globals.quiet).is_offline();
-        packs.extend(package::packs(package, &target, &target_dir, &wishes, globals.quiet)?);
+        let mut env = BuildEnv::read();
+        env.offline |= args.build.arguments(globals.quiet).is_offline();
+        packs.extend(package::packs(package, &target, &target_dir, &env, globals.quiet)?);
     }
     let packs = chosen(packs, settings.snapshots.as_deref())?;
     let paths = programs.iter().filter_map(|one| one.executable.clone());

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use supermachine_baker::{Freed, SweepOptions, Swept};
+use supermachine_baker::{ItemTotal, SweepOptions, Swept};
 
 use crate::error::Error;
 use crate::globals::Globals;
@@ -43,7 +43,7 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
 }
 
 fn text(swept: &Swept, is_dry_run: bool) -> String {
-    let amount = |freed: Freed| format!("{} in {}", format::bytes(freed.bytes), freed.count);
+    let amount = |freed: ItemTotal| format!("{} in {}", format::bytes(freed.bytes), freed.count);
     let rows = [
         ["blobs".to_owned(), amount(swept.blobs)],
         ["mapped forms".to_owned(), amount(swept.mapped)],

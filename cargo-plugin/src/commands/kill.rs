@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::background::{self, Stop};
+use crate::background;
 use crate::error::Error;
 use crate::machines::Machines;
-use crate::{report, signal_names};
+use crate::signal_names;
 
 const SIGKILL: u8 = 9;
 
@@ -24,20 +24,12 @@ pub(crate) struct Args {
 
 /// Signals all machines that it can. Returns 1 if one could not be signalled.
 pub(crate) fn exec(args: &Args) -> u8 {
-    let machines = Machines::locate();
-    let mut status = 0;
-    for name in &args.names {
-        if let Err(error) = send(&machines, name, args.signal) {
-            report::error(&error);
-            status = 1;
-        }
-    }
-    status
+    background::for_each(&args.names, |machines, name| send(machines, name, args.signal))
 }
 
 fn send(machines: &Machines, name: &str, signal: u8) -> Result<(), Error> {
     if signal == SIGKILL {
-        return background::stop(machines, name, Stop { grace_period: Some(Duration::ZERO) });
+        return background::stop(machines, name, Some(Duration::ZERO));
     }
     Ok(background::connect_running(name)?.workload_signal(signal.into())?)
 }

@@ -3,10 +3,10 @@
 use std::io;
 
 use crate::background;
-use crate::ended::Ended;
 use crate::error::{BackgroundError, Error};
 use crate::jobs::{self, Job};
 use crate::machines::Machines;
+use crate::stopped::StoppedMachine;
 
 /// Print the output of a machine's entrypoint
 ///
@@ -37,9 +37,9 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     }
     let machine = match background::connect_running(&args.name) {
         Err(Error::Background(BackgroundError::NotRunning { .. }))
-            if Ended::find(&machines, &args.name).is_some() =>
+            if StoppedMachine::find(&machines, &args.name).is_some() =>
         {
-            Ended::print_log(&machines, &args.name, &mut stdout, &mut stderr)?;
+            StoppedMachine::print_log(&machines, &args.name, &mut stdout, &mut stderr)?;
             return Ok(0);
         }
         machine => machine?,

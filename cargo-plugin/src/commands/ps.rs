@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use supermachine::worker::State;
 
-use crate::ended::Ended;
 use crate::error::{BackgroundError, Error, HostError};
 use crate::globals::Globals;
 use crate::label::Label;
 use crate::machines::Machines;
 use crate::output_format::FormatArgs;
+use crate::stopped::StoppedMachine;
 use crate::{background, format, report};
 
 /// How long a machine may take to answer.
@@ -35,7 +35,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Serialize)]
 struct Row {
-    /// `running`, `paused`, `unresponsive`, `ended`, `failed` or `stopped`.
+    /// `running`, `paused`, `unresponsive`, `exited`, `failed` or `stopped`.
     state: &'static str,
     /// How the entrypoint exited, or why the guest failed.
     reason: Option<String>,
@@ -63,7 +63,7 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
         }
     }
     if args.all {
-        rows.extend(machines.ended_names()?.iter().filter_map(|name| stopped(&machines, name)));
+        rows.extend(machines.stopped_names()?.iter().filter_map(|name| stopped(&machines, name)));
     }
     let text = match (globals.quiet, args.format.is_json()) {
         (true, _) => rows.iter().map(|row| format!("{}\n", row.label.name)).collect(),
@@ -106,7 +106,7 @@ fn row(name: &str) -> Result<Row, Error> {
         }
         State::Running => ("running", None),
         State::Paused => ("paused", None),
-        State::Ended { status } => ("ended", Some(status.to_string())),
+        State::EntrypointExited { status } => ("exited", Some(status.to_string())),
         State::Failed { failure, .. } => ("failed", Some(failure.to_string())),
         _ => ("unknown", None),
     };
@@ -116,9 +116,9 @@ fn row(name: &str) -> Result<Row, Error> {
 }
 
 fn stopped(machines: &Machines, name: &str) -> Option<Row> {
-    let ended = Ended::find(machines, name)?;
-    let reason = ended.status.map(|status| format!("exit code {status}"));
-    Some(Row { state: "stopped", reason, pid: None, label: ended.label })
+    let machine = StoppedMachine::find(machines, name)?;
+    let reason = machine.status.map(|status| format!("exit code {status}"));
+    Some(Row { state: "stopped", reason, pid: None, label: machine.label })
 }
 
 fn table(rows: &[Row]) -> String {

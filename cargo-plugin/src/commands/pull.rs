@@ -67,13 +67,11 @@ pub(crate) struct Args {
     /// Name the snapshot [default: the last part of the image's name]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Give the machine this much memory, as 512m or 1g; a plain number is MiB
     #[arg(short, long, value_name = "SIZE", default_value = "256")]
-    #[arg(value_parser = machine_size::memory_mib)]
+    #[arg(value_parser = machine_size::memory_mib, help = machine_size::memory_help())]
     memory: u64,
-    /// Give the machine this many virtual processors
     #[arg(long, alias = "cpus", value_name = "N", default_value = "1")]
-    #[arg(value_parser = machine_size::vcpus())]
+    #[arg(value_parser = machine_size::vcpus(), help = machine_size::vcpus_help())]
     vcpus: u16,
     /// Let the machine use these processor features: x86-64-v2, x86-64-v3 or host. The snapshot starts
     /// only on hosts that have them

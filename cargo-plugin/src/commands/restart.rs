@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use super::stop::grace_period;
-use crate::background::{self, Stop};
+use crate::background::{self, GracePeriod};
 use crate::detach::{self, Start};
 use crate::error::Error;
 use crate::machines::Machines;
 use crate::ports::Publish;
-use crate::report;
 
 /// Restart machines in the background
 ///
@@ -19,28 +17,19 @@ pub(crate) struct Args {
     /// Restart these machines
     #[arg(required = true, value_name = "MACHINE")]
     names: Vec<String>,
-    /// Wait this long for the entrypoint; 0 stops the machine at once [default: 10, or the machine's
-    /// --stop-timeout]
-    #[arg(short, long, value_name = "SECONDS", value_parser = grace_period)]
-    time: Option<Duration>,
+    #[command(flatten)]
+    grace_period: GracePeriod,
 }
 
 /// Restarts all machines that it can. Returns 1 if one could not be restarted.
 pub(crate) fn exec(args: &Args) -> u8 {
-    let machines = Machines::locate();
-    let mut status = 0;
-    for name in &args.names {
-        if let Err(error) = restart(&machines, name, args.time) {
-            report::error(&error);
-            status = 1;
-        }
-    }
-    status
+    let time = args.grace_period.time;
+    background::for_each(&args.names, |machines, name| restart(machines, name, time))
 }
 
-fn restart(machines: &Machines, name: &str, grace_period: Option<Duration>) -> Result<(), Error> {
+fn restart(machines: &Machines, name: &str, time: Option<Duration>) -> Result<(), Error> {
     let label = background::label(&machines.connect(name)?)?;
-    background::stop(machines, name, Stop { grace_period })?;
+    background::stop(machines, name, time)?;
     let publish: Vec<Publish> = label.ports.iter().copied().map(Publish::from).collect();
     detach::start(&Start {
         store: &label.store,

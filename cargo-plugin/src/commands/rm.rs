@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use supermachine_baker::{BakeError, Store, StoreError};
 
-use crate::background::{self, Stop};
 use crate::error::{BackgroundError, Error};
 use crate::globals::Globals;
 use crate::machines::Machines;
-use crate::{report, store};
+use crate::{background, store};
 
 /// Remove snapshots, and the logs of stopped machines
 ///
@@ -30,42 +29,42 @@ pub(crate) struct Args {
 /// Removes all names that it can. Returns 1 if one could not be removed.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     let store = store::open_existing(globals.store.as_deref())?;
-    let mut status = 0;
-    for name in &args.names {
-        if let Err(error) = remove(args, globals, store.as_ref(), name) {
-            report::error(&error);
-            status = 1;
-        }
-    }
-    Ok(status)
+    Ok(background::for_each(&args.names, |machines, name| {
+        remove(args, globals, store.as_ref(), machines, name)
+    }))
 }
 
-fn remove(args: &Args, globals: &Globals, store: Option<&Store>, name: &str) -> Result<(), Error> {
-    let machines = Machines::locate();
+fn remove(
+    args: &Args,
+    globals: &Globals,
+    store: Option<&Store>,
+    machines: &Machines,
+    name: &str,
+) -> Result<(), Error> {
     let dir = store::dir(globals.store.as_deref())?;
     let no_such_name =
         || BakeError::Store(StoreError::NoSuchName { name: name.to_owned(), store: dir.clone() });
     if let Some(store) = store
         && store.names()?.iter().any(|known| known == name)
     {
-        let users = users(&machines, &dir, name)?;
+        let users = users(machines, &dir, name)?;
         if !users.is_empty() && !args.force {
             let name = name.to_owned();
             return Err(BackgroundError::SnapshotInUse { name, machines: users }.into());
         }
         store.remove(name)?;
-        machines.forget_ended(name)?;
+        machines.forget_stopped(name)?;
         return Ok(());
     }
     if machines.names()?.iter().any(|known| known == name) {
         if !args.force {
             return Err(BackgroundError::StillRuns { name: name.to_owned() }.into());
         }
-        background::stop(&machines, name, Stop { grace_period: Some(Duration::ZERO) })?;
-        machines.forget_ended(name)?;
+        background::stop(machines, name, Some(Duration::ZERO))?;
+        machines.forget_stopped(name)?;
         return Ok(());
     }
-    if machines.forget_ended(name)? {
+    if machines.forget_stopped(name)? {
         return Ok(());
     }
     // Names that cannot be a snapshot's get an error of their own.

@@ -2,11 +2,11 @@
 
 use std::io::{self, Write};
 
-use crate::ended::Ended;
 use crate::error::{BackgroundError, Error};
 use crate::jobs::{self, Job};
 use crate::machines::Machines;
 use crate::process;
+use crate::stopped::StoppedMachine;
 
 /// Wait until the entrypoints of machines exit
 ///
@@ -37,11 +37,11 @@ fn wait(machines: &Machines, name: &str) -> Result<u8, Error> {
     if jobs::is_job(name) {
         return Ok(Job::find(machines, name)?.wait()?.unwrap_or(KILLED));
     }
-    let stopped = |ended: Ended| ended.status.unwrap_or(KILLED);
+    let stopped = |machine: StoppedMachine| machine.status.unwrap_or(KILLED);
     let machine = match machines.connect(name) {
         Ok(client) => client.vm(),
         Err(error @ Error::Background(BackgroundError::NotRunning { .. })) => {
-            return Ended::find(machines, name).map(stopped).ok_or(error);
+            return StoppedMachine::find(machines, name).map(stopped).ok_or(error);
         }
         Err(error) => return Err(error),
     };
@@ -50,7 +50,7 @@ fn wait(machines: &Machines, name: &str) -> Result<u8, Error> {
         Err(
             supermachine::Error::Worker { source: supermachine::error::WorkerError::Gone }
             | supermachine::Error::Stopped,
-        ) => Ok(Ended::find(machines, name).map_or(KILLED, stopped)),
+        ) => Ok(StoppedMachine::find(machines, name).map_or(KILLED, stopped)),
         Err(error) => Err(error.into()),
     }
 }

@@ -59,7 +59,7 @@ impl Unpacked {
 
     fn take_all(&mut self, from: impl Read) -> io::Result<()> {
         let allowance = Rc::new(Cell::new(MAX_NAMES));
-        let mut archive = Archive::new(Metered { from, allowance: Rc::clone(&allowance) });
+        let mut archive = Archive::new(LimitedReader { from, allowance: Rc::clone(&allowance) });
         let (mut is_first, mut names, mut skipped) = (true, 0, 0_u64);
         for entry in archive.entries()? {
             let mut entry = entry?;
@@ -185,12 +185,12 @@ fn make_directories(folder: &Path, name: &Path) -> io::Result<()> {
 }
 
 /// A reader that fails when its allowance is used up.
-struct Metered<R> {
+struct LimitedReader<R> {
     from: R,
     allowance: Rc<Cell<u64>>,
 }
 
-impl<R: Read> Read for Metered<R> {
+impl<R: Read> Read for LimitedReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let allowed = self.allowance.get();
         if allowed == 0 {

@@ -18,7 +18,7 @@ use crate::progress::Progress;
 
 /// A baked snapshot of a package.
 #[derive(Debug)]
-pub(crate) struct DeclaredSnapshot {
+pub(crate) struct BakedSnapshot {
     /// The name that the package gives it.
     pub(crate) name: String,
     /// The result in the build cache.
@@ -34,22 +34,22 @@ pub(crate) fn declared(package: &Package) -> Result<Metadata, Error> {
 /// failed bake does not lose earlier pins.
 pub(crate) fn bake(
     package: &Package,
-    wishes: &BuildEnv,
+    env: &BuildEnv,
     quiet: bool,
-) -> Result<Vec<DeclaredSnapshot>, Error> {
+) -> Result<Vec<BakedSnapshot>, Error> {
     let snapshots = declared(package)?.snapshots;
     let Some(first) = snapshots.first() else { return Ok(Vec::new()) };
-    if wishes.left_out {
+    if env.left_out {
         return Err(PackageError::BakeSkipped { name: first.name.clone() }.into());
     }
     let dir = folder(package);
-    let mut lock = Lock::beside(&dir).map_err(BakeError::from)?.frozen(wishes.locked);
+    let mut lock = Lock::beside(&dir).map_err(BakeError::from)?.frozen(env.locked);
     let builds = BuildCache::open()?;
     let mut made = Vec::new();
     for snapshot in snapshots {
         let progress = Arc::new(Progress::new(quiet));
         let mut builder = snapshot.builder(&dir)?.observer(Arc::clone(&progress) as _);
-        if wishes.offline {
+        if env.offline {
             let mut options = supermachine_baker::oci::FetchOptions::default();
             options.offline = true;
             builder = builder.fetch_options(options);
@@ -57,7 +57,7 @@ pub(crate) fn bake(
         let baked = builds.bake(&package.name, &builder, &mut lock);
         progress.finish(baked.is_ok());
         lock.save().map_err(BakeError::from)?;
-        made.push(DeclaredSnapshot { name: snapshot.name, baked: baked? });
+        made.push(BakedSnapshot { name: snapshot.name, baked: baked? });
     }
     Ok(made)
 }
@@ -68,10 +68,10 @@ pub(crate) fn packs(
     package: &Package,
     target: &str,
     target_dir: &Path,
-    wishes: &BuildEnv,
+    env: &BuildEnv,
     quiet: bool,
 ) -> Result<Packs, Error> {
-    if let Some(folder) = wishes.prebaked.as_ref().filter(|_| !wishes.left_out) {
+    if let Some(folder) = env.prebaked.as_ref().filter(|_| !env.left_out) {
         return prebaked(package, folder);
     }
     if !declared(package)?.snapshots.is_empty() && !is_platform_of(target, ARCH, OS) {
@@ -80,7 +80,7 @@ pub(crate) fn packs(
     }
     let mut packs = Packs::new();
     let dir = target_dir.join("supermachine").join(package.name.as_str());
-    for made in bake(package, wishes, quiet)? {
+    for made in bake(package, env, quiet)? {
         let path = dir.join(file_name(&made.name));
         if digest_of(&path) != Some(made.baked.digest) {
             let failed = |source| Error::File { operation: "create", path: dir.clone(), source };

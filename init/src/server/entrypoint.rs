@@ -6,7 +6,7 @@ use crate::cgroup::Group;
 use crate::child::{Child, exit};
 use crate::log::{Log, Stream};
 use crate::sys::fd::{Fd, read_now};
-use crate::sys::process::Ended;
+use crate::sys::process::ExitedChild;
 use crate::sys::{Errno, clock};
 
 /// Reads per pipe after the program's exit: enough for the largest pipe.
@@ -61,7 +61,7 @@ impl Entrypoint {
 
     /// Records the exit. Reads the remaining output first; processes that it left behind may continue
     /// to write.
-    pub(super) fn end(&mut self, ended: &Ended, scratch: &mut [u8]) {
+    pub(super) fn end(&mut self, ended: &ExitedChild, scratch: &mut [u8]) {
         for stream in [Stream::Out, Stream::Err] {
             let mut reads = 0;
             while reads < REST_READS && self.pump(stream, scratch) {

@@ -21,7 +21,7 @@ use crate::container::Launch;
 use crate::link::Outbox;
 use crate::sys::clock;
 use crate::sys::fd::Fd;
-use crate::sys::process::{Ended, SIGKILL, Spawner, signal_group};
+use crate::sys::process::{ExitedChild, SIGKILL, Spawner, signal_group};
 
 /// How long the agent leaves a new command alone. A command that exits within this time costs one
 /// write and no epoll registration.
@@ -133,12 +133,13 @@ impl Exec {
     }
 
     /// Records the program's exit, and starts the next command of the chain, if any.
-    pub(super) fn end(&mut self, ended: &Ended, spawner: &mut Spawner, null_device: &Fd) {
+    pub(super) fn end(&mut self, ended: &ExitedChild, spawner: &mut Spawner, null_device: &Fd) {
         let mut exit = exit(ended, self.started, clock::monotonic(), self.timed_out);
         self.peak_rss_kib = self.peak_rss_kib.max(exit.peak_rss_kib);
         exit.peak_rss_kib = self.peak_rss_kib;
-        let goes_on = ended.status == 0 && !self.timed_out;
-        let next = self.chain.as_mut().filter(|_| goes_on).and_then(|chain| chain.rest.pop_front());
+        let continues = ended.status == 0 && !self.timed_out;
+        let next =
+            self.chain.as_mut().filter(|_| continues).and_then(|chain| chain.rest.pop_front());
         if let Some(argv) = next {
             match self.start_next(argv, spawner, null_device) {
                 Ok(()) => return,

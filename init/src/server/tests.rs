@@ -16,7 +16,7 @@ use supermachine_formats::wire::{
 use super::*;
 use crate::sys::process::testing::{fork_server, join};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) struct Guest {
     control: UnixStream,
@@ -40,7 +40,7 @@ impl Guest {
         let listener = UnixListener::bind(&socket).unwrap();
         listener.set_nonblocking(true).unwrap();
         let (control, agent) = UnixStream::pair().unwrap();
-        control.set_read_timeout(Some(PATIENCE)).unwrap();
+        control.set_read_timeout(Some(TIMEOUT)).unwrap();
         let (agent, listener) = (Fd::from_owned(agent.into()), Fd::from_owned(listener.into()));
         let pid = fork_server(&agent, &listener, serve);
         let mut guest = Self { control, socket, pid };
@@ -61,7 +61,7 @@ impl Guest {
 
     pub(super) fn send_bytes(&self, bytes: &[u8]) -> UnixStream {
         let mut stream = UnixStream::connect(&self.socket).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream.write_all(bytes).unwrap();
         stream
     }
@@ -147,7 +147,7 @@ fn failed(answer: &Answer) -> (&str, &str, u16) {
 }
 
 pub(super) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while !holds() {
         assert!(Instant::now() < end, "{what} did not come about");
         std::thread::yield_now();
@@ -832,7 +832,7 @@ fn malformed_frame_closes_only_its_own_stream() {
         [&[0xFF; 64][..], &[0, 0, 0, 0, 0x99, 0, 0, 0], &[4, 0, 0, 0, 0x23, 0, 0, 0, 9, 9, 9, 9]]
     {
         let mut bad = UnixStream::connect(&guest.socket).unwrap();
-        bad.set_read_timeout(Some(PATIENCE)).unwrap();
+        bad.set_read_timeout(Some(TIMEOUT)).unwrap();
         bad.write_all(bytes).unwrap();
         assert!(matches!(bad.read(&mut [0; 64]), Ok(0) | Err(_)));
     }

@@ -38,7 +38,7 @@ pub(crate) struct Credentials {
 
 /// All that a child needs, prepared before it exists.
 #[derive(Debug)]
-pub(crate) struct Plan<'a> {
+pub(crate) struct SpawnSpec<'a> {
     /// The files to try, in order; terminated by null.
     pub(crate) programs: &'a [*const c_char],
     /// Arguments; terminated by null.
@@ -88,7 +88,7 @@ const EVERYTHING_AS_IT_IS: clone_args = clone_args {
 };
 
 struct Job<'a> {
-    plan: &'a Plan<'a>,
+    spec: &'a SpawnSpec<'a>,
     files: [u64; 2],
     failure: Option<(Step, Errno)>,
 }
@@ -111,8 +111,11 @@ impl Spawner {
 
     /// Starts a process in a session and process group of its own. Returns once the program
     /// runs, or says at which step it failed.
-    pub(crate) fn spawn(&mut self, plan: &Plan<'_>) -> core::result::Result<u32, (Step, Errno)> {
-        let mut job = Job { plan, files: self.files, failure: None };
+    pub(crate) fn spawn(
+        &mut self,
+        spec: &SpawnSpec<'_>,
+    ) -> core::result::Result<u32, (Step, Errno)> {
+        let mut job = Job { spec, files: self.files, failure: None };
         let mut how = clone_args {
             flags: u64::from(nr::CLONE_VM | nr::CLONE_VFORK),
             exit_signal: u64::from(nr::SIGCHLD),
@@ -120,7 +123,7 @@ impl Spawner {
             stack_size: STACK as u64,
             ..EVERYTHING_AS_IT_IS
         };
-        if let Some(group) = plan.group {
+        if let Some(group) = spec.group {
             how.flags |= nr::CLONE_INTO_CGROUP;
             how.cgroup = group.register() as u64;
         }
@@ -147,7 +150,7 @@ impl Spawner {
 unsafe extern "C" fn child(argument: *mut c_void) -> ! {
     // SAFETY: the caller's promise.
     let job = unsafe { &mut *argument.cast::<Job<'_>>() };
-    job.failure = Some(become_program(job.plan, &job.files));
+    job.failure = Some(become_program(job.spec, &job.files));
     loop {
         // SAFETY: ends only this child.
         let _ = unsafe { call(nr::__NR_exit_group, [127, 0, 0, 0, 0, 0]) };
@@ -155,18 +158,18 @@ unsafe extern "C" fn child(argument: *mut c_void) -> ! {
 }
 
 /// Returns only on failure.
-fn become_program(plan: &Plan<'_>, files: &[u64; 2]) -> (Step, Errno) {
-    match prepare(plan, files) {
+fn become_program(spec: &SpawnSpec<'_>, files: &[u64; 2]) -> (Step, Errno) {
+    match prepare(spec, files) {
         Err(failure) => failure,
-        Ok(()) => (Step::Execute, execute(plan)),
+        Ok(()) => (Step::Execute, execute(spec)),
     }
 }
 
-fn prepare(plan: &Plan<'_>, files: &[u64; 2]) -> core::result::Result<(), (Step, Errno)> {
+fn prepare(spec: &SpawnSpec<'_>, files: &[u64; 2]) -> core::result::Result<(), (Step, Errno)> {
     let at = |step| move |errno| (step, errno);
     child_call(nr::__NR_setsid, [0; 6]).map_err(at(Step::Session))?;
     limit_files(Some(files), None).map_err(at(Step::Limits))?;
-    let Credentials { uid, gid, groups } = plan.credentials;
+    let Credentials { uid, gid, groups } = spec.credentials;
     if *uid != 0 || *gid != 0 || !groups.is_empty() {
         let list = [groups.len(), groups.as_ptr() as usize, 0, 0, 0, 0];
         child_call(nr::__NR_setgroups, list).map_err(at(Step::Groups))?;
@@ -175,15 +178,15 @@ fn prepare(plan: &Plan<'_>, files: &[u64; 2]) -> core::result::Result<(), (Step,
         let user = flags(*uid);
         child_call(nr::__NR_setresuid, [user, user, user, 0, 0, 0]).map_err(at(Step::User))?;
     }
-    if let Some(cwd) = plan.cwd {
+    if let Some(cwd) = spec.cwd {
         let path = [cwd.as_ptr() as usize, 0, 0, 0, 0, 0];
         child_call(nr::__NR_chdir, path).map_err(at(Step::Directory))?;
     }
-    for (number, fd) in plan.stdio.iter().enumerate() {
+    for (number, fd) in spec.stdio.iter().enumerate() {
         let arguments = [fd.register(), number, 0, 0, 0, 0];
         child_call(nr::__NR_dup3, arguments).map_err(at(Step::Descriptors))?;
     }
-    if plan.is_terminal {
+    if spec.is_terminal {
         let own = [0, flags(TIOCSCTTY), 0, 0, 0, 0];
         child_call(nr::__NR_ioctl, own).map_err(at(Step::Terminal))?;
     }
@@ -192,10 +195,10 @@ fn prepare(plan: &Plan<'_>, files: &[u64; 2]) -> core::result::Result<(), (Step,
 
 /// Tries each program as `execvp` does: one that may not be run is remembered, while a later
 /// one may still serve.
-fn execute(plan: &Plan<'_>) -> Errno {
+fn execute(spec: &SpawnSpec<'_>) -> Errno {
     let mut result = Errno::ENOENT;
-    for program in plan.programs.iter().take_while(|program| !program.is_null()) {
-        let (argv, env) = (plan.argv.as_ptr() as usize, plan.env.as_ptr() as usize);
+    for program in spec.programs.iter().take_while(|program| !program.is_null()) {
+        let (argv, env) = (spec.argv.as_ptr() as usize, spec.env.as_ptr() as usize);
         let arguments = [*program as usize, argv, env, 0, 0, 0];
         match child_call(nr::__NR_execve, arguments) {
             Err(Errno::EACCES) => result = Errno::EACCES,
@@ -206,9 +209,9 @@ fn execute(plan: &Plan<'_>) -> Errno {
     result
 }
 
-/// A call of the child on the plan's memory.
+/// A call of the child in the spec's memory.
 fn child_call(number: u32, arguments: [usize; 6]) -> Result<usize> {
-    // SAFETY: all addresses come from the plan, whose strings are terminated and whose lists
+    // SAFETY: all addresses come from the spec, whose strings are terminated and whose lists
     // end with null; the agent's memory stays as it is while the child uses it.
     unsafe { call(number, arguments) }
 }
@@ -260,7 +263,7 @@ fn limit(what: u32, new: Option<&[u64; 2]>, old: Option<&mut [u64; 2]>) -> Resul
 
 /// A child that has exited.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ended {
+pub(crate) struct ExitedChild {
     pub(crate) pid: u32,
     /// As `wait4` reports it.
     pub(crate) status: i32,
@@ -268,14 +271,14 @@ pub(crate) struct Ended {
 }
 
 /// Reaps the next child that has exited. Returns `None` if there is none.
-pub(crate) fn reap() -> Result<Option<Ended>> {
+pub(crate) fn reap() -> Result<Option<ExitedChild>> {
     match wait(-1, nr::WNOHANG) {
         Err(Errno::ECHILD) => Ok(None),
         other => other,
     }
 }
 
-fn wait(pid: i32, how: u32) -> Result<Option<Ended>> {
+fn wait(pid: i32, how: u32) -> Result<Option<ExitedChild>> {
     let mut status = 0_i32;
     let mut usage = core::mem::MaybeUninit::<nr::rusage>::zeroed();
     let status_address = core::ptr::from_mut(&mut status) as usize;
@@ -287,7 +290,7 @@ fn wait(pid: i32, how: u32) -> Result<Option<Ended>> {
     let usage = unsafe { usage.assume_init() };
     let peak_rss_kib = usage.ru_maxrss.cast_unsigned();
     let pid = u32::try_from(pid).unwrap_or(0);
-    Ok((pid != 0).then_some(Ended { pid, status, peak_rss_kib }))
+    Ok((pid != 0).then_some(ExitedChild { pid, status, peak_rss_kib }))
 }
 
 /// Sends a signal to a process.

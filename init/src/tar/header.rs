@@ -60,7 +60,7 @@ pub(super) struct Header {
 
 /// What is wrong with a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Bad {
+pub(super) enum HeaderError {
     /// It is no header, or was damaged.
     Malformed,
     /// It is of a kind that is not supported.
@@ -69,10 +69,10 @@ pub(super) enum Bad {
 
 impl Header {
     /// Reads a header.
-    pub(super) fn decode(block: &[u8; BLOCK]) -> Result<Self, Bad> {
-        let sum = number(field(block, SUM_AT, 8)).ok_or(Bad::Malformed)?;
+    pub(super) fn decode(block: &[u8; BLOCK]) -> Result<Self, HeaderError> {
+        let sum = number(field(block, SUM_AT, 8)).ok_or(HeaderError::Malformed)?;
         if sum != u64::from(checksum(block)) {
-            return Err(Bad::Malformed);
+            return Err(HeaderError::Malformed);
         }
         let kind = match block.get(KIND_AT) {
             Some(b'0' | 0 | b'7') => Kind::File,
@@ -86,11 +86,11 @@ impl Header {
             Some(b'g') => Kind::PaxGlobal,
             Some(b'L') => Kind::LongName,
             Some(b'K') => Kind::LongLink,
-            _ => return Err(Bad::Kind),
+            _ => return Err(HeaderError::Kind),
         };
-        let number_at = |at, length| number(field(block, at, length)).ok_or(Bad::Malformed);
+        let number_at = |at, length| number(field(block, at, length)).ok_or(HeaderError::Malformed);
         let small_at = |at, length| {
-            number_at(at, length).and_then(|n| u32::try_from(n).map_err(|_| Bad::Malformed))
+            number_at(at, length).and_then(|n| u32::try_from(n).map_err(|_| HeaderError::Malformed))
         };
         let is_ustar = field(block, MAGIC_AT, 6) == b"ustar\0";
         let prefix = if is_ustar { text(field(block, PREFIX_AT, PREFIX)) } else { b"" };
@@ -110,7 +110,7 @@ impl Header {
             uid: small_at(UID_AT, 8)?,
             gid: small_at(GID_AT, 8)?,
             size: number_at(SIZE_AT, 12)?,
-            time: (signed(field(block, TIME_AT, 12)).ok_or(Bad::Malformed)?, 0),
+            time: (signed(field(block, TIME_AT, 12)).ok_or(HeaderError::Malformed)?, 0),
             device,
         })
     }

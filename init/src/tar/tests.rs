@@ -1,6 +1,6 @@
 //! Headers: what they round-trip, and what is refused.
 
-use super::header::{BLOCK, Bad, Header, Kind, pad};
+use super::header::{BLOCK, Header, HeaderError, Kind, pad};
 
 fn entry() -> Header {
     Header {
@@ -84,7 +84,7 @@ fn malformed_headers_are_refused() {
     let sum = u32::from(b'S' - b'0');
     let old = u32::from_str_radix(std::str::from_utf8(&bytes[148..154]).unwrap(), 8).unwrap();
     bytes[148..154].copy_from_slice(format!("{:06o}", old + sum).as_bytes());
-    assert_eq!(Header::decode(bytes[..BLOCK].try_into().unwrap()), Err(Bad::Kind));
+    assert_eq!(Header::decode(bytes[..BLOCK].try_into().unwrap()), Err(HeaderError::Kind));
     let mut padded = vec![1; 513];
     pad(&mut padded);
     assert_eq!(padded.len(), 2 * BLOCK);

@@ -6,7 +6,7 @@ use core::mem::{replace, take};
 use linux_raw_sys::general as nr;
 use supermachine_formats::wire::Failure;
 
-use super::header::{BLOCK, Bad, Header, Kind};
+use super::header::{BLOCK, Header, HeaderError, Kind};
 use crate::container::{make_directories, path};
 use crate::failure::{OrFailure, failure};
 use crate::sys::fd::{self, Fd};
@@ -134,8 +134,8 @@ impl Unpacker {
             return Ok(());
         }
         let mut header = Header::decode(block).map_err(|bad| match bad {
-            Bad::Malformed => malformed("header"),
-            Bad::Kind => failure("unpack", "entry of an unknown kind", Errno::EOPNOTSUPP),
+            HeaderError::Malformed => malformed("header"),
+            HeaderError::Kind => failure("unpack", "entry of an unknown kind", Errno::EOPNOTSUPP),
         })?;
         let padding = header.size.next_multiple_of(BLOCK as u64) - header.size;
         match header.kind {

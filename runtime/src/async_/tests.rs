@@ -153,11 +153,11 @@ fn errors_match_the_blocking_api() {
 
 #[test]
 fn agent_that_trickles_output_or_reads_nothing_is_given_up() {
-    let patience = || {
+    let conversation = || {
         Conversation::new(ReplyDeadline::new(Duration::from_millis(30), Duration::from_millis(200)))
     };
     single().block_on(soon(async {
-        let (child, mut agent) = pair_with(patience(), running());
+        let (child, mut agent) = pair_with(conversation(), running());
         let agent = thread::spawn(move || {
             let byte = Reply::Stdout(b"x".to_vec()).to_frame();
             while agent.write_all(&byte).is_ok() {
@@ -168,7 +168,7 @@ fn agent_that_trickles_output_or_reads_nothing_is_given_up() {
         assert!(matches!(end, Err(Error::Unanswered { .. })), "{end:?}");
         agent.join().unwrap();
 
-        let talk = patience().with_input(0, vec![0; 4 << 20], false);
+        let talk = conversation().with_input(0, vec![0; 4 << 20], false);
         let (child, _agent) = pair_with(talk, running());
         let end = child.wait_with_output().await;
         assert!(matches!(end, Err(Error::Unanswered { .. })), "{end:?}");

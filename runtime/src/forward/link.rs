@@ -1,9 +1,8 @@
 //! One connection: a client's socket, and the stream to the guest that carries it.
 //!
-//! It owns both descriptors and the unsent bytes of each direction: at most one piece, as it reads
-//! nothing while bytes wait. Both descriptors are edge-triggered, so it remembers which may be
-//! readable or writable. Invariant: a connection that breaks on one side never looks cleanly closed
-//! to the other.
+//! It owns both as [`Endpoint`]s, and reads nothing for one with bytes in its queue. Invariant: a
+//! connection that breaks on one side never looks cleanly closed to the other. The agent's half is
+//! the mirror image: it takes segments apart where this side makes them.
 //!
 //! The client's bytes go to the guest as [`Segment`]s, so this side of the stream is never
 //! half-closed. End of file on a stream that has not hung up closes the guest's direction; any
@@ -13,6 +12,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
+use supermachine_formats::relay::{Endpoint, Socket};
 use supermachine_formats::wire::{
     HEADER_SIZE, Header, MAX_CHUNK, MAX_NAME, Message, Reply, Segment,
 };
@@ -41,123 +41,61 @@ pub(super) enum Outcome {
     /// It could continue, but other connections get their turn.
     Yields,
     /// Both directions are closed.
-    Ended,
+    Closed,
     /// A side broke, or the guest refused the connection.
-    Broke,
+    Broken,
     /// The stream closed without a reply.
     Unanswered,
 }
 
 /// Why no more bytes can move.
-enum Broken {
-    Link,
+enum LinkError {
+    Broken,
     Unanswered,
 }
 
-impl From<io::Error> for Broken {
+impl From<io::Error> for LinkError {
     fn from(_: io::Error) -> Self {
-        Self::Link
+        Self::Broken
     }
 }
 
-/// One of the two descriptors, with its unsent bytes.
+/// A socket whose calls never block.
 #[derive(Debug)]
-struct StreamError {
-    fd: OwnedFd,
-    readable: bool,
-    writable: bool,
-    waiting: Vec<u8>,
-    sent: usize,
-    /// It has closed its sending direction.
-    is_done: bool,
-    /// It has seen the end of the other side's bytes.
-    is_told: bool,
-    /// It accepts no more bytes; those that it sent may still be read.
-    is_broken: bool,
+struct NonblockingSocket(OwnedFd);
+
+impl Socket for NonblockingSocket {
+    type Error = io::Error;
+
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        unless_blocked(|| os::receive(&self.0, buffer))
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        unless_blocked(|| os::send(&self.0, bytes))
+    }
+
+    fn shut_down_sending(&self) -> io::Result<()> {
+        os::shut_down_sending(&self.0)
+    }
 }
 
-impl StreamError {
-    fn new(fd: OwnedFd) -> Self {
-        Self {
-            fd,
-            readable: true,
-            writable: true,
-            waiting: Vec::new(),
-            sent: 0,
-            is_done: false,
-            is_told: false,
-            is_broken: false,
+/// Repeats a call that is interrupted. Returns `None` if it would block.
+fn unless_blocked(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result.map(Some),
         }
-    }
-
-    /// Reads available bytes: `None` if there are none, 0 at end of file.
-    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        while self.readable {
-            match os::receive(&self.fd, buffer) {
-                Ok(count) => return Ok(Some(count)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(None)
-    }
-
-    /// Sends as much as fits, and keeps the rest.
-    fn send(&mut self, bytes: &[u8]) {
-        let sent = if self.waiting.is_empty() { self.write(bytes) } else { 0 };
-        if !self.is_broken {
-            self.waiting.extend_from_slice(&bytes[sent..]);
-        }
-    }
-
-    /// Sends the kept bytes. Returns whether none are left and the descriptor may take more.
-    fn flush(&mut self) -> bool {
-        if self.waiting.is_empty() {
-            return !self.is_broken;
-        }
-        let waiting = std::mem::take(&mut self.waiting);
-        self.sent += self.write(&waiting[self.sent..]);
-        if self.is_broken {
-            return false;
-        }
-        if self.sent < waiting.len() {
-            self.waiting = waiting;
-            return false;
-        }
-        self.sent = 0;
-        true
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> usize {
-        let mut sent = 0;
-        while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty() && self.writable) {
-            match os::send(&self.fd, rest) {
-                Ok(count) => sent += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => {
-                    self.writable = false;
-                    self.break_off();
-                }
-            }
-        }
-        sent
-    }
-
-    fn break_off(&mut self) {
-        self.is_broken = true;
-        // A broken socket is readable: earlier bytes, or end of file.
-        self.readable = true;
-        self.waiting = Vec::new();
     }
 }
 
 /// A connection. See the module.
 #[derive(Debug)]
 pub(super) struct Link {
-    client: StreamError,
-    guest: StreamError,
+    client: Endpoint<NonblockingSocket>,
+    guest: Endpoint<NonblockingSocket>,
     /// The guest's reply so far; `None` once it is complete.
     reply: Option<Vec<u8>>,
     /// Whether the client's side is still connecting.
@@ -167,65 +105,68 @@ pub(super) struct Link {
 impl Link {
     /// A connected client, and a stream with the request to connect it.
     pub(super) fn new(client: OwnedFd, guest: UnixStream) -> Self {
-        let (client, guest) = (StreamError::new(client), StreamError::new(guest.into()));
-        Self { client, guest, reply: Some(Vec::new()), is_connecting: false }
+        Self {
+            client: Endpoint::new(NonblockingSocket(client)),
+            guest: Endpoint::new(NonblockingSocket(guest.into())),
+            reply: Some(Vec::new()),
+            is_connecting: false,
+        }
     }
 
     /// A connecting socket, for a connection that the guest has made.
     pub(super) fn connecting(socket: OwnedFd, guest: UnixStream) -> Self {
         let mut link = Self::new(socket, guest);
         link.is_connecting = true;
-        link.client.writable = false;
+        link.client.await_room();
         link
     }
 
     /// The descriptors to watch.
     pub(super) fn descriptors(&self) -> [(Side, RawFd); 2] {
-        [(Side::Client, self.client.fd.as_raw_fd()), (Side::Guest, self.guest.fd.as_raw_fd())]
+        let raw = |end: &Endpoint<NonblockingSocket>| end.socket().0.as_raw_fd();
+        [(Side::Client, raw(&self.client)), (Side::Guest, raw(&self.guest))]
     }
 
     /// Records an event of a descriptor.
     pub(super) fn hear(&mut self, side: Side, readable: bool, writable: bool) {
-        let end = match side {
-            Side::Client => &mut self.client,
-            Side::Guest => &mut self.guest,
-        };
-        end.readable |= readable;
-        end.writable |= writable;
+        match side {
+            Side::Client => self.client.hear(readable, writable),
+            Side::Guest => self.guest.hear(readable, writable),
+        }
     }
 
     /// Moves as many bytes as possible.
     pub(super) fn advance(&mut self, scratch: &mut [u8]) -> Outcome {
         if self.is_connecting {
-            if !self.client.writable {
+            if !self.client.is_writable() {
                 return Outcome::Waits;
             }
-            if os::outcome(&self.client.fd).is_err() {
-                return Outcome::Broke;
+            if os::outcome(&self.client.socket().0).is_err() {
+                return Outcome::Broken;
             }
             self.is_connecting = false;
             // Without it, the connection is only slower.
-            let _ = os::send_at_once(&self.client.fd);
+            let _ = os::send_at_once(&self.client.socket().0);
         }
         for _ in 0..TURNS {
             let moved = self.inward(scratch);
             let moved = match (self.outward(scratch), moved) {
                 (Ok(outward), inward) => outward || inward,
-                (Err(Broken::Link), _) => return Outcome::Broke,
-                (Err(Broken::Unanswered), _) => return Outcome::Unanswered,
+                (Err(LinkError::Broken), _) => return Outcome::Broken,
+                (Err(LinkError::Unanswered), _) => return Outcome::Unanswered,
             };
-            if self.client.is_broken && self.client.is_done && self.guest.waiting.is_empty() {
-                return Outcome::Broke;
+            if self.client.is_broken() && self.client.has_finished && self.guest.is_flushed() {
+                return Outcome::Broken;
             }
             // The guest accepts no more, and the client has all of the guest's bytes that it can
             // get.
-            let is_served = self.guest.is_done && self.client.waiting.is_empty();
-            if self.guest.is_broken && (is_served || self.client.is_broken) {
-                return Outcome::Broke;
+            let is_served = self.guest.has_finished && self.client.is_flushed();
+            if self.guest.is_broken() && (is_served || self.client.is_broken()) {
+                return Outcome::Broken;
             }
             let ends = [&self.client, &self.guest];
-            if ends.iter().all(|end| end.is_done && end.is_told && end.waiting.is_empty()) {
-                return Outcome::Ended;
+            if ends.iter().all(|end| end.has_finished && end.knows_end && end.is_flushed()) {
+                return Outcome::Closed;
             }
             if !moved {
                 return Outcome::Waits;
@@ -237,7 +178,7 @@ impl Link {
     /// Makes the client's connection reset when it is dropped.
     pub(super) fn reset_client(&self) {
         // A client at a socket file cannot tell a reset from end of file.
-        let _ = os::reset_on_close(&self.client.fd);
+        let _ = os::reset_on_close(&self.client.socket().0);
     }
 
     /// Moves bytes from the client to the guest. Returns whether any moved.
@@ -245,9 +186,9 @@ impl Link {
         if !self.guest.flush() {
             return false;
         }
-        if self.client.is_done {
-            if !self.client.is_broken && !self.guest.is_told {
-                self.guest.is_told = true;
+        if self.client.has_finished {
+            if !self.client.is_broken() && !self.guest.knows_end {
+                self.guest.knows_end = true;
                 self.guest.send(&Segment::End.to_frame());
                 return true;
             }
@@ -255,27 +196,26 @@ impl Link {
         }
         let Some((header, piece)) = scratch.split_at_mut_checked(HEADER_SIZE) else { return false };
         match self.client.receive(piece) {
-            Ok(None) if !self.client.is_broken => return false,
-            Ok(None | Some(0)) => self.client.is_done = true,
+            Ok(None) if !self.client.is_broken() => return false,
+            Ok(None | Some(0)) => self.client.has_finished = true,
             Ok(Some(length)) => {
                 header.copy_from_slice(&Header { length, kind: Segment::DATA }.encode());
                 self.guest.send(&scratch[..HEADER_SIZE + length]);
             }
             Err(_) => {
                 self.client.break_off();
-                self.client.is_done = true;
+                self.client.has_finished = true;
             }
         }
         true
     }
 
     /// Moves bytes from the guest to the client. Returns whether any moved.
-    fn outward(&mut self, scratch: &mut [u8]) -> Result<bool, Broken> {
-        if !self.client.flush() || self.guest.is_done {
-            if self.guest.is_done && self.client.waiting.is_empty() && !self.client.is_told {
-                self.client.is_told = true;
+    fn outward(&mut self, scratch: &mut [u8]) -> Result<bool, LinkError> {
+        if !self.client.flush() || self.guest.has_finished {
+            if self.guest.has_finished && self.client.is_flushed() && !self.client.knows_end {
                 // The next read notices a client that is gone.
-                let _ = os::shut_down_sending(&self.client.fd);
+                let _ = self.client.tell_end();
                 return Ok(true);
             }
             return Ok(false);
@@ -285,33 +225,33 @@ impl Link {
         }
         match self.guest.receive(scratch)? {
             None => return Ok(false),
-            Some(0) if os::is_hung_up(&self.guest.fd) => return Err(Broken::Link),
-            Some(0) => self.guest.is_done = true,
+            Some(0) if os::is_hung_up(&self.guest.socket().0) => return Err(LinkError::Broken),
+            Some(0) => self.guest.has_finished = true,
             Some(count) => self.client.send(&scratch[..count]),
         }
         Ok(true)
     }
 
     /// Reads the guest's reply and no byte beyond it. Returns whether any byte came.
-    fn take_reply(&mut self) -> Result<bool, Broken> {
+    fn take_reply(&mut self) -> Result<bool, LinkError> {
         let Some(reply) = &mut self.reply else { return Ok(false) };
         let wanted = match reply.first_chunk() {
             None => HEADER_SIZE,
             Some(header) => {
-                let header = Header::decode(*header).map_err(|_| Broken::Link)?;
+                let header = Header::decode(*header).map_err(|_| LinkError::Broken)?;
                 HEADER_SIZE + header.length
             }
         };
         if wanted > MAX_REPLY {
-            return Err(Broken::Link);
+            return Err(LinkError::Broken);
         }
         if reply.len() == wanted
             && let Some((header, payload)) = reply.split_first_chunk()
         {
-            let header = Header::decode(*header).map_err(|_| Broken::Link)?;
-            let reply = Reply::decode(header.kind, payload).map_err(|_| Broken::Link)?;
+            let header = Header::decode(*header).map_err(|_| LinkError::Broken)?;
+            let reply = Reply::decode(header.kind, payload).map_err(|_| LinkError::Broken)?;
             self.reply = None;
-            return if reply == Reply::Connected { Ok(true) } else { Err(Broken::Link) };
+            return if reply == Reply::Connected { Ok(true) } else { Err(LinkError::Broken) };
         }
         let start = reply.len();
         reply.resize(wanted, 0);
@@ -320,7 +260,7 @@ impl Link {
         reply.truncate(start + count);
         match received? {
             None => Ok(false),
-            Some(0) => Err(Broken::Unanswered),
+            Some(0) => Err(LinkError::Unanswered),
             Some(_) => Ok(true),
         }
     }

@@ -155,18 +155,18 @@ impl Server {
                 Err(error) if error.kind() == ErrorKind::Interrupted => 0,
                 Err(_) => break,
             };
-            let mut goes_on = true;
+            let mut continues = true;
             for event in events.iter().take(count) {
-                goes_on = goes_on && self.handle(event);
+                continues = continues && self.handle(event);
             }
             for _ in 0..self.again.len() {
                 let Some(index) = self.again.pop_front() else { break };
                 if let Some(place) = self.links.get_mut(index) {
                     place.is_queued = false;
                 }
-                goes_on = goes_on && self.advance(index);
+                continues = continues && self.advance(index);
             }
-            if !goes_on || !self.end_pause() {
+            if !continues || !self.end_pause() {
                 break;
             }
         }
@@ -288,8 +288,8 @@ impl Server {
                     self.again.push_back(index);
                 }
             }
-            Outcome::Ended => self.remove(index, false),
-            Outcome::Broke => self.remove(index, true),
+            Outcome::Closed => self.remove(index, false),
+            Outcome::Broken => self.remove(index, true),
             Outcome::Unanswered => {
                 self.remove(index, true);
                 return self.dialer.upgrade().is_some_and(|dialer| !dialer.is_over());

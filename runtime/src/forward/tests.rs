@@ -19,7 +19,7 @@ use super::*;
 use crate::error::{HostError, PortError};
 use crate::machine::StreamError;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A guest whose end of each stream arrives on a channel.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl MachineHandle for Fake {
         let (host, guest) = UnixStream::pair().unwrap();
         if self.exit().is_none() {
             let request = read_message(&mut &*frames, None).unwrap();
-            guest.set_read_timeout(Some(PATIENCE)).unwrap();
+            guest.set_read_timeout(Some(TIMEOUT)).unwrap();
             self.streams.lock().unwrap().send((request, guest)).unwrap();
         }
         Ok(host)
@@ -111,7 +111,7 @@ impl Guest {
 
     /// The next stream, after the guest's reply that it is connected.
     fn connected(&self) -> UnixStream {
-        let (request, mut stream) = self.streams.recv_timeout(PATIENCE).unwrap();
+        let (request, mut stream) = self.streams.recv_timeout(TIMEOUT).unwrap();
         assert_eq!(request, Request::Connect { port: 80, framed: true });
         stream.write_all(&Reply::Connected.to_frame()).unwrap();
         stream
@@ -120,7 +120,7 @@ impl Guest {
 
 fn client(forward: &Forward) -> TcpStream {
     let client = TcpStream::connect(forward.local_addr()).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_read_timeout(Some(TIMEOUT)).unwrap();
     client
 }
 
@@ -157,7 +157,7 @@ fn is_reset(mut client: &TcpStream) -> bool {
 }
 
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while !holds() {
         assert!(Instant::now() < end, "{what} did not come about");
         thread::yield_now();
@@ -485,7 +485,7 @@ fn guest_connection_reaches_the_named_address() {
         let (head, rest) = frame.split_at(5);
         news.write_all(head).unwrap();
         news.write_all(rest).unwrap();
-        let (request, mut stream) = guest.streams.recv_timeout(PATIENCE).unwrap();
+        let (request, mut stream) = guest.streams.recv_timeout(TIMEOUT).unwrap();
         assert_eq!(request, Request::Accept { connection });
         stream.write_all(&[Reply::Connected.to_frame(), b"hello".to_vec()].concat()).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
@@ -503,7 +503,7 @@ fn unserved_address_closes_the_guests_connection() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (mut news, relay) = reverse(&guest, free);
     news.write_all(&Reply::Accepted { connection: 1 }.to_frame()).unwrap();
-    let (_, stream) = guest.streams.recv_timeout(PATIENCE).unwrap();
+    let (_, stream) = guest.streams.recv_timeout(TIMEOUT).unwrap();
     assert_eq!(segment(&stream), None);
     assert!(!relay.has_ended());
 }
@@ -515,7 +515,7 @@ fn failed_close_in_the_guest_is_retried_after_a_backoff() {
     let (mut news, _relay) = reverse(&guest, free);
     guest.state.refusals.store(1, Ordering::Relaxed);
     news.write_all(&Reply::Accepted { connection: 5 }.to_frame()).unwrap();
-    let (request, _) = guest.streams.recv_timeout(PATIENCE).unwrap();
+    let (request, _) = guest.streams.recv_timeout(TIMEOUT).unwrap();
     assert_eq!(request, Request::Accept { connection: 5 });
 }
 

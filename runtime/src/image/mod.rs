@@ -18,11 +18,11 @@ use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::device::Slot;
 
 use crate::RestoreMode;
-use supermachine_snapshots::mapped::{Begun, FormDir, Mapped, PackChunks};
+use supermachine_snapshots::mapped::{ExpansionMarker, FormDir, Mapped, PackChunks};
 use supermachine_snapshots::pack::{Pack, Source};
 use supermachine_vmm::{Chunks, Origin, can_page_on_demand};
 
-use crate::assets::Found;
+use crate::assets::SnapshotLocation;
 use crate::error::{HostError, InvalidInput};
 use crate::{AssetPaths, Error, VmConfig, paths};
 
@@ -57,7 +57,7 @@ struct Inner {
     /// Whether a thread makes the mapped form.
     is_expanding: AtomicBool,
     /// Set once a machine has started without the mapped form; `None` where the cache is read-only.
-    begun: OnceLock<Option<Begun>>,
+    begun: OnceLock<Option<ExpansionMarker>>,
 }
 
 impl Image {
@@ -83,8 +83,8 @@ impl Image {
     /// Those of [`AssetPaths::image`].
     pub fn from_assets(assets: &AssetPaths, name: &str) -> Result<Self, Error> {
         match assets.find(name)? {
-            Found::Pack(path) => Self::from_snapshot(path),
-            Found::Store(path) => Self::from_store(path, name),
+            SnapshotLocation::Pack(path) => Self::from_snapshot(path),
+            SnapshotLocation::Store(path) => Self::from_store(path, name),
         }
     }
 
@@ -208,7 +208,7 @@ impl Image {
     /// # Errors
     /// The snapshot is missing or damaged, or the cache cannot be written.
     pub(crate) fn origin(&self, starts_on_demand: bool) -> Result<(Origin, RestoreMode), Error> {
-        let way = match self.inner.found() {
+        let mode = match self.inner.found() {
             Some(_) => RestoreMode::Mapped,
             None if starts_on_demand
                 && self.can_start_on_demand()
@@ -219,7 +219,7 @@ impl Image {
             None => RestoreMode::Expanded,
         };
         let Mapped { memory, disks } = self.mapped()?.clone();
-        Ok((Origin::Files { memory, disks }, way))
+        Ok((Origin::Files { memory, disks }, mode))
     }
 
     /// A disk that serves read requests needs a file.

@@ -486,8 +486,8 @@ fn start_uses_the_available_mode() {
     let home = Home::new();
     let image = home.open();
     assert!(can_page_on_demand(), "these tests need a process that may use userfaultfd");
-    let (origin, way) = image.origin(true).unwrap();
-    assert_eq!(way, RestoreMode::OnDemand);
+    let (origin, mode) = image.origin(true).unwrap();
+    assert_eq!(mode, RestoreMode::OnDemand);
     let Origin::Chunks(mut chunks) = origin else { panic!("{origin:?}") };
     // The form is made after the first chunks, and then used.
     assert!(image.inner.found().is_none());
@@ -502,8 +502,8 @@ fn start_uses_the_available_mode() {
     // Where pages cannot come on demand, the form is made first.
     let home = Home::new();
     let image = home.open();
-    let (origin, way) = image.origin(false).unwrap();
-    assert_eq!(way, RestoreMode::Expanded);
+    let (origin, mode) = image.origin(false).unwrap();
+    assert_eq!(mode, RestoreMode::Expanded);
     assert!(matches!(origin, Origin::Files { .. }), "{origin:?}");
     home.assert_is_whole(&image);
     assert_eq!(image.origin(false).unwrap().1, RestoreMode::Mapped);
@@ -512,19 +512,19 @@ fn start_uses_the_available_mode() {
 #[test]
 fn form_abandoned_by_processes_is_made_by_the_next() {
     let home = Home::new();
-    let way = |image: &Image| image.origin(true).unwrap().1;
+    let mode = |image: &Image| image.origin(true).unwrap().1;
     let first = home.open();
     // A live process may still finish, and no other waits for it.
-    assert_eq!([way(&first), way(&first), way(&home.open())], [RestoreMode::OnDemand; 3]);
+    assert_eq!([mode(&first), mode(&first), mode(&home.open())], [RestoreMode::OnDemand; 3]);
     drop(first);
     // Without space for it, machines still start, each time.
     let blocked = home.cache().join("memory");
     fs::write(&blocked, b"a file").unwrap();
     for _ in 0..3 {
-        assert_eq!(way(&home.open()), RestoreMode::OnDemand);
+        assert_eq!(mode(&home.open()), RestoreMode::OnDemand);
     }
     fs::remove_file(&blocked).unwrap();
-    let later: Vec<_> = (0..3).map(|_| way(&home.open())).collect();
+    let later: Vec<_> = (0..3).map(|_| mode(&home.open())).collect();
     assert_eq!(later.last(), Some(&RestoreMode::Mapped), "{later:?}");
     assert!(later.contains(&RestoreMode::Expanded), "{later:?}");
     home.assert_is_whole(&home.open());

@@ -38,7 +38,7 @@ impl LocalMachine {
         timings: &mut Timings,
     ) -> Result<Self, Error> {
         let (origin, mode) = image.origin(config.starts_on_demand())?;
-        timings.set_way(mode);
+        timings.set_restore_mode(mode);
         timings.step(if mode == RestoreMode::Expanded { "expand" } else { "open" });
         let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin };
         let machine = Arc::new(Machine::restore(parts, timings)?);

@@ -74,7 +74,7 @@ impl Vm {
         image.require(config)?;
         if config.is_isolated() {
             let (process, mode) = Process::start(image, config)?;
-            timings.set_way(mode);
+            timings.set_restore_mode(mode);
             timings.step("process");
             let handle = Arc::new(process.client().clone());
             return Ok(Self::new(handle, timings, Owner::Worker { _process: process }));
@@ -363,7 +363,7 @@ impl Vm {
     /// be used again.
     pub(crate) fn reset(&mut self, config: &VmConfig) -> Result<(), Error> {
         let mut timings = Timings::start();
-        timings.set_way(self.timings.way());
+        timings.set_restore_mode(self.timings.restore_mode());
         self.dialer.close();
         let Owner::Local(machine) = &mut self.owner else {
             return Err(MachineError::Unresettable.into());

@@ -104,7 +104,7 @@ impl Client {
     /// Starts the machine in a process that holds none yet.
     pub(super) fn start(&self, order: StartRequest) -> Result<RestoreMode, Error> {
         match self.ask(&WorkerRequest::Start(order), None)? {
-            (WorkerReply::Started { way }, _) => Ok(way),
+            (WorkerReply::Started { mode }, _) => Ok(mode),
             (WorkerReply::Failed { reason }, _) => {
                 Err(Error::Worker { source: WorkerError::Failed { reason } })
             }

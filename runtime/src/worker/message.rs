@@ -29,7 +29,7 @@
 //! | 0x89 | Failed | `reason` text | |
 //! | 0x8A | Stopped | `u8` 0, or 1 and why the guest had ended before: an end | |
 //! | 0x8B | Done | – | |
-//! | 0x8C | Started | `way` `u8`: 0 mapped, 1 on demand, 2 expanded | |
+//! | 0x8C | Started | `mode` `u8`: 0 mapped, 1 on demand, 2 expanded | |
 //!
 //! A pack is its path, or empty for one that is embedded in the client's program. A failure is `u8`
 //! 0 shutdown, 1 unrunnable (`reason` text, `code` `u64`), 2 page lost (`what` text).
@@ -98,7 +98,7 @@ pub(super) enum WorkerReply {
     Failed { reason: String },
     Stopped { before: Option<StreamError> },
     Done,
-    Started { way: RestoreMode },
+    Started { mode: RestoreMode },
 }
 
 /// A snapshot that the worker has taken.
@@ -213,7 +213,7 @@ impl Message for WorkerReply {
             }
             Self::Failed { reason } => put_text(out, reason, MAX_TEXT),
             Self::Stopped { before } => out.put_option(before.as_ref(), put_end),
-            Self::Started { way } => out.put_u8(match way {
+            Self::Started { mode } => out.put_u8(match mode {
                 RestoreMode::Mapped => 0,
                 RestoreMode::OnDemand => 1,
                 RestoreMode::Expanded => 2,
@@ -249,7 +249,7 @@ impl Message for WorkerReply {
             0x89 => Self::Failed { reason: reader.string("reason", MAX_TEXT)? },
             0x8A => Self::Stopped { before: reader.option("end", read_end)? },
             0x8B => Self::Done,
-            0x8C => Self::Started { way: read_way(&mut reader)? },
+            0x8C => Self::Started { mode: read_mode(&mut reader)? },
             _ => return Err(unknown_kind(kind)),
         };
         reader.finish()?;
@@ -283,7 +283,7 @@ fn read_end(reader: &mut Reader<'_>) -> Result<StreamError, DecodeError> {
 fn put_state(out: &mut Vec<u8>, state: &State) {
     match state {
         State::Running => out.put_u8(0),
-        State::Ended { status } => {
+        State::EntrypointExited { status } => {
             let (is_signal, value) = match status.0 {
                 wire::ExitStatus::Code(code) => (false, code),
                 wire::ExitStatus::Signal(signal) => (true, signal),
@@ -312,7 +312,7 @@ fn read_state(reader: &mut Reader<'_>) -> Result<State, DecodeError> {
             } else {
                 wire::ExitStatus::Code(value)
             };
-            Ok(State::Ended { status: ExitStatus(status) })
+            Ok(State::EntrypointExited { status: ExitStatus(status) })
         }
         2 => {
             let failure = read_failure(reader)?;
@@ -350,12 +350,12 @@ fn read_failure(reader: &mut Reader<'_>) -> Result<GuestFailure, DecodeError> {
     }
 }
 
-fn read_way(reader: &mut Reader<'_>) -> Result<RestoreMode, DecodeError> {
-    match reader.u8("way")? {
+fn read_mode(reader: &mut Reader<'_>) -> Result<RestoreMode, DecodeError> {
+    match reader.u8("mode")? {
         0 => Ok(RestoreMode::Mapped),
         1 => Ok(RestoreMode::OnDemand),
         2 => Ok(RestoreMode::Expanded),
-        other => Err(reader.illegal("way", other.into())),
+        other => Err(reader.illegal("mode", other.into())),
     }
 }
 

@@ -43,8 +43,8 @@ impl Process {
         match Client::greeted(ours, &program, child.id(), None) {
             Ok(client) => {
                 let process = Self { child, client };
-                let way = process.client.start(order)?;
-                Ok((process, way))
+                let mode = process.client.start(order)?;
+                Ok((process, mode))
             }
             Err(error) => {
                 end(&mut child);

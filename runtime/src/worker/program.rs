@@ -54,7 +54,7 @@ pub(super) fn hold(
     let Ok(WorkerRequest::Start(request)) = read_message(&mut client, None) else { return };
     match start(&request) {
         Ok((machine, mode)) => {
-            if say(&mut client, &WorkerReply::Started { way: mode }).is_some() {
+            if say(&mut client, &WorkerReply::Started { mode }).is_some() {
                 // A process without descriptors shows that by its exit.
                 let _ = serve_one(client, machine);
             }
@@ -76,5 +76,5 @@ fn start(request: &StartRequest) -> Result<(Hosted, RestoreMode), Error> {
     }
     let mut timings = Timings::start();
     let machine = LocalMachine::start(&image, &config, &mut timings)?;
-    Ok((Hosted::new(machine.handle(), Box::new(machine)), timings.way()))
+    Ok((Hosted::new(machine.handle(), Box::new(machine)), timings.restore_mode()))
 }

@@ -302,7 +302,7 @@ impl Shared {
             },
             WorkerRequest::Status => {
                 let state = match lock(&self.watch).state(machine) {
-                    State::Running | State::Ended { .. }
+                    State::Running | State::EntrypointExited { .. }
                         if self.is_paused.load(Ordering::Acquire) =>
                     {
                         State::Paused
@@ -372,7 +372,7 @@ impl EntrypointWatch {
             return State::Failed { failure, console };
         }
         self.take_arrived();
-        self.ended.map_or(State::Running, |status| State::Ended { status })
+        self.ended.map_or(State::Running, |status| State::EntrypointExited { status })
     }
 
     /// Processes what has arrived.

@@ -13,7 +13,7 @@ pub enum State {
     /// The guest is paused. See [`Vm::pause`](crate::Vm::pause).
     Paused,
     /// The guest runs, and its entrypoint has exited.
-    Ended {
+    EntrypointExited {
         /// How it exited.
         status: ExitStatus,
     },

@@ -260,7 +260,7 @@ fn status_has_the_label_and_the_entrypoints_exit() {
     for client in [client, stage.client()] {
         let state = client.status().unwrap().state;
         assert!(
-            matches!(state, State::Ended { status } if status.signal() == Some(9)),
+            matches!(state, State::EntrypointExited { status } if status.signal() == Some(9)),
             "{state:?}"
         );
     }
@@ -495,8 +495,8 @@ fn answers() -> Vec<WorkerReply> {
     let states = [
         State::Running,
         State::Paused,
-        State::Ended { status: code },
-        State::Ended { status: signal },
+        State::EntrypointExited { status: code },
+        State::EntrypointExited { status: signal },
     ];
     let status = |state| WorkerReply::Status { label: "label".into(), state };
     let taken = SnapshotTaken {
@@ -516,8 +516,8 @@ fn answers() -> Vec<WorkerReply> {
         WorkerReply::Stopped { before: None },
         WorkerReply::Done,
     ];
-    let ways = [RestoreMode::Mapped, RestoreMode::OnDemand, RestoreMode::Expanded];
-    all.extend(ways.map(|way| WorkerReply::Started { way }));
+    let modes = [RestoreMode::Mapped, RestoreMode::OnDemand, RestoreMode::Expanded];
+    all.extend(modes.map(|mode| WorkerReply::Started { mode }));
     all.extend(states.into_iter().chain(failed).map(status));
     all.push(WorkerReply::Seen(None));
     all.extend(ends.iter().cloned().map(|end| WorkerReply::Seen(Some(end))));

@@ -1,9 +1,9 @@
-//! Machines, commands, files, ports and pools that are awaited.
+//! The nonblocking API: machines, commands, files, ports and pools.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../../../examples/examples/async.rs"]
-#[expect(dead_code, reason = "a program, of which only the work is tested")]
+#[expect(dead_code, reason = "only the example's work is tested, not its main function")]
 mod async_example;
 
 use std::fs;
@@ -14,20 +14,22 @@ use std::time::Duration;
 use supermachine::async_::{ExecChild, Pool, PooledVm, Vm};
 use supermachine::error::{InvalidInput, PortError, TransferError};
 use supermachine::{Error, Image, VmConfig};
-use supermachine_test_support::machines::{self, bake, baked, busybox, own_store, start, told};
+use supermachine_test_support::machines::{
+    self, bake, baked, busybox, expect_baked, own_store, start,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-/// Longer than anything takes, on the slowest of hosts.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Longer than anything takes, even on a slow host.
+const TIMEOUT: Duration = Duration::from_secs(300);
 
-/// One thread for all that a test awaits.
+/// Runs a future on a runtime with one thread.
 fn wait_for<F: Future>(future: F) -> F::Output {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { timeout(PATIENCE, future).await.unwrap() })
+    runtime.block_on(async { timeout(TIMEOUT, future).await.unwrap() })
 }
 
 fn vm() -> &'static Vm {
@@ -87,34 +89,37 @@ fn machine_starts_runs_a_command_and_stops() {
 }
 
 #[test]
-fn sixty_four_commands_at_once_take_no_thread_of_their_own() {
+fn sixty_four_concurrent_commands_add_no_threads() {
     const COMMANDS: usize = 64;
     wait_for(async {
-        sh(vm(), "true").await;
+        sh(vm(), ": > /tmp/begun").await;
         let before = threads();
         let mut children = Vec::new();
         for n in 0..COMMANDS {
             children.push(spawn(&format!("read line; echo $line {n}")).await);
         }
         let mut tasks = JoinSet::new();
+        for _ in 0..COMMANDS {
+            tasks.spawn(async move {
+                let script =
+                    "echo >> /tmp/begun; until [ -e /tmp/go ]; do sleep 0.5; done; echo done";
+                let outcome = vm().exec(["sh", "-c", script]).await.unwrap();
+                assert_eq!(outcome.stdout, b"done\n");
+                (0, b"go 0\n".to_vec())
+            });
+        }
+        let all = format!("until [ $(wc -l < /tmp/begun) = {COMMANDS} ]; do sleep 0.1; done");
+        sh(vm(), &all).await;
+        assert_eq!(threads(), before);
+        sh(vm(), "touch /tmp/go").await;
         for (n, mut child) in children.into_iter().enumerate() {
             tasks.spawn(async move {
                 let mut stdin = child.stdin().unwrap();
-                sleep(Duration::from_millis(200)).await;
                 stdin.write_all(b"go\n").await.unwrap();
                 drop(stdin);
                 (n, child.wait_with_output().await.unwrap().stdout)
             });
         }
-        for _ in 0..COMMANDS {
-            tasks.spawn(async move {
-                let outcome = vm().exec(["sh", "-c", "sleep 1; echo done"]).await.unwrap();
-                assert_eq!(outcome.stdout, b"done\n");
-                (0, b"go 0\n".to_vec())
-            });
-        }
-        sleep(Duration::from_millis(100)).await;
-        assert_eq!(threads(), before);
         while let Some(done) = tasks.join_next().await {
             let (n, stdout) = done.unwrap();
             assert_eq!(stdout, format!("go {n}\n").into_bytes());
@@ -124,13 +129,14 @@ fn sixty_four_commands_at_once_take_no_thread_of_their_own() {
 }
 
 #[test]
-fn slow_reader_loses_nothing_and_the_command_waits_for_it() {
+fn slow_reader_loses_nothing_and_blocks_the_command() {
     let content: Vec<u8> = (0..5_000_000_u32).map(|n| (n * 7 % 251) as u8).collect();
     wait_for(async {
         vm().write_file("/tmp/binary", &content).await.unwrap();
         let mut child = spawn("cat /tmp/binary; echo done >&2").await;
+        // Time to write everything, if nothing held the command back.
         sleep(Duration::from_millis(300)).await;
-        assert!(child.try_wait().unwrap().is_none(), "it cannot have written all");
+        assert!(child.try_wait().unwrap().is_none(), "the command did not block");
         let (mut stdout, mut all) = (child.stdout().unwrap(), Vec::new());
         let mut piece = vec![0; 100_000];
         loop {
@@ -139,6 +145,7 @@ fn slow_reader_loses_nothing_and_the_command_waits_for_it() {
                 break;
             }
             all.extend_from_slice(&piece[..count]);
+            // The reader is slow.
             sleep(Duration::from_millis(2)).await;
         }
         assert!(all == content);
@@ -152,7 +159,7 @@ fn input_of_any_size_comes_back_through_cat() {
     wait_for(async {
         let outcome = vm().exec_builder().argv(["cat"]).stdin(input.clone()).output().await;
         assert!(outcome.unwrap().stdout == input);
-        // What was there at the beginning comes first, however little of it fits.
+        // The input given at the start comes first, even if little of it fits at once.
         let builder = vm().exec_builder().argv(["cat"]).stdin(input.clone());
         let mut child = builder.spawn().await.unwrap();
         let (mut stdin, mut stdout) = (child.stdin().unwrap(), child.stdout().unwrap());
@@ -169,7 +176,7 @@ fn input_of_any_size_comes_back_through_cat() {
 }
 
 #[test]
-fn output_is_passed_on_as_it_comes_and_limited() {
+fn output_arrives_as_it_is_written_up_to_its_limit() {
     wait_for(async {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let builder = vm().exec_builder().argv(["sh", "-c", "echo out; echo err >&2; exit 4"]);
@@ -196,20 +203,18 @@ fn output_is_passed_on_as_it_comes_and_limited() {
 }
 
 #[test]
-fn command_is_killed_while_it_is_waited_for() {
+fn command_is_killed_while_another_future_waits() {
     wait_for(async {
         let mut child = spawn("echo up; sleep 1020").await;
         child.stdout().unwrap().read_exact(&mut [0; 3]).await.unwrap();
         let signaler = child.signaler();
-        let kill = async {
-            sleep(Duration::from_millis(50)).await;
-            signaler.signal(15).unwrap();
-        };
+        // `join!` polls the wait first.
+        let kill = async { signaler.signal(15).unwrap() };
         let (outcome, ()) = tokio::join!(child.wait(), kill);
         assert_eq!(outcome.unwrap().status.signal(), Some(15));
         let mut child = spawn("trap '' TERM; echo up; sleep 1021 & sleep 1022").await;
         child.stdout().unwrap().read_exact(&mut [0; 3]).await.unwrap();
-        // One future after the other, none of which lives long.
+        // A sequence of futures that are dropped soon.
         let mut tries = 0;
         let outcome = loop {
             match timeout(Duration::from_millis(20), child.wait()).await {
@@ -224,7 +229,7 @@ fn command_is_killed_while_it_is_waited_for() {
     });
 }
 
-/// Waits until no command line in the guest ends like that.
+/// Waits until no command line in the guest matches.
 async fn gone(pattern: &str) {
     let script = format!(
         "i=0; while ps | grep -q '{pattern}' && [ $i -lt 100 ]; do sleep 0.1; i=$((i+1)); done; ps | grep -c '{pattern}' || true"
@@ -257,7 +262,7 @@ fn timeout_kills_the_process_group_and_keeps_the_output() {
 }
 
 #[test]
-fn terminal_is_real() {
+fn command_on_a_terminal_has_its_size_and_type() {
     wait_for(async {
         let script = "trap 'stty size; exit 6' WINCH; tty; stty size; echo $TERM; while :; do sleep 0.1; done";
         let builder = vm().exec_builder().argv(["sh", "-c", script]).tty(true).winsize(30, 90);
@@ -280,7 +285,7 @@ fn terminal_is_real() {
 }
 
 #[test]
-fn files_come_back_as_they_were_written() {
+fn files_read_back_as_written() {
     wait_for(async {
         for size in [0_usize, 1, 65_536, 262_144, 262_145, 3_000_000] {
             let content: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
@@ -337,7 +342,7 @@ fn directories_are_copied_in_and_out_as_tar_archives() {
 }
 
 #[test]
-fn workload_is_told_signals_and_waited_for() {
+fn workload_receives_signals_and_is_waited_for() {
     let script = "trap 'exit 9' TERM; echo up; while :; do sleep 0.1; done";
     let image = baked("trap", || bake("busybox").entrypoint(["sh", "-c", script]));
     wait_for(async {
@@ -355,7 +360,7 @@ fn workload_is_told_signals_and_waited_for() {
 }
 
 #[test]
-fn ports_lead_in_and_out() {
+fn ports_connect_both_ways() {
     wait_for(async {
         sh(vm(), "setsid nc -ll -p 7001 -e cat </dev/null >/dev/null 2>&1 &").await;
         let mut stream = loop {
@@ -366,6 +371,7 @@ fn ports_lead_in_and_out() {
                 }
                 Err(error) => panic!("{error}"),
             }
+            // No event says when `nc` listens.
             sleep(Duration::from_millis(50)).await;
         };
         let sent: Vec<u8> = (0..1_000_000_u32).map(|n| (n % 251) as u8).collect();
@@ -406,7 +412,7 @@ fn ports_lead_in_and_out() {
     });
 }
 
-/// Expanded before, as a machine that starts from the pack itself cannot be reset.
+/// An expanded image: a machine that starts from the pack itself cannot be reset.
 fn resettable() -> Image {
     let image = busybox();
     image.mapped().unwrap();
@@ -414,18 +420,18 @@ fn resettable() -> Image {
 }
 
 #[test]
-fn pool_under_load_loses_no_machine_to_acquires_that_are_dropped() {
+fn pool_under_load_loses_no_machine_to_dropped_acquires() {
     const MACHINES: usize = 3;
     let image = resettable();
     wait_for(async {
-        let builder = image.pool().min(1).max(MACHINES).acquire_timeout(PATIENCE);
+        let builder = image.pool().min(1).max(MACHINES).acquire_timeout(TIMEOUT);
         let pool = Pool::from(builder.build().unwrap());
         let mut tasks = JoinSet::new();
         for task in 0..24_u64 {
             let pool = pool.clone();
             tasks.spawn(async move {
-                // Some give up at once, some while a machine is made or reset for them, some
-                // just when they are served.
+                // Some give up at once, some while a machine starts or resets for them, some just
+                // as they get one.
                 if task % 3 != 0 {
                     let short = Duration::from_millis(task * task % 97);
                     let Ok(vm) = timeout(short, pool.acquire()).await else { return 0 };
@@ -458,7 +464,7 @@ fn pool_under_load_loses_no_machine_to_acquires_that_are_dropped() {
 }
 
 #[test]
-fn acquire_waits_in_order_and_no_longer_than_it_may() {
+fn acquire_waits_in_order_up_to_its_time_limit() {
     let image = resettable();
     wait_for(async {
         let limit = Duration::from_millis(100);
@@ -470,7 +476,7 @@ fn acquire_waits_in_order_and_no_longer_than_it_may() {
         let none = pool.acquire().await;
         assert!(matches!(none, Err(Error::PoolExhausted { in_use: 1, max: 1, .. })), "{none:?}");
         drop(vm);
-        // One queue for those who block and those who await.
+        // Blocking and nonblocking callers share one queue.
         assert_eq!(blocking.acquire().unwrap().read_file("/tmp/mark").unwrap(), b"kept\n");
         let vm = pool.acquire().await.unwrap().into_inner();
         assert_eq!(pool.stats().in_use, 0);
@@ -486,9 +492,9 @@ fn acquire_waits_in_order_and_no_longer_than_it_may() {
 }
 
 #[test]
-fn snapshot_is_taken_and_goes_on_elsewhere() {
+fn snapshot_of_a_running_machine_starts_another() {
     let (_folder, store) = own_store();
-    told(bake("busybox").entrypoint(["sleep", "1000000"]).name("origin").bake(&store));
+    expect_baked(bake("busybox").entrypoint(["sleep", "1000000"]).name("origin").bake(&store));
     let image = store.image("origin").unwrap();
     wait_for(async {
         let vm = Vm::start(&image, &VmConfig::new()).await.unwrap();
@@ -507,7 +513,7 @@ fn snapshot_is_taken_and_goes_on_elsewhere() {
 }
 
 #[test]
-fn guest_that_panics_ends_all_who_wait_at_once() {
+fn guest_panic_fails_every_pending_call_at_once() {
     let image = busybox();
     wait_for(async {
         let vm = Vm::start(&image, &VmConfig::new()).await.unwrap();
@@ -535,7 +541,7 @@ fn guest_that_panics_ends_all_who_wait_at_once() {
 }
 
 #[test]
-fn machine_that_is_dropped_ends_its_streams() {
+fn dropped_machine_closes_its_streams() {
     let image = busybox();
     wait_for(async {
         let vm = Vm::start(&image, &VmConfig::new()).await.unwrap();
@@ -571,23 +577,23 @@ fn several_threads_of_a_runtime_share_a_machine() {
                 assert!(child.wait().await.unwrap().success());
             });
         }
-        while let Some(done) = timeout(PATIENCE, tasks.join_next()).await.unwrap() {
+        while let Some(done) = timeout(TIMEOUT, tasks.join_next()).await.unwrap() {
             done.unwrap();
         }
     });
 }
 
 #[test]
-fn example_shows_each_script_as_it_ends() {
+fn example_reports_each_script_as_it_finishes() {
     let image = busybox();
     let scripts = vec!["sleep 2; echo late".into(), "echo early".into(), "exit 3".into()];
-    let mut ends = Vec::new();
-    let tell = |script: &std::ffi::OsStr, outcome: Result<supermachine::ExecOutcome, Error>| {
+    let mut finished = Vec::new();
+    let report = |script: &std::ffi::OsStr, outcome: Result<supermachine::ExecOutcome, Error>| {
         let outcome = outcome.unwrap();
-        ends.push((script.to_owned(), outcome.status.code().unwrap(), outcome.stdout));
+        finished.push((script.to_owned(), outcome.status.code().unwrap(), outcome.stdout));
     };
-    wait_for(async_example::run(&image, scripts, tell)).unwrap();
-    assert_eq!(ends.len(), 3);
-    assert_eq!(ends[2].2, b"late\n");
-    assert!(ends.iter().any(|(_, code, _)| *code == 3));
+    wait_for(async_example::run(&image, scripts, report)).unwrap();
+    assert_eq!(finished.len(), 3);
+    assert_eq!(finished[2].2, b"late\n");
+    assert!(finished.iter().any(|(_, code, _)| *code == 3));
 }

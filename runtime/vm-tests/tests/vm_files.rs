@@ -1,4 +1,4 @@
-//! Files of a machine: written, read, copied, and what is told when it cannot be done.
+//! Files of a machine: writing, reading, copying, and their errors.
 
 #![expect(clippy::panic, reason = "a test fails by panicking")]
 
@@ -20,7 +20,7 @@ fn vm() -> &'static Vm {
     VM.get_or_init(|| start(&busybox()))
 }
 
-/// What failed in the guest, on what, with which error number.
+/// The failed operation, its subject, and the error number.
 fn failure<T: Debug>(result: Result<T, Error>) -> (String, String, u16) {
     match result {
         Err(Error::Agent { failure }) => {
@@ -31,7 +31,7 @@ fn failure<T: Debug>(result: Result<T, Error>) -> (String, String, u16) {
 }
 
 #[test]
-fn file_that_is_written_can_be_run_with_a_time_out() {
+fn written_file_can_be_run_with_a_timeout() {
     let vm = vm();
     vm.write_file("/tmp/main.sh", b"echo started; exit 3").unwrap();
     let outcome = vm
@@ -44,7 +44,7 @@ fn file_that_is_written_can_be_run_with_a_time_out() {
 }
 
 #[test]
-fn file_comes_back_as_it_was_written() {
+fn file_reads_back_as_written() {
     for size in [0_usize, 1, 65_536, 262_144, 262_145, 5_000_000] {
         let content: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
         vm().write_file("/tmp/back", &content).unwrap();
@@ -55,7 +55,7 @@ fn file_comes_back_as_it_was_written() {
 }
 
 #[test]
-fn mode_owner_and_append_are_as_asked_for() {
+fn mode_owner_and_append_are_applied() {
     let file = |name| vm().file(name);
     file("/tmp/log").mode(0o640).owner("app").write("one\n").unwrap();
     file("/tmp/log").append(true).write("two\n").unwrap();
@@ -71,7 +71,7 @@ fn mode_owner_and_append_are_as_asked_for() {
 }
 
 #[test]
-fn what_cannot_be_done_is_told_with_path_and_number() {
+fn errors_name_path_and_error_number() {
     let missing = |result| failure::<()>(result);
     assert_eq!(missing(vm().write_file("/none/x", "")), ("open".into(), "/none/x".into(), ENOENT));
     let read = failure(vm().read_file("/none"));
@@ -92,7 +92,7 @@ fn what_cannot_be_done_is_told_with_path_and_number() {
 }
 
 #[test]
-fn full_file_system_is_told_and_the_machine_stays_usable() {
+fn full_file_system_is_reported_and_the_machine_stays_usable() {
     let vm = start(&busybox());
     sh(&vm, "mkdir /small; mount -t tmpfs -o size=1m tmpfs /small");
     let (operation, subject, errno) = failure(vm.write_file("/small/x", vec![1; 20 << 20]));
@@ -123,7 +123,7 @@ fn large_file_streams_both_ways() {
 }
 
 #[test]
-fn writer_that_is_dropped_leaves_what_it_wrote() {
+fn dropped_writer_leaves_what_it_wrote() {
     let mut writer = vm().file_writer("/tmp/half").unwrap();
     writer.write_all(b"half").unwrap();
     drop(writer);

@@ -48,9 +48,9 @@ fn devices_for_all_users_are_open_to_all() {
 }
 
 #[test]
-fn nothing_is_mounted_over_a_part_of_proc() {
+fn no_part_of_proc_is_hidden_by_a_mount() {
     assert_eq!(sh(vm(), "awk '$2 ~ \"^/proc/\"' /proc/mounts"), "");
-    // So a user's own sandbox may have a /proc of its own.
+    // So a user can mount /proc in a sandbox.
     let script = "unshare -Urpf --mount-proc sh -c 'echo $$; ls -d /proc/[0-9]*'";
     assert_eq!(as_app(vm(), script), "1\n/proc/1\n/proc/2\n");
 }
@@ -108,7 +108,7 @@ fn directory_of_the_image_can_be_renamed() {
 #[test]
 fn files_are_limited_by_memory_and_not_by_number() {
     let vm = start(&busybox());
-    // More than there are pages of memory divided by two, which is tmpfs' own limit.
+    // By default, tmpfs allows half as many files as there are pages of memory.
     let script =
         "mkdir /tmp/many; cd /tmp/many; i=0; while [ $i -lt 20000 ]; do : > $i; i=$((i+1)); done
         ls | wc -l; rm -rf /tmp/many";
@@ -136,12 +136,12 @@ fn command_that_eats_all_memory_is_killed_and_others_run() {
 }
 
 #[test]
-fn fork_bomb_ends_with_its_command() {
+fn fork_bomb_is_killed_with_its_command() {
     let vm = start(&busybox());
     let builder =
         vm.exec_builder().argv(["sh", "-c", "bomb() { bomb | bomb & }; bomb; sleep 1000"]);
     let outcome = builder.timeout(Duration::from_secs(3)).output();
-    // The guest may be too busy to say so in time.
+    // The guest may be too busy to answer in time.
     assert!(
         matches!(&outcome, Ok(outcome) if outcome.timed_out || !outcome.success())
             || matches!(outcome, Err(Error::Unanswered { .. })),
@@ -154,7 +154,7 @@ fn fork_bomb_ends_with_its_command() {
 }
 
 #[test]
-fn each_command_has_a_group_of_its_own() {
+fn each_command_has_its_own_control_group() {
     let of = |vm: &Vm| sh(vm, "cat /proc/self/cgroup");
     assert!(of(vm()).starts_with("0::/commands/"), "{}", of(vm()));
     let delegated = sh(vm(), "cat /sys/fs/cgroup/cgroup.subtree_control");
@@ -164,7 +164,7 @@ fn each_command_has_a_group_of_its_own() {
 }
 
 #[test]
-fn timeout_kills_processes_in_sessions_of_their_own() {
+fn timeout_kills_processes_in_other_sessions() {
     let vm = start(&busybox());
     let script = "setsid sh -c 'sleep 2001; true' & (setsid setsid sleep 2002 &); sleep 2003";
     let builder = vm.exec_builder().argv(["sh", "-c", script]);
@@ -173,7 +173,7 @@ fn timeout_kills_processes_in_sessions_of_their_own() {
 }
 
 #[test]
-fn kill_and_drop_end_processes_in_sessions_of_their_own() {
+fn kill_and_drop_kill_processes_in_other_sessions() {
     let vm = start(&busybox());
     let script = "setsid sleep 2011 & echo; sleep 2012";
     let mut child = vm.exec_builder().argv(["sh", "-c", script]).spawn().unwrap();
@@ -182,12 +182,12 @@ fn kill_and_drop_end_processes_in_sessions_of_their_own() {
     drop(vm.exec_builder().argv(["sh", "-c", script]).spawn().unwrap());
     let begin = Instant::now();
     while sh(&vm, "ps | grep -c 'sleep 201[12]' || true") != "0\n" {
-        assert!(begin.elapsed() < Duration::from_secs(20), "processes live on");
+        assert!(begin.elapsed() < Duration::from_secs(20), "processes survive");
     }
 }
 
 #[test]
-fn background_process_lives_on_and_may_write() {
+fn background_process_survives_and_can_write() {
     let vm = start(&busybox());
     let script = "(sleep 1; echo one; echo two >&2; echo three; echo lived > /tmp/lived) & true";
     assert!(vm.exec(["sh", "-c", script]).unwrap().success());
@@ -198,7 +198,7 @@ fn background_process_lives_on_and_may_write() {
 }
 
 #[test]
-fn timeout_holds_while_the_agent_is_stopped_by_a_debugger() {
+fn timeout_applies_while_a_debugger_stops_the_agent() {
     let vm = python();
     let script = "
 import ctypes, os, time

@@ -1,4 +1,4 @@
-//! Machines in processes of their own: all that can be done with a machine, and how either side ends.
+//! Machines in worker processes: every operation, and the death of either side.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -14,8 +14,8 @@ use supermachine::error::WorkerError;
 use supermachine::{AssetPaths, Error, Image, RestoreMode, Snapshot, Vm, VmConfig, async_};
 use supermachine_test_support::machines::{alone, bake, baked, busybox, folder, held, sh, store};
 
-/// Longer than anything takes, on the slowest of hosts.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Longer than anything takes, even on a slow host.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Where the worker is: cargo puts programs beside the folder of tests.
 fn assets() -> AssetPaths {
@@ -33,7 +33,7 @@ fn isolated() -> VmConfig {
     VmConfig::new().with_isolated(true).with_assets(assets())
 }
 
-/// The processes of this one that hold machines.
+/// The workers of this process.
 fn workers() -> Vec<u32> {
     let own = format!("PPid:\t{}\n", std::process::id());
     let is_worker = |pid: &u32| {
@@ -45,20 +45,20 @@ fn workers() -> Vec<u32> {
     pids.filter(is_worker).collect()
 }
 
-/// Kills a process, and waits until its last thread has ended and so all that it had open is
-/// closed, which its parent may not have noticed yet.
+/// Kills a process, and waits until its last thread has exited. Then its descriptors are closed, though
+/// its parent may not have noticed yet.
 fn kill(pid: u32) {
     assert!(Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     let status = || fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     while !(status().contains("State:\tZ") && status().contains("Threads:\t1\n")) {
-        assert!(Instant::now() < end, "{pid} goes on");
+        assert!(Instant::now() < end, "{pid} still runs");
         thread::sleep(Duration::from_millis(10));
     }
 }
 
 #[test]
-fn isolated_machine_does_what_any_machine_does() {
+fn isolated_machine_supports_every_operation() {
     let _alone = alone();
     let image = busybox();
     let before = held();
@@ -79,6 +79,7 @@ fn isolated_machine_does_what_any_machine_does() {
     vm.pause().unwrap();
     thread::scope(|scope| {
         let waiting = scope.spawn(|| sh(&vm, "echo done"));
+        // Time to finish, if the machine were not paused.
         thread::sleep(Duration::from_secs(1));
         assert!(!waiting.is_finished());
         vm.resume().unwrap();
@@ -87,9 +88,9 @@ fn isolated_machine_does_what_any_machine_does() {
 
     sh(&vm, "setsid nc -ll -p 700 -e echo answer < /dev/null > /dev/null 2>&1 &");
     let port = vm.expose_tcp(0, 700).unwrap();
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     loop {
-        // A guest that does not listen yet resets.
+        // A guest that does not listen yet resets the connection.
         let mut answer = String::new();
         let read = std::net::TcpStream::connect(port.local_addr())
             .and_then(|mut stream| stream.read_to_string(&mut answer));
@@ -101,7 +102,7 @@ fn isolated_machine_does_what_any_machine_does() {
     vm.stop().unwrap();
     drop(port);
     assert_eq!(workers(), [0; 0]);
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while held() != before {
         assert!(Instant::now() < end, "{:?}, before {before:?}", held());
         thread::sleep(Duration::from_millis(10));
@@ -109,13 +110,13 @@ fn isolated_machine_does_what_any_machine_does() {
 }
 
 #[test]
-fn worker_has_nothing_of_the_apps() {
+fn worker_inherits_nothing_from_the_application() {
     let _alone = alone();
     let vm = busybox().start(&isolated()).unwrap();
     let [pid] = workers()[..] else { panic!("{:?}", workers()) };
     assert_eq!(fs::read(format!("/proc/{pid}/environ")).unwrap(), b"");
     assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), Path::new("/"));
-    // A file of ours that every program inherits.
+    // A file that every child process inherits.
     let secret = folder().join("secret");
     fs::write(&secret, "x").unwrap();
     let file = fs::File::open(&secret).unwrap();
@@ -130,7 +131,7 @@ fn worker_has_nothing_of_the_apps() {
 }
 
 #[test]
-fn worker_that_is_killed_ends_what_was_asked_of_its_machine() {
+fn killed_worker_fails_the_calls_on_its_machine() {
     let _alone = alone();
     let vm = busybox().start(&isolated()).unwrap();
     let child = vm.exec_builder().argv(["sleep", "1000"]).spawn().unwrap();
@@ -144,7 +145,7 @@ fn worker_that_is_killed_ends_what_was_asked_of_its_machine() {
 }
 
 #[test]
-fn dropped_machine_ends_at_once_whatever_is_under_way() {
+fn dropped_machine_stops_at_once_with_calls_pending() {
     let _alone = alone();
     let vm = busybox().start(&isolated()).unwrap();
     let mut child = vm.exec_builder().argv(["sleep", "1000"]).spawn().unwrap();
@@ -157,7 +158,7 @@ fn dropped_machine_ends_at_once_whatever_is_under_way() {
 }
 
 #[test]
-fn guest_that_ends_by_itself_is_told_with_its_console() {
+fn guest_panic_is_reported_with_its_console() {
     let _alone = alone();
     let vm = busybox().start(&isolated()).unwrap();
     let panic = "echo 2 > /proc/sys/vm/panic_on_oom; tail /dev/zero";
@@ -179,7 +180,7 @@ fn snapshot_of_an_isolated_machine_starts_in_this_process() {
 }
 
 #[test]
-fn pool_makes_another_machine_in_place_of_one_that_was_used() {
+fn pool_replaces_used_machines() {
     let _alone = alone();
     let pool = busybox().pool().config(&isolated()).min(1).max(2).build().unwrap();
     for _ in 0..3 {
@@ -188,12 +189,12 @@ fn pool_makes_another_machine_in_place_of_one_that_was_used() {
         sh(&vm, "echo used > /tmp/used");
     }
     assert_eq!(pool.stats().reset, 0);
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while pool.stats().idle != 1 || workers().len() != 1 {
         assert!(Instant::now() < end, "{:?}, {:?}", pool.stats(), workers());
         thread::sleep(Duration::from_millis(10));
     }
-    // One that dies while nobody has it is not handed out.
+    // A machine that dies while idle is not leased.
     workers().into_iter().for_each(kill);
     let vm = pool.acquire().unwrap();
     assert_eq!(sh(&vm, "echo well"), "well\n");
@@ -210,13 +211,13 @@ fn embedded_snapshot_is_expanded_for_the_worker() {
     let embedded = Image::from_embedded(Snapshot::new("embedded", pack)).unwrap();
     let vm = embedded.start(&isolated()).unwrap();
     assert_eq!(sh(&vm, "echo $IS"), "embedded\n");
-    assert_eq!(vm.timings().way(), RestoreMode::Mapped);
+    assert_eq!(vm.timings().restore_mode(), RestoreMode::Mapped);
     let error = vm.snapshot("nowhere").unwrap_err();
     assert!(matches!(error, Error::Worker { source: WorkerError::Failed { .. } }), "{error:?}");
 }
 
 #[test]
-fn many_in_processes_of_their_own_start_and_answer_at_once() {
+fn eight_isolated_machines_start_and_answer_at_once() {
     let _alone = alone();
     let image = Arc::new(busybox());
     thread::scope(|scope| {
@@ -233,7 +234,7 @@ fn many_in_processes_of_their_own_start_and_answer_at_once() {
 }
 
 #[test]
-fn isolated_machine_can_be_awaited() {
+fn isolated_machine_has_a_nonblocking_api() {
     let _alone = alone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -245,7 +246,7 @@ fn isolated_machine_can_be_awaited() {
 }
 
 #[test]
-fn missing_or_broken_worker_is_told() {
+fn missing_or_broken_worker_is_reported() {
     let _alone = alone();
     let start = |dir: &Path| {
         let assets = AssetPaths::from_dir(dir);
@@ -262,11 +263,11 @@ fn missing_or_broken_worker_is_told() {
         matches!(&error, Error::Worker { source: WorkerError::NotStarted { path, .. } } if *path == program),
         "{error:?}"
     );
-    // Another program, which says nothing.
+    // Another program, which sends nothing.
     fs::remove_file(&program).unwrap();
     std::os::unix::fs::symlink("/bin/true", &program).unwrap();
     assert!(matches!(start(dir.path()), Err(Error::Worker { source: WorkerError::Gone })));
-    // By hand it tells what it is for.
+    // Started by hand, it says what it is for.
     let worker = assets().worker().unwrap();
     let output = Command::new(worker).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -1,11 +1,11 @@
-//! Machines that are captured while they run: they go on as if nothing had happened, and
-//! another goes on from what was captured.
+//! Captures of running machines: the machine continues undisturbed, and another one continues from
+//! the snapshot.
 
 #![expect(
     clippy::panic,
     clippy::print_stderr,
     clippy::unwrap_used,
-    reason = "a test fails by panicking, and tells how long a guest was stopped"
+    reason = "a test fails by panicking, and prints how long a guest was stopped"
 )]
 
 use std::os::unix::net::UnixStream;
@@ -20,8 +20,8 @@ use supermachine_formats::wire::{Command, Control, Event, Input, Reply, Request,
 use supermachine_test_support::machines::{self, busybox, sh};
 use supermachine_vmm::{Captured, Machine, Origin, Restore};
 
-/// Longer than any answer takes, on the slowest of hosts.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Longer than any answer takes, even on a slow host.
+const TIMEOUT: Duration = Duration::from_secs(120);
 const PAGE: u64 = 4096;
 const PIECE: usize = 32 << 10;
 
@@ -46,14 +46,14 @@ impl Live {
     }
 
     fn event(&mut self) -> Event {
-        next_event(&self.machine, &mut self.control, Some(PATIENCE)).unwrap()
+        next_event(&self.machine, &mut self.control, Some(TIMEOUT)).unwrap()
     }
 
     fn exec(&self, argv: &[&str], stdin: bool) -> Replies {
         let argv = argv.iter().map(|text| text.as_bytes().to_vec()).collect();
         let command = Command { argv, stdin, ..Command::default() };
         let mut replies = Replies::open(&self.machine, &Request::Exec(command)).unwrap();
-        replies.set_limit(Some(PATIENCE)).unwrap();
+        replies.set_limit(Some(TIMEOUT)).unwrap();
         replies
     }
 
@@ -92,7 +92,7 @@ fn pid_of(replies: &mut Replies) -> u32 {
 }
 
 #[test]
-fn exec_that_counts_loses_nothing_through_three_captures() {
+fn counting_command_loses_nothing_in_three_captures() {
     let live = Live::of(&busybox());
     let script = "i=0; while [ $i -lt 3000 ]; do echo $i; i=$((i+1)); done";
     let mut replies = live.exec(&["sh", "-c", script], false);
@@ -110,15 +110,15 @@ fn exec_that_counts_loses_nothing_through_three_captures() {
 }
 
 #[test]
-fn bytes_on_their_way_in_both_directions_survive_captures() {
-    // As much as may be under way.
+fn bytes_in_flight_both_ways_survive_captures() {
+    // As much as can be in flight.
     const PIECES: usize = STDIN_WINDOW / PIECE;
     let live = Live::of(&busybox());
     let mut replies = live.exec(&["cat"], true);
     pid_of(&mut replies);
     let piece: Vec<u8> = (0..PIECE as u32).map(|at: u32| at.to_le_bytes()[0]).collect();
     for round in 0..PIECES {
-        // Nobody reads yet: input, the program and output fill up.
+        // Nothing reads yet, so the input, the program and the output fill up.
         replies.send(&Input::Data(piece.clone())).unwrap();
         if round % 2 == 0 {
             live.capture();
@@ -130,10 +130,10 @@ fn bytes_on_their_way_in_both_directions_survive_captures() {
 }
 
 #[test]
-fn snapshot_of_a_running_machine_goes_on_elsewhere_without_its_streams() {
+fn snapshot_of_a_running_machine_starts_without_its_streams() {
     let vm = machines::start(&busybox());
     assert_eq!(sh(&vm, "echo before > /tmp/mark; cat /tmp/mark"), "before\n");
-    // One that writes to its stream, and one that never does.
+    // One command writes to its stream, the other never does.
     let noisy = "echo $$ > /tmp/noisy; while :; do echo $((n=n+1)); sleep 0.01; done";
     let silent = "echo $$ > /tmp/silent; exec sleep 100000";
     thread::scope(|scope| {
@@ -171,13 +171,13 @@ fn snapshot_of_a_running_machine_goes_on_elsewhere_without_its_streams() {
 }
 
 #[test]
-fn snapshot_of_a_machine_that_started_on_demand_is_whole() {
+fn snapshot_of_a_machine_that_started_on_demand_is_complete() {
     let image = busybox();
     let cache = tempfile::tempdir_in(machines::folder()).unwrap();
     let source = image.source().clone();
     let cold = Image::open(source, image.digest(), cache.path()).unwrap();
     let vm = machines::start(&cold);
-    assert_eq!(vm.timings().way(), RestoreMode::OnDemand);
+    assert_eq!(vm.timings().restore_mode(), RestoreMode::OnDemand);
     sh(&vm, "echo here > /dev/shm/mark");
     let taken = vm.snapshot("on-demand").unwrap();
     assert_eq!(
@@ -198,7 +198,7 @@ fn snapshot_after_a_small_exec_adds_little() {
 }
 
 #[test]
-fn snapshot_with_an_impossible_name_is_refused() {
+fn snapshot_with_an_invalid_name_is_refused() {
     let vm = machines::start(&busybox());
     for name in ["", "../x", "a/b", ".hidden"] {
         assert!(
@@ -212,7 +212,7 @@ fn snapshot_with_an_impossible_name_is_refused() {
 }
 
 #[test]
-fn guest_with_16_mib_dirty_is_stopped_for_them_alone() {
+fn capture_copies_16_mib_of_dirty_pages() {
     let live = Live::of(&busybox());
     live.sh("dd if=/dev/urandom of=/dev/shm/x bs=1M count=16 2>&1");
     for _ in 0..5 {

@@ -1,6 +1,6 @@
-//! Files of the image in programs' memory: they behave as on any other file system.
+//! Files of the image, mapped by programs: they behave as on any other file system.
 //!
-//! The programs run in the image with Python, which has what a debugger and a database use.
+//! The programs are Python scripts that do what debuggers and databases do.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -10,7 +10,7 @@ use supermachine_test_support::machines::{bake, baked, sh, start, succeeded};
 const BREAKPOINT: &[u8] = include_bytes!("programs/breakpoint.py");
 const MEMORY: &[u8] = include_bytes!("programs/memory.py");
 
-/// What each use of a file's pages must give.
+/// The expected result of each use of a file's pages.
 const CASES: [&str; 18] = [
     "ptrace: 0, as expected",
     "/proc/PID/mem: 1, as expected",
@@ -45,7 +45,7 @@ fn run(vm: &Vm, program: &[u8], file: &str) -> String {
 #[test]
 fn breakpoint_in_a_program_of_the_image_changes_one_byte() {
     let vm = python();
-    // The copy lies in the writable layer, which is in memory.
+    // The copy is in the writable layer, which is in memory.
     sh(&vm, "cp /bin/true /tmp/true");
     for program in ["/bin/true", "/tmp/true"] {
         assert_eq!(

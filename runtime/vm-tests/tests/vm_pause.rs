@@ -1,4 +1,4 @@
-//! Machines that stand still for a while, and whatever happens to them meanwhile.
+//! Paused machines, and what happens to them meanwhile.
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -9,25 +9,25 @@ use std::time::{Duration, Instant};
 
 use supermachine::{Error, ExecChild, Image, Vm, VmConfig, async_};
 use supermachine_test_support::machines::{
-    UNDER_WAY, bake, baked, busybox, clock_error, scaled, sh, start,
+    RESUME_DELAY, bake, baked, busybox, clock_error, scaled, sh, start,
 };
 
-/// Longer than anything takes, on the slowest of hosts.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// Long enough for a guest that runs to say something.
+/// Longer than anything takes, even on a slow host.
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// Long enough for a running guest to print something.
 const MOMENT: Duration = Duration::from_secs(2);
-/// A clock that nobody takes for right.
+/// Sets an obviously wrong clock.
 const WRONG: &str = "date -s '2020-01-01 00:00:00' > /dev/null";
 
-/// A machine that can be put back to its snapshot, as a pool does.
+/// An image whose machines can be reset, as a pool does.
 fn resettable() -> Image {
     let image = busybox();
     image.mapped().unwrap();
     image
 }
 
-/// A machine with the right clock. The guest hears what time it is, and sets its clock some time
-/// later: the later, the busier the host is.
+/// Starts a machine with the right clock. The guest learns the time and sets its clock a little later;
+/// on a busy host, the delay shows.
 fn start_in_time(image: &Image) -> Vm {
     let vm = start(image);
     for _ in 0..20 {
@@ -41,7 +41,7 @@ fn start_in_time(image: &Image) -> Vm {
     panic!("the guest's clock was wrong 20 times");
 }
 
-/// A command in the guest that says something ten times a second, and what it says.
+/// A command in the guest that prints a number ten times a second.
 struct Ticks {
     lines: Receiver<u64>,
     child: ExecChild,
@@ -61,71 +61,72 @@ impl Ticks {
             }
         });
         let ticks = Self { lines, child };
-        ticks.go_on();
+        ticks.assert_running();
         ticks
     }
 
-    /// Takes what was said until now, then waits for more.
-    fn go_on(&self) {
+    /// Discards the lines so far, then waits for another.
+    fn assert_running(&self) {
         self.lines.try_iter().for_each(drop);
-        self.lines.recv_timeout(PATIENCE).unwrap();
+        self.lines.recv_timeout(TIMEOUT).unwrap();
     }
 
-    /// Takes what was said until now, and sees that no more comes.
-    fn stand_still(&self) {
+    /// Discards the lines so far, and asserts that no more come. Silence takes time to observe.
+    fn assert_paused(&self) {
         while self.lines.recv_timeout(Duration::from_millis(100)).is_ok() {}
         assert_eq!(self.lines.recv_timeout(MOMENT), Err(RecvTimeoutError::Timeout));
     }
 }
 
 #[test]
-fn paused_machine_stands_still_and_goes_on_where_it_was_with_the_hosts_clock() {
+fn resumed_machine_continues_where_it_was_with_the_hosts_clock() {
     let vm = start_in_time(&busybox());
     let ticks = Ticks::of(&vm);
-    let last = ticks.lines.recv_timeout(PATIENCE).unwrap();
+    let last = ticks.lines.recv_timeout(TIMEOUT).unwrap();
     vm.pause().unwrap();
-    thread::sleep(Duration::from_secs(3));
-    ticks.stand_still();
+    // This also lets the host's clock advance.
+    ticks.assert_paused();
     vm.resume().unwrap();
     assert_eq!(clock_error(&vm), 0.0);
-    // Nothing of what the command says is lost or said twice.
-    let next = ticks.lines.recv_timeout(PATIENCE).unwrap();
+    // No line is lost or repeated.
+    let next = ticks.lines.recv_timeout(TIMEOUT).unwrap();
     assert!(next > last, "{last} {next}");
-    assert_eq!(ticks.lines.recv_timeout(PATIENCE).unwrap(), next + 1);
+    assert_eq!(ticks.lines.recv_timeout(TIMEOUT).unwrap(), next + 1);
 }
 
 #[test]
-fn clock_that_has_not_gone_on_is_set_when_the_machine_goes_on() {
+fn resume_sets_the_clock() {
     let vm = start(&busybox());
     sh(&vm, WRONG);
-    // What was not paused keeps the clock that it has.
+    // A machine that was not paused keeps its clock.
     vm.resume().unwrap();
     assert!(clock_error(&vm) > 1e6);
     vm.pause().unwrap();
     vm.resume().unwrap();
-    assert!(clock_error(&vm) < UNDER_WAY);
+    assert!(clock_error(&vm) < RESUME_DELAY);
     sh(&vm, "date -s '2100-01-01 00:00:00' > /dev/null");
     vm.pause().unwrap();
-    // A command that waits for the machine has the right time too.
+    // A command that waits for the machine sees the right time too.
     thread::scope(|scope| {
         let waiting = scope.spawn(|| sh(&vm, "date +%Y").trim().parse::<u32>().unwrap());
+        // The host cannot see when the request waits in the paused guest.
         thread::sleep(Duration::from_millis(300));
         vm.resume().unwrap();
         assert!(waiting.join().unwrap() < 2100);
     });
-    assert!(clock_error(&vm) < UNDER_WAY);
+    assert!(clock_error(&vm) < RESUME_DELAY);
 }
 
 #[test]
-fn pause_and_resume_may_be_called_twice_and_by_many_at_once() {
+fn pause_and_resume_are_idempotent_and_thread_safe() {
     let vm = start(&busybox());
     let ticks = Ticks::of(&vm);
     vm.pause().unwrap();
     vm.pause().unwrap();
-    ticks.stand_still();
+    ticks.assert_paused();
     vm.resume().unwrap();
     vm.resume().unwrap();
-    ticks.go_on();
+    ticks.assert_running();
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -142,19 +143,20 @@ fn pause_and_resume_may_be_called_twice_and_by_many_at_once() {
         });
     });
     vm.resume().unwrap();
-    ticks.go_on();
+    ticks.assert_running();
     drop(ticks.child);
     vm.stop().unwrap();
 }
 
 #[test]
-fn what_is_asked_of_a_paused_machine_waits_until_it_goes_on() {
+fn calls_on_a_paused_machine_wait_until_it_resumes() {
     let vm = start(&busybox());
     vm.pause().unwrap();
     thread::scope(|scope| {
         let outcome = scope.spawn(|| sh(&vm, "echo done"));
         let file = scope.spawn(|| vm.write_file("/tmp/file", "content").unwrap());
         let stats = scope.spawn(|| vm.stats().unwrap());
+        // Time to finish, if the machine were not paused.
         thread::sleep(MOMENT);
         assert!(!outcome.is_finished() && !file.is_finished() && !stats.is_finished());
         vm.resume().unwrap();
@@ -163,10 +165,11 @@ fn what_is_asked_of_a_paused_machine_waits_until_it_goes_on() {
         assert!(stats.join().unwrap().memory_total_kib > 0);
     });
     assert_eq!(vm.read_file("/tmp/file").unwrap(), b"content");
-    // Time goes on for a command's time-out.
+    // A command's time limit keeps running.
     let builder = vm.exec_builder().argv(["sleep", "1000"]).timeout(Duration::from_secs(1));
     let mut child = builder.spawn().unwrap();
     vm.pause().unwrap();
+    // Longer than the time limit.
     thread::sleep(MOMENT);
     assert!(child.try_wait().unwrap().is_none());
     vm.resume().unwrap();
@@ -174,7 +177,7 @@ fn what_is_asked_of_a_paused_machine_waits_until_it_goes_on() {
 }
 
 #[test]
-fn paused_machine_can_be_stopped_and_dropped_and_ends_its_streams() {
+fn paused_machine_closes_its_streams_when_stopped_or_dropped() {
     for is_stopped in [true, false] {
         let vm = start(&busybox());
         let mut child = vm.exec_builder().argv(["sleep", "1000"]).spawn().unwrap();
@@ -191,7 +194,7 @@ fn paused_machine_can_be_stopped_and_dropped_and_ends_its_streams() {
 }
 
 #[test]
-fn snapshot_of_a_paused_machine_runs_and_the_machine_stays_paused() {
+fn snapshot_of_a_paused_machine_leaves_it_paused() {
     let vm = start(&busybox());
     sh(&vm, "echo mark > /tmp/mark");
     sh(&vm, WRONG);
@@ -199,23 +202,23 @@ fn snapshot_of_a_paused_machine_runs_and_the_machine_stays_paused() {
     vm.pause().unwrap();
     let first = vm.snapshot("paused").unwrap();
     let second = vm.snapshot("paused-again").unwrap();
-    ticks.stand_still();
+    ticks.assert_paused();
     for image in [first.image, second.image] {
         let other = start(&image);
         assert_eq!(sh(&other, "cat /tmp/mark"), "mark\n");
-        // Not the machine's own.
+        // The clock is the host's, not the machine's.
         assert!(clock_error(&other).abs() < 60.0);
     }
-    ticks.stand_still();
+    ticks.assert_paused();
     vm.resume().unwrap();
-    ticks.go_on();
+    ticks.assert_running();
 }
 
 #[test]
-fn pooled_machine_that_is_given_back_paused_serves_the_next_user() {
+fn pooled_machine_released_while_paused_serves_the_next_user() {
     for restores in [true, false] {
         let image = resettable();
-        let builder = image.pool().max(1).acquire_timeout(PATIENCE);
+        let builder = image.pool().max(1).acquire_timeout(TIMEOUT);
         let pool = builder.restore_on_release(restores).build().unwrap();
         for _ in 0..3 {
             let vm = pool.acquire().unwrap();
@@ -234,7 +237,7 @@ fn pooled_machine_that_is_given_back_paused_serves_the_next_user() {
 }
 
 #[test]
-fn guest_that_has_ended_is_neither_paused_nor_resumed() {
+fn guest_that_has_failed_is_neither_paused_nor_resumed() {
     let vm = start(&busybox());
     let panic = "echo 2 > /proc/sys/vm/panic_on_oom; tail /dev/zero";
     assert!(matches!(vm.exec(["sh", "-c", panic]), Err(Error::Guest { .. })));
@@ -244,14 +247,15 @@ fn guest_that_has_ended_is_neither_paused_nor_resumed() {
 }
 
 #[test]
-fn every_processor_stands_still_and_goes_on() {
+fn every_processor_pauses_and_resumes() {
     let image = baked("two", || bake("busybox").vcpus(2).entrypoint(["sleep", "1000000"]));
     let vm = start_in_time(&image);
-    // Both are in the guest most of the time, and have interrupts for each other.
+    // Both processors are busy, and interrupt each other.
     let busy = "while :; do :; done & while :; do echo x; done | while read x; do :; done";
     let child = vm.exec_builder().argv(["sh", "-c", busy]).spawn().unwrap();
     for round in 0..10 {
         vm.pause().unwrap();
+        // The length of the pause is what varies.
         thread::sleep(Duration::from_millis(20 * round));
         vm.resume().unwrap();
     }
@@ -260,12 +264,12 @@ fn every_processor_stands_still_and_goes_on() {
     assert_eq!(clock_error(&vm), 0.0);
 }
 
-/// In a full run the pause is longer than a kernel waits for a processor that says nothing.
+/// In a full run, the pause exceeds the limit after which a kernel reports a stalled processor.
 #[test]
-fn guest_does_not_take_a_long_pause_for_a_fault() {
+fn guest_reports_no_fault_after_a_long_pause() {
     let image = baked("two", || bake("busybox").vcpus(2).entrypoint(["sleep", "1000000"]));
     let vm = start_in_time(&image);
-    // Processes that come and go have the kernel wait for its processors all the time.
+    // Short-lived processes make the kernel wait for its processors all the time.
     let busy = "while :; do true; /bin/true; done & while :; do /bin/true; done";
     let child = vm.exec_builder().argv(["sh", "-c", busy]).spawn().unwrap();
     let before = vm.console();
@@ -282,7 +286,7 @@ fn guest_does_not_take_a_long_pause_for_a_fault() {
 }
 
 #[test]
-fn machine_is_paused_by_who_awaits_too() {
+fn nonblocking_pause_and_resume_work() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let vm = async_::Vm::start(&busybox(), &VmConfig::new()).await.unwrap();

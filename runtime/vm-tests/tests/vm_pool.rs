@@ -1,9 +1,9 @@
-//! Pools of machines: what one user leaves, how long they last, and who gets them.
+//! Pools: what resets erase, how long machines last, and who gets them.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../../../examples/examples/eval_pool.rs"]
-#[allow(dead_code, reason = "a program, of which only the work is tested")]
+#[allow(dead_code, reason = "only the example's work is tested, not its main function")]
 mod eval_pool;
 
 use std::collections::HashSet;
@@ -25,46 +25,47 @@ use supermachine_formats::wire::{Command, Control, Request};
 use supermachine_test_support::machines::{self, alone, bake, baked, busybox, held, sh};
 use supermachine_vmm::{Machine, Origin, Restore};
 
-/// Longer than anything takes, on the slowest of hosts.
-const PATIENCE: Duration = Duration::from_secs(300);
-/// No other text that a guest comes across has this in it.
+/// Longer than anything takes, even on a slow host.
+const TIMEOUT: Duration = Duration::from_secs(300);
+/// Appears nowhere else in a guest.
 const SECRET: &str = "tiger-lily-sesame";
 
-/// Expanded before, as a machine that starts from the pack itself cannot be reset.
+/// An expanded image: a machine that starts from the pack itself cannot be reset.
 fn image() -> Image {
     let image = busybox();
     image.mapped().unwrap();
     image
 }
 
-/// The same snapshot opened once more, with pools of its own that end with it.
+/// The same snapshot, opened again: its pools are dropped with it.
 fn own_image() -> Image {
     let image = image();
     let cache = machines::folder().join("cache");
     Image::open(image.source().clone(), image.digest(), &cache).unwrap()
 }
 
-/// A pool with one machine, so that each user gets the one that the user before had.
+/// A pool with one machine, which all users share in turn.
 fn of_one() -> Pool {
-    image().pool().max(1).acquire_timeout(PATIENCE).build().unwrap()
+    image().pool().max(1).acquire_timeout(TIMEOUT).build().unwrap()
 }
 
-fn settled(pool: &Pool) {
-    let end = Instant::now() + PATIENCE;
+/// Waits until no machine starts or resets.
+fn settle(pool: &Pool) {
+    let end = Instant::now() + TIMEOUT;
     while pool.stats().returning + pool.stats().starting > 0 {
         assert!(Instant::now() < end, "{:?}", pool.stats());
         thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// What is to differ between two users.
+/// Values that must differ between two users.
 fn identity(vm: &PooledVm) -> Vec<String> {
     let script = "head -c 16 /dev/urandom | md5sum; cat /proc/sys/kernel/random/boot_id";
     sh(vm, script).lines().map(str::to_owned).collect()
 }
 
 #[test]
-fn next_user_finds_nothing_of_the_one_before() {
+fn next_user_finds_nothing_of_the_previous_one() {
     let _alone = alone();
     let pool = of_one();
     let vm = pool.acquire().unwrap();
@@ -83,7 +84,7 @@ fn next_user_finds_nothing_of_the_one_before() {
     assert_eq!((pool.stats().created, pool.stats().reset), (1, 1));
     let after = sh(&vm, "ls /tmp /dev/shm /root; ps -o comm; cat /proc/uptime");
     let lines = |text: &str| -> Vec<String> {
-        // The end of a kernel worker's name is what it does just now.
+        // The end of a kernel worker's name is its current task.
         let name = |line: &str| match line.strip_prefix("kworker/") {
             Some(worker) => format!("kworker/{}", worker.split('-').next().unwrap_or_default()),
             None => line.to_owned(),
@@ -102,14 +103,14 @@ fn next_user_finds_nothing_of_the_one_before() {
     let left = sh(&vm, left);
     assert!(!left.contains(SECRET) && !left.contains("7777"), "{left}");
     assert!(!left.contains("/left\n") && !left.contains(":99 "), "{left}");
-    // Guest time goes on from the snapshot, not from where the former user was.
+    // Guest time continues from the snapshot, not from the previous user.
     let uptime = |text: &str| -> f64 {
         text.lines().last().unwrap().split(' ').next().unwrap().parse().unwrap()
     };
     assert!((uptime(&after) - uptime(&before)).abs() < 2.0, "{before} {after}");
 }
 
-/// A machine below a [`supermachine::Vm`], whose state can be looked at.
+/// A machine without a [`supermachine::Vm`] around it, to inspect its state.
 struct Bare {
     machine: Machine,
     control: Option<UnixStream>,
@@ -134,7 +135,7 @@ impl Bare {
         let argv = ["sh", "-c", script].map(|text| text.as_bytes().to_vec()).to_vec();
         let request = Request::Exec(Command { argv, ..Command::default() });
         let mut replies = Replies::open(&self.machine, &request).unwrap();
-        replies.set_limit(Some(PATIENCE)).unwrap();
+        replies.set_limit(Some(TIMEOUT)).unwrap();
         while !replies.next().unwrap().is_final() {}
     }
 
@@ -142,7 +143,7 @@ impl Bare {
         self.machine.reset(&mut Timings::start()).unwrap();
     }
 
-    /// What two machines at the same point have in common: all but time and the ports used.
+    /// The state that two machines at the same point share: everything except time and used ports.
     fn state(&self) -> Snapshot {
         const TIME_STAMP_COUNTER: u32 = 0x10;
         const PROCESSOR_PRIORITY: usize = 0xa0;
@@ -151,7 +152,7 @@ impl Bare {
         state.arch.clock.monotonic_ns = 0;
         for vcpu in &mut state.arch.vcpus {
             vcpu.msrs.retain(|msr| msr.index != TIME_STAMP_COUNTER);
-            // Derived from the other registers, when the processor next looks at it.
+            // The processor derives it from other registers when it reads it.
             if let Some(lapic) = &mut vcpu.lapic {
                 lapic[PROCESSOR_PRIORITY] = 0;
             }
@@ -177,7 +178,7 @@ impl Bare {
     }
 }
 
-/// In the memory of the guest's kernel, of processes, and of files, many times.
+/// Leaves the secret in kernel memory, processes and files, many times.
 fn leave_secrets() -> String {
     format!(
         "i=0; while [ $i -lt 2000 ]; do echo {SECRET}$i; i=$((i+1)); done > /dev/shm/x; \
@@ -186,7 +187,7 @@ fn leave_secrets() -> String {
 }
 
 #[test]
-fn reset_machine_has_the_state_and_the_memory_of_a_fresh_one() {
+fn reset_machine_has_the_state_and_memory_of_a_fresh_one() {
     let _alone = alone();
     let mut bare = Bare::new();
     let (fresh, begin) = (bare.state(), bare.counter());
@@ -198,7 +199,7 @@ fn reset_machine_has_the_state_and_the_memory_of_a_fresh_one() {
         let stream = bare.machine.connect(9999, b"").unwrap();
         bare.reset();
         let counter = bare.counter();
-        // Set back, not left running: far less has passed than the commands took.
+        // The counter was set back: far less time has passed than the commands took.
         let limit = u64::from(fresh.arch.clock.tsc_khz) * 1500;
         assert!(counter.abs_diff(begin) < limit, "{counter}, at first {begin}");
         assert_eq!(bare.state(), fresh);
@@ -209,13 +210,13 @@ fn reset_machine_has_the_state_and_the_memory_of_a_fresh_one() {
             assert!(before == *content, "page {page}");
         }
         assert!(captured.dirty.count() < 1024, "{}", captured.dirty.count());
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         assert_eq!((&stream).read(&mut [0; 16]).unwrap(), 0);
     }
 }
 
 #[test]
-fn next_user_has_no_memory_of_the_one_before() {
+fn next_user_has_no_memory_of_the_previous_one() {
     let _alone = alone();
     let mut bare = Bare::new();
     bare.run();
@@ -239,7 +240,7 @@ fn clock_of_a_reset_machine_is_right_and_its_uptime_is_the_snapshots() {
         let guest: u64 = sh(&vm, "date +%s").trim().parse().unwrap();
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         assert!(guest.abs_diff(now.as_secs()) <= 2, "{guest} {now:?}");
-        // Resets that follow each other within a second, and those that do not.
+        // Some resets follow each other within a second, others do not.
         thread::sleep(Duration::from_millis(if turn % 4 == 3 { 1500 } else { 300 }));
         drop(vm);
         let vm = pool.acquire().unwrap();
@@ -249,7 +250,7 @@ fn clock_of_a_reset_machine_is_right_and_its_uptime_is_the_snapshots() {
 }
 
 #[test]
-fn many_turns_leak_neither_threads_nor_descriptors_nor_memory() {
+fn two_thousand_leases_leak_no_threads_descriptors_or_memory() {
     let _alone = alone();
     const TURNS: usize = 2000;
     let pool = of_one();
@@ -258,12 +259,12 @@ fn many_turns_leak_neither_threads_nor_descriptors_nor_memory() {
         assert!(vm.exec(["/bin/true"]).unwrap().success());
     };
     (0..20).for_each(|_| turn(&pool));
-    settled(&pool);
+    settle(&pool);
     let (before, memory) = (held(), resident_kib());
     let begin = Instant::now();
     (0..TURNS).for_each(|_| turn(&pool));
     eprintln!("{TURNS} turns in {:?}", begin.elapsed());
-    settled(&pool);
+    settle(&pool);
     assert_eq!(held(), before);
     let grown = resident_kib().saturating_sub(memory);
     assert!(grown < 4 << 10, "{grown} KiB");
@@ -298,7 +299,7 @@ fn two_hundred_machines_of_one_snapshot_answer() {
 #[test]
 fn sixteen_threads_share_five_machines() {
     let _alone = alone();
-    let pool = image().pool().min(2).max(5).acquire_timeout(PATIENCE).build().unwrap();
+    let pool = image().pool().min(2).max(5).acquire_timeout(TIMEOUT).build().unwrap();
     let (inside, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
     thread::scope(|scope| {
         for thread in 0..16 {
@@ -323,7 +324,7 @@ fn sixteen_threads_share_five_machines() {
 #[test]
 fn eval_loop_with_a_pool_of_five_and_threads() {
     let _alone = alone();
-    // As an application would write it.
+    // As an application writes it.
     let image = own_image();
     let config = VmConfig::new().with_pool_warm(5);
     let results = Mutex::new(Vec::new());
@@ -345,7 +346,7 @@ fn eval_loop_with_a_pool_of_five_and_threads() {
 }
 
 #[test]
-fn example_evaluates_scripts_in_machines_that_nobody_used() {
+fn example_evaluates_each_script_in_a_clean_machine() {
     let _alone = alone();
     let script = "cat /tmp/left 2>/dev/null; echo $$ > /tmp/left; echo done";
     let mut scripts = vec![script.into(); 12];
@@ -359,7 +360,7 @@ fn example_evaluates_scripts_in_machines_that_nobody_used() {
 }
 
 #[test]
-fn machine_that_died_is_replaced() {
+fn dead_machine_is_replaced() {
     let _alone = alone();
     let pool = of_one();
     let vm = pool.acquire().unwrap();
@@ -369,7 +370,7 @@ fn machine_that_died_is_replaced() {
     let limit = Duration::from_secs(60);
     let ended = vm.exec_builder().argv(["sh", "-c", crash]).timeout(limit).output();
     if ended.is_ok() {
-        // A guest without that: its machine is ended in the other way.
+        // A guest without SysRq: discard the machine instead.
         vm.discard();
     } else {
         drop(vm);
@@ -380,13 +381,13 @@ fn machine_that_died_is_replaced() {
 }
 
 #[test]
-fn panic_while_holding_a_machine_gives_it_back_clean() {
+fn panic_while_holding_a_machine_returns_it_clean() {
     let _alone = alone();
     let pool = of_one();
     let panics = || {
         let vm = pool.acquire().unwrap();
         sh(&vm, "echo left > /tmp/mark");
-        panic!("as the test asks for");
+        panic!("on purpose");
     };
     assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
     let vm = pool.acquire().unwrap();
@@ -395,7 +396,7 @@ fn panic_while_holding_a_machine_gives_it_back_clean() {
 }
 
 #[test]
-fn without_restoring_files_stay_and_who_waits_too_long_is_told() {
+fn without_restore_files_stay_and_a_long_wait_fails() {
     let _alone = alone();
     let limit = Duration::from_millis(200);
     let builder = image().pool().max(1).restore_on_release(false).acquire_timeout(limit);
@@ -408,7 +409,7 @@ fn without_restoring_files_stay_and_who_waits_too_long_is_told() {
 }
 
 #[test]
-fn everything_can_be_dropped_in_any_order() {
+fn image_pool_and_machines_can_be_dropped_in_any_order() {
     let _alone = alone();
     let before = held();
     for order in 0..4 {
@@ -430,7 +431,7 @@ fn everything_can_be_dropped_in_any_order() {
             }
         }
     }
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while held() != before {
         assert!(Instant::now() < end, "{:?}, before {before:?}", held());
         thread::sleep(Duration::from_millis(10));
@@ -438,7 +439,7 @@ fn everything_can_be_dropped_in_any_order() {
 }
 
 #[test]
-fn pool_of_an_impossible_size_is_refused() {
+fn pool_of_an_invalid_size_is_refused() {
     let _alone = alone();
     for (min, max) in [(0, 0), (3, 2)] {
         let refused = image().pool().min(min).max(max).build();

@@ -1,8 +1,8 @@
-//! Ports: from the host into the guest, and from the guest to what the host names.
+//! Ports: from the host into the guest, and from the guest to addresses that the host names.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[expect(dead_code, reason = "the example's own beginning is not used")]
+#[expect(dead_code, reason = "the example's main function is not used")]
 #[path = "../../../examples/examples/web_service.rs"]
 mod web_service;
 
@@ -17,8 +17,8 @@ use supermachine::error::PortError;
 use supermachine::{Error, Image, Vm, VmConfig};
 use supermachine_test_support::machines::{bake, baked, busybox, folder, scaled, sh, start};
 
-/// Longer than any answer takes, on the slowest of hosts.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Longer than any answer takes, even on a slow host.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 fn nginx() -> Image {
     baked("nginx", || bake("nginx"))
@@ -37,17 +37,18 @@ fn serving(port: u16, program: &str) -> Vm {
 
 fn serve(vm: &Vm, port: u16, program: &str) {
     sh(vm, &format!("setsid nc -ll -p {port} -e {program} </dev/null >/dev/null 2>&1 &"));
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while let Err(error) = vm.connect(port) {
         assert!(matches!(error, Error::Port { source: PortError::Guest { .. } }), "{error}");
         assert!(Instant::now() < end, "nothing listens on {port}");
+        // No event says when `nc` listens.
         thread::sleep(Duration::from_millis(50));
     }
 }
 
 fn dial(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream
 }
 
@@ -69,7 +70,7 @@ fn is_reset(mut stream: impl Read) -> bool {
     ended.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
 }
 
-/// A stream of numbers that look random, and of moments to stall at.
+/// Pseudorandom numbers, for bytes and for stalls.
 struct Pattern(u64);
 
 impl Pattern {
@@ -88,7 +89,7 @@ impl Pattern {
 }
 
 #[test]
-fn long_lived_service_answers_at_the_port_that_was_asked_for() {
+fn service_answers_on_the_requested_port() {
     let vm = start(&nginx());
     let _web = vm.expose_tcp(8080, 80).unwrap();
     for _ in 0..3 {
@@ -104,15 +105,15 @@ fn long_lived_service_answers_at_the_port_that_was_asked_for() {
 }
 
 #[test]
-fn example_web_service_serves_until_its_input_ends() {
+fn example_web_service_serves_until_its_input_closes() {
     nginx();
     let (sender, addresses) = channel();
     let (mut input, end) = UnixStream::pair().unwrap();
     let example = thread::spawn(move || {
-        let tell = |address| sender.send(address).unwrap();
-        web_service::serve(&folder().join("store"), "nginx", (0, 80), tell, &mut input).unwrap();
+        let report = |address| sender.send(address).unwrap();
+        web_service::serve(&folder().join("store"), "nginx", (0, 80), report, &mut input).unwrap();
     });
-    let address = addresses.recv_timeout(PATIENCE).unwrap();
+    let address = addresses.recv_timeout(TIMEOUT).unwrap();
     assert!(get(dial(address)).contains("Welcome to nginx!"));
     drop(end);
     example.join().unwrap();
@@ -120,7 +121,7 @@ fn example_web_service_serves_until_its_input_ends() {
 }
 
 #[test]
-fn redis_speaks_its_protocol_through_a_port() {
+fn redis_answers_through_a_port() {
     let vm = start(&redis());
     let forward = vm.expose_tcp(0, 6379).unwrap();
     let mut client = dial(forward.local_addr());
@@ -139,7 +140,7 @@ fn redis_speaks_its_protocol_through_a_port() {
 }
 
 #[test]
-fn nothing_is_lost_or_reordered_with_random_stalls() {
+fn random_stalls_neither_lose_nor_reorder_bytes() {
     let size: usize = scaled(1 << 30, 48 << 20);
     const SEED: u64 = 0x5EED_F0B7;
     let vm = serving(7000, "cat");
@@ -175,7 +176,7 @@ fn nothing_is_lost_or_reordered_with_random_stalls() {
 }
 
 #[test]
-fn each_direction_ends_by_itself() {
+fn each_direction_closes_independently() {
     let vm = serving(7000, "cat");
     let forward = vm.expose_tcp(0, 7000).unwrap();
     let mut client = dial(forward.local_addr());
@@ -186,7 +187,7 @@ fn each_direction_ends_by_itself() {
     direct.write_all(b"until the end").unwrap();
     direct.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_end(&direct), b"until the end");
-    // The guest ends first and still hears what comes.
+    // The guest closes first, and still receives.
     let script = "#!/bin/sh\necho first\nexec 1>&- 2>&-\ncat > /tmp/heard\n";
     vm.exec(["sh", "-c", &format!("printf '{script}' > /tmp/ender; chmod +x /tmp/ender")]).unwrap();
     serve(&vm, 7001, "/tmp/ender");
@@ -196,21 +197,21 @@ fn each_direction_ends_by_itself() {
     client.write_all(b"second").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_end(&client), b"first\n");
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while sh(&vm, "cat /tmp/heard 2>/dev/null; true") != "second" {
-        assert!(Instant::now() < end, "the guest heard nothing");
+        assert!(Instant::now() < end, "the guest received nothing");
     }
 }
 
 #[test]
-fn two_hundred_connections_are_served_at_once() {
+fn two_hundred_concurrent_connections_are_served() {
     let vm = start(&redis());
     let forward = vm.expose_tcp(0, 6379).unwrap();
     let mut clients: Vec<_> = (0..200).map(|_| dial(forward.local_addr())).collect();
     for (number, client) in clients.iter_mut().enumerate() {
         client.write_all(format!("ECHO {number}\r\n").as_bytes()).unwrap();
     }
-    // All of them are open until the first is asked to end.
+    // All are open when the first one quits.
     for (number, client) in clients.iter_mut().enumerate().rev() {
         client.write_all(b"QUIT\r\n").unwrap();
         let text = number.to_string();
@@ -221,7 +222,7 @@ fn two_hundred_connections_are_served_at_once() {
 }
 
 #[test]
-fn addresses_of_ipv6_and_socket_files_lead_in_as_well() {
+fn ipv6_addresses_and_socket_files_can_be_bound() {
     let vm = serving(7000, "hostname");
     let six = vm.forward(7000).bind((Ipv6Addr::LOCALHOST, 0)).listen().unwrap();
     assert!(six.local_addr().is_ipv6());
@@ -238,7 +239,7 @@ fn addresses_of_ipv6_and_socket_files_lead_in_as_well() {
 }
 
 #[test]
-fn a_port_that_nothing_listens_on_is_refused() {
+fn connection_to_a_closed_port_is_refused() {
     let vm = start(&busybox());
     let forward = vm.expose_tcp(0, 7000).unwrap();
     assert!(is_reset(dial(forward.local_addr())));
@@ -247,13 +248,13 @@ fn a_port_that_nothing_listens_on_is_refused() {
         panic!("connected to nothing")
     };
     assert_eq!(source.kind(), ErrorKind::ConnectionRefused);
-    // Once something does, the same forward leads to it.
+    // Once something listens, the same forward works.
     serve(&vm, 7000, "hostname");
     assert_eq!(read_to_end(dial(forward.local_addr())), b"supermachine\n");
 }
 
 #[test]
-fn a_forward_closes_with_its_guard_and_can_be_made_again() {
+fn forward_closes_with_its_guard_and_can_be_made_again() {
     let vm = serving(7000, "cat");
     let forward = vm.expose_tcp(0, 7000).unwrap();
     let address = forward.local_addr();
@@ -274,7 +275,7 @@ fn a_forward_closes_with_its_guard_and_can_be_made_again() {
 }
 
 #[test]
-fn connections_end_with_the_guest() {
+fn connections_are_reset_when_the_guest_dies() {
     let vm = serving(7000, "cat");
     let forward = vm.expose_tcp(0, 7000).unwrap();
     let reverse = vm.reverse_tcp(0, ([127, 0, 0, 1], 1)).unwrap();
@@ -288,9 +289,9 @@ fn connections_end_with_the_guest() {
     assert_eq!(direct.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     let late = TcpStream::connect(forward.local_addr());
     assert!(late.is_err() || is_reset(late.unwrap()));
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while forward.check().is_ok() || reverse.check().is_ok() {
-        assert!(Instant::now() < end, "the forwards go on without a guest");
+        assert!(Instant::now() < end, "the forwards outlive the guest");
         thread::sleep(Duration::from_millis(10));
     }
     assert!(matches!(vm.connect(7000), Err(Error::Guest { .. })));
@@ -298,7 +299,7 @@ fn connections_end_with_the_guest() {
 }
 
 #[test]
-fn the_guest_reaches_the_address_that_was_named_and_no_other() {
+fn guest_reaches_only_the_named_address() {
     let vm = start(&busybox());
     let (target, other) =
         (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
@@ -318,7 +319,7 @@ fn the_guest_reaches_the_address_that_was_named_and_no_other() {
     server.join().unwrap();
     let other = other.local_addr().unwrap().port();
     let refused = vm.exec(["sh", "-c", &format!("nc 127.0.0.1 {other} </dev/null")]).unwrap();
-    assert!(!refused.success(), "a port of the host that nobody named");
+    assert!(!refused.success(), "the guest reached another port of the host");
     // Nothing listens on the named address any more.
     let refused = sh(&vm, &format!("nc 127.0.0.1 {port} </dev/null 2>/dev/null; true"));
     assert_eq!(refused, "");
@@ -326,14 +327,14 @@ fn the_guest_reaches_the_address_that_was_named_and_no_other() {
     let Error::Port { source: PortError::Guest { source, .. } } = &taken else { panic!("{taken}") };
     assert_eq!(source.kind(), ErrorKind::AddrInUse);
     drop(reverse);
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while sh(&vm, "netstat -ltn").contains(&format!(":{port} ")) {
-        assert!(Instant::now() < end, "the guest goes on to listen");
+        assert!(Instant::now() < end, "the guest still listens");
     }
 }
 
 #[test]
-fn a_snapshot_of_a_machine_with_open_ports_starts_without_them() {
+fn snapshot_of_a_machine_with_open_ports_starts_without_them() {
     let vm = serving(7000, "cat");
     let forward = vm.expose_tcp(0, 7000).unwrap();
     let reverse = vm.reverse_tcp(7500, ([127, 0, 0, 1], 1)).unwrap();
@@ -343,11 +344,11 @@ fn a_snapshot_of_a_machine_with_open_ports_starts_without_them() {
     let taken = vm.snapshot("ports").unwrap();
     client.write_all(b"after").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(read_to_end(client), b"after", "the machine itself goes on with its streams");
+    assert_eq!(read_to_end(client), b"after", "the captured machine keeps its streams");
     let other = taken.image.start(&VmConfig::new()).unwrap();
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while sh(&other, "netstat -ltn").contains(":7500 ") {
-        assert!(Instant::now() < end, "the guest goes on to listen");
+        assert!(Instant::now() < end, "the guest still listens");
     }
     let again = other.reverse_tcp(7500, ([127, 0, 0, 1], 1)).unwrap();
     assert_eq!((again.guest_port(), reverse.guest_port()), (7500, 7500));

@@ -1,5 +1,5 @@
-//! The program that holds machines: what becomes of them when it panics, forks, or lets go of
-//! things in an odd order; and commands that make it hard.
+//! The process that holds machines: it panics, forks, and drops things in an odd order. Also
+//! commands that are hard to kill or to serve.
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -15,29 +15,29 @@ use supermachine_test_support::machines::{
     alone, bake, baked, busybox, held, sh, start, succeeded,
 };
 
-/// Longer than anything takes, on the slowest of hosts.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Longer than anything takes, even on a slow host.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 fn settles_at(before: (usize, usize)) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while held() != before {
         assert!(Instant::now() < end, "{:?}, before {before:?}", held());
         thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// Does something that must end in time, on a thread of its own.
+/// Runs work that must finish in time, on its own thread.
 fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = channel();
     let thread = thread::spawn(move || sender.send(work()).unwrap());
-    let result = receiver.recv_timeout(PATIENCE);
-    let result = result.unwrap_or_else(|error| panic!("did not end in time: {error}"));
+    let result = receiver.recv_timeout(TIMEOUT);
+    let result = result.unwrap_or_else(|error| panic!("did not finish in time: {error}"));
     thread.join().unwrap();
     result
 }
 
 #[test]
-fn panic_while_holding_a_machine_ends_it() {
+fn panic_while_holding_a_machine_stops_it() {
     let _alone = alone();
     let image = busybox();
     start(&image).stop().unwrap();
@@ -48,7 +48,7 @@ fn panic_while_holding_a_machine_ends_it() {
         let _forward = vm.expose_tcp(0, 80).unwrap();
         let _input = child.stdin();
         sh(&vm, "echo works");
-        panic!("as the test asks for");
+        panic!("on purpose");
     };
     assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
     settles_at(before);
@@ -56,13 +56,13 @@ fn panic_while_holding_a_machine_ends_it() {
 }
 
 #[test]
-fn panic_of_a_thread_that_uses_a_machine_leaves_it_to_the_others() {
+fn panic_in_one_thread_leaves_the_machine_to_the_others() {
     let _alone = alone();
     let vm = start(&busybox());
     thread::scope(|scope| {
         let panics = scope.spawn(|| {
             let _child = vm.exec_builder().argv(["sleep", "1009"]).spawn().unwrap();
-            panic!("as the test asks for");
+            panic!("on purpose");
         });
         assert!(panics.join().is_err());
     });
@@ -71,7 +71,7 @@ fn panic_of_a_thread_that_uses_a_machine_leaves_it_to_the_others() {
 }
 
 #[test]
-fn machine_and_all_that_comes_of_it_are_dropped_in_any_order() {
+fn machine_and_its_handles_can_be_dropped_in_any_order() {
     let _alone = alone();
     let image = busybox();
     start(&image).stop().unwrap();
@@ -93,14 +93,14 @@ fn machine_and_all_that_comes_of_it_are_dropped_in_any_order() {
     }
 }
 
-/// How many descriptors a program has that this one starts.
+/// The number of descriptors that a child process has.
 fn inherited() -> usize {
     let listing = Command::new("ls").args(["-l", "/proc/self/fd"]).output().unwrap();
     String::from_utf8(listing.stdout).unwrap().lines().count()
 }
 
 #[test]
-fn program_that_is_started_inherits_nothing_of_a_machine() {
+fn child_process_inherits_nothing_of_a_machine() {
     let _alone = alone();
     let before = inherited();
     let vm = start(&busybox());
@@ -110,7 +110,7 @@ fn program_that_is_started_inherits_nothing_of_a_machine() {
     assert_eq!(inherited(), before);
 }
 
-/// A process that this one forked, which holds all that this one held then.
+/// A fork of this process, with copies of all its descriptors and memory.
 struct Forked {
     process: i32,
     wake: [i32; 2],
@@ -121,7 +121,7 @@ impl Forked {
         let mut wake = [0; 2];
         // SAFETY: the array has room for the two descriptors.
         assert_eq!(unsafe { libc::pipe(wake.as_mut_ptr()) }, 0);
-        // SAFETY: the child only calls what may be called behind a fork: close, read and _exit.
+        // SAFETY: the child calls only what is safe after a fork: close, read and _exit.
         let process = unsafe { libc::fork() };
         assert!(process >= 0);
         if process == 0 {
@@ -130,13 +130,13 @@ impl Forked {
             unsafe { libc::close(wake[1]) };
             // SAFETY: the buffer has room for the byte that is read.
             unsafe { libc::read(wake[0], (&raw mut byte).cast(), 1) };
-            // SAFETY: it ends the child and nothing else.
+            // SAFETY: it exits the child and nothing else.
             unsafe { libc::_exit(7) };
         }
         Self { process, wake }
     }
 
-    /// Lets it end, and tells with which code it did.
+    /// Lets it exit, and returns its exit code.
     fn end(self) -> i32 {
         for descriptor in self.wake {
             // SAFETY: both are ours, and not used again.
@@ -167,7 +167,7 @@ fn fork_of_the_process_leaves_its_machines_to_the_parent() {
     stdout.read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"through");
     assert_eq!(sh(&start(&image), "echo another"), "another\n");
-    // What is let go of ends, although the other process still has copies of its descriptors.
+    // A dropped command is killed, although the fork has copies of its descriptors.
     drop(sleeper);
     let gone = "i=0; while ps | grep -q '[s]leep 1010' && [ $i -lt 100 ]; do sleep 0.1; i=$((i+1)); done; ps | grep -c '[s]leep 1010' || true";
     assert_eq!(sh(&vm, gone), "0\n");
@@ -180,7 +180,7 @@ fn fork_of_the_process_leaves_its_machines_to_the_parent() {
 }
 
 #[test]
-fn command_and_entrypoint_that_ignore_signals_are_killed_all_the_same() {
+fn command_and_entrypoint_that_ignore_signals_are_killed() {
     let script = "trap '' TERM INT HUP QUIT; while :; do sleep 1; done";
     let image = baked("deaf", || bake("busybox").entrypoint(["sh", "-c", script]));
     let vm = start(&image);
@@ -193,8 +193,9 @@ fn command_and_entrypoint_that_ignore_signals_are_killed_all_the_same() {
     }
     thread::scope(|scope| {
         let waiter = scope.spawn(|| vm.wait().unwrap());
+        // Time to exit, if the entrypoint did not ignore the signals.
         thread::sleep(Duration::from_millis(500));
-        assert!(!waiter.is_finished(), "it ignores them");
+        assert!(!waiter.is_finished(), "the entrypoint ignores the signals");
         vm.workload_signal(9).unwrap();
         assert_eq!(waiter.join().unwrap().signal(), Some(9));
     });
@@ -204,18 +205,18 @@ fn command_and_entrypoint_that_ignore_signals_are_killed_all_the_same() {
 }
 
 #[test]
-fn program_is_found_in_the_usual_places_without_a_search_path() {
+fn program_is_found_in_default_folders_without_a_search_path() {
     let vm = start(&busybox());
     let bare = |program: &str| vm.exec_builder().argv([program, "found"]).env_clear().output();
     for program in ["echo", "/bin/echo"] {
         assert_eq!(succeeded(&bare(program).unwrap(), program), "found\n");
     }
     let outcome = vm.exec_builder().argv(["env"]).env_clear().output().unwrap();
-    assert_eq!(outcome.stdout, b"", "the command itself is told of no search path");
+    assert_eq!(outcome.stdout, b"", "the command gets no search path");
     let error = bare("no-such-program").unwrap_err();
     let Error::Agent { failure } = &error else { panic!("{error:?}") };
     assert_eq!((&failure.subject[..], failure.errno), ("no-such-program", 2));
-    // A search path that leads nowhere is not another one.
+    // A search path that finds nothing is not replaced by the default.
     for (path, found) in [("/nowhere", false), ("/nowhere:/bin", true)] {
         let result = vm.exec_builder().argv(["echo"]).env("PATH", path).output();
         assert_eq!(result.is_ok(), found, "{path}: {result:?}");
@@ -223,13 +224,13 @@ fn program_is_found_in_the_usual_places_without_a_search_path() {
 }
 
 #[test]
-fn guest_without_memory_says_so_and_serves_again() {
+fn guest_out_of_memory_reports_it_and_recovers() {
     let vm = start(&busybox());
-    // Kernel memory of the file system, which nobody can be killed for.
+    // Memory of the file system, which killing a process does not free.
     let full = "dd if=/dev/zero of=/dev/shm/full bs=1M 2>&1; echo ended; df /dev/shm | tail -n 1";
-    let told = vm.exec(["sh", "-c", full]).unwrap();
-    let told = String::from_utf8_lossy(&told.stdout).into_owned();
-    assert!(told.contains("No space left on device"), "{told}");
+    let outcome = vm.exec(["sh", "-c", full]).unwrap();
+    let output = String::from_utf8_lossy(&outcome.stdout).into_owned();
+    assert!(output.contains("No space left on device"), "{output}");
     for _ in 0..3 {
         let outcome = vm.exec(["sh", "-c", "tail /dev/zero; echo no memory"]).unwrap();
         assert_ne!(outcome.stdout, b"");

@@ -1,4 +1,4 @@
-//! Many machines from one snapshot: each goes on where it was captured, and none is another.
+//! Many machines from one snapshot: each continues from the capture, and no two are alike.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 
 use supermachine::{Image, RestoreMode, VmConfig};
 use supermachine_test_support::machines::{
-    self, UNDER_WAY, bake, baked, busybox, clock_error, sh, start, succeeded,
+    self, RESUME_DELAY, bake, baked, busybox, clock_error, sh, start, succeeded,
 };
 
-/// A loop that sleeps, begun before the capture, with the times of its rounds.
+/// A loop that starts before the capture, and logs the time of each round.
 fn ticking() -> Image {
     let script = "while :; do echo $(cut -d ' ' -f 1 /proc/uptime) >> /tmp/ticks; sleep 0.1; done";
     baked("ticking", || bake("busybox").entrypoint(["sh", "-c", script]))
 }
 
 #[test]
-fn a_hundred_of_a_hundred_restores_run_a_command() {
+fn a_hundred_restores_each_run_a_command() {
     let image = busybox();
     let begin = Instant::now();
     for round in 0..100 {
@@ -32,7 +32,7 @@ fn a_hundred_of_a_hundred_restores_run_a_command() {
 }
 
 #[test]
-fn machines_of_one_snapshot_differ_in_all_that_is_random() {
+fn machines_of_one_snapshot_have_different_random_values() {
     let image = busybox();
     let random = |vm: &supermachine::Vm| {
         let text = sh(
@@ -74,17 +74,18 @@ fn machine_id_of_the_image_differs_from_machine_to_machine() {
 #[test]
 fn wall_clock_is_the_hosts() {
     let image = busybox();
-    // The clock must not be the snapshot's.
+    // So that the snapshot's clock would be wrong.
     thread::sleep(Duration::from_secs(2));
     let mut in_time = 0;
     for _ in 0..20 {
         let vm = start(&image);
         let error = clock_error(&vm);
-        assert!(error < UNDER_WAY, "{error}");
-        // On a busy host the guest hears late what time it is. It keeps what it heard.
+        assert!(error < RESUME_DELAY, "{error}");
+        // On a busy host the guest learns the time late, and stays behind.
         if error > 0.0 {
             continue;
         }
+        // Half a second shows a clock that runs at the wrong speed.
         for pause in [0, 500] {
             thread::sleep(Duration::from_millis(pause));
             assert_eq!(clock_error(&vm), 0.0);
@@ -98,19 +99,22 @@ fn wall_clock_is_the_hosts() {
 }
 
 #[test]
-fn sleeping_loop_goes_on_without_a_jump() {
+fn sleeping_loop_continues_without_a_jump() {
     let image = ticking();
     let captured = {
         let vm = start(&image);
         sh(&vm, "cat /tmp/ticks").lines().count()
     };
-    // A monotonic clock that counted while nothing ran would jump by this.
+    // A monotonic clock that counted between the machines would jump by this.
     thread::sleep(Duration::from_secs(3));
     let vm = start(&image);
-    thread::sleep(Duration::from_secs(2));
-    let text = sh(&vm, "cat /tmp/ticks");
+    let more = captured + 4;
+    let text = sh(
+        &vm,
+        &format!("while [ $(wc -l < /tmp/ticks) -lt {more} ]; do sleep 0.1; done; cat /tmp/ticks"),
+    );
     let ticks: Vec<f64> = text.lines().map(|line| line.parse().unwrap()).collect();
-    assert!(ticks.len() >= captured + 4, "{captured} ticks, then {}", ticks.len());
+    assert!(ticks.len() >= more, "{captured} ticks, then {}", ticks.len());
     let gaps: Vec<f64> = ticks.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(gaps.iter().all(|gap| (0.0..2.0).contains(gap)), "{gaps:?}");
 }
@@ -133,7 +137,7 @@ fn ten_machines_live_at_once() {
 }
 
 #[test]
-fn first_start_takes_pages_as_they_come_and_later_ones_the_mapped_form() {
+fn first_start_pages_on_demand_and_later_ones_map_files() {
     let image = busybox();
     let open = |cache: &std::path::Path| {
         Image::open(image.source().clone(), image.digest(), cache).unwrap()
@@ -142,41 +146,41 @@ fn first_start_takes_pages_as_they_come_and_later_ones_the_mapped_form() {
     let fresh = open(&cache);
     let vm = start(&fresh);
     assert_eq!(
-        vm.timings().way(),
+        vm.timings().restore_mode(),
         RestoreMode::OnDemand,
         "these tests need a user with userfaultfd"
     );
-    // More than what a start and a command use: all of the program, and a lot of memory.
+    // Uses more than a start and a command do: the whole program, and much memory.
     let script =
         "md5sum /bin/busybox; head -c 20000000 /dev/zero > /tmp/a; md5sum /tmp/a; rm /tmp/a";
     let on_demand = sh(&vm, script);
     let mapped = loop {
         let vm = start(&open(&cache));
-        if vm.timings().way() == RestoreMode::Mapped {
+        if vm.timings().restore_mode() == RestoreMode::Mapped {
             break vm;
         }
         assert!(begin.elapsed() < Duration::from_secs(120), "the mapped form is not made");
     };
     assert_eq!(sh(&mapped, script), on_demand);
-    // The first machine stays as it began.
+    // The first machine keeps working.
     assert_eq!(sh(&vm, script), on_demand);
     let vm = open(&machines::folder().join("expanded"))
         .start(&VmConfig::new().with_expand_first(true))
         .unwrap();
-    assert_eq!(vm.timings().way(), RestoreMode::Expanded);
+    assert_eq!(vm.timings().restore_mode(), RestoreMode::Expanded);
     assert_eq!(sh(&vm, script), on_demand);
 }
 
-/// In a process of its own, since threads and descriptors of other tests would be counted.
+/// Runs in its own process, so that it does not count threads and descriptors of other tests.
 #[test]
-fn ended_machines_leave_no_threads_and_descriptors() {
+fn stopped_machines_leave_no_threads_or_descriptors() {
     const WITHIN: &str = "SUPERMACHINE_TEST_COUNTS";
     if let Some(store) = std::env::var_os(WITHIN) {
         return count_leftovers(&Image::from_store(store, "busybox").unwrap());
     }
     busybox();
     let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "ended_machines_leave_no_threads_and_descriptors", "--nocapture"])
+        .args(["--exact", "stopped_machines_leave_no_threads_or_descriptors", "--nocapture"])
         .env(WITHIN, machines::store().dir())
         .env("XDG_CACHE_HOME", machines::folder().join("second-cache"))
         .status()
@@ -185,26 +189,27 @@ fn ended_machines_leave_no_threads_and_descriptors() {
 }
 
 fn count_leftovers(image: &Image) {
-    // Made now, so that no thread makes it while others are counted.
+    // Expanded now, so that no thread expands it during the count.
     image.mapped().unwrap();
     let count = |folder| fs::read_dir(folder).unwrap().count();
     let counts = || (count("/proc/self/task"), count("/proc/self/fd"));
     let mut before = None;
     for round in 0..20 {
         let vm = start(image);
-        // Programs that run on when the machine ends.
+        // Programs that still run when the machine stops.
         sh(&vm, "(sleep 1000 &) ; (while :; do :; done &)");
         let begin = Instant::now();
         drop(vm);
         let took = begin.elapsed();
         assert!(took < Duration::from_secs(2), "round {round}: {took:?}");
         if round == 0 {
-            // What is made once for the whole process is no leftover.
+            // What the process makes once is no leftover. No event says when the teardown in the
+            // background is over.
             thread::sleep(Duration::from_millis(500));
             before = Some(counts());
         }
     }
-    // Teardown goes on behind the caller's back.
+    // Teardown continues in the background.
     let end = Instant::now() + Duration::from_secs(20);
     while Some(counts()) != before && Instant::now() < end {
         thread::sleep(Duration::from_millis(50));

@@ -1,4 +1,4 @@
-//! The ways of use that applications count on, as they write them.
+//! Typical uses of the library, written as applications write them.
 
 use std::error::Error;
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ fn web() -> Image {
 }
 
 #[test]
-fn eval_loop_has_a_pool_of_five_and_threads() {
+fn eval_loop_uses_a_pool_of_five_from_threads() {
     let image = busybox();
     let tasks: Vec<u32> = (0..12).collect();
     let mut results: Vec<(u32, String)> = thread::scope(|scope| {
@@ -34,7 +34,7 @@ fn eval_loop_has_a_pool_of_five_and_threads() {
                             .timeout(Duration::from_secs(30))
                             .output()?;
                         results.push((*task, String::from_utf8_lossy(&outcome.stdout).into()));
-                        // The machine goes back to its snapshot here.
+                        // Dropping the lease resets the machine.
                     }
                     Ok(results)
                 })
@@ -53,7 +53,7 @@ fn long_lived_service_is_exposed_at_a_port() -> Result<(), Box<dyn Error>> {
     let vm = image.start(&VmConfig::new())?;
     let web = match vm.expose_tcp(8080, 80) {
         Ok(web) => web,
-        // Something else of this host has that port.
+        // Another program of this host uses that port.
         Err(_) => vm.expose_tcp(0, 80)?,
     };
     let mut stream = TcpStream::connect(web.local_addr())?;

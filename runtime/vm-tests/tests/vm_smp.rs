@@ -1,14 +1,15 @@
-//! Machines of one to sixteen processors.
+//! Machines of one processor up to the most that a machine can have.
 
 #![expect(
     clippy::print_stderr,
     clippy::unwrap_used,
-    reason = "a test fails by panicking, and tells how long the restores took"
+    reason = "a test fails by panicking, and prints how long the restores took"
 )]
 
 use std::time::{Duration, Instant};
 
 use supermachine_test_support::machines::{bake, baked, sh, start};
+use supermachine_vmm::arch::MAX_VCPUS;
 
 /// Bakes, restores `rounds` times, and has all processors work at once each time.
 fn restore_with(vcpus: u16, memory_mib: u64, rounds: u32) {
@@ -33,7 +34,7 @@ fn restore_with(vcpus: u16, memory_mib: u64, rounds: u32) {
     eprintln!("{vcpus} processors, {rounds} restores: {:?}", begin.elapsed());
 }
 
-/// Each processor can be told to run a program, and takes interrupts of its own.
+/// Runs a program on each processor in turn. It sleeps there, so the processor's own timer wakes it.
 fn every_processor_answers(vcpus: u16, memory_mib: u64) {
     let image = baked(&format!("smp-{vcpus}"), || {
         bake("busybox").vcpus(vcpus).memory_mib(memory_mib).entrypoint(["sleep", "1000000"])
@@ -73,4 +74,10 @@ fn four_processors_restore_twenty_times() {
 fn sixteen_processors_restore_five_times() {
     restore_with(16, 256, 5);
     every_processor_answers(16, 256);
+}
+
+#[test]
+fn the_most_processors_restore_twice() {
+    restore_with(MAX_VCPUS, 512, 2);
+    every_processor_answers(MAX_VCPUS, 512);
 }

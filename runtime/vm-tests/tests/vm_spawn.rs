@@ -1,4 +1,4 @@
-//! Commands with streams: input, output, terminals, signals, chains, and their ends.
+//! Commands with streams: input, output, terminals, signals and chains.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -48,7 +48,7 @@ fn input_of_any_size_reaches_the_command() {
 }
 
 #[test]
-fn program_that_reads_no_input_breaks_the_pipe_and_no_more() {
+fn program_that_reads_no_input_only_breaks_the_pipe() {
     let outcome = vm().exec_builder().argv(["true"]).stdin(vec![1; 3_000_000]).output().unwrap();
     assert!(outcome.success());
     let mut child = spawn("exec <&-; sleep 1; exit 7");
@@ -59,10 +59,11 @@ fn program_that_reads_no_input_breaks_the_pipe_and_no_more() {
 }
 
 #[test]
-fn slow_reader_loses_nothing_and_the_command_waits_for_it() {
+fn slow_reader_loses_nothing_and_blocks_the_command() {
     let mut child = spawn("head -c 8388608 /dev/zero; echo done >&2");
+    // Time to write everything, if nothing held the command back.
     thread::sleep(Duration::from_millis(500));
-    assert!(child.try_wait().unwrap().is_none(), "it cannot have written all");
+    assert!(child.try_wait().unwrap().is_none(), "the command did not block");
     let (mut stdout, mut all) = (child.stdout().unwrap(), 0);
     let mut piece = vec![0; 100_000];
     loop {
@@ -71,6 +72,7 @@ fn slow_reader_loses_nothing_and_the_command_waits_for_it() {
             break;
         }
         all += count;
+        // The reader is slow.
         thread::sleep(Duration::from_millis(2));
     }
     assert_eq!(all, 8 << 20);
@@ -78,7 +80,7 @@ fn slow_reader_loses_nothing_and_the_command_waits_for_it() {
 }
 
 #[test]
-fn each_stream_is_read_while_the_other_is_left() {
+fn one_stream_is_read_while_the_other_is_not() {
     let mut child = spawn("head -c 2000000 /dev/zero >&2 & echo free; wait; echo end");
     let mut stdout = child.stdout().unwrap();
     let mut four = [0; 5];
@@ -120,7 +122,7 @@ fn output_beyond_its_limit_kills_the_command() {
 
 #[test]
 fn signals_kill_and_drop_reach_the_whole_group() {
-    let mut child = spawn("trap 'echo told; exit 5' TERM; echo ready; while :; do sleep 0.1; done");
+    let mut child = spawn("trap 'exit 5' TERM; echo ready; while :; do sleep 0.1; done");
     let mut stdout = child.stdout().unwrap();
     stdout.read_exact(&mut [0; 6]).unwrap();
     let signaler = child.signaler();
@@ -130,6 +132,7 @@ fn signals_kill_and_drop_reach_the_whole_group() {
     let mut stubborn = spawn("trap '' TERM; echo deaf; sleep 1007 & sleep 1008");
     stubborn.stdout().unwrap().read_exact(&mut [0; 5]).unwrap();
     stubborn.signal(15).unwrap();
+    // Time to exit, if it did not ignore the signal.
     thread::sleep(Duration::from_millis(300));
     assert!(stubborn.try_wait().unwrap().is_none());
     stubborn.kill().unwrap();
@@ -140,7 +143,7 @@ fn signals_kill_and_drop_reach_the_whole_group() {
 }
 
 #[test]
-fn grandchild_that_holds_the_pipes_does_not_hold_the_end_up() {
+fn grandchild_that_holds_the_pipes_does_not_delay_the_result() {
     let begin = Instant::now();
     let outcome = spawn("sleep 1009 & echo left").wait_with_output().unwrap();
     assert_eq!(outcome.stdout, b"left\n");
@@ -149,7 +152,7 @@ fn grandchild_that_holds_the_pipes_does_not_hold_the_end_up() {
 }
 
 #[test]
-fn chain_and_staged_files_go_in_one_round_trip() {
+fn chain_and_staged_files_take_one_round_trip() {
     let outcome = vm()
         .exec_builder()
         .stage_file("/tmp/job/../step.sh", 0o700, "echo $(id -un) $1; exit $2")
@@ -158,7 +161,7 @@ fn chain_and_staged_files_go_in_one_round_trip() {
         .chain(["echo", "never"])
         .user("app")
         .output();
-    // There is no such directory on the way.
+    // The path leads through a directory that does not exist.
     assert!(
         matches!(outcome, Err(Error::Agent { failure }) if failure.operation.as_str() == "open")
     );
@@ -179,7 +182,7 @@ fn chain_and_staged_files_go_in_one_round_trip() {
 }
 
 #[test]
-fn terminal_is_real() {
+fn command_on_a_terminal_has_its_size_and_type() {
     let script = "trap 'stty size' WINCH; tty; stty size; echo $TERM; cat; echo end";
     let builder = vm().exec_builder().argv(["sh", "-c", script]).tty(true).winsize(30, 90);
     let mut child = builder.spawn().unwrap();
@@ -206,7 +209,7 @@ fn terminal_is_real() {
 }
 
 #[test]
-fn hundred_children_run_at_once_and_end_in_any_order() {
+fn hundred_children_run_at_once_and_exit_in_any_order() {
     let mut children: Vec<ExecChild> =
         (0..100).map(|n| spawn(&format!("read line; echo $line {n}"))).collect();
     for n in (0..100).rev().step_by(3) {
@@ -223,14 +226,14 @@ fn hundred_children_run_at_once_and_end_in_any_order() {
 }
 
 #[test]
-fn fork_bomb_ends_with_its_time_out() {
+fn fork_bomb_is_killed_by_its_timeout() {
     let vm = start(&busybox());
     let builder = vm.exec_builder().argv(["sh", "-c", "f() { f | f & }; f; sleep 1000"]);
     let begin = Instant::now();
     let outcome = builder.timeout(Duration::from_secs(2)).output();
     assert!(begin.elapsed() < Duration::from_secs(120), "{:?}", begin.elapsed());
     match outcome {
-        // It may end by itself when the guest has no memory for more.
+        // It may stop by itself when the guest runs out of memory.
         Ok(outcome) => {
             assert!(outcome.timed_out || !outcome.success(), "{outcome:?}");
             assert_eq!(sh(&vm, "echo usable"), "usable\n");
@@ -242,7 +245,7 @@ fn fork_bomb_ends_with_its_time_out() {
 }
 
 #[test]
-fn guest_that_panics_ends_everything_at_once() {
+fn guest_panic_fails_every_pending_call_at_once() {
     let vm = start(&busybox());
     let mut child = vm.exec_builder().argv(["cat"]).spawn().unwrap();
     let mut stdout = child.stdout().unwrap();
@@ -266,7 +269,7 @@ fn guest_that_panics_ends_everything_at_once() {
 }
 
 #[test]
-fn machine_that_is_dropped_ends_its_streams() {
+fn dropped_machine_closes_its_streams() {
     let vm = start(&busybox());
     let mut child = vm.exec_builder().argv(["cat"]).spawn().unwrap();
     let mut reader = vm.file_reader("/bin/busybox").unwrap();
@@ -279,7 +282,7 @@ fn machine_that_is_dropped_ends_its_streams() {
 }
 
 #[test]
-fn workload_is_told_signals_and_waited_for() {
+fn workload_receives_signals_and_is_waited_for() {
     let script = "trap 'exit 9' TERM; echo up; while :; do sleep 0.1; done";
     let image = baked("trap", || bake("busybox").entrypoint(["sh", "-c", script]));
     let vm = start(&image);
@@ -297,7 +300,7 @@ fn workload_is_told_signals_and_waited_for() {
 }
 
 #[test]
-fn stats_tell_memory_and_processor_time() {
+fn stats_report_memory_and_processor_time() {
     let vm = start(&busybox());
     let before = vm.stats().unwrap();
     assert!((64 << 10..128 << 10).contains(&before.memory_total_kib), "{before:?}");

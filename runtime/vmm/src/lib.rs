@@ -26,7 +26,7 @@ pub use backend::HypervisorError;
 pub use devices::{DeviceError, Streams};
 pub use error::{GuestFailure, MachineError};
 pub use machine::{
-    Captured, ExitWatch, Machine, Origin, Restore, Timings, Way, block_disk, boot_slots,
+    Captured, ExitWatch, Machine, Origin, Restore, RestoreMode, Timings, block_disk, boot_slots,
     can_page_on_demand, mapped_disk, realtime_ns, reset_serial,
 };
 pub use memory::{ChunkAddress, Chunks, DirtyPages, MemoryFiles, Overlay, RamWindow};

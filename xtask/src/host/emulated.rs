@@ -18,7 +18,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::kind::{CLOCK_STOPPED, Kind, Limits};
-use super::session::{self, End, Ports};
+use super::session::{self, Ports, SessionEnd};
 use super::wire::Request;
 use super::{guest, image, monitor, waits};
 use crate::command;
@@ -71,11 +71,11 @@ fn request(
     let gid = unsafe { libc::getgid() };
     let env = env.into_iter().collect();
     let (folder, modules) = (folder.into(), kernel.into());
-    let patience = limits.timeout.and_then(|limit| limit.checked_sub(REPORT_BEFORE));
-    let patience = patience.map(|patience| patience.as_secs());
+    let report_waits_after = limits.timeout.and_then(|limit| limit.checked_sub(REPORT_BEFORE));
+    let report_waits_after = report_waits_after.map(|delay| delay.as_secs());
     // A thread that wakes every second would disturb measurements.
     let has_pulse = kind == Kind::Emulated;
-    Ok(Request { argv, env, folder, uid, gid, modules, patience, has_pulse })
+    Ok(Request { argv, env, folder, uid, gid, modules, report_waits_after, has_pulse })
 }
 
 struct Host {
@@ -125,9 +125,9 @@ impl Host {
     fn serve(&mut self, request: &Request, timeout: Option<Duration>) -> Result<u8, Error> {
         let Some(ports) = self.ports.take() else { return Ok(0) };
         match session::run(ports, request, timeout)? {
-            End::Status(status) => Ok(status),
-            End::Died => Err(self.post_mortem()),
-            End::ClockStopped => {
+            SessionEnd::Status(status) => Ok(status),
+            SessionEnd::Died => Err(self.post_mortem()),
+            SessionEnd::ClockStopped => {
                 eprintln!("{}", self.dump());
                 Ok(CLOCK_STOPPED)
             }

@@ -56,7 +56,7 @@ pub(crate) fn run() -> ! {
 fn serve() -> io::Result<()> {
     prepare()?;
     let mut control = port(CONTROL, OpenOptions::new().read(true).write(true))?;
-    let request: Request = wire::receive(&mut Patient(&control))?;
+    let request: Request = wire::receive(&mut WaitingReader(&control))?;
     load_kvm(Path::new(&request.modules))?;
     if request.has_pulse {
         beat(port(PULSE, OpenOptions::new().write(true))?);
@@ -159,9 +159,9 @@ fn port(number: u32, options: &OpenOptions) -> io::Result<File> {
 }
 
 /// Reads a port whose other side may not be connected yet, which reads as end of file.
-struct Patient<'a>(&'a File);
+struct WaitingReader<'a>(&'a File);
 
-impl Read for Patient<'_> {
+impl Read for WaitingReader<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         for _ in 0..500 {
             let n = self.0.read(buf)?;
@@ -198,7 +198,7 @@ fn execute(request: &Request, mut input: File) -> io::Result<Report> {
         });
     }
     let printed = Arc::new(AtomicU64::new(0));
-    if let Some(seconds) = request.patience {
+    if let Some(seconds) = request.report_waits_after {
         print_waits(Duration::from_secs(seconds), errors.try_clone()?, Arc::clone(&printed));
     }
     let stdout = child.stdout.take().map(|from| relay(from, output));
@@ -212,10 +212,10 @@ fn execute(request: &Request, mut input: File) -> io::Result<Report> {
 }
 
 /// After a delay, prints what every thread waits for on standard error and counts the bytes.
-fn print_waits(patience: Duration, mut errors: File, printed: Arc<AtomicU64>) {
+fn print_waits(delay: Duration, mut errors: File, printed: Arc<AtomicU64>) {
     // Never joined: the command may exit before.
     thread::spawn(move || {
-        thread::sleep(patience);
+        thread::sleep(delay);
         let text = waits::report();
         // Counted first, or the command's report could lack it.
         printed.store(text.len() as u64, Ordering::Release);

@@ -26,7 +26,7 @@ pub(super) struct Ports {
 
 /// How a session ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum SessionEnd {
     /// The command exited with this status.
     Status(u8),
     /// The host died.
@@ -49,10 +49,10 @@ pub(super) fn run(
     mut ports: Ports,
     request: &Request,
     timeout: Option<Duration>,
-) -> Result<End, Error> {
+) -> Result<SessionEnd, Error> {
     let input = ports.control.try_clone().map_err(Error::system("share a socket"))?;
     if wire::send(&mut ports.control, request).is_err() {
-        return Ok(End::Died);
+        return Ok(SessionEnd::Died);
     }
     let (sender, events) = mpsc::channel();
     forward_input(input);
@@ -75,7 +75,7 @@ pub(super) fn run(
 }
 
 /// Waits for the report and all of the output that it counts.
-fn follow(events: &Receiver<Event>, timeout: Option<Duration>, still: Duration) -> End {
+fn follow(events: &Receiver<Event>, timeout: Option<Duration>, still: Duration) -> SessionEnd {
     let began = Instant::now();
     let mut pulse: Option<Instant> = None;
     let mut arrived = [0, 0];
@@ -93,21 +93,21 @@ fn follow(events: &Receiver<Event>, timeout: Option<Duration>, still: Duration) 
             Ok(Event::Output { stream, bytes }) => {
                 arrived.iter_mut().skip(stream).take(1).for_each(|n| *n += bytes);
             }
-            Ok(Event::ReaderGone) => return End::Status(BROKEN_PIPE),
+            Ok(Event::ReaderGone) => return SessionEnd::Status(BROKEN_PIPE),
             Ok(Event::Pulse) => pulse = Some(Instant::now()),
             Ok(Event::Report(found)) => report = Some(found),
-            Ok(Event::HostGone) | Err(RecvTimeoutError::Disconnected) => return End::Died,
+            Ok(Event::HostGone) | Err(RecvTimeoutError::Disconnected) => return SessionEnd::Died,
             Err(RecvTimeoutError::Timeout)
                 if left.is_some_and(|left| left <= beat.unwrap_or(left)) =>
             {
-                return End::Status(TIMED_OUT);
+                return SessionEnd::Status(TIMED_OUT);
             }
-            Err(RecvTimeoutError::Timeout) => return End::ClockStopped,
+            Err(RecvTimeoutError::Timeout) => return SessionEnd::ClockStopped,
         }
         if let Some(found) = &report
             && arrived == [found.stdout, found.stderr]
         {
-            return End::Status(found.status);
+            return SessionEnd::Status(found.status);
         }
     }
 }
@@ -153,7 +153,11 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3600);
     const SHORT: Duration = Duration::from_millis(20);
 
-    fn after(events: impl IntoIterator<Item = Event>, timeout: Duration, still: Duration) -> End {
+    fn after(
+        events: impl IntoIterator<Item = Event>,
+        timeout: Duration,
+        still: Duration,
+    ) -> SessionEnd {
         let (sender, receiver) = mpsc::channel();
         for event in events {
             sender.send(event).unwrap();
@@ -163,28 +167,28 @@ mod tests {
 
     #[test]
     fn missing_pulse_means_a_stopped_clock() {
-        assert_eq!(after([Event::Pulse], LONG, SHORT), End::ClockStopped);
+        assert_eq!(after([Event::Pulse], LONG, SHORT), SessionEnd::ClockStopped);
     }
 
     #[test]
     fn host_without_a_first_pulse_times_out() {
-        assert_eq!(after([], SHORT, Duration::ZERO), End::Status(TIMED_OUT));
+        assert_eq!(after([], SHORT, Duration::ZERO), SessionEnd::Status(TIMED_OUT));
     }
 
     #[test]
     fn time_out_before_a_missing_pulse_is_a_time_out() {
-        assert_eq!(after([Event::Pulse], SHORT, LONG), End::Status(TIMED_OUT));
+        assert_eq!(after([Event::Pulse], SHORT, LONG), SessionEnd::Status(TIMED_OUT));
     }
 
     #[test]
     fn status_waits_for_all_output() {
         let report = Event::Report(Report { status: 3, stdout: 5, stderr: 0 });
         let output = Event::Output { stream: 0, bytes: 5 };
-        assert_eq!(after([report, Event::Pulse, output], LONG, LONG), End::Status(3));
+        assert_eq!(after([report, Event::Pulse, output], LONG, LONG), SessionEnd::Status(3));
     }
 
     #[test]
     fn host_gone_before_its_report_died() {
-        assert_eq!(after([Event::Pulse, Event::HostGone], LONG, LONG), End::Died);
+        assert_eq!(after([Event::Pulse, Event::HostGone], LONG, LONG), SessionEnd::Died);
     }
 }

@@ -25,7 +25,7 @@ pub(super) struct Request {
     /// The folder that holds the modules of the emulated host's kernel.
     pub(super) modules: OsString,
     /// Seconds after which to print what every thread waits for.
-    pub(super) patience: Option<u64>,
+    pub(super) report_waits_after: Option<u64>,
     /// Whether to send a byte over the pulse port each second.
     pub(super) has_pulse: bool,
 }
@@ -83,7 +83,7 @@ mod tests {
             uid: 1,
             gid: 2,
             modules: "/".into(),
-            patience: None,
+            report_waits_after: None,
             has_pulse: true,
         };
         let mut bytes = Vec::new();

@@ -37,7 +37,7 @@ fn every_key_is_read() {
     "#;
     let metadata = parse(text).unwrap();
     let strings = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    let python = Declared {
+    let python = DeclaredSnapshot {
         name: "python".into(),
         image: "python:3.12-slim".into(),
         memory_mib: Some(512),

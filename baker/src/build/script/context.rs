@@ -59,7 +59,7 @@ pub fn build_script(
         next = source.source();
     }
     // A closed standard output leaves no way to report it.
-    let _ = tell(&mut io::stdout(), "error", &text);
+    let _ = emit(&mut io::stdout(), "error", &text);
     ExitCode::FAILURE
 }
 
@@ -124,7 +124,7 @@ impl BuildScript {
         let (began, names) = (SystemTime::now(), BTreeSet::new());
         let mut script = Self { environment, lock, builds, began, names, cargo };
         for name in BuildEnv::WATCHED.into_iter().chain([ASSETS]) {
-            script.tell("rerun-if-env-changed", name)?;
+            script.emit("rerun-if-env-changed", name)?;
         }
         Ok(script)
     }
@@ -155,7 +155,7 @@ impl BuildScript {
             self.find_or_bake(self.place("", &name)?, name, builder)?
         };
         let value = format!("SUPERMACHINE_SNAPSHOT_{}={}", built.name, built.path.display());
-        self.tell("rustc-env", &value)?;
+        self.emit("rustc-env", &value)?;
         Ok(built)
     }
 
@@ -228,8 +228,8 @@ impl BuildScript {
         };
         let Baked { digest, was_cached, .. } = baked;
         if !was_cached {
-            let told = format!("{name}: baked in {}: {}", progress.summary(), mebibytes(size));
-            self.tell("warning", &told)?;
+            let message = format!("{name}: baked in {}: {}", progress.summary(), mebibytes(size));
+            self.emit("warning", &message)?;
         }
         Ok(Built { name, path, size, digest: Some(digest), was_cached })
     }
@@ -260,7 +260,7 @@ impl BuildScript {
         match self.lock.save() {
             // A dependency's folder may be read-only.
             Err(LockError::Io { source, path, .. }) if is_read_only(&source) => {
-                self.tell("warning", &format!("{} cannot be written: {source}", path.display()))
+                self.emit("warning", &format!("{} cannot be written: {source}", path.display()))
             }
             other => {
                 other?;
@@ -301,16 +301,16 @@ impl BuildScript {
     }
 
     fn watch(&mut self, path: &Path) -> Result<(), BakeError> {
-        self.tell("rerun-if-changed", &path.display().to_string())
+        self.emit("rerun-if-changed", &path.display().to_string())
     }
 
-    fn tell(&mut self, key: &str, value: &str) -> Result<(), BakeError> {
-        tell(&mut self.cargo, key, value).map_err(BakeError::io("write to", "standard output"))
+    fn emit(&mut self, key: &str, value: &str) -> Result<(), BakeError> {
+        emit(&mut self.cargo, key, value).map_err(BakeError::io("write to", "standard output"))
     }
 }
 
 /// Prints an instruction for cargo for each line of `value`.
-fn tell(cargo: &mut dyn Write, key: &str, value: &str) -> io::Result<()> {
+fn emit(cargo: &mut dyn Write, key: &str, value: &str) -> io::Result<()> {
     let lines = value.lines().filter(|line| !line.is_empty());
     lines.into_iter().try_for_each(|line| writeln!(cargo, "cargo::{key}={line}"))?;
     cargo.flush()

@@ -27,14 +27,14 @@ impl Progress {
     pub(super) fn summary(&self) -> String {
         let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
         let ends = steps.iter().skip(1).map(|(_, begin)| *begin).chain([Instant::now()]);
-        let told = steps.iter().zip(ends).map(|((step, begin), end)| {
+        let parts = steps.iter().zip(ends).map(|((step, begin), end)| {
             format!("{step} {}", seconds(end.saturating_duration_since(*begin)))
         });
-        let told: Vec<_> = told.collect();
-        format!("{} ({})", seconds(self.begin.elapsed()), told.join(", "))
+        let parts: Vec<_> = parts.collect();
+        format!("{} ({})", seconds(self.begin.elapsed()), parts.join(", "))
     }
 
-    fn tell(&self, what: &str) {
+    fn print(&self, what: &str) {
         // A closed standard error leaves no way to report it.
         let _ = writeln!(
             io::stderr(),
@@ -47,7 +47,7 @@ impl Progress {
 
 impl Observer for Progress {
     fn step(&self, step: &str) {
-        self.tell(step);
+        self.print(step);
         let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
         steps.push((step.to_owned(), Instant::now()));
     }
@@ -55,24 +55,24 @@ impl Observer for Progress {
     fn fetch(&self, event: oci::Event<'_>) {
         match event {
             oci::Event::Resolved { reference, layers, size, .. } => {
-                self.tell(&format!("{reference}: {layers} layers, {}", mebibytes(size)));
+                self.print(&format!("{reference}: {layers} layers, {}", mebibytes(size)));
             }
             oci::Event::Fetched { digest, size } => {
-                self.tell(&format!("fetched {digest}, {}", mebibytes(size)));
+                self.print(&format!("fetched {digest}, {}", mebibytes(size)));
             }
             oci::Event::Damaged { digest, was_cached, .. } => {
                 let place = if was_cached { "in the cache" } else { "as it arrived" };
-                self.tell(&format!("{digest} is damaged {place}; fetching it again"));
+                self.print(&format!("{digest} is damaged {place}; fetching it again"));
             }
             oci::Event::HelperFailed { error } => {
-                self.tell(&format!("warning: {}", with_sources(error)));
+                self.print(&format!("warning: {}", with_sources(error)));
             }
             oci::Event::MirrorFailed { mirror, error } => {
-                self.tell(&format!("warning: mirror {mirror}: {}", with_sources(error)));
+                self.print(&format!("warning: mirror {mirror}: {}", with_sources(error)));
             }
             oci::Event::Waiting { error, pause } => {
                 let (error, pause) = (with_sources(error), seconds(pause));
-                self.tell(&format!("{error}; trying again in {pause}"));
+                self.print(&format!("{error}; trying again in {pause}"));
             }
             _ => {}
         }

@@ -12,20 +12,20 @@ const IMAGE: &str = "registry.invalid/app:1";
 
 /// What cargo would read.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<Vec<u8>>>);
+struct CargoOutput(Arc<Mutex<Vec<u8>>>);
 
-impl Told {
+impl CargoOutput {
     fn text(&self) -> String {
         let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         String::from_utf8(bytes).unwrap()
     }
 
     fn has(&self, line: &str) -> bool {
-        self.text().lines().any(|told| told == line)
+        self.text().lines().any(|found| found == line)
     }
 }
 
-impl Write for Told {
+impl Write for CargoOutput {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(bytes);
         Ok(bytes.len())
@@ -63,10 +63,10 @@ impl Home {
         BuildCache::open_in(self.dir.path().join("cache")).unwrap()
     }
 
-    fn script(&self) -> (BuildScript, Told) {
-        let told = Told::default();
-        let (environment, cargo) = (self.environment.clone(), Box::new(told.clone()));
-        (BuildScript::with(environment, Some(self.builds()), cargo).unwrap(), told)
+    fn script(&self) -> (BuildScript, CargoOutput) {
+        let output = CargoOutput::default();
+        let (environment, cargo) = (self.environment.clone(), Box::new(output.clone()));
+        (BuildScript::with(environment, Some(self.builds()), cargo).unwrap(), output)
     }
 
     /// Pins the image, and notes what its bake gave.
@@ -95,18 +95,18 @@ fn builder() -> OciImageBuilder {
 fn cached_bake_needs_neither_network_nor_hypervisor() {
     let home = Home::new();
     let made = home.remember(&builder());
-    let (mut script, told) = home.script();
+    let (mut script, output) = home.script();
     let built = script.bake(builder()).unwrap();
     assert!(built.was_cached);
     assert_eq!(built.digest, Some(made));
     let pack = Pack::open_at(&built.path, Some("web")).unwrap();
     assert_eq!(pack.digest, made);
     let path = home.environment.out.join("web.tar");
-    assert!(told.has(&format!("cargo::rustc-env=SUPERMACHINE_SNAPSHOT_web={}", path.display())));
+    assert!(output.has(&format!("cargo::rustc-env=SUPERMACHINE_SNAPSHOT_web={}", path.display())));
     let lock = home.environment.dir.join(LOCK_FILE);
-    assert!(told.has(&format!("cargo::rerun-if-changed={}", lock.display())));
-    assert!(told.has("cargo::rerun-if-env-changed=SUPERMACHINE_NO_BAKE"));
-    assert!(!told.text().contains("warning"), "{}", told.text());
+    assert!(output.has(&format!("cargo::rerun-if-changed={}", lock.display())));
+    assert!(output.has("cargo::rerun-if-env-changed=SUPERMACHINE_NO_BAKE"));
+    assert!(!output.text().contains("warning"), "{}", output.text());
     assert_eq!(home.builds().store().digest("app.web").unwrap(), made);
 }
 
@@ -157,11 +157,11 @@ fn placeholder_is_an_empty_file_and_needs_nothing() {
     let mut home = Home::new();
     home.environment.wanted.left_out = true;
     home.environment.target.0 = "riscv64".into();
-    let (mut script, told) = home.script();
+    let (mut script, output) = home.script();
     let built = script.bake(builder()).unwrap();
     assert_eq!((built.size, built.digest), (0, None));
     assert_eq!(fs::read(&built.path).unwrap(), b"");
-    assert!(told.text().contains("rustc-env=SUPERMACHINE_SNAPSHOT_web="));
+    assert!(output.text().contains("rustc-env=SUPERMACHINE_SNAPSHOT_web="));
     // What has its place later is written in full.
     home.environment.wanted.left_out = false;
     home.environment.target.0 = std::env::consts::ARCH.into();
@@ -199,7 +199,7 @@ fn prebaked_pack_is_used_if_its_machine_size_matches() {
     fs::create_dir(&folder).unwrap();
     home.environment.wanted.prebaked = Some(folder.clone());
     home.environment.target.0 = "riscv64".into();
-    let (mut script, told) = home.script();
+    let (mut script, output) = home.script();
     assert!(matches!(script.bake(builder()), Err(BakeError::Store(StoreError::Pack { .. }))));
     let builds = home.builds();
     let made = put(builds.store().layout(), &sample()).digest;
@@ -221,7 +221,7 @@ fn prebaked_pack_is_used_if_its_machine_size_matches() {
     );
     assert!(is_expected, "{error}");
     let watched = format!("cargo::rerun-if-changed={}", folder.join("web.tar").display());
-    assert!(told.has(&watched));
+    assert!(output.has(&watched));
 }
 
 #[test]
@@ -235,13 +235,13 @@ fn declared_snapshots_are_baked_and_their_files_watched() {
     );
     fs::write(dir.join("Cargo.toml"), manifest).unwrap();
     home.remember(&builder().file("/main.py", dir.join("main.py")));
-    let (mut script, told) = home.script();
+    let (mut script, output) = home.script();
     let built = script.bake_declared().unwrap();
     assert_eq!(built.len(), 1);
     assert!(built[0].was_cached);
     for name in ["main.py", "Cargo.toml"] {
         let path = dir.join(name);
-        assert!(told.has(&format!("cargo::rerun-if-changed={}", path.display())), "{name}");
+        assert!(output.has(&format!("cargo::rerun-if-changed={}", path.display())), "{name}");
     }
 }
 
@@ -257,9 +257,9 @@ fn lock_that_the_script_writes_is_older_than_the_script() {
 
 #[test]
 fn text_of_several_lines_is_several_instructions() {
-    let mut told = Told::default();
-    tell(&mut told, "error", "one\n\ncargo::rustc-env=A=B").unwrap();
-    assert_eq!(told.text(), "cargo::error=one\ncargo::error=cargo::rustc-env=A=B\n");
+    let mut output = CargoOutput::default();
+    emit(&mut output, "error", "one\n\ncargo::rustc-env=A=B").unwrap();
+    assert_eq!(output.text(), "cargo::error=one\ncargo::error=cargo::rustc-env=A=B\n");
 }
 
 #[test]

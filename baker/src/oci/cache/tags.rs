@@ -16,14 +16,14 @@ use super::blobs::BlobStore;
 const MAX_NOTE: u64 = 64 << 10;
 
 #[derive(Serialize, Deserialize)]
-struct Note {
+struct TagRecord {
     reference: String,
     digest: String,
 }
 
 /// Records that `reference` resolved to the manifest or index `digest`.
 pub(crate) fn remember(blobs: &BlobStore, reference: &str, digest: Digest) -> Result<(), Error> {
-    let note = Note { reference: reference.to_owned(), digest: digest.to_string() };
+    let note = TagRecord { reference: reference.to_owned(), digest: digest.to_string() };
     let folder = blobs.dir().join("refs");
     fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
     let json = serde_json::to_vec(&note).map_err(io::Error::from);
@@ -41,10 +41,8 @@ pub(crate) fn recall(blobs: &BlobStore, reference: &str) -> Result<Option<Digest
     };
     let mut text = Vec::new();
     file.take(MAX_NOTE).read_to_end(&mut text).map_err(Error::io("read", path))?;
-    let note: Note = serde_json::from_slice(&text).map_err(|source| Error::InvalidDocument {
-        document: Document::Tag,
-        digest: Digest::of(&text),
-        source,
+    let note: TagRecord = serde_json::from_slice(&text).map_err(|source| {
+        Error::InvalidDocument { document: Document::Tag, digest: Digest::of(&text), source }
     })?;
     Ok((note.reference == reference).then(|| note.digest.parse().ok()).flatten())
 }

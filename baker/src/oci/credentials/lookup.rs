@@ -107,14 +107,17 @@ mod tests {
         let dir = config(
             r#"{"auths":{"https://index.docker.io/v1/":{"auth":"aHViOnBhOnNz"},
                 "127.0.0.1:5000":{"auth":"YTpi"},
-                "https://ghcr.io/v2/":{"username":"u","password":"p"},
-                "quay.io":{"identitytoken":"tok"},"empty.example":{}}}"#,
+                "https://v2.example/v2/":{"username":"u","password":"p"},
+                "token.example":{"identitytoken":"tok"},"empty.example":{}}}"#,
         );
         let find = |registry| find_credentials(dir.path(), registry).unwrap();
         assert_eq!(find("docker.io"), password("hub", "pa:ss"));
         assert_eq!(find("127.0.0.1:5000"), password("a", "b"));
-        assert_eq!(find("ghcr.io"), password("u", "p"));
-        assert_eq!(find("quay.io"), Some(Credentials::IdentityToken { token: "tok".to_owned() }));
+        assert_eq!(find("v2.example"), password("u", "p"));
+        assert_eq!(
+            find("token.example"),
+            Some(Credentials::IdentityToken { token: "tok".to_owned() })
+        );
         assert_eq!(find("empty.example"), None);
         assert_eq!(find("127.0.0.1"), None);
     }

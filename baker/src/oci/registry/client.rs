@@ -5,8 +5,8 @@ use supermachine_formats::Digest;
 use tokio::runtime::Runtime;
 
 use super::download::Download;
-use super::session::{Access, Session};
-use super::upload::{Outgoing, Upload};
+use super::session::{Access, RegistrySession};
+use super::upload::{BlobToUpload, Upload};
 use crate::oci::cache::BlobStore;
 use crate::oci::credentials::{Credentials, default_files, search};
 use crate::oci::error::Error;
@@ -21,7 +21,7 @@ const PARALLEL: usize = 4;
 pub(crate) struct RegistryClient {
     reference: Reference,
     options: FetchOptions,
-    session: Session,
+    session: RegistrySession,
     runtime: Runtime,
 }
 
@@ -41,7 +41,7 @@ impl RegistryClient {
         // The clients need the runtime's timers.
         let session = {
             let _guard = runtime.enter();
-            Session::new(reference, credentials, options, access)?
+            RegistrySession::new(reference, credentials, options, access)?
         };
         Ok(Self { reference: reference.clone(), options: options.clone(), session, runtime })
     }
@@ -90,9 +90,9 @@ impl RegistryClient {
     }
 
     /// Uploads missing blobs concurrently. Returns the bytes sent.
-    pub(crate) fn send(&self, blobs: &[Outgoing]) -> Result<u64, Error> {
+    pub(crate) fn send(&self, blobs: &[BlobToUpload]) -> Result<u64, Error> {
         let upload = Upload { session: &self.session, options: &self.options };
-        let sent = async |blob: &Outgoing| {
+        let sent = async |blob: &BlobToUpload| {
             Ok::<u64, Error>(if upload.run(blob).await? { blob.size } else { 0 })
         };
         let all = stream::iter(blobs).map(sent).buffer_unordered(PARALLEL);

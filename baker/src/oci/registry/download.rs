@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::redirect::innermost;
 use super::retry::{Backoff, Failure};
-use super::session::{BlobStart, Session};
+use super::session::{BlobStart, RegistrySession};
 use crate::oci::cache::{BlobStore, BlobWriter};
 use crate::oci::error::{Cause, Error};
 use crate::oci::manifest::Descriptor;
@@ -16,13 +16,13 @@ use crate::oci::progress::Event;
 
 #[derive(Clone, Copy)]
 pub(super) struct Download<'a> {
-    pub(super) session: &'a Session,
+    pub(super) session: &'a RegistrySession,
     pub(super) blobs: &'a BlobStore,
     pub(super) options: &'a FetchOptions,
 }
 
 /// Why an attempt did not complete the blob.
-enum Break {
+enum AttemptError {
     Final(Error),
     /// The connection broke.
     Broken {
@@ -56,10 +56,12 @@ impl Download<'_> {
                     writer.restart()?;
                     None
                 }
-                Err(Break::Final(error)) => return Err(error),
-                Err(Break::Short) if backoff.is_over() => return Err(short(wanted, &writer)),
-                Err(Break::Short) => None,
-                Err(Break::Broken { cause, retry_after }) => {
+                Err(AttemptError::Final(error)) => return Err(error),
+                Err(AttemptError::Short) if backoff.is_over() => {
+                    return Err(short(wanted, &writer));
+                }
+                Err(AttemptError::Short) => None,
+                Err(AttemptError::Broken { cause, retry_after }) => {
                     if backoff.is_over() || backoff.is_too_long(retry_after) {
                         return Err(interrupted(wanted, &writer, backoff.attempt(), cause));
                     }
@@ -73,7 +75,11 @@ impl Download<'_> {
     }
 
     /// Receives what `writer` lacks.
-    async fn receive(&self, wanted: &Descriptor, writer: &mut BlobWriter) -> Result<(), Break> {
+    async fn receive(
+        &self,
+        wanted: &Descriptor,
+        writer: &mut BlobWriter,
+    ) -> Result<(), AttemptError> {
         let Descriptor { digest, size, .. } = *wanted;
         if writer.written() == size && size > 0 {
             return Ok(());
@@ -81,28 +87,32 @@ impl Download<'_> {
         let mut response = match self.session.blob(digest, writer.written()).await {
             Ok(BlobStart::Rest(response)) => response,
             Ok(BlobStart::Whole(response)) => {
-                writer.restart().map_err(Break::Final)?;
+                writer.restart().map_err(AttemptError::Final)?;
                 response
             }
             // An empty blob has no first byte.
             Ok(BlobStart::OutOfRange) if size == 0 => return Ok(()),
-            Ok(BlobStart::OutOfRange) => return Err(Break::Short),
-            Err(Failure::Final(error)) => return Err(Break::Final(error)),
+            Ok(BlobStart::OutOfRange) => return Err(AttemptError::Short),
+            Err(Failure::Final(error)) => return Err(AttemptError::Final(error)),
             Err(Failure::Transient { error, retry_after }) => {
-                return Err(Break::Broken { cause: Box::new(error), retry_after });
+                return Err(AttemptError::Broken { cause: Box::new(error), retry_after });
             }
         };
-        let broken = |error| Break::Broken { cause: innermost(error), retry_after: None };
+        let broken = |error| AttemptError::Broken { cause: innermost(error), retry_after: None };
         while let Some(piece) = response.chunk().await.map_err(broken)? {
             let length = u64::try_from(piece.len()).unwrap_or(u64::MAX);
             let found = writer.written().saturating_add(length);
             if found > size {
-                return Err(Break::Final(Error::SizeMismatch { digest, expected: size, found }));
+                return Err(AttemptError::Final(Error::SizeMismatch {
+                    digest,
+                    expected: size,
+                    found,
+                }));
             }
-            writer.write(&piece).map_err(Break::Final)?;
+            writer.write(&piece).map_err(AttemptError::Final)?;
             self.options.report(Event::Advanced { digest, received: found, size });
         }
-        if writer.written() < size { Err(Break::Short) } else { Ok(()) }
+        if writer.written() < size { Err(AttemptError::Short) } else { Ok(()) }
     }
 
     /// Commits on another thread, as syncing is slow and other transfers continue meanwhile.

@@ -13,4 +13,4 @@ mod upload;
 
 pub(crate) use client::RegistryClient;
 pub(crate) use session::Access;
-pub(crate) use upload::Outgoing;
+pub(crate) use upload::BlobToUpload;

@@ -6,16 +6,16 @@
 use reqwest::header::LOCATION;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 
-use super::transport::{Patience, Transport};
+use super::transport::{ResponseTimeout, Transport};
 use crate::oci::error::{Cause, Error};
 
 const MAX_REDIRECTS: usize = 10;
 
 /// A request that can be sent repeatedly.
-pub(super) struct Call<'a> {
+pub(super) struct RepeatableRequest<'a> {
     pub(super) method: Method,
     pub(super) url: Url,
-    pub(super) patience: Patience,
+    pub(super) timeout: ResponseTimeout,
     /// Adds headers and a body.
     pub(super) complete: &'a (dyn Fn(RequestBuilder) -> RequestBuilder + Sync),
 }
@@ -30,7 +30,7 @@ pub(super) enum NoResponse {
     Other(Error),
 }
 
-impl Call<'_> {
+impl RepeatableRequest<'_> {
     /// Sends the request. Calls `authorize` only for the origin of the request's URL.
     pub(super) async fn send(
         &self,
@@ -41,9 +41,9 @@ impl Call<'_> {
         let mut url = self.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let client = if url.origin() == registry.origin() {
-                transport.own(&url, self.patience)
+                transport.own(&url, self.timeout)
             } else {
-                transport.elsewhere(&url, self.patience).map_err(NoResponse::Other)?
+                transport.elsewhere(&url, self.timeout).map_err(NoResponse::Other)?
             };
             let mut request = (self.complete)(client.request(self.method.clone(), url.clone()));
             if let Some(authorize) = authorize

@@ -10,10 +10,10 @@ use supermachine_formats::Digest;
 use tokio::sync::{Mutex, OnceCell};
 
 use super::challenge::Challenge;
-use super::redirect::{Call, NoResponse};
+use super::redirect::{NoResponse, RepeatableRequest};
 use super::retry::{Backoff, Failure, is_transient, retry_after};
 use super::token::{TokenRequest, read_body};
-use super::transport::{Patience, Transport};
+use super::transport::{ResponseTimeout, Transport};
 use crate::oci::credentials::Credentials;
 use crate::oci::error::{Cause, Document, Error};
 use crate::oci::manifest::{DOCKER_INDEX, DOCKER_MANIFEST, MAX_DOCUMENT, OCI_INDEX, OCI_MANIFEST};
@@ -34,7 +34,7 @@ pub(crate) enum Access {
     Push,
 }
 
-pub(crate) struct Session {
+pub(crate) struct RegistrySession {
     reference: Reference,
     credentials: Option<Credentials>,
     options: FetchOptions,
@@ -43,12 +43,12 @@ pub(crate) struct Session {
     /// Scheme and host. The first request determines the scheme.
     base: OnceCell<Url>,
     /// Guards the authorization. Held during a renewal, so that concurrent requests renew it once.
-    grant: Mutex<Grant>,
+    auth: Mutex<CurrentAuth>,
 }
 
 /// The authorization of requests.
 #[derive(Clone, Default)]
-struct Grant {
+struct CurrentAuth {
     generation: u32,
     authorization: Option<Authorization>,
 }
@@ -69,7 +69,7 @@ pub(super) enum BlobStart {
     OutOfRange,
 }
 
-impl Session {
+impl RegistrySession {
     pub(super) fn new(
         reference: &Reference,
         credentials: Option<Credentials>,
@@ -83,7 +83,7 @@ impl Session {
             transport: Transport::new(reference.host(), options)?,
             access,
             base: OnceCell::new(),
-            grant: Mutex::default(),
+            auth: Mutex::default(),
         })
     }
 
@@ -163,7 +163,7 @@ impl Session {
         url: Url,
         complete: &(dyn Fn(RequestBuilder) -> RequestBuilder + Sync),
     ) -> Result<Response, Failure> {
-        let call = Call { method, url, patience: Patience::Limited, complete };
+        let call = RepeatableRequest { method, url, timeout: ResponseTimeout::Limited, complete };
         self.authorized(&call).await
     }
 
@@ -174,28 +174,36 @@ impl Session {
         place: Url,
         complete: &(dyn Fn(RequestBuilder) -> RequestBuilder + Sync),
     ) -> Result<Response, Failure> {
-        let call =
-            Call { method: Method::PUT, url: place, patience: Patience::Unlimited, complete };
+        let call = RepeatableRequest {
+            method: Method::PUT,
+            url: place,
+            timeout: ResponseTimeout::Unlimited,
+            complete,
+        };
         self.authorized(&call).await
     }
 
-    async fn authorized(&self, call: &Call<'_>) -> Result<Response, Failure> {
+    async fn authorized(&self, call: &RepeatableRequest<'_>) -> Result<Response, Failure> {
         let base = self.base().await.map_err(Failure::Final)?;
         let is_own = base.origin() == call.url.origin();
-        let grant = self.grant.lock().await.clone();
-        let response = self.send(call, &grant).await?;
+        let auth = self.auth.lock().await.clone();
+        let response = self.send(call, &auth).await?;
         if response.status() != StatusCode::UNAUTHORIZED || !is_own {
             return Ok(response);
         }
         let challenge = Challenge::find(response.headers());
         let message = message_of(response).await;
-        let grant = self.renew(grant.generation, challenge, message).await?;
-        self.send(call, &grant).await
+        let auth = self.renew(auth.generation, challenge, message).await?;
+        self.send(call, &auth).await
     }
 
-    async fn send(&self, call: &Call<'_>, grant: &Grant) -> Result<Response, Failure> {
+    async fn send(
+        &self,
+        call: &RepeatableRequest<'_>,
+        auth: &CurrentAuth,
+    ) -> Result<Response, Failure> {
         let base = self.base().await.map_err(Failure::Final)?;
-        let apply = |request: RequestBuilder| match &grant.authorization {
+        let apply = |request: RequestBuilder| match &auth.authorization {
             Some(Authorization::Basic { user, password }) => {
                 request.basic_auth(user, Some(password))
             }
@@ -247,7 +255,7 @@ impl Session {
         if !self.transport.may_be_plain() {
             return Ok(secure);
         }
-        let client = self.transport.own(&secure, Patience::Limited);
+        let client = self.transport.own(&secure, ResponseTimeout::Limited);
         match client.head(secure.clone()).send().await {
             Ok(_) => Ok(secure),
             Err(_) => url("http"),
@@ -260,10 +268,10 @@ impl Session {
         generation: u32,
         challenge: Option<Challenge>,
         message: Option<String>,
-    ) -> Result<Grant, Failure> {
-        let mut grant = self.grant.lock().await;
-        if grant.generation != generation {
-            return Ok(grant.clone());
+    ) -> Result<CurrentAuth, Failure> {
+        let mut auth = self.auth.lock().await;
+        if auth.generation != generation {
+            return Ok(auth.clone());
         }
         let authorization = match (challenge, &self.credentials) {
             (Some(Challenge::Bearer { realm, service, scope }), _) => {
@@ -274,9 +282,11 @@ impl Session {
             }
             _ => return Err(Failure::Final(self.unauthorized(message))),
         };
-        *grant =
-            Grant { generation: generation.wrapping_add(1), authorization: Some(authorization) };
-        Ok(grant.clone())
+        *auth = CurrentAuth {
+            generation: generation.wrapping_add(1),
+            authorization: Some(authorization),
+        };
+        Ok(auth.clone())
     }
 
     /// Requests a token for the session's access.

@@ -4,9 +4,9 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 
-use super::redirect::{Call, NoResponse, innermost};
+use super::redirect::{NoResponse, RepeatableRequest, innermost};
 use super::retry::{Failure, is_transient, retry_after};
-use super::transport::{Patience, Transport};
+use super::transport::{ResponseTimeout, Transport};
 use crate::oci::credentials::Credentials;
 use crate::oci::error::{Cause, Error, TokenFault};
 use crate::oci::reference::is_loopback;
@@ -70,7 +70,12 @@ impl TokenRequest<'_> {
         url: Url,
         authorize: &(dyn Fn(RequestBuilder) -> RequestBuilder + Sync),
     ) -> Result<Response, Failure> {
-        let call = Call { method, url, patience: Patience::Limited, complete: &|request| request };
+        let call = RepeatableRequest {
+            method,
+            url,
+            timeout: ResponseTimeout::Limited,
+            complete: &|request| request,
+        };
         call.send(transport, self.base, Some(authorize)).await.map_err(|error| match error {
             NoResponse::Unreachable(source) => self.unreachable(source),
             NoResponse::Other(error) => Failure::Final(error),

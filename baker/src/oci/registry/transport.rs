@@ -30,13 +30,13 @@ struct Clients {
     proxied: Client,
     direct: Client,
     /// Without a time limit for responses.
-    patient_proxied: Client,
-    patient_direct: Client,
+    unlimited_proxied: Client,
+    unlimited_direct: Client,
 }
 
 /// Whether responses have a time limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Patience {
+pub(super) enum ResponseTimeout {
     Limited,
     Unlimited,
 }
@@ -57,18 +57,18 @@ impl Transport {
     }
 
     /// The client for requests to the registry, with its certificates.
-    pub(super) fn own(&self, url: &Url, patience: Patience) -> &Client {
-        self.own.client(url, patience)
+    pub(super) fn own(&self, url: &Url, timeout: ResponseTimeout) -> &Client {
+        self.own.client(url, timeout)
     }
 
     /// The client for requests to any other host.
-    pub(super) fn elsewhere(&self, url: &Url, patience: Patience) -> Result<&Client, Error> {
+    pub(super) fn elsewhere(&self, url: &Url, timeout: ResponseTimeout) -> Result<&Client, Error> {
         if self.elsewhere.get().is_none() {
             let tls = tls(Certificates::given(&self.options)?, !self.options.insecure)?;
             let clients = Clients::new(&tls, self.options.timeouts)?;
-            return Ok(self.elsewhere.get_or_init(|| clients).client(url, patience));
+            return Ok(self.elsewhere.get_or_init(|| clients).client(url, timeout));
         }
-        Ok(self.elsewhere.get().unwrap_or(&self.own).client(url, patience))
+        Ok(self.elsewhere.get().unwrap_or(&self.own).client(url, timeout))
     }
 }
 
@@ -90,17 +90,17 @@ impl Clients {
         Ok(Self {
             proxied: build(limited())?,
             direct: build(limited().no_proxy())?,
-            patient_proxied: build(builder())?,
-            patient_direct: build(builder().no_proxy())?,
+            unlimited_proxied: build(builder())?,
+            unlimited_direct: build(builder().no_proxy())?,
         })
     }
 
-    fn client(&self, url: &Url, patience: Patience) -> &Client {
-        match (url.host_str().is_some_and(is_loopback), patience) {
-            (true, Patience::Limited) => &self.direct,
-            (true, Patience::Unlimited) => &self.patient_direct,
-            (false, Patience::Limited) => &self.proxied,
-            (false, Patience::Unlimited) => &self.patient_proxied,
+    fn client(&self, url: &Url, timeout: ResponseTimeout) -> &Client {
+        match (url.host_str().is_some_and(is_loopback), timeout) {
+            (true, ResponseTimeout::Limited) => &self.direct,
+            (true, ResponseTimeout::Unlimited) => &self.unlimited_direct,
+            (false, ResponseTimeout::Limited) => &self.proxied,
+            (false, ResponseTimeout::Unlimited) => &self.unlimited_proxied,
         }
     }
 }

@@ -14,7 +14,7 @@ use reqwest::{Body, Method, RequestBuilder, StatusCode, Url};
 use supermachine_formats::Digest;
 
 use super::retry::{Backoff, Failure};
-use super::session::Session;
+use super::session::RegistrySession;
 use crate::oci::error::Error;
 use crate::oci::options::FetchOptions;
 use crate::oci::progress::Event;
@@ -26,7 +26,7 @@ const STORING: u32 = 10;
 
 /// A blob to upload.
 #[derive(Debug, Clone)]
-pub(crate) struct Outgoing {
+pub(crate) struct BlobToUpload {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
     pub(crate) path: PathBuf,
@@ -34,14 +34,14 @@ pub(crate) struct Outgoing {
 
 #[derive(Clone, Copy)]
 pub(super) struct Upload<'a> {
-    pub(super) session: &'a Session,
+    pub(super) session: &'a RegistrySession,
     pub(super) options: &'a FetchOptions,
 }
 
 impl Upload<'_> {
     /// Uploads a blob, unless the registry has it. Returns whether it was sent.
-    pub(super) async fn run(&self, blob: &Outgoing) -> Result<bool, Error> {
-        let Outgoing { digest, size, .. } = *blob;
+    pub(super) async fn run(&self, blob: &BlobToUpload) -> Result<bool, Error> {
+        let BlobToUpload { digest, size, .. } = *blob;
         let sent = Arc::new(AtomicU64::new(0));
         let mut backoff = Backoff::new(self.options.timeouts);
         loop {
@@ -106,7 +106,7 @@ impl Upload<'_> {
         self.session.url(object).await.map_err(Failure::Final)
     }
 
-    async fn attempt(&self, blob: &Outgoing, sent: &Arc<AtomicU64>) -> Result<bool, Failure> {
+    async fn attempt(&self, blob: &BlobToUpload, sent: &Arc<AtomicU64>) -> Result<bool, Failure> {
         let object = blob.digest.to_string();
         let url = self.url(&format!("blobs/{object}")).await?;
         let asked = self.session.request(Method::HEAD, url, &|builder| builder).await?;
@@ -172,8 +172,8 @@ impl Upload<'_> {
         }
     }
 
-    fn body(&self, blob: &Outgoing, sent: &Arc<AtomicU64>) -> Body {
-        let Outgoing { digest, size, .. } = *blob;
+    fn body(&self, blob: &BlobToUpload, sent: &Arc<AtomicU64>) -> Body {
+        let BlobToUpload { digest, size, .. } = *blob;
         let (progress, sent) = (self.options.progress.clone(), Arc::clone(sent));
         let begun = File::open(&blob.path);
         Body::wrap_stream(stream::unfold(begun, move |file| {

@@ -32,13 +32,13 @@ pub(crate) struct DockerArchive<'a> {
 /// An image of the archive.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Item {
+struct ArchiveImage {
     config: String,
     repo_tags: Option<Vec<String>>,
     layers: Option<Vec<String>>,
 }
 
-impl Item {
+impl ArchiveImage {
     fn tags(&self) -> &[String] {
         self.repo_tags.as_deref().unwrap_or_default()
     }
@@ -73,9 +73,9 @@ impl<'a> DockerArchive<'a> {
         read_small(self.file(name)?.0).map_err(|fault| fault.into_error(self.tar.path()))
     }
 
-    fn choose(&self, items: Vec<Item>) -> Result<Item, Error> {
+    fn choose(&self, items: Vec<ArchiveImage>) -> Result<ArchiveImage, Error> {
         let offered: Vec<String> =
-            items.iter().flat_map(Item::tags).take(MAX_OFFERED).cloned().collect();
+            items.iter().flat_map(ArchiveImage::tags).take(MAX_OFFERED).cloned().collect();
         let problem = match self.tag {
             Some(tag) => match items.into_iter().find(|item| item.is_named(tag)) {
                 Some(item) => return Ok(item),

@@ -33,9 +33,9 @@ const MAX_IMAGE: u64 = 64 << 30;
 
 /// The layout of the image.
 #[derive(Debug)]
-pub(super) struct Plan<'t> {
+pub(super) struct ImageLayout<'t> {
     /// The inodes, in the image's order.
-    pub(super) inodes: Vec<Placed<'t>>,
+    pub(super) inodes: Vec<PlacedInode<'t>>,
     /// For each inode of the tree, its index in `inodes`.
     places: Vec<Option<u32>>,
     /// The end of the inodes.
@@ -51,7 +51,7 @@ pub(super) struct Plan<'t> {
 
 /// An inode with its address.
 #[derive(Debug)]
-pub(super) struct Placed<'t> {
+pub(super) struct PlacedInode<'t> {
     pub(super) id: InodeId,
     pub(super) metadata: &'t Metadata,
     /// The inode's offset in bytes.
@@ -88,7 +88,7 @@ impl<'t> Body<'t> {
     }
 }
 
-impl<'t> Plan<'t> {
+impl<'t> ImageLayout<'t> {
     /// Lays out everything reachable from the root, before contents of `contents_size` bytes.
     pub(super) fn new(tree: &'t Tree, contents_size: u64) -> Result<Self, Error> {
         let (inodes, places) = collect(tree);
@@ -167,7 +167,7 @@ impl<'t> Plan<'t> {
     }
 }
 
-impl<'t> Placed<'t> {
+impl<'t> PlacedInode<'t> {
     fn new(id: InodeId, inode: &'t Inode, parent: InodeId) -> Self {
         let (body, size, locator) = match &inode.node {
             Node::Directory(_) => (Body::Directory, 0, 0),
@@ -248,9 +248,9 @@ impl<'t> Placed<'t> {
 
 /// Collects all inodes below the root once, directories before their children, and maps each inode of
 /// the tree to its index among them.
-fn collect(tree: &Tree) -> (Vec<Placed<'_>>, Vec<Option<u32>>) {
+fn collect(tree: &Tree) -> (Vec<PlacedInode<'_>>, Vec<Option<u32>>) {
     let mut places: Vec<Option<u32>> = vec![None; tree.inode_count()];
-    let mut inodes: Vec<Placed<'_>> = Vec::new();
+    let mut inodes: Vec<PlacedInode<'_>> = Vec::new();
     let mut pending = vec![(tree.root(), tree.root())];
     while let Some((id, parent)) = pending.pop() {
         let Some(place) = places.get_mut(id.index()) else { continue };
@@ -259,7 +259,7 @@ fn collect(tree: &Tree) -> (Vec<Placed<'_>>, Vec<Option<u32>>) {
             continue;
         }
         *place = u32::try_from(inodes.len()).ok();
-        let mut placed = Placed::new(id, tree.inode(id), parent);
+        let mut placed = PlacedInode::new(id, tree.inode(id), parent);
         placed.links = 1;
         if let Some(children) = tree.children(id) {
             let below = |link: &&super::super::tree::Link| tree.children(link.inode).is_some();

@@ -17,7 +17,7 @@ use std::io::{self, Read, Seek, Write};
 use supermachine_formats::Digest;
 
 use self::format::{BLOCK, BLOCK_U64, InodeHead, Superblock, put32};
-use self::layout::{Body, Placed, Plan, chunk_table};
+use self::layout::{Body, ImageLayout, PlacedInode, chunk_table};
 use self::output::Output;
 use super::error::Error;
 use super::spool::{REGION_UNIT, is_zero};
@@ -43,7 +43,7 @@ pub(super) struct Written {
 #[derive(Debug)]
 pub(super) enum WriteError {
     /// The layers do not fit into an image.
-    Plan(Error),
+    Layout(Error),
     /// The scratch file could not be read.
     Spool(io::Error),
     /// The image could not be written.
@@ -58,7 +58,7 @@ pub(super) fn write<S: Read + Seek>(
     contents_size: u64,
     out: File,
 ) -> Result<Written, WriteError> {
-    let plan = Plan::new(tree, contents_size).map_err(WriteError::Plan)?;
+    let plan = ImageLayout::new(tree, contents_size).map_err(WriteError::Layout)?;
     let mut writer = Writer { tree, plan: &plan, out: Output::new(out), buffer: Vec::new() };
     writer.metadata().map_err(WriteError::Output)?;
     writer.contents(spool)?;
@@ -69,7 +69,7 @@ pub(super) fn write<S: Read + Seek>(
 
 struct Writer<'a, 't> {
     tree: &'t Tree,
-    plan: &'a Plan<'t>,
+    plan: &'a ImageLayout<'t>,
     out: Output,
     buffer: Vec<u8>,
 }
@@ -116,7 +116,7 @@ impl Writer<'_, '_> {
         self.out.zeros_until(self.plan.inodes_end)
     }
 
-    fn append_inline(&mut self, placed: &Placed<'_>) {
+    fn append_inline(&mut self, placed: &PlacedInode<'_>) {
         match &placed.body {
             Body::SmallFile(bytes) | Body::Symlink(bytes)
                 if placed.layout == format::Layout::Inline =>
@@ -154,7 +154,7 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
-    fn directory_blocks(&mut self, placed: &Placed<'_>) -> io::Result<()> {
+    fn directory_blocks(&mut self, placed: &PlacedInode<'_>) -> io::Result<()> {
         let whole = match placed.layout {
             format::Layout::Inline => placed.size / BLOCK_U64,
             _ => placed.size.div_ceil(BLOCK_U64),

@@ -17,11 +17,11 @@ use crate::{machine_size, signal_names};
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Machine options")]
 pub(crate) struct MachineArgs {
-    /// Give the machine this much memory, as 512m or 1g [default: the snapshot's]
     #[arg(short, long, value_name = "SIZE", value_parser = machine_size::memory_mib)]
+    #[arg(help = format!("{} [default: the snapshot's]", machine_size::memory_help()))]
     pub(super) memory: Option<u64>,
-    /// Give the machine this many processors [default: the snapshot's]
     #[arg(long, alias = "cpus", value_name = "N", value_parser = machine_size::vcpus())]
+    #[arg(help = format!("{} [default: the snapshot's]", machine_size::vcpus_help()))]
     pub(super) vcpus: Option<u16>,
     /// Set the host name of the machine
     #[arg(long, value_name = "NAME")]

@@ -1,12 +1,12 @@
 //! One TCP connection and the host's stream that carries it.
 //!
-//! Owns both descriptors and at most one queued piece per direction: it does not read while a piece
-//! is queued. Both descriptors are registered edge-triggered, so it remembers their readiness.
-//! Invariant: a connection that broke on one side is reset on the other, never closed in order.
+//! Owns both descriptors as [`Endpoint`]s, registered edge-triggered, and reads nothing for one with
+//! bytes in its queue. Invariant: a connection that broke on one side is reset on the other, never
+//! closed in order.
 
 use alloc::format;
-use alloc::vec::Vec;
 
+use supermachine_formats::relay::{Endpoint, Socket};
 use supermachine_formats::wire::{Message, Reply, Segment};
 
 use crate::failure::failure;
@@ -30,112 +30,47 @@ pub(super) enum Outcome {
     /// It could continue, but other connections get their turn.
     Yields,
     /// Both sides have closed.
-    Ended,
+    Closed,
     /// One side broke: the other must be reset.
-    Broke,
+    Broken,
 }
 
-/// One of the two descriptors, with the bytes queued for it.
-#[derive(Debug)]
-struct End {
-    fd: Fd,
-    readable: bool,
-    writable: bool,
-    waiting: Vec<u8>,
-    sent: usize,
-    /// It has closed its sending direction.
-    is_done: bool,
-    /// The agent has closed the direction to it.
-    is_told: bool,
+impl Socket for Fd {
+    type Error = Errno;
+
+    fn receive(&self, buffer: &mut [u8]) -> Result<Option<usize>> {
+        unless_blocked(|| socket::receive(self, buffer))
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<Option<usize>> {
+        unless_blocked(|| socket::send(self, bytes))
+    }
+
+    fn shut_down_sending(&self) -> Result<()> {
+        tcp::shut_down_sending(self)
+    }
 }
 
-impl End {
-    fn new(fd: Fd) -> Self {
-        Self {
-            fd,
-            readable: true,
-            writable: true,
-            waiting: Vec::new(),
-            sent: 0,
-            is_done: false,
-            is_told: false,
+/// Repeats a call that is interrupted. Returns `None` if it would block.
+fn unless_blocked(mut call: impl FnMut() -> Result<usize>) -> Result<Option<usize>> {
+    loop {
+        match call() {
+            Err(Errno::EAGAIN) => return Ok(None),
+            Err(Errno::EINTR) => {}
+            result => return result.map(Some),
         }
-    }
-
-    fn hear(&mut self, events: u32) {
-        self.readable |= events & (READABLE | HANG_UP) != 0;
-        self.writable |= events & (WRITABLE | HANG_UP) != 0;
-    }
-
-    /// Reads without blocking. Returns `None` if there is no data, 0 at the end.
-    fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<usize>> {
-        while self.readable {
-            match socket::receive(&self.fd, buffer) {
-                Ok(count) => return Ok(Some(count)),
-                Err(Errno::EAGAIN) => self.readable = false,
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-        Ok(None)
-    }
-
-    /// Sends as much as fits, and queues the rest.
-    fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        let sent = if self.waiting.is_empty() { self.write(bytes)? } else { 0 };
-        self.waiting.extend_from_slice(bytes.get(sent..).unwrap_or_default());
-        Ok(())
-    }
-
-    /// Sends queued bytes. Returns `true` once the queue is empty.
-    fn flush(&mut self) -> Result<bool> {
-        if self.waiting.is_empty() {
-            return Ok(true);
-        }
-        let waiting = core::mem::take(&mut self.waiting);
-        self.sent += self.write(waiting.get(self.sent..).unwrap_or_default())?;
-        if self.sent < waiting.len() {
-            self.waiting = waiting;
-            return Ok(false);
-        }
-        self.sent = 0;
-        Ok(true)
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
-        let mut sent = 0;
-        while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty() && self.writable) {
-            match socket::send(&self.fd, rest) {
-                Ok(count) => sent += count,
-                Err(Errno::EAGAIN) => self.writable = false,
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-        Ok(sent)
-    }
-
-    /// Closes the direction to it.
-    fn tell_end(&mut self) -> Result<()> {
-        if !self.is_told {
-            self.is_told = true;
-            tcp::shut_down_sending(&self.fd)?;
-        }
-        Ok(())
     }
 }
 
 /// A connection. See the module.
 #[derive(Debug)]
 pub(super) struct Connection {
-    host: End,
-    guest: End,
+    host: Endpoint<Fd>,
+    guest: Endpoint<Fd>,
     /// If the host sends segments: the bytes of an incomplete one.
     inbox: Option<Inbox>,
     /// The port of the connection attempt.
     attempt: Option<u16>,
-    /// The guest's side broke; its earlier bytes still go to the host.
-    is_broken: bool,
     /// The host has closed the stream, after both directions were closed.
     is_closed: bool,
 }
@@ -144,45 +79,46 @@ impl Connection {
     /// A connection on a socket that is connected or connecting. `inbox` holds the bytes that followed
     /// the request.
     pub(super) fn new(host: Fd, guest: Fd, inbox: Inbox, framed: bool) -> Self {
-        let (host, mut guest) = (End::new(host), End::new(guest));
+        let (host, mut guest) = (Endpoint::new(host), Endpoint::new(guest));
         let inbox = if framed {
             Some(inbox)
         } else {
-            guest.waiting = inbox.into_rest();
+            guest.queue(inbox.into_rest());
             None
         };
-        Self { host, guest, inbox, attempt: None, is_broken: false, is_closed: false }
+        Self { host, guest, inbox, attempt: None, is_closed: false }
     }
 
     /// Its descriptors, for the event loop.
     pub(super) fn descriptors(&self) -> [(Side, &Fd); 2] {
-        [(Side::Host, &self.host.fd), (Side::Guest, &self.guest.fd)]
+        [(Side::Host, self.host.socket()), (Side::Guest, self.guest.socket())]
     }
 
     /// Makes the event loop report it again, since it can continue.
     pub(super) fn rearm(&self, epoll: &Epoll, token: u64) -> Result<()> {
-        epoll.modify(&self.host.fd, ALL, token)
+        epoll.modify(self.host.socket(), ALL, token)
     }
 
     /// Records that the guest's side is connected, and reports it to the host.
     pub(super) fn begin(&mut self) {
         self.attempt = None;
-        self.host.waiting = Reply::Connected.to_frame();
+        self.host.queue(Reply::Connected.to_frame());
         // Without it the connection is only slower.
-        let _ = tcp::send_at_once(&self.guest.fd);
+        let _ = tcp::send_at_once(self.guest.socket());
     }
 
     /// Records that the connection attempt is in progress.
     pub(super) fn await_attempt(&mut self, port: u16) {
         self.attempt = Some(port);
-        self.guest.writable = false;
+        self.guest.await_room();
     }
 
     /// Records the events of a descriptor.
     pub(super) fn hear(&mut self, side: Side, events: u32) {
+        let [readable, writable] = [READABLE, WRITABLE].map(|kind| events & (kind | HANG_UP) != 0);
         match side {
-            Side::Host => self.host.hear(events),
-            Side::Guest => self.guest.hear(events),
+            Side::Host => self.host.hear(readable, writable),
+            Side::Guest => self.guest.hear(readable, writable),
         }
     }
 
@@ -195,13 +131,14 @@ impl Connection {
         }
         for _ in 0..TURNS {
             let (Ok(inward), Ok(outward)) = (self.inward(scratch), self.outward(scratch)) else {
-                return Outcome::Broke;
+                return Outcome::Broken;
             };
-            if self.is_broken && self.guest.is_done && self.host.waiting.is_empty() {
-                return Outcome::Broke;
+            let is_drained = self.guest.has_finished && self.host.is_flushed();
+            if self.host.is_broken() || self.guest.is_broken() && is_drained {
+                return Outcome::Broken;
             }
             if self.is_over() {
-                return Outcome::Ended;
+                return Outcome::Closed;
             }
             if !inward && !outward {
                 return Outcome::Waits;
@@ -212,22 +149,22 @@ impl Connection {
 
     /// Makes the drop of the connection reset the guest's side.
     pub(super) fn reset_guest(&self) {
-        let _ = tcp::reset_on_close(&self.guest.fd);
+        let _ = tcp::reset_on_close(self.guest.socket());
     }
 
     /// Checks the connection attempt. Returns `false` while it is in progress.
     fn end_attempt(&mut self, port: u16) -> bool {
-        if !self.guest.writable {
+        if !self.guest.is_writable() {
             return false;
         }
-        match tcp::outcome(&self.guest.fd) {
+        match tcp::outcome(self.guest.socket()) {
             Ok(()) => self.begin(),
             Err(errno) => {
                 self.attempt = None;
-                self.is_broken = true;
-                self.guest.is_done = true;
+                self.guest.break_off();
+                self.guest.has_finished = true;
                 let reply = Reply::Failed(failure("connect", format!("port {port}"), errno));
-                self.host.waiting = reply.to_frame();
+                self.host.queue(reply.to_frame());
             }
         }
         true
@@ -236,39 +173,33 @@ impl Connection {
     /// Whether both sides have closed in order. With segments the host closes the stream first, so that
     /// it can distinguish a close from a broken connection.
     fn is_over(&self) -> bool {
-        let ended = self.host.is_done && self.guest.is_done;
-        let told = self.host.is_told && self.guest.is_told;
+        let ended = self.host.has_finished && self.guest.has_finished;
+        let told = self.host.knows_end && self.guest.knows_end;
         ended && told && (self.inbox.is_none() || self.is_closed)
     }
 
     /// Moves bytes from the host to the guest. Returns whether it moved any.
     fn inward(&mut self, scratch: &mut [u8]) -> Result<bool> {
-        if self.is_broken || self.attempt.is_some() {
+        if self.attempt.is_some() || !self.guest.flush() {
             return Ok(false);
-        }
-        match self.guest.flush() {
-            Ok(true) => {}
-            Ok(false) => return Ok(false),
-            Err(_) => return Ok(self.break_guest()),
         }
         if self.take_segments()? {
             return Ok(true);
         }
-        if self.host.is_done {
-            return if self.guest.tell_end().is_err() {
-                Ok(self.break_guest())
-            } else {
-                self.hear_close(scratch)
-            };
+        if self.host.has_finished {
+            if self.guest.tell_end().is_ok() {
+                return self.hear_close(scratch);
+            }
+            self.guest.break_off();
+            return Ok(true);
         }
         let Some(count) = self.host.receive(scratch)? else { return Ok(false) };
         let bytes = scratch.get(..count).unwrap_or_default();
         match &mut self.inbox {
             Some(_) if bytes.is_empty() => return Err(Errno::ECONNRESET),
             Some(inbox) => inbox.push(bytes),
-            None if bytes.is_empty() => self.host.is_done = true,
-            None if self.guest.send(bytes).is_err() => return Ok(self.break_guest()),
-            None => {}
+            None if bytes.is_empty() => self.host.has_finished = true,
+            None => self.guest.send(bytes),
         }
         Ok(true)
     }
@@ -276,14 +207,15 @@ impl Connection {
     /// Sends complete segments to the guest while it has room. Returns whether there were any.
     fn take_segments(&mut self) -> Result<bool> {
         let mut any = false;
-        while let Some(inbox) = self.inbox.as_mut().filter(|_| self.guest.waiting.is_empty()) {
+        while let Some(inbox) = self.inbox.as_mut().filter(|_| self.guest.is_flushed()) {
             match inbox.next().map_err(|_| Errno::EPROTO)? {
-                Some(Segment::Data(bytes)) if !self.host.is_done => {
-                    if self.guest.send(&bytes).is_err() {
-                        return Ok(self.break_guest());
+                Some(Segment::Data(bytes)) if !self.host.has_finished => {
+                    self.guest.send(&bytes);
+                    if self.guest.is_broken() {
+                        return Ok(true);
                     }
                 }
-                Some(Segment::End) if !self.host.is_done => self.host.is_done = true,
+                Some(Segment::End) if !self.host.has_finished => self.host.has_finished = true,
                 None => break,
                 Some(_) => return Err(Errno::EPROTO),
             }
@@ -299,7 +231,7 @@ impl Connection {
         }
         match self.host.receive(scratch)? {
             None => Ok(false),
-            Some(0) if self.guest.is_done => {
+            Some(0) if self.guest.has_finished => {
                 self.is_closed = true;
                 Ok(true)
             }
@@ -310,33 +242,25 @@ impl Connection {
 
     /// Moves bytes from the guest to the host. Returns whether it moved any.
     fn outward(&mut self, scratch: &mut [u8]) -> Result<bool> {
-        if !self.host.flush()? || self.attempt.is_some() {
+        if !self.host.flush() || self.attempt.is_some() {
             return Ok(false);
         }
-        if self.guest.is_done {
-            if !self.is_broken {
+        if self.guest.has_finished {
+            if !self.guest.is_broken() {
                 // The close of the stream reports a host that is gone.
                 let _ = self.host.tell_end();
             }
             return Ok(false);
         }
         match self.guest.receive(scratch) {
-            Ok(None) if !self.is_broken => return Ok(false),
-            Ok(None | Some(0)) => self.guest.is_done = true,
-            Ok(Some(count)) => self.host.send(scratch.get(..count).unwrap_or_default())?,
+            Ok(None) if !self.guest.is_broken() => return Ok(false),
+            Ok(None | Some(0)) => self.guest.has_finished = true,
+            Ok(Some(count)) => self.host.send(scratch.get(..count).unwrap_or_default()),
             Err(_) => {
-                self.break_guest();
-                self.guest.is_done = true;
+                self.guest.break_off();
+                self.guest.has_finished = true;
             }
         }
         Ok(true)
-    }
-
-    /// Records that the guest takes no more. Its earlier bytes can still be read.
-    fn break_guest(&mut self) -> bool {
-        self.is_broken = true;
-        self.guest.readable = true;
-        self.guest.waiting = Vec::new();
-        true
     }
 }

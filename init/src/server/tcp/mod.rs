@@ -176,17 +176,17 @@ impl Tcp {
 
     /// Makes progress on a connection, and puts it back unless it is done.
     fn advance(&mut self, key: Key, mut connection: Connection, epoll: &Epoll, scratch: &mut [u8]) {
-        let goes_on = match connection.advance(scratch) {
+        let continues = match connection.advance(scratch) {
             Outcome::Waits => true,
             Outcome::Yields => connection.rearm(epoll, Token::Tcp(key, Side::Host).pack()).is_ok(),
-            Outcome::Ended => false,
-            Outcome::Broke => {
+            Outcome::Closed => false,
+            Outcome::Broken => {
                 connection.reset_guest();
                 false
             }
         };
-        self.connections.put(key, goes_on.then_some(connection));
-        if !goes_on && self.is_starved {
+        self.connections.put(key, continues.then_some(connection));
+        if !continues && self.is_starved {
             self.accept_all();
         }
     }

@@ -10,7 +10,7 @@ use supermachine_formats::wire::{MAX_CHUNK, Message, Reply, Request, Segment};
 
 use super::super::tests::{Guest, eventually, read_frame};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn listener() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -24,7 +24,7 @@ fn connected(guest: &Guest, framed: bool) -> (UnixStream, TcpStream) {
     let mut host = guest.send(&Request::Connect { port, framed });
     assert_eq!(read_frame(&mut host), Some(Reply::Connected));
     let (socket, _) = listener.accept().unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     (host, socket)
 }
 

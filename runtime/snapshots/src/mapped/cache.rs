@@ -47,7 +47,7 @@ pub(super) struct Entry {
 
 /// A file in progress, under its lock.
 #[derive(Debug)]
-pub(super) struct Making {
+pub(super) struct FileInProgress {
     entry: Entry,
     temporary: PathBuf,
     pub(super) file: File,
@@ -92,7 +92,7 @@ impl Entry {
 
     /// Takes the lock to make the file, of `size` zero bytes at first. `None`: another process has
     /// just made it.
-    pub(super) fn make(&self, size: u64) -> Result<Option<Making>, Error> {
+    pub(super) fn make(&self, size: u64) -> Result<Option<FileInProgress>, Error> {
         let io = |operation| self.io(operation);
         let dir = self.path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(dir).map_err(io("create the folder of"))?;
@@ -104,7 +104,8 @@ impl Entry {
         let temporary = temporary_beside(&self.path).map_err(io("name a temporary file for"))?;
         let file = File::options().read(true).write(true).create_new(true).open(&temporary);
         let file = file.map_err(io("create"))?;
-        let making = Making { entry: self.clone(), temporary, file, done: false, _turn: turn };
+        let making =
+            FileInProgress { entry: self.clone(), temporary, file, done: false, _turn: turn };
         making.file.set_len(size).map_err(io("write"))?;
         Ok(Some(making))
     }
@@ -163,7 +164,7 @@ impl Entry {
     }
 }
 
-impl Making {
+impl FileInProgress {
     /// Renames the finished file, and writes its stamp.
     pub(super) fn finish(mut self) -> Result<(), Error> {
         let io = |operation| self.entry.io(operation);
@@ -178,7 +179,7 @@ impl Making {
     }
 }
 
-impl Drop for Making {
+impl Drop for FileInProgress {
     fn drop(&mut self) {
         if !self.done {
             // A leftover temporary file is harmless.

@@ -10,7 +10,7 @@ use std::thread;
 
 use supermachine_formats::pack::{CHUNK_SIZE, Extent, Layer, ZERO};
 
-use super::cache::Making;
+use super::cache::FileInProgress;
 use crate::error::Error;
 use crate::pack::ChunkReader;
 use supermachine_vmm::threads_for;
@@ -23,7 +23,7 @@ const PORTION: u64 = 8;
 /// The chunks of one file.
 #[derive(Debug)]
 pub(super) struct Task<'a> {
-    pub(super) making: &'a Making,
+    pub(super) making: &'a FileInProgress,
     /// Their extents in the file.
     pub(super) chunks: Layer,
 }
@@ -31,7 +31,7 @@ pub(super) struct Task<'a> {
 /// Chunks that are contiguous in a file and in the pack.
 struct Job<'a> {
     file: &'a File,
-    making: &'a Making,
+    making: &'a FileInProgress,
     extent: Extent,
     /// The number of chunks in earlier jobs.
     before: u64,

@@ -15,7 +15,7 @@ use supermachine_formats::pack::{CHUNK_SIZE, Extent, Index, Layer, Space};
 use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
 
-use super::cache::{Entry, Kind, Making, hold, lock};
+use super::cache::{Entry, FileInProgress, Kind, hold, lock};
 use super::expand::{Task, expand};
 use super::form::{Form, Part};
 use crate::error::Error;
@@ -45,7 +45,7 @@ pub struct FormDir {
 
 /// A marker that this process makes a form in the background.
 #[derive(Debug)]
-pub struct Begun {
+pub struct ExpansionMarker {
     /// Locked by each such process until it exits.
     #[expect(dead_code, reason = "it is kept for its lock")]
     note: File,
@@ -97,7 +97,7 @@ impl FormDir {
     ///
     /// # Errors
     /// The marker cannot be written.
-    pub fn begin(&self) -> io::Result<Begun> {
+    pub fn begin(&self) -> io::Result<ExpansionMarker> {
         let path = self.begun();
         fs::create_dir_all(&self.dir)?;
         let (note, is_new) = match File::options().write(true).create_new(true).open(&path) {
@@ -108,7 +108,7 @@ impl FormDir {
         };
         let is_given_up = !is_new && note.try_lock().is_ok();
         note.lock_shared()?;
-        Ok(Begun { note, is_given_up })
+        Ok(ExpansionMarker { note, is_given_up })
     }
 
     /// Removes the markers of earlier processes, when the form cannot be made.
@@ -177,9 +177,9 @@ impl FormDir {
     }
 
     /// The files of the form.
-    pub(super) fn wanted<'a>(&self, pack: &'a Pack) -> Vec<Wanted<'a>> {
+    pub(super) fn wanted<'a>(&self, pack: &'a Pack) -> Vec<FormFile<'a>> {
         let files = parts(&pack.index).into_iter();
-        let wanted = files.map(|(kind, identity, space, layers)| Wanted {
+        let wanted = files.map(|(kind, identity, space, layers)| FormFile {
             kind,
             identity,
             entry: Entry::new(&self.cache, kind, identity),
@@ -190,13 +190,13 @@ impl FormDir {
     }
 
     /// Makes all missing files at once.
-    fn make_missing(&self, pack: &Arc<Pack>, wanted: &[Wanted<'_>]) -> Result<(), Error> {
-        let mut missing: Vec<&Wanted<'_>> =
+    fn make_missing(&self, pack: &Arc<Pack>, wanted: &[FormFile<'_>]) -> Result<(), Error> {
+        let mut missing: Vec<&FormFile<'_>> =
             wanted.iter().filter(|part| part.entry.existing().is_none()).collect();
         // Locks are taken in a fixed order. Two disks may be the same file.
         missing.sort_by_key(|part| (part.kind as u8, part.identity.0));
         missing.dedup_by_key(|part| (part.kind, part.identity));
-        let mut makings: Vec<(&Wanted<'_>, Making)> = Vec::new();
+        let mut makings: Vec<(&FormFile<'_>, FileInProgress)> = Vec::new();
         for part in missing {
             if let Some(making) = part.entry.make(part.space.size)? {
                 makings.push((part, making));
@@ -225,7 +225,7 @@ pub(super) fn parts(index: &Index) -> Vec<(Kind, Digest, &Space, Range<usize>)> 
 }
 
 /// A file of a form.
-pub(super) struct Wanted<'a> {
+pub(super) struct FormFile<'a> {
     kind: Kind,
     identity: Digest,
     pub(super) entry: Entry,
@@ -234,7 +234,7 @@ pub(super) struct Wanted<'a> {
     layers: Range<usize>,
 }
 
-impl Wanted<'_> {
+impl FormFile<'_> {
     /// The chunks that it holds.
     pub(super) fn chunks(&self) -> Layer {
         let layers = self.space.layers.iter().take(self.layers.end).cloned().collect();

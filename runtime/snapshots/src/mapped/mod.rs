@@ -12,6 +12,6 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
-pub use form_dir::{Begun, FormDir, Mapped, adopt_disk, expanded_disk, forget_mapped};
+pub use form_dir::{ExpansionMarker, FormDir, Mapped, adopt_disk, expanded_disk, forget_mapped};
 pub use on_demand::PackChunks;
 pub use sweep::{CacheParts, CacheUse, FormCheck, cache_use, check_form, sweep_cache};

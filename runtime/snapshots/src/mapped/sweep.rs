@@ -12,7 +12,7 @@ use supermachine_formats::Digest;
 use supermachine_formats::pack::{CHUNK_SIZE, Index};
 
 use super::cache::{Entry, Kind, hold_alone};
-use super::form_dir::{FormDir, Wanted, parts};
+use super::form_dir::{FormDir, FormFile, parts};
 use crate::error::Error;
 use crate::pack::Pack;
 
@@ -148,7 +148,7 @@ pub fn check_form(cache: &Path, pack: &Pack) -> Result<FormCheck, Error> {
 }
 
 /// Whether a file holds its chunks, and zeros elsewhere.
-fn is_whole(file: &fs::File, wanted: &Wanted<'_>, contents: &[Digest]) -> bool {
+fn is_whole(file: &fs::File, wanted: &FormFile<'_>, contents: &[Digest]) -> bool {
     let chunks = wanted.chunks();
     let stored = chunks.chunks().filter_map(|(place, number)| Some((place, number?)));
     let mut chunks = stored.peekable();

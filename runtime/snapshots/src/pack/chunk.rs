@@ -18,9 +18,9 @@ pub const FRAME_HEADER: [u8; 7] = [0x28, 0xb5, 0x2f, 0xfd, 0x60, 0x00, 0xff];
 
 const SIZE: usize = CHUNK_SIZE as usize;
 
-/// The extent of a chunk.
+/// Where a chunk is stored.
 #[derive(Debug)]
-struct Place {
+struct ChunkLocation {
     blob: usize,
     offset: u64,
     chunk: Chunk,
@@ -29,7 +29,7 @@ struct Place {
 /// Reads chunks, one at a time. Each thread needs its own reader.
 pub struct ChunkReader {
     blobs: Arc<[BlobFile]>,
-    places: Arc<[Place]>,
+    locations: Arc<[ChunkLocation]>,
     decompressor: Decompressor<'static>,
     stored: Vec<u8>,
     content: Vec<u8>,
@@ -47,7 +47,7 @@ impl ChunkReader {
     /// # Errors
     /// There is not enough memory.
     pub fn new(pack: &Pack) -> Result<Self, PackError> {
-        Self::over(pack.blobs.as_slice().into(), places(&pack.index))
+        Self::over(pack.blobs.as_slice().into(), locations(&pack.index))
     }
 
     /// A reader of the chunks of an index without a pack.
@@ -59,7 +59,7 @@ impl ChunkReader {
             source.blob("chunks", &Descriptor { digest: blob.digest, size: blob.size() })
         };
         let blobs = index.blobs.iter().map(find).collect::<Result<_, _>>()?;
-        Self::over(blobs, places(index))
+        Self::over(blobs, locations(index))
     }
 
     /// Another reader of the same chunks.
@@ -67,14 +67,14 @@ impl ChunkReader {
     /// # Errors
     /// There is not enough memory.
     pub fn another(&self) -> Result<Self, PackError> {
-        Self::over(Arc::clone(&self.blobs), Arc::clone(&self.places))
+        Self::over(Arc::clone(&self.blobs), Arc::clone(&self.locations))
     }
 
-    fn over(blobs: Arc<[BlobFile]>, places: Arc<[Place]>) -> Result<Self, PackError> {
+    fn over(blobs: Arc<[BlobFile]>, locations: Arc<[ChunkLocation]>) -> Result<Self, PackError> {
         let decompressor =
             Decompressor::new().map_err(|source| PackError::Decompressor { source })?;
         let stored = vec![0; MAX_STORED as usize];
-        Ok(Self { blobs, places, decompressor, stored, content: vec![0; SIZE] })
+        Ok(Self { blobs, locations, decompressor, stored, content: vec![0; SIZE] })
     }
 
     /// A chunk's content, checked.
@@ -82,15 +82,15 @@ impl ChunkReader {
     /// # Errors
     /// [`PackError::Chunk`] if it does not match its digest.
     pub fn read(&mut self, number: u32) -> Result<&[u8], PackError> {
-        let place = self.places.get(number as usize);
-        let found = place.and_then(|place| Some((place, self.blobs.get(place.blob)?)));
-        let Some((place, blob)) = found else {
+        let location = self.locations.get(number as usize);
+        let found = location.and_then(|location| Some((location, self.blobs.get(location.blob)?)));
+        let Some((location, blob)) = found else {
             return Err(PackError::Inconsistent { what: "a chunk that no blob has" });
         };
-        let damaged = |what| PackError::Chunk { blob: blob.digest, offset: place.offset, what };
-        let stored = self.stored.get_mut(..place.chunk.stored as usize);
+        let damaged = |what| PackError::Chunk { blob: blob.digest, offset: location.offset, what };
+        let stored = self.stored.get_mut(..location.chunk.stored as usize);
         let stored = stored.ok_or_else(|| damaged("a chunk of an impossible size"))?;
-        blob.read_exact_at(stored, place.offset).map_err(|_| damaged("an unreadable chunk"))?;
+        blob.read_exact_at(stored, location.offset).map_err(|_| damaged("an unreadable chunk"))?;
         // Every bit of the header is fixed, so a flipped one is found.
         if !stored.starts_with(&FRAME_HEADER) {
             return Err(damaged("a frame with another header"));
@@ -99,13 +99,16 @@ impl ChunkReader {
         if !matches!(count, Ok(SIZE)) {
             return Err(damaged("a frame that cannot be decompressed"));
         }
-        if Digest::of(&self.content) != place.chunk.content {
+        if Digest::of(&self.content) != location.chunk.content {
             return Err(damaged("a chunk with another digest"));
         }
         Ok(&self.content)
     }
 }
 
-fn places(index: &Index) -> Arc<[Place]> {
-    index.chunks().map(|(blob, offset, chunk)| Place { blob, offset, chunk: *chunk }).collect()
+fn locations(index: &Index) -> Arc<[ChunkLocation]> {
+    index
+        .chunks()
+        .map(|(blob, offset, chunk)| ChunkLocation { blob, offset, chunk: *chunk })
+        .collect()
 }

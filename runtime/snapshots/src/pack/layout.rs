@@ -87,33 +87,33 @@ impl Layout {
     ///
     /// # Errors
     /// The lock cannot be taken.
-    pub fn hold(&self) -> Result<Hold, PackError> {
+    pub fn hold(&self) -> Result<SweepGuard, PackError> {
         let path = self.dir().join("locks/sweep");
         let file = File::create(&path).map_err(io("create", &path))?;
         file.lock_shared().map_err(io("lock", &path))?;
-        Ok(Hold { _file: file })
+        Ok(SweepGuard { _file: file })
     }
 
     /// Waits for all holders of unnamed blobs, and excludes new ones until the result is dropped.
     ///
     /// # Errors
     /// The lock cannot be taken.
-    pub fn hold_alone(&self) -> Result<Hold, PackError> {
+    pub fn hold_alone(&self) -> Result<SweepGuard, PackError> {
         let path = self.dir().join("locks/sweep");
         let file = File::create(&path).map_err(io("create", &path))?;
         file.lock().map_err(io("lock", &path))?;
-        Ok(Hold { _file: file })
+        Ok(SweepGuard { _file: file })
     }
 
     /// Like [`Layout::hold_alone`] without the wait. `None`: another process holds blobs.
     ///
     /// # Errors
     /// The lock cannot be taken.
-    pub fn try_hold_alone(&self) -> Result<Option<Hold>, PackError> {
+    pub fn try_hold_alone(&self) -> Result<Option<SweepGuard>, PackError> {
         let path = self.dir().join("locks/sweep");
         let file = File::create(&path).map_err(io("create", &path))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Hold { _file: file })),
+            Ok(()) => Ok(Some(SweepGuard { _file: file })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(source)) => Err(io("lock", &path)(source)),
         }
@@ -206,7 +206,7 @@ impl Layout {
 
 /// Protects blobs from sweeps.
 #[derive(Debug)]
-pub struct Hold {
+pub struct SweepGuard {
     _file: File,
 }
 

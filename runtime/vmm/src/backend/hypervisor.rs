@@ -71,7 +71,7 @@ pub(crate) trait Vcpu: Debug {
     /// for the time that passed. A no-op for guests that have no such interface.
     fn note_pause(&mut self) {}
 
-    /// Maps a stretch of guest memory ahead of its use, to save an exit for each page. Returns
+    /// Maps a range of guest memory ahead of its use, to save an exit for each page. Returns
     /// whether it worked; a failure costs time only.
     fn pre_fault(&mut self, guest_address: u64, size: u64) -> bool;
 

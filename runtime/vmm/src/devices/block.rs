@@ -20,7 +20,7 @@ use virtio_bindings::bindings::virtio_blk::{
 use super::device::{Device, DiskFile, Resources};
 use super::error::DeviceError;
 use super::mmio::fresh_transport;
-use super::queue::{Broken, Chain, QueueConfig, Queues};
+use super::queue::{DescriptorChain, QueueConfig, QueueViolation, Queues};
 
 /// The most data segments in a request: the queue also holds a header and a status.
 const MAX_SEGMENTS: u32 = 254;
@@ -44,14 +44,14 @@ pub(crate) struct Block {
     file: Arc<File>,
     sectors: u64,
     config: [u8; 16],
-    chain: Chain,
+    chain: DescriptorChain,
     /// The buffer of reads; grows to one piece with the first.
     buffer: Vec<u8>,
 }
 
 impl Block {
     /// Serves the request in `self.chain`. Returns the number of bytes written and the status.
-    fn request(&mut self, queues: &Queues, room: usize) -> Result<(usize, u32), Broken> {
+    fn request(&mut self, queues: &Queues, room: usize) -> Result<(usize, u32), QueueViolation> {
         let mut header = [0; HEADER_SIZE];
         if self.chain.read(queues.memory(), 0, &mut header).is_err() {
             return Ok((0, VIRTIO_BLK_S_IOERR));
@@ -71,7 +71,7 @@ impl Block {
         queues: &Queues,
         sector: u64,
         length: usize,
-    ) -> Result<(usize, u32), Broken> {
+    ) -> Result<(usize, u32), QueueViolation> {
         let count = length as u64 / SECTOR_SIZE;
         let whole = (length as u64).is_multiple_of(SECTOR_SIZE);
         let end = sector.checked_add(count).filter(|end| *end <= self.sectors);
@@ -86,7 +86,7 @@ impl Block {
             if self.buffer.len() < size {
                 self.buffer.resize(size, 0);
             }
-            let piece = self.buffer.get_mut(..size).ok_or(Broken)?;
+            let piece = self.buffer.get_mut(..size).ok_or(QueueViolation)?;
             if self.file.read_exact_at(piece, start + done as u64).is_err() {
                 return Ok((done, VIRTIO_BLK_S_IOERR));
             }
@@ -96,7 +96,7 @@ impl Block {
         Ok((done, VIRTIO_BLK_S_OK))
     }
 
-    fn identify(&self, queues: &Queues, room: usize) -> Result<(usize, u32), Broken> {
+    fn identify(&self, queues: &Queues, room: usize) -> Result<(usize, u32), QueueViolation> {
         let mut name = [0; VIRTIO_BLK_ID_BYTES as usize];
         let text = format!("supermachine-{}", self.disk);
         name.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
@@ -138,7 +138,14 @@ impl Device for Block {
         capacity.copy_from_slice(&sectors.to_le_bytes());
         let segments = MAX_SEGMENTS.to_le_bytes();
         limits.iter_mut().skip(4).zip(segments).for_each(|(to, from)| *to = from);
-        Ok(Self { disk, file, sectors, config, chain: Chain::default(), buffer: Vec::new() })
+        Ok(Self {
+            disk,
+            file,
+            sectors,
+            config,
+            chain: DescriptorChain::default(),
+            buffer: Vec::new(),
+        })
     }
 
     fn state(&self, transport: formats::Virtio) -> formats::Slot {
@@ -153,15 +160,15 @@ impl Device for Block {
         &self.config
     }
 
-    fn notify(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn notify(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueViolation> {
         for _ in 0..queues.size(index) {
             if !queues.pop(index, &mut self.chain)? {
                 break;
             }
             // The status is the last byte that the device may write.
-            let room = self.chain.writable_length().checked_sub(1).ok_or(Broken)?;
+            let room = self.chain.writable_length().checked_sub(1).ok_or(QueueViolation)?;
             let (written, status) = self.request(queues, room)?;
-            let status = u8::try_from(status).map_err(|_| Broken)?;
+            let status = u8::try_from(status).map_err(|_| QueueViolation)?;
             self.chain.write(queues.memory(), room, &[status])?;
             let written = if written == room { room + 1 } else { written };
             queues.push(index, &self.chain, written)?;

@@ -9,7 +9,7 @@ use supermachine_formats::snapshot::device as formats;
 use super::error::DeviceError;
 use super::event_loop::DeviceEvents;
 use super::line::Line;
-use super::queue::{Broken, QueueConfig, Queues};
+use super::queue::{QueueConfig, QueueViolation, Queues};
 use crate::memory::GuestMemory;
 use crate::os::Readiness;
 
@@ -61,7 +61,7 @@ pub(crate) trait Device: Debug + Send + Sized + 'static {
     ///
     /// # Errors
     /// The driver broke the rules of the ring. The device stops until it is reset.
-    fn notify(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken>;
+    fn notify(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueViolation>;
 
     /// Serves an event source that the device registered with `token`.
     ///
@@ -72,7 +72,7 @@ pub(crate) trait Device: Debug + Send + Sized + 'static {
         token: u64,
         readiness: Readiness,
         queues: &mut Queues,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), QueueViolation> {
         let _ = (token, readiness, queues);
         Ok(())
     }

@@ -8,7 +8,7 @@ use supermachine_formats::snapshot::device as formats;
 use super::device::{Device, Resources};
 use super::error::DeviceError;
 use super::mmio::fresh_transport;
-use super::queue::{Broken, Chain, QueueConfig, Queues};
+use super::queue::{DescriptorChain, QueueConfig, QueueViolation, Queues};
 
 const MARK: u64 = u64::MAX;
 
@@ -26,7 +26,7 @@ pub(crate) fn echoes(slot: &formats::Slot) -> Option<u32> {
 #[derive(Debug, Default)]
 pub(crate) struct Echo {
     count: u32,
-    chain: Chain,
+    chain: DescriptorChain,
 }
 
 impl Device for Echo {
@@ -46,7 +46,7 @@ impl Device for Echo {
     }
 
     fn from_state(state: &formats::Vsock, _: &Resources<'_>) -> Result<Self, DeviceError> {
-        Ok(Self { count: state.next_port, chain: Chain::default() })
+        Ok(Self { count: state.next_port, chain: DescriptorChain::default() })
     }
 
     fn state(&self, transport: formats::Virtio) -> formats::Slot {
@@ -55,12 +55,12 @@ impl Device for Echo {
         formats::Slot::Vsock(transport, state)
     }
 
-    fn notify(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn notify(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueViolation> {
         while queues.pop(index, &mut self.chain)? {
             let mut bytes = vec![0; self.chain.readable_length()];
             self.chain.read(queues.memory(), 0, &mut bytes)?;
             self.chain.write(queues.memory(), 0, &bytes)?;
-            self.count += u32::try_from(bytes.len()).map_err(|_| Broken)?;
+            self.count += u32::try_from(bytes.len()).map_err(|_| QueueViolation)?;
             queues.push(index, &self.chain, bytes.len())?;
         }
         Ok(())

@@ -56,7 +56,7 @@ struct Sources {
 
 /// All devices stand still while this is alive, as far as the host drives them.
 #[derive(Debug)]
-pub(crate) struct Held<'a> {
+pub(crate) struct FreezeGuard<'a> {
     _gate: MutexGuard<'a, ()>,
 }
 
@@ -84,8 +84,8 @@ impl EventLoop {
     }
 
     /// Keeps this thread and all other callers from outside of the guest away from the devices.
-    pub(crate) fn hold(&self) -> Held<'_> {
-        Held { _gate: lock(&self.shared.gate) }
+    pub(crate) fn hold(&self) -> FreezeGuard<'_> {
+        FreezeGuard { _gate: lock(&self.shared.gate) }
     }
 
     /// Starts the thread, if it does not run.

@@ -24,7 +24,7 @@ use super::device::{Device, Resources};
 use super::error::DeviceError;
 use super::event_loop::{DeviceEvents, EventHandler};
 use super::line::Line;
-use super::queue::{Broken, Queues, fresh_queue};
+use super::queue::{QueueViolation, Queues, fresh_queue};
 use crate::os::Readiness;
 
 /// `virt`, little-endian.
@@ -94,7 +94,7 @@ impl<D: Device> Mmio<D> {
     /// follows. `None` if no driver runs it or the driver broke a ring.
     pub(crate) fn serve<R>(
         &self,
-        work: impl FnOnce(&mut D, &mut Queues) -> Result<R, Broken>,
+        work: impl FnOnce(&mut D, &mut Queues) -> Result<R, QueueViolation>,
     ) -> Option<R> {
         self.lock().serve(work)
     }
@@ -265,7 +265,7 @@ impl<D: Device> Transport<D> {
 
     fn serve<R>(
         &mut self,
-        work: impl FnOnce(&mut D, &mut Queues) -> Result<R, Broken>,
+        work: impl FnOnce(&mut D, &mut Queues) -> Result<R, QueueViolation>,
     ) -> Option<R> {
         if !self.is_running() {
             return None;
@@ -278,7 +278,7 @@ impl<D: Device> Transport<D> {
                 }
                 Some(result)
             }
-            Err(Broken) => {
+            Err(QueueViolation) => {
                 self.break_down();
                 None
             }

@@ -37,7 +37,7 @@ pub(crate) use device::{DiskFile, Resources};
 #[cfg(test)]
 pub(crate) use echo::{echoes, fresh_echo};
 pub use error::DeviceError;
-pub(crate) use event_loop::{EventLoop, Held};
+pub(crate) use event_loop::{EventLoop, FreezeGuard};
 pub(crate) use line::Line;
 pub(crate) use list::slot_from_state;
 pub(crate) use mmio::Slot;

@@ -11,7 +11,7 @@ use supermachine_formats::snapshot::device as formats;
 use super::device::{Device, Resources};
 use super::error::DeviceError;
 use super::mmio::fresh_transport;
-use super::queue::{Broken, Chain, QueueConfig, Queues};
+use super::queue::{DescriptorChain, QueueConfig, QueueViolation, Queues};
 
 /// Windows start and end at a multiple of this: the guest maps them page by page.
 const PAGE_SIZE: u64 = 4096;
@@ -33,7 +33,7 @@ pub(crate) struct Pmem {
     address: u64,
     size: u64,
     config: [u8; 16],
-    chain: Chain,
+    chain: DescriptorChain,
 }
 
 impl Device for Pmem {
@@ -67,7 +67,7 @@ impl Device for Pmem {
         let (start, length) = config.split_at_mut(8);
         start.copy_from_slice(&address.to_le_bytes());
         length.copy_from_slice(&size.to_le_bytes());
-        Ok(Self { disk, address, size, config, chain: Chain::default() })
+        Ok(Self { disk, address, size, config, chain: DescriptorChain::default() })
     }
 
     fn state(&self, transport: formats::Virtio) -> formats::Slot {
@@ -79,7 +79,7 @@ impl Device for Pmem {
         &self.config
     }
 
-    fn notify(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn notify(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueViolation> {
         for _ in 0..queues.size(index) {
             if !queues.pop(index, &mut self.chain)? {
                 break;

@@ -5,7 +5,7 @@
 //! Also decides when used buffers are worth an interrupt. Notification thresholds (`EVENT_IDX`)
 //! and indirect descriptors are not offered: the queues are short and served at once.
 //!
-//! Invariant: a [`Chain`] is within guest memory, its readable part first.
+//! Invariant: a [`DescriptorChain`] is within guest memory, its readable part first.
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -20,7 +20,7 @@ use crate::memory::GuestMemory as Memory;
 
 /// The driver broke the rules of a ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Broken;
+pub(crate) struct QueueViolation;
 
 /// A queue that a device needs.
 #[derive(Debug)]
@@ -46,13 +46,13 @@ struct Segment {
 
 /// One checked descriptor chain. A device keeps one and reuses it.
 #[derive(Debug, Default)]
-pub(crate) struct Chain {
+pub(crate) struct DescriptorChain {
     head: u16,
     readable: Vec<Segment>,
     writable: Vec<Segment>,
 }
 
-impl Chain {
+impl DescriptorChain {
     /// Bytes that the device may read.
     pub(crate) fn readable_length(&self) -> usize {
         length(&self.readable)
@@ -72,13 +72,13 @@ impl Chain {
         memory: &Memory,
         offset: usize,
         data: &mut [u8],
-    ) -> Result<(), Broken> {
+    ) -> Result<(), QueueViolation> {
         let mut rest = data;
         for_each_run(&self.readable, offset, rest.len(), |address, length| {
             let (now, later) =
-                std::mem::take(&mut rest).split_at_mut_checked(length).ok_or(Broken)?;
+                std::mem::take(&mut rest).split_at_mut_checked(length).ok_or(QueueViolation)?;
             rest = later;
-            memory.read_slice(now, address).map_err(|_| Broken)
+            memory.read_slice(now, address).map_err(|_| QueueViolation)
         })
     }
 
@@ -86,12 +86,17 @@ impl Chain {
     ///
     /// # Errors
     /// The part is too short for `data`.
-    pub(crate) fn write(&self, memory: &Memory, offset: usize, data: &[u8]) -> Result<(), Broken> {
+    pub(crate) fn write(
+        &self,
+        memory: &Memory,
+        offset: usize,
+        data: &[u8],
+    ) -> Result<(), QueueViolation> {
         let mut rest = data;
         for_each_run(&self.writable, offset, rest.len(), |address, length| {
-            let (now, later) = rest.split_at_checked(length).ok_or(Broken)?;
+            let (now, later) = rest.split_at_checked(length).ok_or(QueueViolation)?;
             rest = later;
-            memory.write_slice(now, address).map_err(|_| Broken)
+            memory.write_slice(now, address).map_err(|_| QueueViolation)
         })
     }
 
@@ -112,8 +117,8 @@ fn for_each_run(
     segments: &[Segment],
     offset: usize,
     length: usize,
-    mut visit: impl FnMut(GuestAddress, usize) -> Result<(), Broken>,
-) -> Result<(), Broken> {
+    mut visit: impl FnMut(GuestAddress, usize) -> Result<(), QueueViolation>,
+) -> Result<(), QueueViolation> {
     let (mut skip, mut left) = (offset, length);
     for segment in segments {
         if left == 0 {
@@ -124,12 +129,12 @@ fn for_each_run(
             continue;
         }
         let run = left.min(segment.length - skip);
-        let start = segment.address.0.checked_add(skip as u64).ok_or(Broken)?;
+        let start = segment.address.0.checked_add(skip as u64).ok_or(QueueViolation)?;
         visit(GuestAddress(start), run)?;
         skip = 0;
         left -= run;
     }
-    if left == 0 { Ok(()) } else { Err(Broken) }
+    if left == 0 { Ok(()) } else { Err(QueueViolation) }
 }
 
 #[derive(Debug)]
@@ -179,35 +184,39 @@ impl Queues {
     ///
     /// # Errors
     /// The ring or the chain breaks the rules.
-    pub(crate) fn pop(&mut self, index: usize, chain: &mut Chain) -> Result<bool, Broken> {
+    pub(crate) fn pop(
+        &mut self,
+        index: usize,
+        chain: &mut DescriptorChain,
+    ) -> Result<bool, QueueViolation> {
         let Self { memory, list } = self;
-        let queue = list.get_mut(index).filter(|queue| queue.ring.ready()).ok_or(Broken)?;
+        let queue = list.get_mut(index).filter(|queue| queue.ring.ready()).ok_or(QueueViolation)?;
         let memory: &Memory = memory;
         let size = usize::from(queue.ring.size());
-        let mut entries = queue.ring.iter(memory).map_err(|_| Broken)?;
+        let mut entries = queue.ring.iter(memory).map_err(|_| QueueViolation)?;
         let Some(mut descriptors) = entries.next() else { return Ok(false) };
         chain.clear(descriptors.head_index());
         let (mut count, mut ended) = (0, false);
         for descriptor in descriptors.by_ref() {
             count += 1;
-            let length = usize::try_from(descriptor.len()).map_err(|_| Broken)?;
+            let length = usize::try_from(descriptor.len()).map_err(|_| QueueViolation)?;
             let segment = Segment { address: descriptor.addr(), length };
             let access =
                 if descriptor.is_write_only() { Permissions::Write } else { Permissions::Read };
             if count > size || !memory.check_range(segment.address, length, access) {
-                return Err(Broken);
+                return Err(QueueViolation);
             }
             if descriptor.is_write_only() {
                 chain.writable.push(segment);
             } else if chain.writable.is_empty() {
                 chain.readable.push(segment);
             } else {
-                return Err(Broken);
+                return Err(QueueViolation);
             }
             ended = !descriptor.has_next();
         }
         // A walk that stops before the last descriptor met a loop or an index outside of the table.
-        if ended { Ok(true) } else { Err(Broken) }
+        if ended { Ok(true) } else { Err(QueueViolation) }
     }
 
     /// Returns a chain to the driver with `written` bytes in it.
@@ -217,12 +226,12 @@ impl Queues {
     pub(crate) fn push(
         &mut self,
         index: usize,
-        chain: &Chain,
+        chain: &DescriptorChain,
         written: usize,
-    ) -> Result<(), Broken> {
-        let queue = self.list.get_mut(index).ok_or(Broken)?;
-        let written = u32::try_from(written).map_err(|_| Broken)?;
-        queue.ring.add_used(&*self.memory, chain.head, written).map_err(|_| Broken)?;
+    ) -> Result<(), QueueViolation> {
+        let queue = self.list.get_mut(index).ok_or(QueueViolation)?;
+        let written = u32::try_from(written).map_err(|_| QueueViolation)?;
+        queue.ring.add_used(&*self.memory, chain.head, written).map_err(|_| QueueViolation)?;
         let descriptors = chain.readable.len() + chain.writable.len();
         let weight = descriptors.saturating_add(chain.readable_length() >> 10);
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
@@ -294,14 +303,14 @@ impl Queues {
     }
 
     /// Makes a queue ready, if its rings are within memory.
-    pub(crate) fn set_ready(&mut self, index: usize) -> Result<(), Broken> {
+    pub(crate) fn set_ready(&mut self, index: usize) -> Result<(), QueueViolation> {
         let Some(queue) = self.list.get_mut(index) else { return Ok(()) };
         queue.ring.set_ready(true);
         if is_usable(&queue.ring, &self.memory) {
             return Ok(());
         }
         queue.ring.set_ready(false);
-        Err(Broken)
+        Err(QueueViolation)
     }
 
     /// The queues' states, in their order.

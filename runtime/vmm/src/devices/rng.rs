@@ -11,7 +11,7 @@ use supermachine_formats::snapshot::device as formats;
 use super::device::{Device, Resources};
 use super::error::DeviceError;
 use super::mmio::fresh_transport;
-use super::queue::{Broken, Chain, QueueConfig, Queues};
+use super::queue::{DescriptorChain, QueueConfig, QueueViolation, Queues};
 use crate::os;
 
 /// The most random bytes that one buffer gets. The driver asks again for more.
@@ -27,16 +27,16 @@ pub(crate) fn fresh_rng() -> formats::Slot {
 /// A source of random bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Rng {
-    chain: Chain,
+    chain: DescriptorChain,
 }
 
 impl Rng {
-    fn fill(&mut self, queues: &Queues) -> Result<usize, Broken> {
+    fn fill(&mut self, queues: &Queues) -> Result<usize, QueueViolation> {
         let length = self.chain.writable_length().min(MAX_FILL);
         let mut filled = 0;
         let mut buffer = [0; PIECE];
         while filled < length {
-            let piece = buffer.get_mut(..PIECE.min(length - filled)).ok_or(Broken)?;
+            let piece = buffer.get_mut(..PIECE.min(length - filled)).ok_or(QueueViolation)?;
             // The kernel's generator does not fail; the driver copes with a buffer cut short.
             if os::fill_random(piece).is_err() {
                 break;
@@ -71,7 +71,7 @@ impl Device for Rng {
         formats::Slot::Rng(transport)
     }
 
-    fn notify(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn notify(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueViolation> {
         for _ in 0..queues.size(index) {
             if !queues.pop(index, &mut self.chain)? {
                 break;

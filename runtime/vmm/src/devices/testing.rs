@@ -10,7 +10,7 @@ use supermachine_formats::snapshot::device as formats;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{
-    DeviceError, DiskFile, EventLoop, Held, Line, Resources, Slot, Streams, slot_from_state,
+    DeviceError, DiskFile, EventLoop, FreezeGuard, Line, Resources, Slot, Streams, slot_from_state,
 };
 use crate::memory::GuestMemory as Memory;
 
@@ -80,7 +80,7 @@ pub(crate) fn refusal(state: &formats::Slot, disks: &[DiskFile]) -> String {
 }
 
 /// Holds a device that may be captured now; `None` if it may not.
-pub(crate) fn freeze<'a>(events: &'a EventLoop, slot: &Slot) -> Option<Held<'a>> {
+pub(crate) fn freeze<'a>(events: &'a EventLoop, slot: &Slot) -> Option<FreezeGuard<'a>> {
     let held = events.hold();
     slot.is_quiet().then_some(held)
 }
@@ -275,10 +275,10 @@ impl Guest {
 }
 
 /// Offers a chain on a queue.
-pub(crate) type Offence = fn(&mut Guest, usize);
+pub(crate) type HostileChain = fn(&mut Guest, usize);
 
 /// The chains that no driver may offer, each with a name. The first descriptor's index is 0.
-pub(crate) const HOSTILE_CHAINS: [(&str, Offence); 9] = [
+pub(crate) const HOSTILE_CHAINS: [(&str, HostileChain); 9] = [
     ("a loop of descriptors", |guest, queue| {
         guest.describe(queue, 0, (0x10_0000, 64), NEXT, 1);
         guest.describe(queue, 1, (0x10_0000, 64), NEXT, 0);

@@ -13,8 +13,8 @@ use crate::arch::layout::{
 };
 use crate::arch::{InterruptController, MessageSink};
 use crate::devices::{
-    Bus, Console, DeviceError, DiskFile, EventLoop, Held, Resources, SerialPort, Slot, Streams,
-    slot_from_state,
+    Bus, Console, DeviceError, DiskFile, EventLoop, FreezeGuard, Resources, SerialPort, Slot,
+    Streams, slot_from_state,
 };
 use crate::error::MachineError;
 use crate::memory::GuestMemory;
@@ -91,7 +91,7 @@ impl Board {
     }
 
     /// Holds every device still, as far as the host drives it.
-    pub(super) fn hold(&self) -> Held<'_> {
+    pub(super) fn hold(&self) -> FreezeGuard<'_> {
         self.events.hold()
     }
 
@@ -99,7 +99,7 @@ impl Board {
     ///
     /// # Errors
     /// [`MachineError::Busy`].
-    pub(super) fn freeze(&self) -> Result<Held<'_>, MachineError> {
+    pub(super) fn freeze(&self) -> Result<FreezeGuard<'_>, MachineError> {
         let held = self.hold();
         if self.slots.iter().all(|slot| slot.is_quiet()) {
             Ok(held)

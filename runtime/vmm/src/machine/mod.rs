@@ -27,5 +27,5 @@ pub use lifecycle::Machine;
 pub use origin::{Origin, can_page_on_demand};
 pub use restore::Restore;
 pub use slots::{block_disk, boot_slots, mapped_disk};
-pub use timings::{Timings, Way};
+pub use timings::{RestoreMode, Timings};
 pub use wall_clock::realtime_ns;

@@ -14,7 +14,7 @@ use vm_memory::MmapRegion;
 
 use crate::arch::layout::{PMEM_START, PMEM_STRIDE, ram_windows};
 use crate::error::{GuestFailure, MachineError};
-use crate::memory::{Chunks, MemoryFiles, Pager, Ram, Stretch, map_disk, reserve_disk};
+use crate::memory::{Chunks, MappedRange, MemoryFiles, Pager, Ram, map_disk, reserve_disk};
 use crate::os::Userfault;
 
 /// The original content of a machine's memory and disks.
@@ -68,10 +68,10 @@ impl Mapping {
             }
         };
         let mut disks = Vec::new();
-        let mut stretches: Vec<Stretch> = ram
+        let mut ranges: Vec<MappedRange> = ram
             .windows()
             .iter()
-            .map(|(window, region)| Stretch {
+            .map(|(window, region)| MappedRange {
                 space: 0,
                 offset: window.file_offset,
                 region: Arc::clone(region),
@@ -86,10 +86,10 @@ impl Mapping {
                 return Err(MachineError::Snapshot { what: "a disk outside its window" });
             }
             let region = map_one(origin, index, pmem.size)?;
-            stretches.push(Stretch { space: 1 + index, offset: 0, region: Arc::clone(&region) });
+            ranges.push(MappedRange { space: 1 + index, offset: 0, region: Arc::clone(&region) });
             disks.push(MappedDisk { slot, address, region });
         }
-        let missing = userfault.map(|userfault| Missing { userfault, stretches });
+        let missing = userfault.map(|userfault| Missing { userfault, ranges });
         Ok(Self { ram, disks, missing })
     }
 }
@@ -105,10 +105,10 @@ fn map_one(origin: &Origin, index: usize, size: u64) -> Result<Arc<MmapRegion>, 
     }
 }
 
-/// Mapped stretches whose pages are not present yet.
+/// Mapped ranges whose pages are not present yet.
 pub(super) struct Missing {
     userfault: Userfault,
-    stretches: Vec<Stretch>,
+    ranges: Vec<MappedRange>,
 }
 
 impl Missing {
@@ -120,7 +120,7 @@ impl Missing {
     ) -> Result<Pager, MachineError> {
         let loss = Arc::clone(loss);
         let on_loss = Box::new(move |error: &io::Error| loss.report(error));
-        Pager::start(self.userfault, self.stretches, chunks, on_loss)
+        Pager::start(self.userfault, self.ranges, chunks, on_loss)
             .map_err(|source| MachineError::Memory { operation: "watched", source })
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// What a machine was started from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum RestoreMode {
     /// The snapshot's mapped form, which existed.
     Mapped,
     /// The pack: pages arrive when the guest touches them. The mapped form is built meanwhile.
@@ -17,7 +17,7 @@ pub enum Way {
 #[derive(Debug, Clone)]
 pub struct Timings {
     last: Instant,
-    way: Way,
+    restore_mode: RestoreMode,
     steps: Vec<(&'static str, Duration)>,
 }
 
@@ -25,13 +25,17 @@ impl Timings {
     /// Starts to measure.
     #[must_use]
     pub fn start() -> Self {
-        Self { last: Instant::now(), way: Way::Mapped, steps: Vec::with_capacity(16) }
+        Self {
+            last: Instant::now(),
+            restore_mode: RestoreMode::Mapped,
+            steps: Vec::with_capacity(16),
+        }
     }
 
     /// Timings with one step of this duration.
     #[must_use]
     pub fn of_step(name: &'static str, took: Duration) -> Self {
-        Self { last: Instant::now(), way: Way::Mapped, steps: vec![(name, took)] }
+        Self { last: Instant::now(), restore_mode: RestoreMode::Mapped, steps: vec![(name, took)] }
     }
 
     /// Ends a step that started at the end of the one before it.
@@ -43,13 +47,13 @@ impl Timings {
 
     /// What the machine was started from.
     #[must_use]
-    pub fn way(&self) -> Way {
-        self.way
+    pub fn restore_mode(&self) -> RestoreMode {
+        self.restore_mode
     }
 
     /// Sets what the machine was started from.
-    pub fn set_way(&mut self, way: Way) {
-        self.way = way;
+    pub fn set_restore_mode(&mut self, restore_mode: RestoreMode) {
+        self.restore_mode = restore_mode;
     }
 
     /// The steps so far.

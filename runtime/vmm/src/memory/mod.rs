@@ -8,7 +8,7 @@ mod rollback;
 pub use dirty::DirtyPages;
 pub(crate) use dirty::touched;
 pub use pager::{ChunkAddress, Chunks};
-pub(crate) use pager::{Pager, Stretch};
+pub(crate) use pager::{MappedRange, Pager};
 pub(crate) use ram::{GuestMemory, Ram, map_disk, reserve_disk};
 pub use ram::{MemoryFiles, Overlay, RamWindow};
 pub(crate) use rollback::{SparePages, roll_back};

@@ -48,16 +48,16 @@ pub trait Chunks: Send + fmt::Debug {
     }
 }
 
-/// A mapped stretch of a space.
+/// A mapped range of a space.
 #[derive(Debug, Clone)]
-pub(crate) struct Stretch {
+pub(crate) struct MappedRange {
     pub(crate) space: usize,
     /// Its offset in the space, in bytes.
     pub(crate) offset: u64,
     pub(crate) region: Arc<MmapRegion>,
 }
 
-impl Stretch {
+impl MappedRange {
     fn end(&self) -> u64 {
         self.offset + self.region.size() as u64
     }
@@ -74,21 +74,21 @@ pub(crate) struct Pager {
 }
 
 impl Pager {
-    /// Starts to serve faults in the stretches. The machine must not run yet.
+    /// Starts to serve faults in the ranges. The machine must not run yet.
     ///
     /// # Errors
-    /// The kernel refuses to watch a stretch, or the host has no threads left.
+    /// The kernel refuses to watch a range, or the host has no threads left.
     pub(crate) fn start(
         userfault: Userfault,
-        stretches: Vec<Stretch>,
+        ranges: Vec<MappedRange>,
         chunks: Box<dyn Chunks>,
         on_loss: OnLoss,
     ) -> io::Result<Self> {
-        for stretch in &stretches {
-            userfault.watch(&stretch.region)?;
+        for range in &ranges {
+            userfault.watch(&range.region)?;
         }
         let stop = Waker::new()?;
-        let memory = Watched { userfault, stretches, claimed: Mutex::default() };
+        let memory = Watched { userfault, ranges, claimed: Mutex::default() };
         let worker = Worker { memory, chunks, stop: stop.try_clone()? };
         let thread =
             thread::Builder::new().name("sm-pager".into()).spawn(move || worker.work(&on_loss))?;
@@ -112,10 +112,10 @@ struct Worker {
     stop: Waker,
 }
 
-/// The watched stretches, and the chunks that were filled in.
+/// The watched ranges, and the chunks that were filled in.
 struct Watched {
     userfault: Userfault,
-    stretches: Vec<Stretch>,
+    ranges: Vec<MappedRange>,
     claimed: Mutex<HashSet<ChunkAddress>>,
 }
 
@@ -140,8 +140,8 @@ impl Worker {
         }
         // No thread may wait for a page forever. A machine that was stopped does not run with the
         // zeros that it reads from here on.
-        for stretch in &self.memory.stretches {
-            self.memory.userfault.forget(&stretch.region);
+        for range in &self.memory.ranges {
+            self.memory.userfault.forget(&range.region);
         }
     }
 
@@ -207,13 +207,13 @@ impl Watched {
     }
 
     fn chunk_at(&self, address: u64) -> Option<ChunkAddress> {
-        self.stretches.iter().find_map(|stretch| {
-            let start = stretch.region.as_ptr() as u64;
+        self.ranges.iter().find_map(|range| {
+            let start = range.region.as_ptr() as u64;
             let offset = address.checked_sub(start)?;
-            let within = offset < stretch.region.size() as u64;
-            let chunk = (stretch.offset + offset) / CHUNK_SIZE;
+            let within = offset < range.region.size() as u64;
+            let chunk = (range.offset + offset) / CHUNK_SIZE;
             within.then_some(())?;
-            Some((stretch.space, u32::try_from(chunk).ok()?))
+            Some((range.space, u32::try_from(chunk).ok()?))
         })
     }
 
@@ -231,19 +231,19 @@ impl Watched {
     fn fill(&self, chunks: &mut dyn Chunks, chunk: ChunkAddress) -> io::Result<()> {
         let (space, number) = chunk;
         let offset = u64::from(number) * CHUNK_SIZE;
-        let is_there = |stretch: &&Stretch| {
-            stretch.space == space && offset >= stretch.offset && offset < stretch.end()
+        let is_there = |range: &&MappedRange| {
+            range.space == space && offset >= range.offset && offset < range.end()
         };
-        let mut targets = self.stretches.iter().filter(is_there).peekable();
+        let mut targets = self.ranges.iter().filter(is_there).peekable();
         if targets.peek().is_none() {
             return Ok(());
         }
         let content = chunks.chunk(chunk)?;
-        for stretch in targets {
-            let at = offset - stretch.offset;
+        for range in targets {
+            let at = offset - range.offset;
             match content {
-                Some(content) => self.userfault.put(&stretch.region, at, content)?,
-                None => self.userfault.put_zeros(&stretch.region, at, CHUNK_SIZE)?,
+                Some(content) => self.userfault.put(&range.region, at, content)?,
+                None => self.userfault.put_zeros(&range.region, at, CHUNK_SIZE)?,
             }
         }
         Ok(())

@@ -13,7 +13,7 @@ use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, Mmap
 
 use crate::os::{self, Populate, Protection};
 
-/// A stretch of guest RAM.
+/// A range of guest RAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RamWindow {
     /// Its address in the guest.
@@ -36,12 +36,12 @@ pub struct MemoryFiles {
     pub overlay: Option<Overlay>,
 }
 
-/// A file as large as RAM, some stretches of which take the place of another file's.
+/// A file as large as RAM, some ranges of which take the place of another file's.
 #[derive(Debug, Clone)]
 pub struct Overlay {
     /// The file.
     pub file: Arc<File>,
-    /// The stretches, in rising order.
+    /// The ranges, in rising order.
     pub runs: Arc<[Run]>,
 }
 
@@ -93,7 +93,7 @@ impl Ram {
             if file.metadata()?.len() < size {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            for (region, offset, length, _) in ram.stretches(runs) {
+            for (region, offset, length, _) in ram.ranges(runs) {
                 let from = offset + ram.file_offset(region);
                 os::map_over(region, offset, length, file, from)?;
             }
@@ -145,18 +145,18 @@ impl Ram {
 
     /// Populates pages in bulk. This only saves time: a page that fails is left to a page fault.
     pub(crate) fn populate(&self, runs: &[Run], how: Populate) {
-        for (region, offset, size, _) in self.stretches(runs) {
+        for (region, offset, size, _) in self.ranges(runs) {
             let _ = os::populate(region, offset, size, how);
         }
     }
 
     /// The guest addresses and sizes of runs of pages.
     pub(crate) fn guest_ranges(&self, runs: &[Run]) -> Vec<(u64, u64)> {
-        self.stretches(runs).map(|(_, _, size, address)| (address, size)).collect()
+        self.ranges(runs).map(|(_, _, size, address)| (address, size)).collect()
     }
 
     /// Cuts runs at window borders into region, offset in the region, size, and guest address.
-    fn stretches<'a>(
+    fn ranges<'a>(
         &'a self,
         runs: &'a [Run],
     ) -> impl Iterator<Item = (&'a MmapRegion, u64, u64, u64)> {

@@ -37,7 +37,7 @@ enum Action {
     /// Copy its original content over it.
     Copy,
     /// Keep it: it has its original content.
-    Stay,
+    Defer,
     /// Give it back to the host.
     Drop,
 }
@@ -92,7 +92,7 @@ impl<I: Iterator<Item = SparePage>> Selector<'_, I> {
             return Action::Drop;
         }
         let (unused, action) = if is_same() {
-            (known.map_or(1, |page| page.unused + 1), Action::Stay)
+            (known.map_or(1, |page| page.unused + 1), Action::Defer)
         } else {
             (0, Action::Copy)
         };
@@ -147,7 +147,7 @@ impl WindowPlan<'_> {
                     for page in at..next {
                         match select(page) {
                             Action::Copy => self.copy(page, page + 1),
-                            Action::Stay => self.is_blocked = true,
+                            Action::Defer => self.is_blocked = true,
                             Action::Drop => self.drop(page, page + 1),
                         }
                     }
@@ -210,10 +210,10 @@ mod tests {
     #[test]
     fn spare_page_unused_by_two_users_goes_back() {
         assert_eq!(after(&[&[3, 9]]).1, [(3, Action::Copy), (9, Action::Copy)]);
-        assert_eq!(after(&[&[3, 9], &[9]]).1, [(3, Action::Stay), (9, Action::Copy)]);
-        assert_eq!(after(&[&[3, 9], &[9], &[3]]).1, [(3, Action::Copy), (9, Action::Stay)]);
+        assert_eq!(after(&[&[3, 9], &[9]]).1, [(3, Action::Defer), (9, Action::Copy)]);
+        assert_eq!(after(&[&[3, 9], &[9], &[3]]).1, [(3, Action::Copy), (9, Action::Defer)]);
         let (spare, last) = after(&[&[3, 9], &[9], &[4]]);
-        assert_eq!(last, [(3, Action::Drop), (4, Action::Copy), (9, Action::Stay)]);
+        assert_eq!(last, [(3, Action::Drop), (4, Action::Copy), (9, Action::Defer)]);
         assert_eq!(spare.pages.iter().map(|page| page.number).collect::<Vec<_>>(), [4, 9]);
     }
 

@@ -19,7 +19,7 @@ use super::packet::{
 };
 use super::receive::Receiver;
 use crate::devices::event_loop::{DeviceEvents, Source};
-use crate::devices::queue::{Broken, Queues};
+use crate::devices::queue::{QueueViolation, Queues};
 use crate::os::Interest;
 
 /// Bytes from the guest that may wait for the host to read; the credit that the guest has.
@@ -346,7 +346,7 @@ impl Connection {
         bytes: &[u8],
         receiver: &mut Receiver,
         queues: &mut Queues,
-    ) -> Result<Progress, Broken> {
+    ) -> Result<Progress, QueueViolation> {
         let first = self.pump(receiver, queues)?;
         let sent = match first {
             Progress::Idle if self.inbox.is_empty() => self.send_data(bytes, receiver, queues)?,
@@ -363,7 +363,7 @@ impl Connection {
         &mut self,
         receiver: &mut Receiver,
         queues: &mut Queues,
-    ) -> Result<Progress, Broken> {
+    ) -> Result<Progress, QueueViolation> {
         let (due, next) = match self.phase {
             Phase::Forgotten => return Ok(Progress::Idle),
             Phase::RequestDue => (Some(OP_REQUEST), Phase::Requested),
@@ -407,7 +407,7 @@ impl Connection {
         &mut self,
         receiver: &mut Receiver,
         queues: &mut Queues,
-    ) -> Result<Progress, Broken> {
+    ) -> Result<Progress, QueueViolation> {
         loop {
             if !self.inbox.is_empty() {
                 if !self.drain_inbox(receiver, queues)? {
@@ -459,7 +459,7 @@ impl Connection {
         &mut self,
         receiver: &mut Receiver,
         queues: &mut Queues,
-    ) -> Result<bool, Broken> {
+    ) -> Result<bool, QueueViolation> {
         let inbox = std::mem::take(&mut self.inbox);
         let bytes = inbox.get(self.inbox_start..).unwrap_or_default();
         let sent = self.send_data(bytes, receiver, queues)?;
@@ -479,7 +479,7 @@ impl Connection {
         bytes: &[u8],
         receiver: &mut Receiver,
         queues: &mut Queues,
-    ) -> Result<usize, Broken> {
+    ) -> Result<usize, QueueViolation> {
         let mut done = 0;
         while done < bytes.len() {
             let credit = usize::try_from(self.credit()).unwrap_or(usize::MAX);
@@ -490,7 +490,7 @@ impl Connection {
             }
             let Some(count) = receiver.send(queues, self.header(OP_RW, 0), piece)? else { break };
             self.sent_consumed = self.consumed;
-            self.sent = self.sent.wrapping_add(u32::try_from(count).map_err(|_| Broken)?);
+            self.sent = self.sent.wrapping_add(u32::try_from(count).map_err(|_| QueueViolation)?);
             done += count;
         }
         Ok(done)
@@ -503,7 +503,7 @@ impl Connection {
         flags: u32,
         receiver: &mut Receiver,
         queues: &mut Queues,
-    ) -> Result<bool, Broken> {
+    ) -> Result<bool, QueueViolation> {
         let sent = receiver.send(queues, self.header(operation, flags), &[])?.is_some();
         if sent {
             self.sent_consumed = self.consumed;

@@ -25,7 +25,7 @@ use super::receive::{RECEIVE, Receiver};
 use crate::devices::device::{Device, Resources};
 use crate::devices::error::DeviceError;
 use crate::devices::event_loop::DeviceEvents;
-use crate::devices::queue::{Broken, Chain, QueueConfig, Queues};
+use crate::devices::queue::{DescriptorChain, QueueConfig, QueueViolation, Queues};
 use crate::os::Readiness;
 
 const TRANSMIT: usize = 1;
@@ -62,7 +62,7 @@ pub(crate) struct Sockets {
     stalled: bool,
     /// The guest will never run again: new streams read end of file.
     pub(super) hung_up: bool,
-    packet: Chain,
+    packet: DescriptorChain,
     payload: Vec<u8>,
     receiver: Receiver,
     events: DeviceEvents,
@@ -85,7 +85,7 @@ impl Sockets {
             gone: VecDeque::new(),
             stalled: false,
             hung_up: false,
-            packet: Chain::default(),
+            packet: DescriptorChain::default(),
             payload: Vec::new(),
             receiver: Receiver::new(guest_cid),
             events,
@@ -120,7 +120,7 @@ impl Sockets {
         first: &[u8],
         stream: UnixStream,
         queues: &mut Queues,
-    ) -> Result<io::Result<()>, Broken> {
+    ) -> Result<io::Result<()>, QueueViolation> {
         if self.hung_up {
             return Ok(Ok(()));
         }
@@ -146,7 +146,7 @@ impl Sockets {
         &mut self,
         bytes: &[u8],
         queues: &mut Queues,
-    ) -> Result<io::Result<()>, Broken> {
+    ) -> Result<io::Result<()>, QueueViolation> {
         let Some(connection) = self
             .control
             .and_then(|key| self.connections.get_mut(&key))
@@ -167,7 +167,7 @@ impl Sockets {
         key: Key,
         Readiness { writable, hung_up }: Readiness,
         queues: &mut Queues,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), QueueViolation> {
         let Some(connection) = self.connections.get_mut(&key) else { return Ok(()) };
         connection.note_input(hung_up);
         let taken = !writable || connection.flush();
@@ -185,7 +185,7 @@ impl Sockets {
     }
 
     /// Handles the guest's packets, as many as its queue holds.
-    fn transmit(&mut self, queues: &mut Queues) -> Result<(), Broken> {
+    fn transmit(&mut self, queues: &mut Queues) -> Result<(), QueueViolation> {
         self.stalled = false;
         for _ in 0..queues.size(TRANSMIT) {
             if self.replies.len() >= MAX_REPLIES {
@@ -205,7 +205,7 @@ impl Sockets {
     }
 
     /// Handles the packet in `self.packet`. Returns the connection that it belongs to.
-    fn take_packet(&mut self, queues: &Queues) -> Result<Option<Key>, Broken> {
+    fn take_packet(&mut self, queues: &Queues) -> Result<Option<Key>, QueueViolation> {
         let mut bytes = [0; HEADER_SIZE];
         let Some(held) = self.packet.readable_length().checked_sub(HEADER_SIZE) else {
             return Ok(None);
@@ -230,7 +230,7 @@ impl Sockets {
             if self.payload.len() < length {
                 self.payload.resize(length, 0);
             }
-            let payload = self.payload.get_mut(..length).ok_or(Broken)?;
+            let payload = self.payload.get_mut(..length).ok_or(QueueViolation)?;
             self.packet.read(queues.memory(), HEADER_SIZE, payload)?;
         }
         Ok(self.receive(key, &header, length))
@@ -377,7 +377,7 @@ impl Sockets {
         self.replies.push_back(Header { source_cid: HOST_CID, operation: OP_RST, ..to });
     }
 
-    fn send_replies(&mut self, queues: &mut Queues) -> Result<(), Broken> {
+    fn send_replies(&mut self, queues: &mut Queues) -> Result<(), QueueViolation> {
         while let Some(header) = self.replies.front() {
             if self.receiver.send(queues, *header, &[])?.is_none() {
                 return Ok(());
@@ -401,7 +401,7 @@ impl Sockets {
         Ok(())
     }
 
-    fn pump(&mut self, key: Key, queues: &mut Queues) -> Result<(), Broken> {
+    fn pump(&mut self, key: Key, queues: &mut Queues) -> Result<(), QueueViolation> {
         let Some(connection) = self.connections.get_mut(&key) else { return Ok(()) };
         let progress = connection.pump(&mut self.receiver, queues)?;
         self.note_progress(key, progress);
@@ -417,7 +417,7 @@ impl Sockets {
     }
 
     /// Resumes what waited for buffers.
-    fn refill(&mut self, queues: &mut Queues) -> Result<(), Broken> {
+    fn refill(&mut self, queues: &mut Queues) -> Result<(), QueueViolation> {
         self.send_replies(queues)?;
         while self.receiver.has_buffer(queues) {
             let Some(key) = self.blocked.pop_front() else { break };
@@ -474,7 +474,7 @@ impl Device for Sockets {
         &self.config
     }
 
-    fn notify(&mut self, index: usize, queues: &mut Queues) -> Result<(), Broken> {
+    fn notify(&mut self, index: usize, queues: &mut Queues) -> Result<(), QueueViolation> {
         match index {
             RECEIVE => self.refill(queues),
             TRANSMIT => self.transmit(queues),
@@ -487,7 +487,7 @@ impl Device for Sockets {
         token: u64,
         readiness: Readiness,
         queues: &mut Queues,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), QueueViolation> {
         self.host_ready(Key::unpack(token), readiness, queues)
     }
 

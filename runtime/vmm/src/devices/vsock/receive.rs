@@ -1,7 +1,7 @@
 //! The way to the guest: its receive queue.
 
 use super::packet::{HEADER_SIZE, Header, MAX_PAYLOAD};
-use crate::devices::queue::{Broken, Chain, Queues};
+use crate::devices::queue::{DescriptorChain, QueueViolation, Queues};
 
 /// The receive queue's number.
 pub(super) const RECEIVE: usize = 0;
@@ -10,7 +10,7 @@ pub(super) const RECEIVE: usize = 0;
 #[derive(Debug)]
 pub(super) struct Receiver {
     guest_cid: u64,
-    chain: Chain,
+    chain: DescriptorChain,
     /// Carries bytes from a socket to the guest; grows to one payload with the first.
     buffer: Vec<u8>,
 }
@@ -18,7 +18,7 @@ pub(super) struct Receiver {
 impl Receiver {
     /// The receive queue of the guest with this context id.
     pub(super) fn new(guest_cid: u64) -> Self {
-        Self { guest_cid, chain: Chain::default(), buffer: Vec::new() }
+        Self { guest_cid, chain: DescriptorChain::default(), buffer: Vec::new() }
     }
 
     /// Whether the guest has a buffer.
@@ -33,16 +33,16 @@ impl Receiver {
         queues: &mut Queues,
         header: Header,
         payload: &[u8],
-    ) -> Result<Option<usize>, Broken> {
+    ) -> Result<Option<usize>, QueueViolation> {
         if !queues.pop(RECEIVE, &mut self.chain)? {
             return Ok(None);
         }
-        let room = self.chain.writable_length().checked_sub(HEADER_SIZE).ok_or(Broken)?;
+        let room = self.chain.writable_length().checked_sub(HEADER_SIZE).ok_or(QueueViolation)?;
         let count = payload.len().min(room);
         if count == 0 && !payload.is_empty() {
-            return Err(Broken);
+            return Err(QueueViolation);
         }
-        let length = u32::try_from(count).map_err(|_| Broken)?;
+        let length = u32::try_from(count).map_err(|_| QueueViolation)?;
         let header = Header { destination_cid: self.guest_cid, length, ..header };
         self.chain.write(queues.memory(), 0, &header.encode())?;
         let payload = payload.get(..count).unwrap_or_default();

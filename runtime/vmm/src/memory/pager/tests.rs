@@ -67,15 +67,15 @@ fn userfault() -> Userfault {
     Userfault::open().expect("these tests need a process that may use userfaultfd")
 }
 
-fn start(stretches: &[(usize, u64, &Arc<MmapRegion>)], chunks: Numbered) -> Pager {
-    let stretch = |(space, offset, region): &(usize, u64, &Arc<MmapRegion>)| Stretch {
+fn start(ranges: &[(usize, u64, &Arc<MmapRegion>)], chunks: Numbered) -> Pager {
+    let range = |(space, offset, region): &(usize, u64, &Arc<MmapRegion>)| MappedRange {
         space: *space,
         offset: *offset,
         region: Arc::clone(region),
     };
     let on_loss = Box::new(|error: &io::Error| panic!("{error}"));
-    let stretches = stretches.iter().map(stretch).collect();
-    Pager::start(userfault(), stretches, Box::new(chunks), on_loss).unwrap()
+    let ranges = ranges.iter().map(range).collect();
+    Pager::start(userfault(), ranges, Box::new(chunks), on_loss).unwrap()
 }
 
 fn byte(region: &MmapRegion, at: usize) -> u8 {
@@ -173,11 +173,11 @@ fn chunk_lost_on_a_helper_thread_stops_the_machine() {
     let memory = region(400);
     let (tell, told) = mpsc::channel();
     let on_loss = Box::new(move |error: &io::Error| tell.send(error.to_string()).unwrap());
-    let stretches = vec![Stretch { space: 0, offset: 0, region: Arc::clone(&memory) }];
+    let ranges = vec![MappedRange { space: 0, offset: 0, region: Arc::clone(&memory) }];
     let first_use = (0..400).map(|number| (0, number)).collect();
     let lost = Some((0, 7));
     let chunks = Numbered { first_use, lost, is_shared: true, ..Numbered::default() };
-    let pager = Pager::start(userfault(), stretches, Box::new(chunks), on_loss).unwrap();
+    let pager = Pager::start(userfault(), ranges, Box::new(chunks), on_loss).unwrap();
     assert_eq!(told.recv_timeout(Duration::from_secs(60)).unwrap(), "it is gone");
     drop(pager);
     assert!(told.recv().is_err(), "told twice");
@@ -256,9 +256,9 @@ fn lost_page_is_reported_before_its_waiter_resumes() {
             is_told.store(true, Ordering::SeqCst);
         })
     };
-    let stretches = vec![Stretch { space: 0, offset: 0, region: Arc::clone(&memory) }];
+    let ranges = vec![MappedRange { space: 0, offset: 0, region: Arc::clone(&memory) }];
     let chunks = Box::new(Numbered { lost: Some((0, 1)), ..Numbered::default() });
-    let pager = Pager::start(userfault(), stretches, chunks, tell).unwrap();
+    let pager = Pager::start(userfault(), ranges, chunks, tell).unwrap();
     assert_eq!(byte(&memory, 0), filling((0, 0)));
     assert!(!is_told.load(Ordering::SeqCst));
     assert_eq!(byte(&memory, CHUNK), 0);
@@ -293,8 +293,8 @@ fn dropped_pager_reads_no_more_chunks() {
     let memory = region(1000);
     let count = Arc::new(AtomicUsize::new(0));
     let chunks = Box::new(Slow(Arc::clone(&count), vec![1; CHUNK]));
-    let stretches = vec![Stretch { space: 0, offset: 0, region: Arc::clone(&memory) }];
-    let pager = Pager::start(userfault(), stretches, chunks, Box::new(|_| ())).unwrap();
+    let ranges = vec![MappedRange { space: 0, offset: 0, region: Arc::clone(&memory) }];
+    let pager = Pager::start(userfault(), ranges, chunks, Box::new(|_| ())).unwrap();
     // A fault does not wait for all chunks of first use.
     let begin = Instant::now();
     assert_eq!(byte(&memory, 900 * CHUNK), 1);

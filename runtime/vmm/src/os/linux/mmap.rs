@@ -47,10 +47,10 @@ pub(crate) fn reserve(size: u64, protection: Protection) -> io::Result<MmapRegio
         .map_err(io::Error::other)
 }
 
-/// Maps a stretch of a file, copy-on-write.
+/// Maps a range of a file, copy-on-write.
 ///
 /// # Errors
-/// The file is shorter than the stretch, or the mapping fails.
+/// The file is shorter than the range, or the mapping fails.
 pub(crate) fn map_private(
     offset: FileOffset,
     size: u64,
@@ -73,19 +73,19 @@ pub(crate) fn map_private(
 /// Populates pages of `region` with one call.
 ///
 /// # Errors
-/// The stretch is outside of the region, or `madvise` fails.
+/// The range is outside of the region, or `madvise` fails.
 pub(crate) fn populate(
     region: &MmapRegion,
     offset: u64,
     size: u64,
     how: Populate,
 ) -> io::Result<()> {
-    let (start, size) = stretch(region, offset, size)?;
+    let (start, size) = range_within(region, offset, size)?;
     let advice = match how {
         Populate::Read => libc::MADV_POPULATE_READ,
         Populate::Write => libc::MADV_POPULATE_WRITE,
     };
-    // SAFETY: the stretch is within `region`, which is mapped; populating changes no
+    // SAFETY: the range is within `region`, which is mapped; populating changes no
     // content.
     match unsafe { libc::madvise(start.cast(), size, advice) } {
         0 => Ok(()),
@@ -93,10 +93,10 @@ pub(crate) fn populate(
     }
 }
 
-/// Maps a stretch of `file` over a stretch of `region`, copy-on-write.
+/// Maps a range of `file` over a range of `region`, copy-on-write.
 ///
 /// # Errors
-/// The stretch is outside of the region, or `mmap` fails.
+/// The range is outside of the region, or `mmap` fails.
 pub(crate) fn map_over(
     region: &MmapRegion,
     offset: u64,
@@ -104,24 +104,24 @@ pub(crate) fn map_over(
     file: &File,
     file_offset: u64,
 ) -> io::Result<()> {
-    let (start, size) = stretch(region, offset, size)?;
+    let (start, size) = range_within(region, offset, size)?;
     let file_offset = file_offset.try_into().map_err(io::Error::other)?;
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE | libc::MAP_FIXED;
-    // SAFETY: the stretch is within `region`, which owns the mapping that is replaced; no
+    // SAFETY: the range is within `region`, which owns the mapping that is replaced; no
     // reference into it is alive, as guest memory is only accessed through volatile copies.
     let mapped =
         unsafe { libc::mmap(start.cast(), size, protection, flags, file.as_raw_fd(), file_offset) };
     if mapped == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Drops the private copies in a stretch of a mapping, so that it shows the mapped content again.
+/// Drops the private copies in a range of a mapping, so that it shows the mapped content again.
 ///
 /// # Errors
-/// The stretch is outside of the region, or `madvise` fails.
+/// The range is outside of the region, or `madvise` fails.
 pub(crate) fn drop_pages(region: &MmapRegion, offset: u64, size: u64) -> io::Result<()> {
-    let (start, size) = stretch(region, offset, size)?;
-    // SAFETY: the stretch is within `region`, which is mapped; no reference into it is alive,
+    let (start, size) = range_within(region, offset, size)?;
+    // SAFETY: the range is within `region`, which is mapped; no reference into it is alive,
     // as guest memory is only accessed through volatile copies.
     match unsafe { libc::madvise(start.cast(), size, libc::MADV_DONTNEED) } {
         0 => Ok(()),
@@ -135,7 +135,7 @@ pub(crate) fn is_same_page(one: &MmapRegion, other: &MmapRegion, page: u64, size
     const WORD: usize = size_of::<u64>();
     let Some(offset) = page.checked_mul(size) else { return false };
     let (Ok((one, length)), Ok((other, _))) =
-        (stretch(one, offset, size), stretch(other, offset, size))
+        (range_within(one, offset, size), range_within(other, offset, size))
     else {
         return false;
     };
@@ -144,7 +144,7 @@ pub(crate) fn is_same_page(one: &MmapRegion, other: &MmapRegion, page: u64, size
         && length % WORD == 0
         && (0..length / WORD).all(|index| {
             let (one, other) = (one.wrapping_add(index * WORD), other.wrapping_add(index * WORD));
-            // SAFETY: the word is within a stretch of a region that is mapped for reading, and
+            // SAFETY: the word is within a range of a region that is mapped for reading, and
             // is aligned. The read is volatile, as are all accesses to guest memory.
             let one = unsafe { one.cast::<u64>().read_volatile() };
             // SAFETY: the same holds for the other region.
@@ -153,8 +153,8 @@ pub(crate) fn is_same_page(one: &MmapRegion, other: &MmapRegion, page: u64, size
         })
 }
 
-/// The address and length of a stretch of a region.
-fn stretch(region: &MmapRegion, offset: u64, size: u64) -> io::Result<(*mut u8, usize)> {
+/// The address and length of a range of a region.
+fn range_within(region: &MmapRegion, offset: u64, size: u64) -> io::Result<(*mut u8, usize)> {
     let (offset, size) = (offset as usize, size as usize);
     if offset.checked_add(size).is_none_or(|end| end > region.size()) {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -198,7 +198,7 @@ impl PageBuffer {
     pub(crate) fn resize(&mut self, size: usize) -> io::Result<()> {
         let size = whole_pages(size)?;
         let (start, before) = (self.start.as_ptr().cast(), self.size);
-        // SAFETY: the stretch is the buffer's own mapping, to which nothing refers while it is
+        // SAFETY: the range is the buffer's own mapping, to which nothing refers while it is
         // borrowed mutably.
         let start = unsafe { libc::mremap(start, before, size, libc::MREMAP_MAYMOVE) };
         self.start = mapped(start)?;
@@ -220,7 +220,7 @@ impl PageBuffer {
 
     fn populate_from(&self, from: usize) -> io::Result<()> {
         let start = self.start.as_ptr().wrapping_add(from).cast();
-        // SAFETY: the stretch is within the buffer; populating changes no content.
+        // SAFETY: the range is within the buffer; populating changes no content.
         match unsafe { libc::madvise(start, self.size - from, libc::MADV_POPULATE_WRITE) } {
             0 => Ok(()),
             _ => match io::Error::last_os_error() {
@@ -234,8 +234,8 @@ impl PageBuffer {
 
 impl Drop for PageBuffer {
     fn drop(&mut self) {
-        // SAFETY: the stretch is the buffer's own mapping, and nothing borrows it any more. The
-        // call fails only for an invalid stretch.
+        // SAFETY: the range is the buffer's own mapping, and nothing borrows it any more. The
+        // call fails only for an invalid range.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.size) };
     }
 }

@@ -129,7 +129,7 @@ impl Userfault {
     /// are present already stay.
     ///
     /// # Errors
-    /// The stretch is outside the region, or the kernel's own.
+    /// The range is outside the region, or the kernel's own.
     pub(crate) fn put(&self, region: &MmapRegion, offset: u64, content: &[u8]) -> io::Result<()> {
         let length = content.len() as u64;
         self.stepwise(region, offset, length, |done, to| {
@@ -145,7 +145,7 @@ impl Userfault {
     /// Fills in zeros, as [`Userfault::put`] does.
     ///
     /// # Errors
-    /// The stretch is outside the region, or the kernel's own.
+    /// The range is outside the region, or the kernel's own.
     pub(crate) fn put_zeros(&self, region: &MmapRegion, offset: u64, size: u64) -> io::Result<()> {
         self.stepwise(region, offset, size, |done, to| {
             let range = Range { start: to, length: size - done };
@@ -157,7 +157,7 @@ impl Userfault {
         })
     }
 
-    /// Repeats a call that can stop half-way, until the whole stretch is filled in.
+    /// Repeats a call that can stop half-way, until the whole range is filled in.
     fn stepwise(
         &self,
         region: &MmapRegion,

@@ -15,12 +15,12 @@ use crate::backend::kvm::system::call;
 const TIME_STAMP_COUNTER: u32 = 0x10;
 
 /// A saved register, and the guests that have it.
-type Saved = (u32, Has);
+type Saved = (u32, Requires);
 
 /// The condition on a guest's CPUID for it to have a register. Registers that it lacks are not saved:
 /// another host's kernel may not have them.
 #[derive(Debug, Clone, Copy)]
-enum Has {
+enum Requires {
     /// Every guest has it.
     Always,
     /// One of these bits is set.
@@ -32,49 +32,52 @@ enum Has {
 }
 
 /// A register of the paravirtual feature with this bit.
-const fn kvm(bit: u32) -> Has {
-    Has::Paravirtual(1 << bit)
+const fn kvm(bit: u32) -> Requires {
+    Requires::Paravirtual(1 << bit)
 }
 
 const SAVED: [Saved; 26] = [
-    (0x174, Has::Always),       // SYSENTER_CS
-    (0x175, Has::Always),       // SYSENTER_ESP
-    (0x176, Has::Always),       // SYSENTER_EIP
-    (0xc000_0081, Has::Always), // STAR
-    (0xc000_0082, Has::Always), // LSTAR
-    (0xc000_0083, Has::Always), // CSTAR
-    (0xc000_0084, Has::Always), // SYSCALL_MASK
-    (0xc000_0102, Has::Always), // KERNEL_GS_BASE
+    (0x174, Requires::Always),       // SYSENTER_CS
+    (0x175, Requires::Always),       // SYSENTER_ESP
+    (0x176, Requires::Always),       // SYSENTER_EIP
+    (0xc000_0081, Requires::Always), // STAR
+    (0xc000_0082, Requires::Always), // LSTAR
+    (0xc000_0083, Requires::Always), // CSTAR
+    (0xc000_0084, Requires::Always), // SYSCALL_MASK
+    (0xc000_0102, Requires::Always), // KERNEL_GS_BASE
     (
         0xc000_0103, // TSC_AUX
-        Has::OneOf(&[(0x8000_0001, 0, Register::Edx, 1 << 27), (7, 0, Register::Ecx, 1 << 22)]),
+        Requires::OneOf(&[
+            (0x8000_0001, 0, Register::Edx, 1 << 27),
+            (7, 0, Register::Ecx, 1 << 22),
+        ]),
     ),
-    (0x277, Has::Always),                                    // PAT
-    (0x1a0, Has::Always),                                    // MISC_ENABLE
-    (0x2ff, Has::Always),                                    // MTRR_DEF_TYPE
-    (0xda0, Has::OneOf(&[(0xd, 1, Register::Eax, 1 << 3)])), // XSS
+    (0x277, Requires::Always),                                    // PAT
+    (0x1a0, Requires::Always),                                    // MISC_ENABLE
+    (0x2ff, Requires::Always),                                    // MTRR_DEF_TYPE
+    (0xda0, Requires::OneOf(&[(0xd, 1, Register::Eax, 1 << 3)])), // XSS
     (
         0x48, // SPEC_CTRL
-        Has::OneOf(&[
+        Requires::OneOf(&[
             (7, 0, Register::Edx, (1 << 26) | (1 << 27) | (1 << 31)),
             (0x8000_0008, 0, Register::Ebx, (1 << 14) | (1 << 15) | (1 << 24)),
         ]),
     ),
-    (0x140, Has::Intel),                                  // MISC_FEATURES_ENABLES
-    (0x4b56_4d00, kvm(3)),                                // KVM_WALL_CLOCK
-    (0x4b56_4d01, kvm(3)),                                // KVM_SYSTEM_TIME
-    (0x4b56_4d03, kvm(5)),                                // KVM_STEAL_TIME
-    (0x4b56_4d04, kvm(6)),                                // KVM_PV_EOI
-    (0x4b56_4d05, kvm(12)),                               // KVM_POLL_CONTROL
-    (0x4b56_4d02, kvm(4)),                                // KVM_ASYNC_PF
-    (0x4b56_4d06, kvm(14)),                               // KVM_ASYNC_PF_INT
-    (0x3b, Has::OneOf(&[(7, 0, Register::Ebx, 1 << 1)])), // TSC_ADJUST
-    (TIME_STAMP_COUNTER, Has::Always),
-    (0x1d9, Has::Always), // DEBUGCTL
-    (0x6e0, Has::Always), // TSC_DEADLINE
+    (0x140, Requires::Intel), // MISC_FEATURES_ENABLES
+    (0x4b56_4d00, kvm(3)),    // KVM_WALL_CLOCK
+    (0x4b56_4d01, kvm(3)),    // KVM_SYSTEM_TIME
+    (0x4b56_4d03, kvm(5)),    // KVM_STEAL_TIME
+    (0x4b56_4d04, kvm(6)),    // KVM_PV_EOI
+    (0x4b56_4d05, kvm(12)),   // KVM_POLL_CONTROL
+    (0x4b56_4d02, kvm(4)),    // KVM_ASYNC_PF
+    (0x4b56_4d06, kvm(14)),   // KVM_ASYNC_PF_INT
+    (0x3b, Requires::OneOf(&[(7, 0, Register::Ebx, 1 << 1)])), // TSC_ADJUST
+    (TIME_STAMP_COUNTER, Requires::Always),
+    (0x1d9, Requires::Always), // DEBUGCTL
+    (0x6e0, Requires::Always), // TSC_DEADLINE
 ];
 
-impl Has {
+impl Requires {
     fn holds(self, cpuid: &[CpuidLeaf]) -> bool {
         let word = |function: u32, index: u32, register: Register| {
             let leaf = cpuid.iter().find(|leaf| (leaf.function, leaf.index) == (function, index));

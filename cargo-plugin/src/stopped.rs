@@ -1,6 +1,6 @@
 //! Machines that were stopped: their logs and exit statuses.
 //!
-//! A folder per name in the registry, `ended/NAME`, holds a log of both streams and a description. It
+//! A folder per name in the registry, `stopped/NAME`, holds a log of both streams and a description. It
 //! stays until `rm`, or the next machine of that name. Stopping a machine writes it; the log is as large
 //! as the guest keeps it, 64 KiB.
 
@@ -26,17 +26,17 @@ const DESCRIPTION: &str = "machine.json";
 
 /// A machine that was stopped.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Ended {
+pub(crate) struct StoppedMachine {
     pub(crate) label: Label,
     /// The exit status of the entrypoint, as a shell reports it. `None` if it was still running.
     pub(crate) status: Option<u8>,
     /// When the machine was stopped, in seconds since 1970.
-    pub(crate) ended: u64,
+    pub(crate) at: u64,
     #[serde(skip)]
     log: Vec<u8>,
 }
 
-impl Ended {
+impl StoppedMachine {
     /// Reads the logs of a machine that is about to stop. Returns `None` if the guest does not answer.
     pub(crate) fn read(machine: Vm, label: Label, limit: Duration) -> Option<Self> {
         let (sender, done) = channel();
@@ -50,13 +50,13 @@ impl Ended {
         };
         thread::Builder::new().name("logs".into()).spawn(read).ok()?;
         let (log, status) = done.recv_timeout(limit).ok()?.ok()?;
-        let ended = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        Some(Self { label, status: status.map(process::of_exit), ended, log })
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Some(Self { label, status: status.map(process::of_exit), at, log })
     }
 
     /// Finds a machine that was stopped.
     pub(crate) fn find(machines: &Machines, name: &str) -> Option<Self> {
-        let text = fs::read(machines.ended(name)?.join(DESCRIPTION)).ok()?;
+        let text = fs::read(machines.stopped(name)?.join(DESCRIPTION)).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
@@ -67,7 +67,7 @@ impl Ended {
         stdout: &mut dyn Write,
         stderr: &mut dyn Write,
     ) -> Result<(), Error> {
-        let Some(folder) = machines.ended(name) else { return Ok(()) };
+        let Some(folder) = machines.stopped(name) else { return Ok(()) };
         let path = folder.join(LOG);
         let mut file = File::open(&path).map_err(Error::file("open", &path))?;
         stream_log::copy(&mut file, stdout, stderr).map_err(|error| match error {
@@ -78,9 +78,9 @@ impl Ended {
 }
 
 /// Keeps a stopped machine, unless another one has its name by now.
-pub(crate) fn keep(machines: &Machines, ended: &Ended) -> Result<(), Error> {
-    machines.keep_ended(&ended.label.name, |folder: &Path| {
-        fs::write(folder.join(LOG), &ended.log)?;
-        fs::write(folder.join(DESCRIPTION), serde_json::to_vec(ended)?)
+pub(crate) fn keep(machines: &Machines, machine: &StoppedMachine) -> Result<(), Error> {
+    machines.keep_stopped(&machine.label.name, |folder: &Path| {
+        fs::write(folder.join(LOG), &machine.log)?;
+        fs::write(folder.join(DESCRIPTION), serde_json::to_vec(machine)?)
     })
 }
