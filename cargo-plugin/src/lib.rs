@@ -16,6 +16,7 @@ mod docker_options;
 mod error;
 mod format;
 mod globals;
+mod init;
 mod jobs;
 mod label;
 mod machine_size;
