@@ -132,7 +132,7 @@ impl Spawner {
             how.flags |= nr::CLONE_INTO_CGROUP;
             how.cgroup = group.register() as u64;
         }
-        if plan.is_init {
+        if spec.is_init {
             how.flags |= u64::from(namespace::NEW);
         }
         let argument = core::ptr::from_mut(&mut job).cast();
@@ -175,10 +175,10 @@ fn become_program(spec: &SpawnSpec<'_>, files: &[u64; 2]) -> (Step, Errno) {
 
 fn prepare(spec: &SpawnSpec<'_>, files: &[u64; 2]) -> core::result::Result<(), (Step, Errno)> {
     let at = |step| move |errno| (step, errno);
-    if plan.is_init {
+    if spec.is_init {
         namespace::separate_mounts().map_err(at(Step::Mounts))?;
         namespace::show_processes().map_err(at(Step::Processes))?;
-        if plan.group.is_some() {
+        if spec.group.is_some() {
             namespace::show_group().map_err(at(Step::ControlGroups))?;
         }
     }
