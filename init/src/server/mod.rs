@@ -345,7 +345,9 @@ impl Server {
             child::start(&mut self.spawner, &self.null_device, &launch, &stdio, &mut group)?;
         let child = Child { pid, started, ends };
         if is_init {
-            self.joined = Some(Joined::new(pid).inspect_err(|_| drop(signal(pid, SIGKILL)))?);
+            self.joined = Some(Joined::new(pid).inspect_err(|_| {
+                let _ = signal(pid, SIGKILL);
+            })?);
         }
         let outputs = [
             (Some(&child.ends.stdout), log::Stream::Out),
