@@ -56,7 +56,7 @@ fn image(tar: Vec<u8>, settings: serde_json::Value) -> Image {
 }
 
 fn small_image() -> Image {
-    image(tar_of(&[("file".into(), b"x".to_vec())]), json!({"Cmd": ["/file"]}))
+    image(tar_of(&[("file".into(), vec![b'x'; 1000])]), json!({"Cmd": ["/file"]}))
 }
 
 fn causes(error: &dyn std::error::Error) -> String {

@@ -406,8 +406,8 @@ mod tests {
             Segment { start: 12, length: 2 },
             Segment { start: 100, length: 1 },
         ];
-        let (content, spooled) = store(200, &segments, b"abcde");
-        assert_eq!(content.extents, [Extent { start: 0, spooled: 0, length: 200 }]);
+        let (content, spooled) = store(2000, &segments, b"abcde");
+        assert_eq!(content.extents, [Extent { start: 0, spooled: 0, length: 2000 }]);
         assert_eq!((&spooled[9..15], &spooled[99..102]), (&b"\0abcd\0"[..], &b"\0e\0"[..]));
     }
 
