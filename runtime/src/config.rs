@@ -72,7 +72,7 @@ impl VmConfig {
     /// Runs the machine in a worker process, so that a guest that escapes its machine is not in
     /// this process. The worker is the program [`AssetPaths::worker`], which `cargo supermachine
     /// bundle` puts beside the app. It gets neither this process's environment nor its descriptors,
-    /// and exits with the machine or with this process.
+    /// except those of the snapshot's files, and exits with the machine or with this process.
     ///
     /// An isolated machine has the same API. Its start costs a process more; commands, files and
     /// ports cost the same. A pool replaces it instead of resetting it.

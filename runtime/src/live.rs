@@ -2,16 +2,23 @@
 //!
 //! The guest pauses only while its state and written pages are copied. Afterwards the pages are
 //! compared with the machine's own snapshot, compressed and stored. The new snapshot is a child of
-//! that one.
+//! that one. All of this happens in the process that has the store; if a worker holds the machine,
+//! it only captures, and its capture is not trusted: what a machine cannot change comes from its
+//! own snapshot.
 
-use std::time::Duration;
+#[cfg(test)]
+mod tests;
+
+use std::time::{Duration, Instant};
 
 use supermachine_formats::snapshot::{Snapshot, Stage};
 
-use crate::error::{InvalidInput, SnapshotError};
+use crate::error::{InvalidInput, SnapshotError, WorkerError};
+use crate::image::default_cache;
+use crate::machine::{MachineHandle, StoredSnapshot};
 use crate::{Error, Image};
-use supermachine_snapshots::pack::{Composition, Layout, MemoryChange, is_name};
-use supermachine_vmm::{Machine, Timings};
+use supermachine_snapshots::pack::{Composition, Layout, MemoryChange, Source, is_name};
+use supermachine_vmm::{Captured, Timings};
 
 /// The zstd level: low, as a caller waits.
 const LEVEL: i32 = 3;
@@ -28,18 +35,20 @@ pub struct TakenSnapshot {
     pub took: Duration,
 }
 
-/// Takes a snapshot of `machine`, which started from `origin`, into the store of `origin`.
-pub(crate) fn take(machine: &Machine, origin: &Image, name: &str) -> Result<TakenSnapshot, Error> {
-    let begin = std::time::Instant::now();
+/// Takes a snapshot of a machine, which started from `origin`, into the store of `origin`. Without
+/// `origin`, the process that shares the machine takes it, into its own store.
+pub(crate) fn take(
+    machine: &dyn MachineHandle,
+    origin: Option<&Image>,
+    name: &str,
+) -> Result<TakenSnapshot, Error> {
+    let Some(origin) = origin else { return request(machine, name) };
+    let begin = Instant::now();
     if !is_name(name) {
-        return Err(Error::Invalid {
-            source: InvalidInput::SnapshotName { name: name.to_owned() },
-        });
+        return Err(InvalidInput::SnapshotName { name: name.to_owned() }.into());
     }
     if !origin.source().is_folder() {
-        return Err(Error::Snapshot {
-            source: SnapshotError::NotAStore { path: origin.source().path().to_owned() },
-        });
+        return Err(SnapshotError::NotAStore { path: origin.source().path().to_owned() }.into());
     }
     let layout = Layout::open(origin.source().path())?;
     // Blobs without a name would be swept.
@@ -47,13 +56,9 @@ pub(crate) fn take(machine: &Machine, origin: &Image, name: &str) -> Result<Take
     let pack = origin.pack()?;
     // A machine that started on demand needs its origin expanded now.
     let memory = &origin.mapped()?.memory;
-    let captured = machine.capture_live()?;
-    let mut snapshot: Snapshot = captured.snapshot;
-    snapshot.machine.stage = Stage::Live;
-    snapshot.machine.parent = Some(origin.digest());
-    // A start of the new snapshot touches about the same pages as one of its parent.
-    snapshot.working_set = origin.snapshot().working_set.clone();
-    let pages = captured.dirty.iter().map(|(page, content)| (page, content.as_slice()));
+    let Captured { snapshot, dirty, stopped } = capture(machine, origin.snapshot())?;
+    let snapshot = child(origin, snapshot)?;
+    let pages = dirty.iter().map(|(page, content)| (page, content.as_slice()));
     let composition = Composition {
         snapshot: &snapshot,
         parent: Some(&pack.index),
@@ -68,5 +73,39 @@ pub(crate) fn take(machine: &Machine, origin: &Image, name: &str) -> Result<Take
     // needs.
     let image = origin.sibling(manifest.digest)?;
     layout.set_name(name, manifest)?;
-    Ok(TakenSnapshot { image, stopped: captured.stopped, took: begin.elapsed() })
+    Ok(TakenSnapshot { image, stopped, took: begin.elapsed() })
+}
+
+/// Captures the machine, here or in its worker. It continues.
+fn capture(machine: &dyn MachineHandle, origin: &Snapshot) -> Result<Captured, Error> {
+    match machine.keep_alive() {
+        Some(machine) => Ok(machine.capture_live()?),
+        None => machine.request_capture(origin.machine.memory_size),
+    }
+}
+
+/// The state of a child of `origin`: processors and devices as they were captured, and all else
+/// as in `origin`. A start of the child touches about the same pages as one of its parent.
+fn child(origin: &Image, captured: Snapshot) -> Result<Snapshot, Error> {
+    let mut snapshot = Snapshot::clone(origin.snapshot());
+    let is_same = captured.architecture == snapshot.architecture
+        && captured.machine == snapshot.machine
+        && captured.disks == snapshot.disks;
+    if !is_same {
+        return Err(WorkerError::OtherMachine.into());
+    }
+    snapshot.hypervisor = captured.hypervisor;
+    snapshot.arch = captured.arch;
+    snapshot.slots = captured.slots;
+    snapshot.serial = captured.serial;
+    snapshot.machine.stage = Stage::Live;
+    snapshot.machine.parent = Some(origin.digest());
+    Ok(snapshot)
+}
+
+/// Has the process that shares its machine take a snapshot.
+fn request(machine: &dyn MachineHandle, name: &str) -> Result<TakenSnapshot, Error> {
+    let StoredSnapshot { store, digest, stopped, took } = machine.request_snapshot(name)?;
+    let image = Image::open(Source::open(&store)?, digest, &default_cache()?)?;
+    Ok(TakenSnapshot { image, stopped: Timings::of_step("stopped", stopped), took })
 }

@@ -14,6 +14,7 @@ use super::files::{FileBuilder, FileReader, FileWriter, copy_in, copy_out};
 use super::logs::pass_logs;
 use super::request::only;
 use crate::agent::signal_number;
+use crate::live;
 use crate::machine::MachineHandle;
 use crate::{Error, ExecOutcome, ExitStatus, Image, TakenSnapshot, Timings, VmConfig, VmStats};
 
@@ -234,8 +235,8 @@ impl Vm {
     /// The machine's snapshot is not in a store, the name is invalid, or the guest or the store
     /// cannot be read or written.
     pub async fn snapshot(&self, name: &str) -> Result<TakenSnapshot, Error> {
-        let name = name.to_owned();
-        self.beside(move |machine| machine.snapshot(&name)).await
+        let (name, image) = (name.to_owned(), self.blocking().image().cloned());
+        self.beside(move |machine| live::take(machine, image.as_ref(), &name)).await
     }
 
     /// How long each step of the start took.

@@ -196,6 +196,15 @@ pub enum WorkerError {
         /// What is wrong with them.
         source: DecodeError,
     },
+    /// The capture of its machine that it sent is damaged. It has stored nothing.
+    #[error("the process that holds the machine sent a damaged capture")]
+    Capture {
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// The capture that it sent is of another machine than it was asked for.
+    #[error("the process that holds the machine sent a capture of another machine")]
+    OtherMachine,
     /// It could not do what it was asked.
     #[error("the process that holds the machine answered: {reason}")]
     Failed {

@@ -8,6 +8,8 @@
 mod tests;
 
 use std::any::Any;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -41,6 +43,15 @@ use crate::{AssetPaths, Error, VmConfig, paths};
 pub struct Image {
     inner: Arc<Inner>,
     attached: Arc<Attached>,
+}
+
+/// The opened content of a snapshot, from which a machine starts.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// Its mapped form.
+    Mapped(Mapped),
+    /// Its pack, whose chunks arrive on demand.
+    Pack(Arc<Pack>),
 }
 
 /// State that a higher module keeps for as long as an image and its clones live.
@@ -119,16 +130,6 @@ impl Image {
         Ok(Self { inner: Arc::new(inner), attached: Arc::default() })
     }
 
-    /// Opens a snapshot that has a mapped form, without its pack.
-    pub(crate) fn of_mapped(digest: Digest, cache: &Path) -> Result<Self, Error> {
-        Self::open(Source::absent(), digest, cache)
-    }
-
-    /// The cache of its mapped form.
-    pub(crate) fn cache(&self) -> &Path {
-        self.inner.form.cache()
-    }
-
     /// The same snapshot without the attached state, for what that state holds itself.
     pub(crate) fn detached(&self) -> Self {
         Self { inner: Arc::clone(&self.inner), attached: Arc::default() }
@@ -162,7 +163,7 @@ impl Image {
 
     /// Another snapshot from the same source, with its mapped form in the same cache.
     pub(crate) fn sibling(&self, digest: Digest) -> Result<Self, Error> {
-        Self::open(self.inner.source.clone(), digest, self.cache())
+        Self::open(self.inner.source.clone(), digest, self.inner.form.cache())
     }
 
     /// The state that machines begin with.
@@ -208,18 +209,42 @@ impl Image {
     /// # Errors
     /// The snapshot is missing or damaged, or the cache cannot be written.
     pub(crate) fn origin(&self, starts_on_demand: bool) -> Result<(Origin, RestoreMode), Error> {
+        let (content, mode) = self.content(starts_on_demand)?;
+        let origin = match content {
+            Content::Mapped(Mapped { memory, disks }) => Origin::Files { memory, disks },
+            Content::Pack(pack) => {
+                let inner = Arc::clone(&self.inner);
+                let then = Box::new(move || inner.expand_in_background(|| ()));
+                Origin::Chunks(Box::new(PackChunks::new(&pack.index, &pack.blobs, then)?))
+            }
+        };
+        Ok((origin, mode))
+    }
+
+    /// The same as opened files, for a machine in another process.
+    ///
+    /// # Errors
+    /// Those of [`Image::origin`].
+    pub(crate) fn content(&self, starts_on_demand: bool) -> Result<(Content, RestoreMode), Error> {
         let mode = match self.inner.found() {
             Some(_) => RestoreMode::Mapped,
             None if starts_on_demand
                 && self.can_start_on_demand()
                 && !self.inner.is_made_late() =>
             {
-                return Ok((self.chunks()?, RestoreMode::OnDemand));
+                return Ok((Content::Pack(Arc::clone(self.pack()?)), RestoreMode::OnDemand));
             }
             None => RestoreMode::Expanded,
         };
-        let Mapped { memory, disks } = self.mapped()?.clone();
-        Ok((Origin::Files { memory, disks }, mode))
+        Ok((Content::Mapped(self.mapped()?.clone()), mode))
+    }
+
+    /// Makes the mapped form for later starts, once the other end of `signal` is closed.
+    pub(crate) fn expand_after(&self, mut signal: UnixStream) {
+        self.inner.expand_in_background(move || {
+            // Nothing is ever sent, and an error ends the wait as well.
+            let _ = signal.read(&mut [0]);
+        });
     }
 
     /// A disk that serves read requests needs a file.
@@ -238,13 +263,8 @@ impl Image {
         if !self.can_start_on_demand() {
             return Ok(None);
         }
-        Ok(Some(Box::new(PackChunks::new(self.pack()?, Box::new(|| ()))?)))
-    }
-
-    fn chunks(&self) -> Result<Origin, Error> {
-        let inner = Arc::clone(&self.inner);
-        let then = Box::new(move || inner.expand_in_background());
-        Ok(Origin::Chunks(Box::new(PackChunks::new(self.inner.pack()?, then)?)))
+        let pack = self.pack()?;
+        Ok(Some(Box::new(PackChunks::new(&pack.index, &pack.blobs, Box::new(|| ()))?)))
     }
 }
 
@@ -303,16 +323,17 @@ impl Inner {
         is_made
     }
 
-    /// Makes the mapped form for later starts. A start that needs it reports a failure.
-    fn expand_in_background(self: &Arc<Self>) {
-        // One thread is enough; the locks of the cache order processes.
-        if self.is_expanding.swap(true, Ordering::Relaxed) {
-            return;
-        }
+    /// Makes the mapped form for later starts, after `wait`. A start that needs it reports a
+    /// failure.
+    fn expand_in_background(self: &Arc<Self>, wait: impl FnOnce() + Send + 'static) {
         let inner = Arc::clone(self);
         let thread = thread::Builder::new().name("sm-expand".into());
         let _ = thread.spawn(move || {
-            let _ = inner.mapped();
+            wait();
+            // One thread is enough; the locks of the cache order processes.
+            if !inner.is_expanding.swap(true, Ordering::Relaxed) {
+                let _ = inner.mapped();
+            }
         });
     }
 }

@@ -435,7 +435,7 @@ fn damaged_chunk_is_named_and_leaves_no_file() {
     }
     assert_eq!(home.listing(), BTreeSet::new());
     // A start before the form is made finds it too.
-    let mut chunks = PackChunks::new(image.pack().unwrap(), Box::new(|| ())).unwrap();
+    let mut chunks = image.chunks_on_demand().unwrap().unwrap();
     let error = (0..16).find_map(|place| chunks.chunk((0, place)).err()).unwrap();
     assert!(error.to_string().starts_with("chunks are damaged: "), "{error}");
     fs::write(&path, &good).unwrap();
@@ -467,7 +467,7 @@ fn missing_blob_of_the_parent_is_named() {
 fn chunks_on_demand_match_the_form_and_first_use_comes_first() {
     let home = Home::new();
     let image = home.open();
-    let mut chunks = PackChunks::new(image.pack().unwrap(), Box::new(|| ())).unwrap();
+    let mut chunks = image.chunks_on_demand().unwrap().unwrap();
     assert_eq!(chunks.first_use(), [(0, 5), (0, 0)]);
     for (space, wanted) in [(0, &home.made.image_memory), (1, &home.made.disk)] {
         for (place, wanted) in (0..).zip(wanted.chunks(CHUNK_SIZE as usize)) {

@@ -2,15 +2,16 @@
 
 use std::fmt::Debug;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use supermachine_vmm::Machine;
+use supermachine_formats::Digest;
+use supermachine_vmm::{Captured, Machine};
 
 use super::stream_error::StreamError;
-use crate::live::{self, TakenSnapshot};
-use crate::{Error, Image};
+use crate::Error;
 
 /// How long after its streams a guest may exit: a reset closes the streams on its way.
 const EXIT_LIMIT: Duration = Duration::from_secs(1);
@@ -46,13 +47,15 @@ pub(crate) trait MachineHandle: Debug + Send + Sync {
     /// The processor time that the guest has used, and its exits to the host.
     fn usage(&self) -> Result<(Duration, u64), Error>;
 
-    /// The machine and the image it started from, if this process can capture it.
-    fn local(&self) -> Result<Option<(Arc<Machine>, Image)>, Error> {
-        Ok(None)
+    /// Has the worker capture its machine, which has this much memory, in bytes. The answer is not
+    /// trusted. To capture a machine of this process, use [`keep_alive`](Self::keep_alive): as a
+    /// method, the capture would be part of every program.
+    fn request_capture(&self, _memory_size: u64) -> Result<Captured, Error> {
+        Err(Error::Stopped)
     }
 
-    /// Asks the process that holds the machine for a snapshot.
-    fn request_snapshot(&self, _name: &str) -> Result<TakenSnapshot, Error> {
+    /// Has the process that shares its machine store a snapshot.
+    fn request_snapshot(&self, _name: &str) -> Result<StoredSnapshot, Error> {
         Err(Error::Stopped)
     }
 
@@ -70,17 +73,16 @@ pub(crate) trait MachineHandle: Debug + Send + Sync {
     fn keep_alive(&self) -> Option<Arc<Machine>>;
 }
 
-impl dyn MachineHandle + '_ {
-    /// Takes a snapshot and stores it under this name.
-    ///
-    /// Not a method of the trait: a table of methods would bring all that writes packs into every
-    /// program, even one that takes no snapshot.
-    pub(crate) fn snapshot(&self, name: &str) -> Result<TakenSnapshot, Error> {
-        match self.local()? {
-            Some((machine, image)) => live::take(&machine, &image, name),
-            None => self.request_snapshot(name),
-        }
-    }
+/// A snapshot that another process has stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredSnapshot {
+    /// The store that holds it.
+    pub(crate) store: PathBuf,
+    pub(crate) digest: Digest,
+    /// How long the guest was paused.
+    pub(crate) stopped: Duration,
+    /// How long the whole call took.
+    pub(crate) took: Duration,
 }
 
 impl dyn MachineHandle {

@@ -9,7 +9,6 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::RestoreMode;
 use supermachine_formats::wire::{Control, ENTROPY_SIZE, REQUEST_PORT, Resume};
 use supermachine_vmm::{
     ExitWatch, Machine, MachineError, Restore, Timings, fill_random, realtime_ns,
@@ -17,35 +16,30 @@ use supermachine_vmm::{
 
 use super::handle::MachineHandle;
 use super::stream_error::{StreamError, console_text};
+use crate::Error;
 use crate::error::HostError;
-use crate::{Error, Image, VmConfig};
 
 /// Owns a machine of this process. Dropping it stops the machine.
 #[derive(Debug)]
 pub(crate) struct LocalMachine {
     handle: Arc<LocalHandle>,
     machine: Arc<Machine>,
-    image: Image,
     /// The agent expects this stream to stay open while the guest runs, so it is dropped last.
     control: UnixStream,
 }
 
 impl LocalMachine {
-    /// Starts a machine and measures the steps of the start.
+    /// Starts a machine from opened parts, under this host name, and measures the steps of the
+    /// start.
     pub(crate) fn start(
-        image: &Image,
-        config: &VmConfig,
+        parts: Restore,
+        hostname: Option<&str>,
         timings: &mut Timings,
     ) -> Result<Self, Error> {
-        let (origin, mode) = image.origin(config.starts_on_demand())?;
-        timings.set_restore_mode(mode);
-        timings.step(if mode == RestoreMode::Expanded { "expand" } else { "open" });
-        let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin };
         let machine = Arc::new(Machine::restore(parts, timings)?);
-        let control = run(&machine, config)?;
+        let control = run(&machine, hostname)?;
         timings.step("resume");
-        let handle = Arc::new(LocalHandle::new(&machine, image));
-        Ok(Self { handle, machine, image: image.clone(), control })
+        Ok(Self { handle: Arc::new(LocalHandle::new(&machine)), machine, control })
     }
 
     /// The handle of the present use of the machine.
@@ -60,16 +54,20 @@ impl LocalMachine {
 
     /// Puts the machine back to its snapshot and runs it for its next use. After an error the
     /// machine must not be used again.
-    pub(crate) fn reset(&mut self, config: &VmConfig, timings: &mut Timings) -> Result<(), Error> {
+    pub(crate) fn reset(
+        &mut self,
+        hostname: Option<&str>,
+        timings: &mut Timings,
+    ) -> Result<(), Error> {
         self.handle.release();
         // A capture for the previous user must not see what the next user does.
         if Arc::strong_count(&self.machine) > 1 {
             return Err(MachineError::BeingCaptured.into());
         }
         self.machine.reset(timings)?;
-        self.control = run(&self.machine, config)?;
+        self.control = run(&self.machine, hostname)?;
         timings.step("resume");
-        self.handle = Arc::new(LocalHandle::new(&self.machine, &self.image));
+        self.handle = Arc::new(LocalHandle::new(&self.machine));
         Ok(())
     }
 }
@@ -84,32 +82,19 @@ impl Drop for LocalMachine {
 #[derive(Debug)]
 struct LocalHandle {
     /// `None` once the use has finished.
-    owned: Mutex<Option<Owned>>,
+    owned: Mutex<Option<Arc<Machine>>>,
     watch: ExitWatch,
 }
 
-#[derive(Debug)]
-struct Owned {
-    machine: Arc<Machine>,
-    image: Image,
-}
-
 impl LocalHandle {
-    fn new(machine: &Arc<Machine>, image: &Image) -> Self {
-        let owned = Owned { machine: Arc::clone(machine), image: image.clone() };
-        Self { owned: Mutex::new(Some(owned)), watch: machine.exit_watch() }
+    fn new(machine: &Arc<Machine>) -> Self {
+        Self { owned: Mutex::new(Some(Arc::clone(machine))), watch: machine.exit_watch() }
     }
 
     /// Finishes the use. Dropping the machine, if this was the last reference, happens here.
     fn release(&self) {
         let owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(owned);
-    }
-
-    fn owned(&self) -> Result<(Arc<Machine>, Image), Error> {
-        let owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
-        let Owned { machine, image } = owned.as_ref().ok_or(Error::Stopped)?;
-        Ok((Arc::clone(machine), image.clone()))
     }
 
     fn machine(&self) -> Result<Arc<Machine>, Error> {
@@ -147,10 +132,6 @@ impl MachineHandle for LocalHandle {
         Ok((machine.cpu_time(), machine.exits()))
     }
 
-    fn local(&self) -> Result<Option<(Arc<Machine>, Image)>, Error> {
-        self.owned().map(Some)
-    }
-
     fn pause(&self) -> Result<(), Error> {
         self.machine()?.pause().map_err(|error| self.explain(error))
     }
@@ -164,8 +145,7 @@ impl MachineHandle for LocalHandle {
     }
 
     fn keep_alive(&self) -> Option<Arc<Machine>> {
-        let owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
-        owned.as_ref().map(|owned| Arc::clone(&owned.machine))
+        self.owned.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -193,9 +173,9 @@ pub fn console_tail(machine: &Machine) -> String {
 }
 
 /// Sends the resume message and runs the guest. Returns the control stream.
-fn run(machine: &Machine, config: &VmConfig) -> Result<UnixStream, Error> {
+fn run(machine: &Machine, hostname: Option<&str>) -> Result<UnixStream, Error> {
     let control = machine.control()?;
-    machine.send_control(&Control::Resume(resume(config.hostname())?))?;
+    machine.send_control(&Control::Resume(resume(hostname)?))?;
     machine.run();
     Ok(control)
 }

@@ -16,7 +16,7 @@ pub use self::handle::Awaited;
 pub use self::handle::Blocking;
 #[cfg(feature = "tokio")]
 pub(crate) use self::handle::EXIT_POLL_INTERVAL;
-pub(crate) use self::handle::{AgentStream, MachineHandle};
+pub(crate) use self::handle::{AgentStream, MachineHandle, StoredSnapshot};
 pub(crate) use self::local::{LocalMachine, observe};
 pub use self::local::{console_tail, resume};
 pub(crate) use self::stream_error::StreamError;

@@ -8,7 +8,10 @@ mod socket_file;
 #[cfg(test)]
 pub(crate) use self::peer::Peer;
 pub use self::peer::inherit_nothing;
-pub(crate) use self::peer::{close_inherited, is_trusted, peer, receive_with_descriptor};
+pub(crate) use self::peer::{
+    MAX_DESCRIPTORS, close_inherited, is_trusted, peer, receive_with_descriptors,
+    send_with_descriptors,
+};
 pub(crate) use self::socket::{
     connect, is_hung_up, outcome, receive, reset_on_close, send, send_at_once, shut_down_sending,
     widen_backlog, with_short_path,

@@ -2,8 +2,13 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+
+/// The most descriptors that pass with one message.
+pub(crate) const MAX_DESCRIPTORS: usize = 64;
+/// Room for their control message, aligned for the kernel's header: 16 bytes, then 4 for each.
+type Control = [u64; 2 + MAX_DESCRIPTORS / 2];
 
 /// The process at the other end of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,31 +72,89 @@ pub(crate) fn is_trusted(peer: Peer) -> bool {
     peer.uid == own || peer.uid == 0
 }
 
-/// Receives bytes, and a descriptor if one comes along, with close-on-exec set.
-pub(crate) fn receive_with_descriptor(
+/// Sends a few bytes, all of them, with at most [`MAX_DESCRIPTORS`] descriptors.
+pub(crate) fn send_with_descriptors(
     socket: &UnixStream,
-    buffer: &mut [u8],
-) -> io::Result<(usize, Option<OwnedFd>)> {
-    const SPACE: usize = 64;
-    // Aligned for the kernel's header.
-    let mut control = [0_u64; SPACE / size_of::<u64>()];
-    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    // SAFETY: a message header of zeros is one with no parts.
-    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
-    message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = SPACE as _;
-    // SAFETY: the header describes `buffer` and `control`, which live on and are writable.
-    let count =
-        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
-    let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
-    Ok((count, take_descriptor(&message)))
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let size = u32::try_from(size_of_val(descriptors)).unwrap_or(u32::MAX);
+    // SAFETY: no memory is involved.
+    let space = unsafe { libc::CMSG_SPACE(size) };
+    // SAFETY: as above.
+    let length = unsafe { libc::CMSG_LEN(size) };
+    let mut control: Control = [0; _];
+    if space as usize > size_of::<Control>() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut message = message(&mut part, &mut control);
+    message.msg_controllen = space as _;
+    // SAFETY: the message has room for one header.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    let rights = libc::cmsghdr {
+        cmsg_len: length as _,
+        cmsg_level: libc::SOL_SOCKET,
+        cmsg_type: libc::SCM_RIGHTS,
+    };
+    // SAFETY: the header is within `control`, which is aligned for it.
+    unsafe { header.write(rights) };
+    // SAFETY: the header is one of this message's.
+    let data = unsafe { libc::CMSG_DATA(header) };
+    // SAFETY: `control` has room for `size` bytes behind the header, as was checked, and a
+    // borrowed descriptor has the representation of its number.
+    unsafe { data.copy_from_nonoverlapping(descriptors.as_ptr().cast(), size as usize) };
+    loop {
+        // SAFETY: the header describes `bytes`, which is only read, and `control`.
+        let count =
+            unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+        return match usize::try_from(count) {
+            Ok(count) if count == bytes.len() => Ok(()),
+            Ok(_) => Err(io::ErrorKind::WriteZero.into()),
+            Err(_) => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => continue,
+                error => Err(error),
+            },
+        };
+    }
 }
 
-/// The first descriptor of a message; closes the others.
-fn take_descriptor(message: &libc::msghdr) -> Option<OwnedFd> {
-    let mut first = None;
+/// Receives bytes, and the descriptors that come along, with close-on-exec set.
+pub(crate) fn receive_with_descriptors(
+    socket: &UnixStream,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut control: Control = [0; _];
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut message = message(&mut part, &mut control);
+    loop {
+        // SAFETY: the header describes `buffer` and `control`, which live on and are writable.
+        let count =
+            unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+        return match usize::try_from(count) {
+            Ok(count) => Ok((count, take_descriptors(&message))),
+            Err(_) => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => continue,
+                error => Err(error),
+            },
+        };
+    }
+}
+
+/// A message of one part, with control bytes.
+fn message(part: &mut libc::iovec, control: &mut Control) -> libc::msghdr {
+    // SAFETY: a message header of zeros is one with no parts.
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_iov = part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of::<Control>() as _;
+    message
+}
+
+/// The descriptors of a message.
+fn take_descriptors(message: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut descriptors = Vec::new();
     // SAFETY: the kernel has filled the header and the control bytes that it points to.
     let mut header = unsafe { libc::CMSG_FIRSTHDR(message) };
     while !header.is_null() {
@@ -109,12 +172,11 @@ fn take_descriptor(message: &libc::msghdr) -> Option<OwnedFd> {
                 // SAFETY: as above; they need not be aligned.
                 let fd = unsafe { place.read_unaligned() };
                 // SAFETY: the kernel just made it for this process, and no other code knows it.
-                let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-                first.get_or_insert(fd);
+                descriptors.push(unsafe { OwnedFd::from_raw_fd(fd) });
             }
         }
         // SAFETY: the header is one of this message's.
         header = unsafe { libc::CMSG_NXTHDR(message, header) };
     }
-    first
+    descriptors
 }

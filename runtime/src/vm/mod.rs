@@ -9,19 +9,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use supermachine_formats::wire::{Reply, Request};
-use supermachine_vmm::{Machine, MachineError, Timings};
+use supermachine_vmm::{Machine, MachineError, Restore, Timings};
 
 pub use self::stats::VmStats;
 use crate::agent::{Replies, frame, signal_number};
 use crate::error::WorkerError;
 use crate::exec::pass_on;
 use crate::forward::Dialer;
-use crate::live::TakenSnapshot;
+use crate::live::{self, TakenSnapshot};
 use crate::machine::{AgentStream, LocalMachine, MachineHandle};
-use crate::worker::{Client, Process, Server, Stopped};
+use crate::worker::{Client, Hosted, Process, Server, Stopped};
 use crate::{
     Error, ExecBuilder, ExecOutcome, ExitStatus, FileBuilder, FileReader, FileWriter, Image,
-    VmConfig,
+    RestoreMode, VmConfig,
 };
 
 /// A running machine. Dropping it stops it.
@@ -45,6 +45,8 @@ pub struct Vm {
     /// Closed before the machine stops.
     dialer: Arc<Dialer>,
     handle: Arc<dyn MachineHandle>,
+    /// What it started from; `None` if another process started it.
+    image: Option<Image>,
     timings: Timings,
     owner: Owner,
 }
@@ -77,14 +79,24 @@ impl Vm {
             timings.set_restore_mode(mode);
             timings.step("process");
             let handle = Arc::new(process.client().clone());
-            return Ok(Self::new(handle, timings, Owner::Worker { _process: process }));
+            let owner = Owner::Worker { _process: process };
+            return Ok(Self::new(handle, Some(image.clone()), timings, owner));
         }
-        let machine = LocalMachine::start(image, config, &mut timings)?;
-        Ok(Self::new(machine.handle(), timings, Owner::Local(machine)))
+        let (origin, mode) = image.origin(config.starts_on_demand())?;
+        timings.set_way(mode);
+        timings.step(if mode == RestoreMode::Expanded { "expand" } else { "open" });
+        let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin };
+        let machine = LocalMachine::start(parts, config.hostname(), &mut timings)?;
+        Ok(Self::new(machine.handle(), Some(image.clone()), timings, Owner::Local(machine)))
     }
 
-    fn new(handle: Arc<dyn MachineHandle>, timings: Timings, owner: Owner) -> Self {
-        Self { dialer: Dialer::new(&handle), handle, timings, owner }
+    fn new(
+        handle: Arc<dyn MachineHandle>,
+        image: Option<Image>,
+        timings: Timings,
+        owner: Owner,
+    ) -> Self {
+        Self { dialer: Dialer::new(&handle), handle, image, timings, owner }
     }
 
     /// Runs a command until it exits, and collects its output.
@@ -335,7 +347,7 @@ impl Vm {
     /// The machine's snapshot is not in a store, the name is invalid, or the guest or the store
     /// cannot be read or written.
     pub fn snapshot(&self, name: &str) -> Result<TakenSnapshot, Error> {
-        self.handle.snapshot(name)
+        live::take(self.handle.as_ref(), self.image.as_ref(), name)
     }
 
     /// How long each step of the start took. Empty for a machine that another process holds.
@@ -368,7 +380,7 @@ impl Vm {
         let Owner::Local(machine) = &mut self.owner else {
             return Err(MachineError::Unresettable.into());
         };
-        machine.reset(config, &mut timings)?;
+        machine.reset(config.hostname(), &mut timings)?;
         self.handle = machine.handle();
         self.dialer = Dialer::new(&self.handle);
         self.timings = timings;
@@ -409,6 +421,12 @@ impl Vm {
     pub(crate) fn handle(&self) -> &Arc<dyn MachineHandle> {
         &self.handle
     }
+
+    /// The image it started from; `None` if another process started it.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn image(&self) -> Option<&Image> {
+        self.image.as_ref()
+    }
 }
 
 impl Client {
@@ -416,7 +434,7 @@ impl Client {
     /// the machine keeps running; [`Vm::stop`] is [`Client::stop`].
     #[must_use]
     pub fn vm(&self) -> Vm {
-        Vm::new(Arc::new(self.clone()), Timings::start(), Owner::Other)
+        Vm::new(Arc::new(self.clone()), None, Timings::start(), Owner::Other)
     }
 }
 
@@ -428,7 +446,7 @@ impl Server {
     /// # Errors
     /// The host has no descriptors left.
     pub fn serve(self, vm: Vm, label: impl Into<String>) -> Result<Stopped, Error> {
-        let handle = Arc::clone(&vm.handle);
-        self.serve_machine(handle, Box::new(vm), label.into())
+        let (handle, image) = (Arc::clone(&vm.handle), vm.image.clone());
+        self.serve_hosted(Hosted::new(handle, image, Box::new(vm)), label.into())
     }
 }

@@ -1,8 +1,7 @@
 //! The client of a worker.
 
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,19 +10,18 @@ use std::time::Duration;
 
 use supermachine_formats::wire::{HEADER_SIZE, Header, Message};
 
-use super::message::{SnapshotTaken, StartRequest, VERSION, WorkerReply, WorkerRequest};
+use super::capture;
+use super::message::{VERSION, WorkerReply, WorkerRequest};
+use super::parcel::Parcel;
 use super::status::Status;
-use crate::RestoreMode;
+use crate::Error;
 use crate::agent::read_message;
-use crate::error::{HostError, WorkerError};
-use crate::live::TakenSnapshot;
-use crate::machine::{MachineHandle, StreamError};
+use crate::error::WorkerError;
+use crate::machine::{MachineHandle, StoredSnapshot, StreamError};
 use crate::os::{self, with_short_path};
-use crate::{Error, Image, paths};
-use supermachine_snapshots::pack::Source;
-use supermachine_vmm::{Machine, MachineError, Timings};
+use supermachine_vmm::{Captured, Machine, MachineError};
 
-/// The timeout of a request that a shared worker answers at once.
+/// The timeout of a request that a shared worker answers at once, and of a capture on its way.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A machine that another process of this user holds; see [`Server`](super::Server). Cheap to
@@ -101,10 +99,19 @@ impl Client {
         }
     }
 
-    /// Starts the machine in a process that holds none yet.
-    pub(super) fn start(&self, order: StartRequest) -> Result<RestoreMode, Error> {
-        match self.ask(&WorkerRequest::Start(order), None)? {
-            (WorkerReply::Started { mode }, _) => Ok(mode),
+    /// Starts the machine of these parts in a process that holds none yet.
+    pub(super) fn start<F: AsFd>(
+        &self,
+        hostname: Option<&str>,
+        parts: &Parcel<F>,
+    ) -> Result<(), Error> {
+        let ask = WorkerRequest::Start { hostname: hostname.map(str::to_owned) };
+        let send = |socket: &mut UnixStream| {
+            socket.write_all(&ask.to_frame())?;
+            parts.send(socket)
+        };
+        match self.exchange(send, None)? {
+            (WorkerReply::Done, _) => Ok(()),
             (WorkerReply::Failed { reason }, _) => {
                 Err(Error::Worker { source: WorkerError::Failed { reason } })
             }
@@ -171,7 +178,12 @@ impl Client {
     /// Sends a request that is answered with a stream.
     fn stream(&self, ask: &WorkerRequest) -> Result<UnixStream, Error> {
         match self.ask(ask, self.inner.limit)? {
-            (WorkerReply::Stream, Some(fd)) => Ok(fd.into()),
+            (WorkerReply::Stream, Some(fd)) => {
+                let stream = UnixStream::from(fd);
+                // It may be any descriptor. This fails unless it is a Unix socket.
+                stream.local_addr().map_err(|source| MachineError::Stream { source })?;
+                Ok(stream)
+            }
             // It was sent, but this process has no descriptor left for it.
             (WorkerReply::Stream, None) => {
                 let source = io::Error::from_raw_os_error(libc::EMFILE);
@@ -188,18 +200,44 @@ impl Client {
         }
     }
 
-    /// Sends a request and waits for the reply. After a failure the connection is dropped, as the
-    /// next reply could belong to any request.
+    /// Waits for the reply to a request that takes long, on a stream of its own.
+    fn outcome(&self, stream: &mut UnixStream) -> Result<WorkerReply, Error> {
+        match read_message(stream, None) {
+            Ok(WorkerReply::Failed { reason }) => Err(WorkerError::Failed { reason }.into()),
+            Ok(WorkerReply::Seen(Some(StreamError::Stopped))) => Err(Error::Stopped),
+            Ok(reply) => Ok(reply),
+            // Without a reply, the process has exited.
+            Err(_) => Err(self.gone()),
+        }
+    }
+
+    /// Sends a request and waits for the reply.
     fn ask(
         &self,
         ask: &WorkerRequest,
+        limit: Option<Duration>,
+    ) -> Result<(WorkerReply, Option<OwnedFd>), Error> {
+        match self.exchange(|socket| socket.write_all(&ask.to_frame()), limit)? {
+            // The machine was stopped, so any request fails with that.
+            (WorkerReply::Seen(Some(StreamError::Stopped)), _) if *ask != WorkerRequest::Look => {
+                Err(Error::Stopped)
+            }
+            answer => Ok(answer),
+        }
+    }
+
+    /// Sends, and waits for the reply. After a failure the connection is dropped, as the next reply
+    /// could belong to any request.
+    fn exchange(
+        &self,
+        send: impl FnOnce(&mut UnixStream) -> io::Result<()>,
         limit: Option<Duration>,
     ) -> Result<(WorkerReply, Option<OwnedFd>), Error> {
         let mut place = self.inner.socket.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut socket) = place.take() else { return Err(self.gone()) };
         let done = socket
             .set_read_timeout(limit)
-            .and_then(|()| match socket.write_all(&ask.to_frame()) {
+            .and_then(|()| match send(&mut socket) {
                 // A worker that hung up may have sent the reason first.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
                 done => done,
@@ -209,31 +247,24 @@ impl Client {
         if done.is_ok() {
             *place = Some(socket);
         }
-        match done? {
-            // The machine was stopped, so any request fails with that.
-            (WorkerReply::Seen(Some(StreamError::Stopped)), _) if *ask != WorkerRequest::Look => {
-                Err(Error::Stopped)
-            }
-            answer => Ok(answer),
-        }
+        done
     }
 
     fn receive(&self, socket: &mut UnixStream) -> Result<(WorkerReply, Option<OwnedFd>), Error> {
         let mut header = [0; HEADER_SIZE];
-        let (count, fd) = loop {
-            match os::receive_with_descriptor(socket, &mut header) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok((0, _)) => return Err(self.gone()),
-                done => break done.map_err(|source| self.failed(source))?,
-            }
-        };
+        let (count, files) = os::receive_with_descriptors(socket, &mut header)
+            .map_err(|source| self.failed(source))?;
+        if count == 0 {
+            return Err(self.gone());
+        }
         let rest = &mut header[count..];
         socket.read_exact(rest).map_err(|source| self.failed(source))?;
         let protocol = |source| Error::Worker { source: WorkerError::Protocol { source } };
         let header = Header::decode(header).map_err(protocol)?;
         let mut payload = vec![0; header.length];
         socket.read_exact(&mut payload).map_err(|source| self.failed(source))?;
-        Ok((WorkerReply::decode(header.kind, &payload).map_err(protocol)?, fd))
+        let reply = WorkerReply::decode(header.kind, &payload).map_err(protocol)?;
+        Ok((reply, files.into_iter().next()))
     }
 
     fn gone(&self) -> Error {
@@ -301,23 +332,26 @@ impl MachineHandle for Client {
         }
     }
 
-    fn request_snapshot(&self, name: &str) -> Result<TakenSnapshot, Error> {
-        let mut outcome = self.stream(&WorkerRequest::Snapshot { name: name.to_owned() })?;
-        let taken = match read_message(&mut outcome, None) {
-            Ok(WorkerReply::Snapshotted(taken)) => taken,
-            Ok(WorkerReply::Failed { reason }) => {
-                return Err(Error::Worker { source: WorkerError::Failed { reason } });
-            }
-            Ok(WorkerReply::Seen(Some(StreamError::Stopped))) => return Err(Error::Stopped),
-            Ok(_) => return Err(Error::unexpected("snapshot")),
-            // Without a reply, the process has exited.
-            Err(_) => return Err(self.gone()),
+    fn request_capture(&self, memory_size: u64) -> Result<Captured, Error> {
+        use io::ErrorKind::{ConnectionReset, UnexpectedEof, WouldBlock};
+        let mut outcome = self.stream(&WorkerRequest::Capture)?;
+        let WorkerReply::Captured { stopped } = self.outcome(&mut outcome)? else {
+            return Err(Error::unexpected("capture"));
         };
-        let SnapshotTaken { store, digest, stopped, took } = taken;
-        let store = PathBuf::from(std::ffi::OsString::from_vec(store));
-        let cache = paths::cache_dir().ok_or(Error::Host { source: HostError::NoCacheDir })?;
-        let image = Image::open(Source::open(&store)?, digest, &cache)?;
-        Ok(TakenSnapshot { image, stopped: Timings::of_step("stopped", stopped), took })
+        // It is complete, and only has to be sent.
+        outcome.set_read_timeout(Some(LIMIT)).map_err(Error::stream)?;
+        capture::receive(&mut outcome, memory_size, stopped).map_err(|source| match source.kind() {
+            UnexpectedEof | ConnectionReset | WouldBlock => self.failed(source),
+            _ => WorkerError::Capture { source }.into(),
+        })
+    }
+
+    fn request_snapshot(&self, name: &str) -> Result<StoredSnapshot, Error> {
+        let mut outcome = self.stream(&WorkerRequest::Snapshot { name: name.to_owned() })?;
+        match self.outcome(&mut outcome)? {
+            WorkerReply::Snapshotted(stored) => Ok(stored),
+            _ => Err(Error::unexpected("snapshot")),
+        }
     }
 
     fn pause(&self) -> Result<(), Error> {

@@ -1,8 +1,9 @@
 //! The messages between a client and a worker.
 //!
 //! A client connects and sends [`WorkerRequest::Hello`]; each side closes when the other's version
-//! differs from its own. Then each request of the client gets one reply, in order. Messages are
-//! frames as on the agent's streams: `u32` payload length (at most 1 MiB), `u16` kind, `u16` 0,
+//! differs from its own. Then each request of the client gets one reply, in order. No message to a
+//! worker has a path: what a machine starts from follows as a [`Parcel`](super::parcel::Parcel) of
+//! descriptors. Messages are frames as on the agent's streams: `u32` payload length (at most 1 MiB), `u16` kind, `u16` 0,
 //! payload. Integers are little-endian, a text is a `u32` length and its UTF-8 bytes.
 //!
 //! | kind | message | payload | answer |
@@ -13,11 +14,12 @@
 //! | 0x64 | Console | – | Console |
 //! | 0x65 | Usage | – | Usage |
 //! | 0x66 | Status | – | Status |
-//! | 0x67 | Snapshot | `name` text | Stream, where Snapshotted or Failed will come, or Failed |
+//! | 0x67 | Snapshot, only to a process that shares its machine | `name` text | Stream, where Snapshotted or Failed will come, or Failed |
 //! | 0x68 | Stop: ends the machine, and then the worker | – | Stopped |
 //! | 0x69 | Pause | – | Done, or Failed |
 //! | 0x6A | Resume | – | Done, or Failed |
-//! | 0x6B | Start, first and only to a worker without a machine | `pack` bytes, `digest`, `cache` bytes, `hostname` (`u8` 0, or 1 and a text), `expands_first` `u8` | Started, or Failed |
+//! | 0x6B | Start, first and only to a worker without a machine | `hostname` (`u8` 0, or 1 and a text), then a parcel as in [`parts`](super::parts) | Done, or Failed |
+//! | 0x6C | Capture | – | Stream, where Captured or Failed will come, or Failed |
 //! | 0x81 | Hello | `version` `u16` | |
 //! | 0x82 | Stream | –; the descriptor comes along with the first byte | |
 //! | 0x83 | Refused, also unasked to a client too many | `errno` `u16` | |
@@ -29,14 +31,13 @@
 //! | 0x89 | Failed | `reason` text | |
 //! | 0x8A | Stopped | `u8` 0, or 1 and why the guest had ended before: an end | |
 //! | 0x8B | Done | – | |
-//! | 0x8C | Started | `mode` `u8`: 0 mapped, 1 on demand, 2 expanded | |
+//! | 0x8C | Captured | `stopped_ns` `u64`, then a parcel as in [`capture`](super::capture) | |
 //!
-//! A pack is its path, or empty for one that is embedded in the client's program. A failure is `u8`
-//! 0 shutdown, 1 unrunnable (`reason` text, `code` `u64`), 2 page lost (`what` text).
+//! A failure is `u8` 0 shutdown, 1 unrunnable (`reason` text, `code` `u64`), 2 page lost (`what`
+//! text).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use supermachine_formats::Digest;
@@ -45,12 +46,11 @@ use supermachine_formats::wire::{self, MAX_PAYLOAD, Message};
 
 use super::status::State;
 use crate::ExitStatus;
-use crate::RestoreMode;
-use crate::machine::StreamError;
+use crate::machine::{StoredSnapshot, StreamError};
 use supermachine_vmm::GuestFailure;
 
 /// The version of these messages.
-pub(super) const VERSION: u16 = 4;
+pub(super) const VERSION: u16 = 5;
 /// The longest label.
 pub(super) const MAX_LABEL: usize = 64 << 10;
 /// The longest other text.
@@ -69,19 +69,8 @@ pub(super) enum WorkerRequest {
     Stop,
     Pause,
     Resume,
-    Start(StartRequest),
-}
-
-/// The machine for a worker to start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct StartRequest {
-    /// The path of its pack; empty if only the mapped form is available.
-    pub(super) pack: PathBuf,
-    pub(super) digest: Digest,
-    /// The cache of mapped forms.
-    pub(super) cache: PathBuf,
-    pub(super) hostname: Option<String>,
-    pub(super) expands_first: bool,
+    Start { hostname: Option<String> },
+    Capture,
 }
 
 /// Worker to client.
@@ -94,21 +83,11 @@ pub(super) enum WorkerReply {
     Console(Vec<u8>),
     Usage { cpu_time: Duration, exits: u64 },
     Status { label: String, state: State },
-    Snapshotted(SnapshotTaken),
+    Snapshotted(StoredSnapshot),
     Failed { reason: String },
     Stopped { before: Option<StreamError> },
     Done,
-    Started { mode: RestoreMode },
-}
-
-/// A snapshot that the worker has taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SnapshotTaken {
-    /// The store that holds it.
-    pub(super) store: Vec<u8>,
-    pub(super) digest: Digest,
-    pub(super) stopped: Duration,
-    pub(super) took: Duration,
+    Captured { stopped: Duration },
 }
 
 impl Message for WorkerRequest {
@@ -124,7 +103,8 @@ impl Message for WorkerRequest {
             Self::Stop => 0x68,
             Self::Pause => 0x69,
             Self::Resume => 0x6A,
-            Self::Start(_) => 0x6B,
+            Self::Start { .. } => 0x6B,
+            Self::Capture => 0x6C,
         }
     }
 
@@ -132,15 +112,11 @@ impl Message for WorkerRequest {
         match self {
             Self::Hello { version } => out.put_u16(*version),
             Self::Snapshot { name } => put_text(out, name, MAX_TEXT),
-            Self::Start(order) => {
-                out.put_byte_string(order.pack.as_os_str().as_bytes());
-                out.put(&order.digest.0);
-                out.put_byte_string(order.cache.as_os_str().as_bytes());
-                out.put_option(order.hostname.as_ref(), |out, name| put_text(out, name, MAX_TEXT));
-                out.put_bool(order.expands_first);
+            Self::Start { hostname } => {
+                out.put_option(hostname.as_ref(), |out, name| put_text(out, name, MAX_TEXT));
             }
             Self::Dial | Self::Look | Self::Console | Self::Usage | Self::Status => {}
-            Self::Stop | Self::Pause | Self::Resume => {}
+            Self::Stop | Self::Pause | Self::Resume | Self::Capture => {}
         }
     }
 
@@ -157,14 +133,11 @@ impl Message for WorkerRequest {
             0x68 => Self::Stop,
             0x69 => Self::Pause,
             0x6A => Self::Resume,
-            0x6B => Self::Start(StartRequest {
-                pack: read_path(&mut reader, "pack")?,
-                digest: Digest(reader.array("digest")?),
-                cache: read_path(&mut reader, "cache")?,
+            0x6B => Self::Start {
                 hostname: reader
                     .option("hostname", |reader| reader.string("hostname", MAX_TEXT))?,
-                expands_first: reader.bool("expands first")?,
-            }),
+            },
+            0x6C => Self::Capture,
             _ => return Err(unknown_kind(kind)),
         };
         reader.finish()?;
@@ -186,7 +159,7 @@ impl Message for WorkerReply {
             Self::Failed { .. } => 0x89,
             Self::Stopped { .. } => 0x8A,
             Self::Done => 0x8B,
-            Self::Started { .. } => 0x8C,
+            Self::Captured { .. } => 0x8C,
         }
     }
 
@@ -206,18 +179,14 @@ impl Message for WorkerReply {
                 put_state(out, state);
             }
             Self::Snapshotted(taken) => {
-                out.put_byte_string(&taken.store);
+                out.put_byte_string(taken.store.as_os_str().as_bytes());
                 out.put(&taken.digest.0);
                 put_duration(out, taken.stopped);
                 put_duration(out, taken.took);
             }
             Self::Failed { reason } => put_text(out, reason, MAX_TEXT),
             Self::Stopped { before } => out.put_option(before.as_ref(), put_end),
-            Self::Started { mode } => out.put_u8(match mode {
-                RestoreMode::Mapped => 0,
-                RestoreMode::OnDemand => 1,
-                RestoreMode::Expanded => 2,
-            }),
+            Self::Captured { stopped } => put_duration(out, *stopped),
         }
     }
 
@@ -240,8 +209,8 @@ impl Message for WorkerReply {
                 label: reader.string("label", MAX_LABEL)?,
                 state: read_state(&mut reader)?,
             },
-            0x88 => Self::Snapshotted(SnapshotTaken {
-                store: reader.byte_string("store", MAX_TEXT)?.into(),
+            0x88 => Self::Snapshotted(StoredSnapshot {
+                store: OsString::from_vec(reader.byte_string("store", MAX_TEXT)?.into()).into(),
                 digest: Digest(reader.array("digest")?),
                 stopped: read_duration(&mut reader, "stopped")?,
                 took: read_duration(&mut reader, "took")?,
@@ -249,7 +218,7 @@ impl Message for WorkerReply {
             0x89 => Self::Failed { reason: reader.string("reason", MAX_TEXT)? },
             0x8A => Self::Stopped { before: reader.option("end", read_end)? },
             0x8B => Self::Done,
-            0x8C => Self::Started { mode: read_mode(&mut reader)? },
+            0x8C => Self::Captured { stopped: read_duration(&mut reader, "stopped")? },
             _ => return Err(unknown_kind(kind)),
         };
         reader.finish()?;
@@ -348,19 +317,6 @@ fn read_failure(reader: &mut Reader<'_>) -> Result<GuestFailure, DecodeError> {
         2 => Ok(GuestFailure::PageLost { what: reader.string("what", MAX_TEXT)? }),
         other => Err(reader.illegal("failure", other.into())),
     }
-}
-
-fn read_mode(reader: &mut Reader<'_>) -> Result<RestoreMode, DecodeError> {
-    match reader.u8("mode")? {
-        0 => Ok(RestoreMode::Mapped),
-        1 => Ok(RestoreMode::OnDemand),
-        2 => Ok(RestoreMode::Expanded),
-        other => Err(reader.illegal("mode", other.into())),
-    }
-}
-
-fn read_path(reader: &mut Reader<'_>, name: &'static str) -> Result<PathBuf, DecodeError> {
-    Ok(OsString::from_vec(reader.byte_string(name, MAX_TEXT)?.into()).into())
 }
 
 /// Writes a text, cut off at the limit of its reader.

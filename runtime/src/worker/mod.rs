@@ -1,7 +1,8 @@
 //! Machines that one process, the worker, holds and other processes use.
 //!
 //! With [`VmConfig::with_isolated`](crate::VmConfig::with_isolated), a machine runs in a private
-//! worker process: the program `supermachine-worker`, see [`main`]. A process can also share the
+//! worker process: the program `supermachine-worker`, see [`main`]. It needs no file system: this
+//! process opens memory and disks for it, and stores its captures. A process can also share the
 //! machine that it holds: a [`Server`] serves it at a socket file, and a [`Client`] turns it into a
 //! [`Vm`](crate::Vm) that works as a local one. Few messages cross the border: status, snapshots,
 //! the stop, and the descriptors of streams to the guest's agent. Commands, files and ports use
@@ -14,8 +15,12 @@
 //!
 //! Both sides must have the same version: the messages are not a stable format.
 
+mod capture;
 mod client;
+mod entrypoint;
 mod message;
+mod parcel;
+mod parts;
 mod process;
 mod program;
 mod server;
@@ -26,6 +31,9 @@ mod tests;
 pub use self::client::Client;
 pub(crate) use self::process::Process;
 pub use self::program::main;
+#[doc(hidden)]
+pub use self::program::main_locked;
+pub(crate) use self::server::Hosted;
 pub use self::server::{Server, Stopped};
 pub use self::status::{State, Status};
 pub use crate::assets::PROGRAM;

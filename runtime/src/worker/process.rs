@@ -3,15 +3,13 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::RestoreMode;
-
 use super::client::Client;
-use super::message::StartRequest;
+use super::parts;
 use crate::error::WorkerError;
-use crate::{AssetPaths, Error, Image, VmConfig};
+use crate::image::Content;
+use crate::{AssetPaths, Error, Image, RestoreMode, VmConfig};
 
 /// A worker that holds a machine for this process. Dropping it stops both.
 #[derive(Debug)]
@@ -21,9 +19,29 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a machine in a new worker.
+    /// Starts a machine in a new worker, which gets everything that it needs as descriptors.
     pub(crate) fn start(image: &Image, config: &VmConfig) -> Result<(Self, RestoreMode), Error> {
-        let order = order(image, config)?;
+        if image.source().is_embedded() {
+            // A pack that is embedded in this program has no descriptor, its mapped form has.
+            image.mapped()?;
+        }
+        let (content, mode) = image.content(config.starts_on_demand())?;
+        let signal = match &content {
+            Content::Mapped(_) => None,
+            Content::Pack(_) => Some(UnixStream::pair().map_err(Error::stream)?),
+        };
+        let (ours, theirs) = signal.unzip();
+        let parts = parts::pack(image.snapshot(), &content, theirs.as_ref());
+        let process = Self::spawn(config)?;
+        process.client.start(config.hostname(), &parts)?;
+        if let Some(signal) = ours {
+            image.expand_after(signal);
+        }
+        Ok((process, mode))
+    }
+
+    /// Starts a worker without a machine.
+    fn spawn(config: &VmConfig) -> Result<Self, Error> {
         let assets = config.assets().cloned().unwrap_or_else(AssetPaths::discover);
         let program = assets.worker().ok_or_else(|| Error::Worker {
             source: WorkerError::NoProgram { folders: assets.folders().to_owned() },
@@ -41,11 +59,7 @@ impl Process {
         // Drops this process's copy of the worker's socket, or its exit would go unnoticed.
         drop(command);
         match Client::greeted(ours, &program, child.id(), None) {
-            Ok(client) => {
-                let process = Self { child, client };
-                let mode = process.client.start(order)?;
-                Ok((process, mode))
-            }
+            Ok(client) => Ok(Self { child, client }),
             Err(error) => {
                 end(&mut child);
                 Err(error)
@@ -66,30 +80,9 @@ impl Drop for Process {
     }
 }
 
-/// Kills a process, which is safe: a worker's file operations can be interrupted anywhere.
+/// Kills a process, which is safe: a worker writes no file.
 fn end(child: &mut Child) {
     // It fails for a process that has exited, which only needs the wait.
     let _ = child.kill();
     let _ = child.wait();
-}
-
-fn order(image: &Image, config: &VmConfig) -> Result<StartRequest, Error> {
-    let pack = if image.source().is_embedded() {
-        // No other process can read a pack that is embedded in this program.
-        image.mapped()?;
-        PathBuf::new()
-    } else {
-        absolute(image.source().path())
-    };
-    Ok(StartRequest {
-        pack,
-        digest: image.digest(),
-        cache: absolute(image.cache()),
-        hostname: config.hostname().map(str::to_owned),
-        expands_first: !config.starts_on_demand(),
-    })
-}
-
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

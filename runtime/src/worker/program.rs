@@ -2,21 +2,29 @@
 //!
 //! Its standard input is the connection, and the first request starts the machine. It exits when
 //! the connection closes, so the machine never outlives the process that started it.
+//!
+//! Invariant: it opens the host's devices before its first request, and no path after that. Memory,
+//! disks and pack arrive as descriptors, and captures leave as descriptors.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
-use super::message::{StartRequest, WorkerReply, WorkerRequest};
+use super::message::{WorkerReply, WorkerRequest};
+use super::parcel::Parcel;
+use super::parts;
 use super::server::{Hosted, failed, greet, say, serve_one};
-use crate::RestoreMode;
 use crate::agent::read_message;
 use crate::machine::LocalMachine;
-use crate::{Error, Image, VmConfig, os};
-use supermachine_snapshots::pack::Source;
-use supermachine_vmm::Timings;
+use crate::{Error, os};
+use supermachine_formats::pack::{MAX_BLOBS, MAX_INDEX_SIZE, MAX_SPACES, MAX_STATE_SIZE};
+use supermachine_vmm::{Timings, host};
 
+/// The most bytes of the parts of a machine: state and index, and as much again for short lists.
+const MAX_PARTS: u64 = 2 * (MAX_STATE_SIZE + MAX_INDEX_SIZE);
+/// The most files: blobs, or memory and disks.
+const MAX_FILES: usize = MAX_BLOBS + MAX_SPACES;
 const USAGE: u8 = 2;
 
 /// The main function of `supermachine-worker`, for that program and for one that takes its place.
@@ -28,6 +36,17 @@ const USAGE: u8 = 2;
 #[must_use]
 pub unsafe fn main() -> ExitCode {
     // SAFETY: the caller promises it.
+    unsafe { main_locked(|| ()) }
+}
+
+/// The same. `lock` is called before the worker hears of a machine: from then on, it opens no path.
+///
+/// # Safety
+/// That of [`main`].
+#[doc(hidden)]
+#[must_use]
+pub unsafe fn main_locked(lock: impl FnOnce()) -> ExitCode {
+    // SAFETY: the caller promises it.
     unsafe { os::close_inherited() };
     let stdin = io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from);
     let client = stdin.ok().filter(|client| os::peer(client).is_ok_and(os::is_trusted));
@@ -38,23 +57,28 @@ pub unsafe fn main() -> ExitCode {
         let _ = writeln!(io::stderr(), "{text}");
         return USAGE.into();
     };
+    host::open_ahead();
+    lock();
     hold(client, start);
     ExitCode::SUCCESS
 }
 
 /// Starts the machine that the client asks for, and serves it until the client is gone. `start`
-/// returns the machine's handle, and its owner.
+/// starts a machine of this host name.
 pub(super) fn hold(
     mut client: UnixStream,
-    start: impl FnOnce(&StartRequest) -> Result<(Hosted, RestoreMode), Error>,
+    start: impl FnOnce(Option<&str>, Parcel) -> Result<Hosted, Error>,
 ) {
     if greet(&mut client).is_none() {
         return;
     }
-    let Ok(WorkerRequest::Start(request)) = read_message(&mut client, None) else { return };
-    match start(&request) {
-        Ok((machine, mode)) => {
-            if say(&mut client, &WorkerReply::Started { mode }).is_some() {
+    let Ok(WorkerRequest::Start { hostname }) = read_message(&mut client, None) else { return };
+    let started = Parcel::receive(&mut client, MAX_PARTS, MAX_FILES)
+        .map_err(Error::stream)
+        .and_then(|parts| start(hostname.as_deref(), parts));
+    match started {
+        Ok(machine) => {
+            if say(&mut client, &WorkerReply::Done).is_some() {
                 // A process without descriptors shows that by its exit.
                 let _ = serve_one(client, machine);
             }
@@ -64,17 +88,7 @@ pub(super) fn hold(
     }
 }
 
-fn start(request: &StartRequest) -> Result<(Hosted, RestoreMode), Error> {
-    let image = if request.pack.as_os_str().is_empty() {
-        Image::of_mapped(request.digest, &request.cache)?
-    } else {
-        Image::open(Source::open(&request.pack)?, request.digest, &request.cache)?
-    };
-    let mut config = VmConfig::new().with_expand_first(request.expands_first);
-    if let Some(name) = &request.hostname {
-        config = config.with_hostname(name);
-    }
-    let mut timings = Timings::start();
-    let machine = LocalMachine::start(&image, &config, &mut timings)?;
-    Ok((Hosted::new(machine.handle(), Box::new(machine)), timings.restore_mode()))
+fn start(hostname: Option<&str>, parts: Parcel) -> Result<Hosted, Error> {
+    let machine = LocalMachine::start(parts::open(parts)?, hostname, &mut Timings::start())?;
+    Ok(Hosted::new(machine.handle(), None, Box::new(machine)))
 }

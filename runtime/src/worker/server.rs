@@ -1,8 +1,8 @@
 //! The server of a worker.
 //!
 //! The caller's thread accepts clients. Each client has a thread, `sm-client`, until it
-//! disconnects. Each snapshot has a thread, `sm-snapshot`, so its client can use the machine
-//! meanwhile. When a client stops the machine, its thread drops the machine, and then all
+//! disconnects. Each snapshot or capture has a thread, `sm-snapshot`, so its client can use the
+//! machine meanwhile. When a client stops the machine, its thread drops the machine, and then all
 //! connections are closed.
 //!
 //! Locks: `machine` is read-locked while a request is served, and write-locked to stop the machine;
@@ -12,8 +12,7 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,19 +20,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
-use supermachine_formats::wire::{Message, Reply, Request};
+use supermachine_formats::wire::Message;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
-use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
-use super::message::{MAX_LABEL, SnapshotTaken, VERSION, WorkerReply, WorkerRequest};
+use super::capture;
+use super::entrypoint::EntrypointWatch;
+use super::message::{MAX_LABEL, VERSION, WorkerReply, WorkerRequest};
 use super::status::State;
-use crate::agent::{Frames, read_message};
-use crate::error::{HostError, PortError};
-use crate::live::TakenSnapshot;
-use crate::machine::{MachineHandle, StreamError};
+use crate::agent::read_message;
+use crate::error::PortError;
+use crate::live::{self, TakenSnapshot};
+use crate::machine::{MachineHandle, StoredSnapshot, StreamError};
 use crate::os::{self, SocketFile};
-use crate::{Error, ExitStatus};
+use crate::{Error, Image};
 
 const THREAD_NAME: &str = "sm-client";
 const SNAPSHOT_THREAD_NAME: &str = "sm-snapshot";
@@ -45,8 +45,6 @@ const GREETING: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(100);
 /// How often to check that clients can still connect, in milliseconds.
 const LOOK_MS: i32 = if cfg!(test) { 100 } else { 10_000 };
-/// The size of one read from the agent.
-const PIECE: usize = 4 << 10;
 
 const STOP: u64 = 0;
 const LISTENER: u64 = 1;
@@ -85,17 +83,8 @@ impl Server {
         Ok(Self { file })
     }
 
-    /// Serves the machine of this handle, which stops when its owner is dropped.
-    pub(crate) fn serve_machine(
-        self,
-        handle: Arc<dyn MachineHandle>,
-        owner: Box<dyn Any + Send + Sync>,
-        label: String,
-    ) -> Result<Stopped, Error> {
-        self.serve_hosted(Hosted::new(handle, owner), label)
-    }
-
-    pub(super) fn serve_hosted(self, machine: Hosted, mut label: String) -> Result<Stopped, Error> {
+    /// Serves a machine until a client stops it.
+    pub(crate) fn serve_hosted(self, machine: Hosted, mut label: String) -> Result<Stopped, Error> {
         label.truncate(label.floor_char_boundary(MAX_LABEL));
         let failed = Error::stream;
         let stop = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(failed)?;
@@ -174,15 +163,21 @@ impl Drop for Stopped {
 
 /// A machine with what keeps it running.
 #[derive(Debug)]
-pub(super) struct Hosted {
+pub(crate) struct Hosted {
     handle: Arc<dyn MachineHandle>,
+    /// What the machine started from; `None` in a worker, which has no store.
+    image: Option<Image>,
     /// Stops the machine when it is dropped.
     _owner: Box<dyn Any + Send + Sync>,
 }
 
 impl Hosted {
-    pub(super) fn new(handle: Arc<dyn MachineHandle>, owner: Box<dyn Any + Send + Sync>) -> Self {
-        Self { handle, _owner: owner }
+    pub(crate) fn new(
+        handle: Arc<dyn MachineHandle>,
+        image: Option<Image>,
+        owner: Box<dyn Any + Send + Sync>,
+    ) -> Self {
+        Self { handle, image, _owner: owner }
     }
 }
 
@@ -251,10 +246,13 @@ impl Shared {
             let answered = match read_message(&mut client, None).ok()? {
                 WorkerRequest::Stop => return Some((client, self.end())),
                 WorkerRequest::Dial => self.with(Self::dial),
-                WorkerRequest::Snapshot { name } => self.begin_snapshot(name).map_err(|source| {
-                    failed(&Error::Host { source: HostError::Stream { source } })
-                }),
-                ask => self.with(|machine| Err(self.answer(machine, ask))),
+                WorkerRequest::Snapshot { name } => {
+                    self.begin(move |shared, outcome| shared.snapshot(&name, outcome))
+                }
+                WorkerRequest::Capture => self.begin(|shared, outcome| shared.capture(outcome)),
+                // The parts that follow it are of no use.
+                WorkerRequest::Start { .. } => return None,
+                ask => self.with(|machine| Err(self.answer(machine.handle.as_ref(), ask))),
             };
             match answered {
                 Ok(stream) => hand_over(&mut client, &stream)?,
@@ -266,30 +264,61 @@ impl Shared {
     /// Uses the machine, or answers that it was stopped.
     fn with<T>(
         &self,
-        act: impl FnOnce(&dyn MachineHandle) -> Result<T, WorkerReply>,
+        act: impl FnOnce(&Hosted) -> Result<T, WorkerReply>,
     ) -> Result<T, WorkerReply> {
         let machine = self.machine.read().unwrap_or_else(PoisonError::into_inner);
         let stopped = Err(WorkerReply::Seen(Some(StreamError::Stopped)));
-        machine.as_ref().map_or(stopped, |machine| act(machine.handle.as_ref()))
+        machine.as_ref().map_or(stopped, act)
     }
 
-    fn dial(machine: &dyn MachineHandle) -> Result<UnixStream, WorkerReply> {
-        machine.dial(&[]).map_err(|error| WorkerReply::Refused { errno: errno(&error) })
+    fn dial(machine: &Hosted) -> Result<UnixStream, WorkerReply> {
+        machine.handle.dial(&[]).map_err(|error| WorkerReply::Refused { errno: errno(&error) })
     }
 
-    /// Starts a snapshot. The stream delivers its result.
-    fn begin_snapshot(self: &Arc<Self>, name: String) -> io::Result<UnixStream> {
-        let (theirs, mut ours) = UnixStream::pair()?;
+    /// Starts what takes long, on its own thread. The stream delivers the outcome.
+    fn begin(
+        self: &Arc<Self>,
+        act: impl FnOnce(&Self, &mut UnixStream) + Send + 'static,
+    ) -> Result<UnixStream, WorkerReply> {
+        let (theirs, mut ours) = UnixStream::pair().map_err(refused)?;
         let shared = Arc::clone(self);
-        let take = move || {
-            let snapshot = |machine: &dyn MachineHandle| {
-                machine.snapshot(&name).map(taken).map_err(|error| failed(&error))
-            };
-            let answer = shared.with(snapshot).map_or_else(|end| end, WorkerReply::Snapshotted);
-            say(&mut ours, &answer);
-        };
-        thread::Builder::new().name(SNAPSHOT_THREAD_NAME.into()).spawn(take)?;
+        let act = move || act(&shared, &mut ours);
+        let thread = thread::Builder::new().name(SNAPSHOT_THREAD_NAME.into());
+        thread.spawn(act).map_err(refused)?;
         Ok(theirs)
+    }
+
+    /// Stores a snapshot of the machine.
+    fn snapshot(&self, name: &str, outcome: &mut UnixStream) {
+        let take = |machine: &Hosted| {
+            let taken = live::take(machine.handle.as_ref(), machine.image.as_ref(), name);
+            taken.map(stored).map_err(|error| failed(&error))
+        };
+        let answer = self.with(take).map_or_else(|end| end, WorkerReply::Snapshotted);
+        say(outcome, &answer);
+    }
+
+    /// Captures the machine for the client to store.
+    fn capture(&self, outcome: &mut UnixStream) {
+        let take = |machine: &Hosted| {
+            let machine = machine.handle.keep_alive().ok_or(Error::Stopped);
+            let captured = machine.and_then(|machine| Ok(machine.capture_live()?));
+            captured.map_err(|error| failed(&error))
+        };
+        let packed = self.with(take).and_then(|captured| {
+            let stopped = captured.stopped.total();
+            let parcel = capture::pack(captured).map_err(refused)?;
+            Ok((stopped, parcel))
+        });
+        match packed {
+            Ok((stopped, parcel)) => {
+                if say(outcome, &WorkerReply::Captured { stopped }).is_some() {
+                    // A client that is gone needs no capture.
+                    let _ = parcel.send(outcome);
+                }
+            }
+            Err(answer) => drop(say(outcome, &answer)),
+        }
     }
 
     fn answer(&self, machine: &dyn MachineHandle, ask: WorkerRequest) -> WorkerReply {
@@ -314,13 +343,12 @@ impl Shared {
             WorkerRequest::Pause => self.changed(machine.pause(), true),
             WorkerRequest::Resume => self.changed(machine.resume(), false),
             WorkerRequest::Hello { .. } => WorkerReply::Hello { version: VERSION },
-            WorkerRequest::Start(_) => {
-                WorkerReply::Failed { reason: "the machine has been started".into() }
-            }
             // The caller handles these.
-            WorkerRequest::Dial | WorkerRequest::Snapshot { .. } | WorkerRequest::Stop => {
-                WorkerReply::Refused { errno: EPROTO }
-            }
+            WorkerRequest::Dial
+            | WorkerRequest::Snapshot { .. }
+            | WorkerRequest::Capture
+            | WorkerRequest::Start { .. }
+            | WorkerRequest::Stop => WorkerReply::Refused { errno: EPROTO },
         }
     }
 
@@ -352,52 +380,6 @@ impl Shared {
     }
 }
 
-/// The entrypoint's exit, as far as it is known.
-#[derive(Debug)]
-struct EntrypointWatch {
-    /// The stream that reports it; `None` without an entrypoint, or after the report.
-    stream: Option<UnixStream>,
-    frames: Frames,
-    ended: Option<ExitStatus>,
-}
-
-impl EntrypointWatch {
-    fn new(machine: &Arc<dyn MachineHandle>) -> Self {
-        let stream = machine.dial(&Request::WaitEntrypoint.to_frame()).ok();
-        Self { stream, frames: Frames::default(), ended: None }
-    }
-
-    fn state(&mut self, machine: &dyn MachineHandle) -> State {
-        if let Some(StreamError::Guest { failure, console }) = machine.exit() {
-            return State::Failed { failure, console };
-        }
-        self.take_arrived();
-        self.ended.map_or(State::Running, |status| State::EntrypointExited { status })
-    }
-
-    /// Processes what has arrived.
-    fn take_arrived(&mut self) {
-        let mut space = [0; PIECE];
-        while let Some(stream) = &self.stream {
-            match os::receive(stream, &mut space) {
-                Ok(count @ 1..) => self.frames.push(&space[..count]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                _ => self.stream = None,
-            }
-            match self.frames.next::<Reply>() {
-                Ok(None) => {}
-                Ok(Some(Reply::Exited(exit))) => {
-                    self.ended = Some(ExitStatus(exit.status));
-                    self.stream = None;
-                }
-                // There is no entrypoint, or the agent broke the protocol.
-                _ => self.stream = None,
-            }
-        }
-    }
-}
-
 /// Sends a reply. `None`: the client is gone.
 pub(super) fn say(client: &mut UnixStream, answer: &WorkerReply) -> Option<()> {
     client.write_all(&answer.to_frame()).ok()
@@ -406,21 +388,23 @@ pub(super) fn say(client: &mut UnixStream, answer: &WorkerReply) -> Option<()> {
 /// Passes a stream to a client. `None`: the client is gone.
 fn hand_over(client: &mut UnixStream, stream: &UnixStream) -> Option<()> {
     let frame = WorkerReply::Stream.to_frame();
-    // A few bytes to a waiting client are sent whole.
-    let sent = client.send_with_fd(frame.as_slice(), stream.as_raw_fd());
-    sent.ok().filter(|count| *count == frame.len()).map(drop)
+    os::send_with_descriptors(client, &frame, &[stream.as_fd()]).ok()
 }
 
 /// The reply for a snapshot.
-fn taken(snapshot: TakenSnapshot) -> SnapshotTaken {
+fn stored(snapshot: TakenSnapshot) -> StoredSnapshot {
     let store = snapshot.image.source().path();
-    let store = std::path::absolute(store).unwrap_or_else(|_| store.to_owned());
-    SnapshotTaken {
-        store: store.as_os_str().as_bytes().to_vec(),
+    StoredSnapshot {
+        store: std::path::absolute(store).unwrap_or_else(|_| store.to_owned()),
         digest: snapshot.image.digest(),
         stopped: snapshot.stopped.total(),
         took: snapshot.took,
     }
+}
+
+/// The reply when this host denies a resource.
+fn refused(source: io::Error) -> WorkerReply {
+    failed(&Error::stream(source))
 }
 
 const EPROTO: u16 = 71;

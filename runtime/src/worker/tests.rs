@@ -1,5 +1,7 @@
 //! Client and server against a guest that the test plays.
 
+mod descriptors;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
@@ -18,15 +20,13 @@ use supermachine_formats::wire::{
 };
 use tempfile::TempDir;
 
-use super::message::{SnapshotTaken, StartRequest, VERSION, WorkerReply, WorkerRequest};
+use super::message::{VERSION, WorkerReply, WorkerRequest};
+use super::parcel::Parcel;
 use super::program::hold;
-use super::server::Hosted;
 use super::*;
-use crate::RestoreMode;
 use crate::agent::read_message;
 use crate::error::{InvalidInput, PortError, WorkerError};
-use crate::live::TakenSnapshot;
-use crate::machine::{MachineHandle, StreamError};
+use crate::machine::{MachineHandle, StoredSnapshot, StreamError};
 use crate::{Error, ExitStatus, os};
 use supermachine_test_support::mutate;
 use supermachine_vmm::{GuestFailure, Machine};
@@ -91,7 +91,7 @@ impl MachineHandle for Fake {
         Ok((Duration::from_millis(7), 9))
     }
 
-    fn request_snapshot(&self, name: &str) -> Result<TakenSnapshot, Error> {
+    fn request_snapshot(&self, name: &str) -> Result<StoredSnapshot, Error> {
         if name == "slow" {
             self.facts.lasts.wait();
             self.facts.lasts.wait();
@@ -129,7 +129,7 @@ impl Drop for Owner {
 
 fn hosted(fake: Fake) -> Hosted {
     let owner = Owner(Arc::clone(&fake.facts));
-    Hosted::new(Arc::new(fake), Box::new(owner))
+    Hosted::new(Arc::new(fake), None, Box::new(owner))
 }
 
 /// A server on its own thread, with a guest.
@@ -499,8 +499,8 @@ fn answers() -> Vec<WorkerReply> {
         State::EntrypointExited { status: signal },
     ];
     let status = |state| WorkerReply::Status { label: "label".into(), state };
-    let taken = SnapshotTaken {
-        store: b"/store".to_vec(),
+    let taken = StoredSnapshot {
+        store: "/store".into(),
         digest: Digest::of(b"x"),
         stopped: Duration::from_millis(3),
         took: Duration::from_secs(1),
@@ -516,23 +516,12 @@ fn answers() -> Vec<WorkerReply> {
         WorkerReply::Stopped { before: None },
         WorkerReply::Done,
     ];
-    let modes = [RestoreMode::Mapped, RestoreMode::OnDemand, RestoreMode::Expanded];
-    all.extend(modes.map(|mode| WorkerReply::Started { mode }));
+    all.push(WorkerReply::Captured { stopped: Duration::from_millis(3) });
     all.extend(states.into_iter().chain(failed).map(status));
     all.push(WorkerReply::Seen(None));
     all.extend(ends.iter().cloned().map(|end| WorkerReply::Seen(Some(end))));
     all.extend(ends.into_iter().map(|end| WorkerReply::Stopped { before: Some(end) }));
     all
-}
-
-fn order() -> StartRequest {
-    StartRequest {
-        pack: "/store".into(),
-        digest: Digest::of(b"x"),
-        cache: "/cache".into(),
-        hostname: Some("guest".into()),
-        expands_first: true,
-    }
 }
 
 fn asks() -> Vec<WorkerRequest> {
@@ -548,8 +537,9 @@ fn asks() -> Vec<WorkerRequest> {
         WorkerRequest::Stop,
         WorkerRequest::Pause,
         WorkerRequest::Resume,
-        WorkerRequest::Start(order()),
-        WorkerRequest::Start(StartRequest { hostname: None, expands_first: false, ..order() }),
+        WorkerRequest::Capture,
+        WorkerRequest::Start { hostname: None },
+        WorkerRequest::Start { hostname: Some("guest".into()) },
     ]
 }
 
@@ -617,11 +607,18 @@ fn worker() -> (UnixStream, Arc<Facts>, Receiver<UnixStream>, JoinHandle<()>) {
     let fake = Fake { streams: Mutex::new(sender), facts: Arc::clone(&facts) };
     let (ours, theirs) = UnixStream::pair().unwrap();
     ours.set_read_timeout(Some(PATIENCE)).unwrap();
-    let start = move |found: &StartRequest| {
-        assert_eq!(*found, order());
-        Ok((hosted(fake), RestoreMode::OnDemand))
+    let start = move |hostname: Option<&str>, parts: Parcel| {
+        assert_eq!((hostname, parts.bytes.as_slice()), (Some("guest"), &b"parts"[..]));
+        assert_eq!(parts.files.len(), 1);
+        Ok(hosted(fake))
     };
     (ours, facts, streams, thread::spawn(move || hold(theirs, start)))
+}
+
+/// Orders the machine that the worker of the test expects.
+fn start(client: &Client) -> Result<(), Error> {
+    let files = vec![tempfile::tempfile().unwrap()];
+    client.start(Some("guest"), &Parcel { bytes: b"parts".to_vec(), files })
 }
 
 fn greeted(socket: UnixStream) -> Client {
@@ -632,7 +629,7 @@ fn greeted(socket: UnixStream) -> Client {
 fn worker_starts_the_requested_machine_and_serves_it_until_stop() {
     let (socket, facts, _streams, worker) = worker();
     let client = greeted(socket);
-    assert_eq!(client.start(order()).unwrap(), RestoreMode::OnDemand);
+    start(&client).unwrap();
     assert_eq!(client.console().unwrap(), b"Linux version\n");
     let vm = client.vm();
     vm.pause().unwrap();
@@ -641,11 +638,6 @@ fn worker_starts_the_requested_machine_and_serves_it_until_stop() {
     vm.resume().unwrap();
     assert!(!facts.paused.load(Ordering::Relaxed));
     assert_eq!(client.status().unwrap().state, State::Running);
-    // A worker starts one machine only.
-    assert!(matches!(
-        client.start(order()),
-        Err(Error::Worker { source: WorkerError::Failed { .. } })
-    ));
     client.stop().unwrap();
     worker.join().unwrap();
     assert!(*facts.dropped.lock().unwrap());
@@ -653,10 +645,20 @@ fn worker_starts_the_requested_machine_and_serves_it_until_stop() {
 }
 
 #[test]
+fn worker_starts_one_machine_only() {
+    let (socket, facts, _streams, worker) = worker();
+    let client = greeted(socket);
+    start(&client).unwrap();
+    assert!(matches!(start(&client), Err(Error::Worker { source: WorkerError::Gone })));
+    worker.join().unwrap();
+    assert!(*facts.dropped.lock().unwrap());
+}
+
+#[test]
 fn worker_exits_when_its_owner_disconnects() {
     let (socket, facts, _streams, worker) = worker();
     let client = greeted(socket);
-    client.start(order()).unwrap();
+    start(&client).unwrap();
     drop(client);
     worker.join().unwrap();
     assert!(*facts.dropped.lock().unwrap());
@@ -666,7 +668,7 @@ fn worker_exits_when_its_owner_disconnects() {
 fn request_to_a_worker_stopped_by_its_owner_fails_with_stopped() {
     let (socket, _facts, _streams, worker) = worker();
     let client = greeted(socket.try_clone().unwrap());
-    client.start(order()).unwrap();
+    start(&client).unwrap();
     client.mark_over();
     socket.shutdown(std::net::Shutdown::Both).unwrap();
     worker.join().unwrap();
@@ -678,13 +680,11 @@ fn request_to_a_worker_stopped_by_its_owner_fails_with_stopped() {
 #[test]
 fn worker_that_cannot_start_reports_why_and_exits() {
     let (socket, theirs) = UnixStream::pair().unwrap();
-    let fail = |_: &StartRequest| {
-        Err::<(Hosted, RestoreMode), _>(Error::Invalid {
-            source: InvalidInput::SnapshotName { name: "../x".into() },
-        })
+    let fail = |_: Option<&str>, _| {
+        Err(Error::Invalid { source: InvalidInput::SnapshotName { name: "../x".into() } })
     };
     let worker = thread::spawn(move || hold(theirs, fail));
-    let error = greeted(socket).start(order()).unwrap_err();
+    let error = start(&greeted(socket)).unwrap_err();
     assert!(
         matches!(&error, Error::Worker { source: WorkerError::Failed { reason } } if reason.contains("../x")),
         "{error}"
@@ -696,13 +696,13 @@ fn worker_that_cannot_start_reports_why_and_exits() {
 fn worker_starts_nothing_without_the_greeting() {
     let hello = WorkerRequest::Hello { version: VERSION };
     let other = WorkerRequest::Hello { version: VERSION + 1 };
-    for said in
-        [vec![], vec![other, WorkerRequest::Start(order())], vec![hello, WorkerRequest::Console]]
-    {
+    for said in [
+        vec![],
+        vec![other, WorkerRequest::Start { hostname: None }],
+        vec![hello, WorkerRequest::Console],
+    ] {
         let (mut socket, theirs) = UnixStream::pair().unwrap();
-        let refuse = |_: &StartRequest| -> Result<(Hosted, RestoreMode), Error> {
-            panic!("nothing was ordered")
-        };
+        let refuse = |_: Option<&str>, _| panic!("nothing was ordered");
         let worker = thread::spawn(move || hold(theirs, refuse));
         said.iter().for_each(|ask| socket.write_all(&ask.to_frame()).unwrap());
         socket.shutdown(std::net::Shutdown::Write).unwrap();

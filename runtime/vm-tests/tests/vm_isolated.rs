@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use supermachine::error::WorkerError;
+use supermachine::error::{SnapshotError, WorkerError};
 use supermachine::{AssetPaths, Error, Image, RestoreMode, Snapshot, Vm, VmConfig, async_};
 use supermachine_test_support::machines::{alone, bake, baked, busybox, folder, held, sh, store};
 
@@ -180,6 +180,56 @@ fn snapshot_of_an_isolated_machine_starts_in_this_process() {
 }
 
 #[test]
+fn worker_that_can_open_no_file_starts_runs_and_captures() {
+    let _alone = alone();
+    let dir = tempfile::tempdir_in(folder()).unwrap();
+    let program = dir.path().join("supermachine-worker");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_locked-worker"), program).unwrap();
+    let locked = isolated().with_assets(AssetPaths::from_dir(dir.path()));
+    let image = busybox();
+    image.mapped().unwrap();
+    let cache = dir.path().join("cache");
+    let cold = Image::open(image.source().clone(), image.digest(), &cache).unwrap();
+    for (image, mode) in [(cold, RestoreMode::OnDemand), (image, RestoreMode::Mapped)] {
+        let vm = image.start(&locked).unwrap();
+        assert_eq!(vm.timings().restore_mode(), mode);
+        let [pid] = workers()[..] else { panic!("{:?}", workers()) };
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        assert!(status.contains("Seccomp:\t2\n"), "{status}");
+        sh(
+            &vm,
+            "dd if=/dev/urandom of=/dev/shm/x bs=1M count=8 2>&1; md5sum < /dev/shm/x > /tmp/sum",
+        );
+        let taken = vm.snapshot("locked").unwrap();
+        assert_eq!(sh(&vm, "echo after > /tmp/mark; cat /tmp/mark"), "after\n");
+        let again = taken.image.start(&locked).unwrap();
+        let script = "md5sum < /dev/shm/x | cmp - /tmp/sum && ! [ -e /tmp/mark ] && echo same";
+        assert_eq!(sh(&again, script), "same\n");
+    }
+    assert_eq!(workers(), [0; 0]);
+}
+
+#[test]
+fn on_demand_start_in_a_worker_makes_the_mapped_form() {
+    let _alone = alone();
+    let image = busybox();
+    let cache = tempfile::tempdir_in(folder()).unwrap();
+    let cold = Image::open(image.source().clone(), image.digest(), cache.path()).unwrap();
+    let vm = cold.start(&isolated()).unwrap();
+    assert_eq!(vm.timings().restore_mode(), RestoreMode::OnDemand);
+    assert_eq!(sh(&vm, "echo well"), "well\n");
+    let end = Instant::now() + PATIENCE;
+    // The form's list of files is written last.
+    let form = cache.path().join("snapshots").join(image.digest().hex()).join("form");
+    while !form.exists() {
+        assert!(Instant::now() < end, "the form is not made");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let second = cold.start(&isolated()).unwrap();
+    assert_eq!(second.timings().restore_mode(), RestoreMode::Mapped);
+}
+
+#[test]
 fn pool_replaces_used_machines() {
     let _alone = alone();
     let pool = busybox().pool().config(&isolated()).min(1).max(2).build().unwrap();
@@ -213,7 +263,10 @@ fn embedded_snapshot_is_expanded_for_the_worker() {
     assert_eq!(sh(&vm, "echo $IS"), "embedded\n");
     assert_eq!(vm.timings().restore_mode(), RestoreMode::Mapped);
     let error = vm.snapshot("nowhere").unwrap_err();
-    assert!(matches!(error, Error::Worker { source: WorkerError::Failed { .. } }), "{error:?}");
+    assert!(
+        matches!(error, Error::Snapshot { source: SnapshotError::NotAStore { .. } }),
+        "{error:?}"
+    );
 }
 
 #[test]

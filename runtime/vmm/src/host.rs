@@ -4,6 +4,7 @@ use supermachine_formats::snapshot::arch::{Baseline, Features};
 
 use crate::arch;
 use crate::backend::{self, HypervisorError};
+use crate::os::{self, DeviceFile};
 
 pub use crate::backend::Speed;
 
@@ -39,4 +40,12 @@ pub fn processor() -> Vec<u32> {
 #[must_use]
 pub fn missing_features(baseline: Baseline) -> Features {
     arch::host::missing_features(baseline)
+}
+
+/// Opens every file of the host that machines use: the hypervisor, this process's page map, and
+/// the source of page faults. From then on, the machines of this process open no path. For a
+/// process that loses its file system before it restores one.
+pub fn open_ahead() {
+    os::open_ahead();
+    backend::device().into_iter().for_each(DeviceFile::open_ahead);
 }

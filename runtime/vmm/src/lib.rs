@@ -7,7 +7,8 @@
 //! [`Machine::restore`], [`Machine::run`] and [`Machine::reset`], [`Machine::pause`] and
 //! [`Machine::resume`], [`Machine::connect`] and [`Machine::control`], which return streams,
 //! [`Machine::capture`] and [`Machine::capture_live`], [`Machine::console`] and
-//! [`Machine::failure`].
+//! [`Machine::failure`]. Such a process calls [`host::open_ahead`] and needs no file system then:
+//! memory, disks and captures are descriptors.
 //!
 //! Three seams keep platforms apart. `arch` is about a processor architecture, `backend` about a
 //! hypervisor, `os` about an operating system. `devices` and `machine` are the same everywhere.

@@ -45,7 +45,7 @@ const DRAWN: [(&str, &[&str]); 12] = [
             "supermachine-baker",
         ],
     ),
-    ("supermachine-vm-tests", &[]),
+    ("supermachine-vm-tests", &["supermachine"]),
     ("xtask", &["supermachine-vmm", "supermachine", "supermachine-kernel"]),
 ];
 

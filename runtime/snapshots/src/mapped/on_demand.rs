@@ -3,38 +3,44 @@
 use std::io;
 use std::sync::Arc;
 
-use supermachine_formats::pack::Layer;
+use supermachine_formats::pack::{Index, Layer};
 
 use crate::error::Error;
-use crate::pack::{ChunkReader, Pack};
+use crate::pack::{BlobFile, ChunkReader};
 use supermachine_vmm::{ChunkAddress, Chunks};
 
 /// The chunks of a pack, read on demand.
 pub struct PackChunks {
-    pack: Arc<Pack>,
     reader: ChunkReader,
     /// The chunks of each space.
     spaces: Arc<[Layer]>,
+    first_use: Arc<[ChunkAddress]>,
     /// Called once the chunks of first use are in place.
     then: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl std::fmt::Debug for PackChunks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PackChunks").field("pack", &self.pack.digest).finish_non_exhaustive()
+        f.debug_struct("PackChunks").field("reader", &self.reader).finish_non_exhaustive()
     }
 }
 
 impl PackChunks {
-    /// Opens the chunks of `pack`. `then` is called once the chunks of first use are in place.
+    /// The chunks of an index, in its blobs. `then` is called once the chunks of first use are in
+    /// place.
     ///
     /// # Errors
-    /// The pack's blobs cannot be opened.
-    pub fn new(pack: &Arc<Pack>, then: Box<dyn FnOnce() + Send>) -> Result<Self, Error> {
-        let spaces: Vec<_> = pack.index.spaces().map(|space| space.flattened(0)).collect();
-        let reader = ChunkReader::new(pack)?;
-        let (pack, spaces) = (Arc::clone(pack), spaces.into());
-        Ok(Self { pack, reader, spaces, then: Some(then) })
+    /// There is not enough memory.
+    pub fn new(
+        index: &Index,
+        blobs: &[BlobFile],
+        then: Box<dyn FnOnce() + Send>,
+    ) -> Result<Self, Error> {
+        let reader = ChunkReader::of_blobs(index, blobs)?;
+        let spaces: Vec<_> = index.spaces().map(|space| space.flattened(0)).collect();
+        let first_use = index.first_use.iter();
+        let first_use = first_use.map(|used| (usize::from(used.space), used.place)).collect();
+        Ok(Self { reader, spaces: spaces.into(), first_use, then: Some(then) })
     }
 }
 
@@ -48,15 +54,14 @@ impl Chunks for PackChunks {
     }
 
     fn first_use(&self) -> Vec<ChunkAddress> {
-        let used = self.pack.index.first_use.iter();
-        used.map(|used| (usize::from(used.space), used.place)).collect()
+        self.first_use.to_vec()
     }
 
     fn another(&self) -> Option<Box<dyn Chunks>> {
-        // Without a descriptor for it, fewer threads do the work.
+        // Without memory for it, fewer threads do the work.
         let reader = self.reader.another().ok()?;
-        let (pack, spaces) = (Arc::clone(&self.pack), Arc::clone(&self.spaces));
-        Some(Box::new(Self { pack, reader, spaces, then: None }))
+        let (spaces, first_use) = (Arc::clone(&self.spaces), Arc::clone(&self.first_use));
+        Some(Box::new(Self { reader, spaces, first_use, then: None }))
     }
 
     fn first_use_done(&mut self) {

@@ -47,7 +47,15 @@ impl ChunkReader {
     /// # Errors
     /// There is not enough memory.
     pub fn new(pack: &Pack) -> Result<Self, PackError> {
-        Self::over(pack.blobs.as_slice().into(), locations(&pack.index))
+        Self::of_blobs(&pack.index, &pack.blobs)
+    }
+
+    /// A reader of the chunks of an index in its blobs.
+    ///
+    /// # Errors
+    /// There is not enough memory.
+    pub fn of_blobs(index: &Index, blobs: &[BlobFile]) -> Result<Self, PackError> {
+        Self::over(blobs.into(), locations(index))
     }
 
     /// A reader of the chunks of an index without a pack.

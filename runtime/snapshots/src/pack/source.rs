@@ -43,6 +43,21 @@ pub struct BlobFile {
 }
 
 impl BlobFile {
+    /// The bytes of a blob within a file: `size` bytes from `offset` on.
+    #[must_use]
+    pub fn new(file: File, offset: u64, size: u64, digest: Digest) -> Self {
+        Self { content: file.into(), offset, size, digest }
+    }
+
+    /// The file that holds the bytes; `None` if the program itself does.
+    #[must_use]
+    pub fn file(&self) -> Option<&File> {
+        match &self.content {
+            Content::File(file) => Some(file),
+            Content::Embedded(_) => None,
+        }
+    }
+
     /// Reads a part of the blob.
     ///
     /// # Errors
@@ -52,7 +67,8 @@ impl BlobFile {
         if end.is_none_or(|end| end > self.size) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.content.read_exact_at(buffer, self.offset + at)
+        let at = self.offset.checked_add(at).ok_or(io::ErrorKind::UnexpectedEof)?;
+        self.content.read_exact_at(buffer, at)
     }
 }
 
@@ -89,13 +105,6 @@ impl Source {
         let content = Content::Embedded(Embedded(archive));
         let members = archive::members(&content, &path)?;
         Ok(Self { path, archive: Some(Arc::new((content, members))) })
-    }
-
-    /// An empty source, in place of an archive that is embedded in another program.
-    #[must_use]
-    pub fn absent() -> Self {
-        let nothing = Content::Embedded(Embedded(&[]));
-        Self { path: "embedded".into(), archive: Some(Arc::new((nothing, BTreeMap::new()))) }
     }
 
     /// Whether it is embedded in this program.
@@ -227,7 +236,7 @@ impl Source {
             Ok((metadata.len(), File::open(&path)?))
         };
         match open() {
-            Ok((size, file)) => Ok(BlobFile { content: file.into(), offset: 0, size, digest }),
+            Ok((size, file)) => Ok(BlobFile::new(file, 0, size, digest)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(missing()),
             Err(source) => Err(PackError::Io { operation: "open", path, source }),
         }

@@ -17,7 +17,7 @@ mod unsupported;
 pub use error::HypervisorError;
 pub(crate) use hypervisor::{Access, Exit, Kick, Vcpu, Vm};
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-pub(crate) use kvm::{create_vm, family, probe};
+pub(crate) use kvm::{create_vm, device, family, probe};
 pub use speed::Speed;
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-pub(crate) use unsupported::{create_vm, family, probe};
+pub(crate) use unsupported::{create_vm, device, family, probe};

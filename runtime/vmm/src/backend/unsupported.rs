@@ -7,6 +7,7 @@ use supermachine_formats::snapshot::HypervisorFamily;
 use super::error::HypervisorError;
 use super::hypervisor::Vm;
 use super::speed::Speed;
+use crate::os::DeviceFile;
 
 pub(crate) fn family() -> Result<HypervisorFamily, HypervisorError> {
     Err(HypervisorError::Unsupported)
@@ -18,4 +19,8 @@ pub(crate) fn create_vm() -> Result<Arc<dyn Vm>, HypervisorError> {
 
 pub(crate) fn probe() -> Result<Speed, HypervisorError> {
     Err(HypervisorError::Unsupported)
+}
+
+pub(crate) fn device() -> Option<&'static DeviceFile> {
+    None
 }

@@ -875,6 +875,84 @@ fn touched_reports_every_range_once() {
     assert!(read.all(|page| page % 3 != 1));
 }
 
+/// A copy of written pages 0, 2, 3 and the last of a machine's memory, each filled with its number.
+fn written_pages() -> DirtyPages {
+    let ram = Ram::map(&file(MEMORY).into(), ram_windows(MEMORY)).unwrap();
+    for page in [0, 2, 3, MEMORY / PAGE_SIZE - 1] {
+        let content = [page.to_le_bytes()[0]; PAGE];
+        ram.memory().write_slice(&content, GuestAddress(page * PAGE_SIZE)).unwrap();
+    }
+    let mut map = PageMap::open().unwrap();
+    let mut dirty = DirtyPages::prepare(&ram, &mut map).unwrap();
+    dirty.find(&ram, &mut map).unwrap();
+    dirty.copy(&ram).unwrap();
+    dirty
+}
+
+#[test]
+fn pages_pass_through_a_file() {
+    let expected = written_pages();
+    let (runs, file) = written_pages().into_file().unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 4 * PAGE_SIZE);
+    assert!(file.set_len(0).is_err());
+    let passed = DirtyPages::from_file(runs, &file, MEMORY).unwrap();
+    assert_eq!(passed.runs(), expected.runs());
+    assert!(passed.iter().eq(expected.iter()));
+    assert_eq!(passed.page(3), expected.page(3));
+    let none = DirtyPages::from_file(Vec::new(), &file, MEMORY).unwrap();
+    assert_eq!((none.count(), none.iter().count(), none.page(0)), (0, 0, None));
+}
+
+#[test]
+fn more_pages_than_move_at_a_time_pass_through_a_file() {
+    let size = 16 << 20;
+    let ram = Ram::map(&file(size).into(), ram_windows(size)).unwrap();
+    let pages: Vec<u64> = (0..size / PAGE_SIZE).filter(|page| page % 4 != 3).collect();
+    for page in &pages {
+        ram.memory().write_slice(&page.to_le_bytes(), GuestAddress(page * PAGE_SIZE)).unwrap();
+    }
+    let mut map = PageMap::open().unwrap();
+    let mut dirty = DirtyPages::prepare(&ram, &mut map).unwrap();
+    dirty.find(&ram, &mut map).unwrap();
+    dirty.copy(&ram).unwrap();
+    let (runs, file) = dirty.into_file().unwrap();
+    let first = DirtyPages::from_file(runs, &file, size).unwrap();
+    // What was passed can be passed on.
+    let (runs, file) = first.into_file().unwrap();
+    let second = DirtyPages::from_file(runs, &file, size).unwrap();
+    let found = second.iter().map(|(page, content)| (page, content[..8].to_vec()));
+    assert!(found.eq(pages.into_iter().map(|page| (page, page.to_le_bytes().to_vec()))));
+}
+
+#[test]
+fn file_that_does_not_fit_its_pages_is_refused() {
+    let (runs, file) = written_pages().into_file().unwrap();
+    let refused = |runs: Vec<Run>, file: &File| {
+        let error = DirtyPages::from_file(runs, file, MEMORY).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    };
+    let end = MEMORY / PAGE_SIZE;
+    let run = |first, count| Run { first, count };
+    for wrong in [
+        vec![run(0, 3)],
+        vec![run(0, 5)],
+        vec![run(0, 2), run(1, 2)],
+        vec![run(4, 2), run(0, 2)],
+        vec![run(0, 4), run(4, 0)],
+        vec![run(end - 3, 4)],
+        vec![run(u64::MAX, 4)],
+    ] {
+        refused(wrong, &file);
+    }
+    // A file whose maker could still change or shorten it.
+    let open = tempfile::tempfile().unwrap();
+    open.set_len(4 * PAGE_SIZE).unwrap();
+    refused(runs.clone(), &open);
+    let open = os::memory_file().unwrap();
+    open.set_len(4 * PAGE_SIZE).unwrap();
+    refused(runs, &open);
+}
+
 #[test]
 fn prepare_with_unreadable_page_map_fails() {
     let ram = Ram::map(&file(MEMORY).into(), ram_windows(MEMORY)).unwrap();

@@ -4,21 +4,27 @@
 //! first time while the guest runs. [`DirtyPages::find`] and [`DirtyPages::copy`] do the rest while
 //! it is paused. The caller that stores the pages drops those that did not change.
 //!
+//! A worker moves the pages into a file for its client, see [`DirtyPages::into_file`].
+//!
 //! The process's page table shows written pages as private copies. A page that this process filled
 //! in counts as written; a page that was only read does not.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 
 use supermachine_formats::snapshot::WorkingSet;
-use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
+use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run, validate_runs};
 use vm_memory::VolatileMemory;
 
 use super::ram::Ram;
-use crate::os::{PageBuffer, PageMap};
+use crate::os::{self, PageBuffer, PageMap};
 
 const SIZE: usize = PAGE_SIZE as usize;
 /// Room for pages that are written between `prepare` and `find`, on top of an eighth.
 const SLACK_PAGES: u64 = 512;
+/// Bytes that move into a file at a time. A multiple of every host's page size.
+const PIECE: usize = 4 << 20;
 
 /// The pages that a guest wrote, with their content at the capture.
 #[derive(Debug)]
@@ -45,11 +51,7 @@ impl DirtyPages {
     pub(crate) fn find(&mut self, ram: &Ram, map: &mut PageMap) -> io::Result<()> {
         self.runs = written(ram, map, std::mem::take(&mut self.runs))?;
         self.before.clear();
-        let mut count = 0;
-        for run in &self.runs {
-            self.before.push(count);
-            count += u64::from(run.count);
-        }
+        count_before(&self.runs, &mut self.before);
         Ok(())
     }
 
@@ -86,6 +88,47 @@ impl DirtyPages {
             // A host that does not take it leaves the block as it was.
             let _ = self.buffer.resize(size);
         }
+    }
+
+    /// Moves the pages, one after the other, into a sealed file in memory, which another process
+    /// can turn back with [`DirtyPages::from_file`]. Both copies of a page exist only for moments.
+    ///
+    /// # Errors
+    /// The host has no memory or no descriptors left.
+    pub fn into_file(mut self) -> io::Result<(Vec<Run>, File)> {
+        let file = os::memory_file()?;
+        let mut end = bytes_of(self.count())?;
+        while end > 0 {
+            let start = (end - 1) / PIECE * PIECE;
+            let piece = self.buffer.bytes().get(start..end).ok_or(io::ErrorKind::InvalidInput)?;
+            file.write_all_at(piece, start as u64)?;
+            // The first piece goes with the buffer.
+            if start > 0 {
+                self.buffer.resize(start)?;
+            }
+            end = start;
+        }
+        os::seal(&file)?;
+        Ok((self.runs, file))
+    }
+
+    /// The pages of a machine with this much memory, from numbers and a file that another process,
+    /// which need not be trusted, made with [`DirtyPages::into_file`]. The file is mapped, not
+    /// read.
+    ///
+    /// # Errors
+    /// The numbers do not rise or are beyond the memory, or the file is not sealed or has another
+    /// size.
+    pub fn from_file(runs: Vec<Run>, file: &File, memory_size: u64) -> io::Result<Self> {
+        validate_runs("pages", &runs, memory_size / PAGE_SIZE)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let buffer = match bytes_of(pages_of(&runs))? {
+            0 => PageBuffer::new(0)?,
+            size => PageBuffer::of_sealed(file, size)?,
+        };
+        let mut before = Vec::with_capacity(runs.len());
+        count_before(&runs, &mut before);
+        Ok(Self { runs, before, buffer })
     }
 
     /// The pages' numbers, in rising order. Pages are counted as in [`Run`]: in guest RAM, without
@@ -159,6 +202,15 @@ fn append(runs: &mut Vec<Run>, mut first: u64, mut count: u64) {
         };
         first += u64::from(piece);
         count -= u64::from(piece);
+    }
+}
+
+/// Appends the number of pages before each run.
+fn count_before(runs: &[Run], before: &mut Vec<u64>) {
+    let mut count = 0;
+    for run in runs {
+        before.push(count);
+        count += u64::from(run.count);
     }
 }
 

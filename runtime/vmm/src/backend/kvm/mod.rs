@@ -13,4 +13,5 @@ mod vm;
 mod x86_64;
 
 pub(crate) use probe::probe;
+pub(crate) use system::device;
 pub(crate) use vm::{create_vm, family};

@@ -1,13 +1,16 @@
 //! The system-wide handle of KVM, and how its failures become errors.
 
 use std::io;
+use std::os::fd::{FromRawFd, IntoRawFd};
 use std::path::PathBuf;
 
 use kvm_ioctls::{Cap, Kvm};
 
 use crate::backend::HypervisorError;
+use crate::os::DeviceFile;
 
-const DEVICE: &str = "/dev/kvm";
+const PATH: &str = "/dev/kvm";
+static DEVICE: DeviceFile = DeviceFile::read_write(PATH);
 
 /// Capabilities that every machine uses, with the names that errors print.
 const REQUIRED: [(Cap, &str); 6] = [
@@ -19,16 +22,22 @@ const REQUIRED: [(Cap, &str); 6] = [
     (Cap::Xsave, "KVM_CAP_XSAVE"),
 ];
 
+/// The file that [`open`] opens.
+pub(crate) fn device() -> Option<&'static DeviceFile> {
+    Some(&DEVICE)
+}
+
 /// Opens it.
 pub(super) fn open() -> Result<Kvm, HypervisorError> {
-    Kvm::new().map_err(|errno| {
-        let path = PathBuf::from(DEVICE);
-        let source = io::Error::from_raw_os_error(errno.errno());
+    let file = DEVICE.open().map_err(|source| {
+        let path = PathBuf::from(PATH);
         match source.kind() {
             io::ErrorKind::PermissionDenied => HypervisorError::Permission { path, source },
             _ => HypervisorError::Missing { path, source },
         }
-    })
+    })?;
+    // SAFETY: nothing else owns the descriptor, which is that of KVM's device.
+    Ok(unsafe { Kvm::from_raw_fd(file.into_raw_fd()) })
 }
 
 /// Names the capability that is missing after a set-up call failed. Checking only then keeps the

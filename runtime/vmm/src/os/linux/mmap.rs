@@ -10,6 +10,8 @@ use std::ptr::NonNull;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, MmapRegion};
 
+use super::sealed::is_sealed;
+
 /// How to populate the pages of a mapping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Populate {
@@ -189,6 +191,23 @@ impl PageBuffer {
         let block = Self { start: mapped(start)?, size };
         block.populate_from(0)?;
         Ok(block)
+    }
+
+    /// A buffer with the content of a sealed file, which it shares with whoever made the file. It
+    /// must not be made larger.
+    ///
+    /// # Errors
+    /// The file is not sealed, or has another size.
+    pub(crate) fn of_sealed(file: &File, size: usize) -> io::Result<Self> {
+        if size == 0 || !is_sealed(file) || file.metadata()?.len() != size as u64 {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let (flags, fd) = (libc::MAP_PRIVATE | libc::MAP_NORESERVE, file.as_raw_fd());
+        // SAFETY: the call names no address, so no other mapping is replaced. The seals keep other
+        // processes from changing what the buffer shows, and from shortening the file under it.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), size, protection, flags, fd, 0) };
+        Ok(Self { start: mapped(start)?, size })
     }
 
     /// Makes the buffer larger or smaller. Keeps the content as far as it fits.

@@ -1,13 +1,16 @@
 //! Linux.
 
+mod device_file;
 mod events;
 mod mmap;
 mod page_map;
 mod random;
+mod sealed;
 mod sockets;
 mod threads;
 mod userfault;
 
+pub(crate) use device_file::{DeviceFile, open_ahead};
 pub(crate) use events::{Interest, Poller, Readiness, Waker, wait_for_input};
 pub(crate) use mmap::{
     PageBuffer, Populate, Protection, drop_pages, is_same_page, map_over, map_private, populate,
@@ -17,6 +20,7 @@ pub(crate) use page_map::PageMap;
 #[cfg(test)]
 pub(crate) use page_map::{is_written, pages_in};
 pub use random::fill_random;
+pub(crate) use sealed::{memory_file, seal};
 pub use sockets::{receive_now, send_now, shut_down};
 pub(crate) use threads::thread_cpu_time;
 pub use threads::threads_for;

@@ -8,6 +8,8 @@ use vm_memory::MmapRegion;
 use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 use vmm_sys_util::ioctl_iowr_nr;
 
+use super::device_file::PAGE_MAP;
+
 ioctl_iowr_nr!(PAGEMAP_SCAN, b'f' as u32, 16, ScanArguments);
 
 /// `struct pm_scan_arg`.
@@ -59,7 +61,7 @@ impl PageMap {
     /// # Errors
     /// The host does not allow it.
     pub(crate) fn open() -> io::Result<Self> {
-        Ok(Self::over(File::open("/proc/self/pagemap")?))
+        Ok(Self::over(PAGE_MAP.open()?))
     }
 
     pub(crate) fn over(file: File) -> Self {

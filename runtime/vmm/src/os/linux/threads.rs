@@ -3,6 +3,7 @@
 use std::io;
 use std::num::NonZero;
 use std::os::unix::thread::JoinHandleExt;
+use std::sync::OnceLock;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -10,8 +11,13 @@ use std::time::Duration;
 /// pieces for every thread but the last.
 #[must_use]
 pub fn threads_for(pieces: usize, each: usize) -> usize {
-    let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    processors.min(pieces.div_ceil(each)).max(1)
+    processors().min(pieces.div_ceil(each)).max(1)
+}
+
+/// The processors that this process may use, counted once, as that reads files.
+pub(super) fn processors() -> usize {
+    static COUNT: OnceLock<usize> = OnceLock::new();
+    *COUNT.get_or_init(|| thread::available_parallelism().map_or(1, NonZero::get))
 }
 
 /// The processor time that a thread has used.

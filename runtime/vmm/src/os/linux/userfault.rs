@@ -10,6 +10,8 @@ use vm_memory::MmapRegion;
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
 use vmm_sys_util::{ioctl_io_nr, ioctl_ior_nr, ioctl_iowr_nr};
 
+use super::device_file::USERFAULT;
+
 const TYPE: u32 = 0xaa;
 const API_VERSION: u64 = 0xaa;
 const EVENT_PAGEFAULT: u8 = 0x12;
@@ -207,7 +209,7 @@ impl AsRawFd for Userfault {
 
 /// By the device, which an administrator can allow to users.
 fn by_device() -> io::Result<OwnedFd> {
-    let device = File::options().read(true).write(true).open("/dev/userfaultfd")?;
+    let device = USERFAULT.open()?;
     // SAFETY: the call takes flags by value and touches no memory.
     let fd = unsafe {
         vmm_sys_util::ioctl::ioctl_with_val(
