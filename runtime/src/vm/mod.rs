@@ -83,7 +83,7 @@ impl Vm {
             return Ok(Self::new(handle, Some(image.clone()), timings, owner));
         }
         let (origin, mode) = image.origin(config.starts_on_demand())?;
-        timings.set_way(mode);
+        timings.set_restore_mode(mode);
         timings.step(if mode == RestoreMode::Expanded { "expand" } else { "open" });
         let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin };
         let machine = LocalMachine::start(parts, config.hostname(), &mut timings)?;

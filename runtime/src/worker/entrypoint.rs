@@ -34,7 +34,7 @@ impl EntrypointWatch {
             return State::Failed { failure, console };
         }
         self.take_arrived();
-        self.ended.map_or(State::Running, |status| State::Ended { status })
+        self.ended.map_or(State::Running, |status| State::EntrypointExited { status })
     }
 
     /// Processes what has arrived.
