@@ -16,7 +16,7 @@ pub(crate) fn vcpus_help() -> String {
 }
 
 fn memory_range() -> String {
-    format!("{} MiB to {} GiB", MIN_MEMORY / MIB, MAX_MEMORY / MIB >> 10)
+    format!("{} MiB to {} GiB", MIN_MEMORY / MIB, MAX_MEMORY >> 30)
 }
 
 /// Parses an amount of memory into MiB. A number without a unit is MiB, as in `256`, or bytes if it is
