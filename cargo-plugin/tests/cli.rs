@@ -261,6 +261,8 @@ fn wrong_arguments_are_explained() {
         (&["pull", "--memory", "1", "x"], "32"),
         (&["pull", "--vcpus", "17", "x"], "1..=16"),
         (&["pull", "--ready-timeout", "0", "x"], "not a duration above zero"),
+        (&["cp", "--chown", "app:", "x", "web:/x"], "not USER[:GROUP]"),
+        (&["cp", "-a", "--chown", "app", "x", "web:/x"], "cannot be used with"),
         (&["pull", "--platform", "linux", "x"], "os/architecture"),
         (&["pull", "--env", "=x", "x"], "has no name"),
         (&["pull", "--username", "me", "x"], "--password-stdin"),
