@@ -3,7 +3,6 @@
 //! [`attach`] turns the initramfs into the container's root: afterwards the agent itself lives
 //! there, and so do its children without a step of their own.
 
-use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -15,6 +14,7 @@ use supermachine_formats::wire::{Command, Container as Description, Failure, Pro
 use crate::account::{Account, Unknown, resolve};
 use crate::environment::{DEFAULT_PATH, Environment};
 use crate::failure::{OrFailure, failure};
+use crate::place::{self, ensure_directory, make_directories, path};
 use crate::resume::Resumer;
 use crate::sys::{Errno, clock, fd, mount, poll};
 
@@ -117,12 +117,11 @@ impl Container {
     fn write_names(&self) -> Result<(), Failure> {
         let name = self.hostname.as_bytes();
         mount::set_hostname(name).or_failure("sethostname", name)?;
-        fd::write_file(c"/etc/hostname", &[name, b"\n"].concat(), 0o644)
-            .or_failure("write", "/etc/hostname")?;
+        place::write_file(b"/etc/hostname", &[name, b"\n"].concat())?;
         // Container engines own this file; the image's version is a placeholder.
         let hosts = [HOSTS, b"127.0.1.1\t", name, b"\n"].concat();
         let hosts = if name.is_empty() { HOSTS } else { &hosts };
-        fd::write_file(c"/etc/hosts", hosts, 0o644).or_failure("write", "/etc/hosts")
+        place::write_file(b"/etc/hosts", hosts)
     }
 }
 
@@ -146,7 +145,7 @@ pub(crate) fn attach(
     mount_root(&device)?;
     enter_root()?;
     let container = Container::new(description);
-    ensure_directory(c"/etc")?;
+    make_directories(b"/etc")?;
     ensure_resolver()?;
     container.write_names()?;
     resumer.adopt_machine_id()?;
@@ -228,11 +227,7 @@ fn enter_root() -> Result<(), Failure> {
 fn ensure_resolver() -> Result<(), Failure> {
     match mount::status(c"/etc/resolv.conf") {
         Ok(_) => Ok(()),
-        // A dangling link is kept: a service may create its target.
-        Err(_) => match fd::write_file(c"/etc/resolv.conf", b"", 0o644) {
-            Ok(()) | Err(Errno::ENOENT) => Ok(()),
-            Err(errno) => Err(failure("write", "/etc/resolv.conf", errno)),
-        },
+        Err(_) => place::write_file(b"/etc/resolv.conf", b""),
     }
 }
 
@@ -271,30 +266,6 @@ fn read_or_empty(path: &CStr) -> Result<Vec<u8>, Failure> {
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(Vec::new()),
         other => other.or_failure("read", path.to_bytes()),
     }
-}
-
-fn ensure_directory(path: &CStr) -> Result<(), Failure> {
-    match mount::make_directory(path, 0o755) {
-        Ok(()) | Err(Errno::EEXIST) => Ok(()),
-        Err(errno) => Err(failure("mkdir", path.to_bytes(), errno)),
-    }
-}
-
-/// Creates a directory and its missing parents.
-pub(crate) fn make_directories(directory: &[u8]) -> Result<(), Failure> {
-    if directory.is_empty() || mount::status(&path(directory)?).is_ok() {
-        return Ok(());
-    }
-    let ends = directory.iter().enumerate().skip(1).filter(|(_, byte)| **byte == b'/');
-    for end in ends.map(|(end, _)| end).chain([directory.len()]) {
-        ensure_directory(&path(directory.get(..end).unwrap_or(directory))?)?;
-    }
-    Ok(())
-}
-
-/// A path as a C string.
-pub(crate) fn path(bytes: &[u8]) -> Result<CString, Failure> {
-    CString::new(bytes).map_err(|_| failure("open", bytes, Errno::EINVAL))
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ mod failure;
 mod files;
 mod link;
 mod log;
+mod place;
 mod ports;
 mod resume;
 mod server;
