@@ -1,11 +1,12 @@
 //! Variants of an image's snapshot: what a snapshot fixes, and `run` asks for.
 //!
-//! Memory, processors, the platform and the running entrypoint are part of a snapshot. A request for
-//! others bakes a snapshot of its own, and finds it again by its name: `redis--512m`. Two dashes
-//! separate the image's name from the variant's, so that a search for an image skips variants.
+//! Memory, processors, the platform, the action after restores and the running entrypoint are part of a
+//! snapshot. A request for others bakes a snapshot of its own, and finds it again by its name:
+//! `redis--512m`. Two dashes separate the image's name from the variant's, so that a search for an image
+//! skips variants.
 
-use supermachine_baker::OciImageBuilder;
 use supermachine_baker::oci::Platform;
+use supermachine_baker::{AfterRestore, OciImageBuilder};
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::Snapshot;
 
@@ -18,6 +19,7 @@ pub(crate) struct Variant {
     pub(crate) memory_mib: Option<u64>,
     pub(crate) vcpus: Option<u16>,
     pub(crate) platform: Option<Platform>,
+    pub(crate) after_restore: Option<AfterRestore>,
     /// The entrypoint that runs in the snapshot.
     pub(crate) entrypoint: Entrypoint,
 }
@@ -40,12 +42,14 @@ impl Variant {
         *self == Self::default()
     }
 
-    /// Whether a snapshot has the wanted memory and processors, and nothing else is wanted.
+    /// Whether a snapshot has the wanted memory, processors and action, and nothing else is wanted.
     pub(crate) fn fits(&self, snapshot: &Snapshot) -> bool {
         let machine = &snapshot.machine;
+        let action = snapshot.after_restore.as_ref().map(|after_restore| &after_restore.action);
         self.memory_mib.is_none_or(|mib| mib << 20 == machine.memory_size)
             && self.vcpus.is_none_or(|vcpus| vcpus == machine.vcpus)
             && self.platform.is_none()
+            && self.after_restore.as_ref().is_none_or(|it| Some(&it.to_string()) == action)
             && self.entrypoint == Entrypoint::default()
     }
 
@@ -55,9 +59,14 @@ impl Variant {
         parts.extend(self.memory_mib.map(|mib| format!("{mib}m")));
         parts.extend(self.vcpus.map(|vcpus| format!("{vcpus}cpu")));
         parts.extend(self.platform.as_ref().map(|it| it.to_string().replace(['/', ':'], "-")));
+        let short = |text: String| -> String {
+            Digest::of(text.as_bytes()).hex().chars().take(12).collect()
+        };
+        parts.extend(
+            self.after_restore.as_ref().map(|it| format!("after-{}", short(it.to_string()))),
+        );
         if self.entrypoint != Entrypoint::default() {
-            let text = format!("{:?}", self.entrypoint);
-            parts.push(Digest::of(text.as_bytes()).hex().chars().take(12).collect());
+            parts.push(short(format!("{:?}", self.entrypoint)));
         }
         if parts.is_empty() {
             base.to_owned()
@@ -73,6 +82,9 @@ impl Variant {
         }
         if let Some(vcpus) = self.vcpus {
             builder = builder.vcpus(vcpus);
+        }
+        if let Some(action) = &self.after_restore {
+            builder = builder.after_restore(action.clone());
         }
         let Entrypoint { program, command, env, user, workdir } = &self.entrypoint;
         if let Some(program) = program {
@@ -116,6 +128,9 @@ mod tests {
         };
         assert_eq!(with("b").name("redis"), with("b").name("redis"));
         assert_ne!(with("b").name("redis"), with("c").name("redis"));
+        let after = Variant { after_restore: Some(AfterRestore::Restart), ..Variant::default() };
+        assert!(!after.is_default());
+        assert!(after.name("redis").starts_with("redis--after-"));
         let name = with("b").name(&"x".repeat(100));
         assert!(supermachine_snapshots::pack::is_name(&name), "{name}");
     }

@@ -9,7 +9,9 @@ use alloc::vec::Vec;
 use core::ffi::CStr;
 
 use linux_raw_sys::general as nr;
-use supermachine_formats::wire::{Command, Container as Description, Failure, Process};
+use supermachine_formats::wire::{
+    AfterRestore, Command, Container as Description, Failure, Process,
+};
 
 use crate::account::{Account, Unknown, resolve};
 use crate::environment::{DEFAULT_PATH, Environment};
@@ -37,6 +39,7 @@ const HOSTS: &[u8] = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-lo
 pub(crate) struct Container {
     hostname: String,
     entrypoint: Process,
+    after_restore: AfterRestore,
     users: Users,
 }
 
@@ -66,8 +69,14 @@ impl Container {
         Self {
             hostname: description.hostname,
             entrypoint: description.entrypoint,
+            after_restore: description.after_restore,
             users: Users::default(),
         }
+    }
+
+    /// What runs after each restore.
+    pub(crate) fn after_restore(&self) -> &AfterRestore {
+        &self.after_restore
     }
 
     /// Gives the container another name.
@@ -148,7 +157,7 @@ pub(crate) fn attach(
     make_directories(b"/etc")?;
     ensure_resolver()?;
     container.write_names()?;
-    resumer.adopt_machine_id()?;
+    resumer.adopt_root()?;
     Ok(container)
 }
 

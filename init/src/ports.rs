@@ -2,12 +2,27 @@
 
 use alloc::vec::Vec;
 
+use supermachine_formats::wire::Failure;
+
+use crate::failure::OrFailure;
+use crate::sys::{Errno, fd};
+
 /// The state of a listening socket in the tables.
 const LISTEN: &[u8] = b"0A";
 
+/// The ports that are listened on now.
+pub(crate) fn now() -> Result<Vec<u16>, Failure> {
+    let tcp = fd::read_file(c"/proc/net/tcp").or_failure("read", "/proc/net/tcp")?;
+    let tcp6 = match fd::read_file(c"/proc/net/tcp6") {
+        Err(Errno::ENOENT) => Vec::new(),
+        other => other.or_failure("read", "/proc/net/tcp6")?,
+    };
+    Ok(listening(&[&tcp, &tcp6]))
+}
+
 /// Ports of listening sockets in tables of the form of /proc/net/tcp, sorted, each once.
 /// Lines of another form are passed over.
-pub(crate) fn listening(tables: &[&[u8]]) -> Vec<u16> {
+fn listening(tables: &[&[u8]]) -> Vec<u16> {
     let lines = tables.iter().flat_map(|table| table.split(|byte| *byte == b'\n'));
     let mut ports: Vec<u16> = lines.filter_map(listening_port).collect();
     ports.sort_unstable();

@@ -7,13 +7,14 @@
 //! memory = 256                            # MiB
 //! vcpus = 1
 //! ready = "exec:python3 -c 1"             # as Ready has it
+//! after_restore = "signal:HUP"            # as AfterRestore has it
 //! env = { LANG = "C.UTF-8" }
 //! files = { "/opt/app" = "guest/app" }    # in the guest = on the host, beside Cargo.toml
 //! warmup = [["python3", "-c", "import json"]]
 //! ```
 //!
-//! All keys but `name` and `image` are optional. The others are `ready_timeout` (seconds),
-//! `entrypoint`, `command` (lists of words), `user`, and `working_dir`. An unknown key is an error
+//! All keys but `name` and `image` are optional. The others are `ready_timeout` and
+//! `after_restore_timeout` (seconds), `entrypoint`, `command` (lists of words), `user`, and `working_dir`. An unknown key is an error
 //! that suggests the most similar known one.
 
 use std::fs;
@@ -23,7 +24,7 @@ use std::time::Duration;
 use supermachine_snapshots::pack::is_name;
 use toml::{Table, Value};
 
-use crate::bake::{OciImageBuilder, Ready};
+use crate::bake::{AfterRestore, OciImageBuilder, Ready};
 pub use crate::error::ManifestError;
 use crate::error::{BakeError, InputError};
 use crate::oci::ImageSource;
@@ -38,6 +39,8 @@ const SNAPSHOT_KEYS: &[&str] = &[
     "vcpus",
     "ready",
     "ready_timeout",
+    "after_restore",
+    "after_restore_timeout",
     "env",
     "files",
     "entrypoint",
@@ -75,6 +78,10 @@ pub struct Declared {
     pub ready: Option<String>,
     /// The time limit for readiness.
     pub ready_timeout: Option<Duration>,
+    /// The action after each restore, in [`AfterRestore`]'s text form.
+    pub after_restore: Option<String>,
+    /// The time limit of each hook after a restore.
+    pub after_restore_timeout: Option<Duration>,
     /// Environment variables and their values.
     pub env: Vec<(String, String)>,
     /// Paths in the guest, and the host's files and directories to add there.
@@ -174,6 +181,12 @@ impl Declared {
         if let Some(limit) = self.ready_timeout {
             builder = builder.ready_timeout(limit);
         }
+        if let Some(action) = &self.after_restore {
+            builder = builder.after_restore(action.parse()?);
+        }
+        if let Some(limit) = self.after_restore_timeout {
+            builder = builder.after_restore_timeout(limit);
+        }
         for (name, value) in &self.env {
             builder = builder.env(name, value);
         }
@@ -246,9 +259,9 @@ fn declared(mut fields: Fields<'_>) -> Result<Declared, ManifestError> {
         memory_mib: fields.number("memory", "a number of MiB")?,
         vcpus: fields.number("vcpus", "a number of processors")?,
         ready: fields.text("ready")?,
-        ready_timeout: fields
-            .number("ready_timeout", "a number of seconds")?
-            .map(Duration::from_secs),
+        ready_timeout: fields.seconds("ready_timeout")?,
+        after_restore: fields.text("after_restore")?,
+        after_restore_timeout: fields.seconds("after_restore_timeout")?,
         env: fields.pairs("env")?,
         files: fields
             .pairs("files")?
@@ -269,6 +282,10 @@ fn declared(mut fields: Fields<'_>) -> Result<Declared, ManifestError> {
     fields.check("image", || declared.source(dir).map(drop))?;
     if let Some(ready) = &declared.ready {
         fields.check("ready", || Ok(ready.parse::<Ready>().map(drop)?))?;
+    }
+    if let Some(action) = &declared.after_restore {
+        let parse = || action.parse::<AfterRestore>();
+        fields.check("after_restore", || Ok(parse().map(drop)?))?;
     }
     fields.end(SNAPSHOT_KEYS)?;
     Ok(declared)
@@ -307,6 +324,10 @@ impl Fields<'_> {
         expected: &'static str,
     ) -> Result<Option<T>, ManifestError> {
         self.take(key, expected, |value| T::try_from(value.as_integer()?).ok())
+    }
+
+    fn seconds(&mut self, key: &str) -> Result<Option<Duration>, ManifestError> {
+        Ok(self.number(key, "a number of seconds")?.map(Duration::from_secs))
     }
 
     fn words(&mut self, key: &str) -> Result<Option<Vec<String>>, ManifestError> {

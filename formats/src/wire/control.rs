@@ -53,7 +53,7 @@ pub enum Event {
     },
     /// [`Control::Resume`] succeeded.
     Resumed,
-    /// A step of [`Control::Resume`] failed; the machine must not be used.
+    /// A step of [`Control::Resume`] failed. The agent refuses every request.
     ResumeFailed(Failure),
 }
 

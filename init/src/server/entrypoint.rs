@@ -6,7 +6,7 @@ use crate::cgroup::Group;
 use crate::child::{Child, exit};
 use crate::log::{Log, Stream};
 use crate::sys::fd::{Fd, read_now};
-use crate::sys::process::Ended;
+use crate::sys::process::{Ended, SIGKILL, signal_group};
 use crate::sys::{Errno, clock};
 
 /// Reads per pipe after the program's exit: enough for the largest pipe.
@@ -21,8 +21,8 @@ pub(super) struct Entrypoint {
     pub(super) stderr: Option<Fd>,
     pub(super) log: Log,
     pub(super) exit: Option<Exit>,
-    /// Kept as long as the machine runs.
-    _group: Option<Group>,
+    /// Where all of its processes are.
+    group: Option<Group>,
 }
 
 impl Entrypoint {
@@ -34,7 +34,7 @@ impl Entrypoint {
             stderr: child.ends.stderr,
             log: Log::default(),
             exit: None,
-            _group: group,
+            group,
         }
     }
 
@@ -56,6 +56,19 @@ impl Entrypoint {
                 *pipe = None;
                 false
             }
+        }
+    }
+
+    /// Whether it has exited and left no process behind.
+    pub(super) fn is_gone(&self) -> bool {
+        self.exit.is_some() && self.group.as_ref().is_none_or(Group::is_empty)
+    }
+
+    /// Kills it with all of its processes.
+    pub(super) fn kill(&self) {
+        let killed = self.group.as_ref().map(Group::kill);
+        if !matches!(killed, Some(Ok(()))) && self.exit.is_none() {
+            let _ = signal_group(self.pid, SIGKILL);
         }
     }
 

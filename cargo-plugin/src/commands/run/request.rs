@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
+use supermachine_baker::AfterRestore;
 use supermachine_baker::oci::Platform;
 use supermachine_formats::snapshot::Snapshot;
 
-use super::super::pull::FetchArgs;
+use super::super::pull::{FetchArgs, after_restore};
 use crate::error::{Error, UsageError};
 use crate::label::MachineOptions;
 use crate::process::ProcessArgs;
@@ -29,6 +30,9 @@ pub(crate) struct MachineArgs {
     /// Run this program instead of the image's ENTRYPOINT and CMD; '' for none
     #[arg(long, value_name = "PROGRAM")]
     pub(super) entrypoint: Option<String>,
+    /// Do this after each restore: restart, signal:SIGNAL or exec:COMMAND [default: the snapshot's]
+    #[arg(long, value_name = "ACTION", value_parser = after_restore)]
+    pub(super) after_restore: Option<AfterRestore>,
     /// When to ask the registry for the image
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub(super) pull: PullPolicy,
@@ -111,7 +115,13 @@ pub(super) fn entrypoint(
 /// The variant of the image's snapshot that is wanted.
 pub(super) fn variant(machine: &MachineArgs, fetch: &FetchArgs, entrypoint: Entrypoint) -> Variant {
     let platform = fetch.platform.clone().filter(|platform| *platform != Platform::host());
-    Variant { memory_mib: machine.memory, vcpus: machine.vcpus, platform, entrypoint }
+    Variant {
+        memory_mib: machine.memory,
+        vcpus: machine.vcpus,
+        platform,
+        after_restore: machine.after_restore.clone(),
+        entrypoint,
+    }
 }
 
 /// The words to run: the image's `ENTRYPOINT`, or `--entrypoint`, with the given command or the image's
