@@ -4,19 +4,21 @@
 //! target, which no entry can leave, and then moved into place. Existing files are replaced, never
 //! opened for writing, so a symbolic link on either side cannot redirect a write.
 
+mod owner;
 mod unpack;
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::thread;
 
 use supermachine::Vm;
 use tar::{Builder, Header};
 
+pub(crate) use self::owner::{Owner, OwnerName};
 use self::unpack::Unpacked;
 use crate::error::{Error, UsageError};
 use crate::report;
@@ -27,7 +29,12 @@ const ENOTDIR: u16 = 20;
 const EISDIR: u16 = 21;
 
 /// Copies a file or a folder of the host to a path of the machine.
-pub(crate) fn into_machine(vm: &Vm, source: &Path, target: &Path) -> Result<(), Error> {
+pub(crate) fn into_machine(
+    vm: &Vm,
+    source: &Path,
+    target: &Path,
+    owner: Owner,
+) -> Result<(), Error> {
     let found = fs::metadata(source).map_err(Error::file("stat", source))?;
     let name = name_of(source)?;
     let there = Kind::of(vm, target)?;
@@ -46,7 +53,7 @@ pub(crate) fn into_machine(vm: &Vm, source: &Path, target: &Path) -> Result<(), 
     let is_new = matches!(Kind::of(vm, &target)?, Kind::Missing);
     let (reader, writer) = io::pipe().map_err(Error::file("pipe", source))?;
     let (packed, copied) = thread::scope(|scope| {
-        let packed = scope.spawn(|| pack(writer, Path::new(name), source));
+        let packed = scope.spawn(|| pack(writer, Path::new(name), source, owner));
         let copied = vm.copy_in(folder, reader);
         (packed.join().unwrap_or(Ok(())), copied)
     });
@@ -90,8 +97,14 @@ fn is_broken_pipe(error: &Error) -> bool {
     matches!(error, Error::File { source, .. } if source.kind() == ErrorKind::BrokenPipe)
 }
 
-/// Copies a file or a directory of the machine to a path of the host.
-pub(crate) fn out_of_machine(vm: &Vm, source: &Path, target: &Path) -> Result<(), Error> {
+/// Copies a file or a directory of the machine to a path of the host. Its owner there is the one in the
+/// machine, by numbers, if `keeps_owner` is set, otherwise this process's user.
+pub(crate) fn out_of_machine(
+    vm: &Vm,
+    source: &Path,
+    target: &Path,
+    keeps_owner: bool,
+) -> Result<(), Error> {
     let is_folder = fs::metadata(target).is_ok_and(|found| found.is_dir());
     let target = if is_folder || ends_with_slash(target) {
         fs::create_dir_all(target).map_err(Error::file("mkdir", target))?;
@@ -111,7 +124,7 @@ pub(crate) fn out_of_machine(vm: &Vm, source: &Path, target: &Path) -> Result<()
     let (reader, writer) = io::pipe().map_err(Error::file("pipe", beside))?;
     let (copied, unpacked) = thread::scope(|scope| {
         let copied = scope.spawn(|| vm.copy_out(source, writer));
-        let unpacked = Unpacked::read(reader, staging.path());
+        let unpacked = Unpacked::read(reader, staging.path(), keeps_owner);
         (copied.join().unwrap_or(Ok(())), unpacked)
     });
     match (copied, unpacked) {
@@ -153,10 +166,10 @@ impl Kind {
 }
 
 /// Writes a file or a folder as an archive, under this name.
-fn pack(to: impl Write, name: &Path, source: &Path) -> Result<(), Error> {
+fn pack(to: impl Write, name: &Path, source: &Path, owner: Owner) -> Result<(), Error> {
     let mut archive = Builder::new(to);
     let found = fs::metadata(source).map_err(Error::file("stat", source))?;
-    add(&mut archive, name, source, &found)?;
+    add(&mut archive, name, (source, &found), owner)?;
     let done = archive.into_inner().and_then(|mut to| to.flush());
     done.map_err(Error::file("read", source))
 }
@@ -164,13 +177,14 @@ fn pack(to: impl Write, name: &Path, source: &Path) -> Result<(), Error> {
 fn add(
     archive: &mut Builder<impl Write>,
     name: &Path,
-    path: &Path,
-    found: &Metadata,
+    (path, found): (&Path, &Metadata),
+    owner: Owner,
 ) -> Result<(), Error> {
     let mut header = Header::new_gnu();
     header.set_metadata(found);
-    header.set_uid(0);
-    header.set_gid(0);
+    let (uid, gid) = owner.of((found.uid(), found.gid()));
+    header.set_uid(uid.into());
+    header.set_gid(gid.into());
     if found.is_symlink() {
         let target = fs::read_link(path).map_err(Error::file("readlink", path))?;
         header.set_size(0);
@@ -198,7 +212,7 @@ fn add(
         let entry = entry.map_err(Error::file("read", path))?;
         let (path, found) = (entry.path(), entry.metadata());
         let found = found.map_err(Error::file("stat", &path))?;
-        add(archive, &name.join(entry.file_name()), &path, &found)?;
+        add(archive, &name.join(entry.file_name()), (&path, &found), owner)?;
     }
     Ok(())
 }

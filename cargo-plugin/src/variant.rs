@@ -1,11 +1,12 @@
 //! Variants of an image's snapshot: what a snapshot fixes, and `run` asks for.
 //!
-//! Memory, processors, the platform, PID 1 and the running entrypoint are part of a snapshot. A request for
-//! others bakes a snapshot of its own, and finds it again by its name: `redis--512m`. Two dashes
-//! separate the image's name from the variant's, so that a search for an image skips variants.
+//! Memory, processors, the platform, PID 1, the action after restores and the running entrypoint are part of a
+//! snapshot. A request for others bakes a snapshot of its own, and finds it again by its name:
+//! `redis--512m`. Two dashes separate the image's name from the variant's, so that a search for an image
+//! skips variants.
 
 use supermachine_baker::oci::Platform;
-use supermachine_baker::{Init, OciImageBuilder};
+use supermachine_baker::{AfterRestore, Init, OciImageBuilder};
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::Snapshot;
 
@@ -19,6 +20,7 @@ pub(crate) struct Variant {
     pub(crate) vcpus: Option<u16>,
     pub(crate) platform: Option<Platform>,
     pub(crate) init: Init,
+    pub(crate) after_restore: Option<AfterRestore>,
     /// The entrypoint that runs in the snapshot.
     pub(crate) entrypoint: Entrypoint,
 }
@@ -41,13 +43,15 @@ impl Variant {
         *self == Self::default()
     }
 
-    /// Whether a snapshot has the wanted memory and processors, and nothing else is wanted.
+    /// Whether a snapshot has the wanted memory, processors and action, and nothing else is wanted.
     pub(crate) fn fits(&self, snapshot: &Snapshot) -> bool {
         let machine = &snapshot.machine;
+        let action = snapshot.after_restore.as_ref().map(|after_restore| &after_restore.action);
         self.memory_mib.is_none_or(|mib| mib << 20 == machine.memory_size)
             && self.vcpus.is_none_or(|vcpus| vcpus == machine.vcpus)
             && self.platform.is_none()
             && self.init == Init::default()
+            && self.after_restore.as_ref().is_none_or(|it| Some(&it.to_string()) == action)
             && self.entrypoint == Entrypoint::default()
     }
 
@@ -60,9 +64,14 @@ impl Variant {
         if self.init != Init::default() {
             parts.push("init".to_owned());
         }
+        let short = |text: String| -> String {
+            Digest::of(text.as_bytes()).hex().chars().take(12).collect()
+        };
+        parts.extend(
+            self.after_restore.as_ref().map(|it| format!("after-{}", short(it.to_string()))),
+        );
         if self.entrypoint != Entrypoint::default() {
-            let text = format!("{:?}", self.entrypoint);
-            parts.push(Digest::of(text.as_bytes()).hex().chars().take(12).collect());
+            parts.push(short(format!("{:?}", self.entrypoint)));
         }
         if parts.is_empty() {
             base.to_owned()
@@ -80,6 +89,9 @@ impl Variant {
             builder = builder.vcpus(vcpus);
         }
         builder = builder.init(self.init);
+        if let Some(action) = &self.after_restore {
+            builder = builder.after_restore(action.clone());
+        }
         let Entrypoint { program, command, env, user, workdir } = &self.entrypoint;
         if let Some(program) = program {
             builder = builder.entrypoint(Some(program).filter(|program| !program.is_empty()));
@@ -124,6 +136,9 @@ mod tests {
         };
         assert_eq!(with("b").name("redis"), with("b").name("redis"));
         assert_ne!(with("b").name("redis"), with("c").name("redis"));
+        let after = Variant { after_restore: Some(AfterRestore::Restart), ..Variant::default() };
+        assert!(!after.is_default());
+        assert!(after.name("redis").starts_with("redis--after-"));
         let name = with("b").name(&"x".repeat(100));
         assert!(supermachine_snapshots::pack::is_name(&name), "{name}");
     }

@@ -261,6 +261,9 @@ fn wrong_arguments_are_explained() {
         (&["pull", "--memory", "1", "x"], "64 MiB to 96 GiB"),
         (&["pull", "--vcpus", "33", "x"], "33 is not in 1 to 32"),
         (&["pull", "--ready-timeout", "0", "x"], "not a duration above zero"),
+        (&["pull", "--after-restore", "signal:FOO", "x"], "not one of restart, signal:SIGNAL"),
+        (&["cp", "--chown", "app:", "x", "web:/x"], "not USER[:GROUP]"),
+        (&["cp", "-a", "--chown", "app", "x", "web:/x"], "cannot be used with"),
         (&["pull", "--platform", "linux", "x"], "os/architecture"),
         (&["pull", "--env", "=x", "x"], "has no name"),
         (&["pull", "--username", "me", "x"], "--password-stdin"),
@@ -288,6 +291,8 @@ fn options_of_docker_without_a_meaning_say_why() {
         home.run(&["run", option, "x"]).fails(125, &["is not supported: ", said]);
     }
     home.run(&["run", "--cpus", "1.5", "x"]).fails(125, &["whole processors: use 2"]);
+    let action = home.run(&["run", "--after-restore", "exec:", "x"]);
+    action.fails(125, &["not one of restart, signal:SIGNAL"]);
     home.run(&["run", "-m", "1k", "x"]).fails(125, &["64 MiB"]);
     home.run(&["run", "-w", "relative", "x"]).fails(125, &["not an absolute path: use /relative"]);
     home.run(&["run", "--env-file", "/nosuch", "-d", "x"]).fails(125, &["cannot read /nosuch"]);

@@ -17,7 +17,7 @@ mod terminal;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
@@ -423,6 +423,24 @@ fn files_and_folders_go_in_and_come_out() {
     cp("copy:/tmp/tree/more", &path("file")).succeeds();
     cp("copy:tmp/tree/sub/big", &path("file")).succeeds();
     assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"new\n");
+
+    // Owners: root, another user by name, or that of the source.
+    let small = path("out/tree/more");
+    for (options, target) in [
+        (&["--chown", "app"][..], "/tmp/app"),
+        (&["--chown", "7:app"], "/tmp/seven"),
+        (&["-a"], "/tmp/own"),
+    ] {
+        let to = format!("copy:{target}");
+        let arguments = [&["cp"][..], options, &[small.as_str(), to.as_str()]].concat();
+        HOME.run(&arguments).succeeds();
+    }
+    let own = fs::metadata(&small).unwrap();
+    let shown = machine.exec(&["stat", "-c", "%u:%g", "/tmp/app", "/tmp/seven", "/tmp/own"]);
+    let (uid, gid) = (own.uid(), own.gid());
+    assert_eq!(shown.succeeds(), format!("1000:1000\n7:1000\n{uid}:{gid}\n"));
+    HOME.run(&["cp", "--chown", "nosuch", &small, "copy:/tmp/x"]).fails(1, &["no user \"nosuch\""]);
+    HOME.run(&["cp", "--chown", "app", "copy:/tmp/app", &path("x")]).fails(1, &["--chown"]);
 
     cp("copy:/nosuch", &path("x")).fails(1, &["/nosuch"]);
     cp(&path("nosuch"), "copy:/tmp").fails(1, &["nosuch"]);

@@ -132,6 +132,11 @@ impl Group {
         self.handle = None;
     }
 
+    /// Whether it holds no process.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.handle.as_ref().is_none_or(Handle::is_empty)
+    }
+
     /// Kills every process in it.
     pub(crate) fn kill(&self) -> Result<()> {
         let Some(handle) = &self.handle else { return Err(Errno::ENOENT) };

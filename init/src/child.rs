@@ -55,6 +55,13 @@ pub(crate) fn pipes(credentials: &Credentials, stdin: bool) -> Result<(Stdio, En
     Ok((stdio, Ends { stdin, stdout, stderr: Some(stderr) }))
 }
 
+/// Makes one pipe for both outputs of a program with these credentials. Returns the agent's end.
+pub(crate) fn output(credentials: &Credentials) -> Result<(Stdio, Fd), Failure> {
+    let (reader, stdout) = pipe(credentials)?;
+    let stderr = fd::duplicate(&stdout).or_failure("fcntl", "pipe")?;
+    Ok((Stdio::Pipes { stdin: None, stdout, stderr }, reader))
+}
+
 /// Makes a terminal for a program with these credentials.
 pub(crate) fn terminal(
     credentials: &Credentials,

@@ -3,18 +3,20 @@
 //! [`attach`] turns the initramfs into the container's root: afterwards the agent itself lives
 //! there, and so do its children without a step of their own.
 
-use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ffi::CStr;
 
 use linux_raw_sys::general as nr;
-use supermachine_formats::wire::{Command, Container as Description, Failure, Process};
+use supermachine_formats::wire::{
+    AfterRestore, Command, Container as Description, Failure, Process,
+};
 
 use crate::account::{Account, UnknownAccount, resolve};
 use crate::environment::{DEFAULT_PATH, Environment};
 use crate::failure::{OrFailure, failure};
+use crate::place::{self, ensure_directory, make_directories, path};
 use crate::resume::Resumer;
 use crate::sys::{Errno, clock, fd, mount, poll};
 
@@ -37,6 +39,7 @@ const HOSTS: &[u8] = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-lo
 pub(crate) struct Container {
     hostname: String,
     entrypoint: Process,
+    after_restore: AfterRestore,
     users: Users,
 }
 
@@ -68,8 +71,14 @@ impl Container {
         Self {
             hostname: description.hostname,
             entrypoint: description.entrypoint,
+            after_restore: description.after_restore,
             users: Users::default(),
         }
+    }
+
+    /// What runs after each restore.
+    pub(crate) fn after_restore(&self) -> &AfterRestore {
+        &self.after_restore
     }
 
     /// Gives the container another name.
@@ -125,12 +134,11 @@ impl Container {
     fn write_names(&self) -> Result<(), Failure> {
         let name = self.hostname.as_bytes();
         mount::set_hostname(name).or_failure("sethostname", name)?;
-        fd::write_file(c"/etc/hostname", &[name, b"\n"].concat(), 0o644)
-            .or_failure("write", "/etc/hostname")?;
+        place::write_file(b"/etc/hostname", &[name, b"\n"].concat())?;
         // Container engines own this file; the image's version is a placeholder.
         let hosts = [HOSTS, b"127.0.1.1\t", name, b"\n"].concat();
         let hosts = if name.is_empty() { HOSTS } else { &hosts };
-        fd::write_file(c"/etc/hosts", hosts, 0o644).or_failure("write", "/etc/hosts")
+        place::write_file(b"/etc/hosts", hosts)
     }
 }
 
@@ -161,10 +169,10 @@ pub(crate) fn attach(
     mount_root(&device)?;
     enter_root()?;
     let container = Container::new(description);
-    ensure_directory(c"/etc")?;
+    make_directories(b"/etc")?;
     ensure_resolver()?;
     container.write_names()?;
-    resumer.adopt_machine_id()?;
+    resumer.adopt_root()?;
     Ok(container)
 }
 
@@ -243,11 +251,7 @@ fn enter_root() -> Result<(), Failure> {
 fn ensure_resolver() -> Result<(), Failure> {
     match mount::status(c"/etc/resolv.conf") {
         Ok(_) => Ok(()),
-        // A dangling link is kept: a service may create its target.
-        Err(_) => match fd::write_file(c"/etc/resolv.conf", b"", 0o644) {
-            Ok(()) | Err(Errno::ENOENT) => Ok(()),
-            Err(errno) => Err(failure("write", "/etc/resolv.conf", errno)),
-        },
+        Err(_) => place::write_file(b"/etc/resolv.conf", b""),
     }
 }
 
@@ -286,30 +290,6 @@ fn read_or_empty(path: &CStr) -> Result<Vec<u8>, Failure> {
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(Vec::new()),
         other => other.or_failure("read", path.to_bytes()),
     }
-}
-
-fn ensure_directory(path: &CStr) -> Result<(), Failure> {
-    match mount::make_directory(path, 0o755) {
-        Ok(()) | Err(Errno::EEXIST) => Ok(()),
-        Err(errno) => Err(failure("mkdir", path.to_bytes(), errno)),
-    }
-}
-
-/// Creates a directory and its missing parents.
-pub(crate) fn make_directories(directory: &[u8]) -> Result<(), Failure> {
-    if directory.is_empty() || mount::status(&path(directory)?).is_ok() {
-        return Ok(());
-    }
-    let ends = directory.iter().enumerate().skip(1).filter(|(_, byte)| **byte == b'/');
-    for end in ends.map(|(end, _)| end).chain([directory.len()]) {
-        ensure_directory(&path(directory.get(..end).unwrap_or(directory))?)?;
-    }
-    Ok(())
-}
-
-/// A path as a C string.
-pub(crate) fn path(bytes: &[u8]) -> Result<CString, Failure> {
-    CString::new(bytes).map_err(|_| failure("open", bytes, Errno::EINVAL))
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 use linux_raw_sys::general as nr;
 use supermachine_formats::wire::{Failure, StagedFile, WriteFile};
 
-use crate::container::path;
 use crate::failure::{OrFailure, failure};
+use crate::place::path;
 use crate::sys::fd::{self, Fd};
 use crate::sys::process::Credentials;
 use crate::sys::{Errno, tree};

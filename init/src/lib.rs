@@ -33,6 +33,7 @@ mod files;
 mod joined;
 mod link;
 mod log;
+mod place;
 mod ports;
 mod resume;
 mod server;

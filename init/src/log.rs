@@ -4,6 +4,7 @@
 //! written, so a reader's position is one number.
 
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 /// The most bytes that are kept.
 pub(crate) const CAPACITY: usize = 64 << 10;
@@ -72,6 +73,11 @@ impl Log {
         None
     }
 
+    /// The last bytes of both streams, at most `limit`.
+    pub(crate) fn tail(&self, limit: usize) -> Vec<u8> {
+        self.bytes.iter().skip(self.bytes.len().saturating_sub(limit)).copied().collect()
+    }
+
     fn forget(&mut self, count: usize) {
         self.bytes.drain(..count.min(self.bytes.len()));
         self.forgotten += count as u64;
@@ -112,6 +118,7 @@ mod tests {
         assert_eq!(all(&log, 0, 100), expected);
         assert_eq!(all(&log, 5, 100)[0].1, b"wo");
         assert_eq!(all(&log, 12, 100), []);
+        assert_eq!((log.tail(7), log.tail(99)), (b"wothree".to_vec(), b"one twothree".to_vec()));
     }
 
     #[test]

@@ -2,12 +2,32 @@
 
 use alloc::vec::Vec;
 
+use supermachine_formats::wire::Failure;
+
+use crate::failure::OrFailure;
+use crate::sys::{Errno, fd};
+
 /// The state of a listening socket in the tables.
 const LISTEN: &[u8] = b"0A";
 
+/// The ports that are listened on now. Among an entrypoint's own processes the agent is none, and
+/// has no `/proc/self`.
+pub(crate) fn now(is_joined: bool) -> Result<Vec<u16>, Failure> {
+    let (tcp, tcp6) = match is_joined {
+        false => (c"/proc/net/tcp", c"/proc/net/tcp6"),
+        true => (c"/proc/1/net/tcp", c"/proc/1/net/tcp6"),
+    };
+    let table = fd::read_file(tcp).or_failure("read", tcp.to_bytes())?;
+    let table6 = match fd::read_file(tcp6) {
+        Err(Errno::ENOENT) => Vec::new(),
+        other => other.or_failure("read", tcp6.to_bytes())?,
+    };
+    Ok(listening(&[&table, &table6]))
+}
+
 /// Ports of listening sockets in tables of the form of /proc/net/tcp, sorted, each once.
 /// Lines of another form are passed over.
-pub(crate) fn listening(tables: &[&[u8]]) -> Vec<u16> {
+fn listening(tables: &[&[u8]]) -> Vec<u16> {
     let lines = tables.iter().flat_map(|table| table.split(|byte| *byte == b'\n'));
     let mut ports: Vec<u16> = lines.filter_map(listening_port).collect();
     ports.sort_unstable();

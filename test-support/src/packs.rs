@@ -67,6 +67,7 @@ pub fn snapshot(stage: Stage, parent: Option<Digest>, disks: &[u64]) -> Snapshot
         }),
         stop: None,
         image_command: None,
+        after_restore: None,
         arch: State {
             processor: Processor::of(Baseline::V3),
             vcpus: vec![Vcpu {

@@ -216,6 +216,7 @@ fn snapshot(sample: &Sample) -> Snapshot {
         }),
         stop: None,
         image_command: None,
+        after_restore: None,
         arch: State {
             processor: Processor::of(Baseline::V3),
             vcpus: vec![Vcpu {

@@ -123,6 +123,7 @@ impl BaseInputs {
             workload: None,
             stop: None,
             image_command: None,
+            after_restore: None,
         };
         let capture = capture(&machine, info)?;
         // Almost no chunk is unchanged since the boot snapshot, so the base references none of it.

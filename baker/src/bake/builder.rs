@@ -9,9 +9,11 @@ use std::time::Duration;
 use supermachine::Vm;
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::arch::Baseline;
+use supermachine_formats::wire;
 use supermachine_snapshots::pack::DEFAULT_LEVEL;
 
 use super::added_files::AddedFiles;
+use super::after_restore::AfterRestore;
 use super::container::Overrides;
 use super::init::Init;
 use super::observer::Observer;
@@ -25,6 +27,9 @@ use crate::oci::{FetchOptions, ImageSource};
 const DEFAULT_MEMORY_MIB: u64 = 256;
 /// The default time limit for readiness.
 const DEFAULT_READY_TIMEOUT: Duration = Duration::from_secs(120);
+/// The default time limit for each hook after a restore.
+const DEFAULT_AFTER_RESTORE_TIMEOUT: Duration =
+    Duration::from_millis(wire::AfterRestore::TIMEOUT_MS);
 
 /// Describes a bake; [`OciImageBuilder::bake`] runs it.
 ///
@@ -55,6 +60,8 @@ pub struct OciImageBuilder {
     pub(crate) root_disk: RootDisk,
     pub(crate) ready: Ready,
     pub(crate) ready_timeout: Duration,
+    pub(crate) after_restore: Option<AfterRestore>,
+    pub(crate) after_restore_timeout: Duration,
     pub(crate) for_commands: bool,
     pub(crate) init: Init,
     pub(crate) level: i32,
@@ -77,6 +84,8 @@ impl fmt::Debug for OciImageBuilder {
             .field("root_disk", &self.root_disk)
             .field("ready", &self.ready)
             .field("ready_timeout", &self.ready_timeout)
+            .field("after_restore", &self.after_restore)
+            .field("after_restore_timeout", &self.after_restore_timeout)
             .field("for_commands", &self.for_commands)
             .field("init", &self.init)
             .field("level", &self.level)
@@ -111,6 +120,8 @@ impl OciImageBuilder {
             root_disk: RootDisk::Mapped,
             ready: Ready::Auto,
             ready_timeout: DEFAULT_READY_TIMEOUT,
+            after_restore: None,
+            after_restore_timeout: DEFAULT_AFTER_RESTORE_TIMEOUT,
             for_commands: false,
             init: Init::Agent,
             level: DEFAULT_LEVEL,
@@ -166,6 +177,23 @@ impl OciImageBuilder {
     #[must_use]
     pub fn ready_timeout(mut self, limit: Duration) -> Self {
         self.ready_timeout = limit;
+        self
+    }
+
+    /// Sets what each machine does after its restore, before it answers the first request. The programs
+    /// in the guest's folder `/etc/supermachine/after-restore.d` run before it, as root and in the order
+    /// of their names, even without an action.
+    #[must_use]
+    pub fn after_restore(mut self, action: AfterRestore) -> Self {
+        self.after_restore = Some(action);
+        self
+    }
+
+    /// Limits the time of the action after a restore, and of each program in the folder. Default: 30
+    /// seconds. A machine whose hook fails or takes longer refuses every request.
+    #[must_use]
+    pub fn after_restore_timeout(mut self, limit: Duration) -> Self {
+        self.after_restore_timeout = limit;
         self
     }
 

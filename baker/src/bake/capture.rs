@@ -2,7 +2,9 @@
 
 use supermachine_formats::Digest;
 use supermachine_formats::pack::{Index, Place};
-use supermachine_formats::snapshot::{ImageCommand, Snapshot, Stage, Stop, WorkingSet, Workload};
+use supermachine_formats::snapshot::{
+    AfterRestore, ImageCommand, Snapshot, Stage, Stop, WorkingSet, Workload,
+};
 use supermachine_snapshots::pack::{Composition, MemoryChange, Pack};
 use supermachine_vmm::{Captured, DirtyPages, Machine, MemoryFiles};
 
@@ -17,6 +19,7 @@ pub(crate) struct SnapshotInfo {
     pub(crate) workload: Option<Workload>,
     pub(crate) stop: Option<Stop>,
     pub(crate) image_command: Option<ImageCommand>,
+    pub(crate) after_restore: Option<AfterRestore>,
 }
 
 /// A machine's state and pages, not yet in the store.
@@ -47,6 +50,7 @@ pub(crate) fn capture(machine: &Machine, info: SnapshotInfo) -> Result<Capture, 
     snapshot.workload = info.workload;
     snapshot.stop = info.stop;
     snapshot.image_command = info.image_command;
+    snapshot.after_restore = info.after_restore;
     snapshot.working_set = WorkingSet::default();
     Ok(Capture { snapshot, dirty })
 }

@@ -1,10 +1,11 @@
 //! From an image's config to the container that the agent runs.
 
 use supermachine_formats::snapshot::ImageCommand;
-use supermachine_formats::wire::{Container, Process};
+use supermachine_formats::wire::{AfterRestore, Container, Process};
 use supermachine_vmm::layout::ROOT_SLOT;
 
 use super::root_disk::RootDisk;
+use super::signals;
 use crate::oci::ImageConfig;
 
 /// The caller's changes to the image's config.
@@ -54,35 +55,14 @@ pub(crate) fn container(
             cwd: working_dir.map(|dir| dir.clone().into_bytes()).unwrap_or_default(),
             user: user.cloned().unwrap_or_default(),
         },
+        after_restore: AfterRestore::default(),
     }
 }
 
-/// The image's stop signal, if it names one that exists: by name, as in `SIGQUIT`, `QUIT` or
-/// `SIGRTMIN+3`, or by number.
+/// The image's stop signal, if it names one that exists.
 pub(crate) fn stop_signal(config: &ImageConfig) -> Option<u8> {
-    const LAST: u8 = 64;
-    const FIRST_REAL_TIME: u8 = 34;
-    let text = config.stop_signal.as_deref()?.to_ascii_uppercase();
-    let name = text.strip_prefix("SIG").unwrap_or(&text);
-    let known = SIGNALS.iter().position(|known| *known == name);
-    let real_time = || {
-        let offset = |text: &str| if text.is_empty() { Some(0) } else { text.parse::<u8>().ok() };
-        match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
-            (Some(rest), _) => FIRST_REAL_TIME.checked_add(offset(rest.trim_start_matches('+'))?),
-            (_, Some(rest)) => LAST.checked_sub(offset(rest.trim_start_matches('-'))?),
-            _ => name.parse().ok(),
-        }
-    };
-    let number = known.and_then(|place| u8::try_from(place + 1).ok()).or_else(real_time);
-    number.filter(|number| (1..=LAST).contains(number))
+    signals::number(config.stop_signal.as_deref()?)
 }
-
-/// The names of Linux, the guest's system, from signal 1 on.
-const SIGNALS: [&str; 31] = [
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
-    "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
-    "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
-];
 
 /// The image's variables without those that `own` replaces, then `own`.
 fn environment(image: &[String], own: &[String]) -> Vec<String> {

@@ -4,6 +4,7 @@
 //! `base`, start, `readiness`, `capture`, `warmup`, `trial`.
 
 mod added_files;
+mod after_restore;
 mod agent;
 mod base;
 mod builder;
@@ -16,9 +17,11 @@ mod readiness;
 mod ready;
 mod root_disk;
 mod run;
+mod signals;
 mod trial;
 mod warmup;
 
+pub use after_restore::AfterRestore;
 pub use builder::OciImageBuilder;
 pub use init::Init;
 pub(crate) use key::Key;

@@ -12,8 +12,8 @@ use supermachine::host::missing_features;
 use supermachine::{Image, Timings, VmConfig};
 use supermachine_formats::pack::Index;
 use supermachine_formats::snapshot::arch::Baseline;
-use supermachine_formats::snapshot::{Disk, Snapshot, Stage, Stop, Workload};
-use supermachine_formats::wire::{Container, Control, Reply, Request};
+use supermachine_formats::snapshot::{self, Disk, Snapshot, Stage, Stop, Workload};
+use supermachine_formats::wire::{self, Container, Control, Reply, Request};
 use supermachine_formats::{Digest, Hasher};
 use supermachine_snapshots::mapped::{expanded_disk, forget_mapped};
 use supermachine_snapshots::pack::Manifest;
@@ -44,7 +44,7 @@ const HOSTNAME: &str = "supermachine";
 /// The zstd level of short-lived snapshots: the fastest.
 const TRIAL_LEVEL: i32 = 1;
 /// The version of what a bake does. Bump it with every change, so that cached results are not reused.
-pub(crate) const RECIPE: u16 = 2;
+pub(crate) const RECIPE: u16 = 3;
 
 /// A finished bake.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,7 +146,7 @@ impl OciImageBuilder {
         let opening = || BakeError::machine("opening of the base");
         let memory = base.mapped().map_err(opening())?.memory.clone();
         let machine = start(store, &base, memory.clone(), &disk, self.root_disk)?;
-        attach(&machine, container(&image.config, &self.overrides, self.root_disk, HOSTNAME))?;
+        attach(&machine, self.container(image))?;
         if self.start_entrypoint(&machine, image)? {
             self.step("wait until ready");
             self.wait_until_ready(&machine, image)?;
@@ -161,12 +161,28 @@ impl OciImageBuilder {
             workload: Some(self.workload(image)),
             stop,
             image_command: Some(image_command(&image.config)),
+            after_restore: self
+                .after_restore
+                .as_ref()
+                .map(|action| snapshot::AfterRestore { action: action.to_string() }),
         };
         let capture = capture(&machine, info)?;
         drop(machine);
         let pack = base.pack().map_err(opening())?;
         let parent_pack = Parent { pack, memory: &memory, is_listed: true };
         self.finish(store, capture, parent_pack, Some(&disk))
+    }
+
+    /// The container for the agent to prepare.
+    fn container(&self, image: &ImageDescription) -> Container {
+        let stop_signal = stop_signal(&image.config);
+        let timeout = self.after_restore_timeout.as_millis();
+        let mut container = container(&image.config, &self.overrides, self.root_disk, HOSTNAME);
+        container.after_restore = wire::AfterRestore {
+            action: self.after_restore.as_ref().map(|action| action.action(stop_signal)),
+            timeout_ms: u64::try_from(timeout).unwrap_or(u64::MAX).max(1),
+        };
+        container
     }
 
     /// Starts the entrypoint, and returns whether there is one to wait for. A snapshot for commands
@@ -226,6 +242,7 @@ impl OciImageBuilder {
             workload: snapshot.workload.clone(),
             stop: snapshot.stop,
             image_command: snapshot.image_command.clone(),
+            after_restore: snapshot.after_restore.clone(),
         };
         let capture = capture(machine, info)?;
         drop(vm);
@@ -326,7 +343,15 @@ impl OciImageBuilder {
         key.list(overrides.user.as_slice());
         key.list(overrides.working_dir.as_slice());
         key.add(&[u8::from(self.for_commands), self.init as u8]);
+        self.add_after_restore(&mut key);
         key.finish()
+    }
+
+    /// Adds what runs after a restore to a key.
+    pub(crate) fn add_after_restore(&self, key: &mut Key) {
+        let action = self.after_restore.as_ref().map(ToString::to_string);
+        key.list(action.as_slice());
+        key.add(&self.after_restore_timeout.as_nanos().to_le_bytes());
     }
 
     fn warmed_key(&self, image: Digest, name: &str, warmup: &Warmup) -> Result<Digest, BakeError> {

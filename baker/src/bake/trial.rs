@@ -12,7 +12,7 @@ use supermachine::{Error, Image, Timings};
 use supermachine_formats::pack::{self, CHUNK_SIZE};
 use supermachine_formats::snapshot::WorkingSet;
 use supermachine_formats::snapshot::memory::PAGE_SIZE;
-use supermachine_formats::wire::{Command, Control, Request};
+use supermachine_formats::wire::{Command, Control, Operation, Reply, Request};
 use supermachine_vmm::{ChunkAddress, Chunks, Machine, Origin, Restore};
 
 use super::agent::request;
@@ -63,8 +63,15 @@ fn run_command(machine: &Machine) -> Result<(), Error> {
     // Not every image has this program, but failing to find it takes nearly the same path.
     let command = Command { argv: vec![b"true".to_vec()], ..Command::default() };
     let mut replies = request(machine, &Request::Exec(command))?;
-    while !replies.next()?.is_final() {}
-    Ok(())
+    loop {
+        match replies.next()? {
+            Reply::Failed(failure) if failure.operation == Operation::AfterRestore => {
+                return Err(Error::Agent { failure });
+            }
+            reply if reply.is_final() => return Ok(()),
+            _ => {}
+        }
+    }
 }
 
 fn order_of_use(image: &Image, chunks: Box<dyn Chunks>) -> Result<Vec<pack::Place>, Error> {

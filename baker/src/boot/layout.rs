@@ -95,6 +95,7 @@ pub fn lay_out(inputs: &BootInputs<'_>) -> Result<BootSnapshot, BootError> {
         workload: None,
         stop: None,
         image_command: None,
+        after_restore: None,
         arch: x86_64::state(inputs.baseline, inputs.vcpus, kernel.kernel_load.0),
         slots: boot_slots(),
         serial: reset_serial(),

@@ -212,6 +212,7 @@ pub(super) fn key(
     key.list_or_none(overrides.user.as_ref().map(std::slice::from_ref));
     key.list_or_none(overrides.working_dir.as_ref().map(std::slice::from_ref));
     key.add(builder.files.digest()?.map_or(Vec::new(), |digest| digest.0.to_vec()).as_slice());
+    builder.add_after_restore(&mut key);
     if let Some(warmup) = &builder.warmup {
         key.add(&warmup.identity(name, builder.warmup_tag.as_deref())?.0);
     }
@@ -221,7 +222,7 @@ pub(super) fn key(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bake::Ready;
+    use crate::bake::{AfterRestore, Ready};
 
     fn redis() -> OciImageBuilder {
         OciImageBuilder::new("redis:7").unwrap()
@@ -254,6 +255,9 @@ mod tests {
             redis().cpu_baseline(Baseline::V2),
             redis().root_disk(crate::RootDisk::Block),
             redis().init(crate::Init::Image),
+            redis().after_restore(AfterRestore::Restart),
+            redis().after_restore(AfterRestore::Signal(1)),
+            redis().after_restore_timeout(std::time::Duration::from_secs(1)),
             redis().file("/a", &file),
             redis().file("/b", &file),
             redis().with_warmup(|_| Ok(())).with_warmup_tag("1"),
@@ -278,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn key_does_not_depend_on_names_and_time_limits() {
+    fn key_does_not_depend_on_names_and_the_limit_of_readiness() {
         let same = redis().name("a").ready_timeout(std::time::Duration::from_secs(1));
         assert_eq!(key_of(&same), key_of(&redis()));
     }

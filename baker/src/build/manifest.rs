@@ -8,13 +8,14 @@
 //! vcpus = 1
 //! ready = "exec:python3 -c 1"             # as Ready has it
 //! init = "agent"                          # or "image": which process is PID 1
+//! after_restore = "signal:HUP"            # as AfterRestore has it
 //! env = { LANG = "C.UTF-8" }
 //! files = { "/opt/app" = "guest/app" }    # in the guest = on the host, beside Cargo.toml
 //! warmup = [["python3", "-c", "import json"]]
 //! ```
 //!
-//! All keys but `name` and `image` are optional. The others are `ready_timeout` (seconds),
-//! `entrypoint`, `command` (lists of words), `user`, and `working_dir`. An unknown key is an error
+//! All keys but `name` and `image` are optional. The others are `ready_timeout` and
+//! `after_restore_timeout` (seconds), `entrypoint`, `command` (lists of words), `user`, and `working_dir`. An unknown key is an error
 //! that suggests the most similar known one.
 
 use std::fs;
@@ -24,7 +25,7 @@ use std::time::Duration;
 use supermachine_snapshots::pack::is_name;
 use toml::{Table, Value};
 
-use crate::bake::{Init, OciImageBuilder, Ready};
+use crate::bake::{AfterRestore, Init, OciImageBuilder, Ready};
 pub use crate::error::ManifestError;
 use crate::error::{BakeError, InputError};
 use crate::oci::ImageSource;
@@ -40,6 +41,8 @@ const SNAPSHOT_KEYS: &[&str] = &[
     "ready",
     "ready_timeout",
     "init",
+    "after_restore",
+    "after_restore_timeout",
     "env",
     "files",
     "entrypoint",
@@ -79,6 +82,10 @@ pub struct DeclaredSnapshot {
     pub ready_timeout: Option<Duration>,
     /// Which process is PID 1.
     pub init: Option<Init>,
+    /// The action after each restore, in [`AfterRestore`]'s text form.
+    pub after_restore: Option<String>,
+    /// The time limit of each hook after a restore.
+    pub after_restore_timeout: Option<Duration>,
     /// Environment variables and their values.
     pub env: Vec<(String, String)>,
     /// Paths in the guest, and the host's files and directories to add there.
@@ -181,6 +188,12 @@ impl DeclaredSnapshot {
         if let Some(init) = self.init {
             builder = builder.init(init);
         }
+        if let Some(action) = &self.after_restore {
+            builder = builder.after_restore(action.parse()?);
+        }
+        if let Some(limit) = self.after_restore_timeout {
+            builder = builder.after_restore_timeout(limit);
+        }
         for (name, value) in &self.env {
             builder = builder.env(name, value);
         }
@@ -253,14 +266,14 @@ fn declared(mut fields: Fields<'_>) -> Result<DeclaredSnapshot, ManifestError> {
         memory_mib: fields.number("memory", "a number of MiB")?,
         vcpus: fields.number("vcpus", "a number of processors")?,
         ready: fields.text("ready")?,
-        ready_timeout: fields
-            .number("ready_timeout", "a number of seconds")?
-            .map(Duration::from_secs),
+        ready_timeout: fields.seconds("ready_timeout")?,
         init: fields.take("init", "\"agent\" or \"image\"", |value| match value.as_str()? {
             "agent" => Some(Init::Agent),
             "image" => Some(Init::Image),
             _ => None,
         })?,
+        after_restore: fields.text("after_restore")?,
+        after_restore_timeout: fields.seconds("after_restore_timeout")?,
         env: fields.pairs("env")?,
         files: fields
             .pairs("files")?
@@ -281,6 +294,10 @@ fn declared(mut fields: Fields<'_>) -> Result<DeclaredSnapshot, ManifestError> {
     fields.check("image", || declared.source(dir).map(drop))?;
     if let Some(ready) = &declared.ready {
         fields.check("ready", || Ok(ready.parse::<Ready>().map(drop)?))?;
+    }
+    if let Some(action) = &declared.after_restore {
+        let parse = || action.parse::<AfterRestore>();
+        fields.check("after_restore", || Ok(parse().map(drop)?))?;
     }
     fields.end(SNAPSHOT_KEYS)?;
     Ok(declared)
@@ -319,6 +336,10 @@ impl Fields<'_> {
         expected: &'static str,
     ) -> Result<Option<T>, ManifestError> {
         self.take(key, expected, |value| T::try_from(value.as_integer()?).ok())
+    }
+
+    fn seconds(&mut self, key: &str) -> Result<Option<Duration>, ManifestError> {
+        Ok(self.number(key, "a number of seconds")?.map(Duration::from_secs))
     }
 
     fn words(&mut self, key: &str) -> Result<Option<Vec<String>>, ManifestError> {

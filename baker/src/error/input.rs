@@ -20,6 +20,12 @@ pub enum InputError {
         /// The text.
         text: String,
     },
+    /// The text is not an action after restores.
+    #[error("{text:?} is not one of restart, signal:SIGNAL, exec:COMMAND")]
+    InvalidAfterRestore {
+        /// The text.
+        text: String,
+    },
     /// A readiness pattern is not a regular expression.
     #[error("readiness pattern is not a regular expression")]
     InvalidPattern {

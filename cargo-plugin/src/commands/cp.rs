@@ -9,7 +9,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use supermachine::Vm;
 use supermachine_snapshots::pack::is_name;
 
-use crate::copy;
+use crate::copy::{self, Owner, OwnerName};
 use crate::error::{Error, UsageError};
 use crate::{background, report};
 
@@ -17,15 +17,17 @@ const EXAMPLES: &str = "\
 Examples:
   supermachine cp site.conf web:/etc/nginx/conf.d/
   supermachine cp ./site web:/srv
+  supermachine cp --chown www-data ./site web:/srv
   supermachine cp web:/var/log/nginx logs
   supermachine cp web:/etc - | tar tv
   tar c src | supermachine cp - web:/build
 
 If TARGET is a folder or ends with a slash, the copy goes into it. Otherwise the copy is named TARGET. \
 Copies replace files of the same name, and keep other files of a folder. Modes and modification \
-times are preserved. Copies belong to root in the machine and to you on the host. Set-user-id bits \
-and device files are not copied out of a machine. Write a host path that contains a colon with a \
-leading slash or dot, as ./a:b. For a host path, - is a tar archive on standard input or output.";
+times are preserved. Copies belong to root in the machine and to you on the host, unless -a or \
+--chown says otherwise. Set-user-id bits and device files are not copied out of a machine. Write a \
+host path that contains a colon with a leading slash or dot, as ./a:b. For a host path, - is a tar \
+archive on standard input or output.";
 
 /// The host path for an archive on standard input or output.
 const STREAM: &str = "-";
@@ -40,6 +42,12 @@ pub(crate) struct Args {
     /// Copy it here
     #[arg(value_name = "[MACHINE:]TARGET", value_parser = OsStringValueParser::new().map(location))]
     target: Location,
+    /// Keep the owner of each file, by the numbers of user and group; on the host, this needs root
+    #[arg(short, long, conflicts_with = "chown")]
+    archive: bool,
+    /// Give copies in a machine to this user, by name or number
+    #[arg(long, value_name = "USER[:GROUP]")]
+    chown: Option<OwnerName>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,22 +78,43 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
         (Location::Host(stream), Location::Machine { machine, path })
             if stream == Path::new(STREAM) =>
         {
+            args.refuse_chown()?;
             connect(machine)?.copy_in(path, io::stdin().lock())?;
         }
         (Location::Machine { machine, path }, Location::Host(stream))
             if stream == Path::new(STREAM) =>
         {
+            args.refuse_chown()?;
             write_archive(&connect(machine)?, path)?;
         }
         (Location::Host(source), Location::Machine { machine, path }) => {
-            copy::into_machine(&connect(machine)?, source, path)?;
+            let vm = connect(machine)?;
+            let owner = args.owner(&vm)?;
+            copy::into_machine(&vm, source, path, owner)?;
         }
         (Location::Machine { machine, path }, Location::Host(target)) => {
-            copy::out_of_machine(&connect(machine)?, path, target)?;
+            args.refuse_chown()?;
+            copy::out_of_machine(&connect(machine)?, path, target, args.archive)?;
         }
         _ => return Err(UsageError::CopyPaths.into()),
     }
     Ok(0)
+}
+
+impl Args {
+    /// The owner of copies in the machine.
+    fn owner(&self, vm: &Vm) -> Result<Owner, Error> {
+        match &self.chown {
+            Some(name) => name.look_up(vm),
+            None if self.archive => Ok(Owner::Source),
+            None => Ok(Owner::ROOT),
+        }
+    }
+
+    /// An archive names its owners, and on the host only root may give files away.
+    fn refuse_chown(&self) -> Result<(), UsageError> {
+        if self.chown.is_some() { Err(UsageError::Chown) } else { Ok(()) }
+    }
 }
 
 fn write_archive(vm: &Vm, path: &Path) -> Result<(), Error> {

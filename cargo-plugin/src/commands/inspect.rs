@@ -32,6 +32,8 @@ struct Report {
     name: String,
     digest: String,
     image: Option<Image>,
+    /// What each machine does after its restore.
+    after_restore: Option<String>,
     architecture: &'static str,
     hypervisor: &'static str,
     processor: Processor,
@@ -114,6 +116,7 @@ impl Report {
             name: name.to_owned(),
             digest: summary.descriptor.digest.to_string(),
             image: snapshot.workload.as_ref().map(Image::new),
+            after_restore: snapshot.after_restore.as_ref().map(|it| it.action.clone()),
             architecture: architecture(snapshot),
             hypervisor: hypervisor(snapshot),
             processor: Processor::new(snapshot),
@@ -147,6 +150,9 @@ impl Report {
             row("entrypoint", words.join(" "));
             row("ready", image.ready.clone());
             row("ports", or_none(ports.join(", ")));
+        }
+        if let Some(action) = &self.after_restore {
+            row("after restore", action.clone());
         }
         row("machine", format!("{} on {}", self.architecture, self.hypervisor));
         let Processor { baseline, features, tsc_khz } = &self.processor;

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use supermachine_baker::oci::{self, Credentials, FetchOptions, ImageSource, Platform, Reference};
-use supermachine_baker::{BakeError, Baked, InputError, OciImageBuilder, Ready, Store};
+use supermachine_baker::{
+    AfterRestore, BakeError, Baked, InputError, OciImageBuilder, Ready, Store,
+};
 use supermachine_formats::pack::ARTIFACT_TYPE;
 use supermachine_formats::snapshot::arch::Baseline;
 use supermachine_kernel::Assets;
@@ -49,6 +51,13 @@ Readiness is one of
   exec:COMMAND   the command, run repeatedly in the machine, exits with status 0
   exit           the entrypoint exits with status 0
 
+An action after a restore is one of
+  restart          stop the entrypoint, start it again, and wait until its ports listen
+  signal:SIGNAL    send the entrypoint a signal, as HUP
+  exec:COMMAND     run the command, which must exit with status 0
+Machines of a snapshot share the random values that its programs drew before it; the action lets \
+them draw new ones.
+
 A snapshot, as after `supermachine push`, is fetched unchanged: nothing starts, and the options for
 a bake have no effect.
 
@@ -87,6 +96,13 @@ pub(crate) struct Args {
     /// Fail if the machine is not ready after this many seconds
     #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = crate::process::seconds)]
     ready_timeout: Duration,
+    /// Do this in each machine after its restore, before it answers the first request: restart,
+    /// signal:SIGNAL or exec:COMMAND
+    #[arg(long, value_name = "ACTION", value_parser = after_restore)]
+    after_restore: Option<AfterRestore>,
+    /// Let that, and each program in /etc/supermachine/after-restore.d, take this many seconds
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = crate::process::seconds)]
+    after_restore_timeout: Duration,
     /// Fetch the image and write its root file system only; needs no hypervisor
     #[arg(long)]
     fetch_only: bool,
@@ -300,7 +316,11 @@ impl Args {
             .init(self.init.into())
             .ready(self.ready.clone())
             .ready_timeout(self.ready_timeout)
+            .after_restore_timeout(self.after_restore_timeout)
             .fetch_options(options.clone());
+        if let Some(action) = &self.after_restore {
+            builder = builder.after_restore(action.clone());
+        }
         if let Some(name) = &self.name {
             builder = builder.name(name);
         }
@@ -362,6 +382,11 @@ pub(crate) fn read_password() -> io::Result<String> {
 }
 
 fn ready(text: &str) -> Result<Ready, String> {
+    text.parse().map_err(|error| one_line(&error))
+}
+
+/// Parses an action after restores, for an option.
+pub(crate) fn after_restore(text: &str) -> Result<AfterRestore, String> {
     text.parse().map_err(|error| one_line(&error))
 }
 

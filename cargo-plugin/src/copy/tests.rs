@@ -22,7 +22,7 @@ fn folders() -> (tempfile::TempDir, PathBuf) {
 type Sample<'a> = (&'a str, EntryType, u32, &'a str);
 
 fn unpack(bytes: &[u8], folder: &Path) -> Result<Unpacked, Error> {
-    Unpacked::read(bytes, folder)
+    Unpacked::read(bytes, folder, false)
 }
 
 fn archive(entries: &[Sample<'_>]) -> Vec<u8> {
@@ -196,14 +196,14 @@ fn endless_names_and_directories_are_refused() {
         header.set_cksum();
         let counted = Counted { head: header.as_bytes(), count: 0 };
         let mut archive = std::io::BufReader::with_capacity(512, counted);
-        let error = Unpacked::read(&mut archive, &folder).unwrap_err();
+        let error = Unpacked::read(&mut archive, &folder, false).unwrap_err();
         assert!(error.source().unwrap().to_string().contains("name is too long"), "{error:?}");
         assert!(archive.get_ref().count < 200_000, "{}", archive.get_ref().count);
     }
     let many = archive(&[("./x/", FOLDER, 0o755, "")]);
     let many = &many[..512];
     let endless = std::iter::repeat_with(|| many).take(1 << 20).flatten().copied();
-    let error = Unpacked::read(Bytes(endless), &folder).unwrap_err();
+    let error = Unpacked::read(Bytes(endless), &folder, false).unwrap_err();
     assert!(error.source().unwrap().to_string().contains("too many directories"), "{error:?}");
 }
 
@@ -242,7 +242,7 @@ fn packed_folder_unpacks_unchanged_under_its_new_name() {
     fs::write(source.join("sub").join(&long), vec![7; 100_000]).unwrap();
     symlink("sub", source.join("link")).unwrap();
     let mut bytes = Vec::new();
-    pack(&mut bytes, Path::new("name"), &source).unwrap();
+    pack(&mut bytes, Path::new("name"), &source, Owner::ROOT).unwrap();
     Archive::new(&bytes[..]).unpack(&folder).unwrap();
     assert_eq!(fs::read(folder.join("name/sub").join(&long)).unwrap(), vec![7; 100_000]);
     assert_eq!(fs::read_link(folder.join("name/link")).unwrap(), Path::new("sub"));
@@ -261,6 +261,52 @@ fn file_that_shrinks_during_the_copy_is_an_error() {
     let found = fs::metadata(&path).unwrap();
     fs::write(&path, "short").unwrap();
     let mut archive = Builder::new(Vec::new());
-    let error = add(&mut archive, Path::new("file"), &path, &found).unwrap_err();
+    let error = add(&mut archive, Path::new("file"), (&path, &found), Owner::ROOT).unwrap_err();
     assert!(matches!(error, Error::File { operation: "read", .. }), "{error:?}");
+}
+
+#[test]
+fn copies_into_a_machine_have_the_owner_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("sub")).unwrap();
+    fs::write(dir.path().join("sub/file"), "x").unwrap();
+    let found = fs::metadata(dir.path()).unwrap();
+    let own = (u64::from(found.uid()), u64::from(found.gid()));
+    let fixed = Owner::Fixed { uid: 7, gid: 3_000_000 };
+    for (owner, expected) in [(Owner::ROOT, (0, 0)), (fixed, (7, 3_000_000)), (Owner::Source, own)]
+    {
+        let mut bytes = Vec::new();
+        pack(&mut bytes, Path::new("name"), dir.path(), owner).unwrap();
+        let mut archive = Archive::new(&bytes[..]);
+        let owners: Vec<_> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| (entry.header().uid().unwrap(), entry.header().gid().unwrap()))
+            .collect();
+        assert_eq!(owners, [expected; 3], "{owner:?}");
+    }
+}
+
+#[test]
+fn copies_out_of_a_machine_keep_their_owner_if_asked() {
+    let (dir, folder) = folders();
+    let found = fs::metadata(dir.path()).unwrap();
+    let mut bytes = archive(&[("./", FOLDER, 0o755, ""), ("./file", FILE, 0o644, "content")]);
+    // Only root may give files away, so that these stay this process's own, or become another's.
+    let is_root = found.uid() == 0;
+    let (uid, gid) = if is_root { (1234, 4321) } else { (found.uid(), found.gid()) };
+    for start in [0, 512] {
+        let mut header = Header::from_byte_slice(&bytes[start..start + 512]).clone();
+        header.set_uid(uid.into());
+        header.set_gid(gid.into());
+        header.set_cksum();
+        bytes[start..start + 512].copy_from_slice(header.as_bytes());
+    }
+    let target = dir.path().join("target");
+    Unpacked::read(&bytes[..], &folder, true).unwrap().settle(&target).unwrap();
+    for name in [".", "file"] {
+        let found = fs::metadata(target.join(name)).unwrap();
+        assert_eq!((found.uid(), found.gid()), (uid, gid), "{name}");
+    }
 }

@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, fchown};
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -36,6 +36,8 @@ pub(super) struct Unpacked {
     pub(super) content: PathBuf,
     /// By their paths in the folder. The folder's own path is empty.
     directories: BTreeMap<PathBuf, Attributes>,
+    /// Whether the copies get the owners that the archive names.
+    keeps_owner: bool,
 }
 
 /// The mode and time of a directory, set at the end.
@@ -43,15 +45,18 @@ pub(super) struct Unpacked {
 struct Attributes {
     mode: u32,
     modified: Option<SystemTime>,
+    /// The owner to give, by numbers.
+    owner: Option<(u32, u32)>,
 }
 
 impl Unpacked {
     /// Unpacks an archive into a new folder.
-    pub(super) fn read(from: impl Read, folder: &Path) -> Result<Self, Error> {
+    pub(super) fn read(from: impl Read, folder: &Path, keeps_owner: bool) -> Result<Self, Error> {
         let mut unpacked = Self {
             folder: folder.to_owned(),
             content: PathBuf::new(),
             directories: BTreeMap::new(),
+            keeps_owner,
         };
         unpacked.take_all(from).map_err(Error::file("write", folder))?;
         Ok(unpacked)
@@ -60,6 +65,7 @@ impl Unpacked {
     fn take_all(&mut self, from: impl Read) -> io::Result<()> {
         let allowance = Rc::new(Cell::new(MAX_NAMES));
         let mut archive = Archive::new(LimitedReader { from, allowance: Rc::clone(&allowance) });
+        archive.set_preserve_ownerships(self.keeps_owner);
         let (mut is_first, mut names, mut skipped) = (true, 0, 0_u64);
         for entry in archive.entries()? {
             let mut entry = entry?;
@@ -73,7 +79,8 @@ impl Unpacked {
                         return Err(invalid("too many directories"));
                     }
                     make_directories(&self.folder, &name)?;
-                    let _ = self.directories.insert(name, Attributes::of(&entry)?);
+                    let attributes = Attributes::of(&entry, self.keeps_owner)?;
+                    let _ = self.directories.insert(name, attributes);
                 }
                 EntryType::Regular
                 | EntryType::Continuous
@@ -152,14 +159,22 @@ impl Unpacked {
 }
 
 impl Attributes {
-    fn of(entry: &Entry<'_, impl Read>) -> io::Result<Self> {
+    fn of(entry: &Entry<'_, impl Read>, keeps_owner: bool) -> io::Result<Self> {
         let since = Duration::from_secs(entry.header().mtime()?);
         let modified = UNIX_EPOCH.checked_add(since);
-        Ok(Self { mode: entry.header().mode()? & 0o777, modified })
+        let number = |value: u64| u32::try_from(value).map_err(|_| invalid("an impossible owner"));
+        let owner = match keeps_owner {
+            true => Some((number(entry.header().uid()?)?, number(entry.header().gid()?)?)),
+            false => None,
+        };
+        Ok(Self { mode: entry.header().mode()? & 0o777, modified, owner })
     }
 
     fn give_to(self, path: &Path) -> io::Result<()> {
         let directory = File::open(path)?;
+        if let Some((uid, gid)) = self.owner {
+            fchown(&directory, Some(uid), Some(gid))?;
+        }
         if let Some(modified) = self.modified {
             directory.set_modified(modified)?;
         }

@@ -28,6 +28,14 @@ pub(crate) enum UsageError {
     /// Neither side of a copy is in a machine, or both are.
     #[error("either the source or the target must be in a machine, as MACHINE:PATH")]
     CopyPaths,
+    /// `--chown` for a copy out of a machine, or of an archive.
+    #[error("--chown gives an owner to files and folders that are copied into a machine")]
+    Chown,
+    /// The machine does not know the owner.
+    #[error(
+        "the machine has no {kind} {name:?}: use a name of its /etc/passwd and /etc/group, or a number"
+    )]
+    UnknownOwner { kind: &'static str, name: String },
     /// The target of a copy is not a folder.
     #[error("{} is not a folder", path.display())]
     NotAFolder { path: PathBuf },

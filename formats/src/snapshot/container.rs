@@ -52,11 +52,13 @@ pub enum Section {
     Stop = 12,
     /// [`ImageCommand`](super::ImageCommand).
     ImageCommand = 13,
+    /// [`AfterRestore`](super::AfterRestore).
+    AfterRestore = 14,
 }
 
 impl Section {
     /// Every section, in file order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Machine,
         Self::Workload,
         Self::Vcpus,
@@ -69,6 +71,7 @@ impl Section {
         Self::Processor,
         Self::Stop,
         Self::ImageCommand,
+        Self::AfterRestore,
     ];
 
     /// The name that errors show.
@@ -87,6 +90,7 @@ impl Section {
             Self::Processor => "processor",
             Self::Stop => "stop",
             Self::ImageCommand => "image command",
+            Self::AfterRestore => "after restore",
         }
     }
 }

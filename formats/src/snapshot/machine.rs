@@ -128,6 +128,13 @@ record! {
         command: Vec<String>,
     }
 
+    /// What runs after each restore, before the first request is answered. For people and tools: the
+    /// agent holds it in the machine's memory, and a restore does not read it.
+    pub struct AfterRestore {
+        /// The action, as the user wrote it.
+        action: String,
+    }
+
     /// A disk of the machine. The index holds its content.
     #[derive(Copy)]
     pub struct Disk {

@@ -22,8 +22,8 @@ pub use container::{
     FORMAT_VERSION, HEADER_SIZE, MAGIC, MAX_SECTIONS, Section, SnapshotError, TABLE_ENTRY_SIZE,
 };
 pub use machine::{
-    Architecture, Disk, HypervisorFamily, ImageCommand, MAX_SLOTS, MAX_VCPUS, Machine, Stage, Stop,
-    Workload,
+    AfterRestore, Architecture, Disk, HypervisorFamily, ImageCommand, MAX_SLOTS, MAX_VCPUS,
+    Machine, Stage, Stop, Workload,
 };
 pub use memory::WorkingSet;
 
@@ -45,6 +45,8 @@ pub struct Snapshot {
     pub stop: Option<Stop>,
     /// The image's own entrypoint and command. `None` in snapshots without this section.
     pub image_command: Option<ImageCommand>,
+    /// What runs after each restore; `None` if the bake set no action.
+    pub after_restore: Option<AfterRestore>,
     /// The state of its vCPUs, interrupt controller and clock.
     pub arch: ArchState,
     /// Its slots.
@@ -75,6 +77,9 @@ impl Snapshot {
         if let Some(command) = &self.image_command {
             file.add(Section::ImageCommand, command);
         }
+        if let Some(after_restore) = &self.after_restore {
+            file.add(Section::AfterRestore, after_restore);
+        }
         file.finish()
     }
 
@@ -104,6 +109,7 @@ impl Snapshot {
             workload: container.section(Section::Workload)?,
             stop: container.optional(Section::Stop)?,
             image_command: container.optional(Section::ImageCommand)?,
+            after_restore: container.optional(Section::AfterRestore)?,
             arch: ArchState::decode(container)?,
             slots: container.list(Section::Slots, MAX_SLOTS)?,
             serial: container.section(Section::Serial)?,

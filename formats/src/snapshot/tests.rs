@@ -27,6 +27,7 @@ fn sample() -> Snapshot {
         }),
         stop: None,
         image_command: None,
+        after_restore: None,
         arch: State {
             processor: Processor {
                 baseline: Baseline::V3,
@@ -288,6 +289,14 @@ fn image_command_round_trips_and_is_optional() {
     assert_eq!(Snapshot::decode(&snapshot.encode()).unwrap().image_command, None);
     let (entrypoint, command) = (vec!["/entry".into(), "-x".into()], vec!["serve".into()]);
     snapshot.image_command = Some(ImageCommand { entrypoint, command });
+    assert_eq!(Snapshot::decode(&snapshot.encode()), Ok(snapshot));
+}
+
+#[test]
+fn after_restore_round_trips_and_is_optional() {
+    let mut snapshot = sample();
+    assert_eq!(Snapshot::decode(&snapshot.encode()).unwrap().after_restore, None);
+    snapshot.after_restore = Some(AfterRestore { action: "signal:HUP".into() });
     assert_eq!(Snapshot::decode(&snapshot.encode()), Ok(snapshot));
 }
 

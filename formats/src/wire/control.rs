@@ -13,7 +13,8 @@ use crate::codec::{DecodeError, Put, Reader};
 pub enum Control {
     /// The first message after every restore. The agent handles it before it answers requests.
     Resume(Resume),
-    /// A paused machine continues. The agent sends no reply.
+    /// The time of day, after a pause of the machine, a sleep of the host or a step of its clock. The
+    /// agent sends no reply.
     Clock {
         /// The wall clock, in nanoseconds since 1970-01-01 UTC.
         realtime_ns: u64,
@@ -52,7 +53,7 @@ pub enum Event {
     },
     /// [`Control::Resume`] succeeded.
     Resumed,
-    /// A step of [`Control::Resume`] failed; the machine must not be used.
+    /// A step of [`Control::Resume`] failed. The agent refuses every request.
     ResumeFailed(Failure),
 }
 

@@ -21,6 +21,10 @@ pub struct Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { operation, subject, errno } = self;
+        if *operation == Operation::AfterRestore {
+            // The subject says what the hook did.
+            return write!(f, "the hook after the restore failed: {subject}");
+        }
         match meaning(*errno) {
             Some(meaning) => {
                 write!(f, "{operation} of {subject} failed: {meaning} (errno {errno})")
@@ -81,6 +85,7 @@ macro_rules! operations {
 }
 
 operations! {
+    AfterRestore = "after-restore",
     Attach = "attach",
     Bind = "bind",
     Chdir = "chdir",

@@ -26,5 +26,7 @@ pub use self::frame::{
 };
 pub use self::input::{Flow, Input, Output};
 pub use self::reply::{Exit, ExitStatus, Memory, Reply};
-pub use self::request::{Command, Container, Process, Request, StagedFile, WriteFile};
+pub use self::request::{
+    Action, AfterRestore, Command, Container, Process, Request, StagedFile, WriteFile,
+};
 pub use self::segment::Segment;

@@ -95,6 +95,44 @@ pub struct Container {
     pub hostname: String,
     /// The entrypoint. Its environment, directory and user are the defaults of every exec.
     pub entrypoint: Process,
+    /// What runs after each restore.
+    pub after_restore: AfterRestore,
+}
+
+/// What runs between a restore and the first answer to a request, after the programs in the guest's
+/// folder for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AfterRestore {
+    /// The action; `None` leaves the entrypoint alone.
+    pub action: Option<Action>,
+    /// How long the action, and each program of the folder, may take, in milliseconds; not 0.
+    pub timeout_ms: u64,
+}
+
+/// An action after each restore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Action {
+    /// Stops the entrypoint, starts it anew, and waits for the TCP ports that it listened on.
+    Restart {
+        /// The signal that stops it, 1 to 64.
+        signal: u8,
+    },
+    /// Sends the entrypoint a signal, 1 to 64.
+    Signal(u8),
+    /// Runs a program with its arguments, as the container's user. It must exit with status 0.
+    Exec(Vec<Vec<u8>>),
+}
+
+impl AfterRestore {
+    /// The default time limit, in milliseconds.
+    pub const TIMEOUT_MS: u64 = 30_000;
+}
+
+impl Default for AfterRestore {
+    fn default() -> Self {
+        Self { action: None, timeout_ms: Self::TIMEOUT_MS }
+    }
 }
 
 /// A program to run.
@@ -190,6 +228,7 @@ impl Message for Request {
                 out.put_byte_string(container.root_device.as_bytes());
                 out.put_byte_string(container.hostname.as_bytes());
                 put_process(out, &container.entrypoint);
+                put_after_restore(out, &container.after_restore);
             }
             Self::Exec(command) => put_command(out, command),
             Self::Logs { follow } => out.put_bool(*follow),
@@ -221,6 +260,7 @@ impl Message for Request {
                 root_device: reader.string("root device", MAX_NAME)?,
                 hostname: reader.string("hostname", MAX_NAME)?,
                 entrypoint: read_process(&mut reader)?,
+                after_restore: read_after_restore(&mut reader)?,
             }),
             0x22 => Self::Start,
             0x37 => Self::StartInit,
@@ -259,6 +299,40 @@ fn read_process(reader: &mut Reader<'_>) -> Result<Process, DecodeError> {
         cwd: read_path(reader, "cwd")?,
         user: reader.string("user", MAX_NAME)?,
     })
+}
+
+fn put_after_restore(out: &mut Vec<u8>, after_restore: &AfterRestore) {
+    out.put_option(after_restore.action.as_ref(), |out, action| {
+        let (kind, signal, argv) = match action {
+            Action::Restart { signal } => (0, *signal, [].as_slice()),
+            Action::Signal(signal) => (1, *signal, [].as_slice()),
+            Action::Exec(argv) => (2, 0, argv.as_slice()),
+        };
+        out.put_u8(kind);
+        out.put_u8(signal);
+        put_strings(out, argv);
+    });
+    out.put_u64(after_restore.timeout_ms);
+}
+
+fn read_after_restore(reader: &mut Reader<'_>) -> Result<AfterRestore, DecodeError> {
+    let action = reader.option("action", read_action)?;
+    match reader.u64("timeout")? {
+        0 => Err(reader.illegal("timeout", 0)),
+        timeout_ms => Ok(AfterRestore { action, timeout_ms }),
+    }
+}
+
+fn read_action(reader: &mut Reader<'_>) -> Result<Action, DecodeError> {
+    let kind = reader.u8("action")?;
+    let signal = if kind == 2 { reader.u8("signal")? } else { read_signal(reader)? };
+    let argv = read_strings(reader, "argv")?;
+    match (kind, signal, argv.is_empty()) {
+        (0, _, true) => Ok(Action::Restart { signal }),
+        (1, _, true) => Ok(Action::Signal(signal)),
+        (2, 0, false) => Ok(Action::Exec(argv)),
+        _ => Err(reader.illegal("action", kind.into())),
+    }
 }
 
 fn put_command(out: &mut Vec<u8>, command: &Command) {

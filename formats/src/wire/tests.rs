@@ -55,12 +55,21 @@ fn requests_round_trip() {
         cwd: b"/".to_vec(),
         user: "101:101".into(),
     };
-    assert_round_trip(&Request::Attach(Container {
-        slots: vec![2, 3],
-        root_device: "pmem0".into(),
-        hostname: "web".into(),
-        entrypoint,
-    }));
+    let actions = [
+        None,
+        Some(Action::Restart { signal: 15 }),
+        Some(Action::Signal(64)),
+        Some(Action::Exec(vec![b"reseed".to_vec(), Vec::new()])),
+    ];
+    for action in actions {
+        assert_round_trip(&Request::Attach(Container {
+            slots: vec![2, 3],
+            root_device: "pmem0".into(),
+            hostname: "web".into(),
+            entrypoint: entrypoint.clone(),
+            after_restore: AfterRestore { action, timeout_ms: 5 },
+        }));
+    }
     assert_round_trip(&Request::Exec(command()));
     assert_round_trip(&Request::Logs { follow: true });
     assert_round_trip(&Request::SignalEntrypoint { signal: 15 });
@@ -144,6 +153,35 @@ fn frame_over_the_limit_is_refused() {
     assert!(Header::decode(bytes).is_ok());
     bytes[0] = 1;
     assert!(matches!(Header::decode(bytes), Err(DecodeError::TooLarge { .. })));
+}
+
+#[test]
+fn failed_hook_is_described_by_its_subject() {
+    let subject = "/etc/hook exited with status 3; it wrote: no key".into();
+    let failure = Failure { operation: Operation::AfterRestore, subject, errno: 0 };
+    let expected =
+        "the hook after the restore failed: /etc/hook exited with status 3; it wrote: no key";
+    assert_eq!(failure.to_string(), expected);
+}
+
+#[test]
+fn malformed_after_restore_is_refused() {
+    let action = Some(Action::Signal(1));
+    let after_restore = AfterRestore { action, timeout_ms: 1 };
+    let request = Request::Attach(Container { after_restore, ..Container::default() });
+    let frame = request.to_frame();
+    // At the end: whether there is an action, its kind, its signal, no arguments, the time limit.
+    let [has_action, kind, signal] = [15, 14, 13].map(|back| frame.len() - back);
+    assert_eq!(frame[has_action..signal + 1], [1, 1, 1]);
+    let decode = |place: usize, value: u8| {
+        let mut frame = frame.clone();
+        frame[place] = value;
+        Request::decode(0x21, &frame[HEADER_SIZE..])
+    };
+    assert_eq!(decode(kind, 1), Ok(request));
+    for (place, value) in [(kind, 2), (kind, 3), (signal, 0), (signal, 65), (frame.len() - 8, 0)] {
+        assert!(matches!(decode(place, value), Err(DecodeError::Illegal { .. })), "{place}");
+    }
 }
 
 #[test]

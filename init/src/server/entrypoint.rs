@@ -6,7 +6,7 @@ use crate::cgroup::Group;
 use crate::child::{Child, exit};
 use crate::log::{Log, Stream};
 use crate::sys::fd::{Fd, read_now};
-use crate::sys::process::ExitedChild;
+use crate::sys::process::{ExitedChild, SIGKILL, signal_group};
 use crate::sys::{Errno, clock};
 
 /// Reads per pipe after the program's exit: enough for the largest pipe.
@@ -21,12 +21,14 @@ pub(super) struct Entrypoint {
     pub(super) stderr: Option<Fd>,
     pub(super) log: Log,
     pub(super) exit: Option<Exit>,
-    /// Kept as long as the machine runs.
-    _group: Option<Group>,
+    /// Where all of its processes are.
+    group: Option<Group>,
+    /// Whether it is PID 1 of namespaces of its own.
+    pub(super) is_init: bool,
 }
 
 impl Entrypoint {
-    pub(super) fn new(child: Child, group: Option<Group>) -> Self {
+    pub(super) fn new(child: Child, group: Option<Group>, is_init: bool) -> Self {
         Self {
             pid: child.pid,
             started: child.started,
@@ -34,7 +36,8 @@ impl Entrypoint {
             stderr: child.ends.stderr,
             log: Log::default(),
             exit: None,
-            _group: group,
+            group,
+            is_init,
         }
     }
 
@@ -56,6 +59,24 @@ impl Entrypoint {
                 *pipe = None;
                 false
             }
+        }
+    }
+
+    /// Whether the agent uses its namespaces now.
+    pub(super) fn is_joined(&self) -> bool {
+        self.is_init && self.exit.is_none()
+    }
+
+    /// Whether it has exited and left no process behind.
+    pub(super) fn is_gone(&self) -> bool {
+        self.exit.is_some() && self.group.as_ref().is_none_or(Group::is_empty)
+    }
+
+    /// Kills it with all of its processes.
+    pub(super) fn kill(&self) {
+        let killed = self.group.as_ref().map(Group::kill);
+        if !matches!(killed, Some(Ok(()))) && self.exit.is_none() {
+            let _ = signal_group(self.pid, SIGKILL);
         }
     }
 

@@ -3,11 +3,12 @@
 //! One thread, one epoll. Invariant: what arrived on the control stream is carried out before
 //! any request that arrived after it. The host delivers control bytes first, so the control
 //! stream is read first at each wake-up, and once more before each request is acted on: after
-//! a restore, no request can overtake the resume.
+//! a restore, no request can overtake the resume, nor the hooks that it starts.
 
 mod drain;
 mod entrypoint;
 mod exec;
+mod hooks;
 mod input;
 mod pipe;
 mod slab;
@@ -28,6 +29,7 @@ use supermachine_formats::wire::{
 use self::drain::Drains;
 use self::entrypoint::Entrypoint;
 use self::exec::{Chain, Exec, Role};
+use self::hooks::{Hooks, Next, Started};
 use self::slab::{Key, Slab};
 use self::stream::{Stream, Work};
 use self::tcp::Tcp;
@@ -68,6 +70,7 @@ pub(crate) struct Server {
     streams: Slab<Stream>,
     tcp: Tcp,
     drains: Drains,
+    hooks: Hooks,
     /// The receive buffer; allocated once.
     scratch: Vec<u8>,
     now: u64,
@@ -95,6 +98,7 @@ impl Server {
             streams: Slab::new(),
             tcp: Tcp::new(),
             drains: Drains::new(),
+            hooks: Hooks::default(),
             scratch: vec![0; MAX_CHUNK + HEADER_SIZE],
             now: clock::monotonic(),
         };
@@ -140,11 +144,12 @@ impl Server {
                         self.tcp.serve_listener(key, side, &mut self.scratch);
                     }
                     Token::Drain(key) => self.drains.serve(key, &mut self.scratch),
+                    Token::Hook => self.hooks.read(&mut self.scratch),
                 }
             }
             // Deadlines that were set since are in the future: no need to read the clock.
             if timeout >= 0 {
-                self.pass_time();
+                self.pass_time()?;
             }
         }
     }
@@ -179,19 +184,15 @@ impl Server {
             let message = self.control_inbox.next::<Control>();
             let message =
                 message.map_err(|_| failure("decode", "control stream", Errno::EPROTO))?;
-            let event = match message {
+            match message {
                 None => return Ok(()),
                 Some(Control::Resume(resume)) => match self.resume(&resume) {
-                    Ok(()) => Event::Resumed,
-                    Err(failure) => Event::ResumeFailed(failure),
+                    Ok(()) => self.start_hooks()?,
+                    Err(failure) => self.finish_hooks(Some(failure))?,
                 },
-                Some(Control::Clock { realtime_ns }) => {
-                    resume::correct_clock(realtime_ns);
-                    continue;
-                }
+                Some(Control::Clock { realtime_ns }) => resume::correct_clock(realtime_ns),
                 Some(_) => return Err(failure("decode", "control stream", Errno::EPROTO)),
-            };
-            self.say(&event)?;
+            }
         }
     }
 
@@ -204,6 +205,81 @@ impl Server {
                 mount::set_hostname(name.as_bytes()).or_failure("sethostname", name)
             }
         }
+    }
+
+    /// Starts the hooks of a restore. Reports the resume as done once all have succeeded.
+    fn start_hooks(&mut self) -> Result<(), Failure> {
+        // The streams of listeners exist no more.
+        self.tcp.close_listeners();
+        for key in self.hooks.begin(self.container.as_ref().map(Container::after_restore)) {
+            self.streams.put(key, None);
+        }
+        if self.hooks.is_running() { self.run_hooks() } else { self.say(&Event::Resumed) }
+    }
+
+    /// Makes as much progress with the hooks as possible.
+    fn run_hooks(&mut self) -> Result<(), Failure> {
+        while self.hooks.is_running() {
+            self.now = clock::monotonic();
+            let entrypoint = self.entrypoint.as_ref();
+            let done = match self.hooks.next(self.now, entrypoint, &mut self.scratch) {
+                Next::Wait => return Ok(()),
+                Next::Kill => {
+                    if let Some(entrypoint) = entrypoint {
+                        entrypoint.kill();
+                    }
+                    return Ok(());
+                }
+                Next::Start(command) => self.start_hook(&command),
+                Next::Signal(number) => self.signal(number),
+                Next::Restart => self.restart(),
+                Next::Drain(pipe) => {
+                    self.drains.add(pipe, &self.epoll);
+                    Ok(())
+                }
+                Next::Finish => return self.finish_hooks(None),
+                Next::Refuse(failure) => return self.finish_hooks(Some(failure)),
+            };
+            if let Err(failure) = done {
+                let failure = self.hooks.explain(&failure);
+                return self.finish_hooks(Some(failure));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports how the resume went, and answers the requests that were held.
+    fn finish_hooks(&mut self, failure: Option<Failure>) -> Result<(), Failure> {
+        let held = self.hooks.end_all(failure.clone());
+        self.say(&failure.map_or(Event::Resumed, Event::ResumeFailed))?;
+        for (key, stream, request) in held {
+            if let Some(stream) = self.begin(key, stream, request) {
+                self.advance(key, stream);
+            }
+        }
+        Ok(())
+    }
+
+    fn start_hook(&mut self, command: &Command) -> Result<(), Failure> {
+        let launch = self.container()?.command(command)?;
+        let (stdio, output) = child::output(&launch.account.credentials)?;
+        let mut group = self.groups.take();
+        let (pid, started) =
+            child::start(&mut self.spawner, &self.null_device, &launch, &stdio, &mut group)?;
+        self.epoll.add(&output, READABLE, Token::Hook.pack()).or_failure("epoll_ctl", "hook")?;
+        self.hooks.started(Started { pid, started, group, output });
+        Ok(())
+    }
+
+    /// Starts the entrypoint anew, with its log.
+    fn restart(&mut self) -> Result<(), Failure> {
+        let old = self.entrypoint.take();
+        let restarted = self.start(old.as_ref().is_some_and(|old| old.is_init));
+        match (&mut self.entrypoint, old) {
+            (Some(entrypoint), Some(old)) => entrypoint.log = old.log,
+            (entrypoint, old) => *entrypoint = old,
+        }
+        restarted.map(drop)
     }
 
     fn say(&mut self, event: &Event) -> Result<(), Failure> {
@@ -233,12 +309,14 @@ impl Server {
                         if !self.read_control()? {
                             return Err(failure("recv", "control stream", Errno::EPIPE));
                         }
-                        if Tcp::takes(&request) {
-                            self.streams.put(key, None);
-                            self.tcp.open(&request, stream, &self.epoll, &mut self.scratch);
+                        if self.hooks.is_running() {
+                            self.hooks.hold(key, stream, request, &self.epoll);
                             return Ok(());
                         }
-                        self.answer(&mut stream, request);
+                        match self.begin(key, stream, request) {
+                            Some(begun) => stream = begun,
+                            None => return Ok(()),
+                        }
                     }
                     Ok(None) => break,
                     Err(_) => alive = false,
@@ -250,6 +328,21 @@ impl Server {
         alive = alive && stream.advance(&mut self.scratch, self.entrypoint.as_ref());
         self.settle(key, stream, alive);
         Ok(())
+    }
+
+    /// Starts the work of a request. Returns the stream, unless it is one for TCP.
+    fn begin(&mut self, key: Key, mut stream: Stream, request: Request) -> Option<Stream> {
+        if let Some(failure) = self.hooks.failure() {
+            stream.finish(&Reply::Failed(failure.clone()));
+            return Some(stream);
+        }
+        if Tcp::takes(&request) {
+            self.streams.put(key, None);
+            self.tcp.open(&request, stream, &self.epoll, &mut self.scratch);
+            return None;
+        }
+        self.answer(&mut stream, request);
+        Some(stream)
     }
 
     fn serve_pipe(&mut self, key: Key, role: Role) {
@@ -287,11 +380,16 @@ impl Server {
                 stream.work = Work::Exec(Box::new(exec));
                 None
             }),
-            Request::Listening => self.listening().map(|ports| Some(Reply::Ports(ports))),
+            Request::Listening => {
+                ports::now(self.joined.is_some()).map(|ports| Some(Reply::Ports(ports)))
+            }
             Request::Logs { follow } => self.logs(stream, 0, follow),
             Request::WaitEntrypoint => self.logs(stream, u64::MAX, true),
             Request::SignalEntrypoint { signal } => self.signal(signal).map(|()| Some(Reply::Done)),
-            Request::Settle => settle().map(|()| Some(Reply::Done)),
+            Request::Settle => {
+                self.hooks.look();
+                settle().map(|()| Some(Reply::Done))
+            }
             Request::Memory => usage::memory().map(|memory| Some(Reply::Memory(memory))),
             _ => self.files(&request).map(|work| {
                 stream.work = work;
@@ -327,6 +425,7 @@ impl Server {
             return Err(failure("attach", "container", Errno::EALREADY));
         }
         self.container = Some(attach(description, &mut self.resumer)?);
+        self.hooks.adopt_folder();
         Ok(())
     }
 
@@ -358,7 +457,7 @@ impl Server {
             self.epoll.add(fd, READABLE, token).or_failure("epoll_ctl", "entrypoint")?;
         }
         let pid = child.pid;
-        self.entrypoint = Some(Entrypoint::new(child, group));
+        self.entrypoint = Some(Entrypoint::new(child, group, is_init));
         Ok(Reply::Started { pid })
     }
 
@@ -400,20 +499,6 @@ impl Server {
             Request::CopyOut { path } => Ok(Work::Give(Box::new(Source::archive(path)?))),
             _ => Err(failure("decode", "request", Errno::EPROTO)),
         }
-    }
-
-    fn listening(&self) -> Result<Vec<u16>, Failure> {
-        // The agent is not in an entrypoint's namespace of processes, and has no /proc/self there.
-        let (tcp, tcp6) = match self.joined {
-            None => (c"/proc/net/tcp", c"/proc/net/tcp6"),
-            Some(_) => (c"/proc/1/net/tcp", c"/proc/1/net/tcp6"),
-        };
-        let table = fd::read_file(tcp).or_failure("read", tcp.to_bytes())?;
-        let table6 = match fd::read_file(tcp6) {
-            Err(Errno::ENOENT) => Vec::new(),
-            other => other.or_failure("read", tcp6.to_bytes())?,
-        };
-        Ok(ports::listening(&[&table, &table6]))
     }
 
     fn signal(&self, number: u8) -> Result<(), Failure> {
@@ -461,6 +546,9 @@ impl Server {
                 self.follow();
                 continue;
             }
+            if self.hooks.end(&ended) {
+                continue;
+            }
             let owners = self.keys(|stream| stream.runs(ended.pid));
             for key in owners {
                 let Some(mut stream) = self.streams.take(key) else { continue };
@@ -470,7 +558,7 @@ impl Server {
                 self.advance(key, stream);
             }
         }
-        Ok(())
+        self.run_hooks()
     }
 
     fn keys(&self, wanted: impl Fn(&Stream) -> bool) -> Vec<Key> {
@@ -479,16 +567,18 @@ impl Server {
 
     /// Milliseconds until the next deadline, rounded up; -1 without one.
     fn timeout(&self) -> i32 {
-        let next = self.streams.iter().filter_map(|(_, stream)| stream.next_moment()).min();
+        let streams = self.streams.iter().filter_map(|(_, stream)| stream.next_moment());
+        let next = streams.chain(self.hooks.next_moment(self.now)).min();
         next.map_or(-1, |moment| {
             let left = moment.saturating_sub(self.now).div_ceil(MILLISECOND);
             i32::try_from(left).unwrap_or(i32::MAX)
         })
     }
 
-    fn pass_time(&mut self) {
-        if self.streams.iter().all(|(_, stream)| stream.next_moment().is_none()) {
-            return;
+    fn pass_time(&mut self) -> Result<(), Failure> {
+        let waits = |(_, stream): (Key, &Stream)| stream.next_moment().is_some();
+        if !self.hooks.is_running() && !self.streams.iter().any(waits) {
+            return Ok(());
         }
         let now = clock::monotonic();
         self.now = now;
@@ -500,6 +590,7 @@ impl Server {
             }
             self.advance(key, stream);
         }
+        self.run_hooks()
     }
 }
 

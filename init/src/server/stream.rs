@@ -158,6 +158,14 @@ impl Stream {
         Ok(())
     }
 
+    /// Stops reporting events.
+    pub(super) fn unwatch(&mut self, epoll: &Epoll) {
+        if self.watched.take().is_some() {
+            // It fails only for a socket that is not registered.
+            let _ = epoll.remove(&self.socket);
+        }
+    }
+
     /// Whether this stream's command is the process `pid`.
     pub(super) fn runs(&self, pid: u32) -> bool {
         matches!(&self.work, Work::Exec(exec) if exec.runs(pid))

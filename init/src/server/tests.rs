@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use supermachine_formats::wire::{
-    Command, Container as Description, Control, ENTROPY_SIZE, Event, Exit, ExitStatus, Flow,
-    Header, Input, Memory, Message, Output, Process, Reply, Request, Resume, STDIN_WINDOW,
-    StagedFile, VERSION, WindowSize, WriteFile,
+    Action, AfterRestore, Command, Container as Description, Control, ENTROPY_SIZE, Event, Exit,
+    ExitStatus, Flow, Header, Input, Memory, Message, Output, Process, Reply, Request, Resume,
+    STDIN_WINDOW, StagedFile, VERSION, WindowSize, WriteFile,
 };
 
 use super::*;
@@ -932,4 +932,148 @@ fn resume_precedes_later_requests() {
         guest.control.set_nonblocking(false).unwrap();
         assert_eq!(failure.operation.as_str(), "clock_settime");
     }
+}
+
+/// Serves with a running entrypoint, and runs hooks first, as after a restore.
+fn serve_hooks(control: Fd, listener: Fd, script: &str, after_restore: AfterRestore) {
+    let mut server = Server::new(control, listener, Groups::default()).unwrap();
+    let argv = ["/bin/sh", "-c", script].map(|word| word.as_bytes().to_vec()).into();
+    let entrypoint = Process { argv, ..Process::default() };
+    let description = Description { entrypoint, after_restore, ..Description::default() };
+    server.set_container(Container::new(description));
+    server.start(false).unwrap();
+    wait_for_output(server.entrypoint.as_mut().unwrap());
+    server.start_hooks().unwrap();
+    server.run().unwrap();
+}
+
+/// Waits for the entrypoint's first output: its traps are set.
+fn wait_for_output(entrypoint: &mut Entrypoint) {
+    let mut scratch = [0; 64];
+    while !entrypoint.pump(log::Stream::Out, &mut scratch) {
+        std::thread::yield_now();
+    }
+}
+
+fn run_after_restore(script: &str, timeout_ms: u64) -> AfterRestore {
+    let argv = ["/bin/sh", "-c", script].map(|word| word.as_bytes().to_vec());
+    AfterRestore { action: Some(Action::Exec(argv.into())), timeout_ms }
+}
+
+fn hook_failure(answer: &Answer) -> String {
+    match &answer.last {
+        Reply::Failed(failure) if failure.operation.as_str() == "after-restore" => {
+            failure.subject.clone()
+        }
+        other => panic!("expected a failed hook, not {other:?}"),
+    }
+}
+
+#[test]
+fn requests_wait_for_the_hook() {
+    let mut guest = Guest::new(|control, listener| {
+        let script = "sleep 0.3; echo seeded; : > /tmp/supermachine-hook-$PPID";
+        serve_hooks(
+            control,
+            listener,
+            "echo up; exec sleep 100",
+            run_after_restore(script, 60_000),
+        );
+    });
+    let mark = format!("/tmp/supermachine-hook-{}", guest.pid);
+    let streams: Vec<_> =
+        (0..4).map(|_| guest.send(&Request::Exec(command(&["/bin/ls", &mark])))).collect();
+    for mut stream in streams {
+        let answer = collect(&mut stream);
+        assert_eq!(String::from_utf8_lossy(&answer.stdout).trim(), mark);
+        assert_eq!(exit(&answer).status, ExitStatus::Code(0));
+    }
+    assert_eq!(read_frame::<Event>(&mut guest.control), Some(Event::Resumed));
+    std::fs::remove_file(mark).unwrap();
+}
+
+#[test]
+fn failed_hook_is_reported_to_every_request() {
+    let mut guest = Guest::new(|control, listener| {
+        let script = "echo no key; echo at all >&2; exit 3";
+        serve_hooks(
+            control,
+            listener,
+            "echo up; exec sleep 100",
+            run_after_restore(script, 60_000),
+        );
+    });
+    let expected = "/bin/sh exited with status 3; it wrote: no key\nat all";
+    assert_eq!(hook_failure(&guest.run(&["true"])), expected);
+    assert_eq!(hook_failure(&guest.ask(&Request::Memory)), expected);
+    assert_eq!(hook_failure(&guest.ask(&Request::Connect { port: 1, framed: true })), expected);
+    let Some(Event::ResumeFailed(failure)) = read_frame(&mut guest.control) else {
+        panic!("the control stream reports the failure");
+    };
+    assert_eq!(failure.subject, expected);
+}
+
+#[test]
+fn hook_that_takes_too_long_is_killed() {
+    let guest = Guest::new(|control, listener| {
+        let script = "echo begun; exec sleep 100";
+        serve_hooks(control, listener, "echo up; exec sleep 100", run_after_restore(script, 300));
+    });
+    let began = Instant::now();
+    let expected = "/bin/sh took longer than 300 ms; it wrote: begun";
+    assert_eq!(hook_failure(&guest.run(&["true"])), expected);
+    assert!(began.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn missing_hook_is_reported() {
+    let guest = Guest::new(|control, listener| {
+        let action = Some(Action::Exec(vec![b"/no/such/hook".to_vec()]));
+        let after_restore = AfterRestore { action, timeout_ms: 1000 };
+        serve_hooks(control, listener, "echo up; exec sleep 100", after_restore);
+    });
+    let text = hook_failure(&guest.run(&["true"]));
+    assert!(text.starts_with("/no/such/hook: execve"), "{text}");
+}
+
+#[test]
+fn signal_of_a_hook_reaches_the_entrypoint() {
+    let guest = Guest::new(|control, listener| {
+        let script = "trap 'echo told' HUP; echo up; while :; do sleep 0.05; done";
+        let after_restore = AfterRestore { action: Some(Action::Signal(1)), timeout_ms: 1000 };
+        serve_hooks(control, listener, script, after_restore);
+    });
+    eventually("told", || guest.ask(&Request::Logs { follow: false }).stdout == b"up\ntold\n");
+}
+
+#[test]
+fn restart_runs_the_entrypoint_anew_and_keeps_its_log() {
+    let guest = Guest::new(|control, listener| {
+        let script = "trap 'echo bye; exit' TERM; echo up; while :; do sleep 0.05; done";
+        let action = Some(Action::Restart { signal: 15 });
+        let after_restore = AfterRestore { action, timeout_ms: 20_000 };
+        serve_hooks(control, listener, script, after_restore);
+    });
+    eventually("restarted", || {
+        guest.ask(&Request::Logs { follow: false }).stdout == b"up\nbye\nup\n"
+    });
+}
+
+#[test]
+fn executables_of_a_folder_come_in_the_order_of_their_names() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = std::env::temp_dir().join(format!("supermachine-hooks-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("20-folder")).unwrap();
+    for (name, mode) in [("30-c", 0o755), ("10-a", 0o700), ("40-text", 0o644), (".hidden", 0o755)] {
+        let file = folder.join(name);
+        std::fs::write(&file, "").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    std::os::unix::fs::symlink("/bin/sh", folder.join("15-link")).unwrap();
+    let folder = folder.to_str().unwrap();
+    let found = hooks::executables(folder.as_bytes()).unwrap();
+    let expected = ["10-a", "15-link", "30-c"].map(|name| format!("{folder}/{name}").into_bytes());
+    assert_eq!(found, expected);
+    assert!(hooks::executables(b"/no/such/folder").unwrap().is_empty());
+    std::fs::remove_dir_all(folder).unwrap();
 }

@@ -16,6 +16,7 @@ pub(super) enum Token {
     Tcp(Key, Side),
     TcpListener(Key, Side),
     Drain(Key),
+    Hook,
 }
 
 /// One of the two descriptors of a TCP connection or listener.
@@ -41,6 +42,7 @@ impl Token {
             Self::Tcp(key, side) => keyed(32 + side as u64, key),
             Self::TcpListener(key, side) => keyed(36 + side as u64, key),
             Self::Drain(key) => keyed(40, key),
+            Self::Hook => 41 << 56,
         }
     }
 
@@ -63,6 +65,7 @@ impl Token {
             36 => Self::TcpListener(key, Side::Host),
             37 => Self::TcpListener(key, Side::Guest),
             40 => Self::Drain(key),
+            41 => Self::Hook,
             _ => return None,
         })
     }
@@ -84,6 +87,7 @@ mod tests {
             Token::Entrypoint(log::Stream::Err),
             Token::Stream(key),
             Token::Drain(key),
+            Token::Hook,
         ];
         let sides = [Side::Host, Side::Guest];
         let tcp = sides.map(|side| Token::Tcp(key, side));

@@ -66,14 +66,15 @@ impl Epoll {
     }
 }
 
-/// Watches a directory for new entries.
+/// Watches a directory for new entries. Reading the result does not block.
 pub(crate) fn watch_directory(path: &CStr) -> Result<Fd> {
     // SAFETY: no memory is involved.
     let watch = unsafe {
         call(nr::__NR_inotify_init1, [flags(nr::O_CLOEXEC | nr::O_NONBLOCK), 0, 0, 0, 0, 0])
     }
     .map(Fd::adopt)?;
-    let arguments = [watch.register(), path.as_ptr() as usize, flags(nr::IN_CREATE), 0, 0, 0];
+    let what = flags(nr::IN_CREATE | nr::IN_MOVED_TO);
+    let arguments = [watch.register(), path.as_ptr() as usize, what, 0, 0, 0];
     // SAFETY: the path is a terminated string that outlives the call.
     unsafe { call(nr::__NR_inotify_add_watch, arguments) }?;
     Ok(watch)

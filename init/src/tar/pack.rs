@@ -7,8 +7,8 @@ use linux_raw_sys::general as nr;
 use supermachine_formats::wire::Failure;
 
 use super::header::{BLOCK, Header, Kind, pad};
-use crate::container::path;
 use crate::failure::{OrFailure, failure};
+use crate::place::path;
 use crate::sys::fd::{self, Fd};
 use crate::sys::{Errno, mount, tree};
 

@@ -7,8 +7,8 @@ use linux_raw_sys::general as nr;
 use supermachine_formats::wire::Failure;
 
 use super::header::{BLOCK, Header, HeaderError, Kind};
-use crate::container::{make_directories, path};
 use crate::failure::{OrFailure, failure};
+use crate::place::{make_directories, path};
 use crate::sys::fd::{self, Fd};
 use crate::sys::{Errno, mount, tree};
 

@@ -102,3 +102,57 @@ fn listen_remedy(address: &str, source: &io::Error) -> &'static str {
         _ => "",
     }
 }
+
+/// The prefix of a guest's failure that its console explains.
+pub(super) fn cause(console: &str) -> &'static str {
+    if out_of_memory(console).is_some() { "guest out of memory: " } else { "" }
+}
+
+/// The line of a console that says that the guest failed for lack of memory. Programs that the kernel
+/// killed for it do not count: the guest outlives them.
+pub(crate) fn out_of_memory(console: &str) -> Option<&str> {
+    console.lines().find(|line| {
+        let has = |text| line.contains(text);
+        let panicked = has("Kernel panic - not syncing")
+            && (has("deadlocked on memory")
+                || has("Out of memory")
+                || has("out of memory")
+                || has("panic_on_oom"));
+        let agent = has("supermachine-init:")
+            && (has("out of memory (errno 12)") || has("memory allocation of"));
+        panicked || agent
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn console_that_ends_for_lack_of_memory_is_recognised() {
+        for line in [
+            "[   12.1] Kernel panic - not syncing: System is deadlocked on memory",
+            "[   12.1] Kernel panic - not syncing: Out of memory: compulsory panic_on_oom is enabled",
+            "[   12.1] Kernel panic - not syncing: Out of memory and no killable processes...",
+            "supermachine-init: memory allocation of 65544 bytes failed",
+            "supermachine-init: epoll_wait of  failed: out of memory (errno 12)",
+        ] {
+            let console = format!("[    0.1] Linux version 6.12\n{line}\n[   12.2] CPU: 0");
+            assert_eq!(out_of_memory(&console), Some(line));
+            assert_eq!(cause(&console), "guest out of memory: ");
+        }
+    }
+
+    #[test]
+    fn other_deaths_and_killed_programs_have_another_cause() {
+        for console in [
+            "",
+            "[   12.1] Out of memory: Killed process 77 (python3) total-vm:1kB",
+            "[   12.1] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000009",
+            "[   12.1] Out of memory: Killed process 77 (sh)\n[   13.0] reboot: Restarting system",
+            "supermachine-init: the control stream ended",
+        ] {
+            assert_eq!(cause(console), "", "{console}");
+        }
+    }
+}

@@ -11,6 +11,7 @@ use supermachine_formats::wire::Failure;
 use supermachine_snapshots::pack::PackError;
 use supermachine_vmm::{GuestFailure, MachineError};
 
+pub(crate) use self::guest::out_of_memory;
 pub use self::guest::{PortError, ProtocolError, TransferError};
 pub use self::host::{HostError, InvalidInput, SnapshotError, WorkerError};
 
@@ -69,7 +70,7 @@ pub enum Error {
         waited: Duration,
     },
     /// The guest exited by itself: start another machine.
-    #[error("{failure}; its console ends with: {console}")]
+    #[error("{}{failure}; its console ends with: {console}", guest::cause(.console))]
     Guest {
         /// How it exited.
         failure: GuestFailure,

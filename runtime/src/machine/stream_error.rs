@@ -7,7 +7,7 @@ use supermachine_formats::wire::Failure;
 use supermachine_vmm::GuestFailure;
 
 use crate::Error;
-use crate::error::{HostError, ProtocolError, WorkerError};
+use crate::error::{HostError, ProtocolError, WorkerError, out_of_memory};
 
 /// How much of the console an error shows.
 const CONSOLE_TAIL: usize = 2048;
@@ -77,10 +77,15 @@ pub(crate) fn io_error(error: Error) -> io::Error {
     io::Error::new(kind, error)
 }
 
-/// The last lines of a console, as text.
+/// The last lines of a console, as text, after the line that says why the guest failed.
 pub(super) fn console_text(console: &[u8]) -> String {
     let (_, tail) = console.split_at(console.len().saturating_sub(CONSOLE_TAIL));
-    String::from_utf8_lossy(tail).trim().to_owned()
+    let tail = String::from_utf8_lossy(tail).trim().to_owned();
+    let whole = String::from_utf8_lossy(console);
+    match out_of_memory(&whole) {
+        Some(line) if out_of_memory(&tail).is_none() => format!("{}\n{tail}", line.trim()),
+        _ => tail,
+    }
 }
 
 /// The guest is Linux on every host, so its error numbers are named here.
@@ -95,5 +100,21 @@ fn kind_of(errno: u16) -> io::ErrorKind {
         28 => io::ErrorKind::StorageFull,
         30 => io::ErrorKind::ReadOnlyFilesystem,
         _ => io::ErrorKind::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn console_text_is_the_end_with_the_reason() {
+        assert_eq!(console_text(b" one\ntwo\n"), "one\ntwo");
+        let panic = "Kernel panic - not syncing: System is deadlocked on memory";
+        let trace = "x".repeat(2 * CONSOLE_TAIL);
+        let text = console_text(format!("first\n{panic}\n{trace}\n").as_bytes());
+        assert!(text.starts_with(&format!("{panic}\nxxx")), "{text}");
+        assert!(text.len() <= panic.len() + 1 + CONSOLE_TAIL);
+        assert_eq!(console_text(format!("{panic}\nend").as_bytes()), format!("{panic}\nend"));
     }
 }

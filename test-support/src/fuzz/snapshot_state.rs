@@ -11,8 +11,8 @@ use supermachine_formats::snapshot::device::{
 };
 use supermachine_formats::snapshot::memory::Run;
 use supermachine_formats::snapshot::{
-    Architecture, Disk, HypervisorFamily, ImageCommand, Machine, Snapshot, Stage, Stop, WorkingSet,
-    Workload,
+    AfterRestore, Architecture, Disk, HypervisorFamily, ImageCommand, Machine, Snapshot, Stage,
+    Stop, WorkingSet, Workload,
 };
 
 /// Reads a state file both ways; tells whether its form was accepted.
@@ -56,6 +56,7 @@ fn sample(is_full: bool) -> Snapshot {
             entrypoint: vec!["/entry".into()],
             command: vec!["nginx".into()],
         }),
+        after_restore: is_full.then(|| AfterRestore { action: "restart".into() }),
         arch: State {
             processor: Processor {
                 baseline: if is_full { Baseline::V3 } else { Baseline::Host },

@@ -1,8 +1,8 @@
 //! The host's messages as the agent reads them: control, requests, input and segments.
 
 use supermachine_formats::wire::{
-    Command, Container, Control, ENTROPY_SIZE, Flow, HEADER_SIZE, Header, Input, Message, Output,
-    Process, Request, Resume, Segment, StagedFile, WindowSize, WriteFile,
+    Action, AfterRestore, Command, Container, Control, ENTROPY_SIZE, Flow, HEADER_SIZE, Header,
+    Input, Message, Output, Process, Request, Resume, Segment, StagedFile, WindowSize, WriteFile,
 };
 
 /// Decodes frames until one is refused. Returns whether all are accepted.
@@ -47,6 +47,10 @@ pub fn samples() -> Vec<Vec<u8>> {
         root_device: "pmem0".into(),
         hostname: "web".into(),
         entrypoint,
+        after_restore: AfterRestore {
+            action: Some(Action::Exec(vec![b"reseed".to_vec()])),
+            timeout_ms: 30_000,
+        },
     };
     let size = WindowSize { rows: 24, columns: 80 };
     let command = Command {

@@ -47,9 +47,10 @@ static BASE: Recipe = Recipe {
     base: None,
 };
 
-static RECIPES: [Recipe; 9] = [
+static RECIPES: [Recipe; 10] = [
     by_hand("busybox", include_str!("../../images/busybox.py")),
     by_hand("layers", include_str!("../../images/layers.py")),
+    by_hand("etc-links", include_str!("../../images/etc-links.py")),
     on_debian("nginx", include_str!("../../images/nginx.sh")),
     on_debian("redis", include_str!("../../images/redis.sh")),
     on_debian("python3", include_str!("../../images/python3.sh")),

@@ -25,6 +25,8 @@ fn every_key_is_read() {
         ready = "tcp:80"
         ready_timeout = 30
         init = "image"
+        after_restore = "exec:reseed now"
+        after_restore_timeout = 5
         env = { B = "2", A = "1" }
         files = { "/opt/app" = "guest" }
         entrypoint = ["python3"]
@@ -46,6 +48,8 @@ fn every_key_is_read() {
         ready: Some("tcp:80".into()),
         ready_timeout: Some(Duration::from_secs(30)),
         init: Some(Init::Image),
+        after_restore: Some("exec:reseed now".into()),
+        after_restore_timeout: Some(Duration::from_secs(5)),
         env: vec![("A".into(), "1".into()), ("B".into(), "2".into())],
         files: vec![("/opt/app".into(), "guest".into())],
         entrypoint: Some(strings(&["python3"])),
@@ -111,6 +115,8 @@ fn invalid_values_are_refused() {
     }
     let error = snapshot("ready = \"udp:53\"").unwrap_err();
     assert!(matches!(error, ManifestError::Value { key: "ready", .. }), "{error}");
+    let error = snapshot("after_restore = \"signal:FOO\"").unwrap_err();
+    assert!(matches!(error, ManifestError::Value { key: "after_restore", .. }), "{error}");
     let one = |fields: &str| {
         parse(&format!("[package.metadata.supermachine]\nsnapshots = [{fields}]")).unwrap_err()
     };

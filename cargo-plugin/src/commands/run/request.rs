@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
+use supermachine_baker::AfterRestore;
 use supermachine_baker::oci::Platform;
 use supermachine_formats::snapshot::Snapshot;
 
-use super::super::pull::FetchArgs;
+use super::super::pull::{FetchArgs, after_restore};
 use crate::error::{Error, UsageError};
 use crate::init::InitArg;
 use crate::label::MachineOptions;
@@ -33,6 +34,9 @@ pub(crate) struct MachineArgs {
     /// Let this process be PID 1 to the image's programs
     #[arg(long, value_name = "WHO", value_enum, default_value_t)]
     init: InitArg,
+    /// Do this after each restore: restart, signal:SIGNAL or exec:COMMAND [default: the snapshot's]
+    #[arg(long, value_name = "ACTION", value_parser = after_restore)]
+    pub(super) after_restore: Option<AfterRestore>,
     /// When to ask the registry for the image
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub(super) pull: PullPolicy,
@@ -120,6 +124,7 @@ pub(super) fn variant(machine: &MachineArgs, fetch: &FetchArgs, entrypoint: Entr
         vcpus: machine.vcpus,
         platform,
         init: machine.init.into(),
+        after_restore: machine.after_restore.clone(),
         entrypoint,
     }
 }

@@ -82,6 +82,17 @@ impl Tcp {
         }
     }
 
+    /// Closes every listener, as their streams no longer exist after a restore.
+    pub(super) fn close_listeners(&mut self) {
+        let keys: Vec<Key> = self.listeners.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            if let Some(listener) = self.listeners.take(key) {
+                listener.reset_waiting();
+            }
+            self.listeners.put(key, None);
+        }
+    }
+
     /// Handles an event of a connection.
     pub(super) fn serve(
         &mut self,

@@ -135,6 +135,7 @@ impl Machine {
             workload: self.origin.workload.clone(),
             stop: self.origin.stop,
             image_command: self.origin.image_command.clone(),
+            after_restore: self.origin.after_restore.clone(),
             arch: arch::captured_state(processor, vcpus, self.board.interrupts(), time),
             slots: self.board.slots(),
             serial: self.board.serial(),

@@ -1,7 +1,8 @@
 //! A machine while it exists: run, pause, streams, and how the guest stopped.
 //!
 //! Locks: a caller that commands the vCPUs holds `turn`, so that one capture or reset happens at a
-//! time and nothing runs the guest meanwhile. It comes before all others.
+//! time and nothing runs the guest meanwhile. It comes before all others. `clock` is held while the guest
+//! is told the time, so that no request that follows overtakes that message.
 
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -13,7 +14,7 @@ use supermachine_formats::wire;
 use super::board::Board;
 use super::exit_state::ExitWatch;
 use super::vcpus::Vcpus;
-use super::wall_clock::realtime_ns;
+use super::wall_clock::{ClockWatch, Moment, realtime_ns};
 use crate::backend::Vm;
 use crate::devices::Streams;
 use crate::error::{GuestFailure, MachineError};
@@ -39,6 +40,8 @@ pub struct Machine {
     pub(super) origin: Arc<Snapshot>,
     /// Held while commanding the vCPUs.
     pub(super) turn: Mutex<()>,
+    /// When the guest was last told the time. Held while a message with the time is sent.
+    pub(super) clock: Mutex<ClockWatch>,
 }
 
 impl Machine {
@@ -82,6 +85,13 @@ impl Machine {
     /// # Errors
     /// The snapshot was taken before the agent opened the stream.
     pub fn send_control(&self, message: &wire::Control) -> Result<(), MachineError> {
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        // All of them carry the time.
+        clock.tell(Moment::now());
+        self.send(message)
+    }
+
+    fn send(&self, message: &wire::Control) -> Result<(), MachineError> {
         let frame = wire::Message::to_frame(message);
         self.streams.send_control(&frame).map_err(|source| MachineError::Stream { source })
     }
@@ -95,11 +105,25 @@ impl Machine {
         self.streams.control().map_err(|source| MachineError::Stream { source })
     }
 
-    /// Opens a stream to a port of the guest, and sends `first` on it.
+    /// Tells the guest the time if the host has slept, or its wall clock was stepped, since it was last
+    /// told.
+    fn correct_clock(&self) {
+        let now = Moment::now();
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        if clock.has_stepped(now) {
+            clock.tell(now);
+            // Without a control stream the machine has no agent to tell.
+            let _ = self.send(&wire::Control::Clock { realtime_ns: now.realtime_ns });
+        }
+    }
+
+    /// Opens a stream to a port of the guest, and sends `first` on it. The guest's clock is right
+    /// before it reads that.
     ///
     /// # Errors
     /// Too many streams are open, or the host has no descriptors left.
     pub fn connect(&self, port: u32, first: &[u8]) -> Result<UnixStream, MachineError> {
+        self.correct_clock();
         let stream = self.streams.connect(port, first);
         if self.failure().is_some() {
             // The guest stopped before the stream was open, so nothing else would close it.

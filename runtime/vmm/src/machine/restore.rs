@@ -107,6 +107,7 @@ impl Machine {
             spare: Mutex::default(),
             origin: snapshot,
             turn: Mutex::default(),
+            clock: Mutex::default(),
         })
     }
 }

@@ -78,6 +78,7 @@ fn snapshot(vcpus: u16) -> Snapshot {
         workload: None,
         stop: None,
         image_command: None,
+        after_restore: None,
         arch: State {
             processor: Processor::of(Baseline::V3),
             vcpus: (0..vcpus).map(vcpu).collect(),

@@ -1,0 +1,138 @@
+//! Random values of programs that drew from the kernel before the snapshot: equal in all machines of it
+//! without a hook, and different with one.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+
+use supermachine::{Image, Vm};
+use supermachine_baker::{OciImageBuilder, Ready};
+use supermachine_test_support::machines::{bake, baked, folder, start, succeeded};
+
+const PORT: u16 = 8080;
+const MEMORY_MIB: u64 = 256;
+
+/// Each answer is a random value of the process's own.
+const NODE: &str = "const { randomUUID } = require('crypto'); randomUUID();
+    require('http').createServer((request, answer) => answer.end(randomUUID())).listen(8080);";
+
+/// Each answer has a value of Python's generator and one of OpenSSL's, which `USR1` seeds again.
+const PYTHON: &str = "
+import http.server, os, random, signal, ssl
+random.random(), ssl.RAND_bytes(1)
+def again(*_):
+    random.seed()
+    ssl.RAND_add(os.urandom(32), 32.0)
+signal.signal(signal.SIGUSR1, again)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(f'{random.random()} {ssl.RAND_bytes(16).hex()}'.encode())
+http.server.HTTPServer(('127.0.0.1', 8080), Handler).serve_forever()
+";
+
+/// Waits for changes of the generation file, and draws a token after each.
+const WATCHING: &str = "
+import ctypes, http.server, os, secrets, threading
+libc = ctypes.CDLL(None, use_errno=True)
+watch = libc.inotify_init()
+assert libc.inotify_add_watch(watch, b'/run/supermachine/generation', 2) >= 0
+def follow():
+    while os.read(watch, 4096):
+        with open('/run/supermachine/generation') as file, open('/tmp/seen', 'w') as seen:
+            seen.write(file.read())
+threading.Thread(target=follow).start()
+http.server.HTTPServer(('127.0.0.1', 8080), http.server.BaseHTTPRequestHandler).serve_forever()
+";
+
+/// An id for each request, from OpenSSL's generator in a worker process.
+const NGINX: &str = "server { listen 8080; location / { return 200 $request_id; } }";
+
+fn server(image: &str, argv: [&str; 3]) -> OciImageBuilder {
+    bake(image).memory_mib(MEMORY_MIB).entrypoint(argv).ready(Ready::Tcp(PORT))
+}
+
+fn with_hook(builder: OciImageBuilder, action: Option<&str>) -> OciImageBuilder {
+    match action {
+        Some(action) => builder.after_restore(action.parse().unwrap()),
+        None => builder,
+    }
+}
+
+/// Asks the server of a machine, by a client in bash.
+fn ask(vm: &Vm) -> String {
+    let script = format!(
+        "exec 3<>/dev/tcp/127.0.0.1/{PORT}; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
+    );
+    let answer = succeeded(&vm.exec(["bash", "-c", &script]).unwrap(), "request");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(" 200 "), "{head}");
+    assert!(body.len() >= 32, "{body}");
+    body.to_owned()
+}
+
+fn answers(image: &Image) -> [String; 2] {
+    [start(image), start(image)].map(|vm| ask(&vm))
+}
+
+/// Compares the answers of two machines, without and with the hook.
+fn compare(name: &str, action: &str, describe: impl Fn() -> OciImageBuilder) {
+    let image = baked(&format!("{name}-equal"), &describe);
+    let [one, other] = answers(&image);
+    assert_eq!(one, other, "{name} without a hook");
+    let image = baked(&format!("{name}-own"), || with_hook(describe(), Some(action)));
+    let [one, other] = answers(&image);
+    assert_ne!(one, other, "{name} with {action}");
+}
+
+#[test]
+fn node_has_ids_of_its_own_after_a_restart() {
+    compare("node", "restart", || server("node", ["node", "-e", NODE]));
+}
+
+#[test]
+fn python_and_openssl_are_seeded_again_by_a_signal() {
+    let describe = || server("python3", ["python3", "-c", PYTHON]);
+    compare("python", "signal:USR1", describe);
+    // Both generators differ, not only one of them.
+    let image = baked("python-own", || with_hook(describe(), Some("signal:USR1")));
+    let [one, other] = answers(&image);
+    for (one, other) in one.split(' ').zip(other.split(' ')) {
+        assert_ne!(one, other);
+    }
+}
+
+#[test]
+fn nginx_has_request_ids_of_its_own_after_a_restart() {
+    compare("nginx", "restart", || {
+        let path = folder().join("ids.conf");
+        fs::write(&path, NGINX).unwrap();
+        let script = format!("exec 3<>/dev/tcp/127.0.0.1/{PORT}; echo 'GET /' >&3; cat <&3");
+        bake("nginx")
+            .memory_mib(MEMORY_MIB)
+            .file("/etc/nginx/conf.d/ids.conf", &path)
+            .ready(Ready::Tcp(PORT))
+            // The first request seeds the worker's generator.
+            .with_warmup_commands([["bash", "-c", script.as_str()]])
+    });
+}
+
+#[test]
+fn postgres_seeds_each_session_by_itself() {
+    let ready = "log:ready to accept connections".parse().unwrap();
+    let image = baked("postgres", || bake("postgres").memory_mib(MEMORY_MIB).ready(ready));
+    let query = ["psql", "-U", "postgres", "-qAtXc", "select gen_random_uuid(), random()"];
+    let ask = |vm: &Vm| succeeded(&vm.exec(query).unwrap(), "psql");
+    assert_ne!(ask(&start(&image)), ask(&start(&image)));
+}
+
+#[test]
+fn change_of_the_generation_file_can_be_watched() {
+    let image = baked("watching", || server("python3", ["python3", "-c", WATCHING]));
+    let script = "until test -s /tmp/seen; do sleep 0.05; done; cat /tmp/seen; \
+        cmp /tmp/seen /run/supermachine/generation";
+    let seen = [start(&image), start(&image)]
+        .map(|vm| succeeded(&vm.exec(["bash", "-c", script]).unwrap(), "watch"));
+    assert_ne!(seen[0], seen[1]);
+}
