@@ -7,7 +7,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use supermachine_test_support::machines::{UNDER_WAY, busybox, clock_error, sh, start};
+use supermachine_test_support::machines::{RESUME_DELAY, busybox, clock_error, sh, start};
 
 /// Set in an emulated host.
 const EMULATED: &str = "SUPERMACHINE_HOST";
@@ -36,9 +36,9 @@ fn step_of_the_hosts_clock_reaches_a_running_machine_before_its_next_command() {
     for seconds in [DAY, -DAY, 3600, -3600, 30, -30] {
         step(seconds);
         let error = clock_error(&vm).abs();
-        assert!(error < UNDER_WAY, "{seconds} s: {error} s off");
+        assert!(error < RESUME_DELAY, "{seconds} s: {error} s off");
         std::thread::sleep(Duration::from_millis(200));
-        assert!(clock_error(&vm).abs() < UNDER_WAY, "{seconds} s, later");
+        assert!(clock_error(&vm).abs() < RESUME_DELAY, "{seconds} s, later");
     }
     step(DAY);
     let today = sh(&vm, "date -u +%Y-%m-%d");
