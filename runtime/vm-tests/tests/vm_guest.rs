@@ -67,7 +67,6 @@ file systems: works
 loop devices: works
 quota: works
 binfmt_misc: works
-tracing: works
 AF_ALG: works
 interfaces: lo
 interfaces of a new network: lo

@@ -131,8 +131,8 @@ def handles():
 def file_systems():
     with open("/proc/filesystems") as file:
         known = {line.split()[-1] for line in file}
-    wanted = {"autofs", "binfmt_misc", "btrfs", "erofs", "ext4", "fuse", "iso9660", "overlay",
-              "squashfs", "tracefs", "vfat", "virtiofs", "xfs"}
+    wanted = {"autofs", "binfmt_misc", "erofs", "ext4", "fuse", "iso9660", "overlay",
+              "squashfs", "vfat", "virtiofs", "xfs"}
     same(sorted(known & wanted), sorted(wanted))
 
 
@@ -170,40 +170,6 @@ def formats():
         with open(f"{folder}/ours", "w") as entry:
             entry.write("-1")
         os.unlink(file.name)
-
-
-def traced(events, act):
-    """The names of the events that `act` causes."""
-    root = "/sys/kernel/tracing"
-    for event in events:
-        with open(f"{root}/events/{event}/enable", "w") as file:
-            file.write("1")
-    act()
-    with open(f"{root}/trace") as file:
-        trace = file.read()
-    for event in events:
-        with open(f"{root}/events/{event}/enable", "w") as file:
-            file.write("0")
-    return [event for event in events if f" {event.split('/')[1]}" in trace]
-
-
-@case("tracing")
-def tracing():
-    call("mount", b"tracefs", b"/sys/kernel/tracing", b"tracefs", 0, None)
-    address = ctypes.cast(libc.getppid, ctypes.c_void_p).value
-    with open("/proc/self/maps") as file:
-        for line in file:
-            start, end = (int(word, 16) for word in line.split()[0].split("-"))
-            if start <= address < end:
-                offset, path = address - start + int(line.split()[2], 16), line.split()[-1]
-    for kind, probe in (("kprobe", "p:ours/in_kernel __x64_sys_getppid"),
-                        ("uprobe", f"p:ours/in_program {path}:{offset:#x}")):
-        with open(f"/sys/kernel/tracing/{kind}_events", "w") as file:
-            file.write(probe)
-    events = ["ours/in_kernel", "ours/in_program"]
-    same(traced(events, libc.getppid), events)
-    with open("/sys/kernel/tracing/events/syscalls/sys_enter_getppid/id") as file:
-        int(file.read())
 
 
 # --- sockets
