@@ -23,7 +23,7 @@ pub mod oci;
 pub mod rootfs;
 mod store;
 
-pub use bake::{Baked, Observer, OciImageBuilder, Ready, RootDisk};
+pub use bake::{Baked, Init, Observer, OciImageBuilder, Ready, RootDisk};
 pub use build::{
     BuildCache, BuildEnv, BuildScript, Built, build_script, build_script_from_metadata, lock,
     manifest,

@@ -23,7 +23,6 @@ const REFUSED: &[(&[&str], &str)] = &[
         &["--device", "--device-*", "--gpus", "--group-add"],
         "a machine has only virtual devices, and none of the host's",
     ),
-    (&["--init"], "the agent of the machine is its init, and reaps all processes"),
     (&["--restart"], "a machine is not started again by itself: `supermachine restart` does it"),
     (
         &["--read-only", "--tmpfs", "--shm-size", "--ulimit", "--sysctl", "--pids-limit"],
@@ -74,7 +73,7 @@ mod tests {
     #[test]
     fn options_of_docker_have_a_reason() {
         for option in
-            ["-v", "--volume", "--volume=/a:/b", "--cpuset-cpus", "--dns-search", "--init"]
+            ["-v", "--volume", "--volume=/a:/b", "--cpuset-cpus", "--dns-search", "--gpus"]
         {
             assert!(reason(option).is_some(), "{option}");
         }

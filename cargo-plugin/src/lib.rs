@@ -17,6 +17,7 @@ mod ended;
 mod error;
 mod format;
 mod globals;
+mod init;
 mod jobs;
 mod label;
 mod machine_size;

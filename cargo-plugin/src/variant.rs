@@ -1,11 +1,11 @@
 //! Variants of an image's snapshot: what a snapshot fixes, and `run` asks for.
 //!
-//! Memory, processors, the platform and the running entrypoint are part of a snapshot. A request for
+//! Memory, processors, the platform, PID 1 and the running entrypoint are part of a snapshot. A request for
 //! others bakes a snapshot of its own, and finds it again by its name: `redis--512m`. Two dashes
 //! separate the image's name from the variant's, so that a search for an image skips variants.
 
-use supermachine_baker::OciImageBuilder;
 use supermachine_baker::oci::Platform;
+use supermachine_baker::{Init, OciImageBuilder};
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::Snapshot;
 
@@ -18,6 +18,7 @@ pub(crate) struct Variant {
     pub(crate) memory_mib: Option<u64>,
     pub(crate) vcpus: Option<u16>,
     pub(crate) platform: Option<Platform>,
+    pub(crate) init: Init,
     /// The entrypoint that runs in the snapshot.
     pub(crate) entrypoint: Entrypoint,
 }
@@ -46,6 +47,7 @@ impl Variant {
         self.memory_mib.is_none_or(|mib| mib << 20 == machine.memory_size)
             && self.vcpus.is_none_or(|vcpus| vcpus == machine.vcpus)
             && self.platform.is_none()
+            && self.init == Init::default()
             && self.entrypoint == Entrypoint::default()
     }
 
@@ -55,6 +57,9 @@ impl Variant {
         parts.extend(self.memory_mib.map(|mib| format!("{mib}m")));
         parts.extend(self.vcpus.map(|vcpus| format!("{vcpus}cpu")));
         parts.extend(self.platform.as_ref().map(|it| it.to_string().replace(['/', ':'], "-")));
+        if self.init != Init::default() {
+            parts.push("init".to_owned());
+        }
         if self.entrypoint != Entrypoint::default() {
             let text = format!("{:?}", self.entrypoint);
             parts.push(Digest::of(text.as_bytes()).hex().chars().take(12).collect());
@@ -74,6 +79,7 @@ impl Variant {
         if let Some(vcpus) = self.vcpus {
             builder = builder.vcpus(vcpus);
         }
+        builder = builder.init(self.init);
         let Entrypoint { program, command, env, user, workdir } = &self.entrypoint;
         if let Some(program) = program {
             builder = builder.entrypoint(Some(program).filter(|program| !program.is_empty()));
@@ -110,6 +116,8 @@ mod tests {
         let sized = Variant { memory_mib: Some(512), vcpus: Some(2), ..Variant::default() };
         assert_eq!(sized.name("redis"), "redis--512m-2cpu");
         assert!(is_variant(&sized.name("redis")));
+        let init = Variant { init: Init::Image, ..Variant::default() };
+        assert_eq!(init.name("redis"), "redis--init");
         let with = |value: &str| Variant {
             entrypoint: Entrypoint { env: vec![("A".into(), value.into())], ..Default::default() },
             ..Variant::default()

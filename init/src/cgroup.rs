@@ -4,12 +4,17 @@
 //! They are children of one group without limits. A group that is empty when its command exits is
 //! reused: creating a group costs more than starting a process. A group with live processes is left
 //! to them, and checked again when a group is needed.
+//!
+//! An entrypoint that is PID 1 has a group beside them, which may have limits: an init distributes
+//! the controllers to services. Paths work only at the start; later the agent may use the entrypoint's
+//! mounts.
 
 use alloc::ffi::CString;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::ffi::CStr;
 
 use linux_raw_sys::general as nr;
 
@@ -18,7 +23,7 @@ use crate::sys::{Errno, Result, mount};
 
 /// The controllers that a container host delegates.
 const CONTROLLERS: [&[u8]; 6] = [b"+cpu", b"+cpuset", b"+io", b"+memory", b"+pids", b"+hugetlb"];
-const COMMANDS: &str = "/sys/fs/cgroup/commands";
+const ROOT: &CStr = c"/sys/fs/cgroup";
 
 /// The groups that no command uses.
 #[derive(Debug, Clone, Default)]
@@ -26,8 +31,9 @@ pub(crate) struct Groups(Rc<RefCell<Waiting>>);
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Whether control groups are available.
-    is_ready: bool,
+    /// The directory of all groups, and that of the commands'. `None` if control groups are not
+    /// available.
+    directories: Option<(Fd, Fd)>,
     made: u32,
     empty: Vec<Handle>,
     /// Groups whose commands have exited but had live processes when last checked.
@@ -36,7 +42,6 @@ struct Waiting {
 
 #[derive(Debug)]
 struct Handle {
-    number: u32,
     directory: Fd,
     /// `cgroup.events`.
     events: Fd,
@@ -46,7 +51,8 @@ struct Handle {
 #[derive(Debug)]
 pub(crate) struct Group {
     handle: Option<Handle>,
-    home: Groups,
+    /// `None` if it does not belong to the pool.
+    home: Option<Groups>,
 }
 
 impl Groups {
@@ -59,9 +65,10 @@ impl Groups {
                 Err(errno) => return Err(errno),
             }
         }
-        mount::make_directory(&path("")?, 0o755)?;
+        let root = fd::open(ROOT, nr::O_RDONLY | nr::O_DIRECTORY, 0)?;
+        let commands = make(&root, c"commands")?;
         let groups = Self::default();
-        groups.0.borrow_mut().is_ready = true;
+        groups.0.borrow_mut().directories = Some((root, commands));
         drop(groups.take());
         Ok(groups)
     }
@@ -70,14 +77,22 @@ impl Groups {
     /// agent's group.
     pub(crate) fn take(&self) -> Option<Group> {
         let mut waiting = self.0.borrow_mut();
-        if !waiting.is_ready {
-            return None;
-        }
         let handle = waiting.next().or_else(|| {
-            waiting.made = waiting.made.checked_add(1)?;
-            Handle::make(waiting.made).ok()
+            let number = waiting.made.checked_add(1)?;
+            let (_, commands) = waiting.directories.as_ref()?;
+            let handle = Handle::make(commands, &CString::new(format!("{number}")).ok()?).ok();
+            waiting.made = number;
+            handle
         })?;
-        Some(Group { handle: Some(handle), home: self.clone() })
+        Some(Group { handle: Some(handle), home: Some(self.clone()) })
+    }
+
+    /// Returns the group for an entrypoint that is PID 1, as [`take`](Self::take) does.
+    pub(crate) fn take_first(&self) -> Option<Group> {
+        let waiting = self.0.borrow();
+        let (root, _) = waiting.directories.as_ref()?;
+        let handle = Handle::make(root, c"entrypoint").ok()?;
+        Some(Group { handle: Some(handle), home: None })
     }
 }
 
@@ -92,15 +107,10 @@ impl Waiting {
 }
 
 impl Handle {
-    fn make(number: u32) -> Result<Self> {
-        let name = |file: &str| path(&format!("/{number}{file}"));
-        match mount::make_directory(&name("")?, 0o755) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(errno),
-        }
-        let directory = fd::open(&name("")?, nr::O_RDONLY | nr::O_DIRECTORY, 0)?;
-        let events = fd::open(&name("/cgroup.events")?, nr::O_RDONLY, 0)?;
-        Ok(Self { number, directory, events })
+    fn make(parent: &Fd, name: &CStr) -> Result<Self> {
+        let directory = make(parent, name)?;
+        let events = fd::open_at(&directory, c"cgroup.events", nr::O_RDONLY)?;
+        Ok(Self { directory, events })
     }
 
     /// Whether it holds no process. `false` if that cannot be read.
@@ -125,14 +135,15 @@ impl Group {
     /// Kills every process in it.
     pub(crate) fn kill(&self) -> Result<()> {
         let Some(handle) = &self.handle else { return Err(Errno::ENOENT) };
-        fd::set(&path(&format!("/{}/cgroup.kill", handle.number))?, b"1")
+        let kill = fd::open_at(&handle.directory, c"cgroup.kill", nr::O_WRONLY)?;
+        fd::write(&kill, b"1").map(drop)
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let Some(handle) = self.handle.take() else { return };
-        let mut waiting = self.home.0.borrow_mut();
+        let (Some(handle), Some(home)) = (self.handle.take(), &self.home) else { return };
+        let mut waiting = home.0.borrow_mut();
         if handle.is_empty() {
             waiting.empty.push(handle);
         } else {
@@ -141,6 +152,10 @@ impl Drop for Group {
     }
 }
 
-fn path(below: &str) -> Result<CString> {
-    CString::new(format!("{COMMANDS}{below}")).map_err(|_| Errno::EINVAL)
+fn make(parent: &Fd, name: &CStr) -> Result<Fd> {
+    match mount::make_directory_at(parent, name, 0o755) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    fd::open_at(parent, name, nr::O_RDONLY | nr::O_DIRECTORY)
 }

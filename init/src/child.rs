@@ -114,6 +114,7 @@ pub(crate) fn start(
         },
         is_terminal: matches!(stdio, Stdio::Terminal(_)),
         group: group.as_ref().and_then(Group::directory),
+        is_init: launch.is_init,
         credentials: &launch.account.credentials,
     };
     let started = clock::monotonic();
@@ -168,6 +169,9 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
 fn step_failure(step: Step, program: &[u8], launch: &Launch, errno: Errno) -> Failure {
     match step {
         Step::Clone => failure("clone", program, errno),
+        Step::Mounts => failure("mount", "/", errno),
+        Step::Processes => failure("mount", "/proc", errno),
+        Step::ControlGroups => failure("mount", "/sys/fs/cgroup", errno),
         Step::Session => failure("setsid", program, errno),
         Step::Limits => failure("prlimit", program, errno),
         Step::Groups => failure("setgroups", program, errno),

@@ -58,6 +58,8 @@ pub(crate) struct Launch {
     pub(crate) path: Option<Vec<u8>>,
     pub(crate) cwd: Vec<u8>,
     pub(crate) account: Account,
+    /// Whether it becomes PID 1 of namespaces of its own.
+    pub(crate) is_init: bool,
 }
 
 impl Container {
@@ -77,12 +79,18 @@ impl Container {
     }
 
     /// The entrypoint. Creates its working directory if it is missing, as container engines do.
-    pub(crate) fn entrypoint(&mut self) -> Result<Launch, Failure> {
+    /// With `is_init` it is PID 1 of namespaces of its own, and can tell that it is in a container:
+    /// systemd would set up hardware otherwise.
+    pub(crate) fn entrypoint(&mut self, is_init: bool) -> Result<Launch, Failure> {
         make_directories(&self.entrypoint.cwd)?;
         let account = self.users.find(&self.entrypoint.user)?;
         let mut env = self.defaults();
         env.set_default(b"HOME", &account.home);
-        Ok(Launch::new(&self.entrypoint.argv, env, &self.entrypoint.cwd, account))
+        if is_init {
+            env.set_default(b"container", b"supermachine");
+        }
+        let launch = Launch::new(&self.entrypoint.argv, env, &self.entrypoint.cwd, account);
+        Ok(Launch { is_init, ..launch })
     }
 
     /// A command on top of the container's defaults.
@@ -129,7 +137,14 @@ impl Container {
 impl Launch {
     fn new(argv: &[Vec<u8>], env: Environment, cwd: &[u8], account: Account) -> Self {
         let path = env.get(b"PATH").map(<[u8]>::to_vec);
-        Self { argv: argv.to_vec(), env: env.into_pairs(), path, cwd: cwd.to_vec(), account }
+        Self {
+            argv: argv.to_vec(),
+            env: env.into_pairs(),
+            path,
+            cwd: cwd.to_vec(),
+            account,
+            is_init: false,
+        }
     }
 }
 

@@ -30,6 +30,7 @@ mod container;
 mod environment;
 mod failure;
 mod files;
+mod joined;
 mod link;
 mod log;
 mod ports;

@@ -13,6 +13,7 @@ use supermachine_snapshots::pack::DEFAULT_LEVEL;
 
 use super::added_files::AddedFiles;
 use super::container::Overrides;
+use super::init::Init;
 use super::observer::Observer;
 use super::ready::Ready;
 use super::root_disk::RootDisk;
@@ -55,6 +56,7 @@ pub struct OciImageBuilder {
     pub(crate) ready: Ready,
     pub(crate) ready_timeout: Duration,
     pub(crate) for_commands: bool,
+    pub(crate) init: Init,
     pub(crate) level: i32,
     pub(crate) fetch: FetchOptions,
     pub(crate) observer: Option<Arc<dyn Observer>>,
@@ -76,6 +78,7 @@ impl fmt::Debug for OciImageBuilder {
             .field("ready", &self.ready)
             .field("ready_timeout", &self.ready_timeout)
             .field("for_commands", &self.for_commands)
+            .field("init", &self.init)
             .field("level", &self.level)
             .field("fetch", &self.fetch)
             .finish_non_exhaustive()
@@ -109,6 +112,7 @@ impl OciImageBuilder {
             ready: Ready::Auto,
             ready_timeout: DEFAULT_READY_TIMEOUT,
             for_commands: false,
+            init: Init::Agent,
             level: DEFAULT_LEVEL,
             fetch: FetchOptions::default(),
             observer: None,
@@ -170,6 +174,13 @@ impl OciImageBuilder {
     #[must_use]
     pub fn for_commands(mut self, for_commands: bool) -> Self {
         self.for_commands = for_commands;
+        self
+    }
+
+    /// Sets which process is PID 1 to the image's programs. Default: the agent.
+    #[must_use]
+    pub fn init(mut self, init: Init) -> Self {
+        self.init = init;
         self
     }
 

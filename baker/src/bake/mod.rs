@@ -9,6 +9,7 @@ mod base;
 mod builder;
 mod capture;
 mod container;
+mod init;
 mod key;
 mod observer;
 mod readiness;
@@ -19,6 +20,7 @@ mod trial;
 mod warmup;
 
 pub use builder::OciImageBuilder;
+pub use init::Init;
 pub(crate) use key::Key;
 pub use observer::Observer;
 pub use ready::Ready;

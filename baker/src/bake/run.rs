@@ -179,7 +179,7 @@ impl OciImageBuilder {
         if argv(&image.config, &self.overrides).is_empty() {
             return Ok(false);
         }
-        match agent::request(machine, &Request::Start).and_then(Replies::only) {
+        match agent::request(machine, &self.init.start()).and_then(Replies::only) {
             Ok(_) => Ok(true),
             Err(supermachine::Error::Agent { .. }) if self.for_commands => Ok(false),
             Err(supermachine::Error::Agent { failure }) => {
@@ -325,7 +325,7 @@ impl OciImageBuilder {
         key.list(&overrides.env);
         key.list(overrides.user.as_slice());
         key.list(overrides.working_dir.as_slice());
-        key.add(&[u8::from(self.for_commands)]);
+        key.add(&[u8::from(self.for_commands), self.init as u8]);
         key.finish()
     }
 

@@ -199,7 +199,7 @@ pub(super) fn key(
     key.add(builder.fetch.platform.to_string().as_bytes());
     key.add(&builder.memory_mib.to_le_bytes());
     key.add(&builder.vcpus.to_le_bytes());
-    key.add(&[builder.baseline as u8, builder.root_disk as u8]);
+    key.add(&[builder.baseline as u8, builder.root_disk as u8, builder.init as u8]);
     if builder.baseline == Baseline::Host {
         host::processor().iter().for_each(|word| key.add(&word.to_le_bytes()));
     }
@@ -253,6 +253,7 @@ mod tests {
             redis().compression_level(1),
             redis().cpu_baseline(Baseline::V2),
             redis().root_disk(crate::RootDisk::Block),
+            redis().init(crate::Init::Image),
             redis().file("/a", &file),
             redis().file("/b", &file),
             redis().with_warmup(|_| Ok(())).with_warmup_tag("1"),

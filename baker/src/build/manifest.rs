@@ -7,6 +7,7 @@
 //! memory = 256                            # MiB
 //! vcpus = 1
 //! ready = "exec:python3 -c 1"             # as Ready has it
+//! init = "agent"                          # or "image": which process is PID 1
 //! env = { LANG = "C.UTF-8" }
 //! files = { "/opt/app" = "guest/app" }    # in the guest = on the host, beside Cargo.toml
 //! warmup = [["python3", "-c", "import json"]]
@@ -23,7 +24,7 @@ use std::time::Duration;
 use supermachine_snapshots::pack::is_name;
 use toml::{Table, Value};
 
-use crate::bake::{OciImageBuilder, Ready};
+use crate::bake::{Init, OciImageBuilder, Ready};
 pub use crate::error::ManifestError;
 use crate::error::{BakeError, InputError};
 use crate::oci::ImageSource;
@@ -38,6 +39,7 @@ const SNAPSHOT_KEYS: &[&str] = &[
     "vcpus",
     "ready",
     "ready_timeout",
+    "init",
     "env",
     "files",
     "entrypoint",
@@ -75,6 +77,8 @@ pub struct Declared {
     pub ready: Option<String>,
     /// The time limit for readiness.
     pub ready_timeout: Option<Duration>,
+    /// Which process is PID 1.
+    pub init: Option<Init>,
     /// Environment variables and their values.
     pub env: Vec<(String, String)>,
     /// Paths in the guest, and the host's files and directories to add there.
@@ -174,6 +178,9 @@ impl Declared {
         if let Some(limit) = self.ready_timeout {
             builder = builder.ready_timeout(limit);
         }
+        if let Some(init) = self.init {
+            builder = builder.init(init);
+        }
         for (name, value) in &self.env {
             builder = builder.env(name, value);
         }
@@ -249,6 +256,11 @@ fn declared(mut fields: Fields<'_>) -> Result<Declared, ManifestError> {
         ready_timeout: fields
             .number("ready_timeout", "a number of seconds")?
             .map(Duration::from_secs),
+        init: fields.take("init", "\"agent\" or \"image\"", |value| match value.as_str()? {
+            "agent" => Some(Init::Agent),
+            "image" => Some(Init::Image),
+            _ => None,
+        })?,
         env: fields.pairs("env")?,
         files: fields
             .pairs("files")?

@@ -16,6 +16,7 @@ use supermachine_snapshots::pack::{Manifest, Named, Source, is_name};
 use super::import;
 use crate::error::{Error, HostError, UsageError};
 use crate::globals::Globals;
+use crate::init::InitArg;
 use crate::progress::Progress;
 use crate::variables::EnvArgs;
 use crate::{format, machine_size, report, store};
@@ -79,6 +80,9 @@ pub(crate) struct Args {
     /// only on hosts that have them
     #[arg(long, value_name = "BASELINE", default_value = "x86-64-v3")]
     cpu: Baseline,
+    /// Let this process be PID 1 to the image's programs
+    #[arg(long, value_name = "WHO", value_enum, default_value_t)]
+    init: InitArg,
     /// Take the snapshot at this moment: auto, tcp:PORT, log:REGEX, exec:COMMAND or exit
     #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = ready)]
     ready: Ready,
@@ -295,6 +299,7 @@ impl Args {
             .memory_mib(self.memory)
             .vcpus(self.vcpus)
             .cpu_baseline(self.cpu)
+            .init(self.init.into())
             .ready(self.ready.clone())
             .ready_timeout(self.ready_timeout)
             .fetch_options(options.clone());

@@ -18,6 +18,9 @@ pub enum Request {
     Attach(Container),
     /// Starts the container's entrypoint. Answered by [`Reply::Started`](super::Reply::Started).
     Start,
+    /// Starts the container's entrypoint as PID 1 of namespaces of its own. Answered by
+    /// [`Reply::Started`](super::Reply::Started).
+    StartInit,
     /// Runs a command.
     Exec(Command),
     /// Asks for the TCP ports that guest programs listen on.
@@ -162,6 +165,7 @@ impl Message for Request {
         match self {
             Self::Attach(_) => 0x21,
             Self::Start => 0x22,
+            Self::StartInit => 0x37,
             Self::Exec(_) => 0x23,
             Self::Listening => 0x24,
             Self::Logs { .. } => 0x25,
@@ -200,7 +204,12 @@ impl Message for Request {
             }
             Self::Listen { port } => out.put_u16(*port),
             Self::Accept { connection } => out.put_u32(*connection),
-            Self::Start | Self::Listening | Self::Settle | Self::WaitEntrypoint | Self::Memory => {}
+            Self::Start
+            | Self::StartInit
+            | Self::Listening
+            | Self::Settle
+            | Self::WaitEntrypoint
+            | Self::Memory => {}
         }
     }
 
@@ -214,6 +223,7 @@ impl Message for Request {
                 entrypoint: read_process(&mut reader)?,
             }),
             0x22 => Self::Start,
+            0x37 => Self::StartInit,
             0x23 => Self::Exec(read_command(&mut reader)?),
             0x24 => Self::Listening,
             0x25 => Self::Logs { follow: reader.bool("follow")? },

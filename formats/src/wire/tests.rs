@@ -71,6 +71,7 @@ fn requests_round_trip() {
     assert_round_trip(&Request::Accept { connection: 7 });
     for request in [
         Request::Start,
+        Request::StartInit,
         Request::Listening,
         Request::Settle,
         Request::WaitEntrypoint,

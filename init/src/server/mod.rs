@@ -37,10 +37,11 @@ use crate::child::Child;
 use crate::container::{Container, attach};
 use crate::failure::{OrFailure, failure};
 use crate::files::{Sink, Source};
+use crate::joined::Joined;
 use crate::link::{Inbox, Outbox};
 use crate::sys::fd::{self, Fd};
 use crate::sys::poll::{self, Epoll, HANG_UP, READABLE};
-use crate::sys::process::{Spawner, child_signals, reap, signal};
+use crate::sys::process::{SIGKILL, Spawner, child_signals, reap, signal};
 use crate::sys::{Errno, clock, mount, socket};
 use crate::{child, files, log, ports, resume, usage};
 
@@ -62,6 +63,8 @@ pub(crate) struct Server {
     resumer: resume::Resumer,
     container: Option<Container>,
     entrypoint: Option<Entrypoint>,
+    /// While the entrypoint is PID 1 of namespaces of its own.
+    joined: Option<Joined>,
     streams: Slab<Stream>,
     tcp: Tcp,
     drains: Drains,
@@ -88,6 +91,7 @@ impl Server {
             resumer: resume::Resumer::new()?,
             container: None,
             entrypoint: None,
+            joined: None,
             streams: Slab::new(),
             tcp: Tcp::new(),
             drains: Drains::new(),
@@ -276,13 +280,14 @@ impl Server {
     fn answer(&mut self, stream: &mut Stream, request: Request) {
         let result = match request {
             Request::Attach(description) => self.attach(description).map(|()| Some(Reply::Done)),
-            Request::Start => self.start().map(Some),
+            Request::Start => self.start(false).map(Some),
+            Request::StartInit => self.start(true).map(Some),
             Request::Exec(command) => self.exec(&command).map(|exec| {
                 stream.outbox.push(&Reply::Started { pid: exec.pid });
                 stream.work = Work::Exec(Box::new(exec));
                 None
             }),
-            Request::Listening => listening().map(|ports| Some(Reply::Ports(ports))),
+            Request::Listening => self.listening().map(|ports| Some(Reply::Ports(ports))),
             Request::Logs { follow } => self.logs(stream, 0, follow),
             Request::WaitEntrypoint => self.logs(stream, u64::MAX, true),
             Request::SignalEntrypoint { signal } => self.signal(signal).map(|()| Some(Reply::Done)),
@@ -329,16 +334,24 @@ impl Server {
         self.container.as_mut().ok_or_else(|| failure("find", "container", Errno::ENOENT))
     }
 
-    fn start(&mut self) -> Result<Reply, Failure> {
+    fn start(&mut self, is_init: bool) -> Result<Reply, Failure> {
         if self.entrypoint.is_some() {
             return Err(failure("start", "entrypoint", Errno::EALREADY));
         }
-        let launch = self.container()?.entrypoint()?;
+        let launch = self.container()?.entrypoint(is_init)?;
         let (stdio, ends) = child::pipes(&launch.account.credentials, false)?;
-        let mut group = self.groups.take();
+        let mut group = if is_init { self.groups.take_first() } else { self.groups.take() };
         let (pid, started) =
             child::start(&mut self.spawner, &self.null_device, &launch, &stdio, &mut group)?;
         let child = Child { pid, started, ends };
+        if is_init {
+            let joined = Joined::new(pid);
+            if joined.is_err() {
+                // Nothing would know of it.
+                let _ = signal(pid, SIGKILL);
+            }
+            self.joined = Some(joined?);
+        }
         let outputs = [
             (Some(&child.ends.stdout), log::Stream::Out),
             (child.ends.stderr.as_ref(), log::Stream::Err),
@@ -392,6 +405,20 @@ impl Server {
         }
     }
 
+    fn listening(&self) -> Result<Vec<u16>, Failure> {
+        // The agent is not in an entrypoint's namespace of processes, and has no /proc/self there.
+        let (tcp, tcp6) = match self.joined {
+            None => (c"/proc/net/tcp", c"/proc/net/tcp6"),
+            Some(_) => (c"/proc/1/net/tcp", c"/proc/1/net/tcp6"),
+        };
+        let table = fd::read_file(tcp).or_failure("read", tcp.to_bytes())?;
+        let table6 = match fd::read_file(tcp6) {
+            Err(Errno::ENOENT) => Vec::new(),
+            other => other.or_failure("read", tcp6.to_bytes())?,
+        };
+        Ok(ports::listening(&[&table, &table6]))
+    }
+
     fn signal(&self, number: u8) -> Result<(), Failure> {
         match &self.entrypoint {
             Some(entrypoint) if entrypoint.exit.is_none() => {
@@ -431,6 +458,9 @@ impl Server {
                 && entrypoint.exit.is_none()
             {
                 entrypoint.end(&ended, &mut self.scratch);
+                if let Some(joined) = self.joined.take() {
+                    joined.leave()?;
+                }
                 self.follow();
                 continue;
             }
@@ -474,15 +504,6 @@ impl Server {
             self.advance(key, stream);
         }
     }
-}
-
-fn listening() -> Result<Vec<u16>, Failure> {
-    let tcp = fd::read_file(c"/proc/net/tcp").or_failure("read", "/proc/net/tcp")?;
-    let tcp6 = match fd::read_file(c"/proc/net/tcp6") {
-        Err(Errno::ENOENT) => Vec::new(),
-        other => other.or_failure("read", "/proc/net/tcp6")?,
-    };
-    Ok(ports::listening(&[&tcp, &tcp6]))
 }
 
 /// Writes back dirty files and drops clean caches, so that a capture holds less.

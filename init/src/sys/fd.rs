@@ -46,8 +46,17 @@ impl Drop for Fd {
 
 /// Opens a file, close-on-exec.
 pub(crate) fn open(path: &CStr, how: u32, mode: u32) -> Result<Fd> {
+    open_from(int(nr::AT_FDCWD), path, how, mode)
+}
+
+/// Opens a file in a directory, close-on-exec.
+pub(crate) fn open_at(directory: &Fd, name: &CStr, how: u32) -> Result<Fd> {
+    open_from(directory.register(), name, how, 0)
+}
+
+fn open_from(directory: usize, path: &CStr, how: u32, mode: u32) -> Result<Fd> {
     let how = flags(how | nr::O_CLOEXEC | nr::O_NOCTTY);
-    let arguments = [int(nr::AT_FDCWD), path.as_ptr() as usize, how, flags(mode), 0, 0];
+    let arguments = [directory, path.as_ptr() as usize, how, flags(mode), 0, 0];
     // SAFETY: the path is a terminated string that outlives the call.
     unsafe { call(nr::__NR_openat, arguments) }.map(Fd::adopt)
 }

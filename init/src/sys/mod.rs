@@ -16,6 +16,7 @@ pub(crate) mod fd;
 pub mod heap;
 pub mod memory;
 pub(crate) mod mount;
+pub(crate) mod namespace;
 pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod socket;

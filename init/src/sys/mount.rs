@@ -4,6 +4,7 @@ use core::ffi::CStr;
 
 use linux_raw_sys::general as nr;
 
+use super::fd::Fd;
 use super::{Result, call, flags, int};
 
 /// Mounts `source` on `target`. `kind` and `data` may be empty.
@@ -26,9 +27,25 @@ pub(crate) fn mount(
     unsafe { call(nr::__NR_mount, arguments) }.map(drop)
 }
 
+/// Unmounts `target` with all that is mounted below it, once nothing uses it.
+pub(crate) fn unmount(target: &CStr) -> Result<()> {
+    let arguments = [target.as_ptr() as usize, flags(nr::MNT_DETACH), 0, 0, 0, 0];
+    // SAFETY: the path is a terminated string that outlives the call.
+    unsafe { call(nr::__NR_umount2, arguments) }.map(drop)
+}
+
 /// Makes a directory.
 pub(crate) fn make_directory(path: &CStr, mode: u32) -> Result<()> {
-    let arguments = [int(nr::AT_FDCWD), path.as_ptr() as usize, flags(mode), 0, 0, 0];
+    make_directory_from(int(nr::AT_FDCWD), path, mode)
+}
+
+/// Makes a directory in a directory.
+pub(crate) fn make_directory_at(directory: &Fd, name: &CStr, mode: u32) -> Result<()> {
+    make_directory_from(directory.register(), name, mode)
+}
+
+fn make_directory_from(directory: usize, path: &CStr, mode: u32) -> Result<()> {
+    let arguments = [directory, path.as_ptr() as usize, flags(mode), 0, 0, 0];
     // SAFETY: the path is a terminated string that outlives the call.
     unsafe { call(nr::__NR_mkdirat, arguments) }.map(drop)
 }

@@ -13,7 +13,7 @@ use linux_raw_sys::ioctl::TIOCSCTTY;
 use linux_raw_sys::prctl::PR_CAPBSET_DROP;
 
 use super::fd::Fd;
-use super::{Errno, Result, arch, call, flags, int, map};
+use super::{Errno, Result, arch, call, flags, int, map, namespace};
 
 /// Size of the children's stack.
 const STACK: usize = 32 << 10;
@@ -53,6 +53,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) is_terminal: bool,
     /// The directory of the control group to start in, if not the agent's.
     pub(crate) group: Option<&'a Fd>,
+    /// Whether it becomes PID 1 of namespaces of its own.
+    pub(crate) is_init: bool,
     /// The user and groups to run as.
     pub(crate) credentials: &'a Credentials,
 }
@@ -61,6 +63,9 @@ pub(crate) struct Plan<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     Clone,
+    Mounts,
+    Processes,
+    ControlGroups,
     Session,
     Limits,
     Groups,
@@ -124,6 +129,9 @@ impl Spawner {
             how.flags |= nr::CLONE_INTO_CGROUP;
             how.cgroup = group.register() as u64;
         }
+        if plan.is_init {
+            how.flags |= u64::from(namespace::NEW);
+        }
         let argument = core::ptr::from_mut(&mut job).cast();
         // SAFETY: the stack is ours, page-aligned and used by one child at a time, because the
         // agent stands still until the child has left; `child` takes a job.
@@ -164,6 +172,13 @@ fn become_program(plan: &Plan<'_>, files: &[u64; 2]) -> (Step, Errno) {
 
 fn prepare(plan: &Plan<'_>, files: &[u64; 2]) -> core::result::Result<(), (Step, Errno)> {
     let at = |step| move |errno| (step, errno);
+    if plan.is_init {
+        namespace::separate_mounts().map_err(at(Step::Mounts))?;
+        namespace::show_processes().map_err(at(Step::Processes))?;
+        if plan.group.is_some() {
+            namespace::show_group().map_err(at(Step::ControlGroups))?;
+        }
+    }
     child_call(nr::__NR_setsid, [0; 6]).map_err(at(Step::Session))?;
     limit_files(Some(files), None).map_err(at(Step::Limits))?;
     let Credentials { uid, gid, groups } = plan.credentials;

@@ -24,6 +24,7 @@ fn every_key_is_read() {
         vcpus = 2
         ready = "tcp:80"
         ready_timeout = 30
+        init = "image"
         env = { B = "2", A = "1" }
         files = { "/opt/app" = "guest" }
         entrypoint = ["python3"]
@@ -44,6 +45,7 @@ fn every_key_is_read() {
         vcpus: Some(2),
         ready: Some("tcp:80".into()),
         ready_timeout: Some(Duration::from_secs(30)),
+        init: Some(Init::Image),
         env: vec![("A".into(), "1".into()), ("B".into(), "2".into())],
         files: vec![("/opt/app".into(), "guest".into())],
         entrypoint: Some(strings(&["python3"])),
@@ -97,6 +99,7 @@ fn invalid_values_are_refused() {
         "memory = \"256\"",
         "memory = -1",
         "vcpus = 70000",
+        "init = \"systemd\"",
         "env = { A = 1 }",
         "env = [\"A=1\"]",
         "files = [\"a\"]",

@@ -8,6 +8,7 @@ use supermachine_formats::snapshot::Snapshot;
 
 use super::super::pull::FetchArgs;
 use crate::error::{Error, UsageError};
+use crate::init::InitArg;
 use crate::label::MachineOptions;
 use crate::process::ProcessArgs;
 use crate::variant::{Entrypoint, Variant};
@@ -29,6 +30,9 @@ pub(crate) struct MachineArgs {
     /// Run this program instead of the image's ENTRYPOINT and CMD; '' for none
     #[arg(long, value_name = "PROGRAM")]
     pub(super) entrypoint: Option<String>,
+    /// Let this process be PID 1 to the image's programs
+    #[arg(long, value_name = "WHO", value_enum, default_value_t)]
+    init: InitArg,
     /// When to ask the registry for the image
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub(super) pull: PullPolicy,
@@ -111,7 +115,13 @@ pub(super) fn entrypoint(
 /// The variant of the image's snapshot that is wanted.
 pub(super) fn variant(machine: &MachineArgs, fetch: &FetchArgs, entrypoint: Entrypoint) -> Variant {
     let platform = fetch.platform.clone().filter(|platform| *platform != Platform::host());
-    Variant { memory_mib: machine.memory, vcpus: machine.vcpus, platform, entrypoint }
+    Variant {
+        memory_mib: machine.memory,
+        vcpus: machine.vcpus,
+        platform,
+        init: machine.init.into(),
+        entrypoint,
+    }
 }
 
 /// The words to run: the image's `ENTRYPOINT`, or `--entrypoint`, with the given command or the image's

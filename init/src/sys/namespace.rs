@@ -1,0 +1,63 @@
+//! Namespaces: those of an entrypoint that is PID 1, made by itself, and joined by the agent.
+
+use core::ffi::CStr;
+
+use linux_raw_sys::general as nr;
+
+use super::fd::Fd;
+use super::mount::{mount, unmount};
+use super::{Result, call, flags};
+
+const SAFE: u32 = nr::MS_NOSUID | nr::MS_NOEXEC | nr::MS_NODEV;
+
+/// What a new process gets instead of the agent's: process ids and mounts.
+pub(super) const NEW: u32 = nr::CLONE_NEWPID | nr::CLONE_NEWNS;
+
+/// Returns a descriptor of a process, which names its namespaces.
+pub(crate) fn of(pid: u32) -> Result<Fd> {
+    // SAFETY: no memory is involved.
+    unsafe { call(nr::__NR_pidfd_open, [flags(pid), 0, 0, 0, 0, 0]) }.map(Fd::adopt)
+}
+
+/// Enters the process's mounts, and starts later processes among its processes. The root and the
+/// working directory become the root of those mounts.
+pub(crate) fn join_process(process: &Fd) -> Result<()> {
+    join(process, NEW)
+}
+
+/// Enters mounts. The root and the working directory become their root.
+pub(crate) fn join_mounts(mounts: &Fd) -> Result<()> {
+    join(mounts, nr::CLONE_NEWNS)
+}
+
+/// Starts later processes in this namespace of processes.
+pub(crate) fn join_processes(processes: &Fd) -> Result<()> {
+    join(processes, nr::CLONE_NEWPID)
+}
+
+fn join(namespace: &Fd, kinds: u32) -> Result<()> {
+    // SAFETY: no memory is involved.
+    unsafe { call(nr::__NR_setns, [namespace.register(), flags(kinds), 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Separates the calling process's mounts from those that they were copied from.
+pub(super) fn separate_mounts() -> Result<()> {
+    mount(c"none", c"/", c"", nr::MS_REC | nr::MS_PRIVATE, c"")
+}
+
+/// Shows the calling process's namespace of processes in /proc.
+pub(super) fn show_processes() -> Result<()> {
+    replace(c"/proc", c"proc", c"")
+}
+
+/// Makes the calling process's control group the root of all that it sees.
+pub(super) fn show_group() -> Result<()> {
+    // SAFETY: no memory is involved.
+    unsafe { call(nr::__NR_unshare, [flags(nr::CLONE_NEWCGROUP), 0, 0, 0, 0, 0]) }?;
+    replace(c"/sys/fs/cgroup", c"cgroup2", c"nsdelegate")
+}
+
+fn replace(target: &CStr, kind: &CStr, data: &CStr) -> Result<()> {
+    unmount(target)?;
+    mount(kind, target, kind, SAFE, data)
+}
