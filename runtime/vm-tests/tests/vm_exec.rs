@@ -284,7 +284,8 @@ fn orphans_are_reaped() {
     sh(vm(), "while ps | grep -q '[s]leep 0.[12]3'; do sleep 0.1; done");
     // Processes of other tests may be zombies for a moment.
     let begin = Instant::now();
-    while sh(vm(), "grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null || true") != "" {
+    let zombies = "grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null || true";
+    while !sh(vm(), zombies).is_empty() {
         assert!(begin.elapsed() < Duration::from_secs(30), "a zombie stays");
     }
 }
