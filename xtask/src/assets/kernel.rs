@@ -16,7 +16,7 @@ use crate::packages;
 use crate::progress::Step;
 
 /// The approximate number of steps that make prints; only the scale of the bar depends on it.
-const STEPS: u64 = 1820;
+const STEPS: u64 = 2350;
 
 /// Builds the kernel into `folder`, with the version of its source.
 pub(super) fn build(folder: &Path) -> Result<(), Error> {
