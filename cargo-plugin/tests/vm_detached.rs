@@ -575,7 +575,7 @@ fn failed_copy_leaves_no_part() {
     fs::write(dir.path().join("tree/big"), big).unwrap();
     let tree = dir.path().join("tree").display().to_string();
     machine.exec(&["sh", "-c", "mkdir -p /mnt; mount -t tmpfs -o size=1m none /mnt"]).succeeds();
-    HOME.run(&["cp", &tree, "part:/mnt/tree"]).fails(1, &["No space"]);
+    HOME.run(&["cp", &tree, "part:/mnt/tree"]).fails(1, &["no space left on device"]);
     assert_eq!(machine.exec(&["ls", "/mnt"]).succeeds(), "");
 }
 

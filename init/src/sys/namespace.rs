@@ -22,6 +22,9 @@ pub(crate) fn of(pid: u32) -> Result<Fd> {
 /// Enters the process's mounts, and starts later processes among its processes. The root and the
 /// working directory become the root of those mounts.
 pub(crate) fn join_process(process: &Fd) -> Result<()> {
+    // The kernel starts PID 1 with a root and a working directory that its own threads share, and
+    // only a process that shares them with none may enter mounts.
+    unshare(nr::CLONE_FS)?;
     join(process, NEW)
 }
 
@@ -52,9 +55,13 @@ pub(super) fn show_processes() -> Result<()> {
 
 /// Makes the calling process's control group the root of all that it sees.
 pub(super) fn show_group() -> Result<()> {
-    // SAFETY: no memory is involved.
-    unsafe { call(nr::__NR_unshare, [flags(nr::CLONE_NEWCGROUP), 0, 0, 0, 0, 0]) }?;
+    unshare(nr::CLONE_NEWCGROUP)?;
     replace(c"/sys/fs/cgroup", c"cgroup2", c"nsdelegate")
+}
+
+fn unshare(kinds: u32) -> Result<()> {
+    // SAFETY: no memory is involved.
+    unsafe { call(nr::__NR_unshare, [flags(kinds), 0, 0, 0, 0, 0]) }.map(drop)
 }
 
 fn replace(target: &CStr, kind: &CStr, data: &CStr) -> Result<()> {
