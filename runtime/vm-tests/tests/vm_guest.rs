@@ -52,7 +52,7 @@ fn devices_for_all_users_are_open_to_all() {
 fn no_part_of_proc_is_hidden_by_a_mount() {
     assert_eq!(sh(vm(), "awk '$2 ~ \"^/proc/\"' /proc/mounts"), "");
     // So a user can mount /proc in a sandbox.
-    let script = "unshare -Urpf --mount-proc sh -c 'echo $$; ls -d /proc/[0-9]*; true'";
+    let script = "unshare -Urpf --mount-proc sh -c 'echo $$; (ls -d /proc/[0-9]*); true'";
     assert_eq!(as_app(vm(), script), "1\n/proc/1\n/proc/2\n");
 }
 
