@@ -208,6 +208,7 @@ fn guide_turns_a_new_package_into_a_standalone_program() {
 }
 
 #[test]
+#[ignore = "long: runs with SUPERMACHINE_TEST_FULL"]
 fn unbaked_name_does_not_compile_and_names_the_remedy() {
     let dir = example("embedded-eval");
     let main = dir.join("src/main.rs");

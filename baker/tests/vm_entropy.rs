@@ -87,6 +87,7 @@ fn compare(name: &str, action: &str, describe: impl Fn() -> OciImageBuilder) {
 }
 
 #[test]
+#[ignore = "long: runs with SUPERMACHINE_TEST_FULL"]
 fn node_has_ids_of_its_own_after_a_restart() {
     compare("node", "restart", || server("node", ["node", "-e", NODE]));
 }
@@ -104,6 +105,7 @@ fn python_and_openssl_are_seeded_again_by_a_signal() {
 }
 
 #[test]
+#[ignore = "long: runs with SUPERMACHINE_TEST_FULL"]
 fn nginx_has_request_ids_of_its_own_after_a_restart() {
     compare("nginx", "restart", || {
         let path = folder().join("ids.conf");

@@ -28,6 +28,10 @@ const VM_PREFIX: &str = "vm_";
 const SIDE_BY_SIDE: usize = 2;
 /// Started first, so that the run does not end with one host busy and one idle.
 const LONGEST_PROGRAM: &str = "vm_services_1";
+/// Asks for the long tests too.
+const FULL: &str = "SUPERMACHINE_TEST_FULL";
+/// Test programs of long runs: what they try lies between one vCPU and sixteen.
+const LONG_PROGRAMS: [&str; 3] = ["vm_services_2", "vm_services_4", "vm_services_8"];
 /// How often a test program runs again because its host's clock stopped. One host in sixteen does
 /// that, so twice in one program is not rare enough.
 const REPEATS: usize = 2;
@@ -96,7 +100,7 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     let kind = args.host.unwrap_or_else(host::pick);
     host::require(kind)?;
     packages::ensure(packages::TESTS)?;
-    let (mut outcomes, in_host) = run_here(args)?;
+    let (mut outcomes, mut in_host) = run_here(args)?;
     if args.only.is_none() {
         // The agent has no documentation tests and is built separately.
         let mut doc = workspace::cargo();
@@ -109,6 +113,10 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
         images::ensure(&[])?;
         if in_host.iter().any(|program| program.name == apps::PROGRAM) {
             apps::prepare()?;
+        }
+        if args.only.is_none() && !is_full() {
+            in_host.retain(|program| !LONG_PROGRAMS.contains(&&*program.name));
+            println!("NOT RUN without {FULL}: {}", LONG_PROGRAMS.join(", "));
         }
         println!("{} test programs in the {} host", in_host.len(), kind.name());
         outcomes.extend(side_by_side(&in_host, kind, args)?);
@@ -164,7 +172,7 @@ fn build(selections: &[&[&str]], only: Option<&str>) -> Result<Vec<Program>, Err
 fn build_selection(packages: &[&str]) -> Result<Vec<Program>, Error> {
     let mut cargo = workspace::cargo();
     let what: &[&str] = match packages == workspace::LIBRARIES {
-        true => &["build", "--tests", "--bins", "--examples"],
+        true => &["build", "--tests", "--bins"],
         false => &["test", "--no-run"],
     };
     cargo.args(what).args(["--profile", workspace::PROFILE]).args(packages);
@@ -219,7 +227,7 @@ fn program(line: &str) -> Option<Program> {
 impl Program {
     fn here(&self, args: &Args) -> Command {
         let mut command = self.prepared(Command::new(&self.path));
-        command.args(&args.arguments);
+        command.args(long_tests()).args(&args.arguments);
         command
     }
 
@@ -228,7 +236,7 @@ impl Program {
         if self.name != PROCESSORS_PROGRAM {
             return Ok(vec![watch_in_host(&self.name, || {
                 let mut command = self.in_host(us, kind, None, args);
-                command.args(&args.arguments);
+                command.args(long_tests()).args(&args.arguments);
                 command
             })?]);
         }
@@ -272,6 +280,15 @@ impl Program {
         command.env("CARGO_MANIFEST_DIR", &self.package);
         command
     }
+}
+
+fn is_full() -> bool {
+    std::env::var_os(FULL).is_some()
+}
+
+/// The argument that makes a test program run its long tests.
+fn long_tests() -> Option<&'static str> {
+    is_full().then_some("--include-ignored")
 }
 
 fn side_by_side(programs: &[Program], kind: Kind, args: &Args) -> Result<Vec<Outcome>, Error> {

@@ -279,6 +279,7 @@ fn resident_kib() -> u64 {
 }
 
 #[test]
+#[ignore = "long: runs with SUPERMACHINE_TEST_FULL"]
 fn two_hundred_machines_of_one_snapshot_answer() {
     let _alone = alone();
     const MACHINES: usize = 200;

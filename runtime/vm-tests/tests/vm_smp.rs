@@ -77,6 +77,7 @@ fn sixteen_processors_restore_five_times() {
 }
 
 #[test]
+#[ignore = "long: runs with SUPERMACHINE_TEST_FULL"]
 fn the_most_processors_restore_twice() {
     restore_with(MAX_VCPUS, 512, 2);
     every_processor_answers(MAX_VCPUS, 512);
