@@ -47,7 +47,7 @@ pub struct Endpoint<S> {
     is_broken: bool,
     /// Whether it has sent all that it will send.
     pub has_finished: bool,
-    /// Whether it was told that the other endpoint has finished.
+    /// Whether it knows that the other endpoint has finished.
     pub knows_end: bool,
 }
 
@@ -140,7 +140,7 @@ impl<S: Socket> Endpoint<S> {
         !self.is_broken
     }
 
-    /// Tells it once that the other endpoint has finished.
+    /// Passes on, once, that the other endpoint has finished.
     ///
     /// # Errors
     /// The connection broke.

@@ -65,7 +65,7 @@ pub struct Spool<W> {
     small: u64,
     /// The files stored so far, by their hash.
     known: HashMap<u128, Spooled>,
-    /// The keys of the hash: random, so that nobody can make two files that have the same.
+    /// The keys of the hash: random, so that no image can be made to contain two files with the same hash.
     keys: (u64, u64),
 }
 

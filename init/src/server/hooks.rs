@@ -72,7 +72,7 @@ struct Run {
     timeout: u64,
     step: Step,
     deadline: u64,
-    /// What the server was told to do last, for an error.
+    /// The last step that the server was asked to do, for an error.
     attempt: String,
 }
 
@@ -112,7 +112,7 @@ enum Step {
     /// The folder cannot be read.
     Broken(String),
     Program(Program),
-    /// The entrypoint was told to exit.
+    /// The entrypoint has been asked to exit.
     Stop {
         ports: Vec<u16>,
         kill_at: u64,

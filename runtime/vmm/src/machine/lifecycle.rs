@@ -1,8 +1,8 @@
 //! A machine while it exists: run, pause, streams, and how the guest stopped.
 //!
 //! Locks: a caller that commands the vCPUs holds `turn`, so that one capture or reset happens at a
-//! time and nothing runs the guest meanwhile. It comes before all others. `clock` is held while the guest
-//! is told the time, so that no request that follows overtakes that message.
+//! time and nothing runs the guest meanwhile. It comes before all others. `clock` is held while the
+//! time is sent to the guest, so that no later request overtakes it.
 
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The least step that a guest is told about.
+/// The smallest step that is passed on to a guest.
 const STEP: Duration = Duration::from_millis(250);
 
 /// The host's wall clock, in nanoseconds since 1970.
@@ -30,18 +30,18 @@ impl Moment {
     }
 }
 
-/// Notices steps of the wall clock. `None` until the guest has been told the time.
+/// Notices steps of the wall clock. `None` until the guest has the time.
 #[derive(Debug, Default)]
 pub(super) struct ClockWatch(Option<Moment>);
 
 impl ClockWatch {
-    /// The guest is told the time.
+    /// Records that the guest gets this time.
     pub(super) fn tell(&mut self, now: Moment) {
         self.0 = Some(now);
     }
 
-    /// Whether the wall clock has moved by more than time has passed, or by less, since the guest was
-    /// told.
+    /// Whether the wall clock has moved by more than time has passed, or by less, since the guest got
+    /// the time.
     pub(super) fn has_stepped(&self, now: Moment) -> bool {
         let Some(told) = self.0 else { return false };
         let passed = now.monotonic.saturating_duration_since(told.monotonic);
@@ -67,7 +67,7 @@ mod tests {
     fn step_in_either_direction_is_noticed_once() {
         let begin = Moment { realtime_ns: 20_000 * DAY, monotonic: Instant::now() };
         let mut watch = ClockWatch::default();
-        assert!(!watch.has_stepped(begin), "a guest that was told nothing keeps its clock");
+        assert!(!watch.has_stepped(begin), "a guest without the time keeps its clock");
         watch.tell(begin);
         let on_time = later(begin, 100, begin.realtime_ns + 100 * SECOND);
         assert!(!watch.has_stepped(on_time));

@@ -197,7 +197,7 @@ impl PageBuffer {
         Ok(block)
     }
 
-    /// A buffer with the content of a sealed file, which it shares with whoever made the file. It
+    /// A buffer with the content of a sealed file, which it shares with the maker of the file. It
     /// must not be made larger.
     ///
     /// # Errors
