@@ -21,6 +21,7 @@ mod build;
 mod error;
 pub mod oci;
 pub mod rootfs;
+pub mod signals;
 mod store;
 
 pub use bake::{AfterRestore, Baked, Init, Observer, OciImageBuilder, Ready, RootDisk};

@@ -11,24 +11,26 @@ const NAMES: [&str; 31] = [
 ];
 
 /// The number of a signal: a name, as `SIGQUIT`, `quit` or `SIGRTMIN+3`, or a number from 1 to 64.
-pub(crate) fn number(text: &str) -> Option<u8> {
+#[must_use]
+pub fn number(text: &str) -> Option<u8> {
     let text = text.to_ascii_uppercase();
     let name = text.strip_prefix("SIG").unwrap_or(&text);
     let known = NAMES.iter().position(|known| *known == name);
-    let real_time = || {
+    let other = || {
         let offset = |text: &str| if text.is_empty() { Some(0) } else { text.parse::<u8>().ok() };
         match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
             (Some(rest), _) => FIRST_REAL_TIME.checked_add(offset(rest.trim_start_matches('+'))?),
             (_, Some(rest)) => LAST.checked_sub(offset(rest.trim_start_matches('-'))?),
-            _ => name.parse().ok(),
+            _ => text.parse().ok(),
         }
     };
-    let number = known.and_then(|place| u8::try_from(place + 1).ok()).or_else(real_time);
+    let number = known.and_then(|place| u8::try_from(place + 1).ok()).or_else(other);
     number.filter(|number| (1..=LAST).contains(number))
 }
 
 /// The name of a signal, or its number if it has none.
-pub(crate) fn name(number: u8) -> String {
+#[must_use]
+pub fn name(number: u8) -> String {
     let place = usize::from(number).checked_sub(1);
     let name = place.and_then(|place| NAMES.get(place));
     name.map_or_else(|| number.to_string(), |name| (*name).to_owned())

@@ -23,6 +23,11 @@ pub(crate) fn dev() -> PathBuf {
     root().join("dev")
 }
 
+/// The start of a digest in hex: enough to tell the versions of one thing apart.
+pub(crate) fn short_name(digest: &[u8]) -> String {
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A lock that is released when the value is dropped or the process exits.
 #[derive(Debug)]
 pub(crate) struct Lock {

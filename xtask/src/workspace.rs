@@ -7,6 +7,7 @@ use std::process::Command;
 
 use sha2::{Digest, Sha256};
 
+use crate::cache;
 use crate::error::Error;
 
 /// The one profile of everything built here, so that nothing is built twice. It is optimised because
@@ -55,10 +56,8 @@ pub(crate) fn target() -> PathBuf {
 pub(crate) fn this_program() -> Result<PathBuf, Error> {
     let running = Path::new("/proc/self/exe");
     let bytes = fs::read(running).map_err(Error::file("read", running))?;
-    let digest = Sha256::digest(&bytes);
-    let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     let dir = target().join("xtask");
-    let copy = dir.join(format!("xtask-{name}"));
+    let copy = dir.join(format!("xtask-{}", cache::short_name(&Sha256::digest(&bytes))));
     if copy.exists() {
         return Ok(copy);
     }

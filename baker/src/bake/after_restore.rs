@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use supermachine_formats::wire::Action;
 
-use super::signals;
 use crate::error::InputError;
+use crate::signals;
 
 /// The signal that stops an entrypoint whose image names none.
 const SIGTERM: u8 = 15;

@@ -5,8 +5,8 @@ use supermachine_formats::wire::{AfterRestore, Container, Process};
 use supermachine_vmm::layout::ROOT_SLOT;
 
 use super::root_disk::RootDisk;
-use super::signals;
 use crate::oci::ImageConfig;
+use crate::signals;
 
 /// The caller's changes to the image's config.
 #[derive(Debug, Clone, Default)]
@@ -59,9 +59,12 @@ pub(crate) fn container(
     }
 }
 
-/// The image's stop signal, if it names one that exists.
+/// The image's stop signal, if it names one that exists. Images also write `SIG9` for 9.
 pub(crate) fn stop_signal(config: &ImageConfig) -> Option<u8> {
-    signals::number(config.stop_signal.as_deref()?)
+    let text = config.stop_signal.as_deref()?;
+    let digits = text.get(3..).filter(|rest| rest.parse::<u8>().is_ok());
+    let has_prefix = text.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("SIG"));
+    signals::number(digits.filter(|_| has_prefix).unwrap_or(text))
 }
 
 /// The image's variables without those that `own` replaces, then `own`.
@@ -123,6 +126,7 @@ mod tests {
         for text in ["", "SIG", "SIGFOO", "0", "65", "RTMIN+31", "RTMIN+300", "RTMIN+x", "-1"] {
             assert_eq!(signal(text), None, "{text:?}");
         }
+        assert_eq!(["SIG9", "sig64"].map(signal), [9, 64].map(Some));
         assert_eq!(stop_signal(&ImageConfig::default()), None);
     }
 }

@@ -17,7 +17,6 @@ mod readiness;
 mod ready;
 mod root_disk;
 mod run;
-mod signals;
 mod trial;
 mod warmup;
 

@@ -11,9 +11,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 use supermachine::ExitStatus;
+use supermachine_baker::signals;
 
 use crate::error::{Error, HostError};
-use crate::signal_names::{self, GUEST_SIGINT};
+use crate::signal_names::GUEST_SIGINT;
 
 /// The signals that are passed on, as the host numbers them, with their names.
 const FORWARDED: [(i32, &str); 6] = [
@@ -46,7 +47,7 @@ pub(crate) fn forward(send: impl Fn(i32) + Send + 'static) -> Result<Forwarding,
                 let _ = emulate_default_handler(SIGINT);
             }
             let name = FORWARDED.iter().find(|(number, _)| *number == signal);
-            if let Some(number) = name.and_then(|(_, name)| signal_names::number(name)) {
+            if let Some(number) = name.and_then(|(_, name)| signals::number(name)) {
                 send(number.into());
             }
         }
@@ -89,7 +90,7 @@ mod tests {
 
     #[test]
     fn every_forwarded_signal_has_a_number_in_the_guest() {
-        let numbers = FORWARDED.map(|(_, name)| signal_names::number(name).unwrap());
+        let numbers = FORWARDED.map(|(_, name)| signals::number(name).unwrap());
         assert_eq!(numbers, [1, 2, 3, 15, 10, 12]);
     }
 }

@@ -5,6 +5,8 @@
 //! Until then, machines start from the pack and page on demand, where the system allows it.
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::any::Any;

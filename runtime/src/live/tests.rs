@@ -8,6 +8,7 @@ use supermachine_formats::snapshot::Stage;
 use tempfile::TempDir;
 
 use super::*;
+use crate::image::testing::sample_image;
 use crate::machine::testing::{STOPPED, capture, captured_as};
 use supermachine_test_support::packs::{self as samples, PAGE};
 
@@ -20,9 +21,7 @@ struct Home {
 impl Home {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let made = samples::make(&dir.path().join("store"));
-        let source = Source::open(&dir.path().join("store")).unwrap();
-        let image = Image::open(source, made.image.digest, &dir.path().join("cache")).unwrap();
+        let (_, image) = sample_image(dir.path());
         Self { dir, image }
     }
 

@@ -116,7 +116,7 @@ impl Recipe {
         if let Some(base) = self.base {
             digest.update(base.digest());
         }
-        digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        cache::short_name(&digest.finalize())
     }
 
     /// Returns the image's OCI layout, made if it is not there yet.

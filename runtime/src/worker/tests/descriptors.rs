@@ -12,7 +12,6 @@ use supermachine_formats::codec::Put;
 use supermachine_formats::pack::CHUNK_SIZE;
 use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::memory::Run;
-use supermachine_snapshots::pack::Source;
 use supermachine_vmm::{Captured, MachineError, Origin, Restore, Timings};
 use tempfile::TempDir;
 
@@ -22,6 +21,7 @@ use super::super::parts::{self, put_runs};
 use super::super::{Client, capture};
 use crate::agent::read_message;
 use crate::error::WorkerError;
+use crate::image::testing::sample_image;
 use crate::machine::MachineHandle;
 use crate::machine::testing::{self, STOPPED, memory_file};
 use crate::{Error, Image, RestoreMode};
@@ -39,9 +39,7 @@ struct Home {
 impl Home {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let made = samples::make(&dir.path().join("store"));
-        let source = Source::open(&dir.path().join("store")).unwrap();
-        let image = Image::open(source, made.image.digest, &dir.path().join("cache")).unwrap();
+        let (made, image) = sample_image(dir.path());
         Self { dir, made, image }
     }
 
