@@ -166,13 +166,13 @@ fn build(selections: &[&[&str]], only: Option<&str>) -> Result<Vec<Program>, Err
     Ok(programs)
 }
 
-/// Builds the tests of some packages. The libraries' programs come with them: `cargo test` builds only
-/// those of a package with integration tests, but the worker is tested from another package. Built
-/// apart, they would get other features of shared dependencies, which would be compiled twice.
+/// Builds the tests of some packages. The libraries' programs and examples come with them, because
+/// tests of other packages start them: the worker, the shell. Built apart, they would get other
+/// features of shared dependencies, which would be compiled twice.
 fn build_selection(packages: &[&str]) -> Result<Vec<Program>, Error> {
     let mut cargo = workspace::cargo();
     let what: &[&str] = match packages == workspace::LIBRARIES {
-        true => &["build", "--tests", "--bins"],
+        true => &["build", "--tests", "--bins", "--examples"],
         false => &["test", "--no-run"],
     };
     cargo.args(what).args(["--profile", workspace::PROFILE]).args(packages);
