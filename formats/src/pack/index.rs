@@ -1,6 +1,7 @@
 //! The index: the chunks of a snapshot, where they are stored, and where they belong.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::{CHUNK_SIZE, MAX_INDEX_SIZE, MAX_STORED};
 use crate::codec::{DecodeError, Put, Reader};
@@ -242,6 +243,20 @@ impl Layer {
         let extent = self.extents.get(after.checked_sub(1)?)?;
         let step = place - extent.first;
         (step < extent.count && extent.chunk != ZERO).then(|| extent.chunk + step)
+    }
+
+    /// Returns the part of the layer in `ranges` of places, which are in rising order.
+    #[must_use]
+    pub fn within(&self, ranges: &[Range<u32>]) -> Self {
+        let mut layer = Self::default();
+        for range in ranges {
+            let from = self.extents.partition_point(|extent| extent.end() <= range.start.into());
+            let extents = self.extents.iter().skip(from);
+            for extent in extents.take_while(|extent| extent.first < range.end) {
+                layer.append(extent.after(range.start.into()).before(range.end));
+            }
+        }
+        layer
     }
 
     /// Merges this layer over `behind`. Time and memory depend on the number of extents, which

@@ -21,7 +21,7 @@ const SWEEP_LOCK: &str = "sweep.lock";
 pub(super) enum Kind {
     /// A whole memory.
     Memory,
-    /// The chunks of a memory that differ from its base.
+    /// The stretches of a memory in which it differs from its base.
     Overlay,
     /// A whole disk.
     Disk,

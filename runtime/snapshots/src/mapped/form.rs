@@ -8,7 +8,7 @@ use std::fmt::Write;
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::memory::Run;
 
-const HEAD: &str = "supermachine mapped form 1";
+const HEAD: &str = "supermachine mapped form 2";
 
 /// A file of the cache, with its stamp.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn other_text_is_not_a_form() {
-        for text in ["", HEAD, "supermachine mapped form 2\nstate 1\n", "\u{0}"] {
+        for text in ["", HEAD, "supermachine mapped form 3\nstate 1\n", "\u{0}"] {
             assert_eq!(Form::decode(text), None, "{text:?}");
         }
         assert_eq!(Form::decode(&format!("{HEAD}\nstate 1\nbase xyz 1\n")), None);

@@ -6,24 +6,22 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use supermachine_formats::Digest;
-use supermachine_formats::pack::{CHUNK_SIZE, Extent, Index, Layer, Space};
+use supermachine_formats::pack::{Index, Layer, Space};
 use supermachine_formats::snapshot::Snapshot;
-use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
 
 use super::cache::{Entry, FileInProgress, Kind, hold, lock};
 use super::expand::{Task, expand};
 use super::form::{Form, Part};
+use super::overlay::Coverage;
 use crate::error::Error;
 use crate::pack::{ChunkReader, Pack, PackError, Source};
 use crate::stamp::{stamp, write_atomically};
 use supermachine_vmm::{MemoryFiles, Overlay};
 
-const PAGES_A_CHUNK: u64 = CHUNK_SIZE / PAGE_SIZE;
 /// A cleaner of the cache may spoil a new form, but not each time.
 const ATTEMPTS: usize = 3;
 
@@ -143,7 +141,8 @@ impl FormDir {
     }
 
     fn make_once(&self, pack: &Arc<Pack>) -> Result<(), Error> {
-        let wanted = self.wanted(pack);
+        let coverage = Coverage::of(&pack.index.memory);
+        let wanted = self.wanted(&pack.index, &coverage);
         self.make_missing(pack, &wanted)?;
         let mut parts = Vec::with_capacity(wanted.len());
         for part in &wanted {
@@ -164,7 +163,7 @@ impl FormDir {
         for (kind, part) in parts {
             match kind {
                 Kind::Memory => form.base = part,
-                Kind::Overlay => form.overlay = Some((part, overlay_runs(&pack.index.memory))),
+                Kind::Overlay => form.overlay = Some((part, coverage.runs())),
                 Kind::Disk => form.disks.push(part),
             }
         }
@@ -177,14 +176,18 @@ impl FormDir {
     }
 
     /// The files of the form.
-    pub(super) fn wanted<'a>(&self, pack: &'a Pack) -> Vec<FormFile<'a>> {
-        let files = parts(&pack.index).into_iter();
-        let wanted = files.map(|(kind, identity, space, layers)| FormFile {
+    pub(super) fn wanted<'a>(&self, index: &'a Index, coverage: &Coverage) -> Vec<FormFile<'a>> {
+        let files = parts(index, coverage).into_iter();
+        let wanted = files.map(|(kind, identity, space)| FormFile {
             kind,
             identity,
             entry: Entry::new(&self.cache, kind, identity),
             space,
-            layers,
+            chunks: match kind {
+                Kind::Memory => space.layers.first().cloned().unwrap_or_default(),
+                Kind::Overlay => coverage.chunks(space),
+                Kind::Disk => space.flattened(0),
+            },
         });
         wanted.collect()
     }
@@ -202,25 +205,27 @@ impl FormDir {
                 makings.push((part, making));
             }
         }
-        let tasks: Vec<Task<'_>> =
-            makings.iter().map(|(part, making)| Task { making, chunks: part.chunks() }).collect();
+        let tasks: Vec<Task<'_>> = makings
+            .iter()
+            .map(|(part, making)| Task { making, chunks: part.chunks.clone() })
+            .collect();
         expand(&ChunkReader::new(pack)?, &tasks)?;
         drop(tasks);
         makings.into_iter().try_for_each(|(_, making)| making.finish())
     }
 }
 
-/// The files for an index: the kind of each, its space, and the layers that it holds.
-pub(super) fn parts(index: &Index) -> Vec<(Kind, Digest, &Space, Range<usize>)> {
-    let file = |kind, space, layers: Range<usize>| {
-        (kind, index.identity(space, layers.end), space, layers)
-    };
-    let layers = index.memory.layers.len();
-    let mut parts = vec![file(Kind::Memory, &index.memory, 0..layers.min(1))];
+/// The files for an index: the kind of each, its identity, and its space.
+pub(super) fn parts<'a>(index: &'a Index, coverage: &Coverage) -> Vec<(Kind, Digest, &'a Space)> {
+    let memory = &index.memory;
+    let layers = memory.layers.len();
+    let mut parts = vec![(Kind::Memory, index.identity(memory, layers.min(1)), memory)];
     if layers > 1 {
-        parts.push(file(Kind::Overlay, &index.memory, 1..layers));
+        let identity = coverage.identity(index.identity(memory, layers));
+        parts.push((Kind::Overlay, identity, memory));
     }
-    parts.extend(index.disks.iter().map(|disk| file(Kind::Disk, disk, 0..disk.layers.len())));
+    let disk = |disk: &'a Space| (Kind::Disk, index.identity(disk, disk.layers.len()), disk);
+    parts.extend(index.disks.iter().map(disk));
     parts
 }
 
@@ -230,16 +235,8 @@ pub(super) struct FormFile<'a> {
     identity: Digest,
     pub(super) entry: Entry,
     pub(super) space: &'a Space,
-    /// The layers that it holds.
-    layers: Range<usize>,
-}
-
-impl FormFile<'_> {
     /// The chunks that it holds.
-    pub(super) fn chunks(&self) -> Layer {
-        let layers = self.space.layers.iter().take(self.layers.end).cloned().collect();
-        Space { size: self.space.size, layers }.flattened(self.layers.start)
-    }
+    pub(super) chunks: Layer,
 }
 
 /// Moves a file with the content of a disk of an index into the cache, which saves its expansion.
@@ -284,17 +281,4 @@ pub fn forget_mapped(cache: &Path, snapshot: Digest) {
 
 fn disk_entry(cache: &Path, index: &Index, space: &Space) -> Entry {
     Entry::new(cache, Kind::Disk, index.identity(space, space.layers.len()))
-}
-
-/// The pages that an overlay covers.
-fn overlay_runs(memory: &Space) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
-    for Extent { first, count, .. } in memory.flattened(1).extents {
-        let (first, count) = (u64::from(first) * PAGES_A_CHUNK, count * PAGES_A_CHUNK as u32);
-        match runs.last_mut() {
-            Some(last) if last.end() == first => last.count += count,
-            _ => runs.push(Run { first, count }),
-        }
-    }
-    runs
 }

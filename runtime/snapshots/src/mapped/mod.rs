@@ -8,6 +8,7 @@ mod expand;
 mod form;
 mod form_dir;
 mod on_demand;
+mod overlay;
 mod sweep;
 #[cfg(test)]
 mod tests;

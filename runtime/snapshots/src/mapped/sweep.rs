@@ -13,6 +13,7 @@ use supermachine_formats::pack::{CHUNK_SIZE, Index};
 
 use super::cache::{Entry, Kind, hold_alone};
 use super::form_dir::{FormDir, FormFile, parts};
+use super::overlay::Coverage;
 use crate::error::Error;
 use crate::pack::Pack;
 
@@ -54,8 +55,8 @@ impl CacheParts {
 
     /// Adds the files of an index without a snapshot.
     pub fn add_files(&mut self, index: &Index) {
-        let files = parts(index).into_iter();
-        self.files.extend(files.map(|(kind, identity, ..)| (kind as u8, identity)));
+        let files = parts(index, &Coverage::of(&index.memory)).into_iter();
+        self.files.extend(files.map(|(kind, identity, _)| (kind as u8, identity)));
     }
 }
 
@@ -125,7 +126,7 @@ pub fn check_form(cache: &Path, pack: &Pack) -> Result<FormCheck, Error> {
     let contents: Vec<Digest> = pack.index.chunks().map(|(_, _, chunk)| chunk.content).collect();
     let mut result = FormCheck::Absent;
     let mut damaged = Vec::new();
-    for wanted in dir.wanted(pack) {
+    for wanted in dir.wanted(&pack.index, &Coverage::of(&pack.index.memory)) {
         let Some((file, _)) = wanted.entry.existing() else { continue };
         if is_whole(&file, &wanted, &contents) {
             result = FormCheck::Whole;
@@ -149,8 +150,7 @@ pub fn check_form(cache: &Path, pack: &Pack) -> Result<FormCheck, Error> {
 
 /// Whether a file holds its chunks, and zeros elsewhere.
 fn is_whole(file: &fs::File, wanted: &FormFile<'_>, contents: &[Digest]) -> bool {
-    let chunks = wanted.chunks();
-    let stored = chunks.chunks().filter_map(|(place, number)| Some((place, number?)));
+    let stored = wanted.chunks.chunks().filter_map(|(place, number)| Some((place, number?)));
     let mut chunks = stored.peekable();
     let mut content = vec![0; CHUNK_SIZE as usize];
     for place in 0..wanted.space.size / CHUNK_SIZE {
