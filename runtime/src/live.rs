@@ -1,4 +1,4 @@
-//! Snapshots of running machines.
+//! Snapshots and forks of running machines.
 //!
 //! The guest pauses only while its state and written pages are copied. Afterwards the pages are
 //! compared with the machine's own snapshot, compressed and stored. The new snapshot is a child of
@@ -9,6 +9,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use supermachine_formats::snapshot::{Snapshot, Stage};
@@ -55,14 +56,17 @@ pub(crate) fn take(
     let _hold = layout.hold()?;
     let pack = origin.pack()?;
     // A machine that started on demand needs its origin expanded now.
-    let memory = &origin.mapped()?.memory;
+    let memory = origin.stored_memory()?;
     let Captured { snapshot, dirty, stopped } = capture(machine, origin.snapshot())?;
     let snapshot = child(origin, snapshot)?;
-    let pages = dirty.iter().map(|(page, content)| (page, content.as_slice()));
+    let forked = origin.forked_pages()?;
+    let mut pages: BTreeMap<u64, &[u8]> =
+        forked.iter().map(|(page, content)| (*page, content.as_slice())).collect();
+    pages.extend(dirty.iter().map(|(page, content)| (page, content.as_slice())));
     let composition = Composition {
         snapshot: &snapshot,
         parent: Some(&pack.index),
-        memory: MemoryChange { origin: Some(memory), pages: pages.collect() },
+        memory: MemoryChange { origin: Some(memory), pages: pages.into_iter().collect() },
         also: Vec::new(),
         disks: None,
         first_use: pack.index.first_use.clone(),
@@ -74,6 +78,15 @@ pub(crate) fn take(
     let image = origin.sibling(manifest.digest)?;
     layout.set_name(name, manifest)?;
     Ok(TakenSnapshot { image, stopped, took: begin.elapsed() })
+}
+
+/// The image of a machine, which started from `origin`, as it is now. It is in memory: forks start
+/// from it, and nothing is stored. The machine continues.
+pub(crate) fn fork(machine: &dyn MachineHandle, origin: &Image) -> Result<Image, Error> {
+    // As for a snapshot, before the machine stops.
+    origin.mapped()?;
+    let Captured { snapshot, dirty, .. } = capture(machine, origin.snapshot())?;
+    origin.forked(child(origin, snapshot)?, &dirty)
 }
 
 /// Captures the machine, here or in its worker. It continues.

@@ -36,9 +36,9 @@ pub(crate) struct Args {
     /// Host to measure in; only the measuring one gives absolute times
     #[arg(long, value_enum, default_value_t = Kind::Measuring)]
     host: Kind,
-    /// Arguments for the bench program
-    #[arg(last = true)]
-    arguments: Vec<String>,
+    /// Measure only these: bakes, sizes, process, machines, pools, ports, first-starts, live
+    #[arg(long, value_name = "GROUP", value_delimiter = ',')]
+    only: Vec<String>,
 }
 
 /// One measured quantity.
@@ -69,17 +69,21 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
         (exec, PathBuf::from("exec")),
         (us.clone(), PathBuf::from("xtask")),
     ];
+    let only = match args.only.is_empty() {
+        true => String::new(),
+        false => format!(" --only {}", args.only.join(" ")),
+    };
     let script = format!(
         "{}export XDG_CACHE_HOME={FOLDER} XDG_DATA_HOME={FOLDER}/data TMPDIR={FOLDER}\n\
          exec ./xtask registry -- sh -c 'for image; do \
          set -- \"$@\" \"$SUPERMACHINE_TEST_REGISTRY/$image\"; shift; done; \
-         exec ./bench ./exec \"$@\"' bench {}",
+         exec ./bench ./exec \"$@\"{only}' bench {}",
         copying(&files),
         IMAGES.join(" ")
     );
     let mut command = Command::new(us);
     command.args(["host", "--host", args.host.name(), "--memory", &MEMORY_MIB.to_string(), "--"]);
-    command.args(["sh", "-euc", &script, "bench"]).args(&args.arguments);
+    command.args(["sh", "-euc", &script, "bench"]);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     command::die_with_us(&mut command);
     let mut child = command.spawn().map_err(|e| command::start(&command, e))?;

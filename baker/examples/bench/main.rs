@@ -1,7 +1,8 @@
 //! The measurements that `cargo xtask bench` takes, one JSON object a line.
 //!
-//! Run by hand: `bench EXEC IMAGE…`, where EXEC is the built example `exec` and each IMAGE a
-//! source that can be baked, with `/bin/true` in it. The store is made anew.
+//! Run by hand: `bench EXEC IMAGE… [--only GROUP…]`, where EXEC is the built example `exec` and each
+//! IMAGE a source that can be baked, with `/bin/true` in it. The store is made anew. The groups are
+//! `bakes`, `sizes`, `process`, `machines`, `pools`, `ports`, `first-starts` and `live`.
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
 
 mod machines;
@@ -20,29 +21,66 @@ const RUNS: usize = 10;
 const BAKES: usize = 3;
 const MEMORY_MIB: u64 = 128;
 
+const GROUPS: [&str; 8] =
+    ["bakes", "sizes", "process", "machines", "pools", "ports", "first-starts", "live"];
+
+/// What to measure, with what.
+struct Bench {
+    exec: PathBuf,
+    images: Vec<String>,
+    /// Empty for all groups.
+    only: Vec<String>,
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut arguments = std::env::args_os().skip(1);
-    let exec = arguments.next().map(PathBuf::from).ok_or("usage: bench EXEC IMAGE…")?;
-    let images: Vec<String> = arguments.filter_map(|image| image.into_string().ok()).collect();
+    let bench = Bench::from_arguments(std::env::args().skip(1))?;
     let folder = tempfile::tempdir()?;
-    let (Some(first), Some(last)) = (images.first(), images.last()) else {
+    let (Some(first), Some(last)) = (bench.images.first(), bench.images.last()) else {
         return Err("no image to bake".into());
     };
-    measure_bakes(&folder.path().join("bakes"), first)?;
+    if bench.has("bakes") {
+        measure_bakes(&folder.path().join("bakes"), first)?;
+    }
     let store = Store::open(folder.path().join("store"))?;
-    for image in &images {
+    let needs_all = bench.has("sizes") || bench.has("first-starts");
+    for image in bench.images.iter().take(if needs_all { usize::MAX } else { 1 }) {
         builder(image)?.bake(&store)?;
     }
-    for name in store.names()? {
-        report_sizes(&store, &name)?;
+    if bench.has("sizes") {
+        store.names()?.iter().try_for_each(|name| report_sizes(&store, name))?;
     }
     let (first, last) = (short(first), short(last));
-    machines::measure_process(&exec, &store, first)?;
-    machines::measure(&store.image(first)?)?;
-    pools::measure(&store.image(first)?)?;
-    ports::measure(&store.image(first)?)?;
-    packs::measure_first_starts(&store.image(last)?, folder.path())?;
-    packs::measure_live(&store.image(first)?)
+    let run = |group: &str| -> Result<(), Box<dyn Error>> {
+        match group {
+            "process" => machines::measure_process(&bench.exec, &store, first),
+            "machines" => machines::measure(&store.image(first)?),
+            "pools" => pools::measure(&store.image(first)?),
+            "ports" => ports::measure(&store.image(first)?),
+            "first-starts" => packs::measure_first_starts(&store.image(last)?, folder.path()),
+            "live" => packs::measure_live(&store.image(first)?),
+            _ => Ok(()),
+        }
+    };
+    GROUPS.iter().filter(|group| bench.has(group)).try_for_each(|group| run(group))
+}
+
+impl Bench {
+    fn from_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Self, Box<dyn Error>> {
+        let usage = "usage: bench EXEC IMAGE… [--only GROUP…]";
+        let exec = arguments.next().map(PathBuf::from).ok_or(usage)?;
+        let images = arguments.by_ref().take_while(|word| word != "--only").collect();
+        let only: Vec<String> = arguments.collect();
+        match only.iter().find(|group| !GROUPS.contains(&group.as_str())) {
+            None => Ok(Self { exec, images, only }),
+            Some(unknown) => {
+                Err(format!("{unknown} is no group: take {}", GROUPS.join(", ")).into())
+            }
+        }
+    }
+
+    fn has(&self, group: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == group)
+    }
 }
 
 /// The last part of an image's name, which is that of its snapshot.

@@ -239,6 +239,28 @@ impl Vm {
         self.beside(move |machine| live::take(machine, image.as_ref(), &name)).await
     }
 
+    /// Starts machines that continue from where this one is. See [`fork_with`](Self::fork_with).
+    ///
+    /// # Errors
+    /// Those of [`fork_with`](Self::fork_with).
+    pub async fn fork(&self, count: usize) -> Result<Vec<Self>, Error> {
+        self.fork_with(count, &VmConfig::new()).await
+    }
+
+    /// Starts machines that continue from where this one is, as
+    /// [`Vm::fork_with`](crate::Vm::fork_with) does, on a thread of the runtime for blocking work.
+    /// When the future is dropped, the forks stop as soon as they have started; this machine runs
+    /// until then, and does not return to its pool.
+    ///
+    /// # Errors
+    /// Those of [`Vm::fork_with`](crate::Vm::fork_with).
+    pub async fn fork_with(&self, count: usize, config: &VmConfig) -> Result<Vec<Self>, Error> {
+        let (image, config) = (self.blocking().image().cloned(), config.clone());
+        let forks = self
+            .beside(move |machine| crate::Vm::forks_of(machine, image.as_ref(), count, &config));
+        Ok(forks.await?.into_iter().map(Self::from).collect())
+    }
+
     /// How long each step of the start took.
     #[must_use]
     pub fn timings(&self) -> &Timings {

@@ -133,6 +133,12 @@ pub enum HostError {
         /// The operating system's error.
         source: io::Error,
     },
+    /// The memory of a fork cannot be kept.
+    #[error("no memory for a fork")]
+    ForkMemory {
+        /// The operating system's error.
+        source: io::Error,
+    },
     /// The operating system has no random bytes to make a machine unique with.
     #[error("no random bytes from the operating system")]
     NoEntropy {

@@ -4,6 +4,7 @@
 //! form* is made and checked once, in the user's cache; from then on, a start only maps files.
 //! Until then, machines start from the pack and page on demand, where the system allows it.
 
+mod fork;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use supermachine_snapshots::mapped::{ExpansionMarker, FormDir, Mapped, PackChunk
 use supermachine_snapshots::pack::{Pack, Source};
 use supermachine_vmm::{Chunks, Origin, can_page_on_demand};
 
+use self::fork::ForkLayer;
 use crate::assets::SnapshotLocation;
 use crate::error::{HostError, InvalidInput};
 use crate::{AssetPaths, Error, VmConfig, paths};
@@ -71,6 +73,8 @@ struct Inner {
     is_expanding: AtomicBool,
     /// Set once a machine has started without the mapped form; `None` where the cache is read-only.
     begun: OnceLock<Option<ExpansionMarker>>,
+    /// For the image of a running machine.
+    fork: Option<ForkLayer>,
 }
 
 impl Image {
@@ -128,7 +132,9 @@ impl Image {
         };
         let is_expanding = AtomicBool::new(false);
         let begun = OnceLock::new();
-        let inner = Inner { digest, snapshot, source, form, mapped, pack, is_expanding, begun };
+        let fork = None;
+        let inner =
+            Inner { digest, snapshot, source, form, mapped, pack, is_expanding, begun, fork };
         Ok(Self { inner: Arc::new(inner), attached: Arc::default() })
     }
 

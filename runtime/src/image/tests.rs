@@ -111,7 +111,7 @@ fn inode(file: &File) -> u64 {
 
 /// The inodes of all files of a form.
 fn inodes(mapped: &Mapped) -> Vec<u64> {
-    let overlay = mapped.memory.overlay.iter().map(|overlay| &overlay.file);
+    let overlay = mapped.memory.overlays.iter().map(|overlay| &overlay.file);
     let files = [&mapped.memory.base].into_iter().chain(overlay).chain(&mapped.disks);
     files.map(|file| inode(file)).collect()
 }
@@ -144,7 +144,7 @@ fn mapped_memory_and_disks_match_the_pack() {
     home.assert_is_whole(&again);
     let base = home.open_in(&home.cache(), home.made.base).unwrap();
     assert!(memory(base.mapped().unwrap()) == home.made.base_memory);
-    assert!(base.mapped().unwrap().memory.overlay.is_none());
+    assert!(base.mapped().unwrap().memory.overlays.is_empty());
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn snapshots_share_the_memory_of_a_base_and_disks() {
     assert_eq!(inode(&first.memory.base), inode(&second.memory.base));
     assert_eq!(inode(&first.memory.base), inode(&base.mapped().unwrap().memory.base));
     assert_eq!(inode(&first.disks[0]), inode(&second.disks[0]));
-    let overlay = |mapped: &Mapped| inode(&mapped.memory.overlay.as_ref().unwrap().file);
+    let overlay = |mapped: &Mapped| inode(&mapped.memory.overlays.first().unwrap().file);
     assert_ne!(overlay(first), overlay(second));
     let names: Vec<_> =
         home.listing().into_iter().map(|path| path.parent().unwrap().to_owned()).collect();

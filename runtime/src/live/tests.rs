@@ -71,6 +71,52 @@ fn capture_of_a_worker_becomes_a_child_in_the_store() {
     assert_eq!(Image::from_store(home.store(), "live").unwrap().digest(), taken.image.digest());
 }
 
+/// Whether a page of an image is full of these bytes.
+fn has(image: &Image, page: u64, expected: &[u8; PAGE]) -> bool {
+    let mut content = [0; PAGE];
+    image.mapped().unwrap().memory.read_page(page, &mut content).unwrap();
+    content == *expected
+}
+
+#[test]
+fn fork_of_a_fork_has_the_pages_of_both_and_stores_nothing() {
+    let home = Home::new();
+    home.image.mapped().unwrap();
+    let before = home.listing();
+    let state = |image: &Image| Snapshot::clone(image.snapshot());
+    let machine = captured_as(Some(capture(
+        state(&home.image),
+        &[(1, samples::page(50)), (7, samples::page(51))],
+    )));
+    let first = fork(&machine, &home.image).unwrap();
+    let machine = captured_as(Some(capture(state(&first), &[(7, samples::page(52))])));
+    let second = fork(&machine, &first).unwrap();
+    assert!(has(&first, 1, &samples::page(50)) && has(&first, 7, &samples::page(51)));
+    assert!(has(&second, 1, &samples::page(50)) && has(&second, 7, &samples::page(52)));
+    assert_eq!(second.mapped().unwrap().memory.overlays.len(), 2);
+    assert_eq!(home.listing(), before);
+}
+
+#[test]
+fn snapshot_of_a_fork_holds_what_was_written_before_it() {
+    let home = Home::new();
+    let state = |image: &Image| Snapshot::clone(image.snapshot());
+    let machine = captured_as(Some(capture(
+        state(&home.image),
+        &[(1, samples::page(50)), (7, samples::page(51))],
+    )));
+    let fork = fork(&machine, &home.image).unwrap();
+    let machine = captured_as(Some(capture(state(&fork), &[(7, samples::page(52))])));
+    let taken = take(&machine, Some(&fork), "live").unwrap().image;
+    assert_eq!(taken.snapshot().machine.parent, Some(home.image.digest()));
+    assert!(has(&taken, 1, &samples::page(50)) && has(&taken, 7, &samples::page(52)));
+    let mut content = [0; PAGE];
+    for page in [0, 2, 8] {
+        home.image.mapped().unwrap().memory.read_page(page, &mut content).unwrap();
+        assert!(has(&taken, page, &content), "page {page}");
+    }
+}
+
 #[test]
 fn worker_that_dies_or_lies_leaves_nothing_in_the_store() {
     let home = Home::new();

@@ -350,6 +350,58 @@ impl Vm {
         live::take(self.handle.as_ref(), self.image.as_ref(), name)
     }
 
+    /// Starts machines that continue from where this one is. See [`fork_with`](Self::fork_with).
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), supermachine::Error> {
+    /// # let image = supermachine::Image::from_snapshot("names/python3")?;
+    /// # let vm = image.start(&supermachine::VmConfig::new())?;
+    /// vm.write_file("/tmp/input", "the same for all")?;
+    /// for (number, fork) in vm.fork(16)?.iter().enumerate() {
+    ///     fork.exec(["python3", "/srv/try.py", &number.to_string()])?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`fork_with`](Self::fork_with).
+    pub fn fork(&self, count: usize) -> Result<Vec<Self>, Error> {
+        self.fork_with(count, &VmConfig::new())
+    }
+
+    /// Starts machines that continue from where this one is: files, processes and memory are those
+    /// of this moment. The guest pauses for some milliseconds, and continues with all its streams.
+    ///
+    /// Each fork has its own clock, entropy and ids, and finds its streams to the host closed: it is
+    /// set up as a machine that starts from a snapshot. Pages are shared with the other forks until
+    /// one writes to them. Nothing is written to a file system, and this machine may stop before
+    /// its forks. A fork of a paused machine runs.
+    ///
+    /// # Errors
+    /// The configuration requires another machine, another process holds this one, the guest has
+    /// exited, or the host has no memory. Forks that have started are stopped then.
+    pub fn fork_with(&self, count: usize, config: &VmConfig) -> Result<Vec<Self>, Error> {
+        Self::forks_of(self.handle.as_ref(), self.image.as_ref(), count, config)
+    }
+
+    /// Forks of a machine that started from `origin`.
+    pub(crate) fn forks_of(
+        machine: &dyn MachineHandle,
+        origin: Option<&Image>,
+        count: usize,
+        config: &VmConfig,
+    ) -> Result<Vec<Self>, Error> {
+        let elsewhere = || Error::Worker { source: WorkerError::HeldElsewhere };
+        let origin = origin.ok_or_else(elsewhere)?;
+        origin.require(config)?;
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let image = live::fork(machine, origin)?;
+        (0..count).map(|_| Self::start(&image, config)).collect()
+    }
+
     /// How long each step of the start took. Empty for a machine that another process holds.
     #[must_use]
     pub fn timings(&self) -> &Timings {

@@ -50,7 +50,7 @@ use crate::machine::{StoredSnapshot, StreamError};
 use supermachine_vmm::GuestFailure;
 
 /// The version of these messages.
-pub(super) const VERSION: u16 = 5;
+pub(super) const VERSION: u16 = 6;
 /// The longest label.
 pub(super) const MAX_LABEL: usize = 64 << 10;
 /// The longest other text.

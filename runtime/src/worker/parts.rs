@@ -3,8 +3,8 @@
 //! The client opens everything, see [`pack`], and the worker maps it, see [`open`]. The bytes are
 //! the state, as a byte string, and a `u8`:
 //!
-//! - 0: files. A `u8`, and if it is 1 the runs of the overlay: a list of `first` `u64`, `count`
-//!   `u32`. The files are the memory of the base, the overlay if there is one, and the disks.
+//! - 0: files. A list of overlays, each with the list of its runs: `first` `u64`, `count` `u32`. The
+//!   files are the memory of the base, those of the overlays, and the disks.
 //! - 1: chunks. The index, as a byte string, and for each of its blobs the `u64` offset in its file.
 //!   The files are those of the blobs, and a stream that the worker closes once the chunks of first
 //!   use are in place.
@@ -31,6 +31,9 @@ use crate::image::Content;
 /// The size of a run in bytes.
 pub(super) const RUN_SIZE: usize = 12;
 
+/// The snapshot's own overlay, and that of a fork.
+const MAX_OVERLAYS: usize = 2;
+
 /// Packs the parts of a snapshot. A machine from chunks needs the stream `first_use`.
 pub(super) fn pack<'a>(
     snapshot: &Snapshot,
@@ -40,11 +43,11 @@ pub(super) fn pack<'a>(
     let (mut bytes, mut files) = (Vec::new(), Vec::new());
     bytes.put_byte_string(&snapshot.encode());
     match content {
-        Content::Mapped(Mapped { memory: MemoryFiles { base, overlay }, disks }) => {
+        Content::Mapped(Mapped { memory: MemoryFiles { base, overlays }, disks }) => {
             bytes.put_u8(0);
-            bytes.put_option(overlay.as_ref(), |out, overlay| put_runs(out, &overlay.runs));
+            bytes.put_list(overlays, |out, overlay| put_runs(out, &overlay.runs));
             files.push(base.as_fd());
-            files.extend(overlay.iter().map(|overlay| overlay.file.as_fd()));
+            files.extend(overlays.iter().map(|overlay| overlay.file.as_fd()));
             files.extend(disks.iter().map(AsFd::as_fd));
         }
         Content::Pack(pack) => {
@@ -74,14 +77,15 @@ pub(super) fn open(parcel: Parcel) -> Result<Restore, Error> {
 }
 
 fn open_files(reader: &mut Reader<'_>, files: &mut IntoIter<OwnedFd>) -> Result<Origin, Error> {
-    let runs = reader.option("overlay", read_runs).map_err(malformed)?;
+    let runs = reader.list("overlays", MAX_OVERLAYS, size_of::<u32>(), read_runs);
+    let runs = runs.map_err(malformed)?;
     let base = Arc::new(next(files)?);
-    let overlay = match runs {
-        Some(runs) => Some(Overlay { file: Arc::new(next(files)?), runs: runs.into() }),
-        None => None,
-    };
+    let mut overlays = Vec::with_capacity(runs.len());
+    for runs in runs {
+        overlays.push(Overlay { file: Arc::new(next(files)?), runs: runs.into() });
+    }
     let disks = files.map(|file| Arc::new(File::from(file))).collect();
-    Ok(Origin::Files { memory: MemoryFiles { base, overlay }, disks })
+    Ok(Origin::Files { memory: MemoryFiles { base, overlays }, disks })
 }
 
 fn open_chunks(reader: &mut Reader<'_>, files: &mut IntoIter<OwnedFd>) -> Result<Origin, Error> {

@@ -79,15 +79,13 @@ impl FormDir {
             Entry::new(&self.cache, kind, part.identity).open_as(&part.stamp).map(Arc::new)
         };
         let base = open(Kind::Memory, &form.base)?;
-        let overlay = match &form.overlay {
-            None => None,
-            Some((part, runs)) => {
-                let file = open(Kind::Overlay, part)?;
-                Some(Overlay { file, runs: runs.as_slice().into() })
-            }
-        };
+        let mut overlays = Vec::new();
+        if let Some((part, runs)) = &form.overlay {
+            let file = open(Kind::Overlay, part)?;
+            overlays.push(Overlay { file, runs: runs.as_slice().into() });
+        }
         let disks = form.disks.iter().map(|disk| open(Kind::Disk, disk)).collect::<Option<_>>()?;
-        Some((snapshot, Mapped { memory: MemoryFiles { base, overlay }, disks }))
+        Some((snapshot, Mapped { memory: MemoryFiles { base, overlays }, disks }))
     }
 
     /// Marks, until the result is dropped, that this process starts machines without the form and

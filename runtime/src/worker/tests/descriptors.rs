@@ -81,7 +81,7 @@ fn mapped_form_passes_without_a_path() {
     let (Restore { snapshot, origin }, mode) = home.passed(None);
     assert_eq!((&snapshot, mode), (home.image.snapshot(), RestoreMode::Mapped));
     let Origin::Files { memory, disks } = origin else { panic!("{origin:?}") };
-    assert!(memory.overlay.is_some());
+    assert_eq!(memory.overlays.len(), 1);
     for (page, expected) in (0..).zip(home.made.image_memory.as_chunks::<PAGE>().0) {
         let mut content = [0; PAGE];
         memory.read_page(page, &mut content).unwrap();

@@ -154,6 +154,15 @@ impl DirtyPages {
         self.buffer.bytes().get(start..)?.first_chunk()
     }
 
+    /// The content of each run.
+    pub(super) fn contents(&self) -> impl Iterator<Item = (&Run, &[u8])> {
+        let starts = self.before.iter().map(|before| (before * PAGE_SIZE) as usize);
+        self.runs.iter().zip(starts).filter_map(|(run, start)| {
+            let size = run.count as usize * SIZE;
+            Some((run, self.buffer.bytes().get(start..)?.get(..size)?))
+        })
+    }
+
     /// The pages with their numbers, in rising order.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8; SIZE])> {
         let numbers = self.runs.iter().flat_map(|run| run.first..run.end());

@@ -1,9 +1,12 @@
 //! Guest memory: RAM, the pages that a guest wrote, and pages that arrive on demand.
 
 mod dirty;
+mod layer;
 mod pager;
 mod ram;
 mod rollback;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use dirty::DirtyPages;
 pub(crate) use dirty::touched;

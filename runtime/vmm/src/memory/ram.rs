@@ -32,8 +32,8 @@ pub(crate) type GuestMemory = GuestMemoryMmap<()>;
 pub struct MemoryFiles {
     /// All of RAM, as the base of the snapshot left it.
     pub base: Arc<File>,
-    /// The pages in which the snapshot differs from its base.
-    pub overlay: Option<Overlay>,
+    /// The pages that differ from it. A later overlay is in front of earlier ones.
+    pub overlays: Vec<Overlay>,
 }
 
 /// A file as large as RAM, some ranges of which take the place of another file's.
@@ -51,14 +51,14 @@ impl MemoryFiles {
     /// # Errors
     /// The file cannot be read, or ends before the page.
     pub fn read_page(&self, page: u64, content: &mut [u8; PAGE_SIZE as usize]) -> io::Result<()> {
-        let in_front = self.overlay.as_ref().filter(|overlay| overlay.has(page));
+        let in_front = self.overlays.iter().rev().find(|overlay| overlay.has(page));
         let file = in_front.map_or(&self.base, |overlay| &overlay.file);
         file.read_exact_at(content, page * PAGE_SIZE)
     }
 }
 
 impl Overlay {
-    fn has(&self, page: u64) -> bool {
+    pub(super) fn has(&self, page: u64) -> bool {
         let after = self.runs.partition_point(|run| run.first <= page);
         let run = after.checked_sub(1).and_then(|before| self.runs.get(before));
         run.is_some_and(|run| page < run.end())
@@ -67,7 +67,7 @@ impl Overlay {
 
 impl From<Arc<File>> for MemoryFiles {
     fn from(base: Arc<File>) -> Self {
-        Self { base, overlay: None }
+        Self { base, overlays: Vec::new() }
     }
 }
 
@@ -89,7 +89,7 @@ impl Ram {
             let offset = FileOffset::from_arc(Arc::clone(&files.base), window.file_offset);
             os::map_private(offset, window.size, Protection::ReadWrite)
         })?;
-        if let Some(Overlay { file, runs }) = &files.overlay {
+        for Overlay { file, runs } in &files.overlays {
             if file.metadata()?.len() < size {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

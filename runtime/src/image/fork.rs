@@ -1,0 +1,79 @@
+//! Images in memory: the state of a running machine, from which forks of it start.
+//!
+//! A fork's image is that of its machine with an overlay in memory in front. It stands for the same
+//! snapshot of the same store: a snapshot of a fork is a child of that one, and holds what was
+//! written before the fork as well.
+
+use std::sync::{Arc, OnceLock};
+
+use supermachine_formats::snapshot::Snapshot;
+use supermachine_formats::snapshot::memory::PAGE_SIZE;
+use supermachine_snapshots::mapped::Mapped;
+use supermachine_vmm::{DirtyPages, MemoryFiles, Overlay};
+
+use super::{Image, Inner};
+use crate::Error;
+use crate::error::HostError;
+
+const PAGE: usize = PAGE_SIZE as usize;
+
+/// A page's number and content.
+pub(crate) type NumberedPage = (u64, Box<[u8; PAGE]>);
+
+/// What a fork's image adds to that of a stored snapshot.
+#[derive(Debug)]
+pub(super) struct ForkLayer {
+    /// The memory of the stored snapshot.
+    stored: MemoryFiles,
+    /// All pages that were written since.
+    overlay: Overlay,
+}
+
+impl Image {
+    /// The image of a machine that started from this one, in this state, with these pages written.
+    pub(crate) fn forked(&self, snapshot: Snapshot, written: &DirtyPages) -> Result<Self, Error> {
+        let stored = self.stored_memory()?.clone();
+        let before = self.inner.fork.as_ref().map(|fork| &fork.overlay);
+        let size = snapshot.machine.memory_size;
+        let overlay = Overlay::of_pages(written, before, &stored, size)
+            .map_err(|source| Error::Host { source: HostError::ForkMemory { source } })?;
+        let mut memory = stored.clone();
+        memory.overlays.push(overlay.clone());
+        let mapped = Mapped { memory, disks: self.mapped()?.disks.clone() };
+        let inner = Inner {
+            digest: self.inner.digest,
+            snapshot: Arc::new(snapshot),
+            source: self.inner.source.clone(),
+            form: self.inner.form.clone(),
+            mapped: OnceLock::from(mapped),
+            pack: self.inner.pack.clone(),
+            is_expanding: false.into(),
+            begun: OnceLock::new(),
+            fork: Some(ForkLayer { stored, overlay }),
+        };
+        Ok(Self { inner: Arc::new(inner), attached: Arc::default() })
+    }
+
+    /// The memory of the stored snapshot that this image stands for.
+    pub(crate) fn stored_memory(&self) -> Result<&MemoryFiles, Error> {
+        match &self.inner.fork {
+            Some(fork) => Ok(&fork.stored),
+            None => Ok(&self.mapped()?.memory),
+        }
+    }
+
+    /// The pages in which this image differs from the stored snapshot, with their numbers, in rising
+    /// order.
+    pub(crate) fn forked_pages(&self) -> Result<Vec<NumberedPage>, Error> {
+        let Some(ForkLayer { overlay, .. }) = &self.inner.fork else { return Ok(Vec::new()) };
+        let files = MemoryFiles::from(Arc::clone(&overlay.file));
+        let pages = overlay.runs.iter().flat_map(|run| run.first..run.end());
+        let read = |page| {
+            let mut content = Box::new([0; PAGE]);
+            files.read_page(page, &mut content)?;
+            Ok((page, content))
+        };
+        let pages: std::io::Result<_> = pages.map(read).collect();
+        pages.map_err(|source| Error::Host { source: HostError::ForkMemory { source } })
+    }
+}
