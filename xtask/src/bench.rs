@@ -36,7 +36,8 @@ pub(crate) struct Args {
     /// Host to measure in; only the measuring one gives absolute times
     #[arg(long, value_enum, default_value_t = Kind::Measuring)]
     host: Kind,
-    /// Measure only these: bakes, sizes, process, machines, pools, ports, first-starts, live
+    /// Measure only these: bakes, sizes, process, machines, pools, ports, first-starts, live,
+    /// forks
     #[arg(long, value_name = "GROUP", value_delimiter = ',')]
     only: Vec<String>,
 }

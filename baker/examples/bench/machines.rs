@@ -97,7 +97,7 @@ fn started(image: &Image) -> Result<Vm, Box<dyn Error>> {
     Ok(vm)
 }
 
-fn proportional_kib() -> Result<f64, Box<dyn Error>> {
+pub(crate) fn proportional_kib() -> Result<f64, Box<dyn Error>> {
     let maps = std::fs::read_to_string("/proc/self/smaps_rollup")?;
     let line = maps.lines().find_map(|line| line.strip_prefix("Pss:"));
     let number = line.and_then(|rest| rest.split_whitespace().next()).ok_or("no Pss line")?;

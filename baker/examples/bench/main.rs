@@ -2,9 +2,10 @@
 //!
 //! Run by hand: `bench EXEC IMAGE… [--only GROUP…]`, where EXEC is the built example `exec` and each
 //! IMAGE a source that can be baked, with `/bin/true` in it. The store is made anew. The groups are
-//! `bakes`, `sizes`, `process`, `machines`, `pools`, `ports`, `first-starts` and `live`.
+//! `bakes`, `sizes`, `process`, `machines`, `pools`, `ports`, `first-starts`, `live` and `forks`.
 #![expect(clippy::print_stdout, reason = "its output is what it is for")]
 
+mod forks;
 mod machines;
 mod packs;
 mod pools;
@@ -21,8 +22,8 @@ const RUNS: usize = 10;
 const BAKES: usize = 3;
 const MEMORY_MIB: u64 = 128;
 
-const GROUPS: [&str; 8] =
-    ["bakes", "sizes", "process", "machines", "pools", "ports", "first-starts", "live"];
+const GROUPS: [&str; 9] =
+    ["bakes", "sizes", "process", "machines", "pools", "ports", "first-starts", "live", "forks"];
 
 /// What to measure, with what.
 struct Bench {
@@ -58,6 +59,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "ports" => ports::measure(&store.image(first)?),
             "first-starts" => packs::measure_first_starts(&store.image(last)?, folder.path()),
             "live" => packs::measure_live(&store.image(first)?),
+            "forks" => forks::measure(&store.image(first)?),
             _ => Ok(()),
         }
     };

@@ -513,6 +513,26 @@ fn snapshot_of_a_running_machine_starts_another() {
 }
 
 #[test]
+fn running_machine_forks() {
+    let image = busybox();
+    wait_for(async {
+        let vm = Vm::start(&image, &VmConfig::new()).await.unwrap();
+        vm.write_file("/tmp/mark", "mine").await.unwrap();
+        let forks = vm.fork(2).await.unwrap();
+        vm.stop().await.unwrap();
+        for fork in &forks {
+            assert_eq!(fork.read_file("/tmp/mark").await.unwrap(), b"mine");
+            assert_eq!(sh(fork, "echo lives").await, "lives\n");
+        }
+        assert!(forks[0].fork(0).await.unwrap().is_empty());
+        assert!(matches!(
+            forks[0].fork_with(1, &VmConfig::new().with_vcpus(7)).await,
+            Err(Error::Invalid { source: InvalidInput::Mismatch { .. } })
+        ));
+    });
+}
+
+#[test]
 fn guest_panic_fails_every_pending_call_at_once() {
     let image = busybox();
     wait_for(async {

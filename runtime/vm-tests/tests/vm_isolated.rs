@@ -180,6 +180,21 @@ fn snapshot_of_an_isolated_machine_starts_in_this_process() {
 }
 
 #[test]
+fn isolated_machine_forks_into_workers_and_into_this_process() {
+    let _alone = alone();
+    let vm = busybox().start(&isolated()).unwrap();
+    sh(&vm, "echo apart > /tmp/mark");
+    let mut forks = vm.fork_with(2, &isolated()).unwrap();
+    assert_eq!(workers().len(), 3);
+    forks.extend(vm.fork(1).unwrap());
+    drop(vm);
+    for fork in &forks {
+        assert_eq!(sh(fork, "cat /tmp/mark"), "apart\n");
+    }
+    assert_eq!(sh(&forks[0].fork(1).unwrap()[0], "cat /tmp/mark"), "apart\n");
+}
+
+#[test]
 fn worker_that_can_open_no_file_starts_runs_and_captures() {
     let _alone = alone();
     let dir = tempfile::tempdir_in(folder()).unwrap();
