@@ -1,6 +1,7 @@
 //! What starts, commands and idle machines cost.
 
 use std::error::Error;
+use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -82,13 +83,36 @@ pub(crate) fn run_true(vm: &Vm) -> Result<(), Box<dyn Error>> {
 /// What each of several idle machines adds to the process.
 fn measure_memory(image: &Image) -> Result<(), Box<dyn Error>> {
     let mut machines = vec![started(image)?];
-    let before = proportional_kib()?;
+    let before = (proportional_kib()?, Holdings::count()?);
     for _ in 0..IDLE_MACHINES {
         machines.push(started(image)?);
     }
-    let each = (proportional_kib()? - before) / IDLE_MACHINES as f64;
-    report("memory (PSS) of an idle machine", "MiB", &[each / 1024.0]);
+    let after = (proportional_kib()?, Holdings::count()?);
+    let each = |before: f64, after: f64| (after - before) / IDLE_MACHINES as f64;
+    report("memory (PSS) of an idle machine", "MiB", &[each(before.0, after.0) / 1024.0]);
+    let (before, after) = (before.1, after.1);
+    report("mappings of an idle machine", "", &[each(before.mappings, after.mappings)]);
+    report("descriptors of an idle machine", "", &[each(before.descriptors, after.descriptors)]);
+    report("threads of an idle machine", "", &[each(before.threads, after.threads)]);
     Ok(())
+}
+
+/// What the process holds.
+struct Holdings {
+    mappings: f64,
+    descriptors: f64,
+    threads: f64,
+}
+
+impl Holdings {
+    fn count() -> Result<Self, Box<dyn Error>> {
+        let entries = |folder: &str| Ok::<_, std::io::Error>(fs::read_dir(folder)?.count() as f64);
+        Ok(Self {
+            mappings: fs::read_to_string("/proc/self/maps")?.lines().count() as f64,
+            descriptors: entries("/proc/self/fd")?,
+            threads: entries("/proc/self/task")?,
+        })
+    }
 }
 
 fn started(image: &Image) -> Result<Vm, Box<dyn Error>> {
@@ -98,7 +122,7 @@ fn started(image: &Image) -> Result<Vm, Box<dyn Error>> {
 }
 
 pub(crate) fn proportional_kib() -> Result<f64, Box<dyn Error>> {
-    let maps = std::fs::read_to_string("/proc/self/smaps_rollup")?;
+    let maps = fs::read_to_string("/proc/self/smaps_rollup")?;
     let line = maps.lines().find_map(|line| line.strip_prefix("Pss:"));
     let number = line.and_then(|rest| rest.split_whitespace().next()).ok_or("no Pss line")?;
     Ok(number.parse()?)

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use kvm_ioctls::{Cap, Kvm};
 
@@ -11,6 +12,8 @@ use crate::os::DeviceFile;
 
 const PATH: &str = "/dev/kvm";
 static DEVICE: DeviceFile = DeviceFile::read_write(PATH);
+/// The descriptor of machines that exist.
+static OPEN: Mutex<Weak<Kvm>> = Mutex::new(Weak::new());
 
 /// Capabilities that every machine uses, with the names that errors print.
 const REQUIRED: [(Cap, &str); 6] = [
@@ -27,8 +30,12 @@ pub(crate) fn device() -> Option<&'static DeviceFile> {
     Some(&DEVICE)
 }
 
-/// Opens it.
-pub(super) fn open() -> Result<Kvm, HypervisorError> {
+/// Opens it. All machines of this process share one descriptor.
+pub(super) fn open() -> Result<Arc<Kvm>, HypervisorError> {
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(kvm) = open.upgrade() {
+        return Ok(kvm);
+    }
     let file = DEVICE.open().map_err(|source| {
         let path = PathBuf::from(PATH);
         match source.kind() {
@@ -37,7 +44,9 @@ pub(super) fn open() -> Result<Kvm, HypervisorError> {
         }
     })?;
     // SAFETY: nothing else owns the descriptor, which is that of KVM's device.
-    Ok(unsafe { Kvm::from_raw_fd(file.into_raw_fd()) })
+    let kvm = Arc::new(unsafe { Kvm::from_raw_fd(file.into_raw_fd()) });
+    *open = Arc::downgrade(&kvm);
+    Ok(kvm)
 }
 
 /// Names the capability that is missing after a set-up call failed. Checking only then keeps the

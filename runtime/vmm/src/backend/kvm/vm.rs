@@ -25,7 +25,7 @@ pub(crate) fn family() -> Result<HypervisorFamily, HypervisorError> {
 
 /// Creates an empty VM with local interrupt controllers.
 pub(crate) fn create_vm() -> Result<Arc<dyn Vm>, HypervisorError> {
-    let kvm = Arc::new(open()?);
+    let kvm = open()?;
     let fd = kvm.create_vm().map_err(call("KVM_CREATE_VM"))?;
     let vm = KvmVm { kvm, fd, regions: Mutex::default() };
     vm.split_irqchip()?;
