@@ -51,6 +51,16 @@ struct Measure {
     runs: Vec<f64>,
 }
 
+impl Measure {
+    /// The least, the median and the greatest value.
+    fn spread(&self) -> [f64; 3] {
+        let mut runs = self.runs.clone();
+        runs.sort_by(f64::total_cmp);
+        [0, runs.len() / 2, runs.len().wrapping_sub(1)]
+            .map(|index| runs.get(index).copied().unwrap_or(f64::NAN))
+    }
+}
+
 /// Builds, runs and prints the bench.
 pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     host::require(args.host)?;
@@ -128,14 +138,15 @@ fn copying(files: &[(PathBuf, PathBuf)]) -> String {
     script + &format!("cd {FOLDER}\n")
 }
 
-/// Collects the measures from the bench's output, and prints each as it arrives: a run takes an hour.
+/// Collects the measures from the bench's output, and prints each as it arrives: a run takes minutes.
 fn measures(said: impl BufRead) -> std::io::Result<Vec<Measure>> {
     let mut measures = Vec::new();
     for line in said.lines() {
         let line = line?;
         match serde_json::from_str::<Measure>(&line) {
             Ok(measure) => {
-                println!("measured: {}", measure.name);
+                let [_, median, _] = measure.spread();
+                println!("measured: {}: {median:.3} {}", measure.name, measure.unit);
                 measures.push(measure);
             }
             Err(_) => println!("{line}"),
@@ -146,12 +157,9 @@ fn measures(said: impl BufRead) -> std::io::Result<Vec<Measure>> {
 
 fn print(measures: &[Measure]) {
     println!("{:44} {:>12} {:>12} {:>12}  unit", "measure", "min", "median", "max");
-    for Measure { name, unit, runs } in measures {
-        let mut runs = runs.clone();
-        runs.sort_by(f64::total_cmp);
-        let at = |index: usize| runs.get(index).copied().unwrap_or(f64::NAN);
-        let (min, median, max) = (at(0), at(runs.len() / 2), at(runs.len().wrapping_sub(1)));
-        println!("{name:44} {min:12.3} {median:12.3} {max:12.3}  {unit}");
+    for measure in measures {
+        let [min, median, max] = measure.spread();
+        println!("{:44} {min:12.3} {median:12.3} {max:12.3}  {}", measure.name, measure.unit);
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{RUNS, ms, report};
 
 /// What the guest has written when it forks.
 const DIRTY: &str = "dd if=/dev/urandom of=/dev/shm/x bs=1M count=4 2>&1";
-const MANY: usize = 100;
+const MANY: usize = 20;
 
 pub(crate) fn measure(image: &Image) -> Result<(), Box<dyn Error>> {
     let vm = image.start(&VmConfig::new())?;
@@ -31,10 +31,10 @@ pub(crate) fn measure(image: &Image) -> Result<(), Box<dyn Error>> {
     let before = proportional_kib()?;
     let begin = Instant::now();
     let forks = vm.fork(MANY)?;
-    report("fork(100), each", "ms", &[ms(begin.elapsed()) / MANY as f64]);
+    report("fork(20), each", "ms", &[ms(begin.elapsed()) / MANY as f64]);
     forks.iter().try_for_each(run_true)?;
-    report("fork(100) and first /bin/true, each", "ms", &[ms(begin.elapsed()) / MANY as f64]);
+    report("fork(20) and first /bin/true, each", "ms", &[ms(begin.elapsed()) / MANY as f64]);
     let each = (proportional_kib()? - before) / MANY as f64;
-    report("fork(100): memory (PSS) of each", "MiB", &[each / 1024.0]);
+    report("fork(20): memory (PSS) of each", "MiB", &[each / 1024.0]);
     Ok(())
 }

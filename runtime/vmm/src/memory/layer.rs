@@ -18,10 +18,10 @@ use crate::os;
 const FEW_RUNS: usize = 12;
 /// Runs with at most this many pages between them are joined in any case: copying those costs less
 /// than a mapping does.
-const CLOSE: u64 = 32;
-/// The number of pages between written ones that may be copied for the sake of few runs, or as many
-/// as there are written ones.
-const MAX_COPIES: u64 = 1024;
+const CLOSE: u64 = 8;
+/// The number of pages between written ones that may be copied for the sake of few runs, or half as
+/// many as there are written ones.
+const MAX_COPIES: u64 = 256;
 
 impl Overlay {
     /// An overlay over `origin` with the pages of `written`, and behind them those of `before`,
@@ -42,23 +42,31 @@ impl Overlay {
         for (run, content) in written.contents() {
             file.write_all_at(content, run.first * PAGE_SIZE)?;
         }
-        let mut content = [0; PAGE_SIZE as usize];
-        for page in runs.iter().flat_map(|run| run.first..run.end()) {
-            if written.page(page).is_some() {
-                continue;
-            }
-            match before.filter(|overlay| overlay.has(page)) {
-                Some(overlay) => overlay.file.read_exact_at(&mut content, page * PAGE_SIZE)?,
-                None => origin.read_page(page, &mut content)?,
-            }
-            // A page of zeros stays a hole.
-            if content.iter().any(|byte| *byte != 0) {
-                file.write_all_at(&content, page * PAGE_SIZE)?;
-            }
+        let mut behind = origin.clone();
+        behind.overlays.extend(before.cloned());
+        let mut content = Vec::new();
+        for gap in runs.iter().flat_map(|run| gaps(run, written.runs())) {
+            content.resize(((gap.end - gap.start) * PAGE_SIZE) as usize, 0);
+            behind.read_pages(gap.start, &mut content)?;
+            file.write_all_at(&content, gap.start * PAGE_SIZE)?;
         }
         os::seal(&file)?;
         Ok(Self { file: Arc::new(file), runs: runs.into() })
     }
+}
+
+/// The pages of a run that are in none of `runs`, which are in rising order.
+fn gaps(run: &Run, runs: &[Run]) -> Vec<Range<u64>> {
+    let from = runs.partition_point(|other| other.end() <= run.first);
+    let mut gaps = Vec::new();
+    let mut at = run.first;
+    for other in runs.iter().skip(from).take_while(|other| other.first < run.end()) {
+        gaps.push(at..other.first.max(at));
+        at = other.end();
+    }
+    gaps.push(at..run.end().max(at));
+    gaps.retain(|gap| !gap.is_empty());
+    gaps
 }
 
 /// Joins runs that touch or are close to each other, and then the closest ones, until there are few
@@ -97,7 +105,7 @@ fn widest_gap_to_join(stretches: &[Range<u64>]) -> u64 {
     for gaps in gaps.chunk_by(|one, other| one == other) {
         let size = gaps.first().copied().unwrap_or(0);
         copies += size * gaps.len() as u64;
-        if size > CLOSE && (left <= FEW_RUNS || copies > written.max(MAX_COPIES)) {
+        if size > CLOSE && (left <= FEW_RUNS || copies > MAX_COPIES.max(written / 2)) {
             break;
         }
         left -= gaps.len();
@@ -168,10 +176,10 @@ mod tests {
         assert_eq!(joined(&[run(100, 10), run(0, 1), run(102, 2)]), [run(0, 1), run(100, 10)]);
         assert_eq!(joined(&[run(0, 1), run(1 + CLOSE, 1)]), [run(0, 2 + CLOSE as u32)]);
         // The closest ones are joined first.
-        let scattered: Vec<Run> = (0..20).map(|at| run(at * at * 10, 1)).collect();
+        let scattered: Vec<Run> = (0..20).map(|at| run(at * at * 4, 1)).collect();
         let few = joined(&scattered);
         assert_eq!(few.len(), FEW_RUNS);
-        assert_eq!(few.last(), Some(&run(3610, 1)));
+        assert_eq!(few.last(), Some(&run(1444, 1)));
         let is_in = |page: &Run| few.iter().any(|run| (run.first..run.end()).contains(&page.first));
         assert!(scattered.iter().all(is_in));
     }

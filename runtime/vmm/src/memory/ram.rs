@@ -51,17 +51,45 @@ impl MemoryFiles {
     /// # Errors
     /// The file cannot be read, or ends before the page.
     pub fn read_page(&self, page: u64, content: &mut [u8; PAGE_SIZE as usize]) -> io::Result<()> {
-        let in_front = self.overlays.iter().rev().find(|overlay| overlay.has(page));
-        let file = in_front.map_or(&self.base, |overlay| &overlay.file);
-        file.read_exact_at(content, page * PAGE_SIZE)
+        self.read_pages(page, content)
+    }
+
+    /// Reads pages of the snapshot from `first` on, as many whole ones as there is room for.
+    ///
+    /// # Errors
+    /// A file cannot be read, or ends before the pages.
+    pub(super) fn read_pages(&self, first: u64, content: &mut [u8]) -> io::Result<()> {
+        let (mut page, mut rest) = (first, content);
+        while rest.len() >= PAGE_SIZE as usize {
+            let wanted = rest.len() as u64 / PAGE_SIZE;
+            let (file, count) = self.source(page, wanted);
+            let (now, later) = rest.split_at_mut((count * PAGE_SIZE) as usize);
+            file.read_exact_at(now, page * PAGE_SIZE)?;
+            (page, rest) = (page + count, later);
+        }
+        Ok(())
+    }
+
+    /// The file with the content of a page, and how many pages from there on it has, of those wanted.
+    fn source(&self, page: u64, wanted: u64) -> (&File, u64) {
+        let mut count = wanted;
+        for overlay in self.overlays.iter().rev() {
+            match overlay.run_after(page) {
+                Some(run) if run.first <= page => {
+                    return (&overlay.file, count.min(run.end() - page));
+                }
+                Some(run) => count = count.min(run.first - page),
+                None => {}
+            }
+        }
+        (&self.base, count)
     }
 }
 
 impl Overlay {
-    pub(super) fn has(&self, page: u64) -> bool {
-        let after = self.runs.partition_point(|run| run.first <= page);
-        let run = after.checked_sub(1).and_then(|before| self.runs.get(before));
-        run.is_some_and(|run| page < run.end())
+    /// The run that holds a page, or else the first one behind it.
+    fn run_after(&self, page: u64) -> Option<&Run> {
+        self.runs.get(self.runs.partition_point(|run| run.end() <= page))
     }
 }
 
