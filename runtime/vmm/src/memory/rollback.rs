@@ -15,19 +15,24 @@ use crate::os::{self, PageMap};
 
 /// The most spare pages of a machine: 4 MiB.
 const SPARE_PAGES: usize = 1024;
-/// A spare page goes back to the host after this many users in a row that did not write it.
-const UNUSED_TURNS: u8 = 2;
+/// A spare page goes back to the host after this many checks in a row that found it unchanged.
+const UNUSED_CHECKS: u8 = 2;
+/// Every such roll-back checks which spare pages its user has changed. The others copy all of them:
+/// a comparison takes longer than a copy.
+const CHECK_INTERVAL: u32 = 8;
 
 /// Written pages outside of the working set that stay present, in rising order.
 #[derive(Debug, Default)]
 pub(crate) struct SparePages {
     pages: Vec<SparePage>,
+    /// The number of roll-backs.
+    turns: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct SparePage {
     number: u64,
-    /// The number of users in a row that did not change it.
+    /// The number of checks in a row that found it unchanged.
     unused: u8,
 }
 
@@ -57,7 +62,9 @@ pub(crate) fn roll_back(
 ) -> io::Result<()> {
     let mut map = PageMap::open()?;
     let before = std::mem::take(&mut spare.pages);
-    let mut selector = Selector { before: before.into_iter().peekable(), spare };
+    spare.turns = spare.turns.wrapping_add(1);
+    let checks = spare.turns.is_multiple_of(CHECK_INTERVAL);
+    let mut selector = Selector { before: before.into_iter().peekable(), spare, checks };
     for ((window, region), (_, pristine)) in ram.windows().iter().zip(pristine.windows()) {
         let base = window.file_offset / PAGE_SIZE;
         let mut plan = WindowPlan { base, kept, ..WindowPlan::default() };
@@ -82,6 +89,8 @@ struct Selector<'a, I: Iterator<Item = SparePage>> {
     /// The former spare pages.
     before: std::iter::Peekable<I>,
     spare: &'a mut SparePages,
+    /// Whether spare pages are compared with their original content.
+    checks: bool,
 }
 
 impl<I: Iterator<Item = SparePage>> Selector<'_, I> {
@@ -91,12 +100,13 @@ impl<I: Iterator<Item = SparePage>> Selector<'_, I> {
         if self.spare.pages.len() >= SPARE_PAGES {
             return Action::Drop;
         }
-        let (unused, action) = if is_same() {
-            (known.map_or(1, |page| page.unused + 1), Action::Defer)
-        } else {
-            (0, Action::Copy)
+        let before = known.map_or(0, |page| page.unused);
+        let (unused, action) = match self.checks {
+            false => (before, Action::Copy),
+            true if is_same() => (before + 1, Action::Defer),
+            true => (0, Action::Copy),
         };
-        if unused >= UNUSED_TURNS {
+        if unused >= UNUSED_CHECKS {
             return Action::Drop;
         }
         self.spare.pages.push(SparePage { number, unused });
@@ -190,7 +200,7 @@ mod tests {
     use super::*;
 
     /// A machine's spare pages after several users, each of which writes these pages.
-    fn after(turns: &[&[u64]]) -> (SparePages, Vec<(u64, Action)>) {
+    fn after(turns: &[&[u64]], checks: bool) -> (SparePages, Vec<(u64, Action)>) {
         let mut spare = SparePages::default();
         let mut last = Vec::new();
         for written in turns {
@@ -200,7 +210,7 @@ mod tests {
             there.sort_unstable();
             there.dedup();
             let mut selector =
-                Selector { before: before.into_iter().peekable(), spare: &mut spare };
+                Selector { before: before.into_iter().peekable(), spare: &mut spare, checks };
             let action = |page: u64| (page, selector.select(page, || !written.contains(&page)));
             last = there.into_iter().map(action).collect();
         }
@@ -208,7 +218,8 @@ mod tests {
     }
 
     #[test]
-    fn spare_page_unused_by_two_users_goes_back() {
+    fn spare_page_unused_at_two_checks_goes_back() {
+        let after = |turns: &[&[u64]]| after(turns, true);
         assert_eq!(after(&[&[3, 9]]).1, [(3, Action::Copy), (9, Action::Copy)]);
         assert_eq!(after(&[&[3, 9], &[9]]).1, [(3, Action::Defer), (9, Action::Copy)]);
         assert_eq!(after(&[&[3, 9], &[9], &[3]]).1, [(3, Action::Copy), (9, Action::Defer)]);
@@ -218,9 +229,20 @@ mod tests {
     }
 
     #[test]
+    fn between_checks_every_spare_page_is_copied() {
+        let never = || panic!("compared");
+        let mut spare = SparePages { pages: vec![SparePage { number: 3, unused: 1 }], turns: 1 };
+        let before = std::mem::take(&mut spare.pages).into_iter().peekable();
+        let mut selector = Selector { before, spare: &mut spare, checks: false };
+        assert_eq!([3, 9].map(|page| selector.select(page, never)), [Action::Copy; 2]);
+        let kept: Vec<_> = spare.pages.iter().map(|page| (page.number, page.unused)).collect();
+        assert_eq!(kept, [(3, 1), (9, 0)]);
+    }
+
+    #[test]
     fn written_pages_over_the_limit_go_back() {
         let many: Vec<u64> = (0..SPARE_PAGES as u64 + 10).collect();
-        let (spare, last) = after(&[&many]);
+        let (spare, last) = after(&[&many], true);
         assert_eq!(spare.pages.len(), SPARE_PAGES);
         assert_eq!(last.iter().filter(|(_, action)| *action == Action::Drop).count(), 10);
     }
