@@ -10,6 +10,7 @@ mod cargo_cli;
 mod cli;
 mod codesign;
 mod commands;
+mod container;
 mod copy;
 mod detach;
 mod docker_options;

@@ -8,6 +8,7 @@ use supermachine_baker::oci::Platform;
 use supermachine_formats::snapshot::Snapshot;
 
 use super::super::pull::{FetchArgs, after_restore};
+use crate::container::ContainerArgs;
 use crate::error::{Error, UsageError};
 use crate::init::InitArg;
 use crate::label::MachineOptions;
@@ -40,6 +41,8 @@ pub(crate) struct MachineArgs {
     /// When to ask the registry for the image
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub(super) pull: PullPolicy,
+    #[command(flatten)]
+    container: ContainerArgs,
 }
 
 /// When to ask the registry for an image.
@@ -113,6 +116,7 @@ pub(super) fn entrypoint(
         env,
         user: process.user.clone(),
         workdir,
+        ulimits: process.ulimit.clone(),
     })
 }
 
@@ -125,6 +129,7 @@ pub(super) fn variant(machine: &MachineArgs, fetch: &FetchArgs, entrypoint: Entr
         platform,
         init: machine.init.into(),
         after_restore: machine.after_restore.clone(),
+        container: machine.container.clone(),
         entrypoint,
     }
 }
