@@ -25,9 +25,7 @@ pub(crate) struct WritableRoot(Fd);
 impl WritableRoot {
     /// Makes the root read-only. `write` writes the agent's own files first, and keeps files open only
     /// as it opened them.
-    pub(crate) fn protect(
-        write: impl FnOnce() -> Result<(), Failure>,
-    ) -> Result<Self, Failure> {
+    pub(crate) fn protect(write: impl FnOnce() -> Result<(), Failure>) -> Result<Self, Failure> {
         let root = Self(mount::copy_tree(c"/").or_failure("open", "/")?);
         // A file that is open for writing would keep the mount itself writable.
         root.with(write)?;
@@ -37,10 +35,7 @@ impl WritableRoot {
     }
 
     /// Calls `write` with this root, and returns to the present one.
-    pub(crate) fn with<T>(
-        &self,
-        write: impl FnOnce() -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
+    pub(crate) fn with<T>(&self, write: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
         let how = nr::O_PATH | nr::O_DIRECTORY;
         let present = fd::open(c"/", how, 0).or_failure("open", "/")?;
         mount::enter_root(&self.0).or_failure("chroot", "/")?;

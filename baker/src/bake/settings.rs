@@ -211,7 +211,8 @@ mod tests {
     fn options_are_those_of_docker() {
         let plain = parse("//run/.//lock/");
         assert_eq!((plain.path(), plain.flags, plain.data.len()), ("/run/lock", 14, 0));
-        let full = parse("/a:rw,exec,suid,dev,size=64m,mode=1777,uid=7,gid=8,nr_inodes=10k,noatime");
+        let full =
+            parse("/a:rw,exec,suid,dev,size=64m,mode=1777,uid=7,gid=8,nr_inodes=10k,noatime");
         assert_eq!(full.flags, wire::Tmpfs::NO_ATIME);
         assert_eq!(full.data.join(","), "size=64m,mode=1777,uid=7,gid=8,nr_inodes=10k");
         assert_eq!(parse("/a:exec,noexec,ro").flags, 15);

@@ -8,9 +8,7 @@ use super::field::{
     read_strings, read_window,
 };
 use super::frame::{MAX_NAME, MAX_PARTS, MAX_PAYLOAD, Message, unknown_kind};
-use super::settings::{
-    Settings, Ulimit, put_settings, put_ulimits, read_settings, read_ulimits,
-};
+use super::settings::{Settings, Ulimit, put_settings, put_ulimits, read_settings, read_ulimits};
 use crate::codec::{DecodeError, Put, Reader};
 
 /// The first frame of a request stream.
