@@ -13,6 +13,7 @@ use crate::error::{Error, UsageError};
 use crate::init::InitArg;
 use crate::label::MachineOptions;
 use crate::process::ProcessArgs;
+use crate::restart_policy::RestartPolicy;
 use crate::variant::{Entrypoint, Variant};
 use crate::{machine_size, signal_names};
 
@@ -76,21 +77,30 @@ pub(crate) struct Background {
     /// Discard the machine after it stops, which is the default; with -d, also discard its logs
     #[arg(long)]
     rm: bool,
+    /// Start the machine again from its snapshot when its entrypoint exits: no, on-failure[:N], always or
+    /// unless-stopped [default: no]
+    #[arg(long, value_name = "POLICY", requires = "detach")]
+    restart: Option<RestartPolicy>,
 }
 
 impl Background {
-    pub(super) fn options(&self, hostname: Option<&str>) -> MachineOptions {
+    pub(super) fn options(&self, hostname: Option<&str>) -> Result<MachineOptions, Error> {
+        let restart = self.restart.unwrap_or_default();
+        if self.rm && restart != RestartPolicy::No {
+            return Err(UsageError::RestartAndRemove { policy: restart.to_string() }.into());
+        }
         let pair = |text: &String| {
             let (key, value) = text.split_once('=').unwrap_or((text, ""));
             (key.to_owned(), value.to_owned())
         };
-        MachineOptions {
+        Ok(MachineOptions {
             hostname: hostname.map(str::to_owned),
             stop_signal: self.stop_signal,
             stop_timeout: self.stop_timeout,
             labels: self.label.iter().map(pair).collect::<BTreeMap<_, _>>(),
             remove: self.rm,
-        }
+            restart,
+        })
     }
 }
 
