@@ -67,9 +67,9 @@ pub(crate) fn record<const N: usize>(
     machines.events().record(&Event::new(action, name, about.chain(more)));
 }
 
-/// Waits until a machine whose entrypoint has exited starts again. Returns `false` if it does not.
-pub(crate) fn await_restart(client: &Client, status: u8) -> Result<bool, Error> {
-    let before = label(client)?;
+/// Waits until a machine whose entrypoint has exited starts again. `before` is its label from before the wait
+/// for that exit. Returns `false` if it does not start again.
+pub(crate) fn await_restart(client: &Client, before: &Label, status: u8) -> Result<bool, Error> {
     if !before.options.restart.applies(status, before.restarts) {
         return Ok(false);
     }
@@ -166,7 +166,7 @@ fn end(
     let is_removed = label.as_ref().is_some_and(|label| label.options.remove);
     let kept = label.clone().filter(|_| !is_removed && status.state != State::Paused);
     let kept = kept.and_then(|label| {
-        let label = Label { name: name.to_owned(), restarts_at: None, ..label };
+        let label = Label { name: name.to_owned(), ..label };
         let earlier = supervisor::earlier_output(&machines.running(name).ok()?);
         StoppedMachine::read(client.vm(), label, earlier, LOGS)
     });

@@ -5,7 +5,7 @@
 //! as the guest keeps it, 64 KiB, and up to 1 MiB more of a machine that restarted.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,12 +39,23 @@ pub(crate) struct StoppedMachine {
 impl StoppedMachine {
     /// Reads the logs of a machine that is about to stop. Returns `None` if the guest does not answer.
     /// `log` has the output before the present entrypoint's.
-    pub(crate) fn read(machine: Vm, label: Label, log: Vec<u8>, limit: Duration) -> Option<Self> {
+    pub(crate) fn read(
+        machine: Vm,
+        mut label: Label,
+        log: Vec<u8>,
+        limit: Duration,
+    ) -> Option<Self> {
         let (sender, done) = channel();
+        // The supervisor has kept the output of an entrypoint that is about to be replaced.
+        let is_kept = label.restarts_at.take().is_some();
         let read = move || {
             let log = Arc::new(Mutex::new(log));
             let (mut stdout, mut stderr) = Stream::pair(&log);
-            let status = machine.logs_to(&mut stdout, &mut stderr);
+            let status = if is_kept {
+                machine.logs_to(&mut io::sink(), &mut io::sink())
+            } else {
+                machine.logs_to(&mut stdout, &mut stderr)
+            };
             let log = std::mem::take(&mut *log.lock().unwrap_or_else(PoisonError::into_inner));
             // The receiver may have timed out.
             let _ = sender.send(status.map(|status| (log, status)));

@@ -73,13 +73,15 @@ fn follow(
     stderr: &mut dyn Write,
 ) -> Result<u8, Error> {
     loop {
+        let before = background::label(client)?;
         let followed = if is_replaced {
             client.vm().wait()
         } else {
             client.vm().follow_logs_to(stdout, stderr)
         };
         match followed {
-            Ok(status) if background::await_restart(client, process::of_exit(status))? => {}
+            Ok(status) if background::await_restart(client, &before, process::of_exit(status))? => {
+            }
             // The machine was stopped.
             Ok(_)
             | Err(

@@ -98,6 +98,7 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
         Default::default()
     };
     // Before a pull.
+    args.background.check(args.detach)?;
     let options = args.background.options(args.machine.hostname.as_deref())?;
     let variant = request::variant(&args.machine, &args.fetch, entrypoint);
     let dir = store::dir(globals.store.as_deref())?;

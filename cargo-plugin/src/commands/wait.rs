@@ -48,10 +48,11 @@ fn wait(machines: &Machines, name: &str) -> Result<u8, Error> {
         Err(error) => return Err(error),
     };
     loop {
+        let before = background::label(&client)?;
         match client.vm().wait() {
             Ok(status) => {
                 let status = process::of_exit(status);
-                if !background::await_restart(&client, status)? {
+                if !background::await_restart(&client, &before, status)? {
                     return Ok(status);
                 }
             }

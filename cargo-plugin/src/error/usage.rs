@@ -22,6 +22,12 @@ pub(crate) enum UsageError {
          and start with a letter or a digit"
     )]
     MachineName { name: String },
+    /// An option for a machine in the background, of a run that ends with its command.
+    #[error(
+        "{option} is for a machine in the background, and this one goes with its command: add --detach, \
+         or leave out {option}"
+    )]
+    NeedsDetach { option: &'static str },
     /// A machine is to get the name that it has.
     #[error("the machine already has the name {name}; choose another name")]
     SameName { name: String },
