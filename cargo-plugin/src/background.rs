@@ -2,28 +2,49 @@
 
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use supermachine::Vm;
 use supermachine::worker::{Client, State};
 
 use crate::error::{BackgroundError, Error, HostError};
+use crate::events::Event;
 use crate::label::Label;
 use crate::machines::Machines;
-use crate::report;
 use crate::stopped::{self, StoppedMachine};
+use crate::{report, supervisor};
 
 /// How long the entrypoint gets to exit, unless the machine says otherwise.
 const GRACE_PERIOD: Duration = Duration::from_secs(10);
+/// How long a supervisor may take to notice that an entrypoint has exited.
+const NOTICE: Duration = Duration::from_secs(2);
+/// How often a machine that is about to start again is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// The signal that cannot be caught.
+const SIGKILL: u8 = 9;
 /// How long a guest may take to hand out its logs when it is stopped.
 const LOGS: Duration = Duration::from_secs(5);
 
-/// Connects to a machine that can run a command: one that is not paused.
+/// Connects to a machine that can run a command: one that neither is paused nor waits for its restart.
 pub(crate) fn connect_running(name: &str) -> Result<Vm, Error> {
+    let client = Machines::locate().connect(name)?;
+    let status = client.status()?;
+    let label = Label::parse(&status.label);
+    match status.state {
+        State::Paused => Err(BackgroundError::Paused { name: name.to_owned() }.into()),
+        _ if label.is_some_and(|label| label.restarts_at.is_some()) => {
+            Err(BackgroundError::Restarting { name: name.to_owned() }.into())
+        }
+        _ => Ok(client.vm()),
+    }
+}
+
+/// Connects to a machine whose agent answers: one that is not paused.
+pub(crate) fn connect_unpaused(name: &str) -> Result<Client, Error> {
     let client = Machines::locate().connect(name)?;
     match client.status()?.state {
         State::Paused => Err(BackgroundError::Paused { name: name.to_owned() }.into()),
-        _ => Ok(client.vm()),
+        _ => Ok(client),
     }
 }
 
@@ -32,6 +53,42 @@ pub(crate) fn label(client: &Client) -> Result<Label, Error> {
     let pid = client.pid();
     let label = Label::parse(&client.status()?.label);
     Ok(label.ok_or(BackgroundError::OtherVersion { pid })?)
+}
+
+/// Records what a user did to a machine.
+pub(crate) fn record<const N: usize>(
+    machines: &Machines,
+    name: &str,
+    label: Option<&Label>,
+    action: &str,
+    more: [(&str, String); N],
+) {
+    let about = label.into_iter().flat_map(Label::attributes);
+    machines.events().record(&Event::new(action, name, about.chain(more)));
+}
+
+/// Waits until a machine whose entrypoint has exited starts again. `before` is its label from before the wait
+/// for that exit. Returns `false` if it does not start again.
+pub(crate) fn await_restart(client: &Client, before: &Label, status: u8) -> Result<bool, Error> {
+    if !before.options.restart.applies(status, before.restarts) {
+        return Ok(false);
+    }
+    let begin = Instant::now();
+    loop {
+        let now = match label(client) {
+            // It was stopped, and the caller finds its last status.
+            Err(error) if error.is_transient() => return Ok(true),
+            label => label?,
+        };
+        if now.restarts != before.restarts {
+            return Ok(true);
+        }
+        // The supervisor notices the exit at about the same time, unless a stop was asked for.
+        if now.restarts_at.is_none() && begin.elapsed() > NOTICE {
+            return Ok(false);
+        }
+        thread::sleep(LOOK);
+    }
 }
 
 /// Whether the agent in the guest answers in time.
@@ -73,9 +130,27 @@ fn seconds(text: &str) -> Result<Duration, String> {
 /// Stops a machine, and keeps its logs until the next machine of its name. `time` is how long the
 /// entrypoint gets to exit; `None` is the machine's own grace period.
 pub(crate) fn stop(machines: &Machines, name: &str, time: Option<Duration>) -> Result<(), Error> {
+    let (label, result) = end(machines, name, time)?;
+    record(machines, name, label.as_ref(), "stop", []);
+    result
+}
+
+/// Stops a machine at once.
+pub(crate) fn kill(machines: &Machines, name: &str) -> Result<(), Error> {
+    end(machines, name, Some(Duration::ZERO))?.1
+}
+
+/// Stops a machine. Returns its label, and whether it had failed before.
+fn end(
+    machines: &Machines,
+    name: &str,
+    time: Option<Duration>,
+) -> Result<(Option<Label>, Result<(), Error>), Error> {
     let client = machines.connect(name)?;
     let status = client.status()?;
     let label = Label::parse(&status.label);
+    // Else the end of its entrypoint would be a reason to start it again.
+    machines.mark_stopping(name)?;
     let own = label.as_ref().and_then(|label| label.options.stop_timeout);
     let grace_period = time.or(own.map(Duration::from_secs)).unwrap_or(GRACE_PERIOD);
     if status.state == State::Paused && !grace_period.is_zero() {
@@ -84,10 +159,20 @@ pub(crate) fn stop(machines: &Machines, name: &str, time: Option<Duration>) -> R
     }
     let is_alive = matches!(status.state, State::Running | State::Paused);
     if let Some(label) = label.as_ref().filter(|_| is_alive && !grace_period.is_zero()) {
+        let signal = ("signal", label.stop_signal.to_string());
+        record(machines, name, Some(label), "kill", [signal]);
         terminate(client.vm(), label.stop_signal, grace_period);
     }
-    let kept = label.filter(|label| !label.options.remove && status.state != State::Paused);
-    let kept = kept.and_then(|label| StoppedMachine::read(client.vm(), label, LOGS));
+    let is_removed = label.as_ref().is_some_and(|label| label.options.remove);
+    let kept = label.clone().filter(|_| !is_removed && status.state != State::Paused);
+    let kept = kept.and_then(|label| {
+        let label = Label { name: name.to_owned(), ..label };
+        let earlier = supervisor::earlier_output(&machines.running(name).ok()?);
+        StoppedMachine::read(client.vm(), label, earlier, LOGS)
+    });
+    if grace_period.is_zero() {
+        record(machines, name, label.as_ref(), "kill", [("signal", SIGKILL.to_string())]);
+    }
     let result = match client.stop() {
         // Another command stopped the machine, or its process was killed.
         Err(
@@ -103,7 +188,10 @@ pub(crate) fn stop(machines: &Machines, name: &str, time: Option<Duration>) -> R
         // The machine has stopped. Logs that cannot be kept do not change that.
         let _ = stopped::keep(machines, &machine);
     }
-    result
+    if is_removed {
+        record(machines, name, label.as_ref(), "destroy", []);
+    }
+    Ok((label, result))
 }
 
 /// Sends the entrypoint the signal, and waits at most this long for it to exit. A guest that does not

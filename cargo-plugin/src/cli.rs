@@ -6,8 +6,9 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    attend, codesign, cp, df, doctor, exec, export, gc, import, inspect, kill, logs, ls, pause,
-    port, ps, pull, push, restart, rm, run, stats, stop, supervise, top, verify, wait,
+    attend, codesign, cp, df, doctor, events, exec, export, gc, import, inspect, kill, logs, ls,
+    pause, port, ps, pull, push, rename, restart, rm, run, stats, stop, supervise, top, verify,
+    wait,
 };
 use crate::error::{self, Error};
 use crate::globals::Globals;
@@ -62,12 +63,14 @@ enum Command {
     Stop(stop::Args),
     Kill(kill::Args),
     Restart(restart::Args),
+    Rename(rename::Args),
     Pause(pause::PauseArgs),
     Unpause(pause::UnpauseArgs),
     Wait(wait::Args),
     Port(port::Args),
     Stats(stats::Args),
     Top(top::Args),
+    Events(events::Args),
     Ls(ls::Args),
     Inspect(inspect::Args),
     Rm(rm::Args),
@@ -97,12 +100,14 @@ impl Command {
             Self::Stop(args) => Ok(stop::exec(args)),
             Self::Kill(args) => Ok(kill::exec(args)),
             Self::Restart(args) => Ok(restart::exec(args)),
+            Self::Rename(args) => rename::exec(args),
             Self::Pause(args) => Ok(pause::pause(args)),
             Self::Unpause(args) => Ok(pause::unpause(args)),
             Self::Wait(args) => wait::exec(args),
             Self::Port(args) => port::exec(args),
             Self::Stats(args) => stats::exec(args),
             Self::Top(args) => top::exec(args),
+            Self::Events(args) => events::exec(args),
             Self::Ls(args) => ls::exec(args, globals),
             Self::Inspect(args) => inspect::exec(args, globals),
             Self::Rm(args) => rm::exec(args, globals),

@@ -23,11 +23,9 @@ const REFUSED: &[(&[&str], &str)] = &[
         &["--device", "--device-*", "--gpus", "--group-add"],
         "a machine has only virtual devices, and none of the host's",
     ),
-    (&["--restart"], "a machine is not started again by itself: `supermachine restart` does it"),
     (
-        &["--read-only", "--tmpfs", "--shm-size", "--ulimit", "--sysctl", "--pids-limit"],
-        "a machine has a kernel of its own: run `mount`, `ulimit` or `sysctl` in it, or build the \
-         setting into the image",
+        &["--sysctl", "--pids-limit"],
+        "a machine has a kernel of its own: run `sysctl` in it, or limit processes with --ulimit nproc",
     ),
     (
         &["--memory-swap", "--memory-*", "--kernel-memory", "--oom-*"],

@@ -9,12 +9,16 @@
 //!   status    the exit status, once the command has exited
 //! ```
 //!
-//! A job is called NAME/NUMBER. Its folder goes with the machine.
+//! A job is called NAME/NUMBER. Its folder goes with the machine, which may get another name meanwhile: open
+//! jobs use the folder, not its path.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::error::{BackgroundError, Error};
 use crate::machines::Machines;
@@ -24,11 +28,13 @@ use crate::stream_log::{self, CopyError};
 const MAX_LOG: u64 = 1 << 20;
 
 /// A job of a machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Job {
     machine: String,
     number: u32,
-    folder: PathBuf,
+    /// The path when the job was found, for errors.
+    path: PathBuf,
+    folder: OwnedFd,
 }
 
 /// Splits NAME/NUMBER. Returns `None` for other names.
@@ -45,7 +51,7 @@ pub(crate) fn is_job(name: &str) -> bool {
 impl Job {
     /// Creates the folder of a new job, and locks it.
     pub(crate) fn create(machines: &Machines, machine: &str) -> Result<(Self, File), Error> {
-        let parent = machines.jobs(machine)?;
+        let parent = machines.running(machine)?.join("jobs");
         make(&parent)?;
         for number in 1_u32.. {
             let folder = parent.join(number.to_string());
@@ -53,10 +59,10 @@ impl Job {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 done => done.map_err(Error::file("create", &folder))?,
             }
-            let path = folder.join("lock");
-            let lock = File::create(&path).map_err(Error::file("create", &path))?;
-            lock.lock().map_err(Error::file("lock", &path))?;
-            return Ok((Self { machine: machine.to_owned(), number, folder }, lock));
+            let job = Self::open(machine, number, folder)?;
+            let lock = job.file("lock", OFlags::RDWR | OFlags::CREATE)?;
+            lock.lock().map_err(Error::file("lock", &job.path.join("lock")))?;
+            return Ok((job, lock));
         }
         Err(Error::file("create", &parent)(io::ErrorKind::StorageFull.into()))
     }
@@ -65,9 +71,24 @@ impl Job {
     pub(crate) fn find(machines: &Machines, name: &str) -> Result<Self, Error> {
         let unknown = || BackgroundError::NoSuchJob { name: name.to_owned() };
         let (machine, number) = split(name).ok_or_else(unknown)?;
-        let folder = machines.jobs(machine)?.join(number.to_string());
-        let job = Self { machine: machine.to_owned(), number, folder };
-        if job.folder.is_dir() { Ok(job) } else { Err(unknown().into()) }
+        let folder = machines.running(machine)?.join("jobs").join(number.to_string());
+        if folder.is_dir() { Self::open(machine, number, folder) } else { Err(unknown().into()) }
+    }
+
+    fn open(machine: &str, number: u32, path: PathBuf) -> Result<Self, Error> {
+        let how = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(&path, how, Mode::empty());
+        let folder = folder.map_err(|error| Error::file("open", &path)(error.into()))?;
+        Ok(Self { machine: machine.to_owned(), number, path, folder })
+    }
+
+    /// Opens a file of the job.
+    fn file(&self, name: &str, how: OFlags) -> Result<File, Error> {
+        let mode = Mode::RUSR | Mode::WUSR;
+        let file = rustix::fs::openat(&self.folder, name, how | OFlags::CLOEXEC, mode);
+        let failed =
+            |error: rustix::io::Errno| Error::file("open", &self.path.join(name))(error.into());
+        Ok(File::from(file.map_err(failed)?))
     }
 
     /// The job's name.
@@ -77,24 +98,26 @@ impl Job {
 
     /// The log, to append to.
     pub(crate) fn log(&self) -> Result<BoundedLog, Error> {
-        let path = self.folder.join("log");
-        let file = File::options().create(true).read(true).append(true).open(&path);
-        Ok(BoundedLog { file: file.map_err(Error::file("create", &path))?, size: 0 })
+        let how = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE;
+        Ok(BoundedLog::new(self.file("log", how)?))
     }
 
     /// Notes the exit status.
     pub(crate) fn exited(&self, status: u8) -> Result<(), Error> {
-        let path = self.folder.join("status");
-        fs::write(&path, status.to_string()).map_err(Error::file("write", &path))
+        let mut file = self.file("status", OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
+        let written = file.write_all(status.to_string().as_bytes());
+        written.map_err(Error::file("write", &self.path.join("status")))
     }
 
     /// Waits until the command exits, and returns its status. `None` if its attendant was killed.
     pub(crate) fn wait(&self) -> Result<Option<u8>, Error> {
-        let path = self.folder.join("lock");
-        let lock = File::open(&path).map_err(Error::file("open", &path))?;
-        lock.lock_shared().map_err(Error::file("lock", &path))?;
-        let status = fs::read_to_string(self.folder.join("status"));
-        Ok(status.ok().and_then(|text| text.trim().parse().ok()))
+        let lock = self.file("lock", OFlags::RDONLY)?;
+        lock.lock_shared().map_err(Error::file("lock", &self.path.join("lock")))?;
+        // Without a status, the attendant was killed.
+        let mut status = String::new();
+        let read =
+            self.file("status", OFlags::RDONLY).map(|mut file| file.read_to_string(&mut status));
+        Ok(read.ok().and_then(|_| status.trim().parse().ok()))
     }
 
     /// Prints the log.
@@ -103,10 +126,9 @@ impl Job {
         stdout: &mut dyn Write,
         stderr: &mut dyn Write,
     ) -> Result<(), Error> {
-        let path = self.folder.join("log");
-        let mut file = File::open(&path).map_err(Error::file("open", &path))?;
+        let mut file = self.file("log", OFlags::RDONLY)?;
         stream_log::copy(&mut file, stdout, stderr).map_err(|error| match error {
-            CopyError::Read(source) => Error::file("read", &path)(source),
+            CopyError::Read(source) => Error::file("read", &self.path.join("log"))(source),
             CopyError::Write(source) => Error::Output { source },
         })
     }
@@ -137,6 +159,12 @@ impl Write for BoundedLog {
 }
 
 impl BoundedLog {
+    /// A log in a file that is open to read and to append.
+    pub(crate) fn new(file: File) -> Self {
+        let size = file.metadata().map_or(0, |it| it.len());
+        Self { file, size }
+    }
+
     fn drop_older_half(&mut self) -> io::Result<()> {
         let mut all = Vec::new();
         self.file.seek(SeekFrom::Start(0))?;
@@ -165,6 +193,7 @@ fn make(folder: &Path) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::sync::{Arc, Mutex};
 
     use super::*;
@@ -181,7 +210,7 @@ mod tests {
     #[test]
     fn long_log_keeps_its_end_in_whole_pieces() {
         let dir = tempfile::tempdir().unwrap();
-        let job = Job { machine: "m".into(), number: 1, folder: dir.path().to_owned() };
+        let job = Job::open("m", 1, dir.path().to_owned()).unwrap();
         let log = Arc::new(Mutex::new(job.log().unwrap()));
         let (mut stdout, _) = Stream::pair(&log);
         for number in 0..20_000_u32 {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use supermachine::Image;
 
 use crate::ports::Port;
+use crate::restart_policy::RestartPolicy;
 
 /// The stop signal of an image that names none.
 const SIGTERM: u8 = 15;
@@ -29,6 +30,12 @@ pub(crate) struct Label {
     /// The signal that asks its entrypoint to exit.
     pub(crate) stop_signal: u8,
     pub(crate) ports: Vec<Port>,
+    /// How often it has started again because its entrypoint exited.
+    #[serde(default)]
+    pub(crate) restarts: u32,
+    /// When it starts again, in milliseconds since 1970. `None` unless its entrypoint has exited.
+    #[serde(default)]
+    pub(crate) restarts_at: Option<u64>,
     #[serde(flatten)]
     pub(crate) options: MachineOptions,
 }
@@ -47,6 +54,9 @@ pub(crate) struct MachineOptions {
     pub(crate) labels: BTreeMap<String, String>,
     /// Whether to forget the logs once the machine stops.
     pub(crate) remove: bool,
+    /// When it starts again.
+    #[serde(default)]
+    pub(crate) restart: RestartPolicy,
 }
 
 impl Label {
@@ -69,6 +79,8 @@ impl Label {
             started: now().as_secs(),
             stop_signal: options.stop_signal.unwrap_or(image_signal),
             ports,
+            restarts: 0,
+            restarts_at: None,
             options,
         }
     }
@@ -82,6 +94,30 @@ impl Label {
     pub(crate) fn line(&self) -> String {
         // Serialization fails only for maps with keys that are not strings.
         serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Records that the machine starts again after `wait`.
+    pub(crate) fn restart_in(&mut self, wait: Duration) {
+        self.restarts_at = u64::try_from((now() + wait).as_millis()).ok();
+    }
+
+    /// Records that the machine has started again.
+    pub(crate) fn restarted(&mut self) {
+        self.restarts += 1;
+        self.restarts_at = None;
+        self.started = now().as_secs();
+    }
+
+    /// How long it is until the machine starts again. `None` unless it waits for that.
+    pub(crate) fn until_restart(&self) -> Option<Duration> {
+        Some(Duration::from_millis(self.restarts_at?).saturating_sub(now()))
+    }
+
+    /// What events say about the machine.
+    pub(crate) fn attributes(&self) -> Vec<(&str, String)> {
+        let labels = self.options.labels.iter().map(|(key, value)| (key.as_str(), value.clone()));
+        let image = self.image.iter().map(|image| ("image", image.clone()));
+        labels.chain(image).chain([("snapshot", self.snapshot.clone())]).collect()
     }
 
     /// How long ago the machine started.
@@ -109,6 +145,8 @@ mod tests {
             started: 1,
             stop_signal: 3,
             ports: vec![Port { host: ([127, 0, 0, 1], 8080).into(), guest: 80 }],
+            restarts: 2,
+            restarts_at: Some(5),
             options: MachineOptions {
                 labels: BTreeMap::from([("a".into(), "b\nc".into())]),
                 stop_timeout: Some(7),

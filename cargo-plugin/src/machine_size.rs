@@ -19,22 +19,35 @@ fn memory_range() -> String {
     format!("{} MiB to {} GiB", MIN_MEMORY / MIB, MAX_MEMORY >> 30)
 }
 
+/// Parses a number of bytes with Docker's units: `64m`, `1g`. A number without a unit is bytes.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
+    let invalid = || "not a size, as 64m or 1g".to_owned();
+    let (number, shift) = number_and_unit(text).ok_or_else(invalid)?;
+    number.checked_mul(1 << shift.unwrap_or(0)).ok_or_else(invalid)
+}
+
+/// Splits a size into its number and the power of two of its unit.
+fn number_and_unit(text: &str) -> Option<(u64, Option<u32>)> {
+    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at_checked(digits)?;
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" => None,
+        "b" => Some(0),
+        "k" | "kb" | "kib" => Some(10),
+        "m" | "mb" | "mib" => Some(20),
+        "g" | "gb" | "gib" => Some(30),
+        "t" | "tb" | "tib" => Some(40),
+        _ => return None,
+    };
+    Some((number.parse().ok()?, shift))
+}
+
 /// Parses an amount of memory into MiB. A number without a unit is MiB, as in `256`, or bytes if it is
 /// too large for that, as Docker's tools write it. Units are those of Docker: `512m`, `1g`.
 pub(crate) fn memory_mib(text: &str) -> Result<u64, String> {
     let invalid = || "not an amount of memory, as 512m, 1g, or 256 for MiB".to_owned();
-    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at_checked(digits).ok_or_else(invalid)?;
-    let number: u64 = number.parse().map_err(|_| invalid())?;
-    let shift = match unit.to_ascii_lowercase().as_str() {
-        "" if number <= MAX_MEMORY / MIB => 20,
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return Err(invalid()),
-    };
+    let (number, shift) = number_and_unit(text).ok_or_else(invalid)?;
+    let shift = shift.unwrap_or(if number <= MAX_MEMORY / MIB { 20 } else { 0 });
     let bytes = number.checked_mul(1 << shift).ok_or_else(invalid)?;
     let mib = bytes.div_ceil(MIB);
     if (MIN_MEMORY / MIB..=MAX_MEMORY / MIB).contains(&mib) {
@@ -73,6 +86,15 @@ mod tests {
         let parsed =
             ["256", "512m", "1G", "2gb", "536870912", "65536k", "67108864b"].map(memory_mib);
         assert_eq!(parsed, [256, 512, 1024, 2048, 512, 64, 64].map(Ok));
+    }
+
+    #[test]
+    fn size_is_in_bytes_without_a_unit() {
+        let parsed = ["0", "4096", "64m", "1G", "8kb"].map(bytes);
+        assert_eq!(parsed, [0, 4096, 64 << 20, 1 << 30, 8 << 10].map(Ok));
+        for text in ["", "m", "-1", "1.5g", "1x", "99999999999t", "99999999999999999999"] {
+            assert!(bytes(text).is_err(), "{text:?}");
+        }
     }
 
     #[test]

@@ -8,11 +8,15 @@
 //!   machines/NAME/
 //!     lock                           held by the supervisor while it lives
 //!     socket                         where it listens, mode 0600
+//!     stopping                       there once a user wants it to stop, so that it does not restart
+//!     jobs/, log                     see `crate::jobs` and `crate::supervisor`
 //!   stopped/NAME/                    the logs of the last machine of that name, see `crate::stopped`
+//!   events, events.1, events.lock    see `crate::events`
 //! ```
 //!
 //! Invariant: nobody holds the lock of a stale folder, because its supervisor has exited. The next
-//! command that sees a stale folder removes it. The supervisor knows everything else about a machine.
+//! command that sees a stale folder removes it. The supervisor knows everything else about a machine, but
+//! not its name: a folder may be renamed while its machine runs.
 
 use std::env;
 use std::fs::{self, DirBuilder, File, TryLockError};
@@ -27,16 +31,29 @@ use supermachine::worker::Client;
 use supermachine_snapshots::pack::is_name;
 
 use crate::error::{BackgroundError, Error, HostError, UsageError};
+use crate::events::{Event, EventLog};
 
 /// How long a machine may take from the claim of its name until it is served.
 const STARTING: Duration = Duration::from_secs(10);
 /// How long to wait before the next attempt to connect.
 const PAUSE: Duration = Duration::from_millis(5);
 
+const LOCK: &str = "lock";
+const SOCKET: &str = "socket";
+const STOPPING: &str = "stopping";
+
 /// The registry.
 #[derive(Debug)]
 pub(crate) struct Machines {
     dir: PathBuf,
+}
+
+/// Where a machine's folder is, by the lock in it: it may get another name.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    dir: PathBuf,
+    /// Device and inode.
+    lock: (u64, u64),
 }
 
 /// A claim on a name. Nobody else can claim the name while this, or a copy of its lock, exists.
@@ -56,6 +73,11 @@ impl Machines {
             None => env::temp_dir().join(format!("supermachine-{}", user_id())),
         };
         Self { dir }
+    }
+
+    /// Creates the folder, unless it exists.
+    pub(crate) fn create(&self) -> Result<(), Error> {
+        create_private(&self.dir)
     }
 
     /// Claims the wanted name, or a free name that starts with `base`.
@@ -114,15 +136,71 @@ impl Machines {
         if !is_name(name) || !self.names()?.iter().any(|known| known == name) {
             return Err(BackgroundError::NotRunning { name: name.to_owned() }.into());
         }
-        Ok(Client::connect(self.folder(name).join("socket"))?)
+        Ok(Client::connect(self.folder(name).join(SOCKET))?)
     }
 
-    /// The folder of a running machine's jobs.
-    pub(crate) fn jobs(&self, name: &str) -> Result<PathBuf, Error> {
+    /// The folder of a running machine.
+    pub(crate) fn running(&self, name: &str) -> Result<PathBuf, Error> {
         if !is_name(name) || !self.names()?.iter().any(|known| known == name) {
             return Err(BackgroundError::NotRunning { name: name.to_owned() }.into());
         }
-        Ok(self.folder(name).join("jobs"))
+        Ok(self.folder(name))
+    }
+
+    /// Records that a user wants a machine to stop: when its entrypoint exits, it does not restart.
+    pub(crate) fn mark_stopping(&self, name: &str) -> Result<(), Error> {
+        let path = self.running(name)?.join(STOPPING);
+        fs::write(&path, "").map_err(|source| state("create", &path, source))
+    }
+
+    /// Gives a machine another name, at once for all later lookups.
+    pub(crate) fn rename(&self, old: &str, new: &str) -> Result<(), Error> {
+        if !is_name(new) {
+            return Err(UsageError::MachineName { name: new.to_owned() }.into());
+        }
+        if old == new {
+            return Err(UsageError::SameName { name: old.to_owned() }.into());
+        }
+        let not_running = || BackgroundError::NotRunning { name: old.to_owned() };
+        if !is_name(old) || !is_private(&self.dir)? {
+            return Err(not_running().into());
+        }
+        let begin = Instant::now();
+        while !self.try_rename(old, new)? {
+            if begin.elapsed() > STARTING {
+                return Err(not_running().into());
+            }
+            thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Renames a machine. Returns `false` for one that is starting: its supervisor still expects its name.
+    fn try_rename(&self, old: &str, new: &str) -> Result<bool, Error> {
+        let _guard = self.lock()?;
+        let parent = if self.is_held(old)? {
+            "machines"
+        } else if self.stopped(old).is_some() {
+            "stopped"
+        } else {
+            return Err(BackgroundError::NotRunning { name: old.to_owned() }.into());
+        };
+        if self.is_held(new)? {
+            return Err(BackgroundError::NewNameTaken { name: new.to_owned() }.into());
+        }
+        if parent == "machines" && !self.folder(old).join(SOCKET).exists() {
+            return Ok(false);
+        }
+        self.forget(new)?;
+        let [from, to] = [old, new].map(|name| self.dir.join(parent).join(name));
+        fs::rename(&from, &to).map_err(|source| state("rename", &from, source))?;
+        self.events().record(&Event::new("rename", new, [("oldName", old.to_owned())]));
+        Ok(true)
+    }
+
+    /// The log of events.
+    pub(crate) fn events(&self) -> EventLog {
+        EventLog::in_folder(&self.dir)
     }
 
     /// The folder of the last stopped machine of this name, if there is one.
@@ -167,9 +245,18 @@ impl Machines {
 
     /// Forgets the last stopped machine of this name. Returns whether there was one.
     pub(crate) fn forget_stopped(&self, name: &str) -> Result<bool, Error> {
-        let Some(folder) = self.stopped(name) else { return Ok(false) };
+        if self.stopped(name).is_none() {
+            return Ok(false);
+        }
         let _guard = self.lock()?;
+        self.forget(name)
+    }
+
+    /// Forgets a stopped machine. The caller has locked the registry.
+    fn forget(&self, name: &str) -> Result<bool, Error> {
+        let Some(folder) = self.stopped(name) else { return Ok(false) };
         remove(&folder)?;
+        self.events().record(&Event::new("destroy", name, []));
         Ok(true)
     }
 
@@ -199,10 +286,10 @@ impl Machines {
         if self.is_held(name)? {
             return Ok(None);
         }
-        remove(&self.dir.join("stopped").join(name))?;
+        self.forget(name)?;
         let folder = self.folder(name);
         create_private(&folder)?;
-        let path = folder.join("lock");
+        let path = folder.join(LOCK);
         let lock = open_lock(&path)?;
         lock.lock().map_err(|source| state("lock", &path, source))?;
         Ok(Some(Claim { name: name.to_owned(), lock, dir: self.dir.clone() }))
@@ -212,14 +299,20 @@ impl Machines {
     /// registry.
     fn is_held(&self, name: &str) -> Result<bool, Error> {
         let folder = self.folder(name);
-        let path = folder.join("lock");
-        match File::open(&path).map(|lock| lock.try_lock()) {
+        let path = folder.join(LOCK);
+        let found = File::open(&path).map(|lock| lock.try_lock());
+        let is_stale = matches!(found, Ok(Ok(())));
+        match found {
             Ok(Err(TryLockError::WouldBlock)) => return Ok(true),
             Ok(Err(TryLockError::Error(source))) => return Err(state("lock", &path, source)),
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(state("open", &path, error));
             }
             Ok(Ok(())) | Err(_) => {}
+        }
+        if is_stale && folder.join(SOCKET).exists() {
+            // Its supervisor was killed, and could not say so.
+            self.events().record(&Event::new("die", name, [("exitCode", "137".to_owned())]));
         }
         remove(&folder)?;
         Ok(false)
@@ -231,14 +324,21 @@ impl Machines {
 }
 
 impl Claim {
-    /// The machine's name.
+    /// The name that was claimed.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
+    /// Where the machine's folder is from now on.
+    pub(crate) fn place(&self) -> Result<Place, Error> {
+        let own = self.lock.metadata();
+        let own = own.map_err(|source| state("stat", &self.folder().join(LOCK), source))?;
+        Ok(Place { dir: self.dir.clone(), lock: (own.dev(), own.ino()) })
+    }
+
     /// The socket to serve the machine at.
     pub(crate) fn socket(&self) -> PathBuf {
-        self.folder().join("socket")
+        self.folder().join(SOCKET)
     }
 
     /// A copy of the lock, for another process.
@@ -250,24 +350,49 @@ impl Claim {
     /// Releases the name, unless another process with the lock has released it already.
     pub(crate) fn release(self) -> Result<(), Error> {
         let machines = Machines { dir: self.dir.clone() };
+        let place = self.place()?;
         let _guard = machines.lock()?;
-        if self.is_in_place()? { remove(&self.folder()) } else { Ok(()) }
+        place.look().map_or(Ok(()), |folder| remove(&folder))
     }
 
     /// Whether this lock is still the one in the name's folder.
     fn is_in_place(&self) -> Result<bool, Error> {
-        let path = self.folder().join("lock");
-        let failed = |source| state("stat", &path, source);
-        let own = self.lock.metadata().map_err(failed)?;
-        match fs::symlink_metadata(&path) {
-            Ok(known) => Ok((known.dev(), known.ino()) == (own.dev(), own.ino())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(source) => Err(failed(source)),
-        }
+        Ok(self.place()?.is_at(&self.folder()))
     }
 
     fn folder(&self) -> PathBuf {
         self.dir.join("machines").join(&self.name)
+    }
+}
+
+impl Place {
+    /// The machine's present name. `None` if its folder is gone.
+    pub(crate) fn name(&self) -> Option<String> {
+        Some(self.folder()?.file_name()?.to_string_lossy().into_owned())
+    }
+
+    /// The machine's present folder. `None` if it is gone.
+    pub(crate) fn folder(&self) -> Option<PathBuf> {
+        let machines = Machines { dir: self.dir.clone() };
+        // Not between the two names.
+        let _guard = machines.lock().ok()?;
+        self.look()
+    }
+
+    /// Whether a user wants the machine to stop.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.folder().is_none_or(|folder| folder.join(STOPPING).exists())
+    }
+
+    fn look(&self) -> Option<PathBuf> {
+        let entries = fs::read_dir(self.dir.join("machines")).ok()?;
+        let mut folders = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        folders.find(|folder| self.is_at(folder))
+    }
+
+    fn is_at(&self, folder: &Path) -> bool {
+        let lock = fs::symlink_metadata(folder.join(LOCK));
+        lock.is_ok_and(|lock| (lock.dev(), lock.ino()) == self.lock)
     }
 }
 
@@ -390,6 +515,75 @@ mod tests {
         keep().unwrap();
         assert!(machines.forget_stopped("web").unwrap());
         assert!(!machines.forget_stopped("web").unwrap());
+    }
+
+    #[test]
+    fn renamed_machine_is_found_by_its_new_name_only() {
+        let (_parent, machines) = machines();
+        let claim = machines.claim(None, "web").unwrap();
+        let place = claim.place().unwrap();
+        let lock = claim.lock().unwrap();
+        fs::write(claim.socket(), "").unwrap();
+        machines.rename("web", "api").unwrap();
+        assert_eq!(machines.names().unwrap(), ["api"]);
+        assert_eq!(place.name().as_deref(), Some("api"));
+        let other = machines.claim(Some("web"), "").unwrap();
+        assert_eq!(place.name().as_deref(), Some("api"));
+        // The old name is another machine's now, which a release must spare.
+        claim.release().unwrap();
+        assert_eq!((machines.names().unwrap(), place.name()), (vec!["web".to_owned()], None));
+        drop((lock, other));
+    }
+
+    #[test]
+    fn rename_is_refused_with_a_reason() {
+        let (_parent, machines) = machines();
+        let refuse = |old: &str, new: &str, reason: &str| {
+            let error = machines.rename(old, new).unwrap_err().to_string();
+            assert!(error.contains(reason), "{old} {new}: {error}");
+        };
+        refuse("web", "api", "no machine \"web\" runs");
+        let _web = machines.claim(None, "web").unwrap();
+        let _api = machines.claim(None, "api").unwrap();
+        refuse("web", "api", "a machine api runs already");
+        refuse("web", "web", "already has the name web");
+        refuse("gone", "new", "no machine \"gone\" runs");
+        for bad in ["", "../x", "-x", "a b", "a/b"] {
+            refuse("web", bad, "cannot be a machine's name");
+            assert!(machines.rename(bad, "new").is_err());
+        }
+        let long = "x".repeat(129);
+        refuse("web", &long, "at most 128");
+        assert_eq!(machines.names().unwrap(), ["api", "web"]);
+    }
+
+    #[test]
+    fn stopped_machine_is_renamed_over_another() {
+        let (_parent, machines) = machines();
+        for name in ["one", "two"] {
+            machines.claim(Some(name), "").unwrap().release().unwrap();
+            machines.keep_stopped(name, |folder| fs::write(folder.join("log"), name)).unwrap();
+        }
+        machines.rename("one", "two").unwrap();
+        assert_eq!(machines.stopped_names().unwrap(), ["two"]);
+        assert_eq!(fs::read(machines.stopped("two").unwrap().join("log")).unwrap(), b"one");
+        let events = machines.events().read(true).next().unwrap();
+        let actions: Vec<_> = events.iter().map(|event| event.action.as_str()).collect();
+        assert_eq!(actions, ["destroy", "rename"]);
+        assert_eq!(events[1].actor.attributes["oldName"], "one");
+    }
+
+    #[test]
+    fn mark_of_a_stop_moves_with_the_machine() {
+        let (_parent, machines) = machines();
+        let claim = machines.claim(None, "web").unwrap();
+        let place = claim.place().unwrap();
+        assert!(!place.is_stopping());
+        machines.mark_stopping("web").unwrap();
+        fs::write(claim.socket(), "").unwrap();
+        machines.rename("web", "api").unwrap();
+        assert!(place.is_stopping());
+        assert!(machines.mark_stopping("web").is_err());
     }
 
     #[test]

@@ -2,10 +2,10 @@
 //!
 //! A folder per name in the registry, `stopped/NAME`, holds a log of both streams and a description. It
 //! stays until `rm`, or the next machine of that name. Stopping a machine writes it; the log is as large
-//! as the guest keeps it, 64 KiB.
+//! as the guest keeps it, 64 KiB, and up to 1 MiB more of a machine that restarted.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,12 +38,24 @@ pub(crate) struct StoppedMachine {
 
 impl StoppedMachine {
     /// Reads the logs of a machine that is about to stop. Returns `None` if the guest does not answer.
-    pub(crate) fn read(machine: Vm, label: Label, limit: Duration) -> Option<Self> {
+    /// `log` has the output before the present entrypoint's.
+    pub(crate) fn read(
+        machine: Vm,
+        mut label: Label,
+        log: Vec<u8>,
+        limit: Duration,
+    ) -> Option<Self> {
         let (sender, done) = channel();
+        // The supervisor has kept the output of an entrypoint that is about to be replaced.
+        let is_kept = label.restarts_at.take().is_some();
         let read = move || {
-            let log = Arc::new(Mutex::new(Vec::new()));
+            let log = Arc::new(Mutex::new(log));
             let (mut stdout, mut stderr) = Stream::pair(&log);
-            let status = machine.logs_to(&mut stdout, &mut stderr);
+            let status = if is_kept {
+                machine.logs_to(&mut io::sink(), &mut io::sink())
+            } else {
+                machine.logs_to(&mut stdout, &mut stderr)
+            };
             let log = std::mem::take(&mut *log.lock().unwrap_or_else(PoisonError::into_inner));
             // The receiver may have timed out.
             let _ = sender.send(status.map(|status| (log, status)));
@@ -57,7 +69,10 @@ impl StoppedMachine {
     /// Finds a machine that was stopped.
     pub(crate) fn find(machines: &Machines, name: &str) -> Option<Self> {
         let text = fs::read(machines.stopped(name)?.join(DESCRIPTION)).ok()?;
-        serde_json::from_slice(&text).ok()
+        let mut machine: Self = serde_json::from_slice(&text).ok()?;
+        // It may have got another name.
+        name.clone_into(&mut machine.label.name);
+        Some(machine)
     }
 
     /// Prints the log.

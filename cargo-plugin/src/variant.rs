@@ -1,14 +1,17 @@
 //! Variants of an image's snapshot: what a snapshot fixes, and `run` asks for.
 //!
-//! Memory, processors, the platform, PID 1, the action after restores and the running entrypoint are part of a
-//! snapshot. A request for others bakes a snapshot of its own, and finds it again by its name:
+//! Memory, processors, the platform, PID 1, the action after restores, the container and the running entrypoint
+//! are part of a snapshot. A request for others bakes a snapshot of its own, and finds it again by its name:
 //! `redis--512m`. Two dashes separate the image's name from the variant's, so that a search for an image
 //! skips variants.
 
+use supermachine::Ulimit;
 use supermachine_baker::oci::Platform;
 use supermachine_baker::{AfterRestore, Init, OciImageBuilder};
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::Snapshot;
+
+use crate::container::ContainerArgs;
 
 /// What separates the names of an image and a variant.
 const SEPARATOR: &str = "--";
@@ -21,6 +24,7 @@ pub(crate) struct Variant {
     pub(crate) platform: Option<Platform>,
     pub(crate) init: Init,
     pub(crate) after_restore: Option<AfterRestore>,
+    pub(crate) container: ContainerArgs,
     /// The entrypoint that runs in the snapshot.
     pub(crate) entrypoint: Entrypoint,
 }
@@ -35,6 +39,7 @@ pub(crate) struct Entrypoint {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) user: Option<String>,
     pub(crate) workdir: Option<String>,
+    pub(crate) ulimits: Vec<Ulimit>,
 }
 
 impl Variant {
@@ -52,6 +57,7 @@ impl Variant {
             && self.platform.is_none()
             && self.init == Init::default()
             && self.after_restore.as_ref().is_none_or(|it| Some(&it.to_string()) == action)
+            && self.container == ContainerArgs::default()
             && self.entrypoint == Entrypoint::default()
     }
 
@@ -70,6 +76,13 @@ impl Variant {
         parts.extend(
             self.after_restore.as_ref().map(|it| format!("after-{}", short(it.to_string()))),
         );
+        let ContainerArgs { read_only, tmpfs, shm_size } = &self.container;
+        if *read_only {
+            parts.push("ro".to_owned());
+        }
+        if !tmpfs.is_empty() || shm_size.is_some() {
+            parts.push(format!("mounts-{}", short(format!("{tmpfs:?} {shm_size:?}"))));
+        }
         if self.entrypoint != Entrypoint::default() {
             parts.push(short(format!("{:?}", self.entrypoint)));
         }
@@ -92,7 +105,8 @@ impl Variant {
         if let Some(action) = &self.after_restore {
             builder = builder.after_restore(action.clone());
         }
-        let Entrypoint { program, command, env, user, workdir } = &self.entrypoint;
+        builder = self.container.apply(builder);
+        let Entrypoint { program, command, env, user, workdir, ulimits } = &self.entrypoint;
         if let Some(program) = program {
             builder = builder.entrypoint(Some(program).filter(|program| !program.is_empty()));
         }
@@ -107,6 +121,9 @@ impl Variant {
         }
         if let Some(dir) = workdir {
             builder = builder.working_dir(dir);
+        }
+        for limit in ulimits {
+            builder = builder.ulimit(*limit);
         }
         builder
     }
@@ -139,6 +156,11 @@ mod tests {
         let after = Variant { after_restore: Some(AfterRestore::Restart), ..Variant::default() };
         assert!(!after.is_default());
         assert!(after.name("redis").starts_with("redis--after-"));
+        let read_only = ContainerArgs { read_only: true, ..ContainerArgs::default() };
+        let mounts = ContainerArgs { tmpfs: vec!["/run".parse().unwrap()], ..read_only.clone() };
+        let of = |container| Variant { container, ..Variant::default() }.name("redis");
+        assert_eq!(of(read_only), "redis--ro");
+        assert!(of(mounts).starts_with("redis--ro-mounts-"));
         let name = with("b").name(&"x".repeat(100));
         assert!(supermachine_snapshots::pack::is_name(&name), "{name}");
     }

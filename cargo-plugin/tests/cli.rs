@@ -19,10 +19,10 @@ use supermachine_test_support::registry::DockerRegistry;
 use supermachine_test_support::stores::{Sample, put};
 use support::{Home, age, files, interrupt};
 
-const COMMANDS: [&str; 26] = [
-    "pull", "run", "ps", "exec", "logs", "cp", "stop", "kill", "restart", "pause", "unpause",
-    "wait", "port", "stats", "top", "ls", "inspect", "rm", "export", "import", "push", "verify",
-    "gc", "df", "doctor", "codesign",
+const COMMANDS: [&str; 28] = [
+    "pull", "run", "ps", "exec", "logs", "cp", "stop", "kill", "restart", "rename", "pause",
+    "unpause", "wait", "port", "stats", "top", "events", "ls", "inspect", "rm", "export", "import",
+    "push", "verify", "gc", "df", "doctor", "codesign",
 ];
 
 /// Runs the command with an empty `/dev`, so without a hypervisor.
@@ -265,6 +265,12 @@ fn wrong_arguments_are_explained() {
         (&["cp", "--chown", "app:", "x", "web:/x"], "not USER[:GROUP]"),
         (&["cp", "-a", "--chown", "app", "x", "web:/x"], "cannot be used with"),
         (&["pull", "--platform", "linux", "x"], "os/architecture"),
+        (&["pull", "--tmpfs", "run", "x"], "its path must be absolute"),
+        (&["pull", "--ulimit", "nofile=2:1", "x"], "the soft limit is at most the hard one"),
+        (&["pull", "--shm-size", "1x", "x"], "not a size"),
+        (&["events", "--since", "soon"], "not a time"),
+        (&["events", "--filter", "color=red"], "not one of event, machine"),
+        (&["rename", "x"], "<NAME>"),
         (&["pull", "--env", "=x", "x"], "has no name"),
         (&["pull", "--username", "me", "x"], "--password-stdin"),
         (&["ls", "extra"], "unexpected argument"),
@@ -286,7 +292,7 @@ fn options_of_docker_without_a_meaning_say_why() {
         ("--volume=/a:/b", "no folders of the host"),
         ("--network", "no network interface"),
         ("--privileged", "kernel of its own"),
-        ("--restart", "supermachine restart"),
+        ("--sysctl", "kernel of its own"),
     ] {
         home.run(&["run", option, "x"]).fails(125, &["is not supported: ", said]);
     }
@@ -492,8 +498,53 @@ fn arguments_for_background_machines_are_checked_first() {
     home.run(&["run", "-p", "localhost:1:2", "x"]).fails(125, &["use 127.0.0.1"]);
     home.run(&["run", "--name", "y", "x", "--", "true"]).fails(125, &["--detach"]);
     home.run(&["run", "-d", "-i", "x"]).fails(125, &["--detach", "--interactive"]);
+    for option in ["--restart=always", "--label=a=b", "--stop-signal=QUIT", "--stop-timeout=1"] {
+        home.run(&["run", option, "x"]).fails(125, &["machine in the background", "--detach"]);
+    }
+    let long = "x".repeat(129);
+    for name in ["a/b", "../x", &long] {
+        home.run(&["run", "-d", "--name", name, "x"]).fails(125, &["at most 128 letters"]);
+    }
+    home.run(&["run", "-d", "--restart", "often", "x"]).fails(125, &["on-failure[:N]"]);
+    let both = ["run", "-d", "--restart", "always", "--rm", "x"];
+    home.run(&both).fails(125, &["--rm discards what --restart always starts again"]);
+    home.run(&["run", "--tmpfs", "/proc/x", "x"]).fails(125, &["kernel shows in /proc"]);
+    home.run(&["run", "--ulimit", "files=1", "x"]).fails(125, &["one of core, cpu"]);
     home.run(&["cp", "a", "b"]).fails(1, &["MACHINE:PATH"]);
     home.run(&["supervise", "x", "y"]).fails(1, &["name y is not claimed", "run -d"]);
+}
+
+#[test]
+fn events_end_at_the_time_that_was_asked_for() {
+    let home = Home::new();
+    assert_eq!(home.run(&["events", "--since", "1h", "--until", "0s"]).succeeds(), "");
+    let dir = home.runtime().join("supermachine");
+    let event = |action: &str, time: i64| {
+        serde_json::json!({
+            "status": action, "id": "web", "from": "redis", "Type": "machine", "Action": action,
+            "Actor": { "ID": "web", "Attributes": { "name": "web", "image": "redis" } },
+            "scope": "local", "time": time, "timeNano": time * 1_000_000_000,
+        })
+    };
+    let lines = [event("start", 1000), event("die", 2000), event("stop", 3000)];
+    let log: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    fs::write(dir.join("events"), log + "{\"status\":\"torn").unwrap();
+    let events = |more: &[&str]| {
+        let since = ["events", "--until", "1m", "--json", "--since"];
+        let done = home.run(&[&since[..], more].concat());
+        let actions = done.succeeds().lines().map(|line| {
+            let event: Value = serde_json::from_str(line).unwrap();
+            event["Action"].as_str().unwrap().to_owned()
+        });
+        actions.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(events(&["0"]), "start die stop");
+    assert_eq!(events(&["1970-01-01T00:33:20Z"]), "die stop");
+    assert_eq!(events(&["0", "-f", "event=die", "-f", "event=stop"]), "die stop");
+    assert_eq!(events(&["0", "-f", "machine=api"]), "");
+    let text = home.run(&["events", "--since", "0", "--until", "1500"]);
+    let line = "1970-01-01T00:16:40.000000000Z machine start web (image=redis, name=web)\n";
+    assert_eq!(text.succeeds(), line);
 }
 
 #[test]

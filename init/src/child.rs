@@ -122,6 +122,7 @@ pub(crate) fn start(
         is_terminal: matches!(stdio, Stdio::Terminal(_)),
         group: group.as_ref().and_then(Group::directory),
         is_init: launch.is_init,
+        limits: &launch.limits,
         credentials: &launch.account.credentials,
     };
     let started = clock::monotonic();

@@ -10,7 +10,7 @@ use core::ffi::CStr;
 
 use linux_raw_sys::general as nr;
 use supermachine_formats::wire::{
-    AfterRestore, Command, Container as Description, Failure, Process,
+    AfterRestore, Command, Container as Description, Failure, Process, Settings, Ulimit,
 };
 
 use crate::account::{Account, UnknownAccount, resolve};
@@ -18,6 +18,7 @@ use crate::environment::{DEFAULT_PATH, Environment};
 use crate::failure::{OrFailure, failure};
 use crate::place::{self, ensure_directory, make_directories, path};
 use crate::resume::Resumer;
+use crate::root::{WritableRoot, mount_memory};
 use crate::sys::{Errno, clock, fd, mount, poll};
 
 /// How long a probed device may take to appear.
@@ -40,6 +41,9 @@ pub(crate) struct Container {
     hostname: String,
     entrypoint: Process,
     after_restore: AfterRestore,
+    settings: Settings,
+    /// Where the agent writes its own files, if programs cannot write to their root.
+    writable_root: Option<WritableRoot>,
     users: Users,
 }
 
@@ -63,6 +67,8 @@ pub(crate) struct Launch {
     pub(crate) account: Account,
     /// Whether it becomes PID 1 of namespaces of its own.
     pub(crate) is_init: bool,
+    /// Its limits, beside the defaults.
+    pub(crate) limits: Vec<Ulimit>,
 }
 
 impl Container {
@@ -72,6 +78,8 @@ impl Container {
             hostname: description.hostname,
             entrypoint: description.entrypoint,
             after_restore: description.after_restore,
+            settings: description.settings,
+            writable_root: None,
             users: Users::default(),
         }
     }
@@ -84,7 +92,10 @@ impl Container {
     /// Gives the container another name.
     pub(crate) fn rename(&mut self, hostname: &str) -> Result<(), Failure> {
         self.hostname = hostname.into();
-        self.write_names()
+        match &self.writable_root {
+            None => self.write_names(),
+            Some(root) => root.with(|| self.write_names()),
+        }
     }
 
     /// The entrypoint. Creates its working directory if it is missing, as container engines do.
@@ -99,7 +110,7 @@ impl Container {
             env.set_default(b"container", b"supermachine");
         }
         let launch = Launch::new(&self.entrypoint.argv, env, &self.entrypoint.cwd, account);
-        Ok(Launch { is_init, ..launch })
+        Ok(Launch { is_init, limits: self.settings.ulimits.clone(), ..launch })
     }
 
     /// A command on top of the container's defaults.
@@ -115,7 +126,8 @@ impl Container {
                 env.set_default(b"TERM", DEFAULT_TERMINAL);
             }
         }
-        Ok(Launch::new(&command.argv, env, cwd, account))
+        let limits = [self.settings.ulimits.as_slice(), &command.ulimits].concat();
+        Ok(Launch { limits, ..Launch::new(&command.argv, env, cwd, account) })
     }
 
     /// Looks up `user[:group]`.
@@ -152,6 +164,7 @@ impl Launch {
             cwd: cwd.to_vec(),
             account,
             is_init: false,
+            limits: Vec::new(),
         }
     }
 }
@@ -168,11 +181,21 @@ pub(crate) fn attach(
     wait_for_device(&device)?;
     mount_root(&device)?;
     enter_root()?;
-    let container = Container::new(description);
-    make_directories(b"/etc")?;
-    ensure_resolver()?;
-    container.write_names()?;
-    resumer.adopt_root()?;
+    let mut container = Container::new(description);
+    mount_memory(&container.settings)?;
+    let mut write = || {
+        make_directories(b"/etc")?;
+        ensure_resolver()?;
+        container.write_names()?;
+        resumer.adopt_root()
+    };
+    if container.settings.read_only {
+        // A start in a folder that cannot be made fails, and says so.
+        let _ = make_directories(&container.entrypoint.cwd);
+        container.writable_root = Some(WritableRoot::protect(write)?);
+    } else {
+        write()?;
+    }
     Ok(container)
 }
 
@@ -317,6 +340,20 @@ mod tests {
         assert_eq!(env[..3], ["A=2", "PATH=/x", "HOSTNAME=box"]);
         assert!(env[3].starts_with("HOME=/"));
         assert_eq!(launch.cwd, b"/srv");
+    }
+
+    #[test]
+    fn limits_of_a_command_come_after_the_containers() {
+        let limit = |resource, hard| Ulimit { resource, soft: 1, hard };
+        let ulimits = vec![limit(7, 8), limit(4, 4)];
+        let mut container = Container::new(Description {
+            settings: Settings { ulimits: ulimits.clone(), ..Settings::default() },
+            ..Description::default()
+        });
+        assert_eq!(container.entrypoint(false).unwrap().limits, ulimits);
+        let command = Command { ulimits: vec![limit(7, 9)], ..Command::default() };
+        let launch = container.command(&command).unwrap();
+        assert_eq!(launch.limits, [limit(7, 8), limit(4, 4), limit(7, 9)]);
     }
 
     #[test]

@@ -36,6 +36,7 @@ mod log;
 mod place;
 mod ports;
 mod resume;
+mod root;
 mod server;
 #[expect(unsafe_code, reason = "the seam to the kernel")]
 pub mod sys;

@@ -51,7 +51,7 @@ pub use embed::Snapshot;
 pub use error::Error;
 pub use exec::{
     ExecBuilder, ExecChild, ExecOutcome, ExecSignaler, ExecStderr, ExecStdin, ExecStdout,
-    ExitStatus,
+    ExitStatus, Ulimit,
 };
 pub use files::{FileBuilder, FileReader, FileWriter};
 pub use forward::{Forward, ForwardBuilder, GuestStream, Reverse, UnixForward};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use supermachine::Vm;
+use supermachine::{Ulimit, Vm};
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::arch::Baseline;
 use supermachine_formats::wire;
@@ -19,6 +19,7 @@ use super::init::Init;
 use super::observer::Observer;
 use super::ready::Ready;
 use super::root_disk::RootDisk;
+use super::settings::Tmpfs;
 use super::warmup::Warmup;
 use crate::error::BakeError;
 use crate::oci::{FetchOptions, ImageSource};
@@ -252,6 +253,52 @@ impl OciImageBuilder {
     #[must_use]
     pub fn working_dir(mut self, dir: impl Into<String>) -> Self {
         self.overrides.working_dir = Some(dir.into());
+        self
+    }
+
+    /// Makes the root file system read-only for the image's programs and all commands. What is mounted
+    /// in it stays writable: `/dev`, `/dev/shm`, and each [`tmpfs`](Self::tmpfs). So that programs
+    /// notice mistakes: root in the guest can make it writable again.
+    ///
+    /// ```no_run
+    /// use supermachine_baker::OciImageBuilder;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let web = OciImageBuilder::new("nginx")?
+    ///     .read_only_root(true)
+    ///     .tmpfs("/run".parse()?)
+    ///     .tmpfs("/var/cache/nginx:size=16m".parse()?)
+    ///     .shm_size(64 << 20)
+    ///     .ulimit("nofile=4096".parse()?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn read_only_root(mut self, read_only: bool) -> Self {
+        self.overrides.settings.read_only = read_only;
+        self
+    }
+
+    /// Mounts a file system in memory in the container. It covers the image's files at its path, and
+    /// replaces an earlier one there.
+    #[must_use]
+    pub fn tmpfs(mut self, tmpfs: Tmpfs) -> Self {
+        self.overrides.settings.tmpfs.push(tmpfs);
+        self
+    }
+
+    /// Sets the size of `/dev/shm` in bytes; 0 is the default, a quarter of the memory.
+    #[must_use]
+    pub fn shm_size(mut self, bytes: u64) -> Self {
+        self.overrides.settings.shm_size = Some(bytes).filter(|bytes| *bytes > 0);
+        self
+    }
+
+    /// Limits a resource of each of the container's processes: the entrypoint's, and those of commands
+    /// without a limit of their own. Replaces an earlier limit of the resource.
+    #[must_use]
+    pub fn ulimit(mut self, limit: Ulimit) -> Self {
+        self.overrides.settings.ulimits.push(limit);
         self
     }
 

@@ -5,6 +5,7 @@ use supermachine_formats::wire::{AfterRestore, Container, Process};
 use supermachine_vmm::layout::ROOT_SLOT;
 
 use super::root_disk::RootDisk;
+use super::settings::Settings;
 use crate::oci::ImageConfig;
 use crate::signals;
 
@@ -17,6 +18,7 @@ pub(crate) struct Overrides {
     pub(crate) env: Vec<String>,
     pub(crate) user: Option<String>,
     pub(crate) working_dir: Option<String>,
+    pub(crate) settings: Settings,
 }
 
 /// The entrypoint and its arguments. As in Docker, another entrypoint drops the image's command.
@@ -56,6 +58,7 @@ pub(crate) fn container(
             user: user.cloned().unwrap_or_default(),
         },
         after_restore: AfterRestore::default(),
+        settings: overrides.settings.to_wire(),
     }
 }
 

@@ -17,6 +17,7 @@ mod readiness;
 mod ready;
 mod root_disk;
 mod run;
+mod settings;
 mod trial;
 mod warmup;
 
@@ -30,3 +31,4 @@ pub(crate) use root_disk::RECIPE as ROOT_DISK_RECIPE;
 pub use root_disk::RootDisk;
 pub use run::Baked;
 pub(crate) use run::RECIPE;
+pub use settings::Tmpfs;

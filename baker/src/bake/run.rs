@@ -342,6 +342,7 @@ impl OciImageBuilder {
         key.list(&overrides.env);
         key.list(overrides.user.as_slice());
         key.list(overrides.working_dir.as_slice());
+        overrides.settings.add_to(&mut key);
         key.add(&[u8::from(self.for_commands), self.init as u8]);
         self.add_after_restore(&mut key);
         key.finish()

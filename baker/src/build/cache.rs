@@ -211,6 +211,7 @@ pub(super) fn key(
     key.list(&overrides.env);
     key.list_or_none(overrides.user.as_ref().map(std::slice::from_ref));
     key.list_or_none(overrides.working_dir.as_ref().map(std::slice::from_ref));
+    overrides.settings.add_to(&mut key);
     key.add(builder.files.digest()?.map_or(Vec::new(), |digest| digest.0.to_vec()).as_slice());
     builder.add_after_restore(&mut key);
     if let Some(warmup) = &builder.warmup {
@@ -251,6 +252,12 @@ mod tests {
             redis().command(["a", "b"]),
             redis().user("a"),
             redis().working_dir("a"),
+            redis().read_only_root(true),
+            redis().tmpfs("/run".parse().unwrap()),
+            redis().tmpfs("/run:exec".parse().unwrap()),
+            redis().shm_size(1 << 20),
+            redis().ulimit("nofile=64".parse().unwrap()),
+            redis().ulimit("nofile=64:65".parse().unwrap()),
             redis().compression_level(1),
             redis().cpu_baseline(Baseline::V2),
             redis().root_disk(crate::RootDisk::Block),

@@ -15,17 +15,19 @@
 //! ```
 //!
 //! All keys but `name` and `image` are optional. The others are `ready_timeout` and
-//! `after_restore_timeout` (seconds), `entrypoint`, `command` (lists of words), `user`, and `working_dir`. An unknown key is an error
-//! that suggests the most similar known one.
+//! `after_restore_timeout` (seconds), `entrypoint`, `command` (lists of words), `user`, `working_dir`,
+//! `read_only`, `tmpfs`, `ulimits` (lists of texts, as `/run:size=64m` and `nofile=64`), and `shm_size`
+//! (MiB). An unknown key is an error that suggests the most similar known one.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use supermachine::Ulimit;
 use supermachine_snapshots::pack::is_name;
 use toml::{Table, Value};
 
-use crate::bake::{AfterRestore, Init, OciImageBuilder, Ready};
+use crate::bake::{AfterRestore, Init, OciImageBuilder, Ready, Tmpfs};
 pub use crate::error::ManifestError;
 use crate::error::{BakeError, InputError};
 use crate::oci::ImageSource;
@@ -49,6 +51,10 @@ const SNAPSHOT_KEYS: &[&str] = &[
     "command",
     "user",
     "working_dir",
+    "read_only",
+    "tmpfs",
+    "shm_size",
+    "ulimits",
     "warmup",
 ];
 /// The least similarity of a suggested key, from 0 to 1.
@@ -98,6 +104,14 @@ pub struct DeclaredSnapshot {
     pub user: Option<String>,
     /// Another working directory.
     pub working_dir: Option<String>,
+    /// Whether the root file system is read-only.
+    pub read_only: Option<bool>,
+    /// File systems in memory, in [`Tmpfs`]'s text form.
+    pub tmpfs: Vec<String>,
+    /// The size of `/dev/shm` in MiB.
+    pub shm_size_mib: Option<u64>,
+    /// Limits of processes, in [`Ulimit`]'s text form.
+    pub ulimits: Vec<String>,
     /// The warm-up commands.
     pub warmup: Vec<Vec<String>>,
 }
@@ -212,8 +226,25 @@ impl DeclaredSnapshot {
         if let Some(dir) = &self.working_dir {
             builder = builder.working_dir(dir);
         }
+        builder = self.apply_settings(builder)?;
         if !self.warmup.is_empty() {
             builder = builder.with_warmup_commands(self.warmup.clone());
+        }
+        Ok(builder)
+    }
+
+    fn apply_settings(&self, mut builder: OciImageBuilder) -> Result<OciImageBuilder, BakeError> {
+        if let Some(read_only) = self.read_only {
+            builder = builder.read_only_root(read_only);
+        }
+        for text in &self.tmpfs {
+            builder = builder.tmpfs(text.parse()?);
+        }
+        if let Some(mib) = self.shm_size_mib {
+            builder = builder.shm_size(mib.saturating_mul(1 << 20));
+        }
+        for text in &self.ulimits {
+            builder = builder.ulimit(ulimit(text)?);
         }
         Ok(builder)
     }
@@ -237,6 +268,10 @@ impl DeclaredSnapshot {
         }
         Ok(source)
     }
+}
+
+fn ulimit(text: &str) -> Result<Ulimit, InputError> {
+    text.parse().map_err(|source| InputError::InvalidUlimit { source })
 }
 
 fn snapshots(fields: &mut Fields<'_>) -> Result<Vec<DeclaredSnapshot>, ManifestError> {
@@ -284,6 +319,10 @@ fn declared(mut fields: Fields<'_>) -> Result<DeclaredSnapshot, ManifestError> {
         command: fields.words("command")?,
         user: fields.text("user")?,
         working_dir: fields.text("working_dir")?,
+        read_only: fields.take("read_only", "true or false", Value::as_bool)?,
+        tmpfs: fields.words("tmpfs")?.unwrap_or_default(),
+        shm_size_mib: fields.number("shm_size", "a number of MiB")?,
+        ulimits: fields.words("ulimits")?.unwrap_or_default(),
         warmup: fields.commands("warmup")?,
     };
     fields.check("name", || match is_name(&declared.name) {
@@ -298,6 +337,12 @@ fn declared(mut fields: Fields<'_>) -> Result<DeclaredSnapshot, ManifestError> {
     if let Some(action) = &declared.after_restore {
         let parse = || action.parse::<AfterRestore>();
         fields.check("after_restore", || Ok(parse().map(drop)?))?;
+    }
+    for text in &declared.tmpfs {
+        fields.check("tmpfs", || Ok(text.parse::<Tmpfs>().map(drop)?))?;
+    }
+    for text in &declared.ulimits {
+        fields.check("ulimits", || Ok(ulimit(text).map(drop)?))?;
     }
     fields.end(SNAPSHOT_KEYS)?;
     Ok(declared)

@@ -26,6 +26,20 @@ pub enum InputError {
         /// The text.
         text: String,
     },
+    /// The text is not a file system in memory.
+    #[error("{text:?} is not PATH[:OPTIONS] of a file system in memory: {reason}")]
+    InvalidTmpfs {
+        /// The text.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The text is not a limit of a process's resource.
+    #[error(transparent)]
+    InvalidUlimit {
+        /// What is wrong with it.
+        source: supermachine::error::InvalidInput,
+    },
     /// A readiness pattern is not a regular expression.
     #[error("readiness pattern is not a regular expression")]
     InvalidPattern {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::background;
 use crate::error::Error;
+use crate::events::Event;
 use crate::jobs::Job;
 use crate::machines::Machines;
 use crate::process::{self, ProcessArgs, signals};
@@ -37,11 +38,18 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     let command = child.signaler();
     // The command may have exited.
     let _forwarding = signals::forward(move |signal| drop(command.signal(signal)))?;
+    let record = |action: &str, more: (&str, String)| {
+        let about = [("execID", job.name()), more];
+        machines.events().record(&Event::new(action, &args.name, about));
+    };
+    let words: Vec<_> = args.argv.iter().map(|word| word.to_string_lossy()).collect();
+    record("exec_start", ("command", words.join(" ")));
     announce(&job).map_err(|source| Error::Output { source })?;
     process::copy_output(&mut child, stdout, stderr)?;
     let outcome = child.wait()?;
     let status = process::of_outcome(&outcome);
     job.exited(status)?;
+    record("exec_die", ("exitCode", status.to_string()));
     drop(lock);
     Ok(status)
 }

@@ -1,7 +1,5 @@
 //! `supermachine kill`: sends signals to the entrypoints of machines in the background.
 
-use std::time::Duration;
-
 use crate::background;
 use crate::error::Error;
 use crate::machines::Machines;
@@ -11,7 +9,8 @@ const SIGKILL: u8 = 9;
 
 /// Send a signal to machines in the background
 ///
-/// Sends the signal to the entrypoint. KILL, the default, stops the machine at once.
+/// Sends the signal to the entrypoint. KILL, the default, stops the machine at once. After KILL and the
+/// machine's stop signal, --restart does not start it again.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Send the signal to these machines
@@ -29,7 +28,14 @@ pub(crate) fn exec(args: &Args) -> u8 {
 
 fn send(machines: &Machines, name: &str, signal: u8) -> Result<(), Error> {
     if signal == SIGKILL {
-        return background::stop(machines, name, Some(Duration::ZERO));
+        return background::kill(machines, name);
     }
-    Ok(background::connect_running(name)?.workload_signal(signal.into())?)
+    let machine = background::connect_running(name)?;
+    let label = background::label(&machines.connect(name)?)?;
+    if signal == label.stop_signal {
+        // As in Docker, the entrypoint exits for good then.
+        machines.mark_stopping(name)?;
+    }
+    background::record(machines, name, Some(&label), "kill", [("signal", signal.to_string())]);
+    Ok(machine.workload_signal(signal.into())?)
 }

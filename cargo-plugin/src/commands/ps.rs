@@ -22,8 +22,8 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// List machines in the background
 ///
 /// A machine stays until it is stopped, even if its entrypoint has exited or its guest has failed. The
-/// state is `unresponsive` if the agent in the guest does not answer within five seconds. With -q, prints
-/// only names.
+/// state is `unresponsive` if the agent in the guest does not answer within five seconds, and `restarting` if
+/// the machine waits to start again, as --restart asked for. With -q, prints only names.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// List stopped machines too, whose logs are kept
@@ -35,7 +35,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Serialize)]
 struct Row {
-    /// `running`, `paused`, `unresponsive`, `exited`, `failed` or `stopped`.
+    /// `running`, `paused`, `unresponsive`, `restarting`, `exited`, `failed` or `stopped`.
     state: &'static str,
     /// How the entrypoint exited, or why the guest failed.
     reason: Option<String>,
@@ -111,7 +111,16 @@ fn row(name: &str) -> Result<Row, Error> {
         _ => ("unknown", None),
     };
     let pid = client.pid();
-    let label = Label::parse(&status.label).ok_or(BackgroundError::OtherVersion { pid })?;
+    let mut label = Label::parse(&status.label).ok_or(BackgroundError::OtherVersion { pid })?;
+    // It may have got another name.
+    name.clone_into(&mut label.name);
+    let (state, reason) = match (label.until_restart(), reason) {
+        (Some(wait), Some(reason)) => {
+            ("restarting", Some(format!("{reason}, starts in {}", format::time(wait))))
+        }
+        (Some(_), None) => ("restarting", None),
+        (None, reason) => (state, reason),
+    };
     Ok(Row { state, reason, pid: Some(pid), label })
 }
 

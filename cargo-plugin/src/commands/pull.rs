@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use supermachine::Ulimit;
 use supermachine_baker::oci::{self, Credentials, FetchOptions, ImageSource, Platform, Reference};
 use supermachine_baker::{
     AfterRestore, BakeError, Baked, InputError, OciImageBuilder, Ready, Store,
@@ -16,6 +17,7 @@ use supermachine_kernel::Assets;
 use supermachine_snapshots::pack::{Manifest, Named, Source, is_name};
 
 use super::import;
+use crate::container::ContainerArgs;
 use crate::error::{Error, HostError, UsageError};
 use crate::globals::Globals;
 use crate::init::InitArg;
@@ -120,6 +122,11 @@ pub(crate) struct Args {
     /// Pass these arguments to the entrypoint instead of the image's command
     #[arg(last = true, value_name = "ARGUMENT", help_heading = "Entrypoint options")]
     command: Vec<String>,
+    /// Limit a resource of processes, as nofile=1024:4096; -1 is no limit
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "Container options")]
+    ulimit: Vec<Ulimit>,
+    #[command(flatten)]
+    container: ContainerArgs,
     #[command(flatten)]
     fetch: FetchArgs,
 }
@@ -342,7 +349,8 @@ impl Args {
         if let Some(dir) = &self.workdir {
             builder = builder.working_dir(dir);
         }
-        Ok(builder)
+        builder = self.ulimit.iter().fold(builder, |builder, limit| builder.ulimit(*limit));
+        Ok(self.container.apply(builder))
     }
 }
 

@@ -38,5 +38,6 @@ fn restart(machines: &Machines, name: &str, time: Option<Duration>) -> Result<()
         publish: &publish,
         options: &label.options,
     })?;
+    background::record(machines, name, Some(&label), "restart", []);
     Ok(())
 }

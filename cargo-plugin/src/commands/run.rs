@@ -20,6 +20,7 @@ use super::pull::FetchArgs;
 use crate::detach::{self, Start};
 use crate::error::Error;
 use crate::globals::Globals;
+use crate::label::MachineOptions;
 use crate::ports::{self, Port, PublishSpec};
 use crate::process::{self, ProcessArgs, STATUSES};
 use crate::{report, store};
@@ -96,6 +97,9 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     } else {
         Default::default()
     };
+    // Before a pull.
+    args.background.check(args.detach)?;
+    let options = args.background.options(args.machine.hostname.as_deref())?;
     let variant = request::variant(&args.machine, &args.fetch, entrypoint);
     let dir = store::dir(globals.store.as_deref())?;
     let search = Search {
@@ -109,7 +113,7 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     };
     let name = search.find()?;
     if args.detach {
-        return detach(args, globals, &dir, &name);
+        return detach(args, globals, (&dir, &name), &options);
     }
     timings.step("find");
     let image = Image::from_store(&dir, &name)?;
@@ -141,14 +145,18 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
 }
 
 /// Starts a machine in the background, and prints its name.
-fn detach(args: &Args, globals: &Globals, store: &Path, snapshot: &str) -> Result<u8, Error> {
-    let options = args.background.options(args.machine.hostname.as_deref());
+fn detach(
+    args: &Args,
+    globals: &Globals,
+    (store, snapshot): (&Path, &str),
+    options: &MachineOptions,
+) -> Result<u8, Error> {
     let label = detach::start(&Start {
         store,
         snapshot,
         name: args.background.name.as_deref(),
         publish: &ports::all(&args.publish),
-        options: &options,
+        options,
     })?;
     print_ports(&label.ports, globals);
     let line = format!("{}\n", label.name);

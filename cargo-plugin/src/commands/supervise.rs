@@ -14,6 +14,7 @@ use crate::label::{Label, MachineOptions};
 use crate::machines::{Claim, Machines};
 use crate::ports::{self, PublishSpec};
 use crate::store;
+use crate::supervisor::{Start, Watch};
 
 /// Hold a machine in the background; `run --detach` starts this
 #[derive(Debug, clap::Args)]
@@ -45,7 +46,8 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     let claim = Machines::locate().inherited(&args.name, lock)?;
     let dir = store::dir(globals.store.as_deref())?;
     match hold(args, &dir, &claim) {
-        Ok(stopped) => {
+        Ok((stopped, watch)) => {
+            watch.end();
             let released = claim.release();
             // The client that stopped the machine may reuse the name once it has its answer.
             drop(stopped);
@@ -59,7 +61,7 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     }
 }
 
-fn hold(args: &Args, dir: &Path, claim: &Claim) -> Result<Stopped, Error> {
+fn hold(args: &Args, dir: &Path, claim: &Claim) -> Result<(Stopped, Watch), Error> {
     let server = Server::bind(claim.socket())?;
     let image = Image::from_store(dir, &args.snapshot)?;
     let options = args.options.clone().unwrap_or_default();
@@ -69,13 +71,21 @@ fn hold(args: &Args, dir: &Path, claim: &Claim) -> Result<Stopped, Error> {
     }
     let vm = image.start(&config)?;
     let opened = ports::open(&vm, &ports::all(&args.publish))?;
-    let (forwards, ports): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
+    let (guards, ports): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
     let label = Label::new(claim.name(), (dir, &args.snapshot), &image, ports, options);
-    // If the starter has gone, nobody knows about the machine, so it stops.
-    announce(&label).map_err(|source| Error::Output { source })?;
-    let stopped = server.serve(vm, label.line())?;
-    drop(forwards);
-    Ok(stopped)
+    let place = claim.place()?;
+    let serving = server.prepare(vm, label.line())?.reachable_while({
+        let place = place.clone();
+        move || place.folder().is_some()
+    });
+    let start = Start { image, config };
+    let watch = Watch::begin(start, serving.control(), label.clone(), place, guards)?;
+    if let Err(source) = announce(&label) {
+        // The starter has gone, and nobody else knows about the machine.
+        watch.end();
+        return Err(Error::Output { source });
+    }
+    Ok((serving.run()?, watch))
 }
 
 /// Prints the label, and detaches from the standard streams.

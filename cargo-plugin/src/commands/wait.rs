@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use crate::background;
 use crate::error::{BackgroundError, Error};
 use crate::jobs::{self, Job};
 use crate::machines::Machines;
@@ -12,7 +13,8 @@ use crate::stopped::StoppedMachine;
 ///
 /// Prints the exit status of each, as a shell reports it: 128+N for signal N. The status of a stopped
 /// machine is known as long as its logs; it is 137 if the machine was stopped before its entrypoint exited.
-/// Also waits for jobs of `exec -d`.
+/// A machine that starts again, as --restart asked for, is waited for until it does not. Also waits for jobs
+/// of `exec -d`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Wait for these machines or jobs
@@ -38,19 +40,35 @@ fn wait(machines: &Machines, name: &str) -> Result<u8, Error> {
         return Ok(Job::find(machines, name)?.wait()?.unwrap_or(KILLED));
     }
     let stopped = |machine: StoppedMachine| machine.status.unwrap_or(KILLED);
-    let machine = match machines.connect(name) {
-        Ok(client) => client.vm(),
+    let client = match machines.connect(name) {
+        Ok(client) => client,
         Err(error @ Error::Background(BackgroundError::NotRunning { .. })) => {
             return StoppedMachine::find(machines, name).map(stopped).ok_or(error);
         }
         Err(error) => return Err(error),
     };
-    match machine.wait() {
-        Ok(status) => Ok(process::of_exit(status)),
-        Err(
-            supermachine::Error::Worker { source: supermachine::error::WorkerError::Gone }
-            | supermachine::Error::Stopped,
-        ) => Ok(StoppedMachine::find(machines, name).map_or(KILLED, stopped)),
-        Err(error) => Err(error.into()),
+    loop {
+        let before = background::label(&client)?;
+        match client.vm().wait() {
+            Ok(status) => {
+                let status = process::of_exit(status);
+                if !background::await_restart(&client, &before, status)? {
+                    return Ok(status);
+                }
+            }
+            Err(error) if is_gone(&error) => {
+                return Ok(StoppedMachine::find(machines, name).map_or(KILLED, stopped));
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
+}
+
+/// Whether the machine has been stopped.
+fn is_gone(error: &supermachine::Error) -> bool {
+    matches!(
+        error,
+        supermachine::Error::Worker { source: supermachine::error::WorkerError::Gone }
+            | supermachine::Error::Stopped
+    )
 }

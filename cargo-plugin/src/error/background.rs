@@ -37,6 +37,12 @@ pub(crate) enum BackgroundError {
     /// Another machine has the name.
     #[error("a machine {name} runs already; stop it, or choose another --name")]
     NameTaken { name: String },
+    /// Another machine has the new name of a machine.
+    #[error("a machine {name} runs already; choose another name")]
+    NewNameTaken { name: String },
+    /// The machine waits for its next start.
+    #[error("the machine {name} is about to start again; `supermachine ps` says when")]
+    Restarting { name: String },
     /// The supervisor was started without a lock on the machine's name.
     #[error("the name {name} is not claimed for this process; use `supermachine run -d`")]
     NotClaimed { name: String },

@@ -22,6 +22,20 @@ pub(crate) enum UsageError {
          and start with a letter or a digit"
     )]
     MachineName { name: String },
+    /// An option for a machine in the background, of a run that ends with its command.
+    #[error(
+        "{option} is for a machine in the background, and this one goes with its command: add --detach, \
+         or leave out {option}"
+    )]
+    NeedsDetach { option: &'static str },
+    /// A machine is to get the name that it has.
+    #[error("the machine already has the name {name}; choose another name")]
+    SameName { name: String },
+    /// `--restart` and `--rm` contradict each other.
+    #[error(
+        "--rm discards what --restart {policy} starts again: leave out one of the two, as in Docker"
+    )]
+    RestartAndRemove { policy: String },
     /// A line of an environment file has no name, or white space in it.
     #[error("{}: line {line} is not NAME=VALUE, with a name without white space", path.display())]
     EnvFile { path: PathBuf, line: usize },

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use supermachine::Ulimit;
 
 use crate::error::Error;
 use crate::variables::EnvArgs;
@@ -29,6 +30,9 @@ pub(crate) struct ProcessArgs {
     /// Kill the command after this many seconds
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) timeout: Option<Duration>,
+    /// Limit a resource of the command's processes, as nofile=1024:4096; -1 is no limit
+    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
+    pub(crate) ulimit: Vec<Ulimit>,
 }
 
 impl ProcessArgs {
@@ -54,6 +58,9 @@ impl ProcessArgs {
         }
         if let Some(timeout) = self.timeout {
             add("--timeout=", timeout.as_secs_f64().to_string().into());
+        }
+        for limit in &self.ulimit {
+            add("--ulimit=", limit.to_string().into());
         }
         Ok(words)
     }

@@ -58,6 +58,9 @@ fn builder<'a>(
     if let Some(user) = &args.user {
         command = command.user(user);
     }
+    for limit in &args.ulimit {
+        command = command.ulimit(*limit);
+    }
     if let Some(timeout) = args.timeout {
         command = command.timeout(timeout);
     }

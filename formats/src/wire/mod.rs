@@ -14,6 +14,7 @@ mod input;
 mod reply;
 mod request;
 mod segment;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -30,3 +31,4 @@ pub use self::request::{
     Action, AfterRestore, Command, Container, Process, Request, StagedFile, WriteFile,
 };
 pub use self::segment::Segment;
+pub use self::settings::{Settings, Tmpfs, Ulimit};

@@ -8,6 +8,7 @@ use super::field::{
     read_strings, read_window,
 };
 use super::frame::{MAX_NAME, MAX_PARTS, MAX_PAYLOAD, Message, unknown_kind};
+use super::settings::{Settings, Ulimit, put_settings, put_ulimits, read_settings, read_ulimits};
 use crate::codec::{DecodeError, Put, Reader};
 
 /// The first frame of a request stream.
@@ -97,6 +98,8 @@ pub struct Container {
     pub entrypoint: Process,
     /// What runs after each restore.
     pub after_restore: AfterRestore,
+    /// What its processes see besides the image's files.
+    pub settings: Settings,
 }
 
 /// What runs between a restore and the first answer to a request, after the programs in the guest's
@@ -171,6 +174,8 @@ pub struct Command {
     pub files: Vec<StagedFile>,
     /// Further commands. Each runs once the one before it has returned 0.
     pub chain: Vec<Vec<Vec<u8>>>,
+    /// Limits of its processes, which replace the container's.
+    pub ulimits: Vec<Ulimit>,
 }
 
 /// A small file to write before a command starts. The command's user owns it.
@@ -229,6 +234,7 @@ impl Message for Request {
                 out.put_byte_string(container.hostname.as_bytes());
                 put_process(out, &container.entrypoint);
                 put_after_restore(out, &container.after_restore);
+                put_settings(out, &container.settings);
             }
             Self::Exec(command) => put_command(out, command),
             Self::Logs { follow } => out.put_bool(*follow),
@@ -261,6 +267,7 @@ impl Message for Request {
                 hostname: reader.string("hostname", MAX_NAME)?,
                 entrypoint: read_process(&mut reader)?,
                 after_restore: read_after_restore(&mut reader)?,
+                settings: read_settings(&mut reader)?,
             }),
             0x22 => Self::Start,
             0x37 => Self::StartInit,
@@ -350,6 +357,10 @@ fn put_command(out: &mut Vec<u8>, command: &Command) {
         out.put_byte_string(&file.content);
     });
     out.put_list(&command.chain, |out, argv| put_strings(out, argv));
+    // Agents in older snapshots know no limits.
+    if !command.ulimits.is_empty() {
+        put_ulimits(out, &command.ulimits);
+    }
 }
 
 fn read_command(reader: &mut Reader<'_>) -> Result<Command, DecodeError> {
@@ -364,7 +375,14 @@ fn read_command(reader: &mut Reader<'_>) -> Result<Command, DecodeError> {
         terminal: reader.option("terminal", read_window)?,
         files: reader.list("files", MAX_PARTS, 10, read_staged_file)?,
         chain: reader.list("chain", MAX_PARTS, 4, |r| read_strings(r, "chain"))?,
+        ulimits: if reader.remaining() == 0 { Vec::new() } else { read_some_ulimits(reader)? },
     })
+}
+
+/// Reads limits, of which there is at least one.
+fn read_some_ulimits(reader: &mut Reader<'_>) -> Result<Vec<Ulimit>, DecodeError> {
+    let ulimits = read_ulimits(reader)?;
+    if ulimits.is_empty() { Err(reader.illegal("ulimits", 0)) } else { Ok(ulimits) }
 }
 
 fn read_staged_file(reader: &mut Reader<'_>) -> Result<StagedFile, DecodeError> {

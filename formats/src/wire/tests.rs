@@ -33,6 +33,20 @@ fn command() -> Command {
         terminal: Some(WindowSize { rows: 24, columns: 80 }),
         files: vec![StagedFile { path: b"/tmp/x".to_vec(), mode: 0o600, content: vec![0, 255] }],
         chain: vec![vec![b"true".to_vec()], Vec::new()],
+        ulimits: vec![Ulimit { resource: 7, soft: 64, hard: Ulimit::UNLIMITED }],
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        read_only: true,
+        tmpfs: vec![Tmpfs {
+            path: b"/run".to_vec(),
+            flags: Tmpfs::NO_SUID | Tmpfs::NO_DEV,
+            data: "size=64m,mode=755".into(),
+        }],
+        shm_size: Some(1 << 20),
+        ulimits: vec![Ulimit { resource: 15, soft: 0, hard: 0 }],
     }
 }
 
@@ -68,9 +82,11 @@ fn requests_round_trip() {
             hostname: "web".into(),
             entrypoint: entrypoint.clone(),
             after_restore: AfterRestore { action, timeout_ms: 5 },
+            settings: settings(),
         }));
     }
     assert_round_trip(&Request::Exec(command()));
+    assert_round_trip(&Request::Exec(Command { ulimits: Vec::new(), ..command() }));
     assert_round_trip(&Request::Logs { follow: true });
     assert_round_trip(&Request::SignalEntrypoint { signal: 15 });
     for framed in [false, true] {
@@ -170,8 +186,9 @@ fn malformed_after_restore_is_refused() {
     let after_restore = AfterRestore { action, timeout_ms: 1 };
     let request = Request::Attach(Container { after_restore, ..Container::default() });
     let frame = request.to_frame();
-    // At the end: whether there is an action, its kind, its signal, no arguments, the time limit.
-    let [has_action, kind, signal] = [15, 14, 13].map(|back| frame.len() - back);
+    // At the end: whether there is an action, its kind, its signal, no arguments, the time limit, and ten
+    // bytes of settings.
+    let [has_action, kind, signal] = [25, 24, 23].map(|back| frame.len() - back);
     assert_eq!(frame[has_action..signal + 1], [1, 1, 1]);
     let decode = |place: usize, value: u8| {
         let mut frame = frame.clone();
@@ -179,9 +196,38 @@ fn malformed_after_restore_is_refused() {
         Request::decode(0x21, &frame[HEADER_SIZE..])
     };
     assert_eq!(decode(kind, 1), Ok(request));
-    for (place, value) in [(kind, 2), (kind, 3), (signal, 0), (signal, 65), (frame.len() - 8, 0)] {
+    for (place, value) in [(kind, 2), (kind, 3), (signal, 0), (signal, 65), (frame.len() - 18, 0)] {
         assert!(matches!(decode(place, value), Err(DecodeError::Illegal { .. })), "{place}");
     }
+}
+
+#[test]
+fn malformed_settings_are_refused() {
+    let attach = |settings| Request::Attach(Container { settings, ..Container::default() });
+    let with_ulimit = |resource, soft, hard| Settings {
+        ulimits: vec![Ulimit { resource, soft, hard }],
+        ..Settings::default()
+    };
+    let with_tmpfs = |path: &[u8], flags, data: &str| Settings {
+        tmpfs: vec![Tmpfs { path: path.to_vec(), flags, data: data.into() }],
+        ..Settings::default()
+    };
+    for settings in [
+        with_ulimit(16, 0, 0),
+        with_ulimit(7, 2, 1),
+        with_tmpfs(b"/a\0", 0, ""),
+        with_tmpfs(b"/a", 32, ""),
+        with_tmpfs(b"/a", 0, "size=1\0"),
+        Settings { shm_size: Some(0), ..Settings::default() },
+    ] {
+        let frame = attach(settings.clone()).to_frame();
+        let decoded = Request::decode(0x21, &frame[HEADER_SIZE..]);
+        assert!(matches!(decoded, Err(DecodeError::Illegal { .. })), "{settings:?}: {decoded:?}");
+    }
+    // An empty list of a command's limits is left out.
+    let frame = Request::Exec(Command { ulimits: Vec::new(), ..command() }).to_frame();
+    let payload = [&frame[HEADER_SIZE..], &[0; 4]].concat();
+    assert!(matches!(Request::decode(0x23, &payload), Err(DecodeError::Illegal { .. })));
 }
 
 #[test]

@@ -34,6 +34,22 @@ pub(crate) fn unmount(target: &CStr) -> Result<()> {
     unsafe { call(nr::__NR_umount2, arguments) }.map(drop)
 }
 
+/// Copies the mounts below `path`. The copy is part of no namespace, and lives as long as the
+/// descriptor.
+pub(crate) fn copy_tree(path: &CStr) -> Result<Fd> {
+    let how = nr::OPEN_TREE_CLONE | nr::OPEN_TREE_CLOEXEC | nr::AT_RECURSIVE;
+    let arguments = [int(nr::AT_FDCWD), path.as_ptr() as usize, flags(how), 0, 0, 0];
+    // SAFETY: the path is a terminated string that outlives the call.
+    unsafe { call(nr::__NR_open_tree, arguments) }.map(Fd::adopt)
+}
+
+/// Makes a directory the working directory and the root.
+pub(crate) fn enter_root(directory: &Fd) -> Result<()> {
+    // SAFETY: no memory is involved.
+    unsafe { call(nr::__NR_fchdir, [directory.register(), 0, 0, 0, 0, 0]) }?;
+    change_root(c".")
+}
+
 /// Makes a directory.
 pub(crate) fn make_directory(path: &CStr, mode: u32) -> Result<()> {
     make_directory_from(int(nr::AT_FDCWD), path, mode)

@@ -11,6 +11,7 @@ use linux_raw_sys::general as nr;
 use linux_raw_sys::general::clone_args;
 use linux_raw_sys::ioctl::TIOCSCTTY;
 use linux_raw_sys::prctl::PR_CAPBSET_DROP;
+use supermachine_formats::wire::Ulimit;
 
 use super::fd::Fd;
 use super::{Errno, Result, arch, call, flags, int, map, namespace};
@@ -55,6 +56,8 @@ pub(crate) struct SpawnSpec<'a> {
     pub(crate) group: Option<&'a Fd>,
     /// Whether it becomes PID 1 of namespaces of its own.
     pub(crate) is_init: bool,
+    /// The limits that differ from the defaults. The last one of a resource holds.
+    pub(crate) limits: &'a [Ulimit],
     /// The user and groups to run as.
     pub(crate) credentials: &'a Credentials,
 }
@@ -184,6 +187,10 @@ fn prepare(spec: &SpawnSpec<'_>, files: &[u64; 2]) -> core::result::Result<(), (
     }
     child_call(nr::__NR_setsid, [0; 6]).map_err(at(Step::Session))?;
     limit_files(Some(files), None).map_err(at(Step::Limits))?;
+    for each in spec.limits {
+        limit(each.resource.into(), Some(&[each.soft, each.hard]), None)
+            .map_err(at(Step::Limits))?;
+    }
     let Credentials { uid, gid, groups } = spec.credentials;
     if *uid != 0 || *gid != 0 || !groups.is_empty() {
         let list = [groups.len(), groups.as_ptr() as usize, 0, 0, 0, 0];

@@ -54,6 +54,14 @@ pub enum InvalidInput {
         /// The mode.
         mode: u32,
     },
+    /// A limit of a process's resource.
+    #[error("{text:?} is not a ulimit: {reason}")]
+    Ulimit {
+        /// The text.
+        text: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// A command without a program.
     #[error("no program to run: argv is empty")]
     EmptyCommand,

@@ -14,6 +14,7 @@ use super::child::ExecChild;
 use super::conversation::{Conversation, PreparedCommand, ReplyDeadline};
 use super::outcome::ExecOutcome;
 use super::session::Session;
+use super::ulimit::Ulimit;
 use crate::Error;
 use crate::agent::beginning;
 use crate::error::{InvalidInput, TransferError};
@@ -130,6 +131,23 @@ impl<'a, M> ExecBuilder<'a, M> {
     /// Sets the user, as `user[:group]`, by name or number.
     pub fn user(mut self, user: impl Into<String>) -> Self {
         self.draft.command.user = Some(user.into());
+        self
+    }
+
+    /// Limits a resource of each of the command's processes. Resources without a limit here have that of
+    /// the snapshot's container.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let image = supermachine::Image::from_snapshot("names/web")?;
+    /// # let vm = image.start(&supermachine::VmConfig::new())?;
+    /// let limits = vm.exec_builder().argv(["sh", "-c", "ulimit -n"]).ulimit("nofile=64".parse()?);
+    /// assert_eq!(limits.output()?.stdout, b"64\n");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn ulimit(mut self, limit: Ulimit) -> Self {
+        self.draft.command.ulimits.push(limit.to_wire());
         self
     }
 

@@ -12,6 +12,7 @@ mod queue;
 mod session;
 #[cfg(test)]
 mod tests;
+mod ulimit;
 
 pub use self::builder::ExecBuilder;
 pub(crate) use self::builder::pass_on;
@@ -25,3 +26,4 @@ pub(crate) use self::conversation::{Conversation, PreparedCommand};
 #[cfg(feature = "tokio")]
 pub(crate) use self::outcome::CollectedOutput;
 pub use self::outcome::{ExecOutcome, ExitStatus};
+pub use self::ulimit::Ulimit;

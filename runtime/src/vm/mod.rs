@@ -18,7 +18,7 @@ use crate::exec::pass_on;
 use crate::forward::Dialer;
 use crate::live::{self, TakenSnapshot};
 use crate::machine::{AgentStream, LocalMachine, MachineHandle};
-use crate::worker::{Client, Hosted, Process, Server, Stopped};
+use crate::worker::{Client, Control, Hosted, Process, Server, Serving, Stopped};
 use crate::{
     Error, ExecBuilder, ExecOutcome, ExitStatus, FileBuilder, FileReader, FileWriter, Image,
     RestoreMode, VmConfig,
@@ -445,6 +445,11 @@ impl Vm {
         self.dialer = Dialer::new(&self.handle);
     }
 
+    fn hosted(self) -> Hosted {
+        let (handle, image) = (Arc::clone(&self.handle), self.image.clone());
+        Hosted::new(handle, image, Box::new(self))
+    }
+
     /// Sends a request to the agent.
     fn ask(&self, request: &Request) -> Result<Replies, Error> {
         Ok(Replies::on(AgentStream::open(&self.handle, &frame(request)?)?))
@@ -498,7 +503,32 @@ impl Server {
     /// # Errors
     /// The host has no descriptors left.
     pub fn serve(self, vm: Vm, label: impl Into<String>) -> Result<Stopped, Error> {
-        let (handle, image) = (Arc::clone(&vm.handle), vm.image.clone());
-        self.serve_hosted(Hosted::new(handle, image, Box::new(vm)), label.into())
+        self.prepare(vm, label)?.run()
+    }
+
+    /// Like [`serve`](Self::serve), in two steps: between them, [`Serving::control`] gives other threads
+    /// the means to replace the machine.
+    ///
+    /// # Errors
+    /// The host has no descriptors left.
+    pub fn prepare(self, vm: Vm, label: impl Into<String>) -> Result<Serving, Error> {
+        self.prepare_hosted(vm.hosted(), label.into())
+    }
+}
+
+impl Control {
+    /// The machine, as if this were a client. `None` once it was stopped.
+    #[must_use]
+    pub fn vm(&self) -> Option<Vm> {
+        Some(Vm::new(self.handle()?, None, Timings::start(), Owner::Other))
+    }
+
+    /// Serves `vm` with this label from now on, and stops the present machine: its streams close.
+    /// Clients stay connected.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] when the present machine was stopped already. Then `vm` stops, too.
+    pub fn replace(&self, vm: Vm, label: impl Into<String>) -> Result<(), Error> {
+        self.replace_hosted(vm.hosted(), label.into())
     }
 }

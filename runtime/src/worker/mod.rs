@@ -34,7 +34,7 @@ pub use self::program::main;
 #[doc(hidden)]
 pub use self::program::main_locked;
 pub(crate) use self::server::Hosted;
-pub use self::server::{Server, Stopped};
+pub use self::server::{Control, Server, Serving, Stopped};
 pub use self::status::{State, Status};
 pub use crate::assets::PROGRAM;
 pub use crate::os::inherit_nothing;

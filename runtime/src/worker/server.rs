@@ -5,9 +5,9 @@
 //! machine meanwhile. When a client stops the machine, its thread drops the machine, and then all
 //! connections are closed.
 //!
-//! Locks: `machine` is read-locked while a request is served, and write-locked to stop the machine;
-//! `watch`, taken under it, guards the stream that reports the entrypoint's exit; `clients` and
-//! `stoppers` guard lists, and are taken alone.
+//! Locks: `machine` is read-locked while a request is served, and write-locked to stop or replace the
+//! machine; `label`, and `watch`, which guards the stream that reports the entrypoint's exit, are taken
+//! under it; `clients` and `stoppers` guard lists, and are taken alone.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -83,9 +83,8 @@ impl Server {
         Ok(Self { file })
     }
 
-    /// Serves a machine until a client stops it.
-    pub(crate) fn serve_hosted(self, machine: Hosted, mut label: String) -> Result<Stopped, Error> {
-        label.truncate(label.floor_char_boundary(MAX_LABEL));
+    /// Makes a machine ready to be served.
+    pub(crate) fn prepare_hosted(self, machine: Hosted, label: String) -> Result<Serving, Error> {
         let failed = Error::stream;
         let stop = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(failed)?;
         let epoll = Epoll::new().map_err(failed)?;
@@ -95,14 +94,58 @@ impl Server {
             epoll.ctl(ControlOperation::Add, fd, readable(token)).map_err(failed)?;
         }
         let shared = Arc::new(Shared::new(machine, label, stop));
+        Ok(Serving { file: self.file, epoll, shared, is_reachable: None })
+    }
+}
+
+/// A machine that is about to be served; see [`Server::prepare`].
+pub struct Serving {
+    file: SocketFile,
+    epoll: Epoll,
+    shared: Arc<Shared>,
+    /// Whether clients can still connect. `None` looks at the socket file.
+    is_reachable: Option<Box<dyn Fn() -> bool + Send>>,
+}
+
+impl std::fmt::Debug for Serving {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Serving").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl Serving {
+    /// What other threads can change while the machine is served.
+    #[must_use]
+    pub fn control(&self) -> Control {
+        Control { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Asks `is_reachable` now and then whether clients can still connect, instead of looking at the
+    /// socket file: for a file that is moved meanwhile.
+    #[must_use]
+    pub fn reachable_while(mut self, is_reachable: impl Fn() -> bool + Send + 'static) -> Self {
+        self.is_reachable = Some(Box::new(is_reachable));
+        self
+    }
+
+    /// Serves the machine until a client stops it, or no client can connect any more.
+    ///
+    /// # Errors
+    /// The host has no descriptors left.
+    pub fn run(self) -> Result<Stopped, Error> {
+        let Self { file, epoll, shared, is_reachable } = self;
+        let is_reachable = || match &is_reachable {
+            Some(is_reachable) => is_reachable(),
+            None => file.is_in_place(),
+        };
         let mut events = [EpollEvent::default(); 2];
         let mut number = 0;
         loop {
             match epoll.wait(LOOK_MS, &mut events) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(source) => return Err(failed(source)),
+                Err(source) => return Err(Error::stream(source)),
                 Ok(0) => {
-                    if !self.file.is_in_place() && lock(&shared.clients).is_empty() {
+                    if !is_reachable() && lock(&shared.clients).is_empty() {
                         shared.end();
                         break;
                     }
@@ -115,7 +158,7 @@ impl Server {
                 }
             }
             number += 1;
-            match listener.accept() {
+            match file.listener().accept() {
                 Ok((client, _)) => shared.take_in(number, client),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => thread::sleep(PAUSE),
@@ -123,6 +166,46 @@ impl Server {
         }
         Ok(shared.finish())
     }
+}
+
+/// What other threads can change while a machine is served.
+#[derive(Debug, Clone)]
+pub struct Control {
+    shared: Arc<Shared>,
+}
+
+impl Control {
+    /// Changes the label that clients get.
+    pub fn set_label(&self, label: impl Into<String>) {
+        *lock(&self.shared.label) = shortened(label.into());
+    }
+
+    /// The machine's handle. `None` once the machine was stopped.
+    pub(crate) fn handle(&self) -> Option<Arc<dyn MachineHandle>> {
+        let machine = self.shared.machine.read().unwrap_or_else(PoisonError::into_inner);
+        machine.as_ref().map(|machine| Arc::clone(&machine.handle))
+    }
+
+    /// Serves another machine from now on, and stops the present one.
+    pub(crate) fn replace_hosted(&self, machine: Hosted, label: String) -> Result<(), Error> {
+        let mut present = self.shared.machine.write().unwrap_or_else(PoisonError::into_inner);
+        if present.is_none() {
+            return Err(Error::Stopped);
+        }
+        *lock(&self.shared.watch) = EntrypointWatch::new(&machine.handle);
+        *lock(&self.shared.label) = shortened(label);
+        self.shared.is_paused.store(false, Ordering::Release);
+        let old = present.replace(machine);
+        drop(present);
+        // Clients must not wait for its end.
+        drop(old);
+        Ok(())
+    }
+}
+
+fn shortened(mut label: String) -> String {
+    label.truncate(label.floor_char_boundary(MAX_LABEL));
+    label
 }
 
 /// Serves a machine to its only client, until that disconnects or stops the machine.
@@ -186,7 +269,7 @@ impl Hosted {
 struct Shared {
     /// `None` once it was stopped.
     machine: RwLock<Option<Hosted>>,
-    label: String,
+    label: Mutex<String>,
     watch: Mutex<EntrypointWatch>,
     /// Whether a client paused the guest. Written after the guest has changed.
     is_paused: AtomicBool,
@@ -202,7 +285,7 @@ impl Shared {
         Self {
             watch: Mutex::new(EntrypointWatch::new(&machine.handle)),
             machine: RwLock::new(Some(machine)),
-            label,
+            label: Mutex::new(shortened(label)),
             is_paused: AtomicBool::new(false),
             clients: Mutex::default(),
             stoppers: Mutex::default(),
@@ -338,7 +421,7 @@ impl Shared {
                     }
                     state => state,
                 };
-                WorkerReply::Status { label: self.label.clone(), state }
+                WorkerReply::Status { label: lock(&self.label).clone(), state }
             }
             WorkerRequest::Pause => self.changed(machine.pause(), true),
             WorkerRequest::Resume => self.changed(machine.resume(), false),

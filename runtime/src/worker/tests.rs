@@ -1,6 +1,7 @@
 //! Client and server against a guest that the test plays.
 
 mod descriptors;
+mod replace;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -139,6 +140,7 @@ struct Stage {
     streams: Receiver<UnixStream>,
     /// The stream that reports the entrypoint.
     entrypoint: UnixStream,
+    control: Control,
     server: Option<JoinHandle<Result<Stopped, Error>>>,
 }
 
@@ -149,14 +151,15 @@ impl Stage {
         let (sender, streams) = channel();
         let facts = Arc::new(Facts::default());
         let fake = Fake { streams: Mutex::new(sender), facts: Arc::clone(&facts) };
-        let serve = move || server.serve_hosted(hosted(fake), "a label".into());
-        let server = Some(thread::spawn(serve));
+        let serving = server.prepare_hosted(hosted(fake), "a label".into()).unwrap();
+        let control = serving.control();
+        let server = Some(thread::spawn(move || serving.run()));
         let mut entrypoint = streams.recv_timeout(PATIENCE).unwrap();
         assert_eq!(
             read_message::<Request>(&mut entrypoint, None).unwrap(),
             Request::WaitEntrypoint
         );
-        Self { dir, facts, streams, entrypoint, server }
+        Self { dir, facts, streams, entrypoint, control, server }
     }
 
     fn path(&self) -> PathBuf {
@@ -398,7 +401,8 @@ fn socket_file_may_have_a_long_path() {
     let server = Server::bind(&path).unwrap();
     let (sender, streams) = channel();
     let fake = Fake { streams: Mutex::new(sender), facts: Arc::default() };
-    let server = thread::spawn(move || server.serve_hosted(hosted(fake), String::new()).map(drop));
+    let server =
+        thread::spawn(move || server.prepare_hosted(hosted(fake), String::new())?.run().map(drop));
     Client::connect(&path).unwrap().stop().unwrap();
     server.join().unwrap().unwrap();
     drop(streams);

@@ -2,7 +2,8 @@
 
 use supermachine_formats::wire::{
     Action, AfterRestore, Command, Container, Control, ENTROPY_SIZE, Flow, HEADER_SIZE, Header,
-    Input, Message, Output, Process, Request, Resume, Segment, StagedFile, WindowSize, WriteFile,
+    Input, Message, Output, Process, Request, Resume, Segment, Settings, StagedFile, Tmpfs, Ulimit,
+    WindowSize, WriteFile,
 };
 
 /// Decodes frames until one is refused. Returns whether all are accepted.
@@ -51,6 +52,12 @@ pub fn samples() -> Vec<Vec<u8>> {
             action: Some(Action::Exec(vec![b"reseed".to_vec()])),
             timeout_ms: 30_000,
         },
+        settings: Settings {
+            read_only: true,
+            tmpfs: vec![Tmpfs { path: b"/run".to_vec(), flags: 6, data: "size=1m".into() }],
+            shm_size: Some(1 << 20),
+            ulimits: vec![Ulimit { resource: 7, soft: 64, hard: 128 }],
+        },
     };
     let size = WindowSize { rows: 24, columns: 80 };
     let command = Command {
@@ -64,6 +71,7 @@ pub fn samples() -> Vec<Vec<u8>> {
         terminal: Some(size),
         files: vec![StagedFile { path: b"/x".to_vec(), mode: 0o644, content: b"y".to_vec() }],
         chain: vec![vec![b"true".to_vec()]],
+        ulimits: vec![Ulimit { resource: 7, soft: 64, hard: 64 }],
     };
     let mut exec = Request::Exec(command).to_frame();
     for input in [

@@ -33,6 +33,10 @@ fn every_key_is_read() {
         command = ["-m", "http.server"]
         user = "nobody"
         working_dir = "/opt"
+        read_only = true
+        tmpfs = ["/run:size=1m"]
+        shm_size = 64
+        ulimits = ["nofile=64"]
         warmup = [["true"], ["echo", "a b"]]
         [[package.metadata.supermachine.snapshots]]
         name = "cache"
@@ -56,6 +60,10 @@ fn every_key_is_read() {
         command: Some(strings(&["-m", "http.server"])),
         user: Some("nobody".into()),
         working_dir: Some("/opt".into()),
+        read_only: Some(true),
+        tmpfs: strings(&["/run:size=1m"]),
+        shm_size_mib: Some(64),
+        ulimits: strings(&["nofile=64"]),
         warmup: vec![strings(&["true"]), strings(&["echo", "a b"])],
     };
     assert_eq!(metadata.snapshots[0], python);

@@ -6,12 +6,15 @@ use std::ffi::{OsStr, OsString};
 use supermachine_baker::AfterRestore;
 use supermachine_baker::oci::Platform;
 use supermachine_formats::snapshot::Snapshot;
+use supermachine_snapshots::pack::is_name;
 
 use super::super::pull::{FetchArgs, after_restore};
+use crate::container::ContainerArgs;
 use crate::error::{Error, UsageError};
 use crate::init::InitArg;
 use crate::label::MachineOptions;
 use crate::process::ProcessArgs;
+use crate::restart_policy::RestartPolicy;
 use crate::variant::{Entrypoint, Variant};
 use crate::{machine_size, signal_names};
 
@@ -40,6 +43,8 @@ pub(crate) struct MachineArgs {
     /// When to ask the registry for the image
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub(super) pull: PullPolicy,
+    #[command(flatten)]
+    container: ContainerArgs,
 }
 
 /// When to ask the registry for an image.
@@ -59,35 +64,66 @@ pub(crate) enum PullPolicy {
 #[command(next_help_heading = "Background options")]
 pub(crate) struct Background {
     /// Name the machine in the background [default: the snapshot's name]
-    #[arg(long, value_name = "NAME", requires = "detach")]
+    #[arg(long, value_name = "NAME")]
     pub(super) name: Option<String>,
     /// Add a label to the machine, which `ps --json` prints
-    #[arg(short, long, value_name = "KEY[=VALUE]", requires = "detach")]
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
     label: Vec<String>,
     /// Send this signal on `stop` [default: the image's, or TERM]
-    #[arg(long, value_name = "SIGNAL", requires = "detach", value_parser = signal_names::parse)]
+    #[arg(long, value_name = "SIGNAL", value_parser = signal_names::parse)]
     stop_signal: Option<u8>,
     /// Wait this many seconds on `stop` [default: 10]
-    #[arg(long, value_name = "SECONDS", requires = "detach")]
+    #[arg(long, value_name = "SECONDS")]
     stop_timeout: Option<u64>,
     /// Discard the machine after it stops, which is the default; with -d, also discard its logs
     #[arg(long)]
     rm: bool,
+    /// Start the machine again from its snapshot when its entrypoint exits: no, on-failure[:N], always or
+    /// unless-stopped [default: no]
+    #[arg(long, value_name = "POLICY")]
+    restart: Option<RestartPolicy>,
 }
 
 impl Background {
-    pub(super) fn options(&self, hostname: Option<&str>) -> MachineOptions {
+    /// Refuses options that have no meaning for a machine that goes with its command, and a name that no
+    /// machine can have.
+    pub(super) fn check(&self, is_detached: bool) -> Result<(), Error> {
+        let needs = [
+            ("--name", self.name.is_some()),
+            ("--label", !self.label.is_empty()),
+            ("--stop-signal", self.stop_signal.is_some()),
+            ("--stop-timeout", self.stop_timeout.is_some()),
+            ("--restart", self.restart.is_some_and(|policy| policy != RestartPolicy::No)),
+        ];
+        if let Some((option, _)) = needs.into_iter().find(|(_, is_given)| *is_given && !is_detached)
+        {
+            return Err(UsageError::NeedsDetach { option }.into());
+        }
+        match &self.name {
+            Some(name) if !is_name(name) => {
+                Err(UsageError::MachineName { name: name.clone() }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn options(&self, hostname: Option<&str>) -> Result<MachineOptions, Error> {
+        let restart = self.restart.unwrap_or_default();
+        if self.rm && restart != RestartPolicy::No {
+            return Err(UsageError::RestartAndRemove { policy: restart.to_string() }.into());
+        }
         let pair = |text: &String| {
             let (key, value) = text.split_once('=').unwrap_or((text, ""));
             (key.to_owned(), value.to_owned())
         };
-        MachineOptions {
+        Ok(MachineOptions {
             hostname: hostname.map(str::to_owned),
             stop_signal: self.stop_signal,
             stop_timeout: self.stop_timeout,
             labels: self.label.iter().map(pair).collect::<BTreeMap<_, _>>(),
             remove: self.rm,
-        }
+            restart,
+        })
     }
 }
 
@@ -113,6 +149,7 @@ pub(super) fn entrypoint(
         env,
         user: process.user.clone(),
         workdir,
+        ulimits: process.ulimit.clone(),
     })
 }
 
@@ -125,6 +162,7 @@ pub(super) fn variant(machine: &MachineArgs, fetch: &FetchArgs, entrypoint: Entr
         platform,
         init: machine.init.into(),
         after_restore: machine.after_restore.clone(),
+        container: machine.container.clone(),
         entrypoint,
     }
 }
