@@ -67,7 +67,7 @@ fn with_data() -> Vm {
         assert_eq!(made, "files: ['db', 'db-shm', 'db-wal']\n");
         let dir = tempfile::tempdir_in(machines::folder()).unwrap().keep();
         for name in ["db", "db-shm", "db-wal"] {
-            fs::write(dir.join(name), vm.read_file(&format!("/tmp/data/{name}")).unwrap()).unwrap();
+            fs::write(dir.join(name), vm.read_file(format!("/tmp/data/{name}")).unwrap()).unwrap();
         }
         for name in ["watched", "gone", "log", "log.0"] {
             fs::write(dir.join(name), "one\ntwo\nthree\n").unwrap();
