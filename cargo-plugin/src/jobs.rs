@@ -6,13 +6,15 @@
 //! machines/NAME/jobs/NUMBER/
 //!   lock      held by the attendant while it lives
 //!   log       the output, the last part of it if it is long; see `crate::stream_log`
-//!   status    the exit status, once the command has exited
+//!   status    spaces, and the exit status once the command has exited
 //! ```
 //!
 //! A job is called NAME/NUMBER. Its folder goes with the machine, which may get another name meanwhile: open
-//! jobs use the folder, not its path.
+//! jobs use the folder, not its path. A job lives on when the disk is full: its log then says how much is
+//! missing, and its status has its room from the start.
 
-use std::fs::{DirBuilder, File};
+use std::fs::{self, DirBuilder, File};
+use std::io::ErrorKind::{QuotaExceeded, StorageFull};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -22,10 +24,13 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::error::{BackgroundError, Error};
 use crate::machines::Machines;
-use crate::stream_log::{self, CopyError};
+use crate::stream_log::{self, CopyError, STDERR};
 
 /// How much of a log is kept, at most.
 const MAX_LOG: u64 = 1 << 20;
+
+/// The room for an exit status.
+const STATUS_ROOM: usize = 4;
 
 /// A job of a machine.
 #[derive(Debug)]
@@ -59,12 +64,24 @@ impl Job {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 done => done.map_err(Error::file("create", &folder))?,
             }
-            let job = Self::open(machine, number, folder)?;
-            let lock = job.file("lock", OFlags::RDWR | OFlags::CREATE)?;
-            lock.lock().map_err(Error::file("lock", &job.path.join("lock")))?;
-            return Ok((job, lock));
+            let made = Self::open(machine, number, folder.clone())
+                .and_then(|job| job.make_files().map(|lock| (job, lock)));
+            if made.is_err() {
+                // The first error matters.
+                let _ = fs::remove_dir_all(&folder);
+            }
+            return made;
         }
         Err(Error::file("create", &parent)(io::ErrorKind::StorageFull.into()))
+    }
+
+    fn make_files(&self) -> Result<File, Error> {
+        let lock = self.file("lock", OFlags::RDWR | OFlags::CREATE)?;
+        lock.lock().map_err(Error::file("lock", &self.path.join("lock")))?;
+        let mut status = self.file("status", OFlags::WRONLY | OFlags::CREATE)?;
+        let written = status.write_all(&[b' '; STATUS_ROOM]);
+        written.map_err(Error::file("write", &self.path.join("status")))?;
+        Ok(lock)
     }
 
     /// Finds a job by its name.
@@ -104,8 +121,8 @@ impl Job {
 
     /// Notes the exit status.
     pub(crate) fn exited(&self, status: u8) -> Result<(), Error> {
-        let mut file = self.file("status", OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
-        let written = file.write_all(status.to_string().as_bytes());
+        let mut file = self.file("status", OFlags::WRONLY)?;
+        let written = write!(file, "{status:<STATUS_ROOM$}");
         written.map_err(Error::file("write", &self.path.join("status")))
     }
 
@@ -113,11 +130,14 @@ impl Job {
     pub(crate) fn wait(&self) -> Result<Option<u8>, Error> {
         let lock = self.file("lock", OFlags::RDONLY)?;
         lock.lock_shared().map_err(Error::file("lock", &self.path.join("lock")))?;
-        // Without a status, the attendant was killed.
+        Ok(self.status())
+    }
+
+    /// The exit status, if it is known.
+    fn status(&self) -> Option<u8> {
         let mut status = String::new();
-        let read =
-            self.file("status", OFlags::RDONLY).map(|mut file| file.read_to_string(&mut status));
-        Ok(read.ok().and_then(|_| status.trim().parse().ok()))
+        self.file("status", OFlags::RDONLY).ok()?.read_to_string(&mut status).ok()?;
+        status.trim().parse().ok()
     }
 
     /// Prints the log.
@@ -134,11 +154,13 @@ impl Job {
     }
 }
 
-/// A log file that drops its older half when it is full.
+/// A log file that drops its older half when it is full, and new pieces while the disk is.
 #[derive(Debug)]
 pub(crate) struct BoundedLog {
     file: File,
     size: u64,
+    /// Bytes of output that the full disk took since the last piece in the file.
+    lost: u64,
 }
 
 impl Write for BoundedLog {
@@ -148,8 +170,21 @@ impl Write for BoundedLog {
         if self.size + length > MAX_LOG {
             self.drop_older_half()?;
         }
-        self.file.write_all(piece)?;
-        self.size += length;
+        let mut whole = Vec::new();
+        if self.lost > 0 {
+            let note = format!("[{} bytes are missing here: the disk was full]\n", self.lost);
+            whole = stream_log::piece(STDERR, note.as_bytes());
+        }
+        whole.extend_from_slice(piece);
+        match self.file.write_all(&whole) {
+            Ok(()) => (self.size, self.lost) = (self.size + whole.len() as u64, 0),
+            Err(error) if matches!(error.kind(), StorageFull | QuotaExceeded) => {
+                // Readers must find whole pieces.
+                self.file.set_len(self.size)?;
+                self.lost += stream_log::content_of(piece);
+            }
+            Err(error) => return Err(error),
+        }
         Ok(piece.len())
     }
 
@@ -162,7 +197,7 @@ impl BoundedLog {
     /// A log in a file that is open to read and to append.
     pub(crate) fn new(file: File) -> Self {
         let size = file.metadata().map_or(0, |it| it.len());
-        Self { file, size }
+        Self { file, size, lost: 0 }
     }
 
     fn drop_older_half(&mut self) -> io::Result<()> {
@@ -175,7 +210,9 @@ impl BoundedLog {
             let length = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
             rest = rest.get(5 + length..).unwrap_or_default();
         }
+        // This frees room before it needs some.
         self.file.set_len(0)?;
+        self.size = 0;
         self.file.write_all(rest)?;
         self.size = rest.len() as u64;
         Ok(())
@@ -198,6 +235,7 @@ mod tests {
 
     use super::*;
     use crate::stream_log::Stream;
+    use supermachine_test_support::small_disk::with_small_disk;
 
     #[test]
     fn job_has_the_name_of_its_machine_and_a_number() {
@@ -205,6 +243,49 @@ mod tests {
         for name in ["web", "web/", "web/x", "/", "web/1/2"] {
             assert!(!is_job(name), "{name}");
         }
+    }
+
+    #[test]
+    fn full_disk_takes_output_but_neither_the_job_nor_its_status() {
+        let test = "jobs::tests::full_disk_takes_output_but_neither_the_job_nor_its_status";
+        with_small_disk(256 << 10, test, |disk| {
+            let folder = disk.dir().join("1");
+            fs::create_dir(&folder).unwrap();
+            let job = Job::open("m", 1, folder).unwrap();
+            let _lock = job.make_files().unwrap();
+            let log = Arc::new(Mutex::new(job.log().unwrap()));
+            let (mut stdout, _) = Stream::pair(&log);
+            for _ in 0..1000 {
+                stdout.write_all(&[b'x'; 1023]).unwrap();
+            }
+            let printed = || {
+                let (mut out, mut err) = (Vec::new(), Vec::new());
+                job.print_log(&mut out, &mut err).unwrap();
+                (out, String::from_utf8(err).unwrap())
+            };
+            let (out, err) = printed();
+            assert!(out.len() > 100 << 10 && out.len() % 1023 == 0 && err.is_empty(), "{err}");
+            job.exited(143).unwrap();
+            assert_eq!(job.status(), Some(143));
+            disk.resize(1 << 20);
+            stdout.write_all(b"after").unwrap();
+            let missing = 1000 * 1023 - out.len();
+            let (out, err) = printed();
+            assert!(out.ends_with(b"xafter"));
+            assert_eq!(err, format!("[{missing} bytes are missing here: the disk was full]\n"));
+        });
+    }
+
+    #[test]
+    fn job_without_room_leaves_no_folder() {
+        with_small_disk(4 << 10, "jobs::tests::job_without_room_leaves_no_folder", |disk| {
+            fs::write(disk.dir().join("filler"), [1; 4096]).unwrap();
+            let folder = disk.dir().join("1");
+            fs::create_dir(&folder).unwrap();
+            let job = Job::open("m", 1, folder).unwrap();
+            let error = job.make_files().unwrap_err();
+            assert_eq!(error.to_string(), format!("disk full: {}/1/status", disk.dir().display()));
+        });
     }
 
     #[test]

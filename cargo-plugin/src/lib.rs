@@ -19,6 +19,7 @@ mod event_filter;
 mod events;
 mod format;
 mod globals;
+mod image_name;
 mod init;
 mod jobs;
 mod label;
