@@ -23,7 +23,7 @@ impl Moment {
     }
 
     /// How long it is from now until this.
-    pub(crate) fn from_now(self) -> Duration {
+    pub(crate) fn time_left(self) -> Duration {
         Duration::from_nanos(u64::try_from(self.0.saturating_sub(Self::now().0)).unwrap_or(0))
     }
 

@@ -72,7 +72,7 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     machines.names()?;
     loop {
         // Before the log is read, so that nothing before that time is missed.
-        let is_over = args.until.is_some_and(|until| until.from_now().is_zero());
+        let is_over = args.until.is_some_and(|until| until.time_left().is_zero());
         let events = log.next().map_err(Error::file("read", machines.events().path()))?;
         for event in events {
             let is_in = from <= event.at() && args.until.is_none_or(|until| event.at() <= until);
@@ -83,7 +83,7 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
         if is_over {
             return Ok(0);
         }
-        thread::sleep(args.until.map_or(LOOK, |until| until.from_now().min(LOOK)));
+        thread::sleep(args.until.map_or(LOOK, |until| until.time_left().min(LOOK)));
         if looked.elapsed() >= LOOK_FOR_DEAD {
             machines.names()?;
             looked = Instant::now();
