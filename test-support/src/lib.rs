@@ -17,5 +17,6 @@ pub mod mutate;
 #[cfg(feature = "packs")]
 pub mod packs;
 pub mod registry;
+pub mod small_disk;
 #[cfg(feature = "stores")]
 pub mod stores;

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use supermachine_snapshots::pack::PackError;
+use supermachine_vmm::file_failure;
 
 use super::host::HostError;
 use super::input::InputError;
@@ -71,7 +72,7 @@ pub enum BakeError {
         source: supermachine::Error,
     },
     /// A file operation failed.
-    #[error("cannot {operation} {path}")]
+    #[error("{}", file_failure(operation, path, source))]
     Io {
         /// The operation, a verb.
         operation: &'static str,

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use supermachine_snapshots::pack::refused_name;
+
 /// The request is invalid; change it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -39,9 +41,7 @@ pub enum InputError {
         path: String,
     },
     /// The name is not a snapshot name.
-    #[error(
-        "{name:?} is not a snapshot name: up to 128 letters, digits, '.', '_' and '-', the first a letter or digit"
-    )]
+    #[error("{}", refused_name(name, "snapshot"))]
     InvalidName {
         /// The name.
         name: String,
@@ -65,8 +65,8 @@ pub enum InputError {
         /// Those of the pack.
         found: (u64, u16),
     },
-    /// The snapshot has no name at its source, and the caller gave none.
-    #[error("the snapshot in {path} has no name; give it one")]
+    /// The snapshot or image has no name at its source, and the caller gave none.
+    #[error("what is in {path} has no name; give the snapshot one, as with --name NAME")]
     Nameless {
         /// Its source, a file or folder.
         path: PathBuf,

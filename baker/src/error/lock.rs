@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use supermachine_vmm::file_failure;
+
 /// The only version of lock files.
 pub(crate) const VERSION: u64 = 1;
 
@@ -11,7 +13,7 @@ pub(crate) const VERSION: u64 = 1;
 #[non_exhaustive]
 pub enum LockError {
     /// The file cannot be read or written.
-    #[error("cannot {operation} {}", path.display())]
+    #[error("{}", file_failure(operation, path, source))]
     Io {
         /// The operation, a verb.
         operation: &'static str,

@@ -53,11 +53,28 @@ pub struct LastOutput {
 
 impl std::fmt::Display for LastOutput {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let or_nothing = |text: &str| match text.trim() {
-            "" => "nothing".to_owned(),
-            text => format!("\n{text}\n"),
+        match self.output.trim() {
+            "" => f.write_str("it has written nothing")?,
+            output => write!(f, "its output ends with\n{output}\n")?,
+        }
+        match self.console.trim() {
+            "" => Ok(()),
+            console => write!(f, "; the guest's console ends with\n{console}\n"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_said_once() {
+        let said = |output: &str, console: &str| {
+            LastOutput { output: output.to_owned(), console: console.to_owned() }.to_string()
         };
-        let (output, console) = (or_nothing(&self.output), or_nothing(&self.console));
-        write!(f, "its output ends with {output}; the guest's console ends with {console}")
+        assert_eq!(said("", "\n"), "it has written nothing");
+        assert_eq!(said("a\n", ""), "its output ends with\na\n");
+        assert_eq!(said("", "k"), "it has written nothing; the guest's console ends with\nk\n");
     }
 }

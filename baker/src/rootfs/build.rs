@@ -1,13 +1,13 @@
 //! From layers to an image file.
 
 use std::fs::File;
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, ErrorKind};
 use std::path::Path;
 
 use supermachine_formats::Digest;
 
 use super::erofs::{self, WriteError, Written};
-use super::error::Error;
+use super::error::{Error, LayerError};
 use super::layer;
 use super::source::LayerSource;
 use super::spool::Spool;
@@ -58,7 +58,7 @@ pub fn build(layers: &[LayerSource], scratch: &Path, out: &Path) -> Result<Rootf
     let mut regions = Vec::new();
     for source in layers {
         let offset = spool.length();
-        layer::apply(source, &mut tree, &mut spool)?;
+        layer::apply(source, &mut tree, &mut spool).map_err(|error| about(error, scratch))?;
         let length = spool.length() - offset;
         if length > 0 {
             regions.push(Region { diff_id: source.diff_id, offset, length });
@@ -84,6 +84,18 @@ pub fn build(layers: &[LayerSource], scratch: &Path, out: &Path) -> Result<Rootf
         region.offset += metadata_size;
     }
     Ok(RootfsImage { digest, size, inodes, metadata_size, regions })
+}
+
+/// A full disk concerns the scratch file, and not the layer.
+fn about(error: Error, scratch: &Path) -> Error {
+    match error {
+        Error::Layer { source: LayerError::Spool { source, .. }, .. }
+            if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
+        {
+            file_error("write the scratch file in", scratch)(source)
+        }
+        other => other,
+    }
 }
 
 fn file_error(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error + use<> {

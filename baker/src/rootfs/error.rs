@@ -7,6 +7,7 @@ use std::io;
 use std::path::PathBuf;
 
 use supermachine_formats::Digest;
+use supermachine_vmm::file_failure;
 
 /// The image could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +32,7 @@ pub enum Error {
         found: Digest,
     },
     /// A file of the host could not be used.
-    #[error("cannot {op} {}", path.display())]
+    #[error("{}", file_failure(op, path, source))]
     File {
         /// The operation, a verb.
         op: &'static str,

@@ -4,16 +4,15 @@ use std::io;
 use std::path::PathBuf;
 
 use supermachine_formats::codec::DecodeError;
-use supermachine_snapshots::pack::PackError;
+use supermachine_snapshots::pack::{PackError, refused_name};
+use supermachine_vmm::file_failure;
 
 /// An argument that can never be valid.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidInput {
     /// A snapshot's name.
-    #[error(
-        "{name:?} is not a snapshot name: up to 128 letters, digits, '.', '_' and '-', the first a letter or digit"
-    )]
+    #[error("{}", refused_name(name, "snapshot"))]
     SnapshotName {
         /// The name.
         name: String,
@@ -115,7 +114,7 @@ pub enum SnapshotError {
 #[non_exhaustive]
 pub enum HostError {
     /// A file operation failed.
-    #[error("cannot {operation} {path}")]
+    #[error("{}", file_failure(operation, path, source))]
     Io {
         /// The operation.
         operation: &'static str,

@@ -17,6 +17,7 @@ pub mod arch;
 mod backend;
 mod devices;
 mod error;
+mod file_failure;
 pub mod host;
 mod machine;
 mod memory;
@@ -26,9 +27,10 @@ pub use arch::layout;
 pub use backend::HypervisorError;
 pub use devices::{DeviceError, Streams};
 pub use error::{GuestFailure, MachineError};
+pub use file_failure::file_failure;
 pub use machine::{
     Captured, ExitWatch, Machine, Origin, Restore, RestoreMode, Timings, block_disk, boot_slots,
     can_page_on_demand, mapped_disk, realtime_ns, reset_serial,
 };
 pub use memory::{ChunkAddress, Chunks, DirtyPages, MemoryFiles, Overlay, RamWindow};
-pub use os::{fill_random, receive_now, send_now, shut_down, threads_for};
+pub use os::{fill_random, receive_now, reserve_mapped, send_now, shut_down, threads_for};

@@ -5,6 +5,8 @@ mod pack;
 use std::io;
 use std::path::PathBuf;
 
+use supermachine_vmm::file_failure;
+
 pub use self::pack::PackError;
 
 /// Why a mapped form could not be made or used.
@@ -17,7 +19,7 @@ pub enum Error {
         source: PackError,
     },
     /// A file of the cache could not be read or written.
-    #[error("cannot {operation} {path}")]
+    #[error("{}", file_failure(operation, path, source))]
     Io {
         /// The operation.
         operation: &'static str,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use supermachine_formats::Digest;
 use supermachine_formats::pack::IndexError;
 use supermachine_formats::snapshot::SnapshotError;
+use supermachine_vmm::file_failure;
 
 /// Why a pack was refused.
 #[derive(Debug, thiserror::Error)]
@@ -160,7 +161,7 @@ pub enum PackError {
         what: &'static str,
     },
     /// A file operation failed.
-    #[error("cannot {operation} {path}")]
+    #[error("{}", file_failure(operation, path, source))]
     Io {
         /// The operation.
         operation: &'static str,

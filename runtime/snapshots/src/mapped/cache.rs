@@ -13,6 +13,7 @@ use supermachine_formats::Digest;
 
 use crate::error::Error;
 use crate::stamp::{TEMPORARY, stamp, temporary_beside, write_atomically};
+use supermachine_vmm::reserve_mapped;
 
 const SWEEP_LOCK: &str = "sweep.lock";
 
@@ -107,6 +108,8 @@ impl Entry {
         let making =
             FileInProgress { entry: self.clone(), temporary, file, done: false, _turn: turn };
         making.file.set_len(size).map_err(io("write"))?;
+        // Machines map the file, and cannot continue without a page of it.
+        reserve_mapped(&making.file).map_err(io("write"))?;
         Ok(Some(making))
     }
 
@@ -119,7 +122,9 @@ impl Entry {
         if self.existing().is_some() {
             return Ok(());
         }
-        let file = File::open(from).map_err(io("open what becomes"))?;
+        let file = File::options().read(true).write(true).open(from);
+        let file = file.map_err(io("open what becomes"))?;
+        reserve_mapped(&file).map_err(io("write"))?;
         file.sync_all().map_err(io("write"))?;
         fs::rename(from, &self.path).map_err(io("name"))?;
         self.vouch(&file)

@@ -1,8 +1,8 @@
-//! A maker that is killed while it writes.
+//! A maker that is killed while it writes, and one without room.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use super::cache::{Entry, Kind};
 use super::{FormDir, Mapped};
 use crate::pack::{Layout, Pack};
 use crate::samples::{self, PAGE};
+use supermachine_test_support::small_disk::with_small_disk;
 
 /// Set in a child process of the test: the folder with the store and the cache.
 const WITHIN: &str = "SUPERMACHINE_TEST_WITHIN";
@@ -69,4 +70,23 @@ fn next_maker_takes_over_from_a_killed_one() {
         assert!(waiting.join().unwrap(), "other memory");
     });
     assert!(!is_half_made(&dir.path().join("cache")));
+}
+
+#[test]
+fn form_without_room_is_refused_at_once_and_made_when_there_is_some() {
+    let test = "mapped::tests::form_without_room_is_refused_at_once_and_made_when_there_is_some";
+    with_small_disk(512 << 10, test, |disk| {
+        let dir = tempfile::tempdir().unwrap();
+        let made = samples::make(&dir.path().join("store"));
+        let source = Layout::open(dir.path().join("store")).unwrap().source().unwrap();
+        let pack = Arc::new(Pack::open(&source, made.image.digest).unwrap());
+        let form = FormDir::new(disk.dir(), pack.digest);
+        let error = form.make(&pack).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("disk full: {}", disk.dir().display())), "{error}");
+        let is_temporary = |path: &PathBuf| path.extension().is_some_and(|it| it == "tmp");
+        assert!(!disk.files().iter().any(is_temporary), "{:?}", disk.files());
+        disk.resize(8 << 20);
+        let mapped = form.make(&pack).unwrap();
+        assert!(memory(&mapped) == made.image_memory, "other memory");
+    });
 }

@@ -219,6 +219,29 @@ pub fn is_name(name: &str) -> bool {
     starts_well && name.len() <= MAX_NAME && name.chars().all(is_legal)
 }
 
+/// Why [`is_name`] refuses a name. `what` says what it was meant for.
+///
+/// ```
+/// use supermachine_snapshots::pack::refused_name;
+///
+/// let said = refused_name(&"n".repeat(129), "snapshot");
+/// assert!(said.ends_with("is not a snapshot name: it has 129 characters, more than the 128 allowed"));
+/// ```
+#[must_use]
+pub fn refused_name(name: &str, what: &str) -> String {
+    let start: String = name.chars().take(MAX_NAME / 4).collect();
+    let rest = if start.len() < name.len() { "…" } else { "" };
+    let rule = match name.chars().count() {
+        length if length > MAX_NAME => {
+            format!("it has {length} characters, more than the {MAX_NAME} allowed")
+        }
+        _ => format!(
+            "use up to {MAX_NAME} letters, digits, '.', '_' and '-', the first a letter or digit"
+        ),
+    };
+    format!("{start:?}{rest} is not a {what} name: {rule}")
+}
+
 fn name_of(entry: &Value) -> Option<&str> {
     entry.get("annotations")?.get(NAME_ANNOTATION)?.as_str()
 }

@@ -23,7 +23,7 @@ pub use blobs::{BlobDir, BlobWriter, remove_leftovers};
 pub use chunk::{ChunkReader, FRAME_HEADER};
 pub use chunk_writer::{ChunkWriter, DEFAULT_LEVEL};
 pub use compose::{BlobList, Composition, MemoryChange};
-pub use layout::{Layout, SweepGuard, is_name};
+pub use layout::{Layout, SweepGuard, is_name, refused_name};
 pub use manifest::{Descriptor, MANIFEST_TYPE, Manifest, NAME_ANNOTATION, Named};
 pub use opened::Pack;
 pub use source::{BlobFile, Source};

@@ -5,6 +5,7 @@ mod events;
 mod mmap;
 mod page_map;
 mod random;
+mod reserve;
 mod sealed;
 mod sockets;
 mod threads;
@@ -20,6 +21,7 @@ pub(crate) use page_map::PageMap;
 #[cfg(test)]
 pub(crate) use page_map::{is_written, pages_in};
 pub use random::fill_random;
+pub use reserve::reserve_mapped;
 pub(crate) use sealed::{memory_file, seal};
 pub use sockets::{receive_now, send_now, shut_down};
 pub(crate) use threads::thread_cpu_time;
