@@ -286,7 +286,10 @@ fn compressed_archives_are_read() {
         encoder.finish().unwrap()
     };
     let zstd = zstd::encode_all(&plain[..], 1).unwrap();
-    for (name, content) in [("a.tar.gz", &gzip), ("a.tar.xz", &xz), ("a.tar.zst", &zstd)] {
+    let skipped = [&[0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4][..], &zstd].concat();
+    for (name, content) in
+        [("a.tar.gz", &gzip), ("a.tar.xz", &xz), ("a.tar.zst", &zstd), ("b.tar.zst", &skipped)]
+    {
         let path = dir.path().join(name);
         std::fs::write(&path, content).unwrap();
         for text in [path.display().to_string(), format!("docker-archive:{}", path.display())] {

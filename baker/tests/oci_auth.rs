@@ -164,6 +164,63 @@ fn refusal_shows_the_registrys_own_words() {
 }
 
 #[test]
+fn refusal_of_the_token_service_shows_its_own_words() {
+    let words = r#"{"details":"incorrect username or password"}"#;
+    let server = token_registry(None, move |_| Reply::new(401, words));
+    let error = pull(&server, &with_password("user", "wrong")).unwrap_err().to_string();
+    assert!(error.ends_with("credentials sent: incorrect username or password"), "{error}");
+    let server = token_registry(None, |_| Reply::new(400, "no such service\nat all"));
+    match pull(&server, &options()) {
+        Err(Error::TokenService { source, .. }) => {
+            assert_eq!(source.to_string(), "it answered with HTTP status 400: no such service");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn challenge_of_another_host_gets_no_credentials() {
+    let image = Image::new("amd64");
+    let thief = Server::start(|_| token("good"));
+    let challenge = format!("Bearer realm=\"http://{}/token\", Basic realm=\"x\"", thief.address);
+    let storage =
+        Server::start(move |_| Reply::new(401, "").header("WWW-Authenticate", &challenge));
+    let elsewhere = storage.address;
+    let server = Server::start(move |request| {
+        if request.header("authorization") != Some(BASIC) {
+            return Reply::new(401, "").header("WWW-Authenticate", "Basic realm=\"here\"");
+        }
+        if request.path.contains("/blobs/") {
+            let location = format!("http://{elsewhere}{}", request.path);
+            return Reply::new(307, "").header("Location", &location);
+        }
+        honest(&image, request)
+    });
+    assert_eq!(unauthorized(&pull(&server, &with_password("user", "secret"))), Some(true));
+    assert!(thief.requests().is_empty(), "{:?}", thief.requests());
+    assert!(storage.requests().iter().all(|one| one.header("authorization").is_none()));
+}
+
+#[test]
+fn unreadable_credentials_are_a_warning() {
+    let image = Image::new("amd64");
+    let server = Server::serving(&image);
+    for json in ["", "{", r#"{"auths":3}"#] {
+        let (_dir, mut options) = with_config(json);
+        let events = record(&mut options);
+        assert_eq!(pull(&server, &options).unwrap(), 3, "{json}");
+        let events = events.lock().unwrap();
+        let is_told = |event: &String| event.contains("config.json");
+        assert!(events.iter().any(is_told), "{json}: {events:?}");
+    }
+    let key = server.address;
+    for entry in ["null", "{}", r#"{"auth":""}"#] {
+        let (_dir, options) = with_config(&format!(r#"{{"auths":{{"{key}":{entry}}}}}"#));
+        assert_eq!(pull(&server, &options).unwrap(), 3, "{entry}");
+    }
+}
+
+#[test]
 fn secret_is_in_no_error() {
     let server = basic_registry();
     let error = pull(&server, &with_password("user", "gEhEiM")).unwrap_err();
@@ -238,7 +295,7 @@ fn failing_token_service_differs_from_a_refusing_one() {
         other => panic!("{other:?}"),
     };
     let down = token_registry(None, |_| Reply::new(503, "down"));
-    assert!(matches!(fault(&down), TokenFault::Status { status: 503 }));
+    assert!(matches!(fault(&down), TokenFault::Status { status: 503, .. }));
 
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let away = token_registry(Some(format!("http://{closed}/token")), |_| token("good"));

@@ -29,6 +29,10 @@ fn helper_programs_are_run_and_their_output_parsed() {
     script("broken", "echo 'the keyring is locked'; exit 3");
     script("odd", "echo nonsense");
     script("hang", "exec sleep 1000");
+    let answer = r#"echo '{"Username":"u","Secret":"s"}'"#;
+    script("daemon", &format!("sleep 1000 & {answer}"));
+    script("endless", "exec yes");
+    script("deaf", &format!("exec <&-; {answer}"));
     let config = r#"{"auths":{"fallback.example":{"auth":"YTpi"}},"credsStore":"good","credHelpers":
         {"token.example":"token","fallback.example":"empty","broken.example":"broken",
         "odd.example":"odd"}}"#;
@@ -53,7 +57,20 @@ fn helper_programs_are_run_and_their_output_parsed() {
     assert!(error.to_string().contains("docker-credential-broken"), "{error}");
     assert!(source.contains("the keyring is locked"), "{source}");
     assert!(matches!(find("odd.example"), Err(Error::CredentialHelper { .. })));
+    let start = Instant::now();
+    for helper in ["daemon", "deaf"] {
+        write_store(dir.path(), helper);
+        assert_eq!(find("x.example").unwrap(), Some(password("u", "s")), "{helper}");
+    }
+    write_store(dir.path(), "endless");
+    assert!(matches!(find("x.example"), Err(Error::CredentialHelper { .. })));
+    assert!(start.elapsed() < Duration::from_secs(25), "{:?}", start.elapsed());
     pulls_continue_without_their_helpers(dir.path());
+}
+
+fn write_store(dir: &Path, helper: &str) {
+    let config = format!(r#"{{"credsStore":"{helper}"}}"#);
+    std::fs::write(dir.join("config.json"), config).unwrap();
 }
 
 fn pulls_continue_without_their_helpers(dir: &Path) {
@@ -66,8 +83,7 @@ fn pulls_continue_without_their_helpers(dir: &Path) {
         ("hang", "TimedOut"),
         ("none", "docker-credential-none"),
     ] {
-        let config = format!(r#"{{"credsStore":"{helper}"}}"#);
-        std::fs::write(dir.join("config.json"), config).unwrap();
+        write_store(dir, helper);
         let mut options = options();
         options.docker_config = Some(dir.to_owned());
         options.timeouts.helper = Duration::from_secs(2);

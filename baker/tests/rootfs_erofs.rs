@@ -342,6 +342,29 @@ fn image_of_a_huge_directory_lists_every_name() {
 }
 
 #[test]
+fn image_of_many_small_files_is_little_larger_than_their_contents() {
+    const FILES: usize = 200_000;
+    /// An inode, and an entry of a directory.
+    const OVERHEAD: usize = 64 + 32;
+    let dir = TempDir::new().unwrap();
+    let mut sample = Sample::new();
+    let mut contents = 0;
+    for n in 0..FILES {
+        let content = format!("{n:0width$}", width = 20 + n % 41);
+        contents += content.len();
+        sample = sample.file(&format!("m{}/{n}", n / 400), content.as_bytes());
+    }
+    let (built, image) = build_bytes(dir.path(), &[sample.finish()]);
+    assert!(built.size <= (contents + FILES * OVERHEAD) as u64 + PMEM_ALIGNMENT, "{built:?}");
+    assert_eq!(built.regions, []);
+    let found = image.find("m250/100007");
+    assert_eq!(
+        image.read(&found, 0, found.size),
+        format!("{:0width$}", 100_007, width = 20 + 100_007 % 41).into_bytes()
+    );
+}
+
+#[test]
 fn image_of_a_huge_sparse_file_is_small() {
     const SIZE: u64 = 5 << 30;
     let parts = [(0, "start"), ((4 << 30) + 12_345, "beyond"), (SIZE - 5, "close")];

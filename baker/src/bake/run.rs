@@ -4,6 +4,7 @@
 //! slot, let the agent attach and start the container, wait until it is ready, capture. The store
 //! caches each step's result under the digest of its inputs.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::sync::Arc;
 
@@ -33,8 +34,8 @@ use super::{readiness, trial};
 use crate::boot::check_size;
 use crate::error::{BakeError, HostError, InputError, WorkloadError};
 use crate::oci::{
-    self, BlobStore, Directories, FetchOptions, ImageConfig, ImageDescription, ImageSource, Layer,
-    Platform,
+    self, BlobStore, Directories, FetchOptions, ImageConfig, ImageDescription, ImageSource,
+    KeptArchive, Layer, Platform,
 };
 use crate::store::Store;
 
@@ -45,6 +46,9 @@ const HOSTNAME: &str = "supermachine";
 const TRIAL_LEVEL: i32 = 1;
 /// The version of what a bake does. Bump it with every change, so that cached results are not reused.
 pub(crate) const RECIPE: u16 = 3;
+
+/// The endings of archives that a snapshot's name does not keep.
+const ARCHIVES: [&str; 4] = [".tar.gz", ".tar.xz", ".tar.zst", ".tar"];
 
 /// A finished bake.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -285,10 +289,12 @@ impl OciImageBuilder {
 
     fn describe_image(&self, downloads: &BlobStore) -> Result<BakedImage, BakeError> {
         self.step("fetch");
-        let description = oci::describe(&self.source, downloads, &self.reporting_options())?;
+        let source = KeptArchive::of(&self.source, downloads)?;
+        let mut description = oci::describe(source.source(), downloads, &self.reporting_options())?;
+        description.reference = self.source.to_string();
         let added = self.files.layer(downloads)?;
         check_platform(&description.config)?;
-        Ok(BakedImage { description, added })
+        Ok(BakedImage { source, description, added })
     }
 
     /// Finds the root file system in the store, or builds it. Fetches layers only to build.
@@ -298,11 +304,11 @@ impl OciImageBuilder {
         downloads: &BlobStore,
         image: &BakedImage,
     ) -> Result<Index, BakeError> {
-        let BakedImage { description, added } = image;
+        let BakedImage { source, description, added } = image;
         let diff_ids = layer_ids(&description.config, added.as_ref());
         root_disk::find_or_make(store, &diff_ids, self.level, || {
             // The tag may have moved since.
-            let source = match &self.source {
+            let source = match source.source() {
                 ImageSource::Registry(reference) if reference.digest().is_none() => {
                     ImageSource::Registry(reference.pinned(description.root_digest))
                 }
@@ -325,7 +331,7 @@ impl OciImageBuilder {
 
     /// The digest of all inputs of the snapshot.
     fn key(&self, image: &BakedImage, base: Digest) -> Digest {
-        let BakedImage { description, added } = image;
+        let BakedImage { description, added, .. } = image;
         let layers = layer_ids(&description.config, added.as_ref());
         let overrides = &self.overrides;
         let mut key = Key::new();
@@ -364,18 +370,31 @@ impl OciImageBuilder {
         Ok(hasher.finish())
     }
 
-    /// The caller's name, or the last part of the image's without its tag.
+    /// The caller's name, or the last part of the image's without its tag, or the file's without its
+    /// ending.
     pub(crate) fn snapshot_name(&self) -> Result<String, BakeError> {
         if let Some(name) = &self.name {
             return Ok(name.clone());
         }
-        let text = self.source.to_string();
-        let last = text.rsplit('/').next().unwrap_or_default();
-        let name = last.split(['@', ':']).next().unwrap_or_default();
-        if name.is_empty() {
-            Err(BakeError::Input(InputError::InvalidName { name: text }))
-        } else {
-            Ok(name.into())
+        let name = match &self.source {
+            ImageSource::Registry(reference) => reference.repository().rsplit('/').next(),
+            ImageSource::Layout { path, .. } => path.file_name().and_then(OsStr::to_str),
+            ImageSource::OciArchive { path, .. }
+            | ImageSource::DockerArchive { path, .. }
+            | ImageSource::Archive { path } => {
+                let name = path.file_name().and_then(OsStr::to_str);
+                name.map(|name| {
+                    ARCHIVES.iter().find_map(|it| name.strip_suffix(it)).unwrap_or(name)
+                })
+            }
+        };
+        match name {
+            // Standard input.
+            None | Some("" | "-") => {
+                let path = self.source.to_string().into();
+                Err(BakeError::Input(InputError::Nameless { path }))
+            }
+            Some(name) => Ok(name.to_owned()),
         }
     }
 
@@ -388,6 +407,7 @@ impl OciImageBuilder {
 
 /// An image to bake, and the files added to it.
 struct BakedImage {
+    source: KeptArchive,
     description: ImageDescription,
     added: Option<Layer>,
 }

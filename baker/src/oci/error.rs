@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use supermachine_formats::Digest;
 use supermachine_snapshots::pack::PackError;
+use supermachine_vmm::file_failure;
 
 use super::platform::Platform;
 
@@ -251,9 +252,30 @@ pub enum Error {
         /// The prefix of the entry.
         prefix: String,
     },
-    /// A file that configures mirrors is malformed.
+    /// Credentials are given for a short name that several registries may have.
+    #[error(
+        "{name} may be an image of {}: write the registry before the name to use credentials",
+        list(registries)
+    )]
+    SeveralRegistries {
+        /// The name.
+        name: String,
+        /// The registries.
+        registries: Vec<String>,
+    },
+    /// The address of a proxy cannot be used.
+    #[error(
+        "the proxy {address:?} cannot be used; it comes from HTTPS_PROXY, HTTP_PROXY or ALL_PROXY"
+    )]
+    Proxy {
+        /// The address, without user and password.
+        address: String,
+        /// What is wrong with it.
+        source: ProxyProblem,
+    },
+    /// A file that configures registries is malformed.
     #[error("{} is malformed", path.display())]
-    MirrorFile {
+    RegistryFile {
         /// The file.
         path: PathBuf,
         /// The parser's error.
@@ -280,7 +302,7 @@ pub enum Error {
         source: Box<PackError>,
     },
     /// A file operation failed.
-    #[error("cannot {op} {}", path.display())]
+    #[error("{}", file_failure(op, path, source))]
     Io {
         /// The operation, a verb.
         op: &'static str,
@@ -312,15 +334,32 @@ pub enum ReferenceProblem {
     Digest,
 }
 
+/// What is wrong with the address of a proxy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProxyProblem {
+    /// It is not an address.
+    #[error("it is not of the form http://[USER:PASSWORD@]HOST[:PORT]")]
+    Address,
+    /// Its protocol is unknown.
+    #[error("its protocol {scheme:?} is not http, https, socks4 or socks5")]
+    Scheme {
+        /// The protocol.
+        scheme: String,
+    },
+}
+
 /// Why a token service issued no token.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenFault {
     /// It answered with an unexpected HTTP status.
-    #[error("it answered with HTTP status {status}")]
+    #[error("it answered with HTTP status {status}{}", reason_in(message.as_ref()))]
     Status {
         /// The HTTP status.
         status: u16,
+        /// Its message.
+        message: Option<String>,
     },
     /// It cannot be reached.
     #[error("it cannot be reached")]

@@ -75,7 +75,8 @@ pub fn artifact_type(
         let reference = reference.to_string();
         return Err(Error::NotCached { reference, missing: MissingBlob::Manifest });
     }
-    let json = on_own_thread(|| RegistryClient::new(reference, options, Access::Pull)?.manifest())?;
+    let client = || RegistryClient::configured(reference, options, Access::Pull);
+    let json = on_own_thread(|| client()?.manifest())?;
     match Manifest::parse(&json, Digest::of(&json)) {
         Err(Error::Artifact { artifact_type, .. }) => Ok(Some(artifact_type)),
         other => other.map(|_| None),

@@ -1,18 +1,18 @@
 //! Mirrors: other places to fetch a repository from, as Docker and Podman configure them.
 //!
-//! Parses `registries.conf` (version 2: `[[registry]]` with `prefix`, `location`, `insecure`,
-//! `blocked` and `[[registry.mirror]]`) and `registry-mirrors` of Docker's `daemon.json`, which counts
-//! for Docker Hub alone. The longest prefix that covers the repository wins.
+//! Applies `registries.conf`, and of Docker's `daemon.json` `registry-mirrors`, which count for Docker
+//! Hub alone, and `insecure-registries`. The longest prefix that covers the repository wins.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::net::IpAddr;
+use std::path::Path;
 
 use serde::Deserialize;
 
+use super::address_range::AddressRange;
 use super::error::Error;
 use super::options::FetchOptions;
 use super::reference::Reference;
+use super::registries_conf::{RegistriesConf, read};
 
 /// A place to fetch an image from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,35 +23,35 @@ pub(crate) struct Endpoint {
 }
 
 #[derive(Debug, Default, Deserialize)]
-struct RegistriesConf {
-    #[serde(default)]
-    registry: Vec<RegistryTable>,
-}
-
-#[derive(Debug, Deserialize)]
-struct RegistryTable {
-    prefix: Option<String>,
-    location: Option<String>,
-    #[serde(default)]
-    insecure: bool,
-    #[serde(default)]
-    blocked: bool,
-    #[serde(default)]
-    mirror: Vec<MirrorTable>,
-}
-
-#[derive(Debug, Deserialize)]
-struct MirrorTable {
-    location: String,
-    #[serde(default)]
-    insecure: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(default, rename_all = "kebab-case")]
 struct DaemonJson {
-    #[serde(default)]
     registry_mirrors: Vec<String>,
+    insecure_registries: Vec<String>,
+}
+
+/// The place of the registry itself.
+///
+/// # Errors
+/// A file is malformed, or blocks the registry.
+pub(crate) fn own_endpoint(
+    reference: &Reference,
+    options: &FetchOptions,
+) -> Result<Endpoint, Error> {
+    let own = endpoints(reference, options)?.pop();
+    let insecure = options.insecure;
+    Ok(own.unwrap_or_else(|| Endpoint { reference: reference.clone(), insecure }))
+}
+
+impl Endpoint {
+    /// The options for this place. The caller's credentials are for the registry itself alone.
+    pub(crate) fn options(&self, reference: &Reference, options: &FetchOptions) -> FetchOptions {
+        let mut own = options.clone();
+        own.insecure = self.insecure;
+        if self.reference.registry() != reference.registry() {
+            own.credentials = None;
+        }
+        own
+    }
 }
 
 /// The places to fetch `reference` from, mirrors first.
@@ -65,25 +65,26 @@ pub(crate) fn endpoints(
     let name = format!("{}/{}", reference.registry(), reference.repository());
     let mut all = Vec::new();
     let mut own = Endpoint { reference: reference.clone(), insecure: options.insecure };
-    if let Some(table) = table_for(&name, &options.mirror_files.registries)? {
-        let prefix = table.prefix().to_owned();
+    let conf = RegistriesConf::read(&options.registry_files)?;
+    if let Some((table, rest)) = conf.table_for(&name) {
         if table.blocked {
+            let prefix = table.prefix().to_owned();
             return Err(Error::Blocked { reference: reference.to_string(), prefix });
         }
-        let rest = name.strip_prefix(&prefix).unwrap_or_default();
-        for mirror in &table.mirror {
+        for mirror in table.mirrors(reference.digest().is_some()) {
             let moved = reference.moved(&format!("{}{rest}", mirror.location));
             all.extend(moved.map(|reference| Endpoint { reference, insecure: mirror.insecure }));
         }
-        if let Some(location) = &table.location
+        if let Some(location) = table.location.as_deref().filter(|location| !location.is_empty())
             && let Some(moved) = reference.moved(&format!("{location}{rest}"))
         {
             own.reference = moved;
         }
         own.insecure |= table.insecure;
     }
+    let docker = docker_settings(options.registry_files.docker.as_deref())?;
     if reference.registry() == "docker.io" {
-        for mirror in docker_mirrors(options.mirror_files.docker.as_deref())? {
+        for mirror in &docker.registry_mirrors {
             let insecure = mirror.starts_with("http://");
             let host = mirror.split_once("://").map_or(mirror.as_str(), |(_, rest)| rest);
             let location = format!("{}/{}", host.trim_end_matches('/'), reference.repository());
@@ -92,56 +93,37 @@ pub(crate) fn endpoints(
         }
     }
     all.push(own);
+    for endpoint in &mut all {
+        endpoint.insecure |= docker.is_insecure(endpoint.reference.registry());
+    }
     Ok(all)
 }
 
-impl RegistryTable {
-    fn prefix(&self) -> &str {
-        self.prefix.as_deref().or(self.location.as_deref()).unwrap_or_default()
-    }
-
-    /// Whether the prefix covers a repository, at a border of its path.
-    fn covers(&self, name: &str) -> bool {
-        let prefix = self.prefix();
-        let rest = name.strip_prefix(prefix);
-        !prefix.is_empty() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+impl DaemonJson {
+    /// Whether Docker uses the registry `HOST[:PORT]` without TLS, if need be.
+    fn is_insecure(&self, registry: &str) -> bool {
+        let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>().ok();
+        self.insecure_registries.iter().any(|entry| {
+            let entry = entry.split_once("://").map_or(entry.as_str(), |(_, rest)| rest);
+            let covers = |range: AddressRange| address.is_some_and(|it| range.contains(it));
+            entry == registry || entry.parse().is_ok_and(covers)
+        })
     }
 }
 
-/// The table with the longest prefix that covers `name`, of the first file that exists.
-fn table_for(name: &str, files: &[PathBuf]) -> Result<Option<RegistryTable>, Error> {
-    for path in files {
-        let Some(text) = read(path)? else { continue };
-        let conf: RegistriesConf = toml::from_str(&text)
-            .map_err(|source| Error::MirrorFile { path: path.clone(), source: source.into() })?;
-        let covering = conf.registry.into_iter().filter(|table| table.covers(name));
-        return Ok(covering.max_by_key(|table| table.prefix().len()));
-    }
-    Ok(None)
-}
-
-fn docker_mirrors(path: Option<&Path>) -> Result<Vec<String>, Error> {
-    let Some(path) = path else { return Ok(Vec::new()) };
-    let Some(text) = read(path)? else { return Ok(Vec::new()) };
-    let json: DaemonJson = serde_json::from_str(&text)
-        .map_err(|source| Error::MirrorFile { path: path.to_owned(), source: source.into() })?;
-    Ok(json.registry_mirrors)
-}
-
-fn read(path: &Path) -> Result<Option<String>, Error> {
-    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if matches!(error.kind(), NotFound | NotADirectory | PermissionDenied) => {
-            Ok(None)
-        }
-        Err(error) => Err(Error::io("read", path)(error)),
-    }
+fn docker_settings(path: Option<&Path>) -> Result<DaemonJson, Error> {
+    let Some(path) = path else { return Ok(DaemonJson::default()) };
+    let Some(text) = read(path)? else { return Ok(DaemonJson::default()) };
+    serde_json::from_str(&text)
+        .map_err(|source| Error::RegistryFile { path: path.to_owned(), source: source.into() })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::mirror_files::MirrorFiles;
+    use std::fs;
+
+    use super::super::registry_files::RegistryFiles;
     use super::*;
 
     fn options(conf: &str, json: &str) -> (tempfile::TempDir, FetchOptions) {
@@ -151,7 +133,8 @@ mod tests {
         fs::write(&daemon, json).unwrap();
         let mut options = FetchOptions::default();
         let registries = vec![dir.path().join("missing"), toml];
-        options.mirror_files = MirrorFiles { registries, docker: Some(daemon) };
+        options.registry_files =
+            RegistryFiles { registries, short_names: None, docker: Some(daemon) };
         (dir, options)
     }
 
@@ -226,7 +209,24 @@ mod tests {
     fn malformed_files_are_named() {
         for (conf, json) in [("[[registry]", "{}"), ("", "{")] {
             let (_dir, options) = options(conf, json);
-            assert!(matches!(found(&options, "redis"), Err(Error::MirrorFile { .. })));
+            assert!(matches!(found(&options, "redis"), Err(Error::RegistryFile { .. })));
+        }
+    }
+
+    #[test]
+    fn dockers_insecure_registries_are_hosts_or_ranges_of_addresses() {
+        let json =
+            r#"{"insecure-registries": ["r.example:5000", "http://s.example", "10.1.0.0/16"]}"#;
+        let (_dir, options) = options("", json);
+        for (host, insecure) in [
+            ("r.example:5000", true),
+            ("r.example", false),
+            ("s.example", true),
+            ("10.1.2.3:5000", true),
+            ("10.2.2.3:5000", false),
+        ] {
+            let text = format!("{host}/a:1");
+            assert_eq!(found(&options, &text).unwrap(), expected(&[(&text, insecure)]));
         }
     }
 }

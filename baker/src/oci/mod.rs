@@ -16,6 +16,7 @@
 //! # Ok::<(), supermachine_baker::oci::Error>(())
 //! ```
 
+mod address_range;
 mod blocking;
 mod cache;
 mod config;
@@ -23,15 +24,19 @@ mod credentials;
 mod error;
 mod fetch;
 mod image;
+mod kept_archive;
 mod manifest;
-mod mirror_files;
 mod mirrors;
 mod options;
 mod platform;
 mod progress;
+mod proxies;
 mod reference;
+mod registries_conf;
 mod registry;
+mod registry_files;
 mod selection;
+mod short_names;
 mod sources;
 
 pub use crate::rootfs::{Compression, Directories};
@@ -39,18 +44,22 @@ pub use cache::{BlobStore, BlobWriter};
 pub use config::ImageConfig;
 pub use credentials::{Credentials, docker_config_dir, find_credentials};
 pub use error::{
-    ArchiveProblem, Cause, Document, Error, HelperFault, MissingBlob, ReferenceProblem, TokenFault,
+    ArchiveProblem, Cause, Document, Error, HelperFault, MissingBlob, ProxyProblem,
+    ReferenceProblem, TokenFault,
 };
 pub use fetch::{artifact_type, fetch, resolve};
 pub use image::{Layer, OciImage};
-pub use mirror_files::MirrorFiles;
 pub use options::{FetchOptions, Timeouts};
 pub use platform::Platform;
 pub use progress::{Event, Progress};
+pub use proxies::Proxies;
 pub use reference::{ImageSource, Reference};
+pub use registry_files::RegistryFiles;
+pub use short_names::{candidates, locate};
 
 pub(crate) use blocking::on_own_thread;
 pub(crate) use fetch::describe;
 pub(crate) use image::ImageDescription;
+pub(crate) use kept_archive::KeptArchive;
 pub(crate) use manifest::{Descriptor, MAX_DOCUMENT};
 pub(crate) use registry::{Access, BlobToUpload, RegistryClient};

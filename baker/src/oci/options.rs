@@ -1,17 +1,21 @@
 //! Options of fetches.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::credentials::{Credentials, HELPER_TIMEOUT};
-use super::mirror_files::MirrorFiles;
 use super::platform::Platform;
 use super::progress::{Event, Progress};
+use super::proxies::Proxies;
+use super::registry_files::RegistryFiles;
 
-/// The folders where Docker and Podman look for certificates of registries.
+/// The folders of the system where Docker and Podman look for certificates of registries.
 const CERTIFICATE_DIRS: [&str; 2] = ["/etc/docker/certs.d", "/etc/containers/certs.d"];
+/// Those in the user's configuration.
+const USER_CERTIFICATE_DIRS: [&str; 2] = ["docker/certs.d", "containers/certs.d"];
 
 /// Options of a fetch.
 #[derive(Clone)]
@@ -30,10 +34,12 @@ pub struct FetchOptions {
     /// PEM files with certificate authorities to trust besides the system's.
     pub authorities: Vec<PathBuf>,
     /// Folders with a subfolder `HOST[:PORT]` for each registry with its own certificates. Default:
-    /// `/etc/docker/certs.d` and `/etc/containers/certs.d`.
+    /// `docker/certs.d` and `containers/certs.d` in `/etc` and in the user's configuration.
     pub certificate_dirs: Vec<PathBuf>,
-    /// The files that configure mirrors.
-    pub mirror_files: MirrorFiles,
+    /// The files that configure registries: mirrors, short names, and registries without TLS.
+    pub registry_files: RegistryFiles,
+    /// The proxies to use. Default: those that the environment names.
+    pub proxies: Proxies,
     /// Whether to use only the cache, and no network.
     pub offline: bool,
     /// The receiver of events.
@@ -51,7 +57,8 @@ impl fmt::Debug for FetchOptions {
             .field("insecure", &self.insecure)
             .field("authorities", &self.authorities)
             .field("certificate_dirs", &self.certificate_dirs)
-            .field("mirror_files", &self.mirror_files)
+            .field("registry_files", &self.registry_files)
+            .field("proxies", &self.proxies)
             .field("offline", &self.offline)
             .field("timeouts", &self.timeouts)
             .finish_non_exhaustive()
@@ -66,8 +73,9 @@ impl Default for FetchOptions {
             docker_config: None,
             insecure: false,
             authorities: Vec::new(),
-            certificate_dirs: CERTIFICATE_DIRS.map(PathBuf::from).to_vec(),
-            mirror_files: MirrorFiles::default(),
+            certificate_dirs: certificate_dirs(&|name| std::env::var_os(name)),
+            registry_files: RegistryFiles::default(),
+            proxies: Proxies::from_env(),
             offline: false,
             progress: None,
             timeouts: Timeouts::default(),
@@ -108,5 +116,29 @@ impl Default for Timeouts {
             retry_after: Duration::from_secs(60),
             helper: HELPER_TIMEOUT,
         }
+    }
+}
+
+/// The folders of certificates. Those of the user come last, so that their client certificate counts.
+fn certificate_dirs(variable: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let stated = |name: &str| variable(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let config =
+        stated("XDG_CONFIG_HOME").or_else(|| stated("HOME").map(|home| home.join(".config")));
+    let of_user =
+        config.into_iter().flat_map(|config| USER_CERTIFICATE_DIRS.map(|dir| config.join(dir)));
+    CERTIFICATE_DIRS.map(PathBuf::from).into_iter().chain(of_user).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn certificates_are_the_systems_and_the_users() {
+        let home = |name: &str| (name == "HOME").then(|| OsString::from("/h"));
+        let found = certificate_dirs(&home);
+        assert_eq!(found.len(), 4);
+        assert_eq!(found[3], PathBuf::from("/h/.config/containers/certs.d"));
+        assert_eq!(certificate_dirs(&|_| None).len(), 2);
     }
 }

@@ -73,7 +73,14 @@ pub enum Event<'a> {
         /// What went wrong.
         error: &'a Error,
     },
-    /// A credential helper failed. The fetch continues without its credentials.
+    /// A registry does not have an image with a short name. The search continues with the next one.
+    NotThere {
+        /// The image at the registry.
+        reference: &'a str,
+        /// What went wrong.
+        error: &'a Error,
+    },
+    /// A credential helper failed, or a file of credentials cannot be used. The fetch continues without it.
     HelperFailed {
         /// What went wrong.
         error: &'a Error,

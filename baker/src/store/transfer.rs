@@ -57,7 +57,7 @@ impl Store {
         let layers = blobs.len();
         options.report(Event::Resolved { reference: &text, manifest: digest, layers, size });
         let moved = on_own_thread(|| {
-            let remote = RegistryClient::new(reference, options, Access::Push)?;
+            let remote = RegistryClient::configured(reference, options, Access::Push)?;
             let moved = remote.send(&blobs)?;
             let tag = match reference.digest() {
                 Some(digest) => digest.to_string(),
@@ -120,7 +120,7 @@ impl Store {
         reference: &Reference,
         options: &FetchOptions,
     ) -> Result<Transferred, PullError> {
-        let remote = RegistryClient::new(reference, options, Access::Pull)?;
+        let remote = RegistryClient::configured(reference, options, Access::Pull)?;
         let json = remote.manifest()?;
         let digest = Digest::of(&json);
         let manifest = Manifest::decode(&json).map_err(|error| match error {

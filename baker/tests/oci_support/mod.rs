@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub(crate) mod proxy;
 pub(crate) mod server;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use supermachine_baker::oci::{BlobStore, Event, FetchOptions, ImageSource, MirrorFiles, Progress};
+use supermachine_baker::oci::{
+    BlobStore, Event, FetchOptions, ImageSource, Progress, Proxies, RegistryFiles,
+};
 use supermachine_formats::Digest;
 
 pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -156,7 +159,8 @@ pub(crate) fn options() -> FetchOptions {
     let mut options = FetchOptions::default();
     options.platform = "linux/amd64".parse().unwrap();
     options.docker_config = Some("/nonexistent".into());
-    options.mirror_files = MirrorFiles::none();
+    options.registry_files = RegistryFiles::none();
+    options.proxies = Proxies::none();
     options.timeouts.pause = Duration::from_millis(1);
     options
 }

@@ -216,6 +216,15 @@ impl BlobStore {
         tempfile::tempfile_in(&tmp).map_err(Error::io("create a file in", tmp))
     }
 
+    /// Creates a file on the file system of the blobs, which no other process takes for a leftover.
+    pub(crate) fn named_scratch_file(&self) -> Result<tempfile::NamedTempFile, Error> {
+        let tmp = self.tmp_dir();
+        let file = tempfile::Builder::new().prefix("archive-").tempfile_in(&tmp);
+        let file = file.map_err(Error::io("create a file in", &tmp))?;
+        file.as_file().lock().map_err(Error::io("lock", file.path()))?;
+        Ok(file)
+    }
+
     /// Replaces a small file of the cache. Readers see the old or the new content.
     pub(crate) fn replace(&self, name: &str, content: &[u8]) -> Result<(), Error> {
         Ok(self.blobs.replace(name, content)?)

@@ -36,7 +36,7 @@ pub(super) struct CredentialFile {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Content {
-    auths: Option<BTreeMap<String, AuthEntry>>,
+    auths: Option<BTreeMap<String, Option<AuthEntry>>>,
     cred_helpers: Option<BTreeMap<String, String>>,
     creds_store: Option<String>,
 }
@@ -83,7 +83,8 @@ impl CredentialFile {
     /// The credentials for `repository` in the file itself.
     pub(super) fn stored(&self, repository: &str) -> Result<Option<Credentials>, Error> {
         let found = self.content.auths.as_ref().and_then(|all| longest(all, repository));
-        let credentials = found.map_or(Ok(None), |(_, entry)| entry.credentials());
+        let entry = found.and_then(|(_, entry)| entry.as_ref());
+        let credentials = entry.map_or(Ok(None), AuthEntry::credentials);
         credentials.map_err(|source| Error::DockerConfig {
             path: self.path.clone(),
             source: source.into(),

@@ -18,6 +18,9 @@ use crate::oci::error::{Error, HelperFault};
 /// The most bytes read from a helper.
 const MAX_REPLY: u64 = 1 << 20;
 
+/// How long the output of a helper that has exited is read on.
+const AFTER_EXIT: Duration = Duration::from_millis(200);
+
 /// How many characters of a helper's output an error shows.
 const MAX_MESSAGE: usize = 200;
 
@@ -115,10 +118,27 @@ async fn exchange(program: &str, input: &str, limit: Duration) -> io::Result<Opt
             let _ = stdin.write_all(input.as_bytes()).await;
         }
         let mut reply = Vec::new();
-        if let Some(stdout) = stdout {
-            stdout.take(MAX_REPLY).read_to_end(&mut reply).await?;
-        }
-        Ok::<_, io::Error>((reply, child.wait().await?))
+        let Some(stdout) = stdout else { return Ok((reply, child.wait().await?)) };
+        let mut stdout = stdout.take(MAX_REPLY);
+        let exited = tokio::select! {
+            biased;
+            read = collect(&mut stdout, &mut reply) => read.map(|()| None),
+            status = child.wait() => status.map(Some),
+        };
+        let status = match exited? {
+            Some(status) => {
+                // A process that the helper left behind may keep the pipe open.
+                let rest = collect(&mut stdout, &mut reply);
+                let _ = tokio::time::timeout(AFTER_EXIT, rest).await;
+                status
+            }
+            None => {
+                // A helper that writes more than is read gets a signal.
+                drop(stdout);
+                child.wait().await?
+            }
+        };
+        Ok::<_, io::Error>((reply, status))
     };
     let finished = tokio::time::timeout(limit, conversation).await;
     let Ok(finished) = finished else {
@@ -129,6 +149,12 @@ async fn exchange(program: &str, input: &str, limit: Duration) -> io::Result<Opt
     };
     let (stdout, status) = finished?;
     Ok(Some(Output { status, stdout, stderr: start_of(&mut stderr)? }))
+}
+
+/// Reads to the end. When it is dropped, everything that was read is in `reply`.
+async fn collect(stdout: &mut (impl AsyncReadExt + Unpin), reply: &mut Vec<u8>) -> io::Result<()> {
+    while stdout.read_buf(reply).await? > 0 {}
+    Ok(())
 }
 
 fn start_of(file: &mut File) -> io::Result<Vec<u8>> {

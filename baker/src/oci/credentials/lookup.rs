@@ -30,8 +30,8 @@ pub fn find_credentials(dir: &Path, repository: &str) -> Result<Option<Credentia
     search(&files, repository, HELPER_TIMEOUT, &mut Err)
 }
 
-/// Searches `files` in order. Returns the first credentials found. Passes the error of a failed helper
-/// to `on_failure`, which decides whether the search continues.
+/// Searches `files` in order. Returns the first credentials found. Passes the error of a failed helper or
+/// an unusable file to `on_failure`, which decides whether the search continues.
 pub(crate) fn search(
     files: &[PathBuf],
     repository: &str,
@@ -39,7 +39,14 @@ pub(crate) fn search(
     on_failure: &mut dyn FnMut(Error) -> Result<(), Error>,
 ) -> Result<Option<Credentials>, Error> {
     for path in files {
-        let Some(file) = CredentialFile::read(path)? else { continue };
+        let file = match CredentialFile::read(path) {
+            Ok(Some(file)) => file,
+            Ok(None) => continue,
+            Err(error) => {
+                on_failure(error)?;
+                continue;
+            }
+        };
         for helper in file.helpers(repository) {
             match helper.get(repository, helper_timeout) {
                 Ok(Some(found)) => return Ok(Some(found)),
@@ -47,8 +54,10 @@ pub(crate) fn search(
                 Err(error) => on_failure(error)?,
             }
         }
-        if let Some(found) = file.stored(repository)? {
-            return Ok(Some(found));
+        match file.stored(repository) {
+            Ok(Some(found)) => return Ok(Some(found)),
+            Ok(None) => {}
+            Err(error) => on_failure(error)?,
         }
     }
     Ok(None)

@@ -30,8 +30,9 @@ impl Challenge {
         let all: Vec<_> = headers
             .get_all(WWW_AUTHENTICATE)
             .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| strict(value).unwrap_or_else(|| lenient(value)))
+            // Quoted text may have letters beyond ASCII.
+            .map(|value| String::from_utf8_lossy(value.as_bytes()))
+            .flat_map(|value| strict(&value).unwrap_or_else(|| lenient(&value)))
             .filter_map(Self::of)
             .collect();
         let bearer = all.iter().find(|challenge| matches!(challenge, Self::Bearer { .. }));
@@ -71,7 +72,7 @@ fn lenient(value: &str) -> Vec<Parsed> {
     let mut all: Vec<Parsed> = Vec::new();
     let mut letters = value.chars().peekable();
     loop {
-        while letters.next_if(|c| c.is_whitespace() || *c == ',').is_some() {}
+        while letters.next_if(|c| c.is_whitespace() || [',', ';'].contains(c)).is_some() {}
         let word = word(&mut letters, |c| c == '=');
         skip_spaces(&mut letters);
         if letters.next_if_eq(&'=').is_some() {
@@ -117,11 +118,12 @@ fn quoted(letters: &mut Peekable<Chars<'_>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use reqwest::header::HeaderValue;
 
     fn find(values: &[&str]) -> Option<Challenge> {
         let mut headers = HeaderMap::new();
         for value in values {
-            headers.append(WWW_AUTHENTICATE, value.parse().unwrap());
+            headers.append(WWW_AUTHENTICATE, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         Challenge::find(&headers)
     }
@@ -154,6 +156,8 @@ mod tests {
             r#"bearer,realm=https://auth.example/token;,service="the registry""#,
             r#"Negotiate YWJj==, Bearer service="the registry",realm=https://auth.example/token"#,
             r#"Bearer realm="https://auth.example/token",service="the registry"#,
+            r#"Bearer realm="https://auth.example/token"; service="the registry""#,
+            r#", ,Basic realm="Prüfung",, Bearer realm="https://auth.example/token",service="the registry","#,
         ] {
             let found = find(&[text]).map(|challenge| match challenge {
                 Challenge::Bearer { realm, service, scope } => {
@@ -196,7 +200,7 @@ mod tests {
                 let token = self.token();
                 return (token.clone(), token);
             }
-            let plain = self.text("ab =,:/\t()\\\"", 0);
+            let plain = self.text("ab =,;:/\t()\\\"éß", 0);
             let mut written = String::from("\"");
             for letter in plain.chars() {
                 if "\\\"".contains(letter) || self.below(8) == 0 && letter.is_alphabetic() {

@@ -11,6 +11,7 @@ use crate::oci::cache::BlobStore;
 use crate::oci::credentials::{Credentials, default_files, search};
 use crate::oci::error::Error;
 use crate::oci::manifest::Descriptor;
+use crate::oci::mirrors::own_endpoint;
 use crate::oci::options::FetchOptions;
 use crate::oci::progress::Event;
 use crate::oci::reference::Reference;
@@ -44,6 +45,16 @@ impl RegistryClient {
             RegistrySession::new(reference, credentials, options, access)?
         };
         Ok(Self { reference: reference.clone(), options: options.clone(), session, runtime })
+    }
+
+    /// A client for the registry itself, as the user's files configure it. Uses no mirrors.
+    pub(crate) fn configured(
+        reference: &Reference,
+        options: &FetchOptions,
+        access: Access,
+    ) -> Result<Self, Error> {
+        let place = own_endpoint(reference, options)?;
+        Self::new(&place.reference, &place.options(reference, options), access)
     }
 
     pub(crate) fn reference(&self) -> &Reference {
@@ -115,8 +126,8 @@ impl RegistryClient {
     }
 }
 
-/// The caller's credentials, or the user's stored ones. Reports a failed helper and continues, as the
-/// registry may need no credentials.
+/// The caller's credentials, or the user's stored ones. Reports a failed helper or an unusable file and
+/// continues, as the registry may need no credentials.
 fn credentials(
     reference: &Reference,
     options: &FetchOptions,

@@ -1,9 +1,11 @@
 //! Registries: connections, authorization, downloads, uploads.
 
+mod body;
 mod certificates;
 mod challenge;
 mod client;
 mod download;
+mod message;
 mod redirect;
 mod retry;
 mod session;

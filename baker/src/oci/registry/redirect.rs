@@ -41,9 +41,9 @@ impl RepeatableRequest<'_> {
         let mut url = self.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let client = if url.origin() == registry.origin() {
-                transport.own(&url, self.timeout)
+                transport.own(self.timeout)
             } else {
-                transport.elsewhere(&url, self.timeout).map_err(NoResponse::Other)?
+                transport.elsewhere(self.timeout).map_err(NoResponse::Other)?
             };
             let mut request = (self.complete)(client.request(self.method.clone(), url.clone()));
             if let Some(authorize) = authorize

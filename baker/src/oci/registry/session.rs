@@ -9,10 +9,12 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use supermachine_formats::Digest;
 use tokio::sync::{Mutex, OnceCell};
 
+use super::body::read_body;
 use super::challenge::Challenge;
+use super::message::message_of;
 use super::redirect::{NoResponse, RepeatableRequest};
 use super::retry::{Backoff, Failure, is_transient, retry_after};
-use super::token::{TokenRequest, read_body};
+use super::token::TokenRequest;
 use super::transport::{ResponseTimeout, Transport};
 use crate::oci::credentials::Credentials;
 use crate::oci::error::{Cause, Document, Error};
@@ -20,12 +22,6 @@ use crate::oci::manifest::{DOCKER_INDEX, DOCKER_MANIFEST, MAX_DOCUMENT, OCI_INDE
 use crate::oci::options::FetchOptions;
 use crate::oci::progress::Event;
 use crate::oci::reference::Reference;
-
-/// The most bytes of an error response to read.
-const MAX_REFUSAL: u64 = 16 << 10;
-
-/// The most characters of a registry's message to show.
-const MAX_MESSAGE: usize = 300;
 
 /// The access that a session needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,9 +181,10 @@ impl RegistrySession {
 
     async fn authorized(&self, call: &RepeatableRequest<'_>) -> Result<Response, Failure> {
         let base = self.base().await.map_err(Failure::Final)?;
-        let is_own = base.origin() == call.url.origin();
         let auth = self.auth.lock().await.clone();
         let response = self.send(call, &auth).await?;
+        // What a redirect led to may not say where to send credentials.
+        let is_own = base.origin() == response.url().origin();
         if response.status() != StatusCode::UNAUTHORIZED || !is_own {
             return Ok(response);
         }
@@ -246,20 +243,20 @@ impl RegistrySession {
     }
 
     async fn find_base(&self) -> Result<Url, Error> {
-        let host = self.reference.host();
-        let url = |scheme: &str| {
-            let url = Url::parse(&format!("{scheme}://{host}/"));
-            url.map_err(|source| self.unreachable(source.into()))
-        };
-        let secure = url("https")?;
+        let address = |scheme| self.address(scheme).map_err(|source| self.unreachable(source));
+        let secure = address("https")?;
         if !self.transport.may_be_plain() {
             return Ok(secure);
         }
-        let client = self.transport.own(&secure, ResponseTimeout::Limited);
+        let client = self.transport.own(ResponseTimeout::Limited);
         match client.head(secure.clone()).send().await {
             Ok(_) => Ok(secure),
-            Err(_) => url("http"),
+            Err(_) => address("http"),
         }
+    }
+
+    fn address(&self, scheme: &str) -> Result<Url, Cause> {
+        Ok(Url::parse(&format!("{scheme}://{}/", self.reference.host()))?)
     }
 
     /// Renews the authorization, unless another request did so since `generation`.
@@ -368,6 +365,11 @@ impl RegistrySession {
             true => "it answers without TLS; use --insecure to allow that".into(),
             false => source,
         };
+        let url = self.base.get().cloned().or_else(|| self.address("https").ok());
+        let source = match url.and_then(|url| self.transport.proxy_for(&url)) {
+            Some(proxy) => format!("through the proxy {proxy}: {source}").into(),
+            None => source,
+        };
         Error::Unreachable { registry: self.reference.registry().to_owned(), source }
     }
 }
@@ -386,43 +388,6 @@ fn scopes(own: &str, wanted: Option<&str>) -> Vec<String> {
         }
     }
     all
-}
-
-/// The message of an error response: from its JSON, or else its first line of text.
-async fn message_of(mut response: Response) -> Option<String> {
-    let body = read_body(&mut response, MAX_REFUSAL).await.ok()??;
-    let text = match serde_json::from_slice::<serde_json::Value>(&body) {
-        Ok(json) => message_in(&json)?,
-        Err(_) => {
-            let text = String::from_utf8(body).ok()?;
-            let line = text.trim().lines().next().unwrap_or_default().to_owned();
-            if line.starts_with('<') {
-                return None;
-            }
-            line
-        }
-    };
-    let printable = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter });
-    let text: String = printable.take(MAX_MESSAGE).collect();
-    let text = text.trim();
-    (!text.is_empty()).then(|| text.to_owned())
-}
-
-fn message_in(json: &serde_json::Value) -> Option<String> {
-    let text = |value: &serde_json::Value, key: &str| {
-        value.get(key).and_then(serde_json::Value::as_str).map(str::to_owned)
-    };
-    let errors = json.get("errors").and_then(serde_json::Value::as_array);
-    let of_list = errors.and_then(|errors| {
-        let all: Vec<_> = errors
-            .iter()
-            .filter_map(|error| {
-                text(error, "message").filter(|text| !text.is_empty()).or(text(error, "code"))
-            })
-            .collect();
-        (!all.is_empty()).then(|| all.join(", "))
-    });
-    of_list.or(text(json, "message")).or(text(json, "details")).or(text(json, "error"))
 }
 
 fn stated_digest(headers: &HeaderMap) -> Option<Digest> {
@@ -446,14 +411,5 @@ mod tests {
         assert_eq!(scopes(own, Some("repository:a/b:pull,push")), [own]);
         let other = "repository:a/c:pull";
         assert_eq!(scopes(own, Some(&format!("{other} {own}"))), [own, other]);
-    }
-
-    #[test]
-    fn message_is_found_in_the_json_of_registries() {
-        let message = |json: &str| message_in(&serde_json::from_str(json).unwrap());
-        let list = r#"{"errors":[{"code":"DENIED","message":"pay first"},{"code":"X"}]}"#;
-        assert_eq!(message(list).unwrap(), "pay first, X");
-        assert_eq!(message(r#"{"details":"no such user"}"#).unwrap(), "no such user");
-        assert_eq!(message("{}"), None);
     }
 }

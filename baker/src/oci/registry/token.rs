@@ -4,7 +4,9 @@ use reqwest::header::CONTENT_TYPE;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 
-use super::redirect::{NoResponse, RepeatableRequest, innermost};
+use super::body::read_body;
+use super::message::message_of;
+use super::redirect::{NoResponse, RepeatableRequest};
 use super::retry::{Failure, is_transient, retry_after};
 use super::transport::{ResponseTimeout, Transport};
 use crate::oci::credentials::Credentials;
@@ -89,16 +91,15 @@ impl TokenRequest<'_> {
                 return Err(Failure::Final(Error::Unauthorized {
                     registry: self.registry.to_owned(),
                     credentials_sent: self.credentials.is_some(),
-                    message: None,
+                    message: message_of(response).await,
                 }));
             }
             status => {
-                let error = self.failed(TokenFault::Status { status: status.as_u16() });
+                let retry_after = retry_after(response.headers());
+                let (code, message) = (status.as_u16(), message_of(response).await);
+                let error = self.failed(TokenFault::Status { status: code, message });
                 return Err(match is_transient(status) {
-                    true => {
-                        let retry_after = retry_after(response.headers());
-                        Failure::Transient { error, retry_after }
-                    }
+                    true => Failure::Transient { error, retry_after },
                     false => Failure::Final(error),
                 });
             }
@@ -159,20 +160,4 @@ impl TokenRequest<'_> {
 fn with_query(mut url: Url, pairs: &[(&str, &str)]) -> Url {
     url.query_pairs_mut().extend_pairs(pairs);
     url
-}
-
-/// The whole body, or `None` if it is longer than `limit`.
-pub(super) async fn read_body(
-    response: &mut Response,
-    limit: u64,
-) -> Result<Option<Vec<u8>>, Cause> {
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(innermost)? {
-        if body.len().saturating_add(chunk.len()) > limit {
-            return Ok(None);
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(Some(body))
 }

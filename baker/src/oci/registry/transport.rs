@@ -1,11 +1,11 @@
 //! HTTP clients: TLS, proxies and time limits.
 //!
-//! Each client has its own TLS configuration, so nothing is installed process-wide. Proxies come from
-//! the environment (`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`), except for this machine's own ports.
+//! Each client has its own TLS configuration, so nothing is installed process-wide. All clients of a
+//! session follow one rule for proxies.
 
 use std::sync::{Arc, OnceLock};
 
-use reqwest::{Client, ClientBuilder, Url};
+use reqwest::{Client, ClientBuilder, Proxy, Url};
 use rustls::ClientConfig;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls_platform_verifier::Verifier;
@@ -13,6 +13,7 @@ use rustls_platform_verifier::Verifier;
 use super::certificates::{AcceptAny, Certificates};
 use crate::oci::error::Error;
 use crate::oci::options::{FetchOptions, Timeouts};
+use crate::oci::proxies::ProxyRule;
 use crate::oci::reference::is_loopback;
 
 const USER_AGENT: &str = concat!("supermachine/", env!("CARGO_PKG_VERSION"));
@@ -22,16 +23,15 @@ pub(super) struct Transport {
     own: Clients,
     elsewhere: OnceLock<Clients>,
     options: FetchOptions,
+    proxies: ProxyRule,
     may_be_plain: bool,
 }
 
 /// Clients with one TLS configuration.
 struct Clients {
-    proxied: Client,
-    direct: Client,
+    limited: Client,
     /// Without a time limit for responses.
-    unlimited_proxied: Client,
-    unlimited_direct: Client,
+    unlimited: Client,
 }
 
 /// Whether responses have a time limit.
@@ -47,8 +47,10 @@ impl Transport {
         let certificates = Certificates::of(host, options)?;
         let may_be_plain = options.insecure || is_loopback(host) && certificates.is_empty();
         let tls = tls(certificates, !may_be_plain)?;
-        let own = Clients::new(&tls, options.timeouts)?;
-        Ok(Self { own, elsewhere: OnceLock::new(), options: options.clone(), may_be_plain })
+        let proxies = options.proxies.rule()?;
+        let own = Clients::new(&tls, options.timeouts, &proxies)?;
+        let (elsewhere, options) = (OnceLock::new(), options.clone());
+        Ok(Self { own, elsewhere, options, proxies, may_be_plain })
     }
 
     /// Whether the registry may be used without TLS.
@@ -57,50 +59,52 @@ impl Transport {
     }
 
     /// The client for requests to the registry, with its certificates.
-    pub(super) fn own(&self, url: &Url, timeout: ResponseTimeout) -> &Client {
-        self.own.client(url, timeout)
+    pub(super) fn own(&self, timeout: ResponseTimeout) -> &Client {
+        self.own.client(timeout)
+    }
+
+    /// Host and port of the proxy for an address, if there is one.
+    pub(super) fn proxy_for(&self, url: &Url) -> Option<String> {
+        self.proxies.name_for(url)
     }
 
     /// The client for requests to any other host.
-    pub(super) fn elsewhere(&self, url: &Url, timeout: ResponseTimeout) -> Result<&Client, Error> {
+    pub(super) fn elsewhere(&self, timeout: ResponseTimeout) -> Result<&Client, Error> {
         if self.elsewhere.get().is_none() {
             let tls = tls(Certificates::given(&self.options)?, !self.options.insecure)?;
-            let clients = Clients::new(&tls, self.options.timeouts)?;
-            return Ok(self.elsewhere.get_or_init(|| clients).client(url, timeout));
+            let clients = Clients::new(&tls, self.options.timeouts, &self.proxies)?;
+            return Ok(self.elsewhere.get_or_init(|| clients).client(timeout));
         }
-        Ok(self.elsewhere.get().unwrap_or(&self.own).client(url, timeout))
+        Ok(self.elsewhere.get().unwrap_or(&self.own).client(timeout))
     }
 }
 
 impl Clients {
-    fn new(tls: &ClientConfig, timeouts: Timeouts) -> Result<Self, Error> {
+    fn new(tls: &ClientConfig, timeouts: Timeouts, proxies: &ProxyRule) -> Result<Self, Error> {
         let builder = || {
+            let proxies = proxies.clone();
             Client::builder()
                 .user_agent(USER_AGENT)
                 .connect_timeout(timeouts.connect)
                 .referer(false)
                 // `redirect` follows redirects, so that it can drop credentials.
                 .redirect(reqwest::redirect::Policy::none())
+                .proxy(Proxy::custom(move |url| proxies.proxy_for(url).cloned()))
                 .tls_backend_preconfigured(tls.clone())
         };
-        let limited = || builder().read_timeout(timeouts.idle);
         let build = |builder: ClientBuilder| {
             builder.build().map_err(|source| Error::Tls { source: source.into() })
         };
         Ok(Self {
-            proxied: build(limited())?,
-            direct: build(limited().no_proxy())?,
-            unlimited_proxied: build(builder())?,
-            unlimited_direct: build(builder().no_proxy())?,
+            limited: build(builder().read_timeout(timeouts.idle))?,
+            unlimited: build(builder())?,
         })
     }
 
-    fn client(&self, url: &Url, timeout: ResponseTimeout) -> &Client {
-        match (url.host_str().is_some_and(is_loopback), timeout) {
-            (true, ResponseTimeout::Limited) => &self.direct,
-            (true, ResponseTimeout::Unlimited) => &self.unlimited_direct,
-            (false, ResponseTimeout::Limited) => &self.proxied,
-            (false, ResponseTimeout::Unlimited) => &self.unlimited_proxied,
+    fn client(&self, timeout: ResponseTimeout) -> &Client {
+        match timeout {
+            ResponseTimeout::Limited => &self.limited,
+            ResponseTimeout::Unlimited => &self.unlimited,
         }
     }
 }

@@ -9,15 +9,13 @@ use xz2::read::XzDecoder;
 
 use crate::oci::cache::BlobStore;
 use crate::oci::error::{ArchiveProblem, Error};
+use crate::oci::kept_archive::STANDARD_INPUT;
 
 /// The most bytes of an uncompressed archive.
 const MAX_ARCHIVE: u64 = 256 << 30;
 
 /// How many bytes are copied at a time.
 const PIECE: usize = 1 << 20;
-
-/// The name of standard input.
-const STANDARD_INPUT: &str = "-";
 
 /// An open archive, and its first bytes.
 pub(super) struct Input {
@@ -56,7 +54,7 @@ impl Input {
     /// The file if it can be read in place, else its bytes.
     pub(super) fn into_file(self) -> Result<File, Stream> {
         let rest: Box<dyn Read> = match self.source {
-            Opened::File(file) if !is_compressed(&self.start) => return Ok(file),
+            Opened::File(file) if compression(&self.start).is_none() => return Ok(file),
             Opened::File(file) => Box::new(file),
             Opened::Stream(stream) => stream,
         };
@@ -64,11 +62,24 @@ impl Input {
     }
 }
 
-fn is_compressed(start: &[u8]) -> bool {
-    matches!(
-        start,
-        [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] | [0xfd, b'7', b'z', b'X', b'Z', 0]
-    )
+/// How an archive is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compressed {
+    Gzip,
+    /// Some tools begin with a frame of their own, which is skipped.
+    Zstd,
+    Xz,
+}
+
+fn compression(start: &[u8]) -> Option<Compressed> {
+    match start {
+        [0x1f, 0x8b, ..] => Some(Compressed::Gzip),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
+            Some(Compressed::Zstd)
+        }
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Some(Compressed::Xz),
+        _ => None,
+    }
 }
 
 /// Uncompresses an archive into an unnamed file next to the blobs.
@@ -78,13 +89,13 @@ pub(super) fn copied(stream: Stream, path: &Path, blobs: &BlobStore) -> Result<F
         source: ArchiveProblem::Unreadable { source },
     };
     let start = stream.get_ref().0.get_ref().clone();
-    let mut content: Box<dyn Read> = match start.as_slice() {
-        [0x1f, 0x8b, ..] => Box::new(MultiGzDecoder::new(stream)),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+    let mut content: Box<dyn Read> = match compression(&start) {
+        Some(Compressed::Gzip) => Box::new(MultiGzDecoder::new(stream)),
+        Some(Compressed::Zstd) => {
             Box::new(zstd::stream::read::Decoder::new(stream).map_err(unreadable)?)
         }
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => Box::new(XzDecoder::new_multi_decoder(stream)),
-        _ => Box::new(stream),
+        Some(Compressed::Xz) => Box::new(XzDecoder::new_multi_decoder(stream)),
+        None => Box::new(stream),
     };
     let mut copy = blobs.scratch_file()?;
     let (mut piece, mut left) = (vec![0; PIECE], MAX_ARCHIVE);
@@ -98,7 +109,8 @@ pub(super) fn copied(stream: Stream, path: &Path, blobs: &BlobStore) -> Result<F
         left = left
             .checked_sub(length as u64)
             .ok_or_else(|| unreadable(io::ErrorKind::FileTooLarge.into()))?;
-        copy.write_all(&piece[..length]).map_err(Error::io("write a copy of", path))?;
+        copy.write_all(&piece[..length])
+            .map_err(Error::io("write a copy of the archive to", blobs.dir()))?;
     }
     copy.rewind().map_err(Error::io("read a copy of", path))?;
     Ok(copy)

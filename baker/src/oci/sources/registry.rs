@@ -66,21 +66,19 @@ impl<'a> Registry<'a> {
     }
 }
 
-/// A client for the last endpoint. The caller's credentials are for the registry itself alone.
+/// A client for the last endpoint.
 fn connect(
     reference: &Reference,
     endpoints: &[Endpoint],
     options: &FetchOptions,
 ) -> Result<RegistryClient, Error> {
-    let Some(Endpoint { reference: place, insecure }) = endpoints.last() else {
-        return RegistryClient::new(reference, options, Access::Pull);
-    };
-    let mut own = options.clone();
-    own.insecure = *insecure;
-    if place.registry() != reference.registry() {
-        own.credentials = None;
+    match endpoints.last() {
+        Some(place) => {
+            let own = place.options(reference, options);
+            RegistryClient::new(&place.reference, &own, Access::Pull)
+        }
+        None => RegistryClient::new(reference, options, Access::Pull),
     }
-    RegistryClient::new(place, &own, Access::Pull)
 }
 
 impl Source for Registry<'_> {
