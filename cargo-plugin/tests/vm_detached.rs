@@ -171,7 +171,7 @@ fn name_is_one_machines_and_another_gets_a_number() {
 fn failed_start_says_why_and_leaves_no_name() {
     HOME.run(&["run", "-d", "--name", "no", "-p", "192.0.2.1:1:1", "bb"])
         .fails(125, &["cannot listen on 192.0.2.1:1", "because"]);
-    HOME.run(&["run", "-d", "--name", "../no", "bb"]).fails(125, &["cannot be a machine's name"]);
+    HOME.run(&["run", "-d", "--name", "../no", "bb"]).fails(125, &["is not a machine name"]);
     HOME.run(&["run", "-d", "--name", "no", "bb", "--", "true"])
         .fails(125, &["its own entrypoint", "supermachine pull"]);
     HOME.run(&["run", "-d", "-it", "bb"]).fails(125, &["--detach", "--interactive"]);

@@ -108,6 +108,14 @@ pub(super) fn cause(console: &str) -> &'static str {
     if out_of_memory(console).is_some() { "guest out of memory: " } else { "" }
 }
 
+/// The end of a console, as the end of a sentence.
+pub(super) fn shown(console: &str) -> String {
+    match console.trim() {
+        "" => String::new(),
+        console => format!("; its console ends with: {console}"),
+    }
+}
+
 /// The line of a console that says that the guest failed for lack of memory. Programs that the kernel
 /// killed for it do not count: the guest outlives them.
 pub(crate) fn out_of_memory(console: &str) -> Option<&str> {
@@ -141,6 +149,12 @@ mod tests {
             assert_eq!(out_of_memory(&console), Some(line));
             assert_eq!(cause(&console), "guest out of memory: ");
         }
+    }
+
+    #[test]
+    fn silent_console_is_not_mentioned() {
+        assert_eq!(shown(" \n"), "");
+        assert_eq!(shown("a\nb\n"), "; its console ends with: a\nb");
     }
 
     #[test]

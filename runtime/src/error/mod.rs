@@ -70,7 +70,7 @@ pub enum Error {
         waited: Duration,
     },
     /// The guest exited by itself: start another machine.
-    #[error("{}{failure}; its console ends with: {console}", guest::cause(.console))]
+    #[error("{}{failure}{}", guest::cause(.console), guest::shown(.console))]
     Guest {
         /// How it exited.
         failure: GuestFailure,
