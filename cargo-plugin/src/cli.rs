@@ -179,6 +179,14 @@ fn cure(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
             let reason = docker_options::reason(option).filter(|_| is_run)?;
             Some(format!("{option} is not supported: {reason}"))
         }
+        ErrorKind::InvalidSubcommand => {
+            let Some(ContextValue::String(command)) = error.get(ContextKind::InvalidSubcommand)
+            else {
+                return None;
+            };
+            let instead = docker_options::instead_of(command)?;
+            Some(format!("there is no command {command:?}: {instead}"))
+        }
         ErrorKind::InvalidUtf8 => {
             let wrong = arguments.iter().find(|argument| argument.to_str().is_none())?;
             Some(format!("the argument {wrong:?} is not UTF-8, as it must be here"))

@@ -1,4 +1,5 @@
-//! Options of `docker run` and `docker exec` that make no sense for a machine, and what to do instead.
+//! Options of `docker run` and `docker exec` that make no sense for a machine, commands of Docker that do not
+//! exist here, and what to do instead.
 
 /// Options with the reason why they are refused. A name ends with `*` if it is a prefix.
 const REFUSED: &[(&[&str], &str)] = &[
@@ -54,6 +55,42 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["-h"], "use --hostname for the host name, and --help for help"),
 ];
 
+/// Commands of Docker, with what does the same.
+const COMMANDS: &[(&[&str], &str)] = &[
+    (&["images", "image"], "`supermachine ls` lists snapshots, and `inspect` shows one"),
+    (&["rmi"], "`supermachine rm` removes snapshots"),
+    (&["container"], "`supermachine ps` lists machines"),
+    (&["create", "start"], "`supermachine run -d` starts a machine in the background"),
+    (&["attach"], "`supermachine logs -f` follows a machine, and `exec -it` opens a shell in it"),
+    (&["save"], "`supermachine export` writes a snapshot to a file"),
+    (&["load"], "`supermachine pull docker-archive:FILE` takes what `docker save` wrote"),
+    (
+        &["build", "buildx", "commit"],
+        "build the image with another tool; `supermachine pull` takes it from a registry, as \
+         oci:FOLDER or as docker-archive:FILE",
+    ),
+    (
+        &["login", "logout"],
+        "`docker login` and `podman login` store credentials that count here too; or use --username \
+         with --password-stdin",
+    ),
+    (&["tag"], "`supermachine pull --name` names a snapshot, and `push NAME REFERENCE` its image"),
+    (&["history"], "`supermachine inspect` shows what a snapshot was made from"),
+    (
+        &["info", "version"],
+        "`supermachine doctor` checks this host, and --version prints the version",
+    ),
+    (&["system", "prune"], "`supermachine df` shows disk usage, and `gc` frees space"),
+    (&["volume", "network"], "a machine has neither volumes nor networks: see `cp` and `run -p`"),
+    (&["compose", "swarm", "service", "stack"], "start each machine with `supermachine run -d`"),
+];
+
+/// What does the same as a command of Docker. `None` for other words.
+pub(crate) fn instead_of(command: &str) -> Option<&'static str> {
+    let found = COMMANDS.iter().find(|(names, _)| names.contains(&command));
+    found.map(|(_, instead)| *instead)
+}
+
 /// Why an option of Docker is refused. `None` for other options.
 pub(crate) fn reason(option: &str) -> Option<&'static str> {
     let name = option.split('=').next().unwrap_or(option);
@@ -69,6 +106,12 @@ pub(crate) fn reason(option: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commands_of_docker_have_another_name() {
+        assert!(instead_of("rmi").unwrap().contains("`supermachine rm`"));
+        assert!(instead_of("nosuch").is_none());
+    }
 
     #[test]
     fn options_of_docker_have_a_reason() {

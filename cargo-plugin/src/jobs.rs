@@ -6,22 +6,27 @@
 //! machines/NAME/jobs/NUMBER/
 //!   lock      held by the attendant while it lives
 //!   log       the output, the last part of it if it is long; see `crate::stream_log`
-//!   status    the exit status, once the command has exited
+//!   status    spaces, and the exit status once the command has exited
 //! ```
 //!
-//! A job is called NAME/NUMBER. Its folder goes with the machine.
+//! A job is called NAME/NUMBER. Its folder goes with the machine. A job lives on when the disk is full: its
+//! log then says how much is missing, and its status has its room from the start.
 
 use std::fs::{self, DirBuilder, File};
+use std::io::ErrorKind::{QuotaExceeded, StorageFull};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{BackgroundError, Error};
 use crate::machines::Machines;
-use crate::stream_log::{self, CopyError};
+use crate::stream_log::{self, CopyError, STDERR};
 
 /// How much of a log is kept, at most.
 const MAX_LOG: u64 = 1 << 20;
+
+/// The room for an exit status.
+const STATUS_ROOM: usize = 4;
 
 /// A job of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,12 +58,24 @@ impl Job {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 done => done.map_err(Error::file("create", &folder))?,
             }
-            let path = folder.join("lock");
-            let lock = File::create(&path).map_err(Error::file("create", &path))?;
-            lock.lock().map_err(Error::file("lock", &path))?;
-            return Ok((Self { machine: machine.to_owned(), number, folder }, lock));
+            let job = Self { machine: machine.to_owned(), number, folder };
+            let made = job.make_files();
+            if made.is_err() {
+                // The first error matters.
+                let _ = fs::remove_dir_all(&job.folder);
+            }
+            return made.map(|lock| (job, lock));
         }
         Err(Error::file("create", &parent)(io::ErrorKind::StorageFull.into()))
+    }
+
+    fn make_files(&self) -> Result<File, Error> {
+        let path = self.folder.join("lock");
+        let lock = File::create(&path).map_err(Error::file("create", &path))?;
+        lock.lock().map_err(Error::file("lock", &path))?;
+        let path = self.folder.join("status");
+        fs::write(&path, [b' '; STATUS_ROOM]).map_err(Error::file("write", &path))?;
+        Ok(lock)
     }
 
     /// Finds a job by its name.
@@ -79,13 +96,15 @@ impl Job {
     pub(crate) fn log(&self) -> Result<BoundedLog, Error> {
         let path = self.folder.join("log");
         let file = File::options().create(true).read(true).append(true).open(&path);
-        Ok(BoundedLog { file: file.map_err(Error::file("create", &path))?, size: 0 })
+        Ok(BoundedLog { file: file.map_err(Error::file("create", &path))?, size: 0, lost: 0 })
     }
 
     /// Notes the exit status.
     pub(crate) fn exited(&self, status: u8) -> Result<(), Error> {
         let path = self.folder.join("status");
-        fs::write(&path, status.to_string()).map_err(Error::file("write", &path))
+        let file = File::options().write(true).open(&path);
+        let written = file.and_then(|mut file| write!(file, "{status:<STATUS_ROOM$}"));
+        written.map_err(Error::file("write", &path))
     }
 
     /// Waits until the command exits, and returns its status. `None` if its attendant was killed.
@@ -93,8 +112,12 @@ impl Job {
         let path = self.folder.join("lock");
         let lock = File::open(&path).map_err(Error::file("open", &path))?;
         lock.lock_shared().map_err(Error::file("lock", &path))?;
-        let status = fs::read_to_string(self.folder.join("status"));
-        Ok(status.ok().and_then(|text| text.trim().parse().ok()))
+        Ok(self.status())
+    }
+
+    /// The exit status, if it is known.
+    fn status(&self) -> Option<u8> {
+        fs::read_to_string(self.folder.join("status")).ok()?.trim().parse().ok()
     }
 
     /// Prints the log.
@@ -112,11 +135,13 @@ impl Job {
     }
 }
 
-/// A log file that drops its older half when it is full.
+/// A log file that drops its older half when it is full, and new pieces while the disk is.
 #[derive(Debug)]
 pub(crate) struct BoundedLog {
     file: File,
     size: u64,
+    /// Bytes of output that the full disk took since the last piece in the file.
+    lost: u64,
 }
 
 impl Write for BoundedLog {
@@ -126,8 +151,21 @@ impl Write for BoundedLog {
         if self.size + length > MAX_LOG {
             self.drop_older_half()?;
         }
-        self.file.write_all(piece)?;
-        self.size += length;
+        let mut whole = Vec::new();
+        if self.lost > 0 {
+            let note = format!("[{} bytes are missing here: the disk was full]\n", self.lost);
+            whole = stream_log::piece(STDERR, note.as_bytes());
+        }
+        whole.extend_from_slice(piece);
+        match self.file.write_all(&whole) {
+            Ok(()) => (self.size, self.lost) = (self.size + whole.len() as u64, 0),
+            Err(error) if matches!(error.kind(), StorageFull | QuotaExceeded) => {
+                // Readers must find whole pieces.
+                self.file.set_len(self.size)?;
+                self.lost += stream_log::content_of(piece);
+            }
+            Err(error) => return Err(error),
+        }
         Ok(piece.len())
     }
 
@@ -147,7 +185,9 @@ impl BoundedLog {
             let length = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
             rest = rest.get(5 + length..).unwrap_or_default();
         }
+        // This frees room before it needs some.
         self.file.set_len(0)?;
+        self.size = 0;
         self.file.write_all(rest)?;
         self.size = rest.len() as u64;
         Ok(())
@@ -169,6 +209,7 @@ mod tests {
 
     use super::*;
     use crate::stream_log::Stream;
+    use supermachine_test_support::small_disk::with_small_disk;
 
     #[test]
     fn job_has_the_name_of_its_machine_and_a_number() {
@@ -176,6 +217,49 @@ mod tests {
         for name in ["web", "web/", "web/x", "/", "web/1/2"] {
             assert!(!is_job(name), "{name}");
         }
+    }
+
+    #[test]
+    fn full_disk_takes_output_but_neither_the_job_nor_its_status() {
+        let test = "jobs::tests::full_disk_takes_output_but_neither_the_job_nor_its_status";
+        with_small_disk(256 << 10, test, |disk| {
+            let folder = disk.dir().join("1");
+            fs::create_dir(&folder).unwrap();
+            let job = Job { machine: "m".into(), number: 1, folder };
+            let _lock = job.make_files().unwrap();
+            let log = Arc::new(Mutex::new(job.log().unwrap()));
+            let (mut stdout, _) = Stream::pair(&log);
+            for _ in 0..1000 {
+                stdout.write_all(&[b'x'; 1023]).unwrap();
+            }
+            let printed = || {
+                let (mut out, mut err) = (Vec::new(), Vec::new());
+                job.print_log(&mut out, &mut err).unwrap();
+                (out, String::from_utf8(err).unwrap())
+            };
+            let (out, err) = printed();
+            assert!(out.len() > 100 << 10 && out.len() % 1023 == 0 && err.is_empty(), "{err}");
+            job.exited(143).unwrap();
+            assert_eq!(job.status(), Some(143));
+            disk.resize(1 << 20);
+            stdout.write_all(b"after").unwrap();
+            let missing = 1000 * 1023 - out.len();
+            let (out, err) = printed();
+            assert!(out.ends_with(b"xafter"));
+            assert_eq!(err, format!("[{missing} bytes are missing here: the disk was full]\n"));
+        });
+    }
+
+    #[test]
+    fn job_without_room_leaves_no_folder() {
+        with_small_disk(4 << 10, "jobs::tests::job_without_room_leaves_no_folder", |disk| {
+            fs::write(disk.dir().join("filler"), [1; 4096]).unwrap();
+            let folder = disk.dir().join("1");
+            fs::create_dir(&folder).unwrap();
+            let job = Job { machine: "m".into(), number: 1, folder };
+            let error = job.make_files().unwrap_err();
+            assert_eq!(error.to_string(), format!("disk full: {}/1/status", disk.dir().display()));
+        });
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod docker_options;
 mod error;
 mod format;
 mod globals;
+mod image_name;
 mod init;
 mod jobs;
 mod label;

@@ -162,7 +162,11 @@ impl Machines {
         let folder = self.dir.join("stopped").join(name);
         remove(&folder)?;
         create_private(&folder)?;
-        fill(&folder).map_err(|source| state("write", &folder, source))
+        fill(&folder).map_err(|source| {
+            // Half of what is known is worse than nothing. The first error matters.
+            let _ = remove(&folder);
+            state("write", &folder, source)
+        })
     }
 
     /// Forgets the last stopped machine of this name. Returns whether there was one.

@@ -145,6 +145,10 @@ impl Observer for Progress {
                 self.line(&format!("warning: mirror {mirror}: {}", with_sources(error)));
                 return;
             }
+            Event::NotThere { reference, error } => {
+                self.line(&format!("  {reference} is not there: {}", with_sources(error)));
+                return;
+            }
             Event::Waiting { error, pause } => {
                 let (error, pause) = (with_sources(error), format::time(pause));
                 self.line(&format!("  {error}; trying again in {pause}"));

@@ -5,6 +5,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+use supermachine::image::default_cache;
 use supermachine_baker::{BakeError, Store, StoreError};
 use supermachine_snapshots::pack::{PackError, Source};
 
@@ -44,6 +45,12 @@ pub(crate) fn open(wanted: Option<&Path>) -> Result<Store, Error> {
 pub(crate) fn open_existing(wanted: Option<&Path>) -> Result<Option<Store>, Error> {
     let dir = dir(wanted)?;
     if dir.join("index.json").is_file() { Ok(Some(Store::open(dir)?)) } else { Ok(None) }
+}
+
+/// Opens the store if it exists, or if anything in the cache is worth counting and cleaning.
+pub(crate) fn open_with_cache(wanted: Option<&Path>) -> Result<Option<Store>, Error> {
+    let cached = default_cache().is_ok_and(|cache| cache.join("downloads").is_dir());
+    if cached { open(wanted).map(Some) } else { open_existing(wanted) }
 }
 
 /// Opens the store to look up this snapshot. A missing store is a missing snapshot.

@@ -13,6 +13,8 @@ pub(crate) const STDOUT: u8 = 1;
 pub(crate) const STDERR: u8 = 2;
 /// The largest piece of a log that is read at once.
 const MAX_PIECE: u32 = 16 << 20;
+/// The bytes before a piece's content.
+const HEADER: u64 = 5;
 
 /// A writer that appends to a log as one of its streams.
 #[derive(Debug)]
@@ -34,7 +36,7 @@ impl<W: Write> Write for Stream<W> {
         let count = u32::try_from(bytes.len()).unwrap_or(MAX_PIECE).min(MAX_PIECE);
         let bytes = bytes.get(..count as usize).unwrap_or_default();
         // A piece at once, so that readers of a file never see half of one.
-        let piece = [&[self.number], count.to_le_bytes().as_slice(), bytes].concat();
+        let piece = piece(self.number, bytes);
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         log.write_all(&piece)?;
         Ok(bytes.len())
@@ -43,6 +45,18 @@ impl<W: Write> Write for Stream<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).flush()
     }
+}
+
+/// A piece of a stream, at most [`MAX_PIECE`] bytes of it.
+pub(crate) fn piece(stream: u8, bytes: &[u8]) -> Vec<u8> {
+    let count = u32::try_from(bytes.len()).unwrap_or(MAX_PIECE).min(MAX_PIECE);
+    let bytes = bytes.get(..count as usize).unwrap_or_default();
+    [&[stream], count.to_le_bytes().as_slice(), bytes].concat()
+}
+
+/// The bytes of its stream in a piece.
+pub(crate) fn content_of(piece: &[u8]) -> u64 {
+    (piece.len() as u64).saturating_sub(HEADER)
 }
 
 /// Copies a log to two writers. Stops at the end, or at a piece that is not complete.

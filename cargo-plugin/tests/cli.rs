@@ -17,7 +17,7 @@ use serde_json::Value;
 use supermachine_formats::snapshot::Stage;
 use supermachine_test_support::registry::DockerRegistry;
 use supermachine_test_support::stores::{Sample, put};
-use support::{Home, age, files, interrupt};
+use support::{Done, Home, age, files, interrupt};
 
 const COMMANDS: [&str; 26] = [
     "pull", "run", "ps", "exec", "logs", "cp", "stop", "kill", "restart", "pause", "unpause",
@@ -269,11 +269,16 @@ fn wrong_arguments_are_explained() {
         (&["pull", "--username", "me", "x"], "--password-stdin"),
         (&["ls", "extra"], "unexpected argument"),
         (&["nosuch"], "unrecognized subcommand"),
+        (&["images"], "there is no command \"images\": `supermachine ls` lists snapshots"),
+        (&["login", "registry.example"], "`docker login` and `podman login` store credentials"),
     ];
     for (arguments, said) in cases {
         home.run(arguments).fails(2, &[said]);
     }
     home.run(&["pull", "--name", "../x", "x"]).fails(1, &["not a snapshot name"]);
+    let long = "n".repeat(129);
+    let said = "is not a snapshot name: it has 129 characters, more than the 128 allowed";
+    home.run(&["pull", "--name", &long, "x"]).fails(1, &[said]);
     home.run(&["pull", "UPPER"]).fails(1, &["\"UPPER\" does not name an image"]);
     assert!(!home.path("data").exists());
 }
@@ -427,6 +432,71 @@ fn fetch_only_reports_its_steps_and_prints_no_result() {
     assert!(again.stderr.contains(" in the cache, 1.1 MB\n"), "{again:?}");
     let quiet = home.run(&["-q", "pull", "--offline", "--fetch-only", &image]);
     assert_eq!((quiet.succeeds(), &*quiet.stderr), ("", ""));
+}
+
+#[test]
+fn short_names_mean_what_registries_conf_says() {
+    let home = Home::new();
+    let registry = Registry::start(false, false);
+    let conf = home.path("registries.conf");
+    let pull = |text: &str, image: &str| {
+        fs::write(&conf, text).unwrap();
+        let mut command = home.command(&["pull", "--fetch-only", image]);
+        Done::of(&command.env("CONTAINERS_REGISTRIES_CONF", &conf).output().unwrap())
+    };
+    let alias = format!("[aliases]\n\"team/app\" = \"{}\"", registry.image());
+    let found = format!("  {}:latest is ", registry.image());
+    let done = pull(&alias, "team/app");
+    assert!(done.status == 0 && done.stderr.contains(&found), "{done:?}");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let search =
+        format!("unqualified-search-registries = [\"{closed}\", \"{}\"]", registry.address);
+    let done = pull(&search, "small");
+    assert!(done.status == 0 && done.stderr.contains(&found), "{done:?}");
+    let missing =
+        format!("{closed}/small:latest is not there: the registry {closed} cannot be reached");
+    assert!(done.stderr.contains(&missing), "{done:?}");
+    pull("[aliases", "small").fails(1, &["registries.conf is malformed"]);
+}
+
+#[test]
+fn proxy_that_cannot_be_used_is_named() {
+    let home = Home::new();
+    let mut command = home.command(&["pull", "--fetch-only", "registry.test/small"]);
+    command.env("https_proxy", "ftp://me:geheim@proxy.test").env_remove("HTTPS_PROXY");
+    let done = Done::of(&command.output().unwrap());
+    done.fails(1, &["proxy \"ftp://proxy.test\" cannot be used", "HTTPS_PROXY", "\"ftp\""]);
+    assert!(!done.stderr.contains("geheim"), "{done:?}");
+}
+
+#[test]
+fn downloads_are_counted_and_cleaned_with_and_without_a_store() {
+    let home = Home::new();
+    let downloads = || {
+        let usage: Value = serde_json::from_str(home.run(&["df", "--json"]).succeeds()).unwrap();
+        usage["downloads"].as_u64().unwrap()
+    };
+    assert_eq!(downloads(), 0);
+    assert!(home.run(&["gc"]).succeeds().ends_with("freed: 0 B\n"));
+    assert!(!home.path("data").exists());
+    let registry = Registry::start(false, false);
+    for has_store in [true, false] {
+        home.run(&["pull", "--fetch-only", &registry.image()]).succeeds();
+        if !has_store {
+            fs::remove_dir_all(home.store()).unwrap();
+        }
+        let before = downloads();
+        assert!(before > 1 << 20, "{before}");
+        let dry = home.run(&["gc", "--dry-run"]);
+        assert!(dry.succeeds().contains("downloads     1.1 MB in 1\n"), "{dry:?}");
+        assert_eq!(downloads(), before);
+        let done = home.run(&["gc"]);
+        assert!(done.succeeds().contains("downloads     1.1 MB in 1\n"), "{done:?}");
+        assert_eq!(downloads(), 0);
+    }
+    // What was cleaned is fetched again.
+    home.run(&["pull", "--fetch-only", "--offline", &registry.image()]).fails(1, &["offline"]);
+    home.run(&["pull", "--fetch-only", &registry.image()]).succeeds();
 }
 
 #[test]

@@ -22,7 +22,8 @@ fn copy_all(from: &Path, to: &Path) -> Result<(), Error> {
         return std::os::unix::fs::symlink(target, to).map_err(Error::file("create", to));
     }
     if !kind.is_dir() {
-        return fs::copy(from, to).map(drop).map_err(Error::file("copy", from));
+        let blame = |error: io::Error| Error::file("copy", blamed(from, to, &error))(error);
+        return fs::copy(from, to).map(drop).map_err(blame);
     }
     fs::create_dir(to).map_err(Error::file("create", to))?;
     for name in names(from)? {
@@ -37,7 +38,7 @@ pub(super) fn archive(folder: &Path, name: &str, place: &Path) -> Result<(), Err
     let mut archive = tar::Builder::new(io::BufWriter::new(file));
     archive.mode(tar::HeaderMode::Deterministic);
     archive.follow_symlinks(false);
-    append(&mut archive, folder, Path::new(name))?;
+    append(&mut archive, folder, Path::new(name), place)?;
     let finished = archive.into_inner().and_then(|writer| writer.into_inner().map_err(Into::into));
     finished.map(drop).map_err(Error::file("write", place))
 }
@@ -47,15 +48,26 @@ fn append<W: io::Write>(
     archive: &mut tar::Builder<W>,
     from: &Path,
     name: &Path,
+    place: &Path,
 ) -> Result<(), Error> {
-    archive.append_path_with_name(from, name).map_err(Error::file("pack", from))?;
+    archive
+        .append_path_with_name(from, name)
+        .map_err(|error| Error::file("pack", blamed(from, place, &error))(error))?;
     let kind = fs::symlink_metadata(from).map_err(Error::file("read", from))?;
     if kind.is_dir() {
         for entry in names(from)? {
-            append(archive, &from.join(&entry), &name.join(&entry))?;
+            append(archive, &from.join(&entry), &name.join(&entry), place)?;
         }
     }
     Ok(())
+}
+
+/// The path that a failed copy is about: its target if there is no room.
+fn blamed<'p>(from: &'p Path, to: &'p Path, error: &io::Error) -> &'p Path {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => to,
+        _ => from,
+    }
 }
 
 /// Flushes everything to the disk.
@@ -79,4 +91,25 @@ fn names(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut names: Vec<PathBuf> = entries.map_err(Error::file("read", dir))?;
     names.sort();
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use supermachine_test_support::small_disk::with_small_disk;
+
+    #[test]
+    fn full_disk_is_named_by_the_copy_and_not_its_source() {
+        let test = "bundle::files::tests::full_disk_is_named_by_the_copy_and_not_its_source";
+        with_small_disk(64 << 10, test, |disk| {
+            let from = tempfile::tempdir().unwrap();
+            fs::write(from.path().join("large"), vec![1; 1 << 20]).unwrap();
+            let to = disk.dir().join("to");
+            let error = put(from.path(), &to).unwrap_err();
+            assert_eq!(error.to_string(), format!("disk full: {}/large", to.display()));
+            fs::remove_dir_all(&to).unwrap();
+            let error = archive(from.path(), "name", &to).unwrap_err();
+            assert_eq!(error.to_string(), format!("disk full: {}", to.display()));
+        });
+    }
 }

@@ -43,7 +43,7 @@ struct Sizes {
 
 /// Prints the sizes.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
-    let usage = match store::open_existing(globals.store.as_deref())? {
+    let usage = match store::open_with_cache(globals.store.as_deref())? {
         Some(store) => store.usage()?,
         None => Usage::default(),
     };

@@ -28,7 +28,7 @@ pub(crate) struct Args {
 
 /// Sweeps, and prints what was freed.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
-    let Some(store) = store::open_existing(globals.store.as_deref())? else { return Ok(0) };
+    let store = store::open_with_cache(globals.store.as_deref())?;
     let mut options = SweepOptions::default();
     (options.all, options.dry_run, options.wait) = (args.all, args.dry_run, !args.no_wait);
     let waiting = || {
@@ -36,7 +36,10 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
             report::note("waiting for other commands to finish with the store");
         }
     };
-    let swept = store.sweep(options, waiting)?;
+    let swept = match store {
+        Some(store) => store.sweep(options, waiting)?,
+        None => Swept::default(),
+    };
     let text = text(&swept, args.dry_run);
     io::stdout().write_all(text.as_bytes()).map_err(|source| Error::Output { source })?;
     Ok(0)

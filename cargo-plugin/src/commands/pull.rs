@@ -21,7 +21,7 @@ use crate::globals::Globals;
 use crate::init::InitArg;
 use crate::progress::Progress;
 use crate::variables::EnvArgs;
-use crate::{format, machine_size, report, store};
+use crate::{format, image_name, machine_size, report, store};
 
 /// How long hardware takes for an iteration of the speed probe, in picoseconds.
 const HARDWARE_ITERATION: u64 = 2_000;
@@ -36,7 +36,8 @@ Examples:
   supermachine pull oci:./layout --name mine
 
 An image is one of
-  NAME[:TAG][@DIGEST]            on Docker Hub, as in `redis`, `grafana/loki:3`
+  NAME[:TAG][@DIGEST]            on Docker Hub, as in `redis`, `grafana/loki:3`, unless
+                                 registries.conf says otherwise
   HOST[:PORT]/NAME[:TAG]         on another registry
   oci:FOLDER[:TAG]               an OCI layout
   oci-archive:FILE[:TAG]         a tar archive of an OCI layout
@@ -159,11 +160,13 @@ pub(crate) struct RegistryArgs {
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     // The password can be read once.
     let options = args.fetch.options()?;
-    let builder = args.builder(&options)?;
     if let Some(name) = &args.name {
         check_name(name)?;
     }
-    let source: ImageSource = args.image.parse().map_err(BakeError::from)?;
+    let mut searching = options.clone();
+    searching.progress = Some(Arc::new(Progress::new(globals.quiet)) as _);
+    let source = image_name::locate(&args.image, &searching, globals.store.as_deref())?;
+    let builder = args.builder(&source, &options)?;
     if let Some(path) = snapshots_at(&source) {
         let store = store::open(globals.store.as_deref())?;
         return import::print(&store.import(path, args.name.as_deref())?, globals.quiet);
@@ -212,6 +215,8 @@ fn snapshots_at(source: &ImageSource) -> Option<&Path> {
     else {
         return None;
     };
+    // What can be read only once is left to the bake.
+    std::fs::metadata(path).ok().filter(|found| found.is_file() || found.is_dir())?;
     let found = Source::open(path).ok()?;
     let all = found.snapshots().ok()?;
     let is_snapshot = |named: &Named| Manifest::read(&found, named.descriptor.digest).is_ok();
@@ -257,12 +262,12 @@ fn pull_snapshot(
 /// Bakes an image for `run`. The caller has checked the host.
 pub(crate) fn bake_with(
     builder: OciImageBuilder,
-    fetch: &FetchArgs,
+    options: FetchOptions,
     store: &Store,
     quiet: bool,
 ) -> Result<Baked, Error> {
     let progress = Arc::new(Progress::new(quiet));
-    let builder = builder.fetch_options(fetch.options()?).observer(Arc::clone(&progress) as _);
+    let builder = builder.fetch_options(options).observer(Arc::clone(&progress) as _);
     bake(&builder, store, &progress, quiet)
 }
 
@@ -308,8 +313,12 @@ fn check_name(name: &str) -> Result<(), Error> {
 }
 
 impl Args {
-    fn builder(&self, options: &FetchOptions) -> Result<OciImageBuilder, Error> {
-        let mut builder = OciImageBuilder::new(&self.image)?
+    fn builder(
+        &self,
+        source: &ImageSource,
+        options: &FetchOptions,
+    ) -> Result<OciImageBuilder, Error> {
+        let mut builder = OciImageBuilder::from_source(source.clone())
             .memory_mib(self.memory)
             .vcpus(self.vcpus)
             .cpu_baseline(self.cpu)
@@ -347,7 +356,7 @@ impl Args {
 }
 
 impl FetchArgs {
-    fn options(&self) -> Result<FetchOptions, Error> {
+    pub(crate) fn options(&self) -> Result<FetchOptions, Error> {
         let mut options = self.registry.options()?;
         if let Some(platform) = &self.platform {
             options.platform = platform.clone();

@@ -12,6 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use supermachine_baker::BakeError;
+use supermachine_vmm::file_failure;
 
 pub(crate) use self::background::BackgroundError;
 pub(crate) use self::cargo::CargoError;
@@ -59,7 +60,7 @@ pub(crate) enum Error {
     #[error(transparent)]
     Machine(#[from] supermachine::Error),
     /// A file or folder of the host cannot be used.
-    #[error("cannot {operation} {}", path.display())]
+    #[error("{}", file_failure(operation, path, source))]
     File { operation: &'static str, path: PathBuf, source: io::Error },
     /// The result cannot be written.
     #[error("cannot write to standard output")]

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
+use supermachine_snapshots::pack::refused_name;
+
 /// What is wrong with the arguments.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UsageError {
@@ -17,10 +19,7 @@ pub(crate) enum UsageError {
     #[error("the {what} {text:?} is not UTF-8, as everything that a snapshot keeps must be")]
     NotUtf8 { what: &'static str, text: OsString },
     /// The name cannot be a machine's.
-    #[error(
-        "{name:?} cannot be a machine's name: use at most 128 letters, digits, '.', '_' and '-', \
-         and start with a letter or a digit"
-    )]
+    #[error("{}", refused_name(name, "machine"))]
     MachineName { name: String },
     /// A line of an environment file has no name, or white space in it.
     #[error("{}: line {line} is not NAME=VALUE, with a name without white space", path.display())]

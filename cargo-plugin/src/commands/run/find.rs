@@ -1,15 +1,17 @@
 //! Finds the snapshot to run, or pulls it.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use supermachine_baker::oci::ImageSource;
+use supermachine_baker::oci::{self, FetchOptions};
 use supermachine_baker::{BakeError, OciImageBuilder, Store, StoreError, Summary};
 
 use super::super::pull::{self, FetchArgs};
 use super::request::PullPolicy;
 use crate::error::{Error, SnapshotError};
+use crate::progress::Progress;
 use crate::variant::{Variant, is_variant};
-use crate::{report, store};
+use crate::{image_name, report, store};
 
 /// The snapshot that is wanted.
 #[derive(Debug)]
@@ -37,7 +39,9 @@ impl Search<'_> {
         if !is_name {
             check_path(self.target)?;
         }
-        let source: Result<ImageSource, _> = self.target.parse();
+        // Without the options, as a password is read only for a pull.
+        let sources = oci::candidates(self.target, &FetchOptions::default());
+        let references: Vec<_> = sources.iter().flatten().map(ToString::to_string).collect();
         if is_name {
             let store = Store::open(self.dir)?;
             let summary = store.summary(store.digest(self.target)?)?;
@@ -45,34 +49,37 @@ impl Search<'_> {
                 return Ok(self.target.to_owned());
             }
             let reference = image_of(&summary);
-            if !source.as_ref().is_ok_and(|source| Some(source.to_string()) == reference) {
+            if !reference.is_some_and(|reference| references.contains(&reference)) {
                 let (name, machine) = (self.target.to_owned(), &summary.snapshot.machine);
                 let (memory_mib, vcpus) = (machine.memory_size >> 20, machine.vcpus);
                 return Err(SnapshotError::Fixed { name, memory_mib, vcpus }.into());
             }
         }
-        let reference = source.map_err(BakeError::from)?.to_string();
+        sources.map_err(BakeError::from)?;
         let known = match store::open_existing(Some(self.dir))? {
-            Some(store) => self.known(&store, &reference)?,
+            Some(store) => self.known(&store, &references)?,
             None => None,
         };
+        let wanted = references.join(" or ");
         match (known, self.policy) {
             (Some(name), PullPolicy::Missing | PullPolicy::Never) => Ok(name),
             (None, PullPolicy::Never) => {
                 let store = self.dir.to_owned();
-                Err(SnapshotError::NeverPulled { wanted: reference, store }.into())
+                Err(SnapshotError::NeverPulled { wanted, store }.into())
             }
-            (known, _) => self.pull(known, reference),
+            (known, _) => self.pull(known, wanted),
         }
     }
 
-    /// The name of a snapshot of this image and variant.
-    fn known(&self, store: &Store, reference: &str) -> Result<Option<String>, Error> {
+    /// The name of a snapshot of this variant of one of the images.
+    fn known(&self, store: &Store, references: &[String]) -> Result<Option<String>, Error> {
         let wanted = self.variant.name(self.short_name());
         let is_image = |name: &str| {
             // Skips damaged snapshots; `ls` reports them.
             let summary = store.digest(name).and_then(|digest| store.summary(digest));
-            summary.ok().filter(|summary| image_of(summary).as_deref() == Some(reference))
+            summary.ok().filter(|summary| {
+                image_of(summary).is_some_and(|image| references.contains(&image))
+            })
         };
         if is_image(&wanted).is_some() {
             return Ok(Some(wanted));
@@ -87,30 +94,34 @@ impl Search<'_> {
         Ok(None)
     }
 
-    fn pull(&self, known: Option<String>, reference: String) -> Result<String, Error> {
+    fn pull(&self, known: Option<String>, wanted: String) -> Result<String, Error> {
         if !self.quiet && known.is_none() {
-            report::note(&format!("no snapshot of {reference} yet, pulling it"));
+            report::note(&format!("no snapshot of {wanted} yet, pulling it"));
         }
-        let pulled = self.bake(known, &reference);
+        let pulled = self.bake(known);
         pulled.map_err(|error| match error {
             error @ Error::Snapshot(SnapshotError::NameTaken { .. }) => error,
             source => {
                 let (store, source) = (self.dir.to_owned(), Box::new(source));
-                SnapshotError::NotPulled { wanted: reference, store, source }.into()
+                SnapshotError::NotPulled { wanted, store, source }.into()
             }
         })
     }
 
-    fn bake(&self, known: Option<String>, reference: &str) -> Result<String, Error> {
+    fn bake(&self, known: Option<String>) -> Result<String, Error> {
         pull::check_host()?;
         let store = store::open(Some(self.dir))?;
+        let options = self.fetch.options()?;
+        let mut searching = options.clone();
+        searching.progress = Some(Arc::new(Progress::new(self.quiet)) as _);
+        let source = image_name::locate_with(self.target, &searching, &store)?;
         let name = match known {
             Some(name) => name,
-            None => self.free_name(&store, reference)?,
+            None => self.free_name(&store, &source.to_string())?,
         };
-        let builder = OciImageBuilder::new(self.target)?.name(name);
+        let builder = OciImageBuilder::from_source(source).name(name);
         let builder = self.variant.apply(builder).for_commands(self.for_commands);
-        Ok(pull::bake_with(builder, self.fetch, &store, self.quiet)?.name)
+        Ok(pull::bake_with(builder, options, &store, self.quiet)?.name)
     }
 
     /// The image's name without registry, folders, tag and digest.
