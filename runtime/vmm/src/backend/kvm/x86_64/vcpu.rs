@@ -169,7 +169,8 @@ impl Vcpu for KvmVcpu {
                 Ok(Exit::Kicked)
             }
             Err(errno) if errno.errno() == libc::EFAULT => {
-                Ok(Exit::Failed { reason: "guest memory cannot be read", code: 0 })
+                let reason = "the host cannot supply a page of its memory, as when a tmpfs is full";
+                Ok(Exit::Failed { reason, code: 0 })
             }
             Err(errno) => Err(call("KVM_RUN")(errno)),
         }
