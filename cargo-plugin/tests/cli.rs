@@ -279,6 +279,11 @@ fn wrong_arguments_are_explained() {
     let long = "n".repeat(129);
     let said = "is not a snapshot name: it has 129 characters, more than the 128 allowed";
     home.run(&["pull", "--name", &long, "x"]).fails(1, &[said]);
+    // Before a pull.
+    home.run(&["run", "-d", "--name", &long, "x"])
+        .fails(125, &["is not a machine name: it has 129"]);
+    home.run(&["pull", "http://registry.example/x"]).fails(1, &["HOST[:PORT]/NAME", "--insecure"]);
+    home.run(&["pull", "registry.example/Team/x"]).fails(1, &["has capital letters"]);
     home.run(&["pull", "UPPER"]).fails(1, &["\"UPPER\" does not name an image"]);
     assert!(!home.path("data").exists());
 }

@@ -323,6 +323,12 @@ pub enum ReferenceProblem {
     /// The form is not `[host[:port]/]name[:tag][@digest]`.
     #[error("it is not of the form [host[:port]/]name[:tag][@sha256:digest]")]
     Format,
+    /// The name begins with a protocol.
+    #[error(
+        "a protocol is no part of it: write HOST[:PORT]/NAME, and use --insecure for a registry \
+         without TLS"
+    )]
+    Protocol,
     /// The name has capital letters.
     #[error("the repository name has capital letters")]
     Uppercase,

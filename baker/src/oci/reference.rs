@@ -94,7 +94,7 @@ impl FromStr for Reference {
     fn from_str(text: &str) -> Result<Self, Error> {
         let invalid = |source| Error::InvalidReference { reference: text.to_owned(), source };
         let inner = match split_ipv6_host(text) {
-            None => text.parse::<Inner>().map_err(|error| invalid(error.into()))?,
+            None => text.parse::<Inner>().map_err(|error| invalid(problem_of(text, error)))?,
             Some((host, rest)) => {
                 let path: Inner = format!("localhost/{rest}")
                     .parse()
@@ -117,6 +117,23 @@ impl FromStr for Reference {
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.inner.fmt(f)
+    }
+}
+
+/// What is wrong with a text that does not parse.
+fn problem_of(text: &str, error: ParseError) -> ReferenceProblem {
+    let lower = text.to_ascii_lowercase();
+    match error.into() {
+        ReferenceProblem::Format
+            if ["http://", "https://"].iter().any(|it| lower.starts_with(it)) =>
+        {
+            ReferenceProblem::Protocol
+        }
+        // The parser sees another error in most such names.
+        ReferenceProblem::Format if lower != text && lower.parse::<Inner>().is_ok() => {
+            ReferenceProblem::Uppercase
+        }
+        other => other,
     }
 }
 
@@ -325,7 +342,9 @@ mod tests {
     fn reference_with_wrong_text_is_refused() {
         for (text, problem) in [
             ("", ReferenceProblem::Empty),
-            ("Nginx", ReferenceProblem::Format),
+            ("Nginx", ReferenceProblem::Uppercase),
+            ("registry.example/Team/app:V1", ReferenceProblem::Uppercase),
+            ("http://registry.example/app", ReferenceProblem::Protocol),
             ("nginx:", ReferenceProblem::Format),
             ("a b", ReferenceProblem::Format),
             ("[::1", ReferenceProblem::Format),

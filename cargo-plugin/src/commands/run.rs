@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use supermachine::{Image, Timings, VmConfig};
+use supermachine_snapshots::pack::is_name;
 
 use self::find::Search;
 use self::request::{Background, MachineArgs};
 use super::pull::FetchArgs;
 use crate::detach::{self, Start};
-use crate::error::Error;
+use crate::error::{Error, UsageError};
 use crate::globals::Globals;
 use crate::ports::{self, Port, PublishSpec};
 use crate::process::{self, ProcessArgs, STATUSES};
@@ -86,6 +87,10 @@ pub(crate) struct Args {
 /// Runs a command and returns its exit status, or starts a machine in the background.
 pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     let mut timings = Timings::start();
+    // Before a pull, which takes long.
+    if let Some(name) = args.background.name.as_deref().filter(|name| !is_name(name)) {
+        return Err(UsageError::MachineName { name: name.to_owned() }.into());
+    }
     let attaches = args.argv.is_empty()
         && args.machine.entrypoint.is_none()
         && !args.process.interactive

@@ -62,6 +62,9 @@ impl Tarball {
             Err(stream) => copied(stream, path, blobs)?,
         };
         let end = file.metadata().map_err(Error::io("read", path))?.len();
+        if end == 0 {
+            return Err(problem(unreadable(io::ErrorKind::UnexpectedEof.into())));
+        }
         let entries = Index { file: &file, end }.read().map_err(problem)?;
         Ok(Self { path: path.to_owned(), file, entries })
     }
