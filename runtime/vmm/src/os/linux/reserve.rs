@@ -74,6 +74,7 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::StorageFull);
             // A refused reservation keeps nothing.
             assert_eq!(large.metadata().unwrap().blocks(), 0);
+            drop(file);
             std::fs::remove_file(path).unwrap();
             reserve_mapped(&large).unwrap();
             // With plenty of room, holes stay holes.
