@@ -10,15 +10,25 @@ fn main() -> io::Result<()> {
     let arch = std::env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
     println!("cargo::rerun-if-changed=build.rs");
 
-    let mut kernel = Inputs::new(&arch);
-    kernel.file(Path::new("src/recipe.rs"))?;
-    kernel.file(Path::new("config/common.config"))?;
-    kernel.file(&PathBuf::from(format!("config/{arch}.config")))?;
-    kernel.file(Path::new("layout/as"))?;
-    kernel.file(Path::new("layout/hot-functions"))?;
-    println!("cargo::rustc-env=KERNEL_INPUTS={}", kernel.name());
+    // The recipe covers this architecture; the other's facts are in a file of their own.
+    for (name, facts) in [("x86_64", None), ("aarch64", Some("src/arch.rs"))] {
+        let mut kernel = Inputs::new(name);
+        kernel.file(Path::new("src/recipe.rs"))?;
+        kernel.file(Path::new("config/common.config"))?;
+        kernel.file(&PathBuf::from(format!("config/{name}.config")))?;
+        kernel.file(Path::new("layout/as"))?;
+        kernel.file(Path::new("layout/hot-functions"))?;
+        facts.map_or(Ok(()), |facts| kernel.file(Path::new(facts)))?;
+        let variable = name.to_uppercase();
+        println!("cargo::rustc-env=KERNEL_INPUTS_{variable}={}", kernel.name());
+        println!("cargo::rustc-env=AGENT_INPUTS_{variable}={}", agent(name)?);
+    }
+    println!("cargo::rustc-env=GUEST_ARCH={arch}");
+    Ok(())
+}
 
-    let mut agent = Inputs::new(&arch);
+fn agent(arch: &str) -> io::Result<String> {
+    let mut agent = Inputs::new(arch);
     for root in ["../init", "../formats/src", "../formats/Cargo.toml"] {
         agent.tree(Path::new(root))?;
     }
@@ -26,9 +36,7 @@ fn main() -> io::Result<()> {
     for file in ["../Cargo.lock", "../Cargo.toml", "../rust-toolchain.toml"] {
         agent.file(Path::new(file))?;
     }
-    println!("cargo::rustc-env=AGENT_INPUTS={}", agent.name());
-    println!("cargo::rustc-env=GUEST_ARCH={arch}");
-    Ok(())
+    Ok(agent.name())
 }
 
 /// A digest of words and files. Each goes in with its length, so that boundaries count.
@@ -50,15 +58,10 @@ impl Inputs {
         self.0.update(bytes);
     }
 
-    /// A missing file counts as absent: another architecture has no options yet.
     fn file(&mut self, path: &Path) -> io::Result<()> {
         println!("cargo::rerun-if-changed={}", path.display());
         self.word(&path.to_string_lossy());
-        match fs::read(path) {
-            Ok(bytes) => self.bytes(&bytes),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.word("absent"),
-            Err(error) => return Err(error),
-        }
+        self.bytes(&fs::read(path)?);
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use supermachine::{Error, ExecOutcome, Image, RestoreMode, VmConfig};
 use supermachine_baker::{BakeError, OciImageBuilder, Ready, Store, WorkloadError};
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::Architecture;
+use supermachine_formats::snapshot::arch::{ArchState, Baseline, aarch64};
 use supermachine_formats::wire::Failure;
 use supermachine_snapshots::pack::{Layout, Manifest, Pack};
 use supermachine_test_support::machines::{
@@ -345,7 +346,13 @@ fn damaged_mapped_form_is_made_again() {
 fn snapshot_of_another_architecture_is_refused() {
     let victim = Victim::new();
     let mut snapshot = victim.pack.snapshot.clone();
-    snapshot.architecture = Architecture::Aarch64;
+    snapshot.arch = ArchState::Aarch64(aarch64::State {
+        processor: aarch64::Processor::of(Baseline::Armv8_2),
+        vcpus: vec![aarch64::Vcpu::after_reset(0, aarch64::Power::On)],
+        gic: aarch64::Gic::reset(64),
+        counter: aarch64::Counter::after_reset(),
+    });
+    snapshot.machine.vcpus = 1;
     let state = victim.layout.put(&snapshot.encode()).unwrap();
     let manifest = Manifest { state, ..victim.pack.manifest.clone() };
     let digest = victim.layout.put(&manifest.encode()).unwrap().digest;

@@ -12,7 +12,8 @@ use std::sync::OnceLock;
 
 use supermachine::{Image, Vm, VmConfig};
 use supermachine_baker::Store;
-use supermachine_formats::snapshot::arch::{Baseline, FeatureWord, Features};
+use supermachine_formats::snapshot::arch::Baseline;
+use supermachine_formats::snapshot::arch::x86_64::baseline::{FeatureWord, Processor, missing};
 use supermachine_test_support::machines::{self, bake, causes, expect_baked, sh};
 
 /// Names the folder of the store that the hosts share.
@@ -45,6 +46,10 @@ fn image(name: &str) -> Image {
 fn start(name: &str) -> Vm {
     let vm = image(name).start(&VmConfig::new());
     vm.unwrap_or_else(|error| panic!("{}", causes(&error)))
+}
+
+fn processor(image: &Image) -> &Processor {
+    &image.snapshot().arch.x86_64().unwrap().processor
 }
 
 fn names(words: &[FeatureWord]) -> BTreeSet<String> {
@@ -90,7 +95,7 @@ mod baking {
         for (name, baseline) in [("v3", Baseline::V3), ("v2", Baseline::V2)] {
             bake_for(name, baseline);
             let image = image(name);
-            let processor = &image.snapshot().arch.processor;
+            let processor = processor(&image);
             assert_eq!(processor.baseline, baseline);
             assert_eq!(processor.features, baseline.required());
             check_guest(name, baseline);
@@ -121,9 +126,9 @@ mod baking_host {
     fn host_snapshot_runs_on_the_host_that_made_it() {
         bake_for("own", Baseline::Host);
         let image = image("own");
-        let processor = &image.snapshot().arch.processor;
+        let processor = processor(&image);
         assert_eq!(processor.baseline, Baseline::Host);
-        let missing = Features::missing(&processor.features, |_, _, _| 0);
+        let missing = missing(&processor.features, |_, _, _| 0);
         assert!(missing.to_string().contains("avx2"), "{missing}");
         sh(&start("own"), "true");
     }

@@ -8,12 +8,13 @@ use supermachine_formats::pack::{
     INDEX_TYPE, INDEX_VERSION, MAX_BLOBS, MAX_INDEX_SIZE, MAX_LAYERS, MAX_PLACED, MAX_SPACES,
     MAX_STATE_SIZE, MAX_STORED, STATE_TYPE,
 };
-use supermachine_formats::snapshot::arch::x86_64::baseline::MAX_FEATURE_WORDS;
+use supermachine_formats::snapshot::arch::Baseline;
+use supermachine_formats::snapshot::arch::aarch64::{self, gic, processor};
+use supermachine_formats::snapshot::arch::x86_64::baseline::{FeatureWord, MAX_FEATURE_WORDS};
 use supermachine_formats::snapshot::arch::x86_64::{IOAPIC_PINS, LAPIC_SIZE, XSAVE_SIZE};
-use supermachine_formats::snapshot::arch::{Baseline, FeatureWord};
 use supermachine_formats::snapshot::memory::PAGE_SIZE;
 use supermachine_formats::snapshot::{
-    FORMAT_VERSION, HEADER_SIZE, MAGIC, MAX_SECTIONS, MAX_SLOTS, MAX_VCPUS, Section,
+    Architecture, FORMAT_VERSION, HEADER_SIZE, MAGIC, MAX_SECTIONS, MAX_SLOTS, MAX_VCPUS, Section,
     TABLE_ENTRY_SIZE,
 };
 use supermachine_formats::wire::{self, Control, Event, Input, Message, Reply, Request, Segment};
@@ -48,6 +49,85 @@ fn every_section_is_in_the_spec_with_its_tag() {
     let known: Vec<(u16, &str)> =
         Section::ALL.into_iter().map(|section| (section as u16, section.name())).collect();
     assert_eq!(specified, known);
+}
+
+#[test]
+fn every_section_is_in_the_spec_with_its_architecture() {
+    let specified = table("| tag | section |").into_iter().map(|row| {
+        let words = row[3].trim_start_matches('[').split([']', '(']).next();
+        words.unwrap().to_owned()
+    });
+    let known = Section::ALL.into_iter().map(|section| match section.architecture() {
+        None => String::new(),
+        Some(Architecture::X86_64) => "x86_64".into(),
+        Some(Architecture::Aarch64) => "aarch64".into(),
+    });
+    assert_eq!(specified.collect::<Vec<_>>(), known.collect::<Vec<_>>());
+}
+
+/// The value of a register with the fields `NAME.FIELD=VALUE` of a text. Positions are those of the
+/// architecture's manual, in the order of the spec's sets.
+fn value(sets: &[&str], register: &str) -> u64 {
+    const SHIFTS: &[(&str, u32)] = &[
+        ("PFR0.EL0", 0),
+        ("PFR0.EL1", 4),
+        ("PFR0.FP", 16),
+        ("PFR0.AdvSIMD", 20),
+        ("PFR0.DIT", 48),
+        ("ISAR0.AES", 4),
+        ("ISAR0.SHA1", 8),
+        ("ISAR0.SHA2", 12),
+        ("ISAR0.CRC32", 16),
+        ("ISAR0.Atomic", 20),
+        ("ISAR0.RDM", 28),
+        ("ISAR0.SHA3", 32),
+        ("ISAR0.DP", 44),
+        ("ISAR0.FHM", 48),
+        ("ISAR0.TS", 52),
+        ("ISAR1.DPB", 0),
+        ("ISAR1.JSCVT", 12),
+        ("ISAR1.FCMA", 16),
+        ("ISAR1.LRCPC", 20),
+        ("ISAR1.FRINTTS", 32),
+        ("ISAR1.SB", 36),
+        ("MMFR0.PARange", 0),
+        ("MMFR0.TGran64", 24),
+        ("MMFR1.PAN", 20),
+        ("MMFR2.UAO", 4),
+        ("MMFR2.AT", 32),
+    ];
+    let mut value = 0;
+    for field in sets.iter().flat_map(|set| set.split(' ')) {
+        let (name, number) = field.split_once('=').unwrap();
+        let (_, shift) = SHIFTS.iter().find(|(known, _)| *known == name).unwrap();
+        if name.split('.').next() == Some(register) {
+            value = value & !(0xf << shift) | number.parse::<u64>().unwrap() << shift;
+        }
+    }
+    value
+}
+
+#[test]
+fn baselines_of_aarch64_equal_those_of_the_spec() {
+    let rows = table("| set | fields |");
+    let (base, more) = (rows[0][1], rows[1][1]);
+    for (baseline, sets) in [(Baseline::Armv8_2, vec![base]), (Baseline::AppleM1, vec![base, more])]
+    {
+        let registers = baseline.id_registers();
+        for (name, encoding) in [
+            ("PFR0", processor::PFR0),
+            ("ISAR0", processor::ISAR0),
+            ("ISAR1", processor::ISAR1),
+            ("ISAR2", processor::ISAR2),
+            ("MMFR0", processor::MMFR0),
+            ("MMFR1", processor::MMFR1),
+            ("MMFR2", processor::MMFR2),
+        ] {
+            let found = registers.iter().find(|register| register.encoding == encoding).unwrap();
+            assert_eq!(found.value, value(&sets, name), "{baseline} {name}");
+        }
+        assert_eq!(registers.len(), 7);
+    }
 }
 
 #[test]
@@ -118,6 +198,16 @@ fn sizes_and_limits_equal_those_of_the_spec() {
         format!("| section count | at most {MAX_SECTIONS} |"),
         format!("`list of Vcpu`, at most {MAX_VCPUS},"),
         format!("`list of FeatureWord`, at most {MAX_FEATURE_WORDS},"),
+        format!("`list of ArmVcpu`, at most {MAX_VCPUS},"),
+        format!("`list of SystemRegister`, at most {} (the", processor::MAX_ID_REGISTERS),
+        format!("can write, at most {};", aarch64::MAX_SYSTEM_REGISTERS),
+        format!("interrupt controller, at most {} |", aarch64::MAX_SYSTEM_REGISTERS),
+        format!("`x` `[u64; {}]`", aarch64::GENERAL_REGISTERS),
+        format!("`v` `[[u64; 2]; {}]`", aarch64::SIMD_REGISTERS),
+        format!("`state` `bytes`, at most {}:", gic::MAX_OPAQUE_SIZE),
+        format!("multiple of {} from {0} to {};", gic::INTERRUPTS.0, gic::INTERRUPTS.1),
+        format!("at most {} (offsets below {:#x})", gic::MAX_REGISTERS, gic::DISTRIBUTOR_SIZE),
+        format!("0x{:x}) · `lines` `u32`", gic::REDISTRIBUTOR_SIZE),
         format!("`list of Slot`, at most {MAX_SLOTS} |"),
         format!("`list of Disk`, at most {MAX_SLOTS} |"),
         format!("`[u8; {LAPIC_SIZE}]?` | lapic"),

@@ -3,7 +3,6 @@
 //! [`attach`] turns the initramfs into the container's root: afterwards the agent itself lives
 //! there, and so do its children without a step of their own.
 
-use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ffi::CStr;
@@ -19,7 +18,7 @@ use crate::failure::{OrFailure, failure};
 use crate::place::{self, ensure_directory, make_directories, path};
 use crate::resume::Resumer;
 use crate::root::{WritableRoot, mount_memory};
-use crate::sys::{Errno, clock, fd, mount, poll};
+use crate::sys::{Errno, clock, fd, mount, poll, slot_device};
 
 /// How long a probed device may take to appear.
 const DEVICE_TIMEOUT: u64 = 5_000_000_000;
@@ -201,7 +200,7 @@ pub(crate) fn attach(
 
 /// Probes a slot again. A slot that is already bound is not an error.
 fn probe(slot: u8) -> Result<(), Failure> {
-    let name = format!("virtio-mmio.{slot}");
+    let name = slot_device(slot);
     match fd::set(BIND, name.as_bytes()) {
         Ok(()) | Err(Errno::EBUSY) => Ok(()),
         Err(errno) => Err(failure("bind", name, errno)),

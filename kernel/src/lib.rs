@@ -13,6 +13,7 @@
 //! # Ok::<(), supermachine_kernel::Error>(())
 //! ```
 
+mod arch;
 mod error;
 mod place;
 pub mod recipe;
@@ -27,27 +28,14 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+pub use arch::Arch;
 pub use error::Error;
-pub use place::{agent_dir, kernel_dir};
-
-/// The architecture of the guests that use these assets.
-pub const ARCH: &str = env!("GUEST_ARCH");
-
-/// The kernel's file name in its folder.
-pub const KERNEL_FILE: &str = "vmlinux";
 
 /// The agent's file name in its folder.
 pub const AGENT_FILE: &str = "init";
 
 /// The kernel options of every architecture.
 pub const COMMON_CONFIG: &str = include_str!("../config/common.config");
-
-/// The kernel options of [`ARCH`], empty where there are none yet.
-#[cfg(target_arch = "x86_64")]
-pub const ARCH_CONFIG: &str = include_str!("../config/x86_64.config");
-/// The kernel options of [`ARCH`], empty where there are none yet.
-#[cfg(not(target_arch = "x86_64"))]
-pub const ARCH_CONFIG: &str = "";
 
 /// The paths of a kernel and an agent that match this library.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +47,7 @@ pub struct Assets {
 /// The bytes of a kernel or an agent.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Asset {
-    /// The file's content: an ELF program.
+    /// The file's content: an ELF program, or an arm64 kernel's `Image`.
     pub bytes: Vec<u8>,
     /// SHA-256 of `bytes`.
     pub digest: [u8; 32],
@@ -72,15 +60,15 @@ impl std::fmt::Debug for Asset {
 }
 
 impl Assets {
-    /// Finds both: as `vmlinux` and `init` in the folder `SUPERMACHINE_ASSETS`, if that is set;
-    /// otherwise in [`kernel_dir`] and [`agent_dir`].
+    /// Finds both: as `vmlinux` (on arm64 `Image`) and `init` in the folder `SUPERMACHINE_ASSETS`, if
+    /// that is set; otherwise in [`Arch::kernel_dir`] and [`Arch::agent_dir`] of the host.
     ///
     /// # Errors
     /// [`Error::AssetsMissing`] with the first path that does not exist.
     pub fn locate() -> Result<Self, Error> {
         match place::override_dir() {
             Some(folder) => Self::in_dirs(&folder, &folder),
-            None => Self::in_dirs(&kernel_dir(), &agent_dir()),
+            None => Self::in_dirs(&Arch::host().kernel_dir(), &Arch::host().agent_dir()),
         }
     }
 
@@ -89,7 +77,8 @@ impl Assets {
     /// # Errors
     /// [`Error::AssetsMissing`] with the first path that does not exist.
     pub fn in_dirs(kernel: &Path, agent: &Path) -> Result<Self, Error> {
-        let assets = Self { kernel: kernel.join(KERNEL_FILE), agent: agent.join(AGENT_FILE) };
+        let kernel = kernel.join(Arch::host().kernel_file());
+        let assets = Self { kernel, agent: agent.join(AGENT_FILE) };
         for path in [&assets.kernel, &assets.agent] {
             if !path.is_file() {
                 return Err(Error::AssetsMissing { path: path.clone() });
@@ -110,7 +99,7 @@ impl Assets {
         &self.agent
     }
 
-    /// Reads the kernel: an uncompressed ELF `vmlinux`.
+    /// Reads the kernel: an uncompressed ELF `vmlinux`, on arm64 an `Image`.
     ///
     /// # Errors
     /// [`Error::File`] if it cannot be read.
@@ -137,8 +126,7 @@ pub fn identity() -> Result<[u8; 32], Error> {
     match place::override_dir() {
         None => {
             hasher.update(b"inputs");
-            hasher.update(place::KERNEL_INPUTS);
-            hasher.update(place::AGENT_INPUTS);
+            Arch::host().inputs().iter().for_each(|inputs| hasher.update(inputs));
         }
         Some(folder) => {
             let assets = Assets::in_dirs(&folder, &folder)?;

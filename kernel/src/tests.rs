@@ -6,7 +6,7 @@ use super::*;
 #[test]
 fn assets_missing_names_the_path_and_the_remedy() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join(KERNEL_FILE), b"kernel").unwrap();
+    fs::write(folder.path().join(Arch::host().kernel_file()), b"kernel").unwrap();
     let error = Assets::in_dirs(folder.path(), folder.path()).unwrap_err();
     let text = error.to_string();
     assert!(text.contains(folder.path().join(AGENT_FILE).to_str().unwrap()), "{text}");
@@ -16,7 +16,7 @@ fn assets_missing_names_the_path_and_the_remedy() {
 #[test]
 fn assets_found_are_read_with_their_digests() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join(KERNEL_FILE), b"abc").unwrap();
+    fs::write(folder.path().join(Arch::host().kernel_file()), b"abc").unwrap();
     fs::write(folder.path().join(AGENT_FILE), b"").unwrap();
     let assets = Assets::in_dirs(folder.path(), folder.path()).unwrap();
     let kernel = assets.kernel().unwrap();
@@ -60,14 +60,38 @@ fn cache_with_a_relative_path_falls_back_to_home() {
 
 #[test]
 fn no_option_is_set_twice() {
-    let mut names: Vec<_> = COMMON_CONFIG
-        .lines()
-        .chain(ARCH_CONFIG.lines())
-        .filter_map(|line| line.split_once('=').map(|(name, _)| name))
-        .collect();
-    names.sort_unstable();
-    let count = names.len();
-    names.dedup();
-    assert!(count > 100);
-    assert_eq!(names.len(), count);
+    for arch in Arch::ALL {
+        let mut names: Vec<_> = COMMON_CONFIG
+            .lines()
+            .chain(arch.config().lines())
+            .filter_map(|line| line.split_once('=').map(|(name, _)| name))
+            .collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert!(count > 100);
+        assert_eq!(names.len(), count);
+    }
+}
+
+#[test]
+fn every_edit_of_the_layout_has_a_place() {
+    let (_, wrapper) = recipe::LAYOUT[0];
+    for arch in Arch::ALL {
+        for (from, to) in arch.layout_edits("prefix-") {
+            assert_eq!(wrapper.matches(from).count(), 1, "{from}");
+            assert!(!wrapper.contains(&to), "{to}");
+        }
+    }
+    // Without a prefix, the wrapper of x86_64 is the one of the recipe.
+    let [(from, to)] = &Arch::X86_64.layout_edits("")[..] else { panic!() };
+    assert_eq!(from, to);
+}
+
+#[test]
+fn architectures_have_builds_of_their_own() {
+    let [one, other] = Arch::ALL;
+    assert_ne!(one.kernel_dir(), other.kernel_dir());
+    assert_ne!(one.agent_dir(), other.agent_dir());
+    assert!(Arch::ALL.contains(&Arch::host()));
 }

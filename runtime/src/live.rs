@@ -101,7 +101,7 @@ fn capture(machine: &dyn MachineHandle, origin: &Snapshot) -> Result<Captured, E
 /// as in `origin`. A start of the child touches about the same pages as one of its parent.
 fn child(origin: &Image, captured: Snapshot) -> Result<Snapshot, Error> {
     let mut snapshot = Snapshot::clone(origin.snapshot());
-    let is_same = captured.architecture == snapshot.architecture
+    let is_same = captured.arch.architecture() == snapshot.arch.architecture()
         && captured.machine == snapshot.machine
         && captured.disks == snapshot.disks;
     if !is_same {

@@ -6,17 +6,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use supermachine_formats::pack::{CHUNK_SIZE, Index, Layer, Place, Space};
+use supermachine_formats::snapshot::arch::x86_64::baseline::Processor;
 use supermachine_formats::snapshot::arch::x86_64::{Clock, RunState, State, Vcpu};
-use supermachine_formats::snapshot::arch::{Baseline, Processor};
+use supermachine_formats::snapshot::arch::{ArchState, Baseline};
 use supermachine_formats::snapshot::memory::PAGE_SIZE;
 use supermachine_formats::snapshot::{
-    Architecture, Disk, HypervisorFamily, Machine, Snapshot, Stage, WorkingSet, Workload,
+    Disk, HypervisorFamily, Machine, Snapshot, Stage, WorkingSet, Workload,
 };
 use supermachine_formats::{Digest, pack};
 use supermachine_snapshots::pack::{
     ChunkWriter, Composition, Descriptor, Layout, MemoryChange, Pack,
 };
-use supermachine_vmm::arch::reset_ioapic;
+use supermachine_vmm::arch::x86_64::reset_ioapic;
 use supermachine_vmm::{MemoryFiles, boot_slots, mapped_disk, reset_serial};
 
 /// Bytes of each machine's memory.
@@ -55,7 +56,6 @@ pub fn snapshot(stage: Stage, parent: Option<Digest>, disks: &[u64]) -> Snapshot
         slots[usize::from(slot)] = mapped_disk(slot, number, *size);
     }
     Snapshot {
-        architecture: Architecture::X86_64,
         hypervisor: HypervisorFamily::Any,
         machine: Machine { stage, parent, memory_size: MEMORY, vcpus: 1 },
         workload: (stage == Stage::Image).then(|| Workload {
@@ -68,7 +68,7 @@ pub fn snapshot(stage: Stage, parent: Option<Digest>, disks: &[u64]) -> Snapshot
         stop: None,
         image_command: None,
         after_restore: None,
-        arch: State {
+        arch: ArchState::X86_64(State {
             processor: Processor::of(Baseline::V3),
             vcpus: vec![Vcpu {
                 cpuid: Vec::new(),
@@ -84,7 +84,7 @@ pub fn snapshot(stage: Stage, parent: Option<Digest>, disks: &[u64]) -> Snapshot
             }],
             ioapic: reset_ioapic(),
             clock: Clock { monotonic_ns: 1, realtime_ns: 2, tsc_khz: 3 },
-        },
+        }),
         slots,
         serial: reset_serial(),
         disks: disks.iter().map(|size| Disk { size: *size }).collect(),

@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use supermachine_baker::Store;
 use supermachine_formats::Digest;
 use supermachine_formats::pack::{CHUNK_SIZE, Index, Layer, Space};
+use supermachine_formats::snapshot::arch::x86_64::baseline::Processor;
 use supermachine_formats::snapshot::arch::x86_64::{Clock, RunState, State, Vcpu};
-use supermachine_formats::snapshot::arch::{Baseline, Processor};
+use supermachine_formats::snapshot::arch::{ArchState, Baseline};
 use supermachine_formats::snapshot::{
-    Architecture, Disk, HypervisorFamily, Machine, Snapshot, Stage, WorkingSet, Workload,
+    Disk, HypervisorFamily, Machine, Snapshot, Stage, WorkingSet, Workload,
 };
 use supermachine_snapshots::pack::{
     ChunkWriter, Composition, Descriptor, Layout, Manifest, MemoryChange, Pack,
 };
-use supermachine_vmm::arch::reset_ioapic;
+use supermachine_vmm::arch::x86_64::reset_ioapic;
 use supermachine_vmm::{boot_slots, reset_serial};
 use tempfile::TempDir;
 
@@ -204,7 +205,6 @@ fn snapshot(sample: &Sample) -> Snapshot {
     let memory_size = sample.chunks * CHUNK_SIZE;
     let disk = Disk { size: sample.disk.len() as u64 * CHUNK_SIZE };
     Snapshot {
-        architecture: Architecture::X86_64,
         hypervisor: HypervisorFamily::Kvm,
         machine: Machine { stage: sample.stage, parent: sample.parent, memory_size, vcpus: 1 },
         workload: Some(Workload {
@@ -217,7 +217,7 @@ fn snapshot(sample: &Sample) -> Snapshot {
         stop: None,
         image_command: None,
         after_restore: None,
-        arch: State {
+        arch: ArchState::X86_64(State {
             processor: Processor::of(Baseline::V3),
             vcpus: vec![Vcpu {
                 cpuid: Vec::new(),
@@ -233,7 +233,7 @@ fn snapshot(sample: &Sample) -> Snapshot {
             }],
             ioapic: reset_ioapic(),
             clock: Clock { monotonic_ns: 0, realtime_ns: 0, tsc_khz: 0 },
-        },
+        }),
         slots: boot_slots(),
         serial: reset_serial(),
         disks: (!sample.disk.is_empty()).then_some(disk).into_iter().collect(),

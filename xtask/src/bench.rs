@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
-use supermachine_kernel::{agent_dir, kernel_dir};
+use supermachine_kernel::Arch;
 
 use crate::assets;
 use crate::command;
@@ -72,9 +72,10 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     let bench = workspace::target().join("release/examples/bench");
     let exec = static_exec()?;
     let us = workspace::this_program()?;
+    let (kernel, agent) = (Arch::host().kernel_dir(), Arch::host().agent_dir());
     let files = [
-        (kernel_dir(), cached(&kernel_dir())),
-        (agent_dir(), cached(&agent_dir())),
+        (kernel.clone(), cached(&kernel)),
+        (agent.clone(), cached(&agent)),
         (registry::storage(), PathBuf::from("supermachine/dev/registry/storage")),
         (bench, PathBuf::from("bench")),
         (exec, PathBuf::from("exec")),

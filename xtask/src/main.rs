@@ -14,6 +14,7 @@ mod assets;
 mod bench;
 mod cache;
 mod command;
+mod cross;
 mod error;
 mod gate;
 mod host;
@@ -42,7 +43,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Task {
     /// Build the guest kernel and the agent unless they exist
-    Assets,
+    Assets(assets::Args),
     /// Run the benchmarks in the host whose clock counts instructions
     Bench(bench::Args),
     /// Check the sources: format, lints, documents, budgets, dependencies, arrows
@@ -67,7 +68,7 @@ fn main() -> ExitCode {
         host::guest::run();
     }
     let done = match Cli::parse().task {
-        Task::Assets => assets::exec(),
+        Task::Assets(args) => assets::exec(&args),
         Task::Bench(args) => bench::exec(&args),
         Task::Test(args) => suite::exec(&args),
         Task::Gate(args) => gate::run(&args).map(|()| 0),

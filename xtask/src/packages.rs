@@ -21,12 +21,19 @@ pub(crate) const KERNEL: &[&str] = &[
     "xz-utils",
     "zstd",
 ];
+/// Compiles and links for arm64 on another machine.
+pub(crate) const CROSS: &[&str] = &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"];
+/// What the names of its tools begin with.
+pub(crate) const CROSS_PREFIX: &str = "aarch64-linux-gnu-";
+/// Its compiler, which also links.
+pub(crate) const CROSS_COMPILER: &str = "aarch64-linux-gnu-gcc";
 /// Makes the test images and serves them.
 pub(crate) const IMAGES: &[&str] =
     &["busybox-static", "docker-registry", "mmdebstrap", "python3", "skopeo", "umoci", "zstd"];
 /// Tools that tests compare our results with.
 pub(crate) const TESTS: &[&str] = &[
     "curl",
+    "device-tree-compiler",
     "docker-registry",
     "erofs-utils",
     "git",

@@ -113,7 +113,7 @@ impl OciImageBuilder {
             name: None,
             memory_mib: DEFAULT_MEMORY_MIB,
             vcpus: 1,
-            baseline: Baseline::V3,
+            baseline: Baseline::default_of(supermachine_vmm::host::architecture()),
             overrides: Overrides::default(),
             files: AddedFiles::default(),
             warmup: None,
@@ -152,8 +152,8 @@ impl OciImageBuilder {
         self
     }
 
-    /// Sets the processor features that the guest may use. Default: x86-64-v3. The snapshot runs only
-    /// on hosts that have them.
+    /// Sets the processor features that the guest may use. Default: x86-64-v3, on arm64 armv8.2-a. The
+    /// snapshot runs only on hosts that have them.
     #[must_use]
     pub fn cpu_baseline(mut self, baseline: Baseline) -> Self {
         self.baseline = baseline;

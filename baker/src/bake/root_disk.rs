@@ -8,7 +8,7 @@ use supermachine_formats::snapshot::device::Slot;
 use supermachine_formats::{Digest, Hasher};
 use supermachine_snapshots::mapped::adopt_disk;
 use supermachine_snapshots::pack::{BlobList, ChunkWriter, PackError, remove_leftovers};
-use supermachine_vmm::layout::ROOT_SLOT;
+use supermachine_vmm::layout::{PMEM_STRIDE, ROOT_SLOT};
 use supermachine_vmm::{block_disk, mapped_disk};
 
 use crate::error::BakeError;
@@ -26,7 +26,8 @@ pub(crate) const RECIPE: u16 = 5;
 pub enum RootDisk {
     /// Mapped into its address space: the guest's kernel copies a page into its page cache when it is
     /// first read, without a request to the host. Pages that were read before the snapshot are shared
-    /// by all of its machines.
+    /// by all of its machines. An image that the address space has no room for becomes a
+    /// [`RootDisk::Block`]: on arm64 one over 2 GiB.
     #[default]
     Mapped,
     /// A disk that is read by requests to the host. For hosts whose processors cannot address the
@@ -35,6 +36,12 @@ pub enum RootDisk {
 }
 
 impl RootDisk {
+    /// The same, or a disk behind requests if the guest's address space has no room to map this many
+    /// bytes.
+    pub(crate) fn fitting(self, size: u64) -> Self {
+        if size > PMEM_STRIDE { Self::Block } else { self }
+    }
+
     /// The slot of a machine's only disk.
     pub(crate) fn slot(self, size: u64) -> Slot {
         match self {
@@ -155,5 +162,17 @@ fn layer_source(layer: &oci::Layer) -> LayerSource {
         diff_id: layer.diff_id,
         name: layer.digest,
         directories: layer.directories,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disk_that_no_window_holds_is_read_by_requests() {
+        assert_eq!(RootDisk::Mapped.fitting(PMEM_STRIDE), RootDisk::Mapped);
+        assert_eq!(RootDisk::Mapped.fitting(PMEM_STRIDE + 1), RootDisk::Block);
+        assert_eq!(RootDisk::Block.fitting(1), RootDisk::Block);
     }
 }

@@ -9,7 +9,7 @@ use std::fs;
 use std::sync::Arc;
 
 use supermachine::agent::{Replies, resume};
-use supermachine::host::missing_features;
+use supermachine::host::{architecture, missing_features};
 use supermachine::{Image, Timings, VmConfig};
 use supermachine_formats::pack::Index;
 use supermachine_formats::snapshot::arch::Baseline;
@@ -149,8 +149,9 @@ impl OciImageBuilder {
         let base = store.open_image(parent)?;
         let opening = || BakeError::machine("opening of the base");
         let memory = base.mapped().map_err(opening())?.memory.clone();
-        let machine = start(store, &base, memory.clone(), &disk, self.root_disk)?;
-        attach(&machine, self.container(image))?;
+        let root_disk = self.root_disk.fitting(size_of_disk(&disk));
+        let machine = start(store, &base, memory.clone(), &disk, root_disk)?;
+        attach(&machine, self.container(image, root_disk))?;
         if self.start_entrypoint(&machine, image)? {
             self.step("wait until ready");
             self.wait_until_ready(&machine, image)?;
@@ -178,10 +179,10 @@ impl OciImageBuilder {
     }
 
     /// The container for the agent to prepare.
-    fn container(&self, image: &ImageDescription) -> Container {
+    fn container(&self, image: &ImageDescription, root_disk: RootDisk) -> Container {
         let stop_signal = stop_signal(&image.config);
         let timeout = self.after_restore_timeout.as_millis();
-        let mut container = container(&image.config, &self.overrides, self.root_disk, HOSTNAME);
+        let mut container = container(&image.config, &self.overrides, root_disk, HOSTNAME);
         container.after_restore = wire::AfterRestore {
             action: self.after_restore.as_ref().map(|action| action.action(stop_signal)),
             timeout_ms: u64::try_from(timeout).unwrap_or(u64::MAX).max(1),
@@ -436,6 +437,10 @@ fn downloads(store: &Store) -> Result<BlobStore, BakeError> {
 }
 
 fn check_processor(baseline: Baseline) -> Result<(), BakeError> {
+    let architecture = architecture();
+    if !Baseline::all(architecture).contains(&baseline) {
+        return Err(BakeError::Host(HostError::OtherBaseline { baseline, architecture }));
+    }
     let missing = missing_features(baseline);
     if missing.0.is_empty() {
         Ok(())
@@ -469,6 +474,10 @@ impl oci::Progress for Forward {
     }
 }
 
+fn size_of_disk(index: &Index) -> u64 {
+    index.disks.first().map_or(0, |disk| disk.size)
+}
+
 /// Restores the base with the root disk in its slot and lets it run.
 fn start(
     store: &Store,
@@ -480,7 +489,7 @@ fn start(
     let file = expanded_disk(store.cache(), &store.source()?, disk)
         .map_err(supermachine::Error::from)
         .map_err(BakeError::machine("start"))?;
-    let size = disk.disks.first().map_or(0, |disk| disk.size);
+    let size = size_of_disk(disk);
     let mut snapshot = Snapshot::clone(base.snapshot());
     if let Some(slot) = snapshot.slots.get_mut(usize::from(ROOT_SLOT)) {
         *slot = root_disk.slot(size);

@@ -19,10 +19,10 @@ pub enum BootError {
         found: u64,
     },
     /// The kernel cannot be booted.
-    #[error("guest kernel cannot be loaded")]
+    #[error("guest kernel cannot be loaded: it is not {expected}")]
     Kernel {
-        /// The loader's error.
-        source: linux_loader::loader::Error,
+        /// The form that this architecture's kernels have.
+        expected: &'static str,
     },
     /// A part does not fit into guest memory.
     #[error("{what} does not fit into guest memory")]

@@ -1,13 +1,10 @@
 //! The memory image and the state of a machine that was never run.
 
-use std::io::{self, Cursor};
+use std::io;
 
-use linux_loader::loader::{Elf, KernelLoader};
 use supermachine_formats::snapshot::arch::Baseline;
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run, runs_of};
-use supermachine_formats::snapshot::{
-    Architecture, HypervisorFamily, Machine, Snapshot, Stage, WorkingSet,
-};
+use supermachine_formats::snapshot::{HypervisorFamily, Machine, Snapshot, Stage, WorkingSet};
 use supermachine_snapshots::pack::{Composition, MemoryChange};
 use supermachine_vmm::arch::{MAX_MEMORY, MAX_VCPUS, MIN_MEMORY};
 use supermachine_vmm::layout::ram_windows;
@@ -15,7 +12,7 @@ use supermachine_vmm::{boot_slots, reset_serial};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::error::BootError;
-use super::{cpio, x86_64};
+use super::{cpio, native};
 
 /// The version of the layout. Bump it with every change, so that cached bases are not reused.
 pub(crate) const RECIPE: u16 = 4;
@@ -23,7 +20,7 @@ pub(crate) const RECIPE: u16 = 4;
 /// The inputs of a boot snapshot.
 #[derive(Debug, Clone, Copy)]
 pub struct BootInputs<'a> {
-    /// The guest kernel, an uncompressed ELF file.
+    /// The guest kernel: an uncompressed ELF file, on arm64 an `Image`.
     pub kernel: &'a [u8],
     /// The agent's program.
     pub agent: &'a [u8],
@@ -75,28 +72,21 @@ pub fn lay_out(inputs: &BootInputs<'_>) -> Result<BootSnapshot, BootError> {
         .collect();
     let memory = GuestMemoryMmap::<()>::from_ranges(&ranges)
         .map_err(|error| BootError::Image { source: io::Error::other(error) })?;
-    let kernel = Elf::load(&memory, None, &mut Cursor::new(inputs.kernel), None)
-        .map_err(|source| BootError::Kernel { source })?;
+    let kernel = native::load(&memory, inputs.kernel)?;
     let archive = cpio::archive(inputs.agent);
-    let kernel_end = kernel.kernel_end.next_multiple_of(PAGE_SIZE);
-    let written = x86_64::place(
-        &memory,
-        memory_size,
-        inputs.vcpus,
-        x86_64::Loaded { kernel_end, archive: &archive },
-    )?;
-    let mut used = written;
-    used.push((x86_64::KERNEL_START, kernel_end - x86_64::KERNEL_START));
-    let (runs, pages) = gather(&memory, used)?;
+    let placed = native::place(&memory, (memory_size, inputs.vcpus), &kernel, &archive)?;
+    let mut used = placed.written;
+    used.push((kernel.start, kernel.end.next_multiple_of(PAGE_SIZE) - kernel.start));
+    let ram_start = ranges.first().map_or(0, |(start, _)| start.0);
+    let (runs, pages) = gather(&memory, ram_start, used)?;
     let snapshot = Snapshot {
-        architecture: Architecture::X86_64,
         hypervisor: HypervisorFamily::Any,
         machine: Machine { stage: Stage::Boot, parent: None, memory_size, vcpus: inputs.vcpus },
         workload: None,
         stop: None,
         image_command: None,
         after_restore: None,
-        arch: x86_64::state(inputs.baseline, inputs.vcpus, kernel.kernel_load.0),
+        arch: native::state(inputs.baseline, inputs.vcpus, placed.entry),
         slots: boot_slots(),
         serial: reset_serial(),
         disks: Vec::new(),
@@ -118,10 +108,11 @@ pub(crate) fn check_size(memory_mib: u64, vcpus: u16) -> Result<u64, BootError> 
     Ok(memory_mib << 20)
 }
 
-/// Collects the pages that are not zero from the ranges written. All of them are below the hole in
-/// the address space, where addresses are offsets.
+/// Collects the pages that are not zero from the ranges written. All of them are below a hole in
+/// the address space, where addresses are offsets from the start of RAM.
 fn gather(
     memory: &GuestMemoryMmap<()>,
+    ram_start: u64,
     mut used: Vec<(u64, u64)>,
 ) -> Result<(Vec<Run>, Vec<u8>), BootError> {
     used.sort_unstable();
@@ -129,10 +120,11 @@ fn gather(
     let mut page = [0; PAGE_SIZE as usize];
     let mut next = 0;
     for (start, size) in used {
+        let start = start - ram_start;
         let end = (start + size).div_ceil(PAGE_SIZE);
         for number in (start / PAGE_SIZE).max(next)..end {
             memory
-                .read_slice(&mut page, GuestAddress(number * PAGE_SIZE))
+                .read_slice(&mut page, GuestAddress(ram_start + number * PAGE_SIZE))
                 .map_err(|source| BootError::Memory { what: "the image", source })?;
             if page.iter().any(|byte| *byte != 0) {
                 pages.extend_from_slice(&page);

@@ -4,25 +4,31 @@
 //! first gigabyte to itself, command line, MP table. The kernel is where its file says, the
 //! initial file system at the end of low RAM.
 
+mod mptable;
+
 use std::fmt::Write as _;
+use std::io::Cursor;
 
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
+use linux_loader::loader::{Elf, KernelLoader};
+use supermachine_formats::snapshot::arch::x86_64::State;
+use supermachine_formats::snapshot::arch::x86_64::baseline::Processor;
 use supermachine_formats::snapshot::arch::x86_64::{
     Clock, Registers, RunState, Segment, SpecialRegisters, Table, Vcpu,
 };
-use supermachine_formats::snapshot::arch::{ArchState, Baseline, Processor};
+use supermachine_formats::snapshot::arch::{ArchState, Baseline};
 use supermachine_formats::snapshot::memory::PAGE_SIZE;
-use supermachine_vmm::arch::reset_ioapic;
+use supermachine_vmm::arch::x86_64::reset_ioapic;
 use supermachine_vmm::layout::{
     self, HIGH_RAM_START, LOW_RAM_END, SLOT_SIZE, SLOTS, slot_address, slot_line,
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::error::BootError;
-use super::mptable;
+use super::placed::{Entry, Kernel, Placed};
 
 /// Where the kernel's file places it.
-pub(super) const KERNEL_START: u64 = 0x100_0000;
+const KERNEL_START: u64 = 0x100_0000;
 
 const GDT_ADDRESS: u64 = 0x500;
 const BOOT_PARAMS_ADDRESS: u64 = 0x7000;
@@ -42,23 +48,24 @@ const CODE: u32 = 0xa09b;
 const DATA: u32 = 0xc093;
 const TASK: u32 = 0x808b;
 
-/// What is in memory besides the boot data.
-pub(super) struct Loaded<'a> {
-    pub(super) kernel_end: u64,
-    pub(super) archive: &'a [u8],
+/// Places the kernel.
+pub(super) fn load(memory: &GuestMemoryMmap<()>, kernel: &[u8]) -> Result<Kernel, BootError> {
+    let loaded = Elf::load(memory, None, &mut Cursor::new(kernel), None)
+        .map_err(|_| BootError::Kernel { expected: "an uncompressed ELF file of this size" })?;
+    Ok(Kernel { start: KERNEL_START, end: loaded.kernel_end, entry: loaded.kernel_load.0 })
 }
 
-/// Places everything but the kernel. Returns the ranges written.
+/// Places everything else.
 pub(super) fn place(
     memory: &GuestMemoryMmap<()>,
-    memory_size: u64,
-    vcpus: u16,
-    loaded: Loaded<'_>,
-) -> Result<Vec<(u64, u64)>, BootError> {
-    let archive_size = loaded.archive.len() as u64;
+    (memory_size, vcpus): (u64, u16),
+    kernel: &Kernel,
+    archive: &[u8],
+) -> Result<Placed, BootError> {
+    let archive_size = archive.len() as u64;
     let low_end = memory_size.min(LOW_RAM_END);
     let archive_start = low_end.saturating_sub(archive_size) / PAGE_SIZE * PAGE_SIZE;
-    if archive_start < loaded.kernel_end {
+    if archive_start < kernel.end {
         let source = vm_memory::GuestMemoryError::InvalidGuestAddress(GuestAddress(archive_start));
         return Err(BootError::Memory { what: "the agent", source });
     }
@@ -70,7 +77,7 @@ pub(super) fn place(
         ("the page tables", PAGE_TABLES_ADDRESS, &page_tables()),
         ("the command line", COMMAND_LINE_ADDRESS, command_line.as_bytes()),
         ("the processor table", mptable::ADDRESS, &mptable::table(vcpus)),
-        ("the agent", archive_start, loaded.archive),
+        ("the agent", archive_start, archive),
         ("the boot parameters", BOOT_PARAMS_ADDRESS, &[]),
     ];
     let mut written = Vec::new();
@@ -84,21 +91,22 @@ pub(super) fn place(
         .write_obj(parameters, GuestAddress(BOOT_PARAMS_ADDRESS))
         .map_err(|source| BootError::Memory { what: "the boot parameters", source })?;
     written.push((BOOT_PARAMS_ADDRESS, size_of::<boot_params>() as u64));
-    Ok(written)
+    let entry = Entry { address: kernel.entry, parameters: BOOT_PARAMS_ADDRESS };
+    Ok(Placed { written, entry })
 }
 
 /// The state of a machine that was never run: the first vCPU is at the kernel's entry, the
 /// others wait for the kernel to start them.
-pub(super) fn state(baseline: Baseline, count: u16, entry: u64) -> ArchState {
-    ArchState {
+pub(super) fn state(baseline: Baseline, count: u16, entry: Entry) -> ArchState {
+    ArchState::X86_64(State {
         processor: Processor::of(baseline),
         vcpus: vcpus(count, entry),
         ioapic: reset_ioapic(),
         clock: Clock { monotonic_ns: 0, realtime_ns: 0, tsc_khz: 0 },
-    }
+    })
 }
 
-fn vcpus(count: u16, entry: u64) -> Vec<Vcpu> {
+fn vcpus(count: u16, entry: Entry) -> Vec<Vcpu> {
     let absent = Vcpu {
         cpuid: Vec::new(),
         registers: None,
@@ -114,12 +122,12 @@ fn vcpus(count: u16, entry: u64) -> Vec<Vcpu> {
     let first = Vcpu {
         registers: Some(Registers {
             abcd: [0; 4],
-            rsi: BOOT_PARAMS_ADDRESS,
+            rsi: entry.parameters,
             rdi: 0,
             rsp: BOOT_PARAMS_ADDRESS,
             rbp: BOOT_PARAMS_ADDRESS,
             r8_r15: [0; 8],
-            rip: entry,
+            rip: entry.address,
             rflags: 2,
         }),
         special: Some(special_registers()),

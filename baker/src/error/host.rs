@@ -1,5 +1,6 @@
 //! What this host lacks for a bake.
 
+use supermachine_formats::snapshot::Architecture;
 use supermachine_formats::snapshot::arch::{Baseline, Features};
 use supermachine_vmm::HypervisorError;
 
@@ -20,6 +21,14 @@ pub enum HostError {
         baseline: Baseline,
         /// The missing features.
         missing: Features,
+    },
+    /// The requested baseline is one of another architecture.
+    #[error("{baseline} is no baseline of {}; ask for {} or host", architecture.name(), Baseline::default_of(*architecture))]
+    OtherBaseline {
+        /// The requested baseline.
+        baseline: Baseline,
+        /// This host's architecture.
+        architecture: Architecture,
     },
     /// The snapshot is not in the cache of builds, and this host cannot bake it.
     #[error(
@@ -55,6 +64,7 @@ pub enum HostError {
 fn lower(baseline: Baseline) -> &'static str {
     match baseline {
         Baseline::V3 => "x86-64-v2 or host (--cpu)",
-        Baseline::V2 | Baseline::Host => "host (--cpu)",
+        Baseline::AppleM1 => "armv8.2-a or host (--cpu)",
+        Baseline::V2 | Baseline::Armv8_2 | Baseline::Host => "host (--cpu)",
     }
 }

@@ -5,7 +5,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 use supermachine_baker::{Footprint, Sizes, Summary};
-use supermachine_formats::snapshot::arch::FeatureWord;
+use supermachine_formats::snapshot::arch::ArchState;
+use supermachine_formats::snapshot::arch::x86_64::baseline::FeatureWord;
 use supermachine_formats::snapshot::device::Slot;
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
 use supermachine_formats::snapshot::{
@@ -54,10 +55,15 @@ struct Report {
 #[derive(Debug, Serialize)]
 struct Processor {
     baseline: &'static str,
-    /// Features that the host's processor must have, as `/proc/cpuinfo` names them.
+    /// Features that the host's processor must have: as `/proc/cpuinfo` names them, on arm64 fields of
+    /// its identification registers.
     features: Vec<String>,
-    /// The frequency of the time-stamp counter.
-    tsc_khz: u32,
+    /// The frequency of the time-stamp counter; absent on arm64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tsc_khz: Option<u32>,
+    /// The frequency of the counter; absent on x86_64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counter_hz: Option<u32>,
 }
 
 #[derive(Debug, Serialize)]
@@ -155,8 +161,12 @@ impl Report {
             row("after restore", action.clone());
         }
         row("machine", format!("{} on {}", self.architecture, self.hypervisor));
-        let Processor { baseline, features, tsc_khz } = &self.processor;
-        row("processor", format!("{baseline}, time-stamp counter at {} MHz", tsc_khz / 1000));
+        let Processor { baseline, features, tsc_khz, counter_hz } = &self.processor;
+        let (kind, khz) = match (tsc_khz, counter_hz) {
+            (Some(khz), _) => ("time-stamp counter", *khz),
+            (None, hz) => ("counter", hz.unwrap_or(0) / 1000),
+        };
+        row("processor", format!("{baseline}, {kind} at {} MHz", khz / 1000));
         row("needs", features.join(" "));
         row("format", format!("version {}", self.format_version));
         row("memory", format!("{} MiB", self.memory_mib));
@@ -189,11 +199,18 @@ impl Report {
 
 impl Processor {
     fn new(snapshot: &Snapshot) -> Self {
-        let processor = &snapshot.arch.processor;
-        Self {
-            baseline: processor.baseline.name(),
-            features: processor.features.iter().flat_map(FeatureWord::names).collect(),
-            tsc_khz: snapshot.arch.clock.tsc_khz,
+        let baseline = snapshot.arch.baseline().name();
+        let (tsc_khz, counter_hz) = (None, None);
+        match &snapshot.arch {
+            ArchState::X86_64(state) => {
+                let features = state.processor.features.iter().flat_map(FeatureWord::names);
+                let tsc_khz = Some(state.clock.tsc_khz);
+                Self { baseline, features: features.collect(), tsc_khz, counter_hz }
+            }
+            ArchState::Aarch64(state) => {
+                let counter_hz = Some(state.counter.frequency_hz);
+                Self { baseline, features: state.processor.fields(), tsc_khz, counter_hz }
+            }
         }
     }
 }
@@ -235,7 +252,7 @@ impl Size {
 }
 
 fn architecture(snapshot: &Snapshot) -> &'static str {
-    match snapshot.architecture {
+    match snapshot.arch.architecture() {
         Architecture::X86_64 => "x86_64",
         Architecture::Aarch64 => "aarch64",
     }

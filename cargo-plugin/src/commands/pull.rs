@@ -86,9 +86,9 @@ pub(crate) struct Args {
     #[arg(long, alias = "cpus", value_name = "N", default_value = "1")]
     #[arg(value_parser = machine_size::vcpus(), help = machine_size::vcpus_help())]
     vcpus: u16,
-    /// Let the machine use these processor features: x86-64-v2, x86-64-v3 or host. The snapshot starts
-    /// only on hosts that have them
-    #[arg(long, value_name = "BASELINE", default_value = "x86-64-v3")]
+    /// Let the machine use these processor features: x86-64-v2, x86-64-v3 or host, on arm64 armv8.2-a,
+    /// apple-m1 or host. The snapshot starts only on hosts that have them
+    #[arg(long, value_name = "BASELINE", default_value_t = default_baseline())]
     cpu: Baseline,
     /// Let this process be PID 1 to the image's programs
     #[arg(long, value_name = "WHO", value_enum, default_value_t)]
@@ -207,6 +207,10 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
         }
         (Err(error), _) => Err(error),
     }
+}
+
+fn default_baseline() -> Baseline {
+    Baseline::default_of(supermachine::host::architecture())
 }
 
 fn print_name(name: &str) -> Result<u8, Error> {

@@ -6,6 +6,7 @@
 
 use alloc::vec::Vec;
 
+use super::arch::Baseline;
 use super::machine::{Architecture, HypervisorFamily};
 use crate::Digest;
 use crate::codec::{DecodeError, Put, Reader};
@@ -32,11 +33,11 @@ pub enum Section {
     Machine = 1,
     /// [`Workload`](super::Workload).
     Workload = 2,
-    /// The vCPUs.
+    /// The vCPUs of x86_64.
     Vcpus = 3,
-    /// The I/O interrupt controller.
+    /// The I/O interrupt controller of x86_64.
     Ioapic = 4,
-    /// The clock.
+    /// The clock of x86_64.
     Clock = 5,
     /// The list of [`Slot`](super::device::Slot).
     Slots = 6,
@@ -46,7 +47,7 @@ pub enum Section {
     Disks = 8,
     /// [`WorkingSet`](super::WorkingSet).
     WorkingSet = 10,
-    /// The CPU baseline and features.
+    /// The CPU baseline and features of x86_64.
     Processor = 11,
     /// [`Stop`](super::Stop).
     Stop = 12,
@@ -54,11 +55,19 @@ pub enum Section {
     ImageCommand = 13,
     /// [`AfterRestore`](super::AfterRestore).
     AfterRestore = 14,
+    /// The vCPUs of arm64.
+    ArmVcpus = 15,
+    /// The interrupt controller of arm64.
+    Gic = 16,
+    /// The counter of arm64.
+    Counter = 17,
+    /// The CPU baseline and identification registers of arm64.
+    ArmProcessor = 18,
 }
 
 impl Section {
     /// Every section, in file order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 17] = [
         Self::Machine,
         Self::Workload,
         Self::Vcpus,
@@ -72,7 +81,25 @@ impl Section {
         Self::Stop,
         Self::ImageCommand,
         Self::AfterRestore,
+        Self::ArmVcpus,
+        Self::Gic,
+        Self::Counter,
+        Self::ArmProcessor,
     ];
+
+    /// The architecture that the section belongs to; `None` if every snapshot may have it.
+    #[must_use]
+    pub fn architecture(self) -> Option<Architecture> {
+        match self {
+            Self::Vcpus | Self::Ioapic | Self::Clock | Self::Processor => {
+                Some(Architecture::X86_64)
+            }
+            Self::ArmVcpus | Self::Gic | Self::Counter | Self::ArmProcessor => {
+                Some(Architecture::Aarch64)
+            }
+            _ => None,
+        }
+    }
 
     /// The name that errors show.
     #[must_use]
@@ -91,6 +118,10 @@ impl Section {
             Self::Stop => "stop",
             Self::ImageCommand => "image command",
             Self::AfterRestore => "after restore",
+            Self::ArmVcpus => "arm64 vcpus",
+            Self::Gic => "gic",
+            Self::Counter => "counter",
+            Self::ArmProcessor => "arm64 processor",
         }
     }
 }
@@ -142,6 +173,14 @@ pub enum SnapshotError {
         /// The malformed field.
         source: DecodeError,
     },
+    /// A section belongs to another architecture than the header's.
+    #[error("snapshot for {} has the section {section} of another architecture", architecture.name())]
+    Foreign {
+        /// The section at fault.
+        section: &'static str,
+        /// The header's architecture.
+        architecture: Architecture,
+    },
     /// Two sections contradict each other.
     #[error("snapshot section {section} has {what}")]
     Inconsistent {
@@ -156,7 +195,7 @@ pub enum SnapshotError {
 pub(super) struct Builder {
     architecture: Architecture,
     hypervisor: HypervisorFamily,
-    baseline: u8,
+    baseline: Baseline,
     sections: Vec<(Section, Vec<u8>)>,
 }
 
@@ -164,7 +203,7 @@ impl Builder {
     pub(super) fn new(
         architecture: Architecture,
         hypervisor: HypervisorFamily,
-        baseline: u8,
+        baseline: Baseline,
     ) -> Self {
         Self { architecture, hypervisor, baseline, sections: Vec::new() }
     }
@@ -272,6 +311,11 @@ impl<'a> Container<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the file has this section.
+    pub(super) fn has(&self, section: Section) -> bool {
+        self.sections.iter().any(|entry| entry.tag == section as u16)
     }
 
     pub(super) fn section<T: Field>(&self, section: Section) -> Result<T, SnapshotError> {

@@ -33,8 +33,6 @@ use container::{Builder, Container};
 /// The whole state of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The processor architecture.
-    pub architecture: Architecture,
     /// The hypervisors that can restore it.
     pub hypervisor: HypervisorFamily,
     /// The machine's shape.
@@ -47,7 +45,7 @@ pub struct Snapshot {
     pub image_command: Option<ImageCommand>,
     /// What runs after each restore; `None` if the bake set no action.
     pub after_restore: Option<AfterRestore>,
-    /// The state of its vCPUs, interrupt controller and clock.
+    /// The state of its vCPUs, interrupt controller and clock, of one architecture.
     pub arch: ArchState,
     /// Its slots.
     pub slots: Vec<device::Slot>,
@@ -63,7 +61,8 @@ impl Snapshot {
     /// Encodes the state file. Equal snapshots give equal bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut file = Builder::new(self.architecture, self.hypervisor, self.arch.baseline());
+        let mut file =
+            Builder::new(self.arch.architecture(), self.hypervisor, self.arch.baseline());
         file.add(Section::Machine, &self.machine);
         file.add(Section::Workload, &self.workload);
         self.arch.encode(&mut file);
@@ -103,7 +102,6 @@ impl Snapshot {
 
     fn from_container(container: &Container<'_>) -> Result<Self, SnapshotError> {
         let snapshot = Self {
-            architecture: container.architecture,
             hypervisor: container.hypervisor,
             machine: container.section(Section::Machine)?,
             workload: container.section(Section::Workload)?,
@@ -128,7 +126,7 @@ impl Snapshot {
         if size == 0 || !size.is_multiple_of(1 << 20) || size > 1 << 40 {
             return Err(inconsistent(Section::Machine, "a memory size that is not 1 MiB to 1 TiB"));
         }
-        self.arch.validate(self.machine.vcpus)?;
+        self.arch.validate(self.machine.vcpus, self.hypervisor)?;
         if self.stop.is_some_and(|stop| !(1..=64).contains(&stop.signal)) {
             return Err(inconsistent(Section::Stop, "a signal that is not 1 to 64"));
         }

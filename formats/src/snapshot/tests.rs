@@ -1,16 +1,23 @@
-use super::arch::x86_64::baseline::{Baseline, FeatureWord, Processor, Register};
+use super::arch::aarch64;
+use super::arch::x86_64::baseline::{FeatureWord, Processor, Register};
 use super::arch::x86_64::*;
+use super::arch::{ArchState, Baseline};
 use super::device::{Block, Pmem, Queue, Serial, Slot, Virtio, Vsock, VsockConnection};
 use super::memory::Run;
 use super::*;
 use crate::Digest;
 use crate::codec::DecodeError;
+use alloc::string::ToString;
 use alloc::vec;
 
-/// A snapshot in which every field differs from its neighbours.
+/// An x86_64 snapshot in which every field differs from its neighbours.
 fn sample() -> Snapshot {
+    sample_of(ArchState::X86_64(state()))
+}
+
+/// A snapshot of one vCPU with this state, for KVM.
+pub(super) fn sample_of(arch: ArchState) -> Snapshot {
     Snapshot {
-        architecture: Architecture::X86_64,
         hypervisor: HypervisorFamily::Kvm,
         machine: Machine {
             stage: Stage::Image,
@@ -28,18 +35,7 @@ fn sample() -> Snapshot {
         stop: None,
         image_command: None,
         after_restore: None,
-        arch: State {
-            processor: Processor {
-                baseline: Baseline::V3,
-                features: vec![
-                    FeatureWord { function: 1, index: 2, register: Register::Ecx, mask: 3 },
-                    FeatureWord { function: 1, index: 2, register: Register::Edx, mask: 4 },
-                ],
-            },
-            vcpus: vec![vcpu()],
-            ioapic: Ioapic { id: 1, selected: 2, pins: core::array::from_fn(|pin| pin as u64) },
-            clock: Clock { monotonic_ns: 1, realtime_ns: 2, tsc_khz: 3 },
-        },
+        arch,
         slots: slots(),
         serial: Serial {
             divisor: [1, 2],
@@ -58,6 +54,33 @@ fn sample() -> Snapshot {
             read: vec![Run { first: 2, count: 1 }],
         },
     }
+}
+
+fn state() -> State {
+    State {
+        processor: Processor {
+            baseline: Baseline::V3,
+            features: vec![
+                FeatureWord { function: 1, index: 2, register: Register::Ecx, mask: 3 },
+                FeatureWord { function: 1, index: 2, register: Register::Edx, mask: 4 },
+            ],
+        },
+        vcpus: vec![vcpu()],
+        ioapic: Ioapic { id: 1, selected: 2, pins: core::array::from_fn(|pin| pin as u64) },
+        clock: Clock { monotonic_ns: 1, realtime_ns: 2, tsc_khz: 3 },
+    }
+}
+
+/// An x86_64 snapshot with a changed state.
+fn changed(change: impl FnOnce(&mut State)) -> Snapshot {
+    let mut state = state();
+    change(&mut state);
+    sample_of(ArchState::X86_64(state))
+}
+
+/// The error for a snapshot; `None` if it is legal.
+pub(super) fn refused(snapshot: &Snapshot) -> Option<SnapshotError> {
+    Snapshot::decode(&snapshot.encode()).err()
 }
 
 fn slots() -> Vec<Slot> {
@@ -208,12 +231,8 @@ fn runs_out_of_order_are_refused() {
 #[test]
 fn features_out_of_order_or_empty_are_refused() {
     let refused = |change: fn(&mut Vec<FeatureWord>)| {
-        let mut snapshot = sample();
-        change(&mut snapshot.arch.processor.features);
-        matches!(
-            Snapshot::decode(&snapshot.encode()),
-            Err(SnapshotError::Inconsistent { section: "processor", .. })
-        )
+        let error = refused(&changed(|state| change(&mut state.processor.features)));
+        matches!(error, Some(SnapshotError::Inconsistent { section: "processor", .. }))
     };
     assert!(refused(|features| features.swap(0, 1)));
     assert!(refused(|features| features.push(features[1])));
@@ -234,6 +253,31 @@ fn header_with_another_baseline_is_refused() {
             Err(SnapshotError::Inconsistent { section: "processor", .. })
         ));
     }
+}
+
+#[test]
+fn baseline_of_another_architecture_is_refused() {
+    let error = refused(&changed(|state| state.processor.baseline = Baseline::Armv8_2));
+    assert!(matches!(error, Some(SnapshotError::Inconsistent { section: "processor", .. })));
+}
+
+#[test]
+fn section_of_another_architecture_is_refused_by_name() {
+    let file = sample().encode();
+    let mut other = sample_of(ArchState::Aarch64(aarch64::tests::state())).encode();
+    assert_eq!((file[10], other[10]), (1, 2));
+    // The header says x86_64; the sections are those of arm64.
+    other[10] = 1;
+    let architecture = Architecture::X86_64;
+    let error = Snapshot::decode_trusted(&other).unwrap_err();
+    assert_eq!(error, SnapshotError::Foreign { section: "arm64 vcpus", architecture });
+    let text = "snapshot for amd64 has the section arm64 vcpus of another architecture";
+    assert_eq!(error.to_string(), text);
+    let mut file = file;
+    file[10] = 2;
+    let architecture = Architecture::Aarch64;
+    let error = Snapshot::decode_trusted(&file).unwrap_err();
+    assert_eq!(error, SnapshotError::Foreign { section: "vcpus", architecture });
 }
 
 #[test]
@@ -314,8 +358,7 @@ fn too_many_slots_are_refused() {
 
 #[test]
 fn too_many_vcpus_are_refused() {
-    let mut snapshot = sample();
-    snapshot.arch.vcpus.resize(MAX_VCPUS + 1, vcpu());
+    let mut snapshot = changed(|state| state.vcpus.resize(MAX_VCPUS + 1, vcpu()));
     snapshot.machine.vcpus = 65;
     assert!(matches!(
         Snapshot::decode(&snapshot.encode()),

@@ -1,9 +1,17 @@
 //! The system call instruction and the child's first steps, aarch64.
 
+use alloc::format;
+use alloc::string::String;
 use core::arch::asm;
 use core::ffi::c_void;
 
 use linux_raw_sys::general::{__NR_clone3, clone_args};
+use supermachine_formats::snapshot::arch::aarch64::{SLOT_SIZE, SLOTS_START};
+
+/// The name of a slot's device: the kernel names those of a device tree by address and node.
+pub(crate) fn slot_device(slot: u8) -> String {
+    format!("{:x}.virtio", SLOTS_START + u64::from(slot) * SLOT_SIZE)
+}
 
 /// # Safety
 /// As the kernel documents for the call `number`.

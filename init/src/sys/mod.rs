@@ -11,6 +11,8 @@ mod arch;
 #[path = "x86_64.rs"]
 mod arch;
 
+pub(crate) use arch::slot_device;
+
 pub(crate) mod clock;
 pub(crate) mod fd;
 pub mod heap;

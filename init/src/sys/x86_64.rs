@@ -1,9 +1,16 @@
 //! The system call instruction and the child's first steps, x86_64.
 
+use alloc::format;
+use alloc::string::String;
 use core::arch::asm;
 use core::ffi::c_void;
 
 use linux_raw_sys::general::{__NR_clone3, clone_args};
+
+/// The name of a slot's device: the kernel counts those of its command line.
+pub(crate) fn slot_device(slot: u8) -> String {
+    format!("virtio-mmio.{slot}")
+}
 
 /// # Safety
 /// As the kernel documents for the call `number`.

@@ -59,7 +59,7 @@ impl Home {
         let disk = samples::store_disk(&self.layout(), &self.made.disk);
         let disks = [samples::DISK];
         let mut state = samples::snapshot(Stage::Image, Some(self.made.base.digest), &disks);
-        state.arch.clock.realtime_ns = 77;
+        state.arch.set_realtime_ns(77);
         let pages = [(9, samples::page(77))];
         let before = &self.made.base_memory;
         let parent = Some(&base.index);

@@ -45,7 +45,7 @@ fn capture_of_a_worker_becomes_a_child_in_the_store() {
     let home = Home::new();
     let parent = home.image.snapshot();
     let mut state = Snapshot::clone(parent);
-    state.arch.clock.realtime_ns = 99;
+    state.arch.set_realtime_ns(99);
     // A worker has no say in these.
     state.workload = None;
     state.machine = parent.machine.clone();
@@ -59,7 +59,7 @@ fn capture_of_a_worker_becomes_a_child_in_the_store() {
         (found.machine.stage, found.machine.parent),
         (Stage::Live, Some(home.image.digest()))
     );
-    assert_eq!((&found.workload, found.arch.clock.realtime_ns), (&parent.workload, 99));
+    assert_eq!((&found.workload, found.arch.realtime_ns()), (&parent.workload, 99));
     let memory = &taken.image.mapped().unwrap().memory;
     for (page, expected) in [(1, before), (7, samples::page(50))] {
         let mut content = [0; PAGE];

@@ -148,9 +148,10 @@ impl Bare {
         const TIME_STAMP_COUNTER: u32 = 0x10;
         const PROCESSOR_PRIORITY: usize = 0xa0;
         let mut state = self.machine.capture_live().unwrap().snapshot;
-        state.arch.clock.realtime_ns = 0;
-        state.arch.clock.monotonic_ns = 0;
-        for vcpu in &mut state.arch.vcpus {
+        let arch = state.arch.x86_64_mut().unwrap();
+        arch.clock.realtime_ns = 0;
+        arch.clock.monotonic_ns = 0;
+        for vcpu in &mut arch.vcpus {
             vcpu.msrs.retain(|msr| msr.index != TIME_STAMP_COUNTER);
             // The processor derives it from other registers when it reads it.
             if let Some(lapic) = &mut vcpu.lapic {
@@ -168,7 +169,8 @@ impl Bare {
     /// The time-stamp counter of the first processor.
     fn counter(&self) -> u64 {
         let state = self.machine.capture_live().unwrap().snapshot;
-        state.arch.vcpus[0].msrs.iter().find(|msr| msr.index == 0x10).unwrap().value
+        let arch = state.arch.x86_64().unwrap();
+        arch.vcpus[0].msrs.iter().find(|msr| msr.index == 0x10).unwrap().value
     }
 
     fn pages_with(&self, text: &str) -> usize {
@@ -200,7 +202,7 @@ fn reset_machine_has_the_state_and_memory_of_a_fresh_one() {
         bare.reset();
         let counter = bare.counter();
         // The counter was set back: far less time has passed than the commands took.
-        let limit = u64::from(fresh.arch.clock.tsc_khz) * 1500;
+        let limit = u64::from(fresh.arch.x86_64().unwrap().clock.tsc_khz) * 1500;
         assert!(counter.abs_diff(begin) < limit, "{counter}, at first {begin}");
         assert_eq!(bare.state(), fresh);
         let captured = bare.machine.capture_live().unwrap();

@@ -76,6 +76,16 @@ pub enum MachineError {
         /// This host's vendor.
         host: String,
     },
+    /// The guest's counter has another frequency than this host's, and no processor scales it.
+    #[error(
+        "snapshot's counter runs at {found} Hz, this host's at {host} Hz; bake the image on a host with {host} Hz"
+    )]
+    CounterFrequency {
+        /// The frequency where the snapshot was taken, in Hz.
+        found: u32,
+        /// This host's frequency, in Hz.
+        host: u32,
+    },
     /// The snapshot describes an impossible machine.
     #[error("snapshot has {what}")]
     Snapshot {
@@ -163,6 +173,7 @@ impl From<Mismatch> for MachineError {
         match mismatch {
             Mismatch::Features { baseline, missing } => Self::Features { baseline, missing },
             Mismatch::Vendor { found, host } => Self::Vendor { found, host },
+            Mismatch::CounterFrequency { found, host } => Self::CounterFrequency { found, host },
         }
     }
 }

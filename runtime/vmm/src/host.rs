@@ -1,5 +1,6 @@
 //! What this host can do.
 
+use supermachine_formats::snapshot::Architecture;
 use supermachine_formats::snapshot::arch::{Baseline, Features};
 
 use crate::arch;
@@ -26,6 +27,12 @@ pub fn probe() -> Result<Speed, HypervisorError> {
         best = best.min(backend::probe()?);
     }
     Ok(best)
+}
+
+/// This host's architecture, which is that of its guests.
+#[must_use]
+pub fn architecture() -> Architecture {
+    arch::host::ARCHITECTURE
 }
 
 /// Identifies this host's processor by vendor, model and features. A snapshot that is baked for

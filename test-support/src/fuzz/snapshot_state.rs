@@ -1,18 +1,20 @@
 //! The state file: any bytes are refused or mean one snapshot.
 
 use supermachine_formats::Digest;
+use supermachine_formats::snapshot::arch::aarch64::{self, encoding};
+use supermachine_formats::snapshot::arch::x86_64::baseline::Processor;
 use supermachine_formats::snapshot::arch::x86_64::{
     Clock, CpuidLeaf, DebugRegisters, IOAPIC_PINS, Ioapic, LAPIC_SIZE, Msr, Registers, RunState,
     Segment, SpecialRegisters, State, Table, Vcpu, XSAVE_SIZE,
 };
-use supermachine_formats::snapshot::arch::{Baseline, Processor};
+use supermachine_formats::snapshot::arch::{ArchState, Baseline};
 use supermachine_formats::snapshot::device::{
     Block, Pmem, Queue, Serial, Slot, Virtio, Vsock, VsockConnection,
 };
 use supermachine_formats::snapshot::memory::Run;
 use supermachine_formats::snapshot::{
-    AfterRestore, Architecture, Disk, HypervisorFamily, ImageCommand, Machine, Snapshot, Stage,
-    Stop, WorkingSet, Workload,
+    AfterRestore, Disk, HypervisorFamily, ImageCommand, Machine, Snapshot, Stage, Stop, WorkingSet,
+    Workload,
 };
 
 /// Reads a state file both ways; tells whether its form was accepted.
@@ -30,13 +32,86 @@ pub fn run(data: &[u8]) -> bool {
 
 /// Valid state files.
 pub fn samples() -> Vec<Vec<u8>> {
-    vec![sample(false).encode(), sample(true).encode()]
+    let states = [false, true].map(|is_full| (is_full, x86_64_state(is_full)));
+    let arm = [false, true].map(|is_full| (is_full, aarch64_state(is_full)));
+    let mut samples: Vec<_> =
+        states.into_iter().chain(arm).map(|(is_full, arch)| sample(is_full, arch)).collect();
+    let mut opaque = samples[2].clone();
+    if let ArchState::Aarch64(state) = &mut opaque.arch {
+        let family = opaque.hypervisor;
+        state.gic = aarch64::Gic::Opaque { family, state: b"opaque".to_vec() };
+    }
+    samples.push(opaque);
+    samples.iter().map(Snapshot::encode).collect()
 }
 
-fn sample(is_full: bool) -> Snapshot {
+fn x86_64_state(is_full: bool) -> ArchState {
+    ArchState::X86_64(State {
+        processor: Processor {
+            baseline: if is_full { Baseline::V3 } else { Baseline::Host },
+            features: if is_full { Baseline::V3.required() } else { Vec::new() },
+        },
+        vcpus: vec![vcpu(is_full)],
+        ioapic: Ioapic { id: 0, selected: 1, pins: [1 << 16; IOAPIC_PINS] },
+        clock: Clock { monotonic_ns: 1, realtime_ns: 2, tsc_khz: 3 },
+    })
+}
+
+fn aarch64_state(is_full: bool) -> ArchState {
+    let register = |encoding, value| aarch64::SystemRegister { encoding, value };
+    let identity = aarch64::Processor {
+        baseline: if is_full { Baseline::Armv8_2 } else { Baseline::Host },
+        midr: 0x413f_d0c1,
+        registers: vec![register(aarch64::processor::ISAR0, 0x20)],
+    };
+    let timer = aarch64::Timer { control: 1, compare: 2 };
+    let full = aarch64::Vcpu {
+        mpidr: 0,
+        power: aarch64::Power::On,
+        core: Some(aarch64::CoreRegisters {
+            x: [1; aarch64::GENERAL_REGISTERS],
+            pc: 2,
+            pstate: 0x3c5,
+            sp_el0: 3,
+            sp_el1: 4,
+            elr_el1: 5,
+            spsr_el1: 6,
+        }),
+        simd: Some(aarch64::SimdRegisters {
+            v: [[1, 2]; aarch64::SIMD_REGISTERS],
+            fpsr: 0,
+            fpcr: 0,
+        }),
+        system: vec![register(encoding(3, 0, 1, 0, 0), 7)],
+        timers: Some(aarch64::Timers { virtual_timer: timer, physical_timer: timer }),
+        cpu_interface: vec![register(encoding(3, 0, 4, 6, 0), 0xf0)],
+        events: Some(aarch64::Events { serror_pending: false, serror_syndrome: Some(8) }),
+    };
+    let registers = aarch64::GicRegisters {
+        interrupts: 64,
+        distributor: vec![aarch64::GicRegister { offset: 0, value: 0x12 }],
+        lines: vec![0],
+        redistributors: vec![aarch64::Redistributor {
+            mpidr: 0,
+            registers: vec![aarch64::GicRegister { offset: 0x1_0080, value: 1 }],
+            lines: 0,
+        }],
+    };
+    ArchState::Aarch64(aarch64::State {
+        processor: if is_full { identity } else { aarch64::Processor::of(Baseline::AppleM1) },
+        vcpus: vec![if is_full {
+            full
+        } else {
+            aarch64::Vcpu::after_reset(0, aarch64::Power::Off)
+        }],
+        gic: if is_full { aarch64::Gic::Registers(registers) } else { aarch64::Gic::reset(64) },
+        counter: aarch64::Counter { value: 1, frequency_hz: 24_000_000, realtime_ns: 3 },
+    })
+}
+
+fn sample(is_full: bool, arch: ArchState) -> Snapshot {
     let runs = |first| vec![Run { first, count: 2 }, Run { first: first + 9, count: 1 }];
     Snapshot {
-        architecture: Architecture::X86_64,
         hypervisor: HypervisorFamily::Kvm,
         machine: Machine {
             stage: Stage::Image,
@@ -57,15 +132,7 @@ fn sample(is_full: bool) -> Snapshot {
             command: vec!["nginx".into()],
         }),
         after_restore: is_full.then(|| AfterRestore { action: "restart".into() }),
-        arch: State {
-            processor: Processor {
-                baseline: if is_full { Baseline::V3 } else { Baseline::Host },
-                features: if is_full { Baseline::V3.required() } else { Vec::new() },
-            },
-            vcpus: vec![vcpu(is_full)],
-            ioapic: Ioapic { id: 0, selected: 1, pins: [1 << 16; IOAPIC_PINS] },
-            clock: Clock { monotonic_ns: 1, realtime_ns: 2, tsc_khz: 3 },
-        },
+        arch,
         slots: if is_full { slots() } else { vec![Slot::Empty; 16] },
         serial: Serial {
             divisor: [12, 0],

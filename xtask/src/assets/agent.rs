@@ -1,14 +1,16 @@
-//! Builds the agent with the workspace's own toolchain.
+//! Builds the agent with the workspace's own toolchain, or for arm64 with Debian's.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
-use supermachine_kernel::AGENT_FILE;
+use supermachine_kernel::{AGENT_FILE, Arch};
 
 use crate::cache;
 use crate::command;
+use crate::cross::{LINUX_ARM, Toolchain};
 use crate::error::Error;
+use crate::packages;
 use crate::progress::Step;
 use crate::workspace;
 
@@ -16,7 +18,7 @@ const PACKAGE: &str = "supermachine-init";
 const PROFILE: &str = "agent";
 
 /// Builds the agent into `folder`.
-pub(super) fn build(folder: &Path) -> Result<(), Error> {
+pub(super) fn build(arch: Arch, folder: &Path) -> Result<(), Error> {
     let step = Step::new("building the agent", 0);
     // The caller's flags would build a different program. Each workspace has its own target folder:
     // cargo cannot tell two clones apart, and would not rebuild files of one that are older than
@@ -27,8 +29,16 @@ pub(super) fn build(folder: &Path) -> Result<(), Error> {
     let mut cargo = workspace::cargo();
     cargo.args(["build", "--quiet", "--package", PACKAGE, "--profile", PROFILE, "--target-dir"]);
     cargo.arg(&target).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    let mut built = target;
+    if arch != Arch::host() {
+        packages::ensure(packages::CROSS)?;
+        Toolchain::ensure()?.serve(&mut cargo);
+        cargo.args(["--target", LINUX_ARM]);
+        cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", packages::CROSS_COMPILER);
+        built.push(LINUX_ARM);
+    }
     command::output(&mut cargo)?;
-    let built = target.join(PROFILE).join(PACKAGE);
+    let built = built.join(PROFILE).join(PACKAGE);
     fs::copy(&built, folder.join(AGENT_FILE)).map_err(Error::file("copy", &built))?;
     cache::sync(&folder.join(AGENT_FILE))?;
     step.finish();

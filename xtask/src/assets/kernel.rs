@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use supermachine_kernel::{ARCH_CONFIG, COMMON_CONFIG, KERNEL_FILE, recipe};
+use supermachine_kernel::{Arch, COMMON_CONFIG, recipe};
 
 use crate::cache;
 use crate::command;
@@ -19,19 +19,26 @@ use crate::progress::Step;
 const STEPS: u64 = 2350;
 
 /// Builds the kernel into `folder`, with the version of its source.
-pub(super) fn build(folder: &Path) -> Result<(), Error> {
+pub(super) fn build(arch: Arch, folder: &Path) -> Result<(), Error> {
     packages::ensure(packages::KERNEL)?;
+    if arch != Arch::host() {
+        packages::ensure(packages::CROSS)?;
+    }
     let source = folder.join("source");
     fs::create_dir(&source).map_err(Error::file("create", &source))?;
     unpack(&source)?;
-    configure(&source)?;
+    configure(arch, &source)?;
     let layout = folder.join("layout");
-    lay_out(&layout)?;
-    compile(&source, &layout)?;
-    let kernel = folder.join(KERNEL_FILE);
-    let mut strip = Command::new("strip");
-    strip.arg("--strip-debug").arg("-o").arg(&kernel).arg(source.join(recipe::GOAL));
-    command::output(&mut strip)?;
+    lay_out(arch, &layout)?;
+    compile(arch, &source, &layout)?;
+    let kernel = folder.join(arch.kernel_file());
+    let product = source.join(arch.product());
+    if arch == Arch::X86_64 {
+        let mut strip = Command::new("strip");
+        command::output(strip.arg("--strip-debug").arg("-o").args([&kernel, &product]))?;
+    } else {
+        fs::copy(&product, &kernel).map_err(Error::file("copy", &product))?;
+    }
     cache::sync(&kernel)?;
     let version = folder.join("version");
     fs::write(&version, source_version()?).map_err(Error::file("write", &version))?;
@@ -56,19 +63,20 @@ fn unpack(source: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn configure(source: &Path) -> Result<(), Error> {
-    command::output(make(source).arg("tinyconfig"))?;
-    for (name, text) in [("common.config", COMMON_CONFIG), ("arch.config", ARCH_CONFIG)] {
+fn configure(arch: Arch, source: &Path) -> Result<(), Error> {
+    command::output(make(arch, source).arg("tinyconfig"))?;
+    let fragments = [COMMON_CONFIG, arch.config()];
+    for (name, text) in ["common.config", "arch.config"].into_iter().zip(fragments) {
         let path = source.join(name);
         fs::write(&path, text).map_err(Error::file("write", &path))?;
     }
     let mut merge = Command::new("scripts/kconfig/merge_config.sh");
     merge.args(["-m", ".config", "common.config", "arch.config"]).current_dir(source);
     command::output(&mut merge)?;
-    command::output(make(source).arg("olddefconfig"))?;
+    command::output(make(arch, source).arg("olddefconfig"))?;
     let path = source.join(".config");
     let made = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
-    let unmet = unmet(&[COMMON_CONFIG, ARCH_CONFIG], &made);
+    let unmet = unmet(&fragments, &made);
     if unmet.is_empty() {
         return Ok(());
     }
@@ -93,10 +101,12 @@ fn set(line: &str) -> Option<(&str, &str)> {
 }
 
 /// Writes the assembler wrapper that orders the kernel's functions, for the compiler to find.
-fn lay_out(folder: &Path) -> Result<(), Error> {
+fn lay_out(arch: Arch, folder: &Path) -> Result<(), Error> {
     fs::create_dir(folder).map_err(Error::file("create", folder))?;
+    let edits = arch.layout_edits(tool_prefix(arch));
     for (name, text) in recipe::LAYOUT {
         let path = folder.join(name);
+        let text = edits.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to));
         fs::write(&path, text).map_err(Error::file("write", &path))?;
         fs::set_permissions(&path, Permissions::from_mode(0o755))
             .map_err(Error::file("change the mode of", &path))?;
@@ -104,10 +114,10 @@ fn lay_out(folder: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn compile(source: &Path, layout: &Path) -> Result<(), Error> {
+fn compile(arch: Arch, source: &Path, layout: &Path) -> Result<(), Error> {
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut make = make(source);
-    make.arg(format!("-j{jobs}")).arg(recipe::GOAL).args(recipe::REPRODUCIBLE);
+    let mut make = make(arch, source);
+    make.arg(format!("-j{jobs}")).arg(arch.goal()).args(recipe::REPRODUCIBLE);
     make.arg(format!("KCFLAGS={}{}/", recipe::LAYOUT_FLAGS, layout.display()));
     let log = source.join("build.log");
     let errors = fs::File::create(&log).map_err(Error::file("create", &log))?;
@@ -131,8 +141,15 @@ fn compile(source: &Path, layout: &Path) -> Result<(), Error> {
     Err(Error::Command { command: "make".into(), status: status.to_string() })
 }
 
-fn make(source: &Path) -> Command {
+/// What the names of an architecture's compiler and assembler begin with here.
+fn tool_prefix(arch: Arch) -> &'static str {
+    if arch == Arch::host() { "" } else { packages::CROSS_PREFIX }
+}
+
+fn make(arch: Arch, source: &Path) -> Command {
     let mut make = Command::new("make");
+    make.arg(format!("ARCH={}", arch.make_name()));
+    make.arg(format!("CROSS_COMPILE={}", tool_prefix(arch)));
     make.arg("-C").arg(source).env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
     make.stdin(Stdio::null());
     make

@@ -1,26 +1,53 @@
 //! Guest assets: the kernel and the agent, built once for each set of inputs.
 //!
-//! The crate `supermachine-kernel` says what goes in and where the result belongs.
+//! The crate `supermachine-kernel` says what goes in and where the result belongs. Those of the other
+//! architecture are cross-built with Debian's compilers.
 
 mod agent;
 mod kernel;
 
-use supermachine_kernel::{agent_dir, kernel_dir};
+use supermachine_kernel::Arch;
 
 use crate::cache;
 use crate::error::Error;
 
-/// Builds the assets that are missing.
+/// Options of `cargo xtask assets`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Build for guests of this architecture [default: the machine's own]
+    #[arg(long, value_name = "ARCH", value_parser = arch)]
+    arch: Option<Arch>,
+}
+
+fn arch(name: &str) -> Result<Arch, String> {
+    let known = Arch::ALL.into_iter().find(|arch| arch.name() == name);
+    known.ok_or_else(|| format!("use {}", Arch::ALL.map(Arch::name).join(" or ")))
+}
+
+/// Builds this machine's assets that are missing.
 pub(crate) fn ensure() -> Result<(), Error> {
-    cache::folder(&kernel_dir(), kernel::build)?;
-    cache::folder(&agent_dir(), agent::build)?;
+    ensure_for(Arch::host())
+}
+
+/// Builds the assets of an architecture that are missing.
+fn ensure_for(arch: Arch) -> Result<(), Error> {
+    cache::folder(&arch.kernel_dir(), |folder| kernel::build(arch, folder))?;
+    cache::folder(&arch.agent_dir(), |folder| agent::build(arch, folder))?;
     Ok(())
 }
 
 /// `cargo xtask assets`
-pub(crate) fn exec() -> Result<u8, Error> {
-    ensure()?;
-    println!("kernel: {}", kernel_dir().display());
-    println!("agent: {}", agent_dir().display());
+pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
+    let arch = args.arch.unwrap_or(Arch::host());
+    if arch != Arch::host() && arch != Arch::Aarch64 {
+        return Err(Error::Unexpected {
+            what: "--arch",
+            expected: format!("{}: only arm64 is cross-built", Arch::host().name()),
+            found: arch.name().into(),
+        });
+    }
+    ensure_for(arch)?;
+    println!("kernel: {}", arch.kernel_dir().display());
+    println!("agent: {}", arch.agent_dir().display());
     Ok(0)
 }

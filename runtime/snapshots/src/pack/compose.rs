@@ -259,7 +259,7 @@ fn config(snapshot: &Snapshot) -> Value {
         })
     };
     json!({
-        "architecture": snapshot.architecture.name(),
+        "architecture": snapshot.arch.architecture().name(),
         "formatVersion": supermachine_formats::snapshot::FORMAT_VERSION,
         "hypervisor": snapshot.hypervisor.name(),
         "memorySize": machine.memory_size,

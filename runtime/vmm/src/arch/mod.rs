@@ -1,19 +1,31 @@
 //! The processor architecture: address space, interrupt controller, CPU baseline and clock.
 //!
-//! `x86_64` is about guests and compiles on every host: it is the one architecture that snapshots
-//! have a state for. What concerns this host's own processor is in `host`. Code outside of `arch`
-//! and `backend` names only what this module re-exports.
+//! One module for each architecture of guests, with the same names. Code outside of `arch` and
+//! `backend` names only what this module re-exports, which is that of the host's architecture.
+//! What concerns this host's own processor is in `host`.
 
+#[cfg_attr(
+    not(target_arch = "aarch64"),
+    allow(dead_code, unused_imports, reason = "the host has another one")
+)]
+pub mod aarch64;
 pub(crate) mod host;
-mod x86_64;
+mod mismatch;
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, unused_imports, reason = "the host has another one")
+)]
+pub mod x86_64;
 
-pub use x86_64::layout;
-pub use x86_64::layout::{MAX_MEMORY, MAX_VCPUS, MIN_MEMORY};
-pub use x86_64::reset_ioapic;
-pub(crate) use x86_64::{
-    Clock, ClockReading, InterruptController, MessageSink, Mismatch, SavedVcpu, captured_state,
-    clock, monotonic_ns,
+#[cfg(target_arch = "aarch64")]
+use aarch64 as native;
+#[cfg(target_arch = "x86_64")]
+use x86_64 as native;
+
+pub(crate) use mismatch::Mismatch;
+pub use native::layout;
+pub use native::layout::{MAX_MEMORY, MAX_VCPUS, MIN_MEMORY};
+pub(crate) use native::{
+    Clock, ClockReading, HAS_COHERENT_INSTRUCTIONS, InterruptController, InterruptSink, Processor,
+    SavedInterrupts, SavedVcpu, State, VcpuState, captured_state, clock, state_of,
 };
-
-// What a backend for this architecture builds on.
-pub(crate) use x86_64::{baseline, model};

@@ -63,6 +63,12 @@ pub enum HypervisorError {
         /// The operating system's error.
         source: io::Error,
     },
+    /// This host does not accept a system register of the snapshot.
+    #[error("host refuses system register {name}")]
+    Register {
+        /// The register, as assemblers name it.
+        name: String,
+    },
     /// This host does not accept a model-specific register of the snapshot.
     #[error("host refuses model-specific register {index:#x}")]
     Msr {

@@ -4,15 +4,18 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use supermachine_formats::snapshot::arch::x86_64::baseline::Register;
-use supermachine_formats::snapshot::arch::{ArchState, FeatureWord, Processor, VcpuState};
+use supermachine_formats::snapshot::arch::x86_64::baseline::{FeatureWord, Register};
 use vm_memory::bitmap::BS;
 use vm_memory::{Bytes, MmapRegion, VolatileMemory, VolatileSlice};
 
 use super::error::HypervisorError;
 use super::hypervisor::{Access, Exit, Kick, Vcpu, Vm};
 use crate::arch::layout::port_address;
-use crate::arch::{Clock, MessageSink, Mismatch, SavedVcpu, baseline};
+use crate::arch::x86_64::baseline;
+use crate::arch::{
+    Clock, ClockReading, InterruptSink, Mismatch, Processor, SavedInterrupts, SavedVcpu, State,
+    VcpuState,
+};
 
 /// One step of a scripted vCPU.
 #[derive(Debug, Clone)]
@@ -184,7 +187,7 @@ fn refuse(refusal: Option<Refusal>, asked: Refusal) -> Result<(), HypervisorErro
     Ok(())
 }
 
-impl MessageSink for FakeVm {
+impl InterruptSink for FakeVm {
     fn deliver(&self, _: u64, _: u32) {}
 }
 
@@ -223,11 +226,11 @@ impl Vm for FakeVm {
         }))
     }
 
-    fn check(&self, state: &ArchState) -> Result<(), Mismatch> {
+    fn check(&self, state: &State) -> Result<(), Mismatch> {
         baseline::check(state, |function, index, register| self.word(function, index, register))
     }
 
-    fn complete(&self, state: &mut ArchState) -> Result<(), HypervisorError> {
+    fn complete(&self, state: &mut State) -> Result<(), HypervisorError> {
         baseline::complete(state, |_, _, _| Ok(Vec::new()))
     }
 
@@ -238,13 +241,21 @@ impl Vm for FakeVm {
         })
     }
 
-    fn clock_ns(&self) -> Result<u64, HypervisorError> {
-        Ok(*self.clock_ns.lock().unwrap())
+    fn restore_interrupts(&self, _: &State) -> Result<(), HypervisorError> {
+        Ok(())
     }
 
-    fn set_clock_ns(&self, ns: u64) -> Result<(), HypervisorError> {
+    fn save_interrupts(&self) -> Result<SavedInterrupts, HypervisorError> {
+        Ok(SavedInterrupts)
+    }
+
+    fn read_clock(&self) -> Result<ClockReading, HypervisorError> {
+        Ok(ClockReading { monotonic_ns: *self.clock_ns.lock().unwrap() })
+    }
+
+    fn set_clock(&self, clock: &Clock) -> Result<(), HypervisorError> {
         self.refuse(Refusal::SetClock)?;
-        *self.clock_ns.lock().unwrap() = ns;
+        *self.clock_ns.lock().unwrap() = clock.monotonic_ns;
         Ok(())
     }
 }

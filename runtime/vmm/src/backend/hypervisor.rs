@@ -3,14 +3,16 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use supermachine_formats::snapshot::arch::{ArchState, Processor, VcpuState};
 use vm_memory::MmapRegion;
 
 use super::error::HypervisorError;
-use crate::arch::{Clock, MessageSink, Mismatch, SavedVcpu};
+use crate::arch::{
+    Clock, ClockReading, InterruptSink, Mismatch, Processor, SavedInterrupts, SavedVcpu, State,
+    VcpuState,
+};
 
 /// A virtual machine without devices.
-pub(crate) trait Vm: MessageSink {
+pub(crate) trait Vm: InterruptSink {
     /// Maps `region` into the guest at `guest_address`. `index` names the window; each is used
     /// once. The backend keeps the region alive for as long as the guest can reach it.
     fn map(
@@ -22,10 +24,10 @@ pub(crate) trait Vm: MessageSink {
     ) -> Result<(), HypervisorError>;
 
     /// Refuses a state whose guest uses features that this host's processor lacks.
-    fn check(&self, state: &ArchState) -> Result<(), Mismatch>;
+    fn check(&self, state: &State) -> Result<(), Mismatch>;
 
     /// Gives the vCPUs of a machine that was never run what their baseline names.
-    fn complete(&self, state: &mut ArchState) -> Result<(), HypervisorError>;
+    fn complete(&self, state: &mut State) -> Result<(), HypervisorError>;
 
     /// What a captured machine that was restored from `origin` requires of a processor.
     fn required(&self, origin: &Processor, vcpus: &[SavedVcpu]) -> Processor;
@@ -33,11 +35,18 @@ pub(crate) trait Vm: MessageSink {
     /// Creates the vCPU with this index. Called on the thread that will run it.
     fn create_vcpu(&self, index: u16) -> Result<Box<dyn Vcpu>, HypervisorError>;
 
-    /// The guest's paravirtual clock in nanoseconds.
-    fn clock_ns(&self) -> Result<u64, HypervisorError>;
+    /// Restores the interrupt controllers as far as the hypervisor holds them and they are not
+    /// part of a vCPU's own state. Called while every vCPU exists and none runs.
+    fn restore_interrupts(&self, state: &State) -> Result<(), HypervisorError>;
 
-    /// Sets the guest's paravirtual clock.
-    fn set_clock_ns(&self, ns: u64) -> Result<(), HypervisorError>;
+    /// What [`Vm::restore_interrupts`] restores. Called while no vCPU runs.
+    fn save_interrupts(&self) -> Result<SavedInterrupts, HypervisorError>;
+
+    /// The guest's clock, as far as it is not part of a vCPU's own state.
+    fn read_clock(&self) -> Result<ClockReading, HypervisorError>;
+
+    /// Sets the guest's clock, as far as restoring the vCPUs does not.
+    fn set_clock(&self, clock: &Clock) -> Result<(), HypervisorError>;
 }
 
 /// What the guest may do with mapped memory.

@@ -8,16 +8,16 @@ mod error;
 #[cfg(test)]
 pub(crate) mod fake;
 mod hypervisor;
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(target_os = "linux")]
 mod kvm;
 mod speed;
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+#[cfg(not(target_os = "linux"))]
 mod unsupported;
 
 pub use error::HypervisorError;
 pub(crate) use hypervisor::{Access, Exit, Kick, Vcpu, Vm};
-#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#[cfg(target_os = "linux")]
 pub(crate) use kvm::{create_vm, device, family, probe};
 pub use speed::Speed;
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+#[cfg(not(target_os = "linux"))]
 pub(crate) use unsupported::{create_vm, device, family, probe};

@@ -8,10 +8,9 @@ use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::device as formats;
 
 use crate::arch::layout::{
-    INTERRUPTS_SIZE, INTERRUPTS_START, SERIAL_LINE, SERIAL_SIZE, SERIAL_START, SLOT_SIZE,
-    VSOCK_SLOT, slot_address, slot_line,
+    SERIAL_LINE, SERIAL_SIZE, SERIAL_START, SLOT_SIZE, VSOCK_SLOT, slot_address, slot_line,
 };
-use crate::arch::{InterruptController, MessageSink};
+use crate::arch::{InterruptController, InterruptSink, State};
 use crate::devices::{
     Bus, Console, DeviceError, DiskFile, EventLoop, FreezeGuard, Resources, SerialPort, Slot,
     Streams, slot_from_state,
@@ -36,17 +35,18 @@ pub(super) struct Board {
 }
 
 impl Board {
-    /// The board that a snapshot describes.
+    /// The board that a snapshot describes. `interrupts` is where interrupts go, and the state of
+    /// their controller.
     ///
     /// # Errors
     /// A device's state is illegal, or the host lacks something that a device needs.
     pub(super) fn from_state(
         snapshot: &Snapshot,
-        interrupts: Arc<dyn MessageSink>,
+        interrupts: (Arc<dyn InterruptSink>, &State),
         memory: Arc<GuestMemory>,
         disks: Vec<DiskFile>,
     ) -> Result<Self, MachineError> {
-        let interrupts = InterruptController::restore(interrupts, &snapshot.arch);
+        let interrupts = InterruptController::restore(interrupts.0, interrupts.1);
         let events = EventLoop::new().map_err(|source| MachineError::Events { source })?;
         let console = Console::default();
         let line = interrupts.line(SERIAL_LINE);
@@ -67,7 +67,7 @@ impl Board {
             board.bus.add(slot_address(index), SLOT_SIZE, slot.clone());
             board.slots.push(slot);
         }
-        board.bus.add(INTERRUPTS_START, INTERRUPTS_SIZE, board.interrupts.clone());
+        board.interrupts.place(&mut board.bus);
         board.bus.add(SERIAL_START, SERIAL_SIZE, board.serial.clone());
         Ok(board)
     }
@@ -77,8 +77,8 @@ impl Board {
     ///
     /// # Errors
     /// Those of [`Board::from_state`].
-    pub(super) fn reset(&self, snapshot: &Snapshot) -> Result<(), MachineError> {
-        self.interrupts.reset(&snapshot.arch);
+    pub(super) fn reset(&self, snapshot: &Snapshot, state: &State) -> Result<(), MachineError> {
+        self.interrupts.reset(state);
         for ((index, state), slot) in (0..).zip(&snapshot.slots).zip(&self.slots) {
             slot.reset(state, self.resources(index)).map_err(in_slot(index))?;
         }

@@ -10,10 +10,11 @@ use std::time::Duration;
 use supermachine_formats::snapshot::{Snapshot, WorkingSet};
 
 use super::lifecycle::Machine;
+use super::restore::arch_state;
 use super::timings::Timings;
 use super::vcpus::Vcpus;
 use super::wall_clock::realtime_ns;
-use crate::arch::{self, ClockReading, SavedVcpu};
+use crate::arch::{self, SavedVcpu};
 use crate::backend;
 use crate::error::MachineError;
 use crate::memory::{self, DirtyPages};
@@ -126,17 +127,17 @@ impl Machine {
     }
 
     fn state(&self, vcpus: Vec<SavedVcpu>) -> Result<Snapshot, MachineError> {
-        let time = ClockReading { monotonic_ns: self.vm.clock_ns()?, realtime_ns: realtime_ns() };
-        let processor = self.vm.required(&self.origin.arch.processor, &vcpus);
+        let time = (self.vm.read_clock()?, realtime_ns());
+        let processor = self.vm.required(&arch_state(&self.origin)?.processor, &vcpus);
+        let interrupts = (self.board.interrupts(), self.vm.save_interrupts()?);
         Ok(Snapshot {
-            architecture: self.origin.architecture,
             hypervisor: backend::family()?,
             machine: self.origin.machine.clone(),
             workload: self.origin.workload.clone(),
             stop: self.origin.stop,
             image_command: self.origin.image_command.clone(),
             after_restore: self.origin.after_restore.clone(),
-            arch: arch::captured_state(processor, vcpus, self.board.interrupts(), time),
+            arch: arch::captured_state(processor, vcpus, interrupts, time),
             slots: self.board.slots(),
             serial: self.board.serial(),
             disks: self.origin.disks.clone(),

@@ -6,6 +6,7 @@
 use std::sync::PoisonError;
 
 use super::lifecycle::Machine;
+use super::restore::arch_state;
 use super::timings::Timings;
 use crate::arch::{self, layout::ram_windows};
 use crate::error::MachineError;
@@ -40,18 +41,25 @@ impl Machine {
         timings.step("stop vCPUs");
         let _held = self.board.hold();
         self.vcpus.exit_state().end_use();
-        self.board.reset(snapshot)?;
+        let state = arch_state(snapshot)?;
+        self.board.reset(snapshot, state)?;
         timings.step("reset devices");
         // Before memory, because an operation in progress may still write to it. After devices,
         // which may have sent interrupts.
         self.vcpus.reset()?;
+        self.vm.restore_interrupts(state)?;
         timings.step("reset vCPUs");
-        let kept = &snapshot.working_set.written;
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        memory::roll_back(&self.ram, pristine, kept, &mut spare)
+        // Code that is copied over would stay in the guest's instruction caches as it was.
+        let (kept, spare) = if arch::HAS_COHERENT_INSTRUCTIONS {
+            (&*snapshot.working_set.written, Some(&mut *spare))
+        } else {
+            (&[][..], None)
+        };
+        memory::roll_back(&self.ram, pristine, kept, spare)
             .map_err(MachineError::memory("restored"))?;
         timings.step("reset memory");
-        self.vm.set_clock_ns(arch::monotonic_ns(&snapshot.arch))?;
+        self.vm.set_clock(&arch::clock(state))?;
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Builds a machine from a snapshot.
 //!
 //! Order: create the VM, map memory and show it to the guest, restore devices, create and restore
-//! vCPUs, set the clock. Then the caller sends what the guest must find, and runs it. The first
+//! vCPUs, restore interrupt controllers, set the clock. Then the caller sends what the guest must find, and runs it. The first
 //! vCPU populates the recorded pages when it starts to run.
 
 use std::fs::File;
@@ -14,7 +14,7 @@ use super::lifecycle::Machine;
 use super::origin::{MappedDisk, Mapping, Origin, PageLoss};
 use super::timings::Timings;
 use super::vcpus::{VcpuSetup, Vcpus};
-use crate::arch::{self, layout};
+use crate::arch::{self, State, layout};
 use crate::backend::{self, Access, Vm};
 use crate::devices::DiskFile;
 use crate::error::{GuestFailure, MachineError};
@@ -55,7 +55,8 @@ impl Machine {
         if snapshot.slots.len() != usize::from(layout::SLOTS) {
             return Err(MachineError::Snapshot { what: "another number of slots than a machine" });
         }
-        vm.check(&snapshot.arch)?;
+        let mut state = arch_state(&snapshot)?.clone();
+        vm.check(&state)?;
         let Mapping { ram, disks: mapped, missing } = Mapping::of(&snapshot, &origin)?;
         let ram = Arc::new(ram);
         map_memory(vm.as_ref(), &ram)?;
@@ -72,7 +73,7 @@ impl Machine {
             }
         };
         let (memory, disks) = (Arc::clone(ram.memory()), disk_files(&snapshot, &disks));
-        let board = Arc::new(Board::from_state(&snapshot, vm.clone(), memory, disks)?);
+        let board = Arc::new(Board::from_state(&snapshot, (vm.clone(), &state), memory, disks)?);
         let streams = board
             .streams()
             .ok_or(MachineError::Snapshot { what: "no socket device in its slot" })?;
@@ -82,10 +83,10 @@ impl Machine {
             None => snapshot.working_set.clone(),
             Some(_) => WorkingSet::default(),
         };
-        let mut state = snapshot.arch.clone();
         vm.complete(&mut state)?;
+        let clock = arch::clock(&state);
         let setup = VcpuSetup {
-            clock: arch::clock(&state),
+            clock: clock.clone(),
             states: state.vcpus,
             working_set: (Arc::clone(&ram), working_set),
         };
@@ -93,7 +94,8 @@ impl Machine {
         let on_failure = Box::new(move |_: &GuestFailure| on_failure.hang_up());
         let vcpus = Vcpus::start(&vm, &board, setup, on_failure)?;
         loss.arm(vcpus.stopper())?;
-        vm.set_clock_ns(arch::monotonic_ns(&snapshot.arch))?;
+        vm.restore_interrupts(arch_state(&snapshot)?)?;
+        vm.set_clock(&clock)?;
         timings.step("restore vCPUs");
         Ok(Self {
             vcpus,
@@ -114,16 +116,19 @@ impl Machine {
 
 fn check_host(snapshot: &Snapshot) -> Result<(), MachineError> {
     let family = backend::family()?;
-    let (found, host) = (snapshot.architecture, arch::host::ARCHITECTURE);
-    if found != host {
-        return Err(MachineError::Architecture { found, host });
-    }
+    arch_state(snapshot)?;
     let (found, host) = (snapshot.hypervisor, family);
     let is_boot = snapshot.machine.stage == Stage::Boot && found == HypervisorFamily::Any;
     if !is_boot && found != host {
         return Err(MachineError::HypervisorFamily { found, host });
     }
     Ok(())
+}
+
+/// The state of a snapshot for this host's architecture.
+pub(super) fn arch_state(snapshot: &Snapshot) -> Result<&State, MachineError> {
+    let (found, host) = (snapshot.arch.architecture(), arch::host::ARCHITECTURE);
+    arch::state_of(&snapshot.arch).ok_or(MachineError::Architecture { found, host })
 }
 
 fn map_memory(vm: &dyn Vm, ram: &Ram) -> Result<(), MachineError> {

@@ -6,13 +6,13 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use supermachine_formats::snapshot::arch::x86_64::baseline::Register;
+use supermachine_formats::snapshot::arch::x86_64::baseline::{FeatureWord, Processor, Register};
 use supermachine_formats::snapshot::arch::x86_64::{Clock, CpuidLeaf, Msr, RunState, State, Vcpu};
-use supermachine_formats::snapshot::arch::{Baseline, FeatureWord, Processor};
+use supermachine_formats::snapshot::arch::{ArchState, Baseline, aarch64};
 use supermachine_formats::snapshot::device::{Slot, VsockConnection};
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run, runs_of, validate_runs};
 use supermachine_formats::snapshot::{
-    Architecture, Disk, HypervisorFamily, Machine as MachineState, Snapshot, Stage, WorkingSet,
+    Disk, HypervisorFamily, Machine as MachineState, Snapshot, Stage, WorkingSet,
 };
 use supermachine_formats::wire;
 use vm_memory::{Bytes, GuestAddress};
@@ -22,7 +22,7 @@ use crate::arch::layout::{
     HIGH_RAM_START, IOAPIC_START, LOW_RAM_END, PMEM_START, PMEM_STRIDE, ROOT_SLOT, SERIAL_PORT,
     SLOTS, ram_windows, slot_address,
 };
-use crate::arch::reset_ioapic;
+use crate::arch::x86_64::reset_ioapic;
 use crate::backend::fake::{FakeVm, Refusal, Step};
 use crate::backend::{Access, HypervisorError, Vm};
 use crate::devices::{echoes, fresh_echo};
@@ -72,24 +72,32 @@ fn vcpu(index: u16) -> Vcpu {
 
 fn snapshot(vcpus: u16) -> Snapshot {
     Snapshot {
-        architecture: Architecture::X86_64,
         hypervisor: HypervisorFamily::Any,
         machine: MachineState { stage: Stage::Boot, parent: None, memory_size: MEMORY, vcpus },
         workload: None,
         stop: None,
         image_command: None,
         after_restore: None,
-        arch: State {
+        arch: ArchState::X86_64(State {
             processor: Processor::of(Baseline::V3),
             vcpus: (0..vcpus).map(vcpu).collect(),
             ioapic: reset_ioapic(),
             clock: Clock { monotonic_ns: 77, realtime_ns: 0, tsc_khz: 0 },
-        },
+        }),
         slots: boot_slots(),
         serial: reset_serial(),
         disks: Vec::new(),
         working_set: WorkingSet::default(),
     }
+}
+
+/// A snapshot's state of processors.
+fn arch(snapshot: &Snapshot) -> &State {
+    snapshot.arch.x86_64().unwrap()
+}
+
+fn arch_mut(snapshot: &mut Snapshot) -> &mut State {
+    snapshot.arch.x86_64_mut().unwrap()
 }
 
 fn with_disk(mut snapshot: Snapshot) -> Snapshot {
@@ -229,7 +237,7 @@ fn restored_machine_does_not_run_before_run() {
     let state = machine.capture_live().unwrap();
     assert_eq!(vm.inside(), 0);
     assert!(vm.answers().is_empty());
-    assert_eq!(state.snapshot.arch.clock.monotonic_ns, 77);
+    assert_eq!(arch(&state.snapshot).clock.monotonic_ns, 77);
     machine.run();
     vm.wait_idle(1);
     assert_eq!(vm.answers(), [b"virt"]);
@@ -263,13 +271,13 @@ fn capture_of_unused_machine_equals_its_snapshot() {
     let captured = machine.capture().unwrap();
     assert_eq!((captured.dirty.runs(), captured.dirty.count()), (&[][..], 0));
     let captured = captured.snapshot;
-    assert_eq!(captured.arch.vcpus, given.arch.vcpus);
+    assert_eq!(arch(&captured).vcpus, arch(&given).vcpus);
     assert_eq!(captured.slots, given.slots);
-    assert_eq!(captured.arch.ioapic, given.arch.ioapic);
+    assert_eq!(arch(&captured).ioapic, arch(&given).ioapic);
     assert_eq!(captured.serial, given.serial);
     assert_eq!(captured.disks, given.disks);
     assert_eq!(captured.machine, given.machine);
-    assert_eq!(captured.arch.clock.tsc_khz, 1_000_000);
+    assert_eq!(arch(&captured).clock.tsc_khz, 1_000_000);
 }
 
 #[test]
@@ -302,7 +310,7 @@ fn capture_holds_written_pages_only() {
     assert_eq!(changed(&machine, &first.dirty), [1, 2, last]);
 
     let mut second = machine.capture().unwrap();
-    second.snapshot.arch.clock.realtime_ns = first.snapshot.arch.clock.realtime_ns;
+    second.snapshot.arch.set_realtime_ns(first.snapshot.arch.realtime_ns());
     assert!(second.dirty.iter().eq(first.dirty.iter()));
     assert_eq!(second.snapshot, first.snapshot);
 }
@@ -351,7 +359,7 @@ fn sixteen_vcpus_are_saved_in_order() {
     vm.wait_idle(16);
     assert_eq!(vm.alive(), 16);
     let captured = machine.capture().unwrap();
-    assert_eq!(captured.snapshot.arch.vcpus, (0..16).map(vcpu).collect::<Vec<_>>());
+    assert_eq!(arch(&captured.snapshot).vcpus, (0..16).map(vcpu).collect::<Vec<_>>());
     within(move || drop(machine));
     assert_eq!(vm.alive(), 0);
 }
@@ -494,7 +502,7 @@ fn live_capture_resumes_running_machine() {
             vm.wait_inside(3);
             let captured = machine.capture_live().unwrap();
             assert_eq!(captured.dirty.page(0).unwrap()[0], 7);
-            assert_eq!(captured.snapshot.arch.vcpus, (0..3).map(vcpu).collect::<Vec<_>>());
+            assert_eq!(arch(&captured.snapshot).vcpus, (0..3).map(vcpu).collect::<Vec<_>>());
             let steps: Vec<&str> = captured.stopped.steps().iter().map(|(name, _)| *name).collect();
             assert_eq!((steps[0], steps[steps.len() - 1]), ("stop vCPUs", "resume"));
         }
@@ -752,7 +760,12 @@ fn restore_with_illegal_device_state_names_the_slot() {
 #[test]
 fn restore_on_another_host_names_both() {
     let mut given = snapshot(1);
-    given.architecture = Architecture::Aarch64;
+    given.arch = ArchState::Aarch64(aarch64::State {
+        processor: aarch64::Processor::of(Baseline::Armv8_2),
+        vcpus: vec![aarch64::Vcpu::after_reset(0, aarch64::Power::On)],
+        gic: aarch64::Gic::reset(64),
+        counter: aarch64::Counter::after_reset(),
+    });
     let parts = of_files(given, file(MEMORY), Vec::new());
     let error = refused(Machine::restore(parts, &mut Timings::start()));
     assert_eq!(error.to_string(), "snapshot is for Aarch64, this host is X86_64");
@@ -991,12 +1004,12 @@ fn fill_random_fills_the_whole_buffer() {
 fn restore_without_a_processor_feature_names_it() {
     let lacking =
         vec![FeatureWord { function: 7, index: 0, register: Register::Ebx, mask: 1 << 5 }];
-    let vm = Arc::new(FakeVm::lacking(lacking.clone()));
+    let vm = Arc::new(FakeVm::lacking(lacking));
     let error = refused(restore(&vm, snapshot(1)));
     let MachineError::Features { baseline: Baseline::V3, missing } = &error else {
         panic!("{error}")
     };
-    assert_eq!(missing.0, lacking);
+    assert_eq!(missing.0, ["avx2"]);
     assert_eq!(
         error.to_string(),
         "this host's processor lacks avx2, which the snapshot (x86-64-v3) uses"
@@ -1004,7 +1017,7 @@ fn restore_without_a_processor_feature_names_it() {
     assert!(vm.windows().is_empty(), "before anything is done");
     // Features that the guest does not use are not required.
     let mut lower = snapshot(1);
-    lower.arch.processor = Processor::of(Baseline::V2);
+    arch_mut(&mut lower).processor = Processor::of(Baseline::V2);
     drop(restore(&vm, lower).unwrap());
 }
 
@@ -1020,10 +1033,10 @@ fn host_snapshot_needs_the_same_vendor() {
         edx: u32::from_le_bytes(*b"ineI"),
     };
     let mut own = snapshot(1);
-    own.arch.vcpus[0].cpuid = vec![leaf];
+    arch_mut(&mut own).vcpus[0].cpuid = vec![leaf];
     // A named baseline has an identity of its own.
     drop(restore(&Arc::default(), own.clone()).unwrap());
-    own.arch.processor = Processor::of(Baseline::Host);
+    arch_mut(&mut own).processor = Processor::of(Baseline::Host);
     let error = refused(restore(&Arc::default(), own));
     assert!(matches!(&error, MachineError::Vendor { found, .. } if found == "GenuineIntel"));
 }
@@ -1032,10 +1045,10 @@ fn host_snapshot_needs_the_same_vendor() {
 fn capture_requires_features_that_guest_saw() {
     let machine = restore(&Arc::default(), snapshot(1)).unwrap();
     let captured = machine.capture().unwrap().snapshot;
-    assert_eq!(captured.arch.processor, Processor::of(Baseline::V3));
+    assert_eq!(arch(&captured).processor, Processor::of(Baseline::V3));
     let mut own = snapshot(1);
-    own.arch.processor = Processor::of(Baseline::Host);
-    own.arch.vcpus[0].cpuid = vec![CpuidLeaf {
+    arch_mut(&mut own).processor = Processor::of(Baseline::Host);
+    arch_mut(&mut own).vcpus[0].cpuid = vec![CpuidLeaf {
         function: 7,
         index: 0,
         indexed: true,
@@ -1048,14 +1061,14 @@ fn capture_requires_features_that_guest_saw() {
     let captured = machine.capture().unwrap().snapshot;
     let avx2 = FeatureWord { function: 7, index: 0, register: Register::Ebx, mask: 1 << 5 };
     assert_eq!(
-        captured.arch.processor,
+        arch(&captured).processor,
         Processor { baseline: Baseline::Host, features: vec![avx2] }
     );
 }
 
 /// The parts of a state that a reset must restore: all but the wall clock.
 fn comparable(mut snapshot: Snapshot) -> Snapshot {
-    snapshot.arch.clock.realtime_ns = 0;
+    snapshot.arch.set_realtime_ns(0);
     snapshot
 }
 
@@ -1102,7 +1115,7 @@ fn reset_machine_equals_restored_one() {
         assert_ne!(comparable(machine.capture_live().unwrap().snapshot), fresh);
         assert_ne!(memory_of(&machine), content);
         assert_eq!(machine.console(), b"secret");
-        vm.set_clock_ns(5).unwrap();
+        vm.set_clock(&Clock { monotonic_ns: 5, realtime_ns: 0, tsc_khz: 0 }).unwrap();
         machine.reset(&mut Timings::start()).unwrap();
         assert_eq!(vm.inside(), 0);
         assert_eq!(comparable(machine.capture_live().unwrap().snapshot), fresh);
@@ -1138,12 +1151,12 @@ fn roll_back_restores_pages_of_the_high_window() {
         ram.memory().write_obj(0xeeee_eeee_eeee_eeee_u64, GuestAddress(address)).unwrap();
     }
     let (kept, mut spare) = ([Run { first: low, count: 2 }], SparePages::default());
-    memory::roll_back(&ram, &pristine, &kept, &mut spare).unwrap();
+    memory::roll_back(&ram, &pristine, &kept, Some(&mut spare)).unwrap();
     let found = addresses.map(|at| ram.memory().read_obj::<u64>(GuestAddress(at)).unwrap());
     assert_eq!(found, [low, high, high + 5, 0]);
     assert_eq!(memory::touched(&ram).unwrap().written, runs_of([low, high, high + 5, high + 6]));
     // After two checks that found them unchanged, only the pages of the working set are left.
-    (0..16).for_each(|_| memory::roll_back(&ram, &pristine, &kept, &mut spare).unwrap());
+    (0..16).for_each(|_| memory::roll_back(&ram, &pristine, &kept, Some(&mut spare)).unwrap());
     assert_eq!(memory::touched(&ram).unwrap().written, runs_of([low, high]));
 }
 

@@ -15,11 +15,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use supermachine_formats::snapshot::WorkingSet;
-use supermachine_formats::snapshot::arch::VcpuState;
 
 use super::board::Board;
 use super::exit_state::ExitState;
-use crate::arch::{Clock, SavedVcpu};
+use crate::arch::{Clock, SavedVcpu, VcpuState};
 use crate::backend::{Exit, HypervisorError, Kick, Vcpu, Vm};
 use crate::error::{GuestFailure, MachineError};
 use crate::memory::Ram;

@@ -49,7 +49,7 @@ enum Action {
 
 /// Restores the content of every written page of `ram` from `pristine`, a second mapping of the
 /// same files that was never written. The guest must be paused. The pages of `kept`, which is in
-/// rising order, stay present, and so do spare ones.
+/// rising order, stay present, and so do spare ones; without `spare`, no written page does.
 ///
 /// # Errors
 /// The process's page map cannot be read, or pages cannot be dropped. Some pages may be restored
@@ -58,13 +58,15 @@ pub(crate) fn roll_back(
     ram: &Ram,
     pristine: &Ram,
     kept: &[Run],
-    spare: &mut SparePages,
+    spare: Option<&mut SparePages>,
 ) -> io::Result<()> {
     let mut map = PageMap::open()?;
+    let (mut none, limit) = (SparePages::default(), spare.as_ref().map_or(0, |_| SPARE_PAGES));
+    let spare = spare.unwrap_or(&mut none);
     let before = std::mem::take(&mut spare.pages);
     spare.turns = spare.turns.wrapping_add(1);
     let checks = spare.turns.is_multiple_of(CHECK_INTERVAL);
-    let mut selector = Selector { before: before.into_iter().peekable(), spare, checks };
+    let mut selector = Selector { before: before.into_iter().peekable(), spare, checks, limit };
     for ((window, region), (_, pristine)) in ram.windows().iter().zip(pristine.windows()) {
         let base = window.file_offset / PAGE_SIZE;
         let mut plan = WindowPlan { base, kept, ..WindowPlan::default() };
@@ -91,13 +93,15 @@ struct Selector<'a, I: Iterator<Item = SparePage>> {
     spare: &'a mut SparePages,
     /// Whether spare pages are compared with their original content.
     checks: bool,
+    /// The most spare pages.
+    limit: usize,
 }
 
 impl<I: Iterator<Item = SparePage>> Selector<'_, I> {
     fn select(&mut self, number: u64, is_same: impl FnOnce() -> bool) -> Action {
         while self.before.next_if(|page| page.number < number).is_some() {}
         let known = self.before.next_if(|page| page.number == number);
-        if self.spare.pages.len() >= SPARE_PAGES {
+        if self.spare.pages.len() >= self.limit {
             return Action::Drop;
         }
         let before = known.map_or(0, |page| page.unused);
@@ -209,8 +213,12 @@ mod tests {
             there.extend(*written);
             there.sort_unstable();
             there.dedup();
-            let mut selector =
-                Selector { before: before.into_iter().peekable(), spare: &mut spare, checks };
+            let mut selector = Selector {
+                before: before.into_iter().peekable(),
+                spare: &mut spare,
+                checks,
+                limit: SPARE_PAGES,
+            };
             let action = |page: u64| (page, selector.select(page, || !written.contains(&page)));
             last = there.into_iter().map(action).collect();
         }

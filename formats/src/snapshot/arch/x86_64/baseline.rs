@@ -1,9 +1,7 @@
-//! CPU baselines: the processor features that a guest sees, and their names.
+//! The features of x86_64's CPU baselines, and their names.
 //!
-//! A named baseline is a fixed set of features. A guest sees the whole set and nothing else,
-//! whatever the host has, so that a snapshot runs on every host that has the set. Features that
-//! the hypervisor provides by itself are shown but not required of the processor. This module
-//! owns names and sets; the hypervisor backend builds a guest's CPUID from them.
+//! Features that the hypervisor provides by itself are shown but not required of the processor.
+//! This module owns names and sets; the hypervisor backend builds a guest's CPUID from them.
 //!
 //! Invariant: [`Baseline::required`] is a subset of [`Baseline::shown`], and each baseline shows
 //! everything that the one below it shows.
@@ -11,22 +9,11 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::fmt;
-use core::str::FromStr;
 
 use crate::record::{byte_enum, record};
+use crate::snapshot::arch::{Baseline, Features};
 
 byte_enum! {
-    /// A set of processor features that a guest may use.
-    pub enum Baseline {
-        /// All features of the host that makes the snapshot.
-        Host = 0,
-        /// Processors since about 2009.
-        V2 = 2,
-        /// Processors since about 2013, with AVX2.
-        V3 = 3,
-    }
-
     /// An output register of the CPUID instruction.
     #[derive(PartialOrd, Ord)]
     pub enum Register {
@@ -66,10 +53,6 @@ record! {
         mask: u32,
     }
 }
-
-/// Features. `Display` prints their names.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Features(pub Vec<FeatureWord>);
 
 /// The most words in a snapshot's list of features.
 pub const MAX_FEATURE_WORDS: usize = 64;
@@ -181,28 +164,16 @@ const NAMES: &[(u32, u32, Register, &str)] = &[
 ];
 
 impl Baseline {
-    /// Every baseline, the least demanding one first.
-    pub const ALL: [Self; 3] = [Self::V2, Self::V3, Self::Host];
-
-    /// The name, as users write it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Host => "host",
-            Self::V2 => "x86-64-v2",
-            Self::V3 => "x86-64-v3",
-        }
-    }
-
     /// Returns the features that the host's processor must have. Empty for [`Baseline::Host`],
-    /// whose features are known only once a guest has run.
+    /// whose features are known only once a guest has run, and for other architectures.
     #[must_use]
     pub fn required(self) -> Vec<FeatureWord> {
         words(self.lists())
     }
 
     /// Returns the features that a guest sees: the required ones, and those that hypervisors
-    /// provide. Empty for [`Baseline::Host`], whose guest sees the host's features.
+    /// provide. Empty for [`Baseline::Host`], whose guest sees the host's features, and for other
+    /// architectures.
     #[must_use]
     pub fn shown(self) -> Vec<FeatureWord> {
         let lists = self.lists();
@@ -212,33 +183,10 @@ impl Baseline {
 
     fn lists(self) -> &'static [&'static str] {
         match self {
-            Self::Host => &[],
             Self::V2 => &[V2],
             Self::V3 => &[V2, V3],
+            _ => &[],
         }
-    }
-}
-
-impl fmt::Display for Baseline {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// A text does not name a baseline.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{name:?} is not a CPU baseline; use x86-64-v2, x86-64-v3 or host")]
-pub struct UnknownBaseline {
-    /// The text.
-    pub name: String,
-}
-
-impl FromStr for Baseline {
-    type Err = UnknownBaseline;
-
-    fn from_str(name: &str) -> Result<Self, UnknownBaseline> {
-        let known = Self::ALL.into_iter().find(|baseline| baseline.name() == name);
-        known.ok_or_else(|| UnknownBaseline { name: name.to_string() })
     }
 }
 
@@ -313,25 +261,16 @@ impl FeatureWord {
     }
 }
 
-impl Features {
-    /// Returns the features of `wanted` that the registers, as read by `found`, lack.
-    pub fn missing(
-        wanted: &[FeatureWord],
-        mut found: impl FnMut(u32, u32, Register) -> u32,
-    ) -> Self {
-        let lacking = wanted.iter().map(|word| {
-            let mask = word.mask & !found(word.function, word.index, word.register);
-            FeatureWord { mask, ..*word }
-        });
-        Self(lacking.filter(|word| word.mask != 0).collect())
-    }
-}
-
-impl fmt::Display for Features {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<String> = self.0.iter().flat_map(FeatureWord::names).collect();
-        f.write_str(&names.join(", "))
-    }
+/// Returns the features of `wanted` that the registers, as read by `found`, lack.
+pub fn missing(
+    wanted: &[FeatureWord],
+    mut found: impl FnMut(u32, u32, Register) -> u32,
+) -> Features {
+    let lacking = wanted.iter().map(|word| {
+        let mask = word.mask & !found(word.function, word.index, word.register);
+        FeatureWord { mask, ..*word }
+    });
+    Features(lacking.flat_map(|word| word.names()).collect())
 }
 
 /// Returns the words of all features in the lists of names.
@@ -414,7 +353,7 @@ mod tests {
 
     #[test]
     fn each_baseline_shows_its_requirements_and_the_one_below() {
-        for baseline in Baseline::ALL {
+        for baseline in [Baseline::V2, Baseline::V3, Baseline::Host] {
             assert!(names(&baseline.shown()).is_superset(&names(&baseline.required())));
         }
         assert!(names(&Baseline::V3.shown()).is_superset(&names(&Baseline::V2.shown())));
@@ -454,11 +393,12 @@ mod tests {
 
     #[test]
     fn missing_features_are_named() {
-        let missing = Features::missing(&Baseline::V3.required(), |function, _, register| {
+        let wanted = Baseline::V3.required();
+        let lacking = missing(&wanted, |function, _, register| {
             if (function, register) == (7, Register::Ebx) { !0x120 } else { u32::MAX }
         });
-        assert_eq!(missing.to_string(), "avx2, bmi2");
-        assert_eq!(Features::missing(&missing.0, |_, _, _| u32::MAX), Features::default());
+        assert_eq!(lacking.to_string(), "avx2, bmi2");
+        assert_eq!(missing(&wanted, |_, _, _| u32::MAX), Features::default());
     }
 
     #[test]
@@ -472,7 +412,8 @@ mod tests {
         };
         let found = |function, _, _| if function == 7 { 0x108 } else { u32::MAX };
         processor.note(shown, found);
-        assert_eq!(Features(processor.features.clone()).to_string(), "pni, sse4_2, bmi1, bmi2, lm");
+        let noted = missing(&processor.features, |_, _, _| 0);
+        assert_eq!(noted.to_string(), "pni, sse4_2, bmi1, bmi2, lm");
         assert!(processor.is_valid());
         // Only the first guest counts, and a named baseline never changes.
         let noted = processor.clone();
@@ -481,17 +422,5 @@ mod tests {
         let mut named = Processor::of(Baseline::V3);
         named.note(|_, _, _| u32::MAX, |_, _, _| u32::MAX);
         assert_eq!(named, Processor::of(Baseline::V3));
-    }
-
-    #[test]
-    fn baseline_names_round_trip() {
-        for baseline in Baseline::ALL {
-            assert_eq!(baseline.name().parse(), Ok(baseline));
-        }
-        let error = "v3".parse::<Baseline>().unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "\"v3\" is not a CPU baseline; use x86-64-v2, x86-64-v3 or host"
-        );
     }
 }

@@ -9,6 +9,7 @@ pub mod baseline;
 use alloc::vec::Vec;
 
 use self::baseline::{Processor, Register};
+use super::inconsistent;
 use crate::record::{byte_enum, record};
 use crate::snapshot::container::{Builder, Container, Section, SnapshotError};
 use crate::snapshot::machine::MAX_VCPUS;
@@ -34,13 +35,8 @@ pub struct State {
 }
 
 impl State {
-    /// The baseline's number in the header.
-    pub(in crate::snapshot) fn baseline(&self) -> u8 {
-        self.processor.baseline as u8
-    }
-
     /// Adds this architecture's sections to a state file.
-    pub(in crate::snapshot) fn encode(&self, file: &mut Builder) {
+    pub(super) fn encode(&self, file: &mut Builder) {
         file.add(Section::Vcpus, &self.vcpus);
         file.add(Section::Ioapic, &self.ioapic);
         file.add(Section::Clock, &self.clock);
@@ -48,21 +44,17 @@ impl State {
     }
 
     /// Reads this architecture's sections from a state file.
-    pub(in crate::snapshot) fn decode(container: &Container<'_>) -> Result<Self, SnapshotError> {
-        let state = Self {
+    pub(super) fn decode(container: &Container<'_>) -> Result<Self, SnapshotError> {
+        Ok(Self {
             processor: container.section(Section::Processor)?,
             vcpus: container.list(Section::Vcpus, MAX_VCPUS)?,
             ioapic: container.section(Section::Ioapic)?,
             clock: container.section(Section::Clock)?,
-        };
-        if container.baseline != state.baseline() {
-            return Err(inconsistent(Section::Processor, "another baseline than the header"));
-        }
-        Ok(state)
+        })
     }
 
     /// Checks the state against the machine's number of vCPUs.
-    pub(in crate::snapshot) fn validate(&self, vcpus: u16) -> Result<(), SnapshotError> {
+    pub(super) fn validate(&self, vcpus: u16) -> Result<(), SnapshotError> {
         if vcpus == 0 || self.vcpus.len() != usize::from(vcpus) {
             return Err(inconsistent(Section::Vcpus, "another number of vCPUs than the machine"));
         }
@@ -71,10 +63,6 @@ impl State {
         }
         Ok(())
     }
-}
-
-fn inconsistent(section: Section, what: &'static str) -> SnapshotError {
-    SnapshotError::Inconsistent { section: section.name(), what }
 }
 
 record! {

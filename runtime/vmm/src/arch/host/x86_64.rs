@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use supermachine_formats::snapshot::Architecture;
 use supermachine_formats::snapshot::arch::x86_64::CpuidLeaf;
-use supermachine_formats::snapshot::arch::x86_64::baseline::Register;
+use supermachine_formats::snapshot::arch::x86_64::baseline::{Register, missing};
 use supermachine_formats::snapshot::arch::{Baseline, Features};
 
 /// The first leaf of the second range; the first range starts at 0.
@@ -92,7 +92,7 @@ pub(crate) fn identity() -> Vec<u32> {
 
 /// The features of a baseline that this processor lacks or its operating system has disabled.
 pub(crate) fn missing_features(baseline: Baseline) -> Features {
-    Features::missing(&baseline.required(), processor_word)
+    missing(&baseline.required(), processor_word)
 }
 
 #[cfg(test)]

@@ -3,32 +3,25 @@
 //! Decided before the guest runs, from what the processor reports about itself. What the
 //! hypervisor offers matters once only: when a machine that was never run gets its CPUID.
 
-use supermachine_formats::snapshot::arch::x86_64::baseline::Register;
-use supermachine_formats::snapshot::arch::x86_64::{CpuidLeaf, Vcpu};
-use supermachine_formats::snapshot::arch::{ArchState, Baseline, Features, Processor};
+use supermachine_formats::snapshot::arch::Baseline;
+use supermachine_formats::snapshot::arch::x86_64::baseline::{Processor, Register, missing};
+use supermachine_formats::snapshot::arch::x86_64::{CpuidLeaf, State, Vcpu};
+
+use crate::arch::mismatch::Mismatch;
 
 /// The leaf with the vendor's name.
 const VENDOR: u32 = 0;
 /// The leaf with the parts of the extended state.
 const EXTENDED_STATE: u32 = 0xd;
 
-/// Why a host's processor cannot continue a snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Mismatch {
-    /// It lacks features that the guest uses.
-    Features { baseline: Baseline, missing: Features },
-    /// The snapshot was made for `host`, by a processor of another vendor.
-    Vendor { found: String, host: String },
-}
-
 /// Refuses a state whose guest uses features that the host's processor lacks. `word` reads a
 /// register of the host's own CPUID.
 pub(crate) fn check(
-    state: &ArchState,
+    state: &State,
     word: impl Fn(u32, u32, Register) -> u32,
 ) -> Result<(), Mismatch> {
     let Processor { baseline, features } = &state.processor;
-    let missing = Features::missing(features, &word);
+    let missing = missing(features, &word);
     if !missing.0.is_empty() {
         return Err(Mismatch::Features { baseline: *baseline, missing });
     }
@@ -43,7 +36,7 @@ pub(crate) fn check(
 /// extended state in it, as firmware may. The kernel would do so itself, but emulated hosts do
 /// not notice, and then report sizes that do not fit.
 pub(crate) fn complete<E>(
-    state: &mut ArchState,
+    state: &mut State,
     mut cpuid: impl FnMut(Baseline, u16, u16) -> Result<Vec<CpuidLeaf>, E>,
 ) -> Result<(), E> {
     let baseline = state.processor.baseline;

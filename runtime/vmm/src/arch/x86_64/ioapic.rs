@@ -9,11 +9,11 @@ mod tests;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use supermachine_formats::snapshot::arch::ArchState;
 use supermachine_formats::snapshot::arch::x86_64 as formats;
 use supermachine_formats::snapshot::arch::x86_64::IOAPIC_PINS;
 
-use crate::devices::{BusDevice, Line};
+use super::layout::{IOAPIC_SIZE, IOAPIC_START};
+use crate::devices::{Bus, BusDevice, Line};
 
 const SELECT: u64 = 0x00;
 const WINDOW: u64 = 0x10;
@@ -31,7 +31,7 @@ const READ_ONLY: u64 = (1 << 12) | (1 << 14);
 const MESSAGE_ADDRESS: u64 = 0xfee0_0000;
 
 /// Delivers message-signalled interrupts to the guest's processors.
-pub(crate) trait MessageSink: Debug + Send + Sync {
+pub(crate) trait InterruptSink: Debug + Send + Sync {
     /// Delivers one message. A message to a processor that does not exist is dropped, as
     /// hardware does.
     fn deliver(&self, address: u64, data: u32);
@@ -40,7 +40,7 @@ pub(crate) trait MessageSink: Debug + Send + Sync {
 /// The controller.
 #[derive(Debug)]
 pub(crate) struct Ioapic {
-    sink: Arc<dyn MessageSink>,
+    sink: Arc<dyn InterruptSink>,
     /// Guards the registers. Held while a message is delivered, so that a pin's messages and its
     /// reprogramming stay in order.
     registers: Mutex<Registers>,
@@ -56,17 +56,22 @@ struct Registers {
 impl Ioapic {
     /// The controller of a restored machine. Every register value is legal: a guest can write
     /// them all.
-    pub(crate) fn restore(sink: Arc<dyn MessageSink>, state: &ArchState) -> Arc<Self> {
+    pub(crate) fn restore(sink: Arc<dyn InterruptSink>, state: &formats::State) -> Arc<Self> {
         Self::from_state(sink, &state.ioapic)
     }
 
-    fn from_state(sink: Arc<dyn MessageSink>, state: &formats::Ioapic) -> Arc<Self> {
+    fn from_state(sink: Arc<dyn InterruptSink>, state: &formats::Ioapic) -> Arc<Self> {
         Arc::new(Self { sink, registers: Mutex::new(registers(state)) })
     }
 
     /// Puts a machine's saved registers in place.
-    pub(crate) fn reset(&self, state: &ArchState) {
+    pub(crate) fn reset(&self, state: &formats::State) {
         *self.lock() = registers(&state.ioapic);
+    }
+
+    /// Adds the controller's registers to the bus.
+    pub(crate) fn place(self: &Arc<Self>, bus: &mut Bus) {
+        bus.add(IOAPIC_START, IOAPIC_SIZE, self.clone());
     }
 
     /// The registers.

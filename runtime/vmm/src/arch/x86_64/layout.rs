@@ -22,10 +22,6 @@ pub const SLOT_FIRST_LINE: u8 = 5;
 pub const IOAPIC_START: u64 = 0xfec0_0000;
 /// Bytes of the I/O interrupt controller's registers.
 pub const IOAPIC_SIZE: u64 = 0x1000;
-/// The registers of this architecture's interrupt controller for devices.
-pub const INTERRUPTS_START: u64 = IOAPIC_START;
-/// Bytes of those registers.
-pub const INTERRUPTS_SIZE: u64 = IOAPIC_SIZE;
 /// The serial port's first I/O port.
 pub const SERIAL_PORT: u16 = 0x3f8;
 /// The serial port's registers, as an address on the bus.

@@ -131,6 +131,7 @@ fn brand(baseline: Baseline) -> impl Iterator<Item = CpuidLeaf> {
 #[cfg(test)]
 mod tests {
     use supermachine_formats::snapshot::arch::Features;
+    use supermachine_formats::snapshot::arch::x86_64::baseline::missing;
 
     use super::*;
 
@@ -144,7 +145,7 @@ mod tests {
         for baseline in [Baseline::V2, Baseline::V3] {
             let leaves = answers(baseline);
             let shown = |function, index, register| word(&leaves, function, index, register);
-            assert_eq!(Features::missing(&baseline.shown(), shown), Features::default());
+            assert_eq!(missing(&baseline.shown(), shown), Features::default());
             for feature in baseline.shown() {
                 let (function, index, register) =
                     (feature.function, feature.index, feature.register);

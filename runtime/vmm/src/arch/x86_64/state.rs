@@ -1,7 +1,10 @@
 //! Puts together the state of a captured machine's processors, interrupt controller and clock.
 
-use supermachine_formats::snapshot::arch::x86_64::{Clock, IOAPIC_PINS, Ioapic as IoapicState};
-use supermachine_formats::snapshot::arch::{ArchState, Processor, VcpuState};
+use supermachine_formats::snapshot::arch::ArchState;
+use supermachine_formats::snapshot::arch::x86_64::baseline::Processor;
+use supermachine_formats::snapshot::arch::x86_64::{
+    Clock, IOAPIC_PINS, Ioapic as IoapicState, State, Vcpu,
+};
 
 use super::ioapic::Ioapic;
 
@@ -9,45 +12,49 @@ use super::ioapic::Ioapic;
 #[derive(Debug)]
 pub(crate) struct SavedVcpu {
     /// Its registers.
-    pub(crate) state: VcpuState,
+    pub(crate) state: Vcpu,
     /// The rate of its time-stamp counter in kHz.
     pub(crate) tsc_khz: u32,
 }
 
-/// The time at which a machine was captured.
+/// The guest's clock at a capture.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ClockReading {
-    /// The guest's paravirtual clock, in nanoseconds.
+    /// The paravirtual clock, in nanoseconds.
     pub(crate) monotonic_ns: u64,
-    /// The host's wall clock, in nanoseconds since 1970.
-    pub(crate) realtime_ns: u64,
 }
 
-/// The state of a captured machine. `processor` is what the guest requires of a host.
+/// What the hypervisor holds of the interrupt controllers: nothing but the local ones, which are
+/// part of the vCPUs.
+#[derive(Debug)]
+pub(crate) struct SavedInterrupts;
+
+/// The state of a captured machine. `processor` is what the guest requires of a host, and `time`
+/// the guest's clock and the host's wall clock in nanoseconds since 1970.
 pub(crate) fn captured_state(
     processor: Processor,
     vcpus: Vec<SavedVcpu>,
-    interrupts: &Ioapic,
-    time: ClockReading,
+    interrupts: (&Ioapic, SavedInterrupts),
+    time: (ClockReading, u64),
 ) -> ArchState {
-    let ClockReading { monotonic_ns, realtime_ns } = time;
+    let (ClockReading { monotonic_ns }, realtime_ns) = time;
     let tsc_khz = vcpus.first().map_or(0, |first| first.tsc_khz);
-    ArchState {
+    ArchState::X86_64(State {
         processor,
         vcpus: vcpus.into_iter().map(|vcpu| vcpu.state).collect(),
-        ioapic: interrupts.state(),
+        ioapic: interrupts.0.state(),
         clock: Clock { monotonic_ns, realtime_ns, tsc_khz },
-    }
+    })
+}
+
+/// The state of a machine of this architecture.
+pub(crate) fn state_of(state: &ArchState) -> Option<&State> {
+    state.x86_64()
 }
 
 /// The clock of a machine that is restored.
-pub(crate) fn clock(state: &ArchState) -> Clock {
+pub(crate) fn clock(state: &State) -> Clock {
     state.clock.clone()
-}
-
-/// The guest's paravirtual clock at the capture, in nanoseconds.
-pub(crate) fn monotonic_ns(state: &ArchState) -> u64 {
-    state.clock.monotonic_ns
 }
 
 /// The interrupt controller of a machine that was never run: every pin is masked.

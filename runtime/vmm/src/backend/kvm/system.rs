@@ -15,16 +15,6 @@ static DEVICE: DeviceFile = DeviceFile::read_write(PATH);
 /// The descriptor of machines that exist.
 static OPEN: Mutex<Weak<Kvm>> = Mutex::new(Weak::new());
 
-/// Capabilities that every machine uses, with the names that errors print.
-const REQUIRED: [(Cap, &str); 6] = [
-    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
-    (Cap::SplitIrqchip, "KVM_CAP_SPLIT_IRQCHIP"),
-    (Cap::SignalMsi, "KVM_CAP_SIGNAL_MSI"),
-    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
-    (Cap::AdjustClock, "KVM_CAP_ADJUST_CLOCK"),
-    (Cap::Xsave, "KVM_CAP_XSAVE"),
-];
-
 /// The file that [`open`] opens.
 pub(crate) fn device() -> Option<&'static DeviceFile> {
     Some(&DEVICE)
@@ -49,10 +39,14 @@ pub(super) fn open() -> Result<Arc<Kvm>, HypervisorError> {
     Ok(kvm)
 }
 
-/// Names the capability that is missing after a set-up call failed. Checking only then keeps the
-/// usual path fast.
-pub(super) fn explain(kvm: &Kvm, error: HypervisorError) -> HypervisorError {
-    let lacking = REQUIRED.iter().find(|(cap, _)| !kvm.check_extension(*cap));
+/// Names the first capability of `required` that is missing, after a set-up call failed. Checking only
+/// then keeps the usual path fast.
+pub(super) fn explain(
+    kvm: &Kvm,
+    required: &[(Cap, &'static str)],
+    error: HypervisorError,
+) -> HypervisorError {
+    let lacking = required.iter().find(|(cap, _)| !kvm.check_extension(*cap));
     lacking.map_or(error, |(_, capability)| HypervisorError::Capability { capability })
 }
 

@@ -72,7 +72,21 @@ pub(crate) fn map_private(
         .map_err(io::Error::other)
 }
 
-/// Populates pages of `region` with one call.
+/// The size of a page of this host in bytes.
+pub(crate) fn host_page_size() -> u64 {
+    // SAFETY: the call has no preconditions.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(size).unwrap_or(4096)
+}
+
+/// Rounds a range of bytes to whole pages around it.
+fn around(offset: u64, size: u64, page: u64) -> (u64, u64) {
+    let start = offset / page * page;
+    let end = offset.saturating_add(size);
+    (start, end.checked_next_multiple_of(page).unwrap_or(end) - start)
+}
+
+/// Populates the host's pages around a range of `region` with one call.
 ///
 /// # Errors
 /// The range is outside of the region, or `madvise` fails.
@@ -82,6 +96,7 @@ pub(crate) fn populate(
     size: u64,
     how: Populate,
 ) -> io::Result<()> {
+    let (offset, size) = around(offset, size, host_page_size());
     let (start, size) = range_within(region, offset, size)?;
     let advice = match how {
         Populate::Read => libc::MADV_POPULATE_READ,
@@ -274,4 +289,16 @@ fn whole_pages(size: usize) -> io::Result<usize> {
     // Every page size that hosts have divides this or is smaller.
     const UNIT: usize = 64 << 10;
     size.max(1).checked_next_multiple_of(UNIT).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn range_grows_to_whole_pages_of_the_host() {
+        assert_eq!(around(0x1000, 0x1000, 0x1000), (0x1000, 0x1000));
+        assert_eq!(around(0x5000, 0x2000, 0x4000), (0x4000, 0x4000));
+        assert_eq!(around(0x7000, 0x2000, 0x4000), (0x4000, 0x8000));
+    }
 }

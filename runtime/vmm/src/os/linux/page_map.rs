@@ -9,6 +9,7 @@ use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 use vmm_sys_util::ioctl_iowr_nr;
 
 use super::device_file::PAGE_MAP;
+use super::mmap::host_page_size;
 
 ioctl_iowr_nr!(PAGEMAP_SCAN, b'f' as u32, 16, ScanArguments);
 
@@ -171,16 +172,31 @@ pub(crate) fn is_written(entry: u64) -> bool {
 }
 
 /// The numbers of a mapping's pages with a wanted entry, counted from the region's start, in rising
-/// order.
+/// order. An entry is one page of the host, which has one or more pages of `page_size`.
 pub(crate) fn pages_in(
     map: &File,
     region: &MmapRegion,
     page_size: u64,
     wanted: impl Fn(u64) -> bool,
 ) -> io::Result<Vec<u64>> {
+    let found = entries_in(map, region, host_page_size(), wanted)?;
+    Ok(split(&found, (host_page_size() / page_size).max(1)))
+}
+
+/// The numbers of the parts of pages, each of which has as many.
+fn split(pages: &[u64], parts: u64) -> Vec<u64> {
+    pages.iter().flat_map(|page| page * parts..(page + 1) * parts).collect()
+}
+
+fn entries_in(
+    map: &File,
+    region: &MmapRegion,
+    host_page: u64,
+    wanted: impl Fn(u64) -> bool,
+) -> io::Result<Vec<u64>> {
     const ENTRY: u64 = 8;
-    let first = region.as_ptr() as u64 / page_size;
-    let pages = region.size() as u64 / page_size;
+    let first = region.as_ptr() as u64 / host_page;
+    let pages = region.size() as u64 / host_page;
     let mut found = Vec::new();
     let mut buffer = vec![0; 64 << 10];
     let mut page = 0;
@@ -196,4 +212,15 @@ pub(crate) fn pages_in(
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_of_a_larger_host_page_counts_as_all_of_its_parts() {
+        assert_eq!(split(&[0, 3], 4), [0, 1, 2, 3, 12, 13, 14, 15]);
+        assert_eq!(split(&[7], 1), [7]);
+    }
 }

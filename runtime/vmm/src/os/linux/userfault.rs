@@ -11,6 +11,7 @@ use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
 use vmm_sys_util::{ioctl_io_nr, ioctl_ior_nr, ioctl_iowr_nr};
 
 use super::device_file::USERFAULT;
+use super::mmap::host_page_size;
 
 const TYPE: u32 = 0xaa;
 const API_VERSION: u64 = 0xaa;
@@ -172,7 +173,7 @@ impl Userfault {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let start = region.as_ptr() as u64 + offset;
-        let page = page_size();
+        let page = host_page_size();
         let mut done = 0;
         while done < size {
             let (result, moved) = step(done, start + done);
@@ -242,10 +243,4 @@ fn checked(answer: libc::c_int) -> io::Result<()> {
 
 fn range_of(region: &MmapRegion) -> Range {
     Range { start: region.as_ptr() as u64, length: region.size() as u64 }
-}
-
-fn page_size() -> u64 {
-    // SAFETY: the call has no preconditions.
-    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    u64::try_from(size).unwrap_or(4096)
 }

@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex};
 
 use supermachine_formats::snapshot::arch::x86_64 as formats;
 
-use super::{Ioapic, MessageSink};
+use super::{InterruptSink, Ioapic};
 use crate::devices::BusDevice;
 
 /// Records the messages that it is to deliver.
@@ -15,7 +15,7 @@ impl Recorder {
     }
 }
 
-impl MessageSink for Recorder {
+impl InterruptSink for Recorder {
     fn deliver(&self, address: u64, data: u32) {
         self.0.lock().unwrap().push((address, data));
     }

@@ -9,10 +9,11 @@ use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
 };
 use kvm_ioctls::{Kvm, VcpuFd};
+use supermachine_formats::snapshot::arch::Baseline;
 use supermachine_formats::snapshot::arch::x86_64::CpuidLeaf;
-use supermachine_formats::snapshot::arch::{Baseline, Features};
+use supermachine_formats::snapshot::arch::x86_64::baseline::missing;
 
-use crate::arch::model::{self, KVM_CPUID_FEATURES};
+use crate::arch::x86_64::model::{self, KVM_CPUID_FEATURES};
 use crate::backend::HypervisorError;
 use crate::backend::kvm::system::call;
 
@@ -44,7 +45,7 @@ pub(super) fn write(fd: &VcpuFd, leaves: &[CpuidLeaf]) -> Result<(), HypervisorE
 }
 
 /// The CPUID of vCPU `index` of `count` on a machine that was never run.
-pub(in crate::backend::kvm) fn answers(
+pub(super) fn answers(
     kvm: &Kvm,
     baseline: Baseline,
     index: u16,
@@ -60,7 +61,7 @@ pub(in crate::backend::kvm) fn answers(
             leaves.retain(is_kept);
             leaves
         }
-        Baseline::V2 | Baseline::V3 => {
+        _ => {
             check(&supported, baseline)?;
             model::answers(baseline)
         }
@@ -82,7 +83,7 @@ pub(super) fn extended_state(leaves: &[CpuidLeaf]) -> Option<u64> {
 /// Refuses a kernel that does not offer guests all of a baseline. Features that hypervisors provide
 /// on every processor are not checked: some kernels provide them without reporting them.
 fn check(supported: &[CpuidLeaf], baseline: Baseline) -> Result<(), HypervisorError> {
-    let missing = Features::missing(&baseline.required(), |function, index, register| {
+    let missing = missing(&baseline.required(), |function, index, register| {
         let place = |leaf: &&CpuidLeaf| (leaf.function, leaf.index) == (function, index);
         supported.iter().find(place).map_or(0, |leaf| leaf.register(register))
     });

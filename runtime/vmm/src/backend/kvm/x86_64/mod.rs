@@ -1,8 +1,11 @@
 //! KVM on x86_64.
 
 mod convert;
-pub(super) mod cpuid;
+mod cpuid;
 mod msr;
+mod probe;
 mod vcpu;
+mod vm;
 
-pub(super) use vcpu::KvmVcpu;
+pub(crate) use probe::probe;
+pub(crate) use vm::create_vm;

@@ -8,7 +8,7 @@ use kvm_ioctls::VcpuFd;
 use supermachine_formats::snapshot::arch::x86_64::baseline::Register;
 use supermachine_formats::snapshot::arch::x86_64::{CpuidLeaf, Msr};
 
-use crate::arch::model::KVM_CPUID_FEATURES;
+use crate::arch::x86_64::model::KVM_CPUID_FEATURES;
 use crate::backend::HypervisorError;
 use crate::backend::kvm::system::call;
 
@@ -149,7 +149,7 @@ mod tests {
     use supermachine_formats::snapshot::arch::Baseline;
 
     use super::*;
-    use crate::arch::model;
+    use crate::arch::x86_64::model;
 
     #[test]
     fn saved_registers_of_named_baseline_exist_on_every_model() {

@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use kvm_bindings::kvm_pre_fault_memory;
 use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd};
-use supermachine_formats::snapshot::arch::VcpuState as State;
 use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 use vmm_sys_util::ioctl_iowr_nr;
 
 use super::{convert, cpuid, msr};
-use crate::arch::layout::port_address;
-use crate::arch::{Clock, SavedVcpu};
+use crate::arch::x86_64::layout::port_address;
+use crate::arch::{Clock, SavedVcpu, VcpuState as State};
 use crate::backend::kvm::signal::{self, ThreadKick};
 use crate::backend::kvm::system::call;
 use crate::backend::{Exit, HypervisorError, Kick, Vcpu};
@@ -37,13 +36,13 @@ fn is_whole(state: &State) -> bool {
 }
 
 #[derive(Debug)]
-pub(in crate::backend::kvm) struct KvmVcpu {
+pub(super) struct KvmVcpu {
     kvm: Arc<Kvm>,
     fd: VcpuFd,
 }
 
 impl KvmVcpu {
-    pub(in crate::backend::kvm) fn new(kvm: Arc<Kvm>, fd: VcpuFd) -> Result<Self, HypervisorError> {
+    pub(super) fn new(kvm: Arc<Kvm>, fd: VcpuFd) -> Result<Self, HypervisorError> {
         signal::prepare_thread(&fd)
             .map_err(|source| HypervisorError::Call { call: "KVM_SET_SIGNAL_MASK", source })?;
         Ok(Self { kvm, fd })

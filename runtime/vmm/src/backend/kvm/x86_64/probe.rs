@@ -9,7 +9,7 @@ use kvm_bindings::{kvm_regs, kvm_userspace_memory_region};
 use kvm_ioctls::VcpuExit;
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
-use super::system::{call, open};
+use crate::backend::kvm::system::{call, open};
 use crate::backend::{HypervisorError, Speed};
 
 /// `mov ecx, N; l: dec ecx; jnz l; out 0x80, al` in real mode, at ring 0.

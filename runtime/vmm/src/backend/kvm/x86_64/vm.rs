@@ -1,33 +1,41 @@
-//! A KVM virtual machine.
+//! KVM's virtual machines on x86_64.
+//!
+//! Set-up order is VM, split interrupt chip, memory, vCPUs: with a split chip it is quick to
+//! create and to tear down. The I/O interrupt controller is the machine's.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use kvm_bindings::{
-    KVM_CAP_SPLIT_IRQCHIP, KVM_MEM_READONLY, kvm_clock_data, kvm_enable_cap, kvm_msi,
-    kvm_userspace_memory_region,
-};
-use kvm_ioctls::{Kvm, VmFd};
-use supermachine_formats::snapshot::HypervisorFamily;
+use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_clock_data, kvm_enable_cap, kvm_msi};
+use kvm_ioctls::{Cap, Kvm, VmFd};
 use supermachine_formats::snapshot::arch::x86_64::IOAPIC_PINS;
-use supermachine_formats::snapshot::arch::{ArchState, Processor};
 use vm_memory::MmapRegion;
 
-use super::system::{call, explain, open};
-use super::x86_64::{KvmVcpu, cpuid};
+use super::cpuid;
+use super::vcpu::KvmVcpu;
 use crate::arch::host::processor_word;
-use crate::arch::{MessageSink, Mismatch, SavedVcpu, baseline};
+use crate::arch::x86_64::baseline;
+use crate::arch::{
+    Clock, ClockReading, InterruptSink, Mismatch, Processor, SavedInterrupts, SavedVcpu, State,
+};
+use crate::backend::kvm::memory::Windows;
+use crate::backend::kvm::system::{call, explain, open};
 use crate::backend::{Access, HypervisorError, Vcpu, Vm};
 
-/// The family of hypervisors that this one belongs to.
-pub(crate) fn family() -> Result<HypervisorFamily, HypervisorError> {
-    Ok(HypervisorFamily::Kvm)
-}
+/// Capabilities that every machine uses, with the names that errors print.
+const REQUIRED: [(Cap, &str); 6] = [
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    (Cap::SplitIrqchip, "KVM_CAP_SPLIT_IRQCHIP"),
+    (Cap::SignalMsi, "KVM_CAP_SIGNAL_MSI"),
+    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+    (Cap::AdjustClock, "KVM_CAP_ADJUST_CLOCK"),
+    (Cap::Xsave, "KVM_CAP_XSAVE"),
+];
 
 /// Creates an empty VM with local interrupt controllers.
 pub(crate) fn create_vm() -> Result<Arc<dyn Vm>, HypervisorError> {
     let kvm = open()?;
     let fd = kvm.create_vm().map_err(call("KVM_CREATE_VM"))?;
-    let vm = KvmVm { kvm, fd, regions: Mutex::default() };
+    let vm = KvmVm { kvm, fd, windows: Windows::default() };
     vm.split_irqchip()?;
     Ok(Arc::new(vm))
 }
@@ -36,8 +44,8 @@ pub(crate) fn create_vm() -> Result<Arc<dyn Vm>, HypervisorError> {
 struct KvmVm {
     kvm: Arc<Kvm>,
     fd: VmFd,
-    /// Keeps mapped memory alive until the VM is gone; only ever added to.
-    regions: Mutex<Vec<Arc<MmapRegion>>>,
+    // Dropped after the VM's descriptor.
+    windows: Windows,
 }
 
 impl KvmVm {
@@ -48,11 +56,11 @@ impl KvmVm {
         self.fd
             .enable_cap(&cap)
             .map_err(call("KVM_CAP_SPLIT_IRQCHIP"))
-            .map_err(|error| explain(&self.kvm, error))
+            .map_err(|error| explain(&self.kvm, &REQUIRED, error))
     }
 }
 
-impl MessageSink for KvmVm {
+impl InterruptSink for KvmVm {
     fn deliver(&self, address: u64, data: u32) {
         let msi = kvm_msi {
             address_lo: address as u32,
@@ -73,28 +81,14 @@ impl Vm for KvmVm {
         region: Arc<MmapRegion>,
         access: Access,
     ) -> Result<(), HypervisorError> {
-        let slot = kvm_userspace_memory_region {
-            slot: index,
-            flags: if access == Access::ReadOnly { KVM_MEM_READONLY } else { 0 },
-            guest_phys_addr: guest_address,
-            memory_size: region.size() as u64,
-            userspace_addr: region.as_ptr() as u64,
-        };
-        let mut regions = self.regions.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the memory must stay mapped while the guest can reach it: `regions` keeps it
-        // until after the VM's descriptor is closed, and `index` is used once (trait contract),
-        // so no earlier window is replaced.
-        unsafe { self.fd.set_user_memory_region(slot) }
-            .map_err(call("KVM_SET_USER_MEMORY_REGION"))?;
-        regions.push(region);
-        Ok(())
+        self.windows.map(&self.fd, (index, guest_address), region, access)
     }
 
-    fn check(&self, state: &ArchState) -> Result<(), Mismatch> {
+    fn check(&self, state: &State) -> Result<(), Mismatch> {
         baseline::check(state, processor_word)
     }
 
-    fn complete(&self, state: &mut ArchState) -> Result<(), HypervisorError> {
+    fn complete(&self, state: &mut State) -> Result<(), HypervisorError> {
         baseline::complete(state, |baseline, index, count| {
             cpuid::answers(&self.kvm, baseline, index, count)
         })
@@ -109,12 +103,21 @@ impl Vm for KvmVm {
         Ok(Box::new(KvmVcpu::new(Arc::clone(&self.kvm), fd)?))
     }
 
-    fn clock_ns(&self) -> Result<u64, HypervisorError> {
-        Ok(self.fd.get_clock().map_err(call("KVM_GET_CLOCK"))?.clock)
+    fn restore_interrupts(&self, _: &State) -> Result<(), HypervisorError> {
+        Ok(())
     }
 
-    fn set_clock_ns(&self, ns: u64) -> Result<(), HypervisorError> {
-        let clock = kvm_clock_data { clock: ns, ..Default::default() };
+    fn save_interrupts(&self) -> Result<SavedInterrupts, HypervisorError> {
+        Ok(SavedInterrupts)
+    }
+
+    fn read_clock(&self) -> Result<ClockReading, HypervisorError> {
+        let monotonic_ns = self.fd.get_clock().map_err(call("KVM_GET_CLOCK"))?.clock;
+        Ok(ClockReading { monotonic_ns })
+    }
+
+    fn set_clock(&self, clock: &Clock) -> Result<(), HypervisorError> {
+        let clock = kvm_clock_data { clock: clock.monotonic_ns, ..Default::default() };
         self.fd.set_clock(&clock).map_err(call("KVM_SET_CLOCK"))
     }
 }
