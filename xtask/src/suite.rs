@@ -110,7 +110,7 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     }
     if !in_host.is_empty() {
         assets::ensure()?;
-        images::ensure(&[])?;
+        images::ensure_for_tests(is_full())?;
         if in_host.iter().any(|program| program.name == apps::PROGRAM) {
             apps::prepare()?;
         }

@@ -32,22 +32,26 @@ struct Recipe {
     tool: Tool,
     text: &'static str,
     /// What it includes.
-    shared: (&'static str, &'static str),
+    shared: &'static [(&'static str, &'static str)],
     base: Option<&'static Recipe>,
+    /// Whether only full runs need it.
+    is_for_full_runs: bool,
 }
 
 const OCI: (&str, &str) = ("oci.py", include_str!("../../images/oci.py"));
 const DEBIAN: (&str, &str) = ("debian.sh", include_str!("../../images/debian.sh"));
+const ZOO: (&str, &str) = ("zoo.sh", include_str!("../../images/zoo.sh"));
 
 static BASE: Recipe = Recipe {
     name: "debian-base",
     tool: Tool::Shell,
     text: include_str!("../../images/debian-base.sh"),
-    shared: DEBIAN,
+    shared: &[DEBIAN],
     base: None,
+    is_for_full_runs: false,
 };
 
-static RECIPES: [Recipe; 10] = [
+static RECIPES: [Recipe; 21] = [
     by_hand("busybox", include_str!("../../images/busybox.py")),
     by_hand("layers", include_str!("../../images/layers.py")),
     by_hand("etc-links", include_str!("../../images/etc-links.py")),
@@ -58,14 +62,35 @@ static RECIPES: [Recipe; 10] = [
     on_debian("memcached", include_str!("../../images/memcached.sh")),
     on_debian("node", include_str!("../../images/node.sh")),
     on_debian("postgres", include_str!("../../images/postgres.sh")),
+    Recipe { base: None, ..in_zoo("busybox32", include_str!("../../images/busybox32.sh")) },
+    in_zoo("gdb", include_str!("../../images/gdb.sh")),
+    in_zoo("s6", include_str!("../../images/s6.sh")),
+    rarely(in_zoo("docker", include_str!("../../images/docker.sh"))),
+    rarely(in_zoo("gcc", include_str!("../../images/gcc.sh"))),
+    rarely(in_zoo("golang", include_str!("../../images/golang.sh"))),
+    rarely(in_zoo("mariadb", include_str!("../../images/mariadb.sh"))),
+    rarely(in_zoo("openjdk", include_str!("../../images/openjdk.sh"))),
+    rarely(in_zoo("php-apache", include_str!("../../images/php-apache.sh"))),
+    rarely(in_zoo("ruby", include_str!("../../images/ruby.sh"))),
+    rarely(in_zoo("systemd", include_str!("../../images/systemd.sh"))),
 ];
 
 const fn by_hand(name: &'static str, text: &'static str) -> Recipe {
-    Recipe { name, tool: Tool::Python, text, shared: OCI, base: None }
+    Recipe { name, tool: Tool::Python, text, shared: &[OCI], base: None, is_for_full_runs: false }
 }
 
 const fn on_debian(name: &'static str, text: &'static str) -> Recipe {
-    Recipe { name, tool: Tool::Shell, text, shared: DEBIAN, base: Some(&BASE) }
+    Recipe { tool: Tool::Shell, shared: &[DEBIAN], base: Some(&BASE), ..by_hand(name, text) }
+}
+
+/// An image that is compared with a chroot of it.
+const fn in_zoo(name: &'static str, text: &'static str) -> Recipe {
+    Recipe { shared: &[DEBIAN, ZOO], ..on_debian(name, text) }
+}
+
+/// An image that only full runs need.
+const fn rarely(recipe: Recipe) -> Recipe {
+    Recipe { is_for_full_runs: true, ..recipe }
 }
 
 /// `cargo xtask images [NAME…]`
@@ -79,16 +104,23 @@ pub(crate) struct Args {
 /// Makes the images and says where they are.
 pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     let names: Vec<&str> = args.names.iter().map(String::as_str).collect();
-    for (name, layout) in ensure(&names)? {
+    let made = if names.is_empty() { ensure_for_tests(true)? } else { ensure(&names)? };
+    for (name, layout) in made {
         println!("{name}: {}", layout.display());
     }
     println!("registry storage: {}", registry::storage().display());
     Ok(0)
 }
 
-/// Makes the named images, or all, and has the registry's storage hold them.
+/// Makes the images that an ordinary run of the tests needs, or a full one.
+pub(crate) fn ensure_for_tests(is_full: bool) -> Result<Vec<(&'static str, PathBuf)>, Error> {
+    let needed = RECIPES.iter().filter(|recipe| is_full || !recipe.is_for_full_runs);
+    ensure(&needed.map(|recipe| recipe.name).collect::<Vec<_>>())
+}
+
+/// Makes the named images, and has the registry's storage hold them.
 pub(crate) fn ensure(names: &[&str]) -> Result<Vec<(&'static str, PathBuf)>, Error> {
-    let is_wanted = |r: &&Recipe| names.is_empty() || names.contains(&r.name);
+    let is_wanted = |r: &&Recipe| names.contains(&r.name);
     if let Some(unknown) = names.iter().find(|n| RECIPES.iter().all(|r| r.name != **n)) {
         return Err(Error::Unexpected {
             what: "name of an image",
@@ -109,7 +141,7 @@ impl Recipe {
     /// A digest of everything that the image is made from, save the packages' versions.
     fn digest(&self) -> String {
         let mut digest = Sha256::new();
-        for text in [self.text, self.shared.1] {
+        for text in [self.text].into_iter().chain(self.shared.iter().map(|(_, text)| *text)) {
             digest.update((text.len() as u64).to_le_bytes());
             digest.update(text);
         }
@@ -135,7 +167,7 @@ impl Recipe {
         let step = Step::new(&format!("making the image {}", self.name), 0);
         let work = scratch.join("work");
         fs::create_dir(&work).map_err(Error::file("create", &work))?;
-        for (name, text) in [self.shared, ("recipe", self.text)] {
+        for (name, text) in self.shared.iter().chain([&("recipe", self.text)]) {
             let path = work.join(name);
             fs::write(&path, text).map_err(Error::file("write", &path))?;
         }
