@@ -35,7 +35,7 @@ echo from outside | docker run --rm --interactive --memory 16m --pids-limit 50 -
     id -u; echo x >/scratch/x; (echo x >/x) 2>&1; cat; exit 3' || echo "status $?"
 # What it writes is a layer, and the next image has it.
 docker run --name writer box sh -c 'rm /www/index.html && echo second >/www/second.html'
-docker diff writer
+docker diff writer | sort
 docker commit writer second >/dev/null
 docker run --rm second ls /www
 # A network of its own, with names.
@@ -59,9 +59,9 @@ hello from a container
 sh: can't create /x: Read-only file system
 from outside
 status 3
+A /www/second.html
 C /www
 D /www/index.html
-A /www/second.html
 second.html
 hello from a container
     1 httpd -f -p 80 -h /www
