@@ -51,7 +51,7 @@ systemd-run --quiet --wait --pipe --property DynamicUser=yes --property PrivateT
   sh -c 'ls -A /tmp; exit 3'
 echo "status $?"
 systemctl stop zoo.service
-systemctl is-active zoo.service
+systemctl is-active zoo.service || true
 END
 # A chroot is no place for an init that takes over the machine, so this is what it must print.
 cat >bundle/rootfs/zoo/expected <<'END'
