@@ -9,13 +9,14 @@ const REFUSED: &[(&[&str], &str)] = &[
          into the image",
     ),
     (
-        &["--network", "--net", "--network-alias", "--link", "--ip", "--ip6", "--mac-address"],
-        "a machine has no network interface: -p passes connections on to its ports",
+        &["--network-alias", "--link", "--ip", "--ip6", "--mac-address"],
+        "a machine is alone on its network, with fixed addresses: --net says what it reaches",
     ),
     (
-        &["--dns", "--dns-*", "--add-host", "--expose", "-P", "--publish-all"],
-        "a machine has no network interface: -p passes connections on to its ports",
+        &["--dns", "--dns-*", "--add-host"],
+        "a machine asks this host's name servers: --net says which names it resolves",
     ),
+    (&["--expose", "-P", "--publish-all"], "-p passes connections on to each port that it names"),
     (
         &["--privileged", "--cap-add", "--cap-drop", "--security-opt", "--userns", "--cgroupns"],
         "a machine has a kernel of its own, so its root needs no restriction on the host's kernel",

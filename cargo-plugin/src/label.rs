@@ -45,6 +45,9 @@ pub(crate) struct Label {
 pub(crate) struct MachineOptions {
     /// The host name, if it differs from the snapshot's.
     pub(crate) hostname: Option<String>,
+    /// What it reaches, as `--net` has it; `None` for no network.
+    #[serde(default)]
+    pub(crate) network: Option<String>,
     /// The stop signal, if it differs from the image's.
     #[serde(rename = "own_stop_signal")]
     pub(crate) stop_signal: Option<u8>,

@@ -26,6 +26,7 @@ mod label;
 mod machine_size;
 mod machines;
 mod moment;
+mod network;
 mod output_format;
 mod package;
 mod ports;

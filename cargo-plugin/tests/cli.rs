@@ -300,12 +300,16 @@ fn options_of_docker_without_a_meaning_say_why() {
     for (option, said) in [
         ("-v", "cp"),
         ("--volume=/a:/b", "no folders of the host"),
-        ("--network", "no network interface"),
+        ("--dns=1.1.1.1", "asks this host's name servers"),
+        ("--link", "alone on its network"),
         ("--privileged", "kernel of its own"),
         ("--sysctl", "kernel of its own"),
     ] {
         home.run(&["run", option, "x"]).fails(125, &["is not supported: ", said]);
     }
+    home.run(&["run", "--network", "bridge", "x"]).fails(125, &["\"bridge\" is not a destination"]);
+    home.run(&["run", "--net", "host", "x"]).fails(125, &["`host` needs a port"]);
+    home.run(&["run", "--net", "10.0.0.1/8", "x"]).fails(125, &["bits beyond its prefix"]);
     home.run(&["run", "--cpus", "1.5", "x"]).fails(125, &["whole processors: use 2"]);
     let action = home.run(&["run", "--after-restore", "exec:", "x"]);
     action.fails(125, &["not one of restart, signal:SIGNAL"]);

@@ -87,6 +87,31 @@ fn run_takes_environment_directory_and_user() {
 }
 
 #[test]
+fn run_has_the_network_that_was_asked_for() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let interfaces = |arguments: &[&str]| {
+        run(&[arguments, &["bb", "--", "ls", "/sys/class/net"]].concat()).succeeds().to_owned()
+    };
+    assert!(interfaces(&[]).contains("eth0"));
+    assert!(!interfaces(&["--net", "none"]).contains("eth0"));
+    let fetch = ["nc", "host.supermachine.internal", &port.to_string()].map(str::to_owned);
+    let fetch: Vec<&str> = fetch.iter().map(String::as_str).collect();
+    // The default has no way to this host.
+    let done = run(&[&["--net-log", "bb", "--"], &fetch[..]].concat());
+    assert_eq!((done.status, &*done.stdout), (1, ""), "{done:?}");
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        std::io::Write::write_all(&mut stream, b"hello").unwrap();
+    });
+    let network = format!("tcp:host:{port}");
+    let done = run(&[&["--net", &network, "--net-log", "bb", "--"], &fetch[..]].concat());
+    assert_eq!((done.status, &*done.stdout), (0, "hello"), "{done:?}");
+    assert!(done.stderr.contains(&format!("allowed tcp to 198.18.0.3:{port}")), "{done:?}");
+    server.join().unwrap();
+}
+
+#[test]
 fn run_creates_a_missing_working_directory() {
     let done = run(&["-w", "/new/folder", "bb", "--", "sh", "-c", "pwd; ls -ld . | cut -c1-10"]);
     assert_eq!(done.succeeds(), "/new/folder\ndrwxr-xr-x\n");

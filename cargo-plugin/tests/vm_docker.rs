@@ -1,12 +1,7 @@
 //! What Docker's users ask of `run` and of machines in the background: read-only roots, file systems in memory,
 //! limits, restarts, other names, events. On real images from the test registry.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod support;
 

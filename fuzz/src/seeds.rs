@@ -4,12 +4,13 @@ use std::path::Path;
 use std::{fs, io};
 
 use supermachine_test_support::fuzz::{
-    layer, oci, pack_index, pack_manifest, pack_open, snapshot_state, wire_agent, wire_host,
+    layer, net, oci, pack_index, pack_manifest, pack_open, snapshot_state, wire_agent, wire_host,
 };
 
 fn main() -> io::Result<()> {
     for (target, samples) in [
         ("layer", layer::samples()),
+        ("net", net::samples()),
         ("oci", oci::samples()),
         ("pack_index", pack_index::samples()),
         ("pack_manifest", pack_manifest::samples()),

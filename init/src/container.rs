@@ -18,7 +18,8 @@ use crate::failure::{OrFailure, failure};
 use crate::place::{self, ensure_directory, make_directories, path};
 use crate::resume::Resumer;
 use crate::root::{WritableRoot, mount_memory};
-use crate::sys::{Errno, clock, fd, mount, poll, slot_device};
+use crate::slot::probe;
+use crate::sys::{Errno, clock, fd, mount, poll};
 
 /// How long a probed device may take to appear.
 const DEVICE_TIMEOUT: u64 = 5_000_000_000;
@@ -26,7 +27,6 @@ const DEVICE_TIMEOUT: u64 = 5_000_000_000;
 const NAMED_TO_OPEN: u64 = 500_000;
 /// The default terminal type, which every terminal program knows.
 const DEFAULT_TERMINAL: &[u8] = b"xterm";
-const BIND: &CStr = c"/sys/bus/platform/drivers/virtio-mmio/bind";
 /// Directories of the image can be renamed, hard links stay linked when they are written to, inode
 /// numbers do not change then, and files have handles.
 const OVERLAY: &CStr = c"lowerdir=/image,upperdir=/rw/upper,workdir=/rw/work,\
@@ -196,15 +196,6 @@ pub(crate) fn attach(
         write()?;
     }
     Ok(container)
-}
-
-/// Probes a slot again. A slot that is already bound is not an error.
-fn probe(slot: u8) -> Result<(), Failure> {
-    let name = slot_device(slot);
-    match fd::set(BIND, name.as_bytes()) {
-        Ok(()) | Err(Errno::EBUSY) => Ok(()),
-        Err(errno) => Err(failure("bind", name, errno)),
-    }
 }
 
 /// Waits for a device node, which may appear shortly after its probe.

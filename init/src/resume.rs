@@ -10,6 +10,7 @@ use linux_raw_sys::general as nr;
 use supermachine_formats::wire::{Failure, Resume};
 
 use crate::failure::OrFailure;
+use crate::network;
 use crate::place::make_directories;
 use crate::sys::fd::{self, Fd};
 use crate::sys::{Errno, clock};
@@ -31,13 +32,15 @@ pub(crate) struct Resumer {
     random: Fd,
     machine_id: Option<Fd>,
     generation: Option<Fd>,
+    /// Whether the interface was set up, here or in the snapshot.
+    has_network: bool,
 }
 
 impl Resumer {
     /// Opens the generator.
     pub(crate) fn new() -> Result<Self, Failure> {
         let random = fd::open(c"/dev/urandom", nr::O_RDWR, 0).or_failure("open", "/dev/urandom")?;
-        Ok(Self { random, machine_id: None, generation: None })
+        Ok(Self { random, machine_id: None, generation: None, has_network: false })
     }
 
     /// Replaces the container's machine id, if it has one, and creates the generation file. Renews both,
@@ -58,14 +61,26 @@ impl Resumer {
         self.renew_ids()
     }
 
-    /// Sets the clock, reseeds the generator, and renews the machine id and the generation.
+    /// Sets the clock, reseeds the generator, renews the machine id and the generation, and sets up the
+    /// network.
     ///
     /// The kernel draws the boot id when it is first read: it differs between machines unless a
     /// program read it before their snapshot.
-    pub(crate) fn resume(&self, resume: &Resume) -> Result<(), Failure> {
+    pub(crate) fn resume(&mut self, resume: &Resume) -> Result<(), Failure> {
         clock::set_realtime(resume.realtime_ns).or_failure("clock_settime", "CLOCK_REALTIME")?;
         clock::reseed(&self.random, &resume.entropy).or_failure("ioctl", "/dev/urandom")?;
-        self.renew_ids()
+        self.renew_ids()?;
+        if self.has_network {
+            network::leave();
+        }
+        match &resume.network {
+            Some(network) => {
+                self.has_network = true;
+                network::set_up(network, self.generation.is_some())
+            }
+            None if self.has_network => network::set_down(),
+            None => Ok(()),
+        }
     }
 
     fn renew_ids(&self) -> Result<(), Failure> {

@@ -1,6 +1,8 @@
 //! What the caller requires of a machine.
 
 use crate::AssetPaths;
+#[cfg(feature = "net")]
+use crate::Network;
 
 /// How to start a [`Vm`](crate::Vm).
 ///
@@ -22,6 +24,8 @@ pub struct VmConfig {
     pool_warm: usize,
     is_isolated: bool,
     assets: Option<AssetPaths>,
+    #[cfg(feature = "net")]
+    network: Option<Network>,
 }
 
 impl VmConfig {
@@ -90,6 +94,36 @@ impl VmConfig {
     pub fn with_isolated(mut self, is_isolated: bool) -> Self {
         self.is_isolated = is_isolated;
         self
+    }
+
+    /// Gives the guest a network interface that reaches what `network` allows. Without it, a guest has a
+    /// loopback interface only. Any snapshot can start with a network or without one.
+    ///
+    /// The interface is set up before the first command, with a name server that answers for what is
+    /// allowed. Flows end with the machine, with its return to a pool, and with a restore.
+    ///
+    /// ```no_run
+    /// use supermachine::{Image, Network, VmConfig};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let network = Network::none().allow("pypi.org:443".parse()?);
+    /// let config = VmConfig::new().with_network(network);
+    /// let vm = Image::from_store("snapshots", "python")?.start(&config)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "net")]
+    #[must_use]
+    pub fn with_network(mut self, network: Network) -> Self {
+        self.network = Some(network);
+        self
+    }
+
+    /// The guest's network.
+    #[cfg(feature = "net")]
+    #[must_use]
+    pub fn network(&self) -> Option<&Network> {
+        self.network.as_ref()
     }
 
     /// Sets the folders that ship with the program; [`AssetPaths::discover`] is the default. Only

@@ -39,6 +39,7 @@ mod forward;
 pub mod image;
 mod live;
 mod machine;
+mod network;
 mod os;
 mod paths;
 mod pool;
@@ -59,6 +60,10 @@ pub use image::Image;
 pub use live::TakenSnapshot;
 pub use machine::Blocking;
 pub use pool::{Pool, PoolBuilder, PoolStats, PooledVm};
+#[cfg(feature = "net")]
+pub use supermachine_net::{
+    Decision, Network, Protocol, Rule, RuleError, StackStats as NetworkStats,
+};
 pub use supermachine_vmm::RestoreMode;
 pub use supermachine_vmm::{Timings, host};
 pub use vm::{Vm, VmStats};
@@ -67,3 +72,8 @@ pub use vm::{Vm, VmStats};
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/library.md")]
 struct Guide;
+
+/// The examples of the guide to networks.
+#[cfg(all(doctest, feature = "net"))]
+#[doc = include_str!("../../docs/network.md")]
+struct NetworkGuide;

@@ -130,7 +130,12 @@ fn run_here(args: &Args) -> Result<(Vec<Outcome>, Vec<Program>), Error> {
     let mut in_host = Vec::new();
     // The command with signing replaces the one without in the target folder, so it is built after
     // the tests of the latter.
-    for selections in [workspace::SELECTIONS, &[workspace::SIGNING]] {
+    let mut rounds: Vec<&[&[&str]]> = vec![workspace::SELECTIONS];
+    // It has no programs for a host, and its dependencies take minutes.
+    if args.only.as_deref().is_none_or(|part| !part.starts_with(VM_PREFIX)) {
+        rounds.push(&[workspace::SIGNING]);
+    }
+    for selections in rounds {
         for program in build(selections, args.only.as_deref())? {
             if program.needs_host {
                 in_host.push(program);

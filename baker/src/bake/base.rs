@@ -108,7 +108,7 @@ impl BaseInputs {
         let opening = || BakeError::machine("opening of the boot snapshot");
         let mapped = image.mapped().map_err(opening())?;
         let origin = Origin::Files { memory: mapped.memory.clone(), disks: Vec::new() };
-        let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin };
+        let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin, network: None };
         let machine = Machine::restore(parts, &mut Timings::start())
             .map_err(|source| BakeError::machine("boot")(source.into()))?;
         run_to_idle(&machine).map_err(|source| match source {

@@ -51,7 +51,7 @@ pub(crate) fn exercise(machine: &Machine) -> Result<(), Error> {
 }
 
 fn run_once(image: &Image, origin: Origin) -> Result<Machine, Error> {
-    let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin };
+    let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin, network: None };
     let machine = Machine::restore(parts, &mut Timings::start())?;
     machine.send_control(&Control::Resume(resume(None)?))?;
     machine.run();

@@ -274,6 +274,7 @@ fn device(slot: &Slot) -> &'static str {
         Slot::Rng(..) => "rng",
         Slot::Pmem(..) => "pmem",
         Slot::Block(..) => "block",
+        Slot::Net(..) => "net",
         _ => "other",
     }
 }

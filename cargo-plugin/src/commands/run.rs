@@ -47,6 +47,8 @@ With -d, the machine continues its image's entrypoint in the background, and its
 A snapshot fixes the memory, the processors and the running entrypoint with its environment. Other \
 values bake another snapshot of the image, which later runs with the same options reuse.
 
+A machine reaches the public internet, and no private address, unless --net says otherwise.
+
 ";
 
 /// Run a command in a machine restored from a snapshot
@@ -104,7 +106,7 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     };
     // Before a pull.
     args.background.check(args.detach)?;
-    let options = args.background.options(args.machine.hostname.as_deref())?;
+    let options = args.background.options(&args.machine)?;
     let variant = request::variant(&args.machine, &args.fetch, entrypoint);
     let dir = store::dir(globals.store.as_deref())?;
     let search = Search {
@@ -129,6 +131,7 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     if let Some(hostname) = &args.machine.hostname {
         config = config.with_hostname(hostname);
     }
+    let config = args.machine.network.apply(config, args.machine.net_log);
     let vm = Arc::new(image.start(&config)?);
     timings.step("start");
     let opened = ports::open(&vm, &ports::all(&args.publish))?;

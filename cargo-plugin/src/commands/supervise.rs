@@ -12,6 +12,7 @@ use crate::error::{BackgroundError, Error};
 use crate::globals::Globals;
 use crate::label::{Label, MachineOptions};
 use crate::machines::{Claim, Machines};
+use crate::network::NetworkArg;
 use crate::ports::{self, PublishSpec};
 use crate::store;
 use crate::supervisor::{Start, Watch};
@@ -68,6 +69,11 @@ fn hold(args: &Args, dir: &Path, claim: &Claim) -> Result<(Stopped, Watch), Erro
     let mut config = VmConfig::new();
     if let Some(hostname) = &options.hostname {
         config = config.with_hostname(hostname);
+    }
+    if let Some(network) = &options.network {
+        let network: NetworkArg =
+            network.parse().map_err(|reason| BackgroundError::Network { reason })?;
+        config = network.apply(config, false);
     }
     let vm = image.start(&config)?;
     let opened = ports::open(&vm, &ports::all(&args.publish))?;

@@ -29,6 +29,9 @@ pub(crate) enum BackgroundError {
     /// The machine has no such job.
     #[error("no job {name:?}; `supermachine exec -d` prints the names of jobs")]
     NoSuchJob { name: String },
+    /// The network that the machine was given is none of this version's.
+    #[error("the machine's network is not one that `supermachine run --net` takes: {reason}")]
+    Network { reason: String },
     /// The port is not published.
     #[error(
         "port {port} of the machine {name} is not published; `supermachine run -p` publishes ports"

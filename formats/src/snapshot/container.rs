@@ -6,7 +6,7 @@
 
 use alloc::vec::Vec;
 
-use super::arch::Baseline;
+use super::baseline::Baseline;
 use super::machine::{Architecture, HypervisorFamily};
 use crate::Digest;
 use crate::codec::{DecodeError, Put, Reader};
@@ -379,4 +379,9 @@ fn read_table_entry(reader: &mut Reader<'_>) -> Result<(u16, usize, usize, Diges
 
 fn name_of(tag: u16) -> &'static str {
     Section::ALL.into_iter().find(|section| *section as u16 == tag).map_or("unknown", Section::name)
+}
+
+/// The error of a section whose content contradicts itself or another section.
+pub(super) fn inconsistent(section: Section, what: &'static str) -> SnapshotError {
+    SnapshotError::Inconsistent { section: section.name(), what }
 }

@@ -22,6 +22,8 @@ pub enum Slot {
     Pmem(Virtio, Pmem),
     /// A disk behind a request queue.
     Block(Virtio, Block),
+    /// A network interface.
+    Net(Virtio, Net),
 }
 
 record! {
@@ -109,6 +111,14 @@ record! {
         disk: u8,
     }
 
+    /// A network interface.
+    pub struct Net {
+        /// Its address.
+        mac: [u8; 6],
+        /// The largest packet that it takes, without the frame's header.
+        mtu: u16,
+    }
+
     /// The serial port's registers.
     pub struct Serial {
         /// Divisor latch, low and high byte.
@@ -157,6 +167,11 @@ impl Field for Slot {
                 virtio.put(out);
                 block.put(out);
             }
+            Self::Net(virtio, net) => {
+                out.put_u8(1);
+                virtio.put(out);
+                net.put(out);
+            }
         }
     }
 
@@ -168,6 +183,7 @@ impl Field for Slot {
             4 => Ok(Self::Rng(Field::read("virtio", reader)?)),
             27 => Ok(Self::Pmem(Field::read("virtio", reader)?, Field::read("pmem", reader)?)),
             2 => Ok(Self::Block(Field::read("virtio", reader)?, Field::read("block", reader)?)),
+            1 => Ok(Self::Net(Field::read("virtio", reader)?, Field::read("net", reader)?)),
             value => Err(reader.illegal(name, value.into())),
         }
     }

@@ -9,6 +9,7 @@
 //! architecture.
 
 pub mod arch;
+mod baseline;
 mod container;
 pub mod device;
 mod machine;

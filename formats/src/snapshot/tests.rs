@@ -2,7 +2,7 @@ use super::arch::aarch64;
 use super::arch::x86_64::baseline::{FeatureWord, Processor, Register};
 use super::arch::x86_64::*;
 use super::arch::{ArchState, Baseline};
-use super::device::{Block, Pmem, Queue, Serial, Slot, Virtio, Vsock, VsockConnection};
+use super::device::{Block, Net, Pmem, Queue, Serial, Slot, Virtio, Vsock, VsockConnection};
 use super::memory::Run;
 use super::*;
 use crate::Digest;
@@ -78,6 +78,12 @@ fn changed(change: impl FnOnce(&mut State)) -> Snapshot {
     sample_of(ArchState::X86_64(state))
 }
 
+/// A snapshot without the kind of slot that came later than its version.
+pub(super) fn without_interface(mut snapshot: Snapshot) -> Snapshot {
+    snapshot.slots.retain(|slot| !matches!(slot, Slot::Net(..)));
+    snapshot
+}
+
 /// The error for a snapshot; `None` if it is legal.
 pub(super) fn refused(snapshot: &Snapshot) -> Option<SnapshotError> {
     Snapshot::decode(&snapshot.encode()).err()
@@ -120,7 +126,8 @@ fn slots() -> Vec<Slot> {
         ),
         Slot::Rng(virtio.clone()),
         Slot::Pmem(virtio.clone(), Pmem { disk: 0, address: 1 << 37, size: 2 << 20 }),
-        Slot::Block(virtio, Block { disk: 0 }),
+        Slot::Block(virtio.clone(), Block { disk: 0 }),
+        Slot::Net(virtio, Net { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 }),
     ]
 }
 
@@ -378,6 +385,6 @@ fn page_numbers_gather_into_runs() {
 #[test]
 fn layout_of_version_two_is_locked() {
     assert_eq!((FORMAT_VERSION, HEADER_SIZE, TABLE_ENTRY_SIZE), (2, 36, 48));
-    let digest = Digest::of(&sample().encode());
+    let digest = Digest::of(&without_interface(sample()).encode());
     assert_eq!(digest.hex(), include_str!("layout-v2.sha256").trim());
 }

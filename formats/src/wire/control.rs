@@ -30,6 +30,64 @@ pub struct Resume {
     pub entropy: [u8; ENTROPY_SIZE],
     /// A new host name; `None` keeps the old one.
     pub hostname: Option<String>,
+    /// What the guest's interface is set up with; `None` without a network.
+    pub network: Option<Network>,
+}
+
+/// What a guest's interface is set up with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    /// The slot of the interface.
+    pub slot: u8,
+    /// The largest packet.
+    pub mtu: u16,
+    /// The guest's address.
+    pub ipv4: [u8; 4],
+    /// The length of the network's prefix, at most 32.
+    pub ipv4_prefix: u8,
+    /// The router, and the name server.
+    pub ipv4_gateway: [u8; 4],
+    /// The guest's address.
+    pub ipv6: [u8; 16],
+    /// The length of the network's prefix, at most 128.
+    pub ipv6_prefix: u8,
+    /// The router.
+    pub ipv6_gateway: [u8; 16],
+}
+
+impl Network {
+    /// Appends the fields.
+    pub fn put(&self, out: &mut Vec<u8>) {
+        out.put_u8(self.slot);
+        out.put_u16(self.mtu);
+        out.put(&self.ipv4);
+        out.put_u8(self.ipv4_prefix);
+        out.put(&self.ipv4_gateway);
+        out.put(&self.ipv6);
+        out.put_u8(self.ipv6_prefix);
+        out.put(&self.ipv6_gateway);
+    }
+
+    /// Reads the fields.
+    ///
+    /// # Errors
+    /// The input is truncated, or a prefix is longer than its address.
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let prefix = |reader: &mut Reader<'_>, name, most| match reader.u8(name)? {
+            length if length <= most => Ok(length),
+            length => Err(reader.illegal(name, length.into())),
+        };
+        Ok(Self {
+            slot: reader.u8("slot")?,
+            mtu: reader.u16("mtu")?,
+            ipv4: reader.array("ipv4")?,
+            ipv4_prefix: prefix(reader, "ipv4 prefix", 32)?,
+            ipv4_gateway: reader.array("ipv4 gateway")?,
+            ipv6: reader.array("ipv6")?,
+            ipv6_prefix: prefix(reader, "ipv6 prefix", 128)?,
+            ipv6_gateway: reader.array("ipv6 gateway")?,
+        })
+    }
 }
 
 impl core::fmt::Debug for Resume {
@@ -38,6 +96,7 @@ impl core::fmt::Debug for Resume {
         f.debug_struct("Resume")
             .field("realtime_ns", &self.realtime_ns)
             .field("hostname", &self.hostname)
+            .field("network", &self.network)
             .finish_non_exhaustive()
     }
 }
@@ -73,6 +132,10 @@ impl Message for Control {
                 out.put_option(resume.hostname.as_ref(), |out, name| {
                     out.put_byte_string(name.as_bytes());
                 });
+                // Absent at the end, so that agents from before there were networks take the rest.
+                if let Some(network) = &resume.network {
+                    network.put(out);
+                }
             }
             Self::Clock { realtime_ns } => out.put_u64(*realtime_ns),
         }
@@ -85,6 +148,11 @@ impl Message for Control {
                 realtime_ns: reader.u64("realtime")?,
                 entropy: reader.array("entropy")?,
                 hostname: reader.option("hostname", |r| r.string("hostname", MAX_NAME))?,
+                network: if reader.remaining() == 0 {
+                    None
+                } else {
+                    Some(Network::read(&mut reader)?)
+                },
             }),
             0x02 => Self::Clock { realtime_ns: reader.u64("realtime")? },
             _ => return Err(unknown_kind(kind)),

@@ -50,11 +50,53 @@ fn settings() -> Settings {
     }
 }
 
+fn network() -> Network {
+    Network {
+        slot: 15,
+        mtu: 1500,
+        ipv4: [198, 18, 0, 2],
+        ipv4_prefix: 32,
+        ipv4_gateway: [198, 18, 0, 1],
+        ipv6: [0xfd; 16],
+        ipv6_prefix: 128,
+        ipv6_gateway: [0xfe; 16],
+    }
+}
+
+#[test]
+fn resume_without_a_network_is_that_of_earlier_versions() {
+    let entropy = [7; ENTROPY_SIZE];
+    let resume = Resume { realtime_ns: 1, entropy, hostname: None, network: None };
+    let frame = Control::Resume(resume.clone()).to_frame();
+    assert_eq!(frame.len(), HEADER_SIZE + 8 + ENTROPY_SIZE + 1);
+    let frame = Control::Resume(Resume { network: Some(network()), ..resume }).to_frame();
+    for length in HEADER_SIZE + 8 + ENTROPY_SIZE + 2..frame.len() {
+        assert!(Control::decode(0x01, &frame[HEADER_SIZE..length]).is_err(), "{length}");
+    }
+}
+
+#[test]
+fn prefix_longer_than_its_address_is_refused() {
+    let decoded = |network| {
+        let entropy = [7; ENTROPY_SIZE];
+        let resume = Resume { realtime_ns: 1, entropy, hostname: None, network: Some(network) };
+        Control::decode(0x01, &Control::Resume(resume).to_frame()[HEADER_SIZE..])
+    };
+    assert!(decoded(network()).is_ok());
+    assert!(decoded(Network { ipv4_prefix: 33, ..network() }).is_err());
+    assert!(decoded(Network { ipv6_prefix: 129, ..network() }).is_err());
+}
+
 #[test]
 fn control_and_events_round_trip() {
-    let resume =
-        Resume { realtime_ns: 1, entropy: [7; ENTROPY_SIZE], hostname: Some("web".into()) };
-    assert_round_trip(&Control::Resume(resume));
+    let resume = Resume {
+        realtime_ns: 1,
+        entropy: [7; ENTROPY_SIZE],
+        hostname: Some("web".into()),
+        network: None,
+    };
+    assert_round_trip(&Control::Resume(resume.clone()));
+    assert_round_trip(&Control::Resume(Resume { network: Some(network()), ..resume }));
     assert_round_trip(&Control::Clock { realtime_ns: u64::MAX });
     assert_round_trip(&Event::Hello { version: VERSION });
     assert_round_trip(&Event::Resumed);
@@ -280,7 +322,8 @@ fn signal_zero_is_refused() {
 #[test]
 fn debug_output_omits_the_entropy() {
     use alloc::format;
-    let resume = Resume { realtime_ns: 1, entropy: [0xAB; ENTROPY_SIZE], hostname: None };
+    let resume =
+        Resume { realtime_ns: 1, entropy: [0xAB; ENTROPY_SIZE], hostname: None, network: None };
     let shown = format!("{resume:?}");
     assert!(!shown.contains("171") && !shown.contains("entropy:"), "{shown}");
 }

@@ -16,6 +16,7 @@ pub(crate) use arch::slot_device;
 pub(crate) mod clock;
 pub(crate) mod fd;
 pub mod heap;
+pub(crate) mod interface;
 pub mod memory;
 pub(crate) mod mount;
 pub(crate) mod namespace;

@@ -12,6 +12,7 @@ const SOL_SOCKET: u32 = 1;
 const SO_REUSEADDR: u32 = 2;
 const SO_ERROR: u32 = 4;
 const SO_LINGER: u32 = 13;
+const SO_PROTOCOL: u32 = 38;
 const IPPROTO_TCP: u32 = 6;
 const TCP_NODELAY: u32 = 1;
 const SHUT_WR: usize = 1;
@@ -139,9 +140,106 @@ pub(crate) fn shut_down_sending(socket: &Fd) -> Result<()> {
     unsafe { call(nr::__NR_shutdown, [socket.register(), SHUT_WR, 0, 0, 0, 0]) }.map(drop)
 }
 
+/// Another descriptor for a socket of a process.
+pub(crate) fn borrowed(process: &Fd, descriptor: u32) -> Result<Fd> {
+    let arguments = [process.register(), flags(descriptor), 0, 0, 0, 0];
+    // SAFETY: no memory is involved.
+    unsafe { call(nr::__NR_pidfd_getfd, arguments) }.map(Fd::adopt)
+}
+
+/// Whether this is one end of a TCP connection that leaves the machine.
+pub(crate) fn is_remote(socket: &Fd) -> bool {
+    let mut kind = [0_u8; 4];
+    let mut length = 4_u32;
+    let (place, room) = (kind.as_mut_ptr() as usize, core::ptr::from_mut(&mut length) as usize);
+    let (level, name) = (flags(SOL_SOCKET), flags(SO_PROTOCOL));
+    // SAFETY: the kernel writes a number of four bytes, and how long it is.
+    let found =
+        unsafe { call(nr::__NR_getsockopt, [socket.register(), level, name, place, room, 0]) };
+    if found.is_err() || u32::from_ne_bytes(kind) != IPPROTO_TCP {
+        return false;
+    }
+    let mut bytes = [0_u8; 28];
+    let mut length = 28_u32;
+    let (place, room) = (bytes.as_mut_ptr() as usize, core::ptr::from_mut(&mut length) as usize);
+    // SAFETY: the kernel writes at most 28 bytes, and how long the address is.
+    let peer = unsafe { call(nr::__NR_getpeername, [socket.register(), place, room, 0, 0, 0]) };
+    peer.is_ok() && !is_loopback(&bytes)
+}
+
+/// Whether an address is of the loopback interface, in either family's form.
+fn is_loopback(address: &[u8; 28]) -> bool {
+    let [f0, f1, _, _, first, ..] = *address;
+    let family = u32::from(u16::from_ne_bytes([f0, f1]));
+    let v6 = address.get(8..24).unwrap_or_default();
+    match family {
+        AF_INET => first == 127,
+        AF_INET6 => match v6.split_at_checked(12) {
+            Some(([.., 0xff, 0xff], [first, ..])) => *first == 127,
+            _ => v6.ends_with(&[0, 1]) && v6.iter().filter(|byte| **byte != 0).count() == 1,
+        },
+        _ => false,
+    }
+}
+
+/// Ends a connection as if its peer had reset it.
+pub(crate) fn disconnect(socket: &Fd) -> Result<()> {
+    let unspecified = [0_u8; 16];
+    let arguments = [socket.register(), unspecified.as_ptr() as usize, 16, 0, 0, 0];
+    // SAFETY: `connect` reads an address of this length.
+    unsafe { call(nr::__NR_connect, arguments) }.map(drop)
+}
+
 fn set(socket: &Fd, level: u32, name: u32, value: &[u8]) -> Result<()> {
     let place = value.as_ptr() as usize;
     let arguments = [socket.register(), flags(level), flags(name), place, value.len(), 0];
     // SAFETY: the kernel only reads the value.
     unsafe { call(nr::__NR_setsockopt, arguments) }.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(ip: std::net::IpAddr) -> [u8; 28] {
+        let mut bytes = [0; 28];
+        let family = if ip.is_ipv4() { AF_INET } else { AF_INET6 };
+        bytes[..2].copy_from_slice(&u16::try_from(family).unwrap().to_ne_bytes());
+        match ip {
+            std::net::IpAddr::V4(v4) => bytes[4..8].copy_from_slice(&v4.octets()),
+            std::net::IpAddr::V6(v6) => bytes[8..24].copy_from_slice(&v6.octets()),
+        }
+        bytes
+    }
+
+    #[test]
+    fn loopback_addresses_are_known_in_each_form() {
+        for text in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+            assert!(is_loopback(&address(text.parse().unwrap())), "{text}");
+        }
+        for text in ["128.0.0.1", "198.18.0.3", "::ffff:198.18.0.3", "fd73:6d00::3", "::2", "::"] {
+            assert!(!is_loopback(&address(text.parse().unwrap())), "{text}");
+        }
+    }
+
+    #[test]
+    fn connection_of_this_machine_is_not_remote() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(!is_remote(&Fd::from_owned(stream.into())));
+        assert!(!is_remote(&Fd::from_owned(listener.into())));
+    }
+
+    #[test]
+    fn disconnected_socket_is_reset_for_both() {
+        use std::io::Read;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        let other = stream.try_clone().unwrap();
+        disconnect(&Fd::from_owned(stream.into())).unwrap();
+        let error = peer.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        assert!((&other).read(&mut [0]).is_err());
+    }
 }

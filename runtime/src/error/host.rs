@@ -146,6 +146,12 @@ pub enum HostError {
         /// The operating system's error.
         source: io::Error,
     },
+    /// The host's side of a machine's network cannot be started.
+    #[error("cannot start the network of the machine")]
+    Network {
+        /// The operating system's error.
+        source: io::Error,
+    },
     /// The operating system has no random bytes to make a machine unique with.
     #[error("no random bytes from the operating system")]
     NoEntropy {

@@ -11,6 +11,7 @@ use supermachine_formats::snapshot::memory::PAGE_SIZE;
 use supermachine_snapshots::mapped::Mapped;
 use supermachine_vmm::{DirtyPages, MemoryFiles, Overlay};
 
+use super::fork_layer::ForkLayer;
 use super::{Image, Inner};
 use crate::Error;
 use crate::error::HostError;
@@ -19,15 +20,6 @@ const PAGE: usize = PAGE_SIZE as usize;
 
 /// A page's number and content.
 pub(crate) type NumberedPage = (u64, Box<[u8; PAGE]>);
-
-/// What a fork's image adds to that of a stored snapshot.
-#[derive(Debug)]
-pub(super) struct ForkLayer {
-    /// The memory of the stored snapshot.
-    stored: MemoryFiles,
-    /// All pages that were written since.
-    overlay: Overlay,
-}
 
 impl Image {
     /// The image of a machine that started from this one, in this state, with these pages written.

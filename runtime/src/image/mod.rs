@@ -5,6 +5,7 @@
 //! Until then, machines start from the pack and page on demand, where the system allows it.
 
 mod fork;
+mod fork_layer;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -27,7 +28,7 @@ use supermachine_snapshots::mapped::{ExpansionMarker, FormDir, Mapped, PackChunk
 use supermachine_snapshots::pack::{Pack, Source};
 use supermachine_vmm::{Chunks, Origin, can_page_on_demand};
 
-use self::fork::ForkLayer;
+use self::fork_layer::ForkLayer;
 use crate::assets::SnapshotLocation;
 use crate::error::{HostError, InvalidInput};
 use crate::{AssetPaths, Error, VmConfig, paths};

@@ -9,15 +9,16 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use supermachine_formats::wire::{Control, ENTROPY_SIZE, REQUEST_PORT, Resume};
+use supermachine_formats::wire::{self, Control, ENTROPY_SIZE, REQUEST_PORT, Resume};
 use supermachine_vmm::{
-    ExitWatch, Machine, MachineError, Restore, Timings, fill_random, realtime_ns,
+    ExitWatch, FrameLink, Machine, MachineError, Restore, Timings, fill_random, realtime_ns,
 };
 
 use super::handle::MachineHandle;
 use super::stream_error::{StreamError, console_text};
 use crate::Error;
 use crate::error::HostError;
+use crate::network::Plug;
 
 /// Owns a machine of this process. Dropping it stops the machine.
 #[derive(Debug)]
@@ -29,15 +30,15 @@ pub(crate) struct LocalMachine {
 }
 
 impl LocalMachine {
-    /// Starts a machine from opened parts, under this host name, and measures the steps of the
-    /// start.
+    /// Starts a machine from opened parts, with this host name and network, and measures the steps
+    /// of the start.
     pub(crate) fn start(
         parts: Restore,
-        hostname: Option<&str>,
+        (hostname, network): (Option<&str>, Option<wire::Network>),
         timings: &mut Timings,
     ) -> Result<Self, Error> {
         let machine = Arc::new(Machine::restore(parts, timings)?);
-        let control = run(&machine, hostname)?;
+        let control = run(&machine, (hostname, network))?;
         timings.step("resume");
         Ok(Self { handle: Arc::new(LocalHandle::new(&machine)), machine, control })
     }
@@ -57,6 +58,7 @@ impl LocalMachine {
     pub(crate) fn reset(
         &mut self,
         hostname: Option<&str>,
+        plug: Option<Plug>,
         timings: &mut Timings,
     ) -> Result<(), Error> {
         self.handle.release();
@@ -64,8 +66,9 @@ impl LocalMachine {
         if Arc::strong_count(&self.machine) > 1 {
             return Err(MachineError::BeingCaptured.into());
         }
-        self.machine.reset(timings)?;
-        self.control = run(&self.machine, hostname)?;
+        let (link, network) = plugged(plug)?;
+        self.machine.reset(link.as_ref(), timings)?;
+        self.control = run(&self.machine, (hostname, network))?;
         timings.step("resume");
         self.handle = Arc::new(LocalHandle::new(&self.machine));
         Ok(())
@@ -163,7 +166,18 @@ pub fn resume(hostname: Option<&str>) -> Result<Resume, Error> {
     let mut entropy = [0; ENTROPY_SIZE];
     fill_random(&mut entropy)
         .map_err(|source| Error::Host { source: HostError::NoEntropy { source } })?;
-    Ok(Resume { realtime_ns: realtime_ns(), entropy, hostname: hostname.map(str::to_owned) })
+    let hostname = hostname.map(str::to_owned);
+    Ok(Resume { realtime_ns: realtime_ns(), entropy, hostname, network: None })
+}
+
+/// The two ends of a network that a machine has: of its interface, and of its agent.
+pub(crate) fn plugged(
+    plug: Option<Plug>,
+) -> Result<(Option<FrameLink>, Option<wire::Network>), Error> {
+    let Some(Plug { frames, setup }) = plug else { return Ok((None, None)) };
+    let link = FrameLink::new(frames)
+        .map_err(|source| Error::Host { source: HostError::Network { source } })?;
+    Ok((Some(link), Some(setup)))
 }
 
 /// The last lines of the console, as text.
@@ -173,9 +187,12 @@ pub fn console_tail(machine: &Machine) -> String {
 }
 
 /// Sends the resume message and runs the guest. Returns the control stream.
-fn run(machine: &Machine, hostname: Option<&str>) -> Result<UnixStream, Error> {
+fn run(
+    machine: &Machine,
+    (hostname, network): (Option<&str>, Option<wire::Network>),
+) -> Result<UnixStream, Error> {
     let control = machine.control()?;
-    machine.send_control(&Control::Resume(resume(hostname)?))?;
+    machine.send_control(&Control::Resume(Resume { network, ..resume(hostname)? }))?;
     machine.run();
     Ok(control)
 }

@@ -17,7 +17,8 @@ use crate::error::WorkerError;
 use crate::exec::pass_on;
 use crate::forward::Dialer;
 use crate::live::{self, TakenSnapshot};
-use crate::machine::{AgentStream, LocalMachine, MachineHandle};
+use crate::machine::{AgentStream, LocalMachine, MachineHandle, plugged};
+use crate::network::Attached;
 use crate::worker::{Client, Control, Hosted, Process, Server, Serving, Stopped};
 use crate::{
     Error, ExecBuilder, ExecOutcome, ExitStatus, FileBuilder, FileReader, FileWriter, Image,
@@ -49,6 +50,8 @@ pub struct Vm {
     image: Option<Image>,
     timings: Timings,
     owner: Owner,
+    /// The host's side of its network, which outlives it.
+    network: Attached,
 }
 
 /// What keeps a machine running.
@@ -74,20 +77,23 @@ impl Vm {
     pub fn start(image: &Image, config: &VmConfig) -> Result<Self, Error> {
         let mut timings = Timings::start();
         image.require(config)?;
+        let (network, plug) = Attached::start(config)?;
         if config.is_isolated() {
-            let (process, mode) = Process::start(image, config)?;
+            let (process, mode) = Process::start(image, config, plug)?;
             timings.set_restore_mode(mode);
             timings.step("process");
             let handle = Arc::new(process.client().clone());
             let owner = Owner::Worker { _process: process };
-            return Ok(Self::new(handle, Some(image.clone()), timings, owner));
+            return Ok(Self { network, ..Self::new(handle, Some(image.clone()), timings, owner) });
         }
         let (origin, mode) = image.origin(config.starts_on_demand())?;
         timings.set_restore_mode(mode);
         timings.step(if mode == RestoreMode::Expanded { "expand" } else { "open" });
-        let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin };
-        let machine = LocalMachine::start(parts, config.hostname(), &mut timings)?;
-        Ok(Self::new(machine.handle(), Some(image.clone()), timings, Owner::Local(machine)))
+        let (link, setup) = plugged(plug)?;
+        let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin, network: link };
+        let machine = LocalMachine::start(parts, (config.hostname(), setup), &mut timings)?;
+        let (handle, owner) = (machine.handle(), Owner::Local(machine));
+        Ok(Self { network, ..Self::new(handle, Some(image.clone()), timings, owner) })
     }
 
     fn new(
@@ -96,7 +102,8 @@ impl Vm {
         timings: Timings,
         owner: Owner,
     ) -> Self {
-        Self { dialer: Dialer::new(&handle), handle, image, timings, owner }
+        let network = Attached::default();
+        Self { dialer: Dialer::new(&handle), handle, image, timings, owner, network }
     }
 
     /// Runs a command until it exits, and collects its output.
@@ -402,6 +409,14 @@ impl Vm {
         (0..count).map(|_| Self::start(&image, config)).collect()
     }
 
+    /// What the machine's network has done; `None` without a network, or when another process started
+    /// the machine.
+    #[cfg(feature = "net")]
+    #[must_use]
+    pub fn network_stats(&self) -> Option<crate::NetworkStats> {
+        self.network.stats()
+    }
+
     /// How long each step of the start took. Empty for a machine that another process holds.
     #[must_use]
     pub fn timings(&self) -> &Timings {
@@ -432,7 +447,8 @@ impl Vm {
         let Owner::Local(machine) = &mut self.owner else {
             return Err(MachineError::Unresettable.into());
         };
-        machine.reset(config.hostname(), &mut timings)?;
+        let plug = self.network.renew()?;
+        machine.reset(config.hostname(), plug, &mut timings)?;
         self.handle = machine.handle();
         self.dialer = Dialer::new(&self.handle);
         self.timings = timings;

@@ -1,7 +1,8 @@
 //! What a machine starts from, on its way to a worker: opened files, and no path.
 //!
 //! The client opens everything, see [`pack`], and the worker maps it, see [`open`]. The bytes are
-//! the state, as a byte string, and a `u8`:
+//! the state, as a byte string, the network, which is a `u8`, and if that is 1, the fields of
+//! [`wire::Network`], and a `u8`. With a network, the first file is the other end of its link. Then:
 //!
 //! - 0: files. A list of overlays, each with the list of its runs: `first` `u64`, `count` `u32`. The
 //!   files are the memory of the base, those of the overlays, and the disks.
@@ -19,6 +20,7 @@ use supermachine_formats::codec::{DecodeError, Put, Reader};
 use supermachine_formats::pack::{Index, MAX_INDEX_SIZE, MAX_STATE_SIZE};
 use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::memory::Run;
+use supermachine_formats::wire;
 use supermachine_snapshots::mapped::{Mapped, PackChunks};
 use supermachine_snapshots::pack::BlobFile;
 use supermachine_vmm::{MemoryFiles, Origin, Overlay, Restore};
@@ -27,6 +29,8 @@ use super::parcel::Parcel;
 use crate::Error;
 use crate::error::WorkerError;
 use crate::image::Content;
+use crate::machine::plugged;
+use crate::network::Plug;
 
 /// The size of a run in bytes.
 pub(super) const RUN_SIZE: usize = 12;
@@ -39,9 +43,12 @@ pub(super) fn pack<'a>(
     snapshot: &Snapshot,
     content: &'a Content,
     first_use: Option<&'a UnixStream>,
+    plug: Option<&'a Plug>,
 ) -> Parcel<BorrowedFd<'a>> {
     let (mut bytes, mut files) = (Vec::new(), Vec::new());
     bytes.put_byte_string(&snapshot.encode());
+    bytes.put_option(plug, |out, plug| plug.setup.put(out));
+    files.extend(plug.map(|plug| plug.frames.as_fd()));
     match content {
         Content::Mapped(Mapped { memory: MemoryFiles { base, overlays }, disks }) => {
             bytes.put_u8(0);
@@ -61,19 +68,25 @@ pub(super) fn pack<'a>(
     Parcel { bytes, files }
 }
 
-/// Opens the parts of a machine.
-pub(super) fn open(parcel: Parcel) -> Result<Restore, Error> {
+/// Opens the parts of a machine, and what its agent sets up.
+pub(super) fn open(parcel: Parcel) -> Result<(Restore, Option<wire::Network>), Error> {
     let mut reader = Reader::new(&parcel.bytes);
     let mut files = parcel.files.into_iter();
     let state = reader.byte_string("state", MAX_STATE_SIZE as usize).map_err(malformed)?;
     let snapshot = Snapshot::decode_trusted(state).map_err(|_| illegal("state"))?;
+    let setup = reader.option("network", wire::Network::read).map_err(malformed)?;
+    let plug = match setup {
+        Some(setup) => Some(Plug { frames: OwnedFd::from(next(&mut files)?).into(), setup }),
+        None => None,
+    };
     let origin = match reader.u8("origin").map_err(malformed)? {
         0 => open_files(&mut reader, &mut files)?,
         1 => open_chunks(&mut reader, &mut files)?,
         _ => return Err(illegal("origin")),
     };
     reader.finish().map_err(malformed)?;
-    Ok(Restore { snapshot: Arc::new(snapshot), origin })
+    let (network, setup) = plugged(plug)?;
+    Ok((Restore { snapshot: Arc::new(snapshot), origin, network }, setup))
 }
 
 fn open_files(reader: &mut Reader<'_>, files: &mut IntoIter<OwnedFd>) -> Result<Origin, Error> {

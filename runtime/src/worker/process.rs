@@ -9,6 +9,7 @@ use super::client::Client;
 use super::parts;
 use crate::error::WorkerError;
 use crate::image::Content;
+use crate::network::Plug;
 use crate::{AssetPaths, Error, Image, RestoreMode, VmConfig};
 
 /// A worker that holds a machine for this process. Dropping it stops both.
@@ -20,7 +21,11 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts a machine in a new worker, which gets everything that it needs as descriptors.
-    pub(crate) fn start(image: &Image, config: &VmConfig) -> Result<(Self, RestoreMode), Error> {
+    pub(crate) fn start(
+        image: &Image,
+        config: &VmConfig,
+        plug: Option<Plug>,
+    ) -> Result<(Self, RestoreMode), Error> {
         if image.source().is_embedded() {
             // A pack that is embedded in this program has no descriptor, its mapped form has.
             image.mapped()?;
@@ -31,7 +36,7 @@ impl Process {
             Content::Pack(_) => Some(UnixStream::pair().map_err(Error::stream)?),
         };
         let (ours, theirs) = signal.unzip();
-        let parts = parts::pack(image.snapshot(), &content, theirs.as_ref());
+        let parts = parts::pack(image.snapshot(), &content, theirs.as_ref(), plug.as_ref());
         let process = Self::spawn(config)?;
         process.client.start(config.hostname(), &parts)?;
         if let Some(signal) = ours {

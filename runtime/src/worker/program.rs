@@ -89,6 +89,7 @@ pub(super) fn hold(
 }
 
 fn start(hostname: Option<&str>, parts: Parcel) -> Result<Hosted, Error> {
-    let machine = LocalMachine::start(parts::open(parts)?, hostname, &mut Timings::start())?;
+    let (parts, network) = parts::open(parts)?;
+    let machine = LocalMachine::start(parts, (hostname, network), &mut Timings::start())?;
     Ok(Hosted::new(machine.handle(), None, Box::new(machine)))
 }

@@ -25,7 +25,7 @@ mod os;
 
 pub use arch::layout;
 pub use backend::HypervisorError;
-pub use devices::{DeviceError, Streams};
+pub use devices::{DeviceError, FrameLink, Streams};
 pub use error::{GuestFailure, MachineError};
 pub use file_failure::file_failure;
 pub use machine::{

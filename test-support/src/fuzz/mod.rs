@@ -3,6 +3,8 @@
 
 #[cfg(feature = "stores")]
 pub mod layer;
+#[cfg(feature = "net")]
+pub mod net;
 #[cfg(feature = "stores")]
 pub mod oci;
 pub mod pack_index;

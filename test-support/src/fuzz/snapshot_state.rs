@@ -9,7 +9,7 @@ use supermachine_formats::snapshot::arch::x86_64::{
 };
 use supermachine_formats::snapshot::arch::{ArchState, Baseline};
 use supermachine_formats::snapshot::device::{
-    Block, Pmem, Queue, Serial, Slot, Virtio, Vsock, VsockConnection,
+    Block, Net, Pmem, Queue, Serial, Slot, Virtio, Vsock, VsockConnection,
 };
 use supermachine_formats::snapshot::memory::Run;
 use supermachine_formats::snapshot::{
@@ -185,7 +185,8 @@ fn slots() -> Vec<Slot> {
         Slot::Vsock(virtio.clone(), vsock),
         Slot::Rng(virtio.clone()),
         Slot::Pmem(virtio.clone(), Pmem { disk: 0, address: 1 << 37, size: 1 << 21 }),
-        Slot::Block(virtio, Block { disk: 0 }),
+        Slot::Block(virtio.clone(), Block { disk: 0 }),
+        Slot::Net(virtio, Net { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 }),
         Slot::Empty,
     ]
 }

@@ -2,8 +2,8 @@
 
 use supermachine_formats::wire::{
     Action, AfterRestore, Command, Container, Control, ENTROPY_SIZE, Flow, HEADER_SIZE, Header,
-    Input, Message, Output, Process, Request, Resume, Segment, Settings, StagedFile, Tmpfs, Ulimit,
-    WindowSize, WriteFile,
+    Input, Message, Network, Output, Process, Request, Resume, Segment, Settings, StagedFile,
+    Tmpfs, Ulimit, WindowSize, WriteFile,
 };
 
 /// Decodes frames until one is refused. Returns whether all are accepted.
@@ -34,8 +34,20 @@ fn accepts<M: Message>(header: &Header, payload: &[u8]) -> bool {
 
 /// Valid streams.
 pub fn samples() -> Vec<Vec<u8>> {
-    let resume = |hostname| {
-        Control::Resume(Resume { realtime_ns: 1, entropy: [7; ENTROPY_SIZE], hostname }).to_frame()
+    let network = Network {
+        slot: 15,
+        mtu: 1500,
+        ipv4: [198, 18, 0, 2],
+        ipv4_prefix: 24,
+        ipv4_gateway: [198, 18, 0, 1],
+        ipv6: [0xfd; 16],
+        ipv6_prefix: 64,
+        ipv6_gateway: [0xfe; 16],
+    };
+    let resume = |hostname: Option<String>| {
+        let network = hostname.is_none().then_some(network);
+        let entropy = [7; ENTROPY_SIZE];
+        Control::Resume(Resume { realtime_ns: 1, entropy, hostname, network }).to_frame()
     };
     let entrypoint = Process {
         argv: vec![b"nginx".to_vec(), b"-g".to_vec()],

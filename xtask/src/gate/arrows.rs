@@ -5,11 +5,15 @@ use crate::error::Error;
 use crate::modules::{Graph, Package, Tree, circle, packages};
 
 /// The crates that each crate may be built with, lower ones first.
-const DRAWN: [(&str, &[&str]); 12] = [
+const DRAWN: [(&str, &[&str]); 13] = [
     ("supermachine-formats", &[]),
     ("supermachine-vmm", &["supermachine-formats"]),
     ("supermachine-snapshots", &["supermachine-formats", "supermachine-vmm"]),
-    ("supermachine", &["supermachine-formats", "supermachine-vmm", "supermachine-snapshots"]),
+    ("supermachine-net", &[]),
+    (
+        "supermachine",
+        &["supermachine-formats", "supermachine-vmm", "supermachine-snapshots", "supermachine-net"],
+    ),
     ("supermachine-init", &["supermachine-formats"]),
     ("supermachine-kernel", &[]),
     (
@@ -18,6 +22,7 @@ const DRAWN: [(&str, &[&str]); 12] = [
             "supermachine-formats",
             "supermachine-vmm",
             "supermachine-snapshots",
+            "supermachine-net",
             "supermachine",
             "supermachine-kernel",
         ],
@@ -28,6 +33,7 @@ const DRAWN: [(&str, &[&str]); 12] = [
             "supermachine-formats",
             "supermachine-vmm",
             "supermachine-snapshots",
+            "supermachine-net",
             "supermachine",
             "supermachine-kernel",
             "supermachine-baker",
@@ -40,6 +46,7 @@ const DRAWN: [(&str, &[&str]); 12] = [
             "supermachine-formats",
             "supermachine-vmm",
             "supermachine-snapshots",
+            "supermachine-net",
             "supermachine",
             "supermachine-kernel",
             "supermachine-baker",

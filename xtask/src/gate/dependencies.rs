@@ -10,6 +10,8 @@ use crate::{command, tools, workspace};
 
 /// The most crates in the tree of a program that restores a snapshot and runs a command.
 const MOST_CRATES: usize = 40;
+/// The most crates that the feature `net` adds to it.
+const MOST_WITH_NETWORK: usize = 10;
 /// Crates that such a program must not have in its tree.
 const KEPT_OUT: [&str; 16] = [
     "clap",
@@ -54,16 +56,27 @@ pub(super) fn rules() -> Result<(), Error> {
 
 /// Checks the number and the names of the crates in the tree of a restoring program.
 pub(super) fn budget() -> Result<(), Error> {
-    let mut tree = workspace::cargo();
-    tree.args(["tree", "--package", "supermachine", "--edges", "normal", "--prefix", "none"]);
-    let text = command::output(tree.args(["--format", "{p}"]))?;
-    let crates = crates(&text);
+    let crates = tree(&[])?;
     println!("gate: {} crates of at most {MOST_CRATES}", crates.len());
     if crates.len() > MOST_CRATES {
         let names: Vec<_> = crates.into_iter().collect();
         return none("crates of a restoring program", &format!("at most {MOST_CRATES}"), &names);
     }
+    let with_network = tree(&["--features", "net"])?;
+    let added: Vec<_> = with_network.difference(&crates).cloned().collect();
+    println!("gate: {} crates of at most {MOST_WITH_NETWORK} for `net`", added.len());
+    if added.len() > MOST_WITH_NETWORK {
+        let most = format!("at most {MOST_WITH_NETWORK}");
+        return none("crates that the feature `net` adds", &most, &added);
+    }
     none("crates of a restoring program", "none that is kept out", &kept_out(&crates))
+}
+
+/// The crates that the library is built with.
+fn tree(features: &[&str]) -> Result<BTreeSet<String>, Error> {
+    let mut tree = workspace::cargo();
+    tree.args(["tree", "--package", "supermachine", "--edges", "normal", "--prefix", "none"]);
+    Ok(crates(&command::output(tree.args(["--format", "{p}"]).args(features))?))
 }
 
 /// The name and version in each line of `cargo tree`.

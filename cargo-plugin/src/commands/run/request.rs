@@ -13,6 +13,7 @@ use crate::container::ContainerArgs;
 use crate::error::{Error, UsageError};
 use crate::init::InitArg;
 use crate::label::MachineOptions;
+use crate::network::NetworkArg;
 use crate::process::ProcessArgs;
 use crate::restart_policy::RestartPolicy;
 use crate::variant::{Entrypoint, Variant};
@@ -31,6 +32,13 @@ pub(crate) struct MachineArgs {
     /// Set the host name of the machine
     #[arg(long, value_name = "NAME")]
     pub(super) hostname: Option<String>,
+    /// What the machine reaches: `public` for the internet without private addresses, `all`, `none`, or a
+    /// list such as *.debian.org:80,10.0.0.0/8,host:5432, where `host` is this machine's loopback address
+    #[arg(long = "net", alias = "network", value_name = "NETWORK", default_value = "public")]
+    pub(super) network: NetworkArg,
+    /// Print what the machine reaches, and what it is refused, on standard error
+    #[arg(long, conflicts_with = "detach")]
+    pub(super) net_log: bool,
     /// Run this program instead of the image's ENTRYPOINT and CMD; '' for none
     #[arg(long, value_name = "PROGRAM")]
     pub(super) entrypoint: Option<String>,
@@ -107,7 +115,7 @@ impl Background {
         }
     }
 
-    pub(super) fn options(&self, hostname: Option<&str>) -> Result<MachineOptions, Error> {
+    pub(super) fn options(&self, machine: &MachineArgs) -> Result<MachineOptions, Error> {
         let restart = self.restart.unwrap_or_default();
         if self.rm && restart != RestartPolicy::No {
             return Err(UsageError::RestartAndRemove { policy: restart.to_string() }.into());
@@ -117,7 +125,8 @@ impl Background {
             (key.to_owned(), value.to_owned())
         };
         Ok(MachineOptions {
-            hostname: hostname.map(str::to_owned),
+            hostname: machine.hostname.clone(),
+            network: Some(machine.network.text().to_owned()),
             stop_signal: self.stop_signal,
             stop_timeout: self.stop_timeout,
             labels: self.label.iter().map(pair).collect::<BTreeMap<_, _>>(),

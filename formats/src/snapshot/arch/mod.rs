@@ -6,12 +6,11 @@
 //! an architecture's own code names what is inside.
 
 pub mod aarch64;
-mod baseline;
 pub mod x86_64;
 
-pub use baseline::{Baseline, Features, UnknownBaseline};
+pub use super::baseline::{Baseline, Features, UnknownBaseline};
 
-use super::container::{Builder, Container, Section, SnapshotError};
+use super::container::{Builder, Container, Section, SnapshotError, inconsistent};
 use super::machine::{Architecture, HypervisorFamily};
 
 /// The state of a machine that is neither memory nor device.
@@ -132,8 +131,4 @@ impl ArchState {
             Self::Aarch64(state) => state.validate(vcpus, hypervisor),
         }
     }
-}
-
-fn inconsistent(section: Section, what: &'static str) -> SnapshotError {
-    SnapshotError::Inconsistent { section: section.name(), what }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -24,8 +24,9 @@ use crate::error::WorkerError;
 use crate::image::testing::sample_image;
 use crate::machine::MachineHandle;
 use crate::machine::testing::{self, STOPPED, memory_file};
+use crate::network::Plug;
 use crate::{Error, Image, RestoreMode};
-use supermachine_formats::wire::Message;
+use supermachine_formats::wire::{self, Message};
 use supermachine_test_support::mutate;
 use supermachine_test_support::packs::{self as samples, MEMORY, Made, PAGE};
 
@@ -46,13 +47,13 @@ impl Home {
     /// The parts of a machine as its worker opens them, after the folders are gone.
     fn passed(&self, first_use: Option<&UnixStream>) -> (Restore, RestoreMode) {
         let (content, mode) = self.image.content(first_use.is_some()).unwrap();
-        let parcel = parts::pack(self.image.snapshot(), &content, first_use);
+        let parcel = parts::pack(self.image.snapshot(), &content, first_use, None);
         assert_no_path(&parcel.bytes, self.dir.path());
         for folder in ["store", "cache"] {
             let gone = self.dir.path().join(format!("{folder}-gone"));
             let _ = std::fs::rename(self.dir.path().join(folder), gone);
         }
-        (parts::open(sent(&parcel).unwrap()).unwrap(), mode)
+        (parts::open(sent(&parcel).unwrap()).unwrap().0, mode)
     }
 }
 
@@ -78,7 +79,7 @@ fn sent<F: AsFd + Sync>(parcel: &Parcel<F>) -> io::Result<Parcel> {
 fn mapped_form_passes_without_a_path() {
     let home = Home::new();
     home.image.mapped().unwrap();
-    let (Restore { snapshot, origin }, mode) = home.passed(None);
+    let (Restore { snapshot, origin, .. }, mode) = home.passed(None);
     assert_eq!((&snapshot, mode), (home.image.snapshot(), RestoreMode::Mapped));
     let Origin::Files { memory, disks } = origin else { panic!("{origin:?}") };
     assert_eq!(memory.overlays.len(), 1);
@@ -97,7 +98,7 @@ fn mapped_form_passes_without_a_path() {
 fn pack_passes_without_a_path_and_reports_its_first_use() {
     let home = Home::new();
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let (Restore { snapshot, origin }, mode) = home.passed(Some(&theirs));
+    let (Restore { snapshot, origin, .. }, mode) = home.passed(Some(&theirs));
     drop(theirs);
     assert_eq!((&snapshot, mode), (home.image.snapshot(), RestoreMode::OnDemand));
     let Origin::Chunks(mut chunks) = origin else { panic!("{origin:?}") };
@@ -118,6 +119,39 @@ fn pack_passes_without_a_path_and_reports_its_first_use() {
 }
 
 #[test]
+fn network_passes_as_the_first_file() {
+    let home = Home::new();
+    home.image.mapped().unwrap();
+    let (content, _) = home.image.content(false).unwrap();
+    let (frames, end) = UnixDatagram::pair().unwrap();
+    let plug = Plug { frames, setup: setup() };
+    let parcel = parts::pack(home.image.snapshot(), &content, None, Some(&plug));
+    let (restore, found) = parts::open(sent(&parcel).unwrap()).unwrap();
+    assert_eq!(found, Some(setup()));
+    let Origin::Files { disks, .. } = restore.origin else { panic!() };
+    assert_eq!(disks.len(), restore.snapshot.disks.len());
+    let link = restore.network.expect("a link");
+    drop(plug);
+    end.send(b"a frame").unwrap();
+    let socket = UnixDatagram::from(link.as_fd().try_clone_to_owned().unwrap());
+    let mut bytes = [0; 16];
+    assert_eq!(socket.recv(&mut bytes).unwrap(), 7);
+}
+
+fn setup() -> wire::Network {
+    wire::Network {
+        slot: 15,
+        mtu: 1500,
+        ipv4: [198, 18, 0, 2],
+        ipv4_prefix: 24,
+        ipv4_gateway: [198, 18, 0, 1],
+        ipv6: [0xfd; 16],
+        ipv6_prefix: 64,
+        ipv6_gateway: [0xfe; 16],
+    }
+}
+
+#[test]
 fn damaged_parts_are_refused() {
     let home = Home::new();
     let (ours, _theirs) = UnixStream::pair().unwrap();
@@ -125,7 +159,7 @@ fn damaged_parts_are_refused() {
     home.image.mapped().unwrap();
     let (files, _) = home.image.content(true).unwrap();
     let all: Vec<Vec<u8>> = [&files, &chunks]
-        .map(|content| parts::pack(home.image.snapshot(), content, Some(&ours)).bytes)
+        .map(|content| parts::pack(home.image.snapshot(), content, Some(&ours), None).bytes)
         .into();
     for bytes in &all {
         // Without the files.

@@ -31,8 +31,9 @@ fn clients_stay_connected_to_the_machine_that_replaces_another() {
     assert_eq!((status.label.as_str(), status.state), ("another label", State::Running));
     let mut entrypoint = streams.recv_timeout(PATIENCE).unwrap();
     assert_eq!(read_message::<Request>(&mut entrypoint, None).unwrap(), Request::WaitEntrypoint);
-    client.stop().unwrap();
+    let stopping = thread::spawn(move || client.stop());
     drop(stage.stop());
+    stopping.join().unwrap().unwrap();
     assert!(*facts.dropped.lock().unwrap());
 }
 

@@ -8,6 +8,7 @@ use supermachine_formats::snapshot::device as formats;
 
 use super::error::DeviceError;
 use super::event_loop::DeviceEvents;
+use super::frame_link::FrameLink;
 use super::line::Line;
 use super::queue::{QueueConfig, QueueViolation, Queues};
 use crate::memory::GuestMemory;
@@ -22,6 +23,8 @@ pub(crate) trait Device: Debug + Send + Sized + 'static {
     const ID: u32;
     /// The queues, in their order.
     const QUEUES: &'static [QueueConfig];
+    /// The features that a driver must accept.
+    const REQUIRED: u64 = 0;
 
     /// The device's own part of a slot's state.
     type State;
@@ -34,6 +37,14 @@ pub(crate) trait Device: Debug + Send + Sized + 'static {
     /// # Errors
     /// A field of the state is illegal, or the host lacks something that the device needs.
     fn from_state(state: &Self::State, resources: &Resources<'_>) -> Result<Self, DeviceError>;
+
+    /// Registers the event sources that the device has from the start. Its slot is complete now.
+    ///
+    /// # Errors
+    /// The host has no room for them.
+    fn begin(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
 
     /// Checks the device against its transport: `is_running` if a driver runs it.
     ///
@@ -107,6 +118,8 @@ pub(crate) struct Resources<'a> {
     pub(crate) line: Arc<dyn Line>,
     /// The snapshot's disks.
     pub(crate) disks: &'a [DiskFile],
+    /// The other end of a network interface; `None` without a network.
+    pub(crate) network: Option<FrameLink>,
     /// Where the device registers its event sources.
     pub(crate) events: DeviceEvents,
 }

@@ -10,6 +10,7 @@ use super::device::{Device, Resources};
 use super::echo::Echo;
 use super::error::DeviceError;
 use super::mmio::{EmptySlot, Mmio, Slot};
+use super::net::Net;
 use super::pmem::Pmem;
 use super::rng::Rng;
 use super::vsock::Sockets;
@@ -25,6 +26,7 @@ const DEVICES: &[Restore] = &[
     restore::<Rng>,
     restore::<Pmem>,
     restore::<Block>,
+    restore::<Net>,
 ];
 
 /// Restores a slot.

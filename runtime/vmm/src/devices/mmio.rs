@@ -87,6 +87,7 @@ impl<D: Device> Mmio<D> {
         let slot = Arc::new(Self { transport, events: resources.events.clone() });
         let handler: Arc<dyn EventHandler> = slot.clone();
         slot.events.set_handler(Arc::downgrade(&handler));
+        slot.lock().device.begin()?;
         Ok(slot)
     }
 
@@ -131,7 +132,8 @@ impl<D: Device> Window for Mmio<D> {
         mut resources: Resources<'_>,
     ) -> Result<(), DeviceError> {
         resources.events = self.events.clone();
-        let transport = Transport::from_state(state, &resources)?;
+        let mut transport = Transport::<D>::from_state(state, &resources)?;
+        transport.device.begin()?;
         let former = std::mem::replace(&mut *self.lock(), transport);
         // Not under the lock.
         drop(former);
@@ -238,7 +240,9 @@ impl<D: Device> Transport<D> {
             return Err(illegal("driver features", state.driver_features));
         }
         let negotiated = state.status & VIRTIO_CONFIG_S_FEATURES_OK != 0;
-        if !is_status(state.status) || (negotiated && state.driver_features & VERSION_1 == 0) {
+        let required = D::REQUIRED | VERSION_1;
+        if !is_status(state.status) || (negotiated && state.driver_features & required != required)
+        {
             return Err(illegal("status", state.status.into()));
         }
         if !negotiated && state.queues.iter().any(|queue| queue.ready) {
@@ -407,8 +411,9 @@ impl<D: Device> Transport<D> {
         if self.status & !next != 0 {
             return;
         }
+        let required = D::REQUIRED | VERSION_1;
         let unsupported = self.driver_features & !self.offered_features() != 0
-            || self.driver_features & VERSION_1 == 0;
+            || self.driver_features & required != required;
         let settles = (next & !self.status) & VIRTIO_CONFIG_S_FEATURES_OK != 0;
         if settles && unsupported {
             next &= !(VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK);

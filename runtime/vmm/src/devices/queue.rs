@@ -219,6 +219,14 @@ impl Queues {
         if ended { Ok(true) } else { Err(QueueViolation) }
     }
 
+    /// Leaves the last `count` chains that were taken to the driver's ring again.
+    pub(crate) fn put_back(&mut self, index: usize, count: u16) {
+        if let Some(queue) = self.list.get_mut(index) {
+            let next = queue.ring.next_avail().wrapping_sub(count);
+            queue.ring.set_next_avail(next);
+        }
+    }
+
     /// Returns a chain to the driver with `written` bytes in it.
     ///
     /// # Errors

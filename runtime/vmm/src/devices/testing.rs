@@ -10,7 +10,8 @@ use supermachine_formats::snapshot::device as formats;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{
-    DeviceError, DiskFile, EventLoop, FreezeGuard, Line, Resources, Slot, Streams, slot_from_state,
+    DeviceError, DiskFile, EventLoop, FrameLink, FreezeGuard, Line, Resources, Slot, Streams,
+    slot_from_state,
 };
 use crate::memory::GuestMemory as Memory;
 
@@ -71,7 +72,8 @@ pub(crate) fn disk(bytes: &[u8]) -> DiskFile {
 pub(crate) fn slot_of(state: &formats::Slot, disks: &[DiskFile]) -> Result<Slot, DeviceError> {
     let events = EventLoop::new().unwrap().device();
     let line = Arc::<CountingLine>::default();
-    slot_from_state(state, &Resources { memory: memory(), line, disks, events })
+    let network = None;
+    slot_from_state(state, &Resources { memory: memory(), line, disks, network, events })
 }
 
 /// The error of a state that must be refused.
@@ -93,12 +95,23 @@ impl Guest {
 
     /// The same over existing memory.
     pub(crate) fn over(memory: Arc<Memory>, state: &formats::Slot, disks: &[DiskFile]) -> Self {
+        Self::with(memory, state, disks, None)
+    }
+
+    /// The same with a network.
+    pub(crate) fn with(
+        memory: Arc<Memory>,
+        state: &formats::Slot,
+        disks: &[DiskFile],
+        network: Option<FrameLink>,
+    ) -> Self {
         let line = Arc::new(CountingLine::default());
         let events = Arc::new(EventLoop::new().unwrap());
         let resources = Resources {
             memory: Arc::clone(&memory),
             line: line.clone(),
             disks,
+            network,
             events: events.device(),
         };
         let slot = slot_from_state(state, &resources).unwrap();
@@ -344,7 +357,8 @@ pub(crate) fn transport_of(state: &mut formats::Slot) -> &mut formats::Virtio {
         formats::Slot::Vsock(transport, _)
         | formats::Slot::Rng(transport)
         | formats::Slot::Pmem(transport, _)
-        | formats::Slot::Block(transport, _) => transport,
+        | formats::Slot::Block(transport, _)
+        | formats::Slot::Net(transport, _) => transport,
         _ => panic!("the slot is empty"),
     }
 }

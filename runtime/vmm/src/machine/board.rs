@@ -12,8 +12,8 @@ use crate::arch::layout::{
 };
 use crate::arch::{InterruptController, InterruptSink, State};
 use crate::devices::{
-    Bus, Console, DeviceError, DiskFile, EventLoop, FreezeGuard, Resources, SerialPort, Slot,
-    Streams, slot_from_state,
+    Bus, Console, DeviceError, DiskFile, EventLoop, FrameLink, FreezeGuard, Resources, SerialPort,
+    Slot, Streams, slot_from_state,
 };
 use crate::error::MachineError;
 use crate::memory::GuestMemory;
@@ -45,6 +45,7 @@ impl Board {
         interrupts: (Arc<dyn InterruptSink>, &State),
         memory: Arc<GuestMemory>,
         disks: Vec<DiskFile>,
+        network: Option<&FrameLink>,
     ) -> Result<Self, MachineError> {
         let interrupts = InterruptController::restore(interrupts.0, interrupts.1);
         let events = EventLoop::new().map_err(|source| MachineError::Events { source })?;
@@ -63,7 +64,8 @@ impl Board {
             events: Arc::new(events),
         };
         for (index, state) in (0..).zip(&snapshot.slots) {
-            let slot = slot_from_state(state, &board.resources(index)).map_err(in_slot(index))?;
+            let slot =
+                slot_from_state(state, &board.resources(index, network)).map_err(in_slot(index))?;
             board.bus.add(slot_address(index), SLOT_SIZE, slot.clone());
             board.slots.push(slot);
         }
@@ -77,10 +79,15 @@ impl Board {
     ///
     /// # Errors
     /// Those of [`Board::from_state`].
-    pub(super) fn reset(&self, snapshot: &Snapshot, state: &State) -> Result<(), MachineError> {
+    pub(super) fn reset(
+        &self,
+        snapshot: &Snapshot,
+        state: &State,
+        network: Option<&FrameLink>,
+    ) -> Result<(), MachineError> {
         self.interrupts.reset(state);
         for ((index, state), slot) in (0..).zip(&snapshot.slots).zip(&self.slots) {
-            slot.reset(state, self.resources(index)).map_err(in_slot(index))?;
+            slot.reset(state, self.resources(index, network)).map_err(in_slot(index))?;
         }
         let line = self.interrupts.line(SERIAL_LINE);
         self.serial
@@ -148,11 +155,12 @@ impl Board {
         Streams::of(self.slots.get(usize::from(VSOCK_SLOT))?, &self.events)
     }
 
-    fn resources(&self, slot: u8) -> Resources<'_> {
+    fn resources(&self, slot: u8, network: Option<&FrameLink>) -> Resources<'_> {
         Resources {
             memory: Arc::clone(&self.memory),
             line: self.interrupts.line(slot_line(slot)),
             disks: &self.disks,
+            network: network.cloned(),
             events: self.events.device(),
         }
     }

@@ -7,6 +7,7 @@ use std::sync::MutexGuard;
 use std::thread;
 use std::time::Duration;
 
+use supermachine_formats::snapshot::device::Slot;
 use supermachine_formats::snapshot::{Snapshot, WorkingSet};
 
 use super::lifecycle::Machine;
@@ -43,7 +44,8 @@ impl Machine {
     /// reset. After an error, the machine continues as before.
     ///
     /// # Errors
-    /// [`MachineError::Ended`] if the guest has stopped by itself, [`MachineError::Busy`] if data
+    /// [`MachineError::Ended`] if the guest has stopped by itself, [`MachineError::Networked`] if it has a
+    /// network, [`MachineError::Busy`] if data
     /// for its agent is still in flight, or the state or memory cannot be read.
     pub fn capture(&self) -> Result<Captured, MachineError> {
         let (mut captured, stopped) = self.capture_stopped()?;
@@ -80,6 +82,9 @@ impl Machine {
         let turn = self.turn();
         if let Some(failure) = self.failure() {
             return Err(failure.into());
+        }
+        if self.origin.slots.iter().any(|slot| matches!(slot, Slot::Net(..))) {
+            return Err(MachineError::Networked);
         }
         let mut map = PageMap::open().map_err(MachineError::memory("scanned"))?;
         let mut dirty =

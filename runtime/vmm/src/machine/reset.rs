@@ -9,6 +9,7 @@ use super::lifecycle::Machine;
 use super::restore::arch_state;
 use super::timings::Timings;
 use crate::arch::{self, layout::ram_windows};
+use crate::devices::FrameLink;
 use crate::error::MachineError;
 use crate::memory::{self, Ram};
 use crate::os::Populate;
@@ -24,13 +25,18 @@ impl Machine {
     /// Puts the machine back to where its snapshot was taken, in place of restoring another one.
     /// The guest is paused then, as after [`Machine::restore`]. All streams are closed, the control
     /// stream is a new one, and nothing is left of what the guest and its users did, except for
-    /// processor registers that no snapshot holds.
+    /// processor registers that no snapshot holds. A network interface gets a new other end, so that no
+    /// frame crosses the reset.
     ///
     /// # Errors
     /// [`MachineError::Ended`] if the guest has stopped by itself, [`MachineError::Unresettable`]
     /// if the machine [cannot be reset](Machine::can_reset), or the host refuses. After an error
     /// the machine must not be used.
-    pub fn reset(&self, timings: &mut Timings) -> Result<(), MachineError> {
+    pub fn reset(
+        &self,
+        network: Option<&FrameLink>,
+        timings: &mut Timings,
+    ) -> Result<(), MachineError> {
         let pristine = self.pristine()?;
         let snapshot = &*self.origin;
         let _turn = self.turn();
@@ -42,7 +48,7 @@ impl Machine {
         let _held = self.board.hold();
         self.vcpus.exit_state().end_use();
         let state = arch_state(snapshot)?;
-        self.board.reset(snapshot, state)?;
+        self.board.reset(snapshot, state, network)?;
         timings.step("reset devices");
         // Before memory, because an operation in progress may still write to it. After devices,
         // which may have sent interrupts.

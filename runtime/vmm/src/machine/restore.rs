@@ -12,11 +12,12 @@ use supermachine_formats::snapshot::{HypervisorFamily, Snapshot, Stage, WorkingS
 use super::board::Board;
 use super::lifecycle::Machine;
 use super::origin::{MappedDisk, Mapping, Origin, PageLoss};
+use super::slots::with_interface;
 use super::timings::Timings;
 use super::vcpus::{VcpuSetup, Vcpus};
-use crate::arch::{self, State, layout};
+use crate::arch::{self, InterruptSink, State, layout};
 use crate::backend::{self, Access, Vm};
-use crate::devices::DiskFile;
+use crate::devices::{DiskFile, FrameLink};
 use crate::error::{GuestFailure, MachineError};
 use crate::memory::Ram;
 
@@ -30,6 +31,8 @@ pub struct Restore {
     pub snapshot: Arc<Snapshot>,
     /// The memory and the disks.
     pub origin: Origin,
+    /// The other end of the network interface; `None` without a network.
+    pub network: Option<FrameLink>,
 }
 
 impl Machine {
@@ -51,10 +54,11 @@ impl Machine {
         parts: Restore,
         timings: &mut Timings,
     ) -> Result<Self, MachineError> {
-        let Restore { snapshot, origin } = parts;
+        let Restore { snapshot, origin, network } = parts;
         if snapshot.slots.len() != usize::from(layout::SLOTS) {
             return Err(MachineError::Snapshot { what: "another number of slots than a machine" });
         }
+        let snapshot = if network.is_some() { with_interface(snapshot)? } else { snapshot };
         let mut state = arch_state(&snapshot)?.clone();
         vm.check(&state)?;
         let Mapping { ram, disks: mapped, missing } = Mapping::of(&snapshot, &origin)?;
@@ -73,7 +77,8 @@ impl Machine {
             }
         };
         let (memory, disks) = (Arc::clone(ram.memory()), disk_files(&snapshot, &disks));
-        let board = Arc::new(Board::from_state(&snapshot, (vm.clone(), &state), memory, disks)?);
+        let (link, interrupts) = (network.as_ref(), (vm.clone() as Arc<dyn InterruptSink>, &state));
+        let board = Arc::new(Board::from_state(&snapshot, interrupts, memory, disks, link)?);
         let streams = board
             .streams()
             .ok_or(MachineError::Snapshot { what: "no socket device in its slot" })?;

@@ -241,7 +241,8 @@ mod tests {
         let never = || panic!("compared");
         let mut spare = SparePages { pages: vec![SparePage { number: 3, unused: 1 }], turns: 1 };
         let before = std::mem::take(&mut spare.pages).into_iter().peekable();
-        let mut selector = Selector { before, spare: &mut spare, checks: false };
+        let mut selector =
+            Selector { before, spare: &mut spare, checks: false, limit: SPARE_PAGES };
         assert_eq!([3, 9].map(|page| selector.select(page, never)), [Action::Copy; 2]);
         let kept: Vec<_> = spare.pages.iter().map(|page| (page.number, page.unused)).collect();
         assert_eq!(kept, [(3, 1), (9, 0)]);

@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use super::{AFFINITY, Vcpu};
+use super::vcpu::{AFFINITY, Vcpu};
 use crate::codec::{DecodeError, Put, Reader};
 use crate::record::{Field, record};
 use crate::snapshot::machine::HypervisorFamily;

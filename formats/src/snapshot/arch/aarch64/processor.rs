@@ -9,7 +9,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::{SystemRegister, encoding, rises};
+use super::vcpu::{SystemRegister, encoding, rises};
 use crate::record::record;
 use crate::snapshot::arch::{Baseline, Features};
 

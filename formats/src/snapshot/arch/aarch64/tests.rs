@@ -2,10 +2,11 @@ use alloc::string::ToString;
 use alloc::vec;
 
 use super::processor::{CTR, ISAR0, MMFR0, MMFR1, PFR0, is_identification};
+use super::vcpu::FIRST_ENCODING;
 use super::*;
 use crate::codec::DecodeError;
 use crate::snapshot::arch::{ArchState, Baseline};
-use crate::snapshot::tests::{refused, sample_of};
+use crate::snapshot::tests::{refused, sample_of, without_interface};
 use crate::snapshot::{Snapshot, SnapshotError};
 
 /// A state in which every field differs from its neighbours.
@@ -96,7 +97,8 @@ fn snapshot_round_trips_and_no_flipped_byte_goes_unnoticed() {
 /// number in this test.
 #[test]
 fn layout_of_version_two_is_locked() {
-    let digest = crate::Digest::of(&sample_of(ArchState::Aarch64(state())).encode());
+    let sample = without_interface(sample_of(ArchState::Aarch64(state())));
+    let digest = crate::Digest::of(&sample.encode());
     assert_eq!(digest.hex(), include_str!("layout-v2.sha256").trim());
 }
 
@@ -193,7 +195,7 @@ fn host(registers: &[(u16, u64)]) -> impl Fn(u16) -> Option<u64> {
     move |wanted| registers.iter().find(|(register, _)| *register == wanted).map(|(_, v)| *v)
 }
 
-/// The registers of a Neoverse N1, from its manual.
+/// Registers like those of a Neoverse N1.
 const NEOVERSE_N1: [(u16, u64); 7] = [
     (PFR0, 0x1100_0000_1111_1112),
     (ISAR0, 0x0000_1000_1021_1120),

@@ -9,9 +9,8 @@ pub mod baseline;
 use alloc::vec::Vec;
 
 use self::baseline::{Processor, Register};
-use super::inconsistent;
 use crate::record::{byte_enum, record};
-use crate::snapshot::container::{Builder, Container, Section, SnapshotError};
+use crate::snapshot::container::{Builder, Container, Section, SnapshotError, inconsistent};
 use crate::snapshot::machine::MAX_VCPUS;
 
 /// The number of input pins of the I/O interrupt controller.

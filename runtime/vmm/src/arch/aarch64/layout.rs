@@ -53,6 +53,8 @@ pub const VSOCK_SLOT: u8 = 0;
 pub const RNG_SLOT: u8 = 1;
 /// The slot of the root file system.
 pub const ROOT_SLOT: u8 = 2;
+/// The slot of the network interface.
+pub const NET_SLOT: u8 = 15;
 
 /// The least RAM of a machine in bytes: what the kernel and the boot data take.
 pub const MIN_MEMORY: u64 = 64 << 20;
