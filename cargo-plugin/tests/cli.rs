@@ -582,7 +582,7 @@ fn arguments_for_background_machines_are_checked_first() {
     }
     let long = "x".repeat(129);
     for name in ["a/b", "../x", &long] {
-        home.run(&["run", "-d", "--name", name, "x"]).fails(125, &["at most 128 letters"]);
+        home.run(&["run", "-d", "--name", name, "x"]).fails(125, &["not a machine name", "128"]);
     }
     home.run(&["run", "-d", "--restart", "often", "x"]).fails(125, &["on-failure[:N]"]);
     let both = ["run", "-d", "--restart", "always", "--rm", "x"];
