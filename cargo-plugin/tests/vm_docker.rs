@@ -232,7 +232,7 @@ fn renamed_machine_is_the_same_by_another_name() {
     let mut waiting = HOME.command(&["wait", "first/1"]).stdout(Stdio::piped()).spawn().unwrap();
     HOME.run(&["rename", "first", "other"]).fails(1, &["a machine other runs already"]);
     HOME.run(&["rename", "first", "first"]).fails(1, &["already has the name first"]);
-    HOME.run(&["rename", "first", "../x"]).fails(1, &["cannot be a machine's name"]);
+    HOME.run(&["rename", "first", "../x"]).fails(1, &["is not a machine name"]);
     HOME.run(&["rename", "nosuch", "x"]).fails(1, &["no machine \"nosuch\" runs"]);
     HOME.run(&["rename", "first", "second"]).succeeds();
     let renamed = Machine("second".into());

@@ -91,9 +91,17 @@ impl Container {
     /// Gives the container another name.
     pub(crate) fn rename(&mut self, hostname: &str) -> Result<(), Failure> {
         self.hostname = hostname.into();
+        self.in_writable_root(|| self.write_names())
+    }
+
+    /// Writes files of the agent's own, also where programs cannot write.
+    pub(crate) fn in_writable_root(
+        &self,
+        write: impl FnOnce() -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         match &self.writable_root {
-            None => self.write_names(),
-            Some(root) => root.with(|| self.write_names()),
+            None => write(),
+            Some(root) => root.with(write),
         }
     }
 

@@ -29,8 +29,8 @@ pub(crate) fn leave() {
     connections::reset_all();
 }
 
-/// Sets the interface up. `has_root` once the container's files are there.
-pub(crate) fn set_up(network: &Network, has_root: bool) -> Result<(), Failure> {
+/// Sets the interface up.
+pub(crate) fn set_up(network: &Network) -> Result<(), Failure> {
     probe(network.slot)?;
     let interface = Interface::find(NAME).or_failure("find", "eth0")?;
     for (path, value) in SETTINGS {
@@ -54,12 +54,13 @@ pub(crate) fn set_up(network: &Network, has_root: bool) -> Result<(), Failure> {
             Err(errno) => return Err(failure("set up IPv6", "eth0", errno)),
         }
     }
-    if has_root {
-        let [a, b, c, d] = network.ipv4_gateway;
-        let text = format!("nameserver {a}.{b}.{c}.{d}\n");
-        place::write_file(RESOLV_CONF, text.as_bytes())?;
-    }
     Ok(())
+}
+
+/// Names the network's resolver to the container's programs.
+pub(crate) fn write_resolver(network: &Network) -> Result<(), Failure> {
+    let [a, b, c, d] = network.ipv4_gateway;
+    place::write_file(RESOLV_CONF, format!("nameserver {a}.{b}.{c}.{d}\n").as_bytes())
 }
 
 /// Sets the interface down, as in a machine without a network.

@@ -76,7 +76,7 @@ impl Resumer {
         match &resume.network {
             Some(network) => {
                 self.has_network = true;
-                network::set_up(network, self.generation.is_some())
+                network::set_up(network)
             }
             None if self.has_network => network::set_down(),
             None => Ok(()),

@@ -198,6 +198,9 @@ impl Server {
 
     fn resume(&mut self, resume: &supermachine_formats::wire::Resume) -> Result<(), Failure> {
         self.resumer.resume(resume)?;
+        if let (Some(network), Some(container)) = (&resume.network, &self.container) {
+            container.in_writable_root(|| crate::network::write_resolver(network))?;
+        }
         match (&resume.hostname, &mut self.container) {
             (None, _) => Ok(()),
             (Some(name), Some(container)) => container.rename(name),
