@@ -19,7 +19,7 @@ use crate::image::default_cache;
 use crate::machine::{MachineHandle, StoredSnapshot};
 use crate::{Error, Image};
 use supermachine_snapshots::pack::{Composition, Layout, MemoryChange, Source, is_name};
-use supermachine_vmm::{Captured, Timings};
+use supermachine_vmm::{Captured, MachineError, Timings};
 
 /// The zstd level: low, as a caller waits.
 const LEVEL: i32 = 3;
@@ -92,7 +92,10 @@ pub(crate) fn fork(machine: &dyn MachineHandle, origin: &Image) -> Result<Image,
 /// Captures the machine, here or in its worker. It continues.
 fn capture(machine: &dyn MachineHandle, origin: &Snapshot) -> Result<Captured, Error> {
     match machine.keep_alive() {
-        Some(machine) => Ok(machine.capture_live()?),
+        Some(here) => here.capture_live().map_err(|error| match (error, machine.exit()) {
+            (MachineError::Ended { .. }, Some(exit)) => exit.into_error(),
+            (error, _) => error.into(),
+        }),
         None => machine.request_capture(origin.machine.memory_size),
     }
 }
