@@ -11,6 +11,7 @@
 pub mod aarch64;
 pub(crate) mod host;
 mod mismatch;
+mod slots;
 #[cfg_attr(
     not(target_arch = "x86_64"),
     allow(dead_code, unused_imports, reason = "the host has another one")

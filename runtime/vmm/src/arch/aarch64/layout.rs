@@ -6,6 +6,7 @@
 
 use supermachine_formats::snapshot::arch::aarch64 as formats;
 
+pub use crate::arch::slots::*;
 use crate::memory::RamWindow;
 
 /// Where RAM begins.
@@ -32,8 +33,6 @@ pub const PHYSICAL_TIMER: u32 = 30;
 pub const SLOTS_START: u64 = formats::SLOTS_START;
 /// Bytes of a slot's registers.
 pub const SLOT_SIZE: u64 = formats::SLOT_SIZE;
-/// Slots that a machine has.
-pub const SLOTS: u8 = 16;
 /// The interrupt line of the first slot; the others follow.
 pub const SLOT_FIRST_LINE: u8 = 1;
 /// The serial port's registers.
@@ -47,24 +46,8 @@ pub const PMEM_START: u64 = 1 << 35;
 /// Distance between the windows of two mapped disks.
 pub const PMEM_STRIDE: u64 = 1 << 31;
 
-/// The slot of the socket device.
-pub const VSOCK_SLOT: u8 = 0;
-/// The slot of the random device.
-pub const RNG_SLOT: u8 = 1;
-/// The slot of the root file system.
-pub const ROOT_SLOT: u8 = 2;
-/// The slot of the network interface.
-pub const NET_SLOT: u8 = 15;
-
-/// The least RAM of a machine in bytes: what the kernel and the boot data take.
-pub const MIN_MEMORY: u64 = 64 << 20;
 /// The most RAM of a machine in bytes: it ends below the windows of mapped disks.
 pub const MAX_MEMORY: u64 = PMEM_START - RAM_START;
-/// The most vCPUs of a machine.
-pub const MAX_VCPUS: u16 = 32;
-
-/// The guest's context id on the socket device.
-pub const GUEST_CID: u64 = 3;
 
 /// The windows of `memory_size` bytes of RAM in the guest's address space.
 #[must_use]

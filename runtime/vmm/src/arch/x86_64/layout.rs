@@ -4,6 +4,7 @@
 //! starts at 4 GiB. Disks that are mapped into memory have windows far above RAM.
 //! Snapshots depend on every number here: a change is a new snapshot format version.
 
+pub use crate::arch::slots::*;
 use crate::memory::RamWindow;
 
 /// Where RAM below 4 GiB ends.
@@ -14,8 +15,6 @@ pub const HIGH_RAM_START: u64 = 1 << 32;
 pub const SLOTS_START: u64 = 0xd000_0000;
 /// Bytes of a slot's registers.
 pub const SLOT_SIZE: u64 = 0x1000;
-/// Slots that a machine has.
-pub const SLOTS: u8 = 16;
 /// The interrupt line of the first slot; the others follow.
 pub const SLOT_FIRST_LINE: u8 = 5;
 /// The I/O interrupt controller's registers.
@@ -35,21 +34,8 @@ pub const PMEM_START: u64 = 0x20_0000_0000;
 /// Distance between the windows of two mapped disks.
 pub const PMEM_STRIDE: u64 = 0x10_0000_0000;
 
-/// The slot of the socket device.
-pub const VSOCK_SLOT: u8 = 0;
-/// The slot of the random device.
-pub const RNG_SLOT: u8 = 1;
-/// The slot of the root file system.
-pub const ROOT_SLOT: u8 = 2;
-/// The slot of the network interface; empty in a machine without one.
-pub const NET_SLOT: u8 = 15;
-
-/// The least RAM of a machine in bytes: what the kernel and the boot data take.
-pub const MIN_MEMORY: u64 = 64 << 20;
 /// The most RAM of a machine in bytes: it ends below the windows of mapped disks.
 pub const MAX_MEMORY: u64 = 96 << 30;
-/// The most vCPUs of a machine.
-pub const MAX_VCPUS: u16 = 32;
 
 /// Where I/O ports are on the bus: far above every physical address.
 const PORTS_START: u64 = 1 << 63;
@@ -86,9 +72,6 @@ pub fn slot_address(slot: u8) -> u64 {
 pub fn slot_line(slot: u8) -> u8 {
     SLOT_FIRST_LINE + slot
 }
-
-/// The guest's context id on the socket device.
-pub const GUEST_CID: u64 = 3;
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,7 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod exits;
 mod memory;
 mod signal;
 mod system;

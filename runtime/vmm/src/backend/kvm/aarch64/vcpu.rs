@@ -17,6 +17,7 @@ use super::processor::shown;
 use super::register::{self, general, simd, system};
 use crate::arch::aarch64::registers::{MPIDR, is_state};
 use crate::arch::{Clock, SavedVcpu};
+use crate::backend::kvm::exits;
 use crate::backend::kvm::signal::{self, ThreadKick};
 use crate::backend::kvm::system::call;
 use crate::backend::{Exit, HypervisorError, Kick, Vcpu};
@@ -200,34 +201,13 @@ impl KvmVcpu {
 impl Vcpu for KvmVcpu {
     fn run(&mut self) -> Result<Exit<'_>, HypervisorError> {
         match self.fd.run() {
-            Ok(exit) => Ok(match exit {
-                VcpuExit::MmioRead(address, data) => Exit::Read { address, data },
-                VcpuExit::MmioWrite(address, data) => Exit::Write { address, data },
-                VcpuExit::Shutdown | VcpuExit::SystemEvent(..) => Exit::Shutdown,
-                VcpuExit::InternalError => Exit::Failed { reason: "internal error", code: 0 },
-                VcpuExit::FailEntry(code, _) => Exit::Failed { reason: "entry refused", code },
-                VcpuExit::MemoryFault { gpa, .. } => {
-                    Exit::Failed { reason: "memory fault", code: gpa }
-                }
-                VcpuExit::Unsupported(code) => {
-                    Exit::Failed { reason: "unknown exit", code: code.into() }
-                }
-                _ => Exit::Failed { reason: "unexpected exit", code: 0 },
-            }),
-            Err(errno) if errno.errno() == libc::EINTR || errno.errno() == libc::EAGAIN => {
-                signal::drain();
-                Ok(Exit::Kicked)
-            }
-            Err(errno) if errno.errno() == libc::EFAULT => {
-                let reason = "the host cannot supply a page of its memory, as when a tmpfs is full";
-                Ok(Exit::Failed { reason, code: 0 })
-            }
+            Ok(exit) => Ok(exits::exit(exit)),
             // The kernel cannot decode an access to a device.
             Err(errno) if errno.errno() == libc::ENOSYS => Ok(Exit::Failed {
                 reason: "access to a device that is not a load or store",
                 code: 0,
             }),
-            Err(errno) => Err(call("KVM_RUN")(errno)),
+            Err(errno) => exits::refused(errno),
         }
     }
 

@@ -11,6 +11,7 @@ use vmm_sys_util::ioctl_iowr_nr;
 use super::{convert, cpuid, msr};
 use crate::arch::x86_64::layout::port_address;
 use crate::arch::{Clock, SavedVcpu, VcpuState as State};
+use crate::backend::kvm::exits;
 use crate::backend::kvm::signal::{self, ThreadKick};
 use crate::backend::kvm::system::call;
 use crate::backend::{Exit, HypervisorError, Kick, Vcpu};
@@ -147,31 +148,12 @@ impl KvmVcpu {
 impl Vcpu for KvmVcpu {
     fn run(&mut self) -> Result<Exit<'_>, HypervisorError> {
         match self.fd.run() {
-            Ok(exit) => Ok(match exit {
-                VcpuExit::MmioRead(address, data) => Exit::Read { address, data },
-                VcpuExit::MmioWrite(address, data) => Exit::Write { address, data },
-                VcpuExit::IoIn(port, data) => Exit::Read { address: port_address(port), data },
-                VcpuExit::IoOut(port, data) => Exit::Write { address: port_address(port), data },
-                VcpuExit::Shutdown | VcpuExit::SystemEvent(..) => Exit::Shutdown,
-                VcpuExit::InternalError => Exit::Failed { reason: "internal error", code: 0 },
-                VcpuExit::FailEntry(code, _) => Exit::Failed { reason: "entry refused", code },
-                VcpuExit::MemoryFault { gpa, .. } => {
-                    Exit::Failed { reason: "memory fault", code: gpa }
-                }
-                VcpuExit::Unsupported(code) => {
-                    Exit::Failed { reason: "unknown exit", code: code.into() }
-                }
-                _ => Exit::Failed { reason: "unexpected exit", code: 0 },
-            }),
-            Err(errno) if errno.errno() == libc::EINTR || errno.errno() == libc::EAGAIN => {
-                signal::drain();
-                Ok(Exit::Kicked)
+            Ok(VcpuExit::IoIn(port, data)) => Ok(Exit::Read { address: port_address(port), data }),
+            Ok(VcpuExit::IoOut(port, data)) => {
+                Ok(Exit::Write { address: port_address(port), data })
             }
-            Err(errno) if errno.errno() == libc::EFAULT => {
-                let reason = "the host cannot supply a page of its memory, as when a tmpfs is full";
-                Ok(Exit::Failed { reason, code: 0 })
-            }
-            Err(errno) => Err(call("KVM_RUN")(errno)),
+            Ok(exit) => Ok(exits::exit(exit)),
+            Err(errno) => exits::refused(errno),
         }
     }
 
