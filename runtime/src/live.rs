@@ -16,10 +16,10 @@ use supermachine_formats::snapshot::{Snapshot, Stage};
 
 use crate::error::{InvalidInput, SnapshotError, WorkerError};
 use crate::image::default_cache;
-use crate::machine::{MachineHandle, StoredSnapshot};
+use crate::machine::{MachineHandle, StoredSnapshot, explained};
 use crate::{Error, Image};
 use supermachine_snapshots::pack::{Composition, Layout, MemoryChange, Source, is_name};
-use supermachine_vmm::{Captured, MachineError, Timings};
+use supermachine_vmm::{Captured, Timings};
 
 /// The zstd level: low, as a caller waits.
 const LEVEL: i32 = 3;
@@ -56,7 +56,7 @@ pub(crate) fn take(
     let _hold = layout.hold()?;
     let pack = origin.pack()?;
     // A machine that started on demand needs its origin expanded now.
-    let memory = origin.stored_memory()?;
+    let memory = &origin.stored_memory()?;
     let Captured { snapshot, dirty, stopped } = capture(machine, origin.snapshot())?;
     let snapshot = child(origin, snapshot)?;
     let forked = origin.forked_pages()?;
@@ -92,10 +92,7 @@ pub(crate) fn fork(machine: &dyn MachineHandle, origin: &Image) -> Result<Image,
 /// Captures the machine, here or in its worker. It continues.
 fn capture(machine: &dyn MachineHandle, origin: &Snapshot) -> Result<Captured, Error> {
     match machine.keep_alive() {
-        Some(here) => here.capture_live().map_err(|error| match (error, machine.exit()) {
-            (MachineError::Ended { .. }, Some(exit)) => exit.into_error(),
-            (error, _) => error.into(),
-        }),
+        Some(here) => here.capture_live().map_err(|error| explained(error, machine.exit())),
         None => machine.request_capture(origin.machine.memory_size),
     }
 }

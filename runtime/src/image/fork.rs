@@ -4,6 +4,7 @@
 //! snapshot of the same store: a snapshot of a fork is a child of that one, and holds what was
 //! written before the fork as well.
 
+use std::io;
 use std::sync::{Arc, OnceLock};
 
 use supermachine_formats::snapshot::Snapshot;
@@ -11,7 +12,6 @@ use supermachine_formats::snapshot::memory::PAGE_SIZE;
 use supermachine_snapshots::mapped::Mapped;
 use supermachine_vmm::{DirtyPages, MemoryFiles, Overlay};
 
-use super::fork_layer::ForkLayer;
 use super::{Image, Inner};
 use crate::Error;
 use crate::error::HostError;
@@ -24,13 +24,11 @@ pub(crate) type NumberedPage = (u64, Box<[u8; PAGE]>);
 impl Image {
     /// The image of a machine that started from this one, in this state, with these pages written.
     pub(crate) fn forked(&self, snapshot: Snapshot, written: &DirtyPages) -> Result<Self, Error> {
-        let stored = self.stored_memory()?.clone();
-        let before = self.inner.fork.as_ref().map(|fork| &fork.overlay);
+        let mut memory = self.stored_memory()?;
         let size = snapshot.machine.memory_size;
-        let overlay = Overlay::of_pages(written, before, &stored, size)
-            .map_err(|source| Error::Host { source: HostError::ForkMemory { source } })?;
-        let mut memory = stored.clone();
-        memory.overlays.push(overlay.clone());
+        memory
+            .overlays
+            .push(Overlay::of_pages(written, self.fork_overlay(), &memory, size).map_err(failed)?);
         let mapped = Mapped { memory, disks: self.mapped()?.disks.clone() };
         let inner = Inner {
             digest: self.inner.digest,
@@ -41,23 +39,24 @@ impl Image {
             pack: self.inner.pack.clone(),
             is_expanding: false.into(),
             begun: OnceLock::new(),
-            fork: Some(ForkLayer { stored, overlay }),
+            is_fork: true,
         };
         Ok(Self { inner: Arc::new(inner), attached: Arc::default() })
     }
 
     /// The memory of the stored snapshot that this image stands for.
-    pub(crate) fn stored_memory(&self) -> Result<&MemoryFiles, Error> {
-        match &self.inner.fork {
-            Some(fork) => Ok(&fork.stored),
-            None => Ok(&self.mapped()?.memory),
+    pub(crate) fn stored_memory(&self) -> Result<MemoryFiles, Error> {
+        let mut memory = self.mapped()?.memory.clone();
+        if self.inner.is_fork {
+            memory.overlays.pop();
         }
+        Ok(memory)
     }
 
     /// The pages in which this image differs from the stored snapshot, with their numbers, in rising
     /// order.
     pub(crate) fn forked_pages(&self) -> Result<Vec<NumberedPage>, Error> {
-        let Some(ForkLayer { overlay, .. }) = &self.inner.fork else { return Ok(Vec::new()) };
+        let Some(overlay) = self.fork_overlay() else { return Ok(Vec::new()) };
         let files = MemoryFiles::from(Arc::clone(&overlay.file));
         let pages = overlay.runs.iter().flat_map(|run| run.first..run.end());
         let read = |page| {
@@ -65,7 +64,16 @@ impl Image {
             files.read_page(page, &mut content)?;
             Ok((page, content))
         };
-        let pages: std::io::Result<_> = pages.map(read).collect();
-        pages.map_err(|source| Error::Host { source: HostError::ForkMemory { source } })
+        pages.map(read).collect::<io::Result<_>>().map_err(failed)
     }
+
+    /// The overlay of a fork, in front of all others.
+    fn fork_overlay(&self) -> Option<&Overlay> {
+        let mapped = self.inner.mapped.get().filter(|_| self.inner.is_fork)?;
+        mapped.memory.overlays.last()
+    }
+}
+
+fn failed(source: io::Error) -> Error {
+    HostError::ForkMemory { source }.into()
 }

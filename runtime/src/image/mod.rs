@@ -5,7 +5,6 @@
 //! Until then, machines start from the pack and page on demand, where the system allows it.
 
 mod fork;
-mod fork_layer;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -28,7 +27,6 @@ use supermachine_snapshots::mapped::{ExpansionMarker, FormDir, Mapped, PackChunk
 use supermachine_snapshots::pack::{Pack, Source};
 use supermachine_vmm::{Chunks, Origin, can_page_on_demand};
 
-use self::fork_layer::ForkLayer;
 use crate::assets::SnapshotLocation;
 use crate::error::{HostError, InvalidInput};
 use crate::{AssetPaths, Error, VmConfig, paths};
@@ -74,8 +72,8 @@ struct Inner {
     is_expanding: AtomicBool,
     /// Set once a machine has started without the mapped form; `None` where the cache is read-only.
     begun: OnceLock<Option<ExpansionMarker>>,
-    /// For the image of a running machine.
-    fork: Option<ForkLayer>,
+    /// Whether this is the image of a running machine: the last overlay holds what it has written.
+    is_fork: bool,
 }
 
 impl Image {
@@ -133,9 +131,9 @@ impl Image {
         };
         let is_expanding = AtomicBool::new(false);
         let begun = OnceLock::new();
-        let fork = None;
+        let is_fork = false;
         let inner =
-            Inner { digest, snapshot, source, form, mapped, pack, is_expanding, begun, fork };
+            Inner { digest, snapshot, source, form, mapped, pack, is_expanding, begun, is_fork };
         Ok(Self { inner: Arc::new(inner), attached: Arc::default() })
     }
 

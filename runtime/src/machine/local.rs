@@ -15,7 +15,7 @@ use supermachine_vmm::{
 };
 
 use super::handle::MachineHandle;
-use super::stream_error::{StreamError, console_text};
+use super::stream_error::{StreamError, console_text, explained};
 use crate::Error;
 use crate::error::HostError;
 use crate::network::Plug;
@@ -103,14 +103,6 @@ impl LocalHandle {
     fn machine(&self) -> Result<Arc<Machine>, Error> {
         self.keep_alive().ok_or(Error::Stopped)
     }
-
-    /// Replaces the bare fact that the guest has exited by the reason and the console.
-    fn explain(&self, error: MachineError) -> Error {
-        match (error, self.exit()) {
-            (MachineError::Ended { .. }, Some(exit)) => exit.into_error(),
-            (error, _) => error.into(),
-        }
-    }
 }
 
 impl MachineHandle for LocalHandle {
@@ -136,11 +128,11 @@ impl MachineHandle for LocalHandle {
     }
 
     fn pause(&self) -> Result<(), Error> {
-        self.machine()?.pause().map_err(|error| self.explain(error))
+        self.machine()?.pause().map_err(|error| explained(error, self.exit()))
     }
 
     fn resume(&self) -> Result<(), Error> {
-        self.machine()?.resume().map_err(|error| self.explain(error))
+        self.machine()?.resume().map_err(|error| explained(error, self.exit()))
     }
 
     fn stop(&self) -> Result<(), Error> {

@@ -19,4 +19,4 @@ pub(crate) use self::handle::EXIT_POLL_INTERVAL;
 pub(crate) use self::handle::{AgentStream, MachineHandle, StoredSnapshot};
 pub(crate) use self::local::{LocalMachine, observe, plugged};
 pub use self::local::{console_tail, resume};
-pub(crate) use self::stream_error::StreamError;
+pub(crate) use self::stream_error::{StreamError, explained};

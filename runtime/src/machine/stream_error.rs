@@ -4,7 +4,7 @@ use std::io;
 
 use supermachine_formats::codec::DecodeError;
 use supermachine_formats::wire::Failure;
-use supermachine_vmm::GuestFailure;
+use supermachine_vmm::{GuestFailure, MachineError};
 
 use crate::Error;
 use crate::error::{HostError, ProtocolError, WorkerError, out_of_memory};
@@ -34,6 +34,15 @@ pub(crate) enum StreamError {
     /// This side gave it up.
     Abandoned,
     Stream(io::ErrorKind),
+}
+
+/// The error of an operation on a machine. Replaces the bare fact that the guest has exited by the
+/// reason and the console, if `exit` tells them.
+pub(crate) fn explained(error: MachineError, exit: Option<StreamError>) -> Error {
+    match (error, exit) {
+        (MachineError::Ended { .. }, Some(exit)) => exit.into_error(),
+        (error, _) => error.into(),
+    }
 }
 
 impl StreamError {

@@ -26,7 +26,8 @@ use crate::machine::MachineHandle;
 use crate::machine::testing::{self, STOPPED, memory_file};
 use crate::network::Plug;
 use crate::{Error, Image, RestoreMode};
-use supermachine_formats::wire::{self, Message};
+use supermachine_formats::wire::Message;
+use supermachine_test_support::fuzz::wire_agent::sample_network;
 use supermachine_test_support::mutate;
 use supermachine_test_support::packs::{self as samples, MEMORY, Made, PAGE};
 
@@ -124,10 +125,10 @@ fn network_passes_as_the_first_file() {
     home.image.mapped().unwrap();
     let (content, _) = home.image.content(false).unwrap();
     let (frames, end) = UnixDatagram::pair().unwrap();
-    let plug = Plug { frames, setup: setup() };
+    let plug = Plug { frames, setup: sample_network() };
     let parcel = parts::pack(home.image.snapshot(), &content, None, Some(&plug));
     let (restore, found) = parts::open(sent(&parcel).unwrap()).unwrap();
-    assert_eq!(found, Some(setup()));
+    assert_eq!(found, Some(sample_network()));
     let Origin::Files { disks, .. } = restore.origin else { panic!() };
     assert_eq!(disks.len(), restore.snapshot.disks.len());
     let link = restore.network.expect("a link");
@@ -136,19 +137,6 @@ fn network_passes_as_the_first_file() {
     let socket = UnixDatagram::from(link.as_fd().try_clone_to_owned().unwrap());
     let mut bytes = [0; 16];
     assert_eq!(socket.recv(&mut bytes).unwrap(), 7);
-}
-
-fn setup() -> wire::Network {
-    wire::Network {
-        slot: 15,
-        mtu: 1500,
-        ipv4: [198, 18, 0, 2],
-        ipv4_prefix: 24,
-        ipv4_gateway: [198, 18, 0, 1],
-        ipv6: [0xfd; 16],
-        ipv6_prefix: 64,
-        ipv6_gateway: [0xfe; 16],
-    }
 }
 
 #[test]
