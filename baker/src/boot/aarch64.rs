@@ -21,7 +21,7 @@ use vm_fdt::{FdtWriter, FdtWriterResult};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use super::error::BootError;
-use super::placed::{Entry, Kernel, Placed};
+use super::placed::{Entry, Kernel, Placed, no_room, write};
 
 /// What an `Image` has at [`MAGIC_AT`].
 const MAGIC: [u8; 4] = *b"ARM\x64";
@@ -98,20 +98,13 @@ pub(super) fn place(
         (RAM_START + memory_size).saturating_sub(archive_size) / PAGE_SIZE * PAGE_SIZE;
     let tree_start = kernel.end.next_multiple_of(BLOCK);
     if archive_start < tree_start + BLOCK {
-        let source = vm_memory::GuestMemoryError::InvalidGuestAddress(GuestAddress(archive_start));
-        return Err(BootError::Memory { what: "the agent", source });
+        return Err(no_room("the agent", archive_start));
     }
     let tree = device_tree(memory_size, vcpus, (archive_start, archive_start + archive_size))
         .map_err(|error| BootError::Image { source: std::io::Error::other(error) })?;
     let parts: [(&'static str, u64, &[u8]); 2] =
         [("the device tree", tree_start, &tree), ("the agent", archive_start, archive)];
-    let mut written = Vec::new();
-    for (what, address, bytes) in parts {
-        memory
-            .write_slice(bytes, GuestAddress(address))
-            .map_err(|source| BootError::Memory { what, source })?;
-        written.push((address, bytes.len() as u64));
-    }
+    let written = write(memory, &parts)?;
     let entry = Entry { address: kernel.entry, parameters: tree_start };
     Ok(Placed { written, entry })
 }

@@ -25,7 +25,7 @@ use supermachine_vmm::layout::{
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::error::BootError;
-use super::placed::{Entry, Kernel, Placed};
+use super::placed::{Entry, Kernel, Placed, no_room, write};
 
 /// Where the kernel's file places it.
 const KERNEL_START: u64 = 0x100_0000;
@@ -66,8 +66,7 @@ pub(super) fn place(
     let low_end = memory_size.min(LOW_RAM_END);
     let archive_start = low_end.saturating_sub(archive_size) / PAGE_SIZE * PAGE_SIZE;
     if archive_start < kernel.end {
-        let source = vm_memory::GuestMemoryError::InvalidGuestAddress(GuestAddress(archive_start));
-        return Err(BootError::Memory { what: "the agent", source });
+        return Err(no_room("the agent", archive_start));
     }
     let command_line = command_line();
     let parameters = boot_parameters(memory_size, &command_line, archive_start, archive_size);
@@ -80,13 +79,7 @@ pub(super) fn place(
         ("the agent", archive_start, archive),
         ("the boot parameters", BOOT_PARAMS_ADDRESS, &[]),
     ];
-    let mut written = Vec::new();
-    for (what, address, bytes) in parts {
-        memory
-            .write_slice(bytes, GuestAddress(address))
-            .map_err(|source| BootError::Memory { what, source })?;
-        written.push((address, bytes.len() as u64));
-    }
+    let mut written = write(memory, &parts)?;
     memory
         .write_obj(parameters, GuestAddress(BOOT_PARAMS_ADDRESS))
         .map_err(|source| BootError::Memory { what: "the boot parameters", source })?;

@@ -25,7 +25,7 @@ const PORTION: u64 = 8;
 pub(super) struct Task<'a> {
     pub(super) making: &'a FileInProgress,
     /// Their extents in the file.
-    pub(super) chunks: Layer,
+    pub(super) chunks: &'a Layer,
 }
 
 /// Chunks that are contiguous in a file and in the pack.

@@ -203,10 +203,8 @@ impl FormDir {
                 makings.push((part, making));
             }
         }
-        let tasks: Vec<Task<'_>> = makings
-            .iter()
-            .map(|(part, making)| Task { making, chunks: part.chunks.clone() })
-            .collect();
+        let tasks: Vec<Task<'_>> =
+            makings.iter().map(|(part, making)| Task { making, chunks: &part.chunks }).collect();
         expand(&ChunkReader::new(pack)?, &tasks)?;
         drop(tasks);
         makings.into_iter().try_for_each(|(_, making)| making.finish())
@@ -262,7 +260,7 @@ pub fn expanded_disk(cache: &Path, source: &Source, index: &Index) -> Result<Fil
             return Ok(file);
         }
         if let Some(making) = entry.make(space.size)? {
-            let chunks = space.flattened(0);
+            let chunks = &space.flattened(0);
             let reader = ChunkReader::of_index(source, index)?;
             expand(&reader, &[Task { making: &making, chunks }])?;
             making.finish()?;

@@ -195,7 +195,7 @@ fn written(ram: &Ram, map: &mut PageMap, mut runs: Vec<Run>) -> io::Result<Vec<R
 }
 
 /// Appends pages to the last run, or as a new one.
-fn append(runs: &mut Vec<Run>, mut first: u64, mut count: u64) {
+pub(super) fn append(runs: &mut Vec<Run>, mut first: u64, mut count: u64) {
     while count > 0 {
         let piece = match runs.last_mut() {
             Some(last) if last.end() == first && last.count < u32::MAX => {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
 
-use super::dirty::DirtyPages;
+use super::dirty::{DirtyPages, append};
 use super::ram::{MemoryFiles, Overlay};
 use crate::os;
 
@@ -89,7 +89,9 @@ fn joined(runs: &[Run]) -> Vec<Run> {
             None => joined.push(stretch),
         }
     }
-    joined.into_iter().flat_map(pieces).collect()
+    let mut runs = Vec::new();
+    joined.iter().for_each(|range| append(&mut runs, range.start, range.end - range.start));
+    runs
 }
 
 fn widest_gap_to_join(stretches: &[Range<u64>]) -> u64 {
@@ -112,14 +114,6 @@ fn widest_gap_to_join(stretches: &[Range<u64>]) -> u64 {
         limit = limit.max(size);
     }
     limit
-}
-
-/// The runs of a range of pages: one counts no more than its type can.
-fn pieces(range: Range<u64>) -> impl Iterator<Item = Run> {
-    let end = range.end;
-    range
-        .step_by(u32::MAX as usize)
-        .map(move |first| Run { first, count: u32::try_from(end - first).unwrap_or(u32::MAX) })
 }
 
 #[cfg(test)]

@@ -2,22 +2,15 @@
 
 use std::os::unix::fs::FileExt;
 
-use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
+use supermachine_formats::snapshot::memory::{PAGE_SIZE, runs_of};
 
 use super::dirty::DirtyPages;
 use crate::os;
 
 /// Pages with these numbers, in rising order, each full of one byte.
 pub(crate) fn written_pages(numbers: &[u64], byte: u8) -> DirtyPages {
-    let mut runs: Vec<Run> = Vec::new();
-    for &number in numbers {
-        match runs.last_mut().filter(|run| run.end() == number) {
-            Some(run) => run.count += 1,
-            None => runs.push(Run { first: number, count: 1 }),
-        }
-    }
     let file = os::memory_file().unwrap();
     file.write_all_at(&vec![byte; numbers.len() * PAGE_SIZE as usize], 0).unwrap();
     os::seal(&file).unwrap();
-    DirtyPages::from_file(runs, &file, 1 << 40).unwrap()
+    DirtyPages::from_file(runs_of(numbers.iter().copied()), &file, 1 << 40).unwrap()
 }
