@@ -178,15 +178,9 @@ fn refusal_of_the_token_service_shows_its_own_words() {
     }
 }
 
-#[test]
-fn challenge_of_another_host_gets_no_credentials() {
-    let image = Image::new("amd64");
-    let thief = Server::start(|_| token("good"));
-    let challenge = format!("Bearer realm=\"http://{}/token\", Basic realm=\"x\"", thief.address);
-    let storage =
-        Server::start(move |_| Reply::new(401, "").header("WWW-Authenticate", &challenge));
-    let elsewhere = storage.address;
-    let server = Server::start(move |request| {
+/// A registry that wants a password, and leads to another host for blobs.
+fn with_blobs_elsewhere(image: Image, elsewhere: std::net::SocketAddr) -> Server {
+    Server::start(move |request| {
         if request.header("authorization") != Some(BASIC) {
             return Reply::new(401, "").header("WWW-Authenticate", "Basic realm=\"here\"");
         }
@@ -195,7 +189,17 @@ fn challenge_of_another_host_gets_no_credentials() {
             return Reply::new(307, "").header("Location", &location);
         }
         honest(&image, request)
-    });
+    })
+}
+
+#[test]
+fn challenge_of_another_host_gets_no_credentials() {
+    let image = Image::new("amd64");
+    let thief = Server::start(|_| token("good"));
+    let challenge = format!("Bearer realm=\"http://{}/token\", Basic realm=\"x\"", thief.address);
+    let storage =
+        Server::start(move |_| Reply::new(401, "").header("WWW-Authenticate", &challenge));
+    let server = with_blobs_elsewhere(image, storage.address);
     assert_eq!(unauthorized(&pull(&server, &with_password("user", "secret"))), Some(true));
     assert!(thief.requests().is_empty(), "{:?}", thief.requests());
     assert!(storage.requests().iter().all(|one| one.header("authorization").is_none()));
@@ -334,17 +338,7 @@ fn registry_that_refuses_its_own_token_is_retried_once() {
 fn blobs_on_another_host_are_fetched_without_credentials() {
     let image = Image::new("amd64");
     let storage = Server::serving(&image);
-    let elsewhere = storage.address;
-    let server = Server::start(move |request| {
-        if request.header("authorization") != Some(BASIC) {
-            return Reply::new(401, "").header("WWW-Authenticate", "Basic realm=\"here\"");
-        }
-        if request.path.contains("/blobs/") {
-            let location = format!("http://{elsewhere}{}", request.path);
-            return Reply::new(307, "").header("Location", &location);
-        }
-        honest(&image, request)
-    });
+    let server = with_blobs_elsewhere(image, storage.address);
     assert_eq!(pull(&server, &with_password("user", "secret")).unwrap(), 3);
     let stored = storage.requests();
     assert_eq!(stored.len(), 4);

@@ -1,6 +1,7 @@
 //! The log of what happens to machines in the background.
 //!
-//! No process owns it. Whoever changes a machine appends a line of JSON, as Docker's API writes events:
+//! No process owns it. Every command that changes a machine appends a line of JSON in the format of Docker's
+//! events API:
 //!
 //! ```text
 //! $XDG_RUNTIME_DIR/supermachine/

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use supermachine::{Image, VmConfig};
 
-use crate::machines::{proportional_kib, run_true};
+use crate::machines::{proportional_kib, run_script, run_true};
 use crate::{RUNS, ms, report};
 
 /// What the guest has written when it forks.
@@ -14,10 +14,7 @@ const MANY: usize = 20;
 
 pub(crate) fn measure(image: &Image) -> Result<(), Box<dyn Error>> {
     let vm = image.start(&VmConfig::new())?;
-    let outcome = vm.exec(["sh", "-c", DIRTY])?;
-    if !outcome.success() {
-        return Err(outcome.status.to_string().into());
-    }
+    run_script(&vm, DIRTY)?;
     let (mut forked, mut firsts) = (Vec::new(), Vec::new());
     for _ in 0..RUNS {
         let begin = Instant::now();

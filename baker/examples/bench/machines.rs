@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use supermachine::{Image, Vm, VmConfig};
+use supermachine::{ExecOutcome, Image, Vm, VmConfig};
 use supermachine_baker::Store;
 
 use crate::{RUNS, ms, report};
@@ -76,7 +76,14 @@ pub(crate) fn measure(image: &Image) -> Result<(), Box<dyn Error>> {
 }
 
 pub(crate) fn run_true(vm: &Vm) -> Result<(), Box<dyn Error>> {
-    let outcome = vm.exec(["/bin/true"])?;
+    succeeded(&vm.exec(["/bin/true"])?)
+}
+
+pub(crate) fn run_script(vm: &Vm, script: &str) -> Result<(), Box<dyn Error>> {
+    succeeded(&vm.exec(["sh", "-c", script])?)
+}
+
+fn succeeded(outcome: &ExecOutcome) -> Result<(), Box<dyn Error>> {
     if outcome.success() { Ok(()) } else { Err(outcome.status.to_string().into()) }
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use supermachine::{Image, RestoreMode, VmConfig};
 
-use crate::machines::run_true;
+use crate::machines::{run_script, run_true};
 use crate::{RUNS, ms, report};
 
 /// What the guest has written when it is captured.
@@ -69,10 +69,7 @@ impl Runs {
 /// How long a guest stands still for a snapshot with 16 MiB written.
 pub(crate) fn measure_live(image: &Image) -> Result<(), Box<dyn Error>> {
     let vm = image.start(&VmConfig::new())?;
-    let outcome = vm.exec(["sh", "-c", DIRTY])?;
-    if !outcome.success() {
-        return Err(outcome.status.to_string().into());
-    }
+    run_script(&vm, DIRTY)?;
     let (mut stopped, mut took) = (Vec::new(), Vec::new());
     for _ in 0..RUNS {
         let taken = vm.snapshot("live")?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use supermachine::{Image, Pool};
 
-use crate::machines::run_true;
+use crate::machines::{run_script, run_true};
 use crate::{RUNS, ms, report};
 
 /// Turns that one run is the mean of.
@@ -58,14 +58,11 @@ fn measure_reset(pool: &Pool, kind: &str, script: &str) -> Result<(), Box<dyn Er
     let mut steps: Vec<(&'static str, Vec<f64>)> = Vec::new();
     for _ in 0..RUNS {
         let vm = pool.acquire()?;
-        let outcome = vm.exec(["sh", "-c", script])?;
-        if !outcome.success() {
-            return Err(outcome.status.to_string().into());
-        }
+        run_script(&vm, script)?;
         let begin = Instant::now();
         drop(vm);
         releases.push(ms(begin.elapsed()));
-        // A machine that was reset tells how long that took, whoever did it.
+        // The timings of a machine that was reset are those of its reset.
         let vm = pool.acquire()?;
         resets.push(ms(vm.timings().total()));
         for (index, (name, duration)) in vm.timings().steps().iter().enumerate() {

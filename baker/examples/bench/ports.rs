@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use supermachine::{Image, Vm, VmConfig};
 
+use crate::machines::run_script;
 use crate::{RUNS, ms, report};
 
 /// What one run passes.
@@ -40,8 +41,7 @@ fn serve(vm: &Vm, port: u16, program: &str) -> Result<(), Box<dyn Error>> {
         "setsid nc -ll -p {port} -e sh -c '{program}' </dev/null >/dev/null 2>&1 &
         while ! netstat -ltn | grep -q :{port}; do sleep 0.1; done"
     );
-    let outcome = vm.exec(["sh", "-c", &script])?;
-    if outcome.success() { Ok(()) } else { Err(outcome.status.to_string().into()) }
+    run_script(vm, &script)
 }
 
 fn measure_round_trips(address: SocketAddr) -> Result<(), Box<dyn Error>> {

@@ -282,7 +282,7 @@ fn machine_with_a_network_is_neither_captured_nor_forked() {
         let text = machines::causes(&error);
         assert!(text.contains("with a network cannot be captured"), "{text}");
     }
-    // It goes on as before.
+    // The refusal changes nothing for the machine.
     let server = web(listener, 1, "still here");
     assert_eq!(get(&vm, HOST, port), "still here");
     server.join().unwrap();

@@ -32,9 +32,10 @@ fn accepts<M: Message>(header: &Header, payload: &[u8]) -> bool {
     true
 }
 
-/// Valid streams.
-pub fn samples() -> Vec<Vec<u8>> {
-    let network = Network {
+/// A network in which every field differs from its neighbours.
+#[must_use]
+pub fn sample_network() -> Network {
+    Network {
         slot: 15,
         mtu: 1500,
         ipv4: [198, 18, 0, 2],
@@ -43,7 +44,12 @@ pub fn samples() -> Vec<Vec<u8>> {
         ipv6: [0xfd; 16],
         ipv6_prefix: 64,
         ipv6_gateway: [0xfe; 16],
-    };
+    }
+}
+
+/// Valid streams.
+pub fn samples() -> Vec<Vec<u8>> {
+    let network = sample_network();
     let resume = |hostname: Option<String>| {
         let network = hostname.is_none().then_some(network);
         let entropy = [7; ENTROPY_SIZE];

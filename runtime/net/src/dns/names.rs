@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 const MOST_ADDRESSES: usize = 4096;
 /// Names of one address.
 const MOST_NAMES: usize = 64;
-/// A program may use an address for a while after it was told; answers that are good for no time at
+/// A program may use an address for a while after it received it; answers that are valid for no time at
 /// all are common.
 const LEAST: Duration = Duration::from_secs(30);
 const MOST: Duration = Duration::from_secs(24 * 60 * 60);

@@ -6,7 +6,7 @@
 //! not depend on how many there are.
 //!
 //! Memory is bounded: flows by their number, their bytes by the buffers of their sockets, frames by the
-//! length of one queue. Whoever does not read is not read from.
+//! length of one queue. A side that stops reading is not read from.
 
 mod counters;
 mod guest_link;

@@ -100,7 +100,7 @@ impl Loop {
         Ok((served, waker))
     }
 
-    /// Serves until it is told to stop, or cannot wait any more.
+    /// Serves until a stop command arrives or waiting fails.
     pub(super) fn run(&mut self) {
         let mut events = Events::with_capacity(EVENTS);
         let mut wait = None;
