@@ -94,13 +94,25 @@ struct Outcome {
 
 /// Runs the gate and every test.
 pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
+    let mut phases = Phases::default();
     if !args.no_gate && args.only.is_none() {
-        gate::run(&gate::Args::default())?;
+        phases.time("gate", || gate::run(&gate::Args::default()))?;
     }
     let kind = args.host.unwrap_or_else(host::pick);
     host::require(kind)?;
     packages::ensure(packages::TESTS)?;
-    let (mut outcomes, mut in_host) = run_here(args)?;
+    let (mut outcomes, mut in_host) = thread::scope(|scope| {
+        // Making images takes minutes of one processor, and linking the tests leaves one idle.
+        let images =
+            args.only.is_none().then(|| scope.spawn(|| images::ensure_for_tests(is_full())));
+        let programs = phases.time("tests without a host", || run_here(args));
+        if let Some(images) = images {
+            phases.time("rest of the images", || {
+                images.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })?;
+        }
+        programs
+    })?;
     if args.only.is_none() {
         // The agent has no documentation tests and is built separately.
         let mut doc = workspace::cargo();
@@ -109,19 +121,47 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
         outcomes.push(watch("documentation", &mut doc)?);
     }
     if !in_host.is_empty() {
-        assets::ensure()?;
-        images::ensure_for_tests(is_full())?;
-        if in_host.iter().any(|program| program.name == apps::PROGRAM) {
-            apps::prepare()?;
-        }
+        phases.time("kernel, agent and images", || prepare_hosts(&in_host))?;
         if args.only.is_none() && !is_full() {
             in_host.retain(|program| !LONG_PROGRAMS.contains(&&*program.name));
             println!("NOT RUN without {FULL}: {}", LONG_PROGRAMS.join(", "));
         }
         println!("{} test programs in the {} host", in_host.len(), kind.name());
-        outcomes.extend(side_by_side(&in_host, kind, args)?);
+        outcomes.extend(phases.time("tests in hosts", || side_by_side(&in_host, kind, args))?);
     }
+    println!("\n{phases}");
     Ok(summary(&outcomes))
+}
+
+/// Makes what the test programs find in their hosts.
+fn prepare_hosts(programs: &[Program]) -> Result<(), Error> {
+    assets::ensure()?;
+    images::ensure_for_tests(is_full())?;
+    if programs.iter().any(|program| program.name == apps::PROGRAM) {
+        apps::prepare()?;
+    }
+    Ok(())
+}
+
+/// The durations of a run's parts.
+#[derive(Debug, Default)]
+struct Phases(Vec<(&'static str, Duration)>);
+
+impl Phases {
+    fn time<T>(&mut self, name: &'static str, work: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let result = work();
+        self.0.push((name, began.elapsed()));
+        result
+    }
+}
+
+impl std::fmt::Display for Phases {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0
+            .iter()
+            .try_for_each(|(name, took)| writeln!(f, "{:6.0} s  {name}", took.as_secs_f64()))
+    }
 }
 
 /// Builds every test program, runs those that need no host, and returns the others.

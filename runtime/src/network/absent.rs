@@ -5,12 +5,12 @@ use crate::{Error, VmConfig};
 
 /// No network.
 #[derive(Debug, Default)]
-pub(crate) struct Attached;
+pub(crate) struct Attached {}
 
 impl Attached {
     #[expect(clippy::unnecessary_wraps, reason = "with the feature, a start can fail")]
     pub(crate) fn start(_: &VmConfig) -> Result<(Self, Option<Plug>), Error> {
-        Ok((Self, None))
+        Ok((Self {}, None))
     }
 
     #[expect(clippy::unnecessary_wraps, clippy::unused_self, reason = "as above")]
