@@ -1,8 +1,8 @@
 //! The trial start: records what a machine uses from its restore to its first command's exit.
 //!
 //! It starts the snapshot as a user would and runs a command. The snapshot then records the pages
-//! that were written, for placement in bulk, and the order in which a machine without a mapped form
-//! reads chunks.
+//! that were written and read, for placement in bulk, and the order in which a machine without a
+//! mapped form reads chunks.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +23,7 @@ const EXERCISES: usize = 3;
 /// What a start uses.
 #[derive(Debug)]
 pub(crate) struct StartRecord {
-    /// The pages written.
+    /// The pages written and read.
     pub(crate) working_set: WorkingSet,
     /// The chunks, in order of use.
     pub(crate) order: Vec<pack::Place>,
@@ -33,15 +33,20 @@ pub(crate) struct StartRecord {
 pub(crate) fn observe(image: &Image) -> Result<StartRecord, Error> {
     let mapped = image.mapped()?.clone();
     let origin = Origin::Files { memory: mapped.memory, disks: mapped.disks };
-    let machine = run_once(image, origin)?;
-    let touched = machine.touched()?;
+    let machine = restored(image, origin)?;
+    let reads = machine.record_reads();
+    run_once(&machine)?;
+    let mut working_set = machine.touched()?;
     drop(machine);
     let order = match image.chunks_on_demand()? {
         Some(chunks) => order_of_use(image, chunks)?,
-        None => in_rising_order(&touched),
+        None => in_rising_order(&working_set),
     };
-    // Pages that are only read stay shared with the page cache; placing them early saves nothing.
-    Ok(StartRecord { working_set: WorkingSet { read: Vec::new(), ..touched }, order })
+    if reads.is_err() {
+        // Most of these pages were not read, so placing them would cost more than it saves.
+        working_set.read.clear();
+    }
+    Ok(StartRecord { working_set, order })
 }
 
 /// Runs commands as a user would, so that kernel and agent have allocated, in few pages, what the
@@ -50,13 +55,16 @@ pub(crate) fn exercise(machine: &Machine) -> Result<(), Error> {
     (0..EXERCISES).try_for_each(|_| run_command(machine))
 }
 
-fn run_once(image: &Image, origin: Origin) -> Result<Machine, Error> {
+fn restored(image: &Image, origin: Origin) -> Result<Machine, Error> {
     let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin, network: None };
-    let machine = Machine::restore(parts, &mut Timings::start())?;
+    Ok(Machine::restore(parts, &mut Timings::start())?)
+}
+
+/// Runs the machine from its start to the end of a command.
+fn run_once(machine: &Machine) -> Result<(), Error> {
     machine.send_control(&Control::Resume(resume(None)?))?;
     machine.run();
-    run_command(&machine)?;
-    Ok(machine)
+    run_command(machine)
 }
 
 fn run_command(machine: &Machine) -> Result<(), Error> {
@@ -77,7 +85,9 @@ fn run_command(machine: &Machine) -> Result<(), Error> {
 fn order_of_use(image: &Image, chunks: Box<dyn Chunks>) -> Result<Vec<pack::Place>, Error> {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let recorder = Recorder { chunks, asked: Arc::clone(&asked) };
-    drop(run_once(image, Origin::Chunks(Box::new(recorder)))?);
+    let machine = restored(image, Origin::Chunks(Box::new(recorder)))?;
+    run_once(&machine)?;
+    drop(machine);
     let asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
     let place = |(space, place): &ChunkAddress| {
         Some(pack::Place { space: u8::try_from(*space).ok()?, place: *place })

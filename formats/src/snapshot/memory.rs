@@ -34,6 +34,24 @@ record! {
 }
 
 impl WorkingSet {
+    /// All pages, in rising order, adjacent ones in one run.
+    #[must_use]
+    pub fn merged(&self) -> Vec<Run> {
+        let mut all: Vec<Run> = self.written.iter().chain(&self.read).copied().collect();
+        all.sort_unstable_by_key(|run| run.first);
+        let mut merged: Vec<Run> = Vec::with_capacity(all.len());
+        for run in all {
+            match merged.last_mut() {
+                Some(last) if run.first <= last.end() => {
+                    let end = last.end().max(run.end());
+                    last.count = u32::try_from(end - last.first).unwrap_or(u32::MAX);
+                }
+                _ => merged.push(run),
+            }
+        }
+        merged
+    }
+
     /// Checks both lists against a memory of `pages` pages.
     pub(super) fn validate(&self, pages: u64) -> Result<(), DecodeError> {
         validate_runs("written", &self.written, pages)?;
@@ -75,4 +93,22 @@ pub fn runs_of(pages: impl IntoIterator<Item = u64>) -> Vec<Run> {
         }
     }
     runs
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+
+    #[test]
+    fn merged_runs_are_the_pages_of_both_lists() {
+        let run = |first, count| Run { first, count };
+        let set = WorkingSet {
+            written: vec![run(1, 2), run(8, 1), run(20, 10)],
+            read: vec![run(3, 1), run(10, 2), run(22, 3)],
+        };
+        assert_eq!(set.merged(), [run(1, 3), run(8, 1), run(10, 2), run(20, 10)]);
+        assert_eq!(WorkingSet::default().merged(), []);
+    }
 }

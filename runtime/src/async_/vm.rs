@@ -232,8 +232,8 @@ impl Vm {
     /// all the same; the machine runs until then, and does not return to its pool.
     ///
     /// # Errors
-    /// The machine's snapshot is not in a store, the name is invalid, the machine has a network, or the
-    /// guest or the store cannot be read or written.
+    /// The machine's snapshot is not in a store, the name is invalid, or the guest or the store cannot
+    /// be read or written.
     pub async fn snapshot(&self, name: &str) -> Result<TakenSnapshot, Error> {
         let (name, image) = (name.to_owned(), self.blocking().image().cloned());
         self.beside(move |machine| live::take(machine, image.as_ref(), &name)).await

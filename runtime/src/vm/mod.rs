@@ -351,8 +351,8 @@ impl Vm {
     /// opens no stream for this one.
     ///
     /// # Errors
-    /// The machine's snapshot is not in a store, the name is invalid, the machine has a network, or the
-    /// guest or the store cannot be read or written.
+    /// The machine's snapshot is not in a store, the name is invalid, or the guest or the store cannot
+    /// be read or written.
     pub fn snapshot(&self, name: &str) -> Result<TakenSnapshot, Error> {
         live::take(self.handle.as_ref(), self.image.as_ref(), name)
     }
@@ -381,14 +381,13 @@ impl Vm {
     /// of this moment. The guest pauses for some milliseconds, and continues with all its streams.
     ///
     /// Each fork has its own clock, entropy and ids, and finds its streams to the host closed: it is
-    /// set up as a machine that starts from a snapshot. Pages are shared with the other forks until
+    /// set up as a machine that starts from a snapshot, with the network that `config` has. Pages are shared with the other forks until
     /// one writes to them. Nothing is written to a file system, and this machine may stop before
     /// its forks. A fork of a paused machine runs.
     ///
     /// # Errors
-    /// The configuration requires another machine, another process holds this one, this one has a
-    /// network, the guest has exited, or the host has no memory. Forks that have started are stopped
-    /// then.
+    /// The configuration requires another machine, another process holds this one, the guest has
+    /// exited, or the host has no memory. Forks that have started are stopped then.
     pub fn fork_with(&self, count: usize, config: &VmConfig) -> Result<Vec<Self>, Error> {
         Self::forks_of(self.handle.as_ref(), self.image.as_ref(), count, config)
     }

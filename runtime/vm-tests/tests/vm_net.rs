@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use supermachine::{AssetPaths, Decision, Image, Network, Rule, Vm, VmConfig};
-use supermachine_test_support::machines::{self, busybox, scaled, sh, start};
+use supermachine_test_support::machines::{busybox, scaled, sh, start};
 
 /// Longer than anything takes, even on a slow host.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -274,17 +274,90 @@ fn return_to_a_pool_closes_all_flows() {
     server.join().unwrap();
 }
 
+/// Has a process of the guest hold a connection. It writes to `/tmp/ended` when the connection ends.
+fn hold_a_connection(vm: &Vm, listener: &TcpListener) -> TcpStream {
+    let port = listener.local_addr().unwrap().port();
+    sh(
+        vm,
+        &format!("(sleep 7777 | nc {HOST} {port} > /tmp/got; echo $? > /tmp/ended) < /dev/null &"),
+    );
+    accept(listener)
+}
+
+fn ends(vm: &Vm) {
+    until("the connection ends", || vm.exec(["test", "-s", "/tmp/ended"]).unwrap().success());
+}
+
+/// Whether the guest receives what the host sends now.
+fn arrives(vm: &Vm, connection: &mut TcpStream, text: &str) {
+    connection.write_all(text.as_bytes()).unwrap();
+    let script = format!("grep -q {text} /tmp/got");
+    until("it arrives", || vm.exec(["sh", "-c", &script]).unwrap().success());
+    assert!(!vm.exec(["test", "-e", "/tmp/ended"]).unwrap().success());
+}
+
 #[test]
-fn machine_with_a_network_is_neither_captured_nor_forked() {
+fn fork_has_its_own_network_and_finds_connections_reset() {
     let (listener, port, network) = listener();
-    let vm = busybox().start(&with(network)).unwrap();
-    for error in [vm.snapshot("net-live").unwrap_err(), vm.fork(1).unwrap_err()] {
-        let text = machines::causes(&error);
-        assert!(text.contains("with a network cannot be captured"), "{text}");
+    let vm = busybox().start(&with(network.clone())).unwrap();
+    let mut connection = hold_a_connection(&vm, &listener);
+    arrives(&vm, &mut connection, "before");
+    let with_network = vm.fork_with(2, &with(network)).unwrap();
+    let without = vm.fork(1).unwrap();
+    // The parent continues with its connection.
+    arrives(&vm, &mut connection, "afterwards");
+    for fork in with_network.iter().chain(&without) {
+        ends(fork);
+        assert!(sh(fork, "cat /tmp/got").starts_with("before"));
     }
-    // The refusal changes nothing for the machine.
-    let server = web(listener, 1, "still here");
-    assert_eq!(get(&vm, HOST, port), "still here");
+    let server = web(listener, 3, "for each");
+    for machine in with_network.iter().chain([&vm]) {
+        assert_eq!(get(machine, HOST, port), "for each");
+    }
+    server.join().unwrap();
+    let shown = sh(&without[0], "ip link show eth0; ip route");
+    assert!(!shown.contains(",UP") && !shown.contains("default"), "{shown}");
+    assert_eq!(without[0].network_stats(), None);
+}
+
+#[test]
+fn snapshot_of_a_machine_with_a_network_starts_with_another_or_without() {
+    let (listener, port, network) = listener();
+    let vm = busybox().start(&with(network.clone())).unwrap();
+    let mut connection = hold_a_connection(&vm, &listener);
+    let image = vm.snapshot("net-live").unwrap().image;
+    arrives(&vm, &mut connection, "afterwards");
+    drop(vm);
+    let server = web(listener, 2, "once more");
+    let mut images = vec![image];
+    for generation in 0..2 {
+        let vm = images[generation].start(&with(network.clone())).unwrap();
+        ends(&vm);
+        assert_eq!(get(&vm, HOST, port), "once more");
+        images.push(vm.snapshot(&format!("net-live-{generation}")).unwrap().image);
+    }
+    server.join().unwrap();
+    for image in &images {
+        let vm = image.start(&VmConfig::new()).unwrap();
+        ends(&vm);
+        fails(&vm, "ping -c 1 -W 5 198.18.0.1");
+        assert_eq!(vm.network_stats(), None);
+    }
+}
+
+#[test]
+fn isolated_machine_with_a_network_forks() {
+    let test = std::env::current_exe().unwrap();
+    let assets = AssetPaths::from_dir(test.parent().and_then(Path::parent).unwrap());
+    let (listener, port, network) = listener();
+    let config = with(network).with_isolated(true).with_assets(assets);
+    let vm = Image::start(&busybox(), &config).unwrap();
+    let fork = vm.fork_with(1, &config).unwrap().remove(0);
+    let server = web(listener, 2, "from both");
+    assert_eq!(
+        (get(&vm, HOST, port), get(&fork, HOST, port)),
+        ("from both".into(), "from both".into())
+    );
     server.join().unwrap();
 }
 

@@ -113,9 +113,6 @@ pub enum MachineError {
     /// Data for the guest's agent is still in flight, so the machine cannot be captured yet.
     #[error("streams to the guest are still busy")]
     Busy,
-    /// The machine has a network, whose flows a capture does not hold.
-    #[error("machine with a network cannot be captured: start it without one")]
-    Networked,
     /// The machine pages its memory in on demand, and each page can be read only once.
     #[error("machine that started before its snapshot was expanded cannot be reset")]
     Unresettable,

@@ -32,5 +32,5 @@ pub use machine::{
     Captured, ExitWatch, Machine, Origin, Restore, RestoreMode, Timings, block_disk, boot_slots,
     can_page_on_demand, mapped_disk, realtime_ns, reset_serial,
 };
-pub use memory::{ChunkAddress, Chunks, DirtyPages, MemoryFiles, Overlay, RamWindow};
+pub use memory::{ChunkAddress, Chunks, DirtyPages, MemoryFiles, Overlay, RamWindow, ReadRecorder};
 pub use os::{fill_random, receive_now, reserve_mapped, send_now, shut_down, threads_for};

@@ -7,7 +7,6 @@ use std::sync::MutexGuard;
 use std::thread;
 use std::time::Duration;
 
-use supermachine_formats::snapshot::device::Slot;
 use supermachine_formats::snapshot::{Snapshot, WorkingSet};
 
 use super::lifecycle::Machine;
@@ -18,7 +17,7 @@ use super::wall_clock::realtime_ns;
 use crate::arch::{self, SavedVcpu};
 use crate::backend;
 use crate::error::MachineError;
-use crate::memory::{self, DirtyPages};
+use crate::memory::{self, DirtyPages, ReadRecorder};
 use crate::os::PageMap;
 
 /// How often to stop a running machine for a capture while its streams are busy each time.
@@ -44,9 +43,8 @@ impl Machine {
     /// reset. After an error, the machine continues as before.
     ///
     /// # Errors
-    /// [`MachineError::Ended`] if the guest has stopped by itself, [`MachineError::Networked`] if it has a
-    /// network, [`MachineError::Busy`] if data
-    /// for its agent is still in flight, or the state or memory cannot be read.
+    /// [`MachineError::Ended`] if the guest has stopped by itself, [`MachineError::Busy`] if data for its
+    /// agent is still in flight, or the state or memory cannot be read.
     pub fn capture(&self) -> Result<Captured, MachineError> {
         let (mut captured, stopped) = self.capture_stopped()?;
         stopped.stay();
@@ -67,6 +65,15 @@ impl Machine {
         Ok(captured)
     }
 
+    /// Has [`touched`](Self::touched) report exactly the pages that are read while the result is alive.
+    /// Otherwise, the neighbours of a page count as read too.
+    ///
+    /// # Errors
+    /// The host's kernel lacks this, or does not allow it to this user.
+    pub fn record_reads(&self) -> Result<ReadRecorder, MachineError> {
+        ReadRecorder::start(&self.ram).map_err(MachineError::memory("watched"))
+    }
+
     /// Pauses the guest and returns the pages that it has used since the restore.
     ///
     /// # Errors
@@ -82,9 +89,6 @@ impl Machine {
         let turn = self.turn();
         if let Some(failure) = self.failure() {
             return Err(failure.into());
-        }
-        if self.origin.slots.iter().any(|slot| matches!(slot, Slot::Net(..))) {
-            return Err(MachineError::Networked);
         }
         let mut map = PageMap::open().map_err(MachineError::memory("scanned"))?;
         let mut dirty =

@@ -27,7 +27,7 @@ use crate::backend::fake::{FakeVm, Refusal, Step};
 use crate::backend::{Access, HypervisorError, Vm};
 use crate::devices::{echoes, fresh_echo};
 use crate::error::{GuestFailure, MachineError};
-use crate::memory::{self, DirtyPages, MemoryFiles, Ram, SparePages};
+use crate::memory::{self, DirtyPages, MemoryFiles, Ram, ReadRecorder, SparePages};
 use crate::os::{self, PageBuffer, PageMap, Populate, fill_random};
 
 const MEMORY: u64 = 2 << 20;
@@ -832,6 +832,26 @@ fn touched_reports_read_pages_as_read() {
     let read = memory::touched(&ram).unwrap().read;
     let read: Vec<u64> = read.iter().flat_map(|run| run.first..run.end()).collect();
     assert!(read.contains(&1), "{read:?}");
+}
+
+#[test]
+fn recorded_reads_are_the_pages_that_were_read() {
+    let file = file(MEMORY);
+    file.write_all_at(&[1; 64 * PAGE], 0).unwrap();
+    let ram = Ram::map(&Arc::clone(&file).into(), ram_windows(MEMORY)).unwrap();
+    let recorder = ReadRecorder::start(&ram).unwrap();
+    let byte = |page: u64| {
+        let mut byte = [0];
+        ram.memory().read_slice(&mut byte, GuestAddress(page * PAGE_SIZE)).unwrap();
+        byte[0]
+    };
+    assert_eq!([byte(3), byte(9), byte(40)], [1; 3]);
+    ram.memory().write_slice(&[2], GuestAddress(5 * PAGE_SIZE)).unwrap();
+    let touched = memory::touched(&ram).unwrap();
+    let pages = |runs: &[Run]| runs.iter().flat_map(|run| run.first..run.end()).collect::<Vec<_>>();
+    assert_eq!((pages(&touched.written), pages(&touched.read)), (vec![5], vec![3, 9, 40]));
+    drop(recorder);
+    assert_eq!((byte(5), byte(50)), (2, 1));
 }
 
 #[test]

@@ -13,7 +13,6 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use supermachine_formats::snapshot::WorkingSet;
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run, validate_runs};
 use vm_memory::VolatileMemory;
 
@@ -168,20 +167,6 @@ impl DirtyPages {
         let numbers = self.runs.iter().flat_map(|run| run.first..run.end());
         numbers.zip(self.buffer.bytes().as_chunks().0)
     }
-}
-
-/// The present pages: those that were written, and those that were only read.
-pub(crate) fn touched(ram: &Ram) -> io::Result<WorkingSet> {
-    let mut map = PageMap::open()?;
-    let mut touched = WorkingSet::default();
-    for (window, region) in ram.windows() {
-        let first = window.file_offset / PAGE_SIZE;
-        map.in_place(region, PAGE_SIZE, |page, count, is_written| {
-            let runs = if is_written { &mut touched.written } else { &mut touched.read };
-            append(runs, first + page, count);
-        })?;
-    }
-    Ok(touched)
 }
 
 /// The written pages of all windows. Reuses the memory of `runs`.

@@ -7,11 +7,13 @@ mod ram;
 mod rollback;
 #[cfg(test)]
 pub(crate) mod testing;
+mod touched;
 
 pub use dirty::DirtyPages;
-pub(crate) use dirty::touched;
 pub use pager::{ChunkAddress, Chunks};
 pub(crate) use pager::{MappedRange, Pager};
 pub(crate) use ram::{GuestMemory, Ram, map_disk, reserve_disk};
 pub use ram::{MemoryFiles, Overlay, RamWindow};
 pub(crate) use rollback::{SparePages, roll_back};
+pub use touched::ReadRecorder;
+pub(crate) use touched::touched;

@@ -1,4 +1,5 @@
-//! `userfaultfd`: serves page faults on missing pages from this process.
+//! `userfaultfd`: serves page faults on missing pages from this process, and has the kernel map
+//! pages one by one.
 //!
 //! Owns the descriptor and the layout of its calls.
 
@@ -17,6 +18,9 @@ const TYPE: u32 = 0xaa;
 const API_VERSION: u64 = 0xaa;
 const EVENT_PAGEFAULT: u8 = 0x12;
 const REGISTER_MODE_MISSING: u64 = 1;
+const REGISTER_MODE_WRITE_PROTECT: u64 = 2;
+/// The kernel itself resolves faults on protected pages, of which there are none here.
+const FEATURE_WRITE_PROTECT_ASYNC: u64 = 1 << 15;
 /// Bytes of an event.
 const MESSAGE: usize = 32;
 
@@ -81,8 +85,20 @@ impl Userfault {
     /// # Errors
     /// The system has no `userfaultfd`, or does not allow it to this user.
     pub(crate) fn open() -> io::Result<Self> {
+        Self::with_features(0)
+    }
+
+    /// Opens one, for [`map_singly`](Self::map_singly) only.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open); kernels before 6.7 do not have it.
+    pub(crate) fn open_for_single_pages() -> io::Result<Self> {
+        Self::with_features(FEATURE_WRITE_PROTECT_ASYNC)
+    }
+
+    fn with_features(features: u64) -> io::Result<Self> {
         let file = File::from(by_device().or_else(|_| by_call())?);
-        let mut api = Api { api: API_VERSION, ..Api::default() };
+        let mut api = Api { api: API_VERSION, features, ..Api::default() };
         // SAFETY: the kernel reads and writes one `uffdio_api`, which `api` is.
         let answer = unsafe { ioctl_with_mut_ref(&file, UFFDIO_API(), &mut api) };
         checked(answer)?;
@@ -94,8 +110,21 @@ impl Userfault {
     /// # Errors
     /// The kernel refuses.
     pub(crate) fn watch(&self, region: &MmapRegion) -> io::Result<()> {
-        let mut register =
-            Register { range: range_of(region), mode: REGISTER_MODE_MISSING, ioctls: 0 };
+        self.register(region, REGISTER_MODE_MISSING)
+    }
+
+    /// Has a fault on a page of `region` map this page alone, without its neighbours in the file, for
+    /// as long as this is open.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(crate) fn map_singly(&self, region: &MmapRegion) -> io::Result<()> {
+        // A kernel that keeps track of protection page by page maps no neighbours.
+        self.register(region, REGISTER_MODE_WRITE_PROTECT)
+    }
+
+    fn register(&self, region: &MmapRegion, mode: u64) -> io::Result<()> {
+        let mut register = Register { range: range_of(region), mode, ioctls: 0 };
         // SAFETY: the kernel reads and writes one `uffdio_register`, which `register` is.
         checked(unsafe { ioctl_with_mut_ref(&self.file, UFFDIO_REGISTER(), &mut register) })
     }
