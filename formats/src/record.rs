@@ -23,6 +23,43 @@ pub(crate) trait Field: Sized {
     /// # Errors
     /// The input is truncated, or the type does not allow its value.
     fn read(name: &'static str, reader: &mut Reader<'_>) -> Result<Self, DecodeError>;
+
+    /// Reads as many values as there are `items`.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read).
+    fn read_all(
+        name: &'static str,
+        reader: &mut Reader<'_>,
+        items: &mut [Self],
+    ) -> Result<(), DecodeError> {
+        for item in items {
+            *item = Self::read(name, reader)?;
+        }
+        Ok(())
+    }
+}
+
+impl Field for u8 {
+    const MIN_SIZE: usize = 1;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.put_u8(*self);
+    }
+
+    fn read(name: &'static str, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        reader.u8(name)
+    }
+
+    /// In one piece: a processor's state has kilobytes of them, and is read at each start.
+    fn read_all(
+        name: &'static str,
+        reader: &mut Reader<'_>,
+        items: &mut [Self],
+    ) -> Result<(), DecodeError> {
+        items.copy_from_slice(reader.bytes(name, items.len())?);
+        Ok(())
+    }
 }
 
 macro_rules! integer_field {
@@ -41,7 +78,7 @@ macro_rules! integer_field {
     )*};
 }
 
-integer_field!(u8 put_u8, u16 put_u16, u32 put_u32, u64 put_u64);
+integer_field!(u16 put_u16, u32 put_u32, u64 put_u64);
 
 impl Field for bool {
     const MIN_SIZE: usize = 1;
@@ -116,9 +153,7 @@ impl<T: Field + Copy + Default, const N: usize> Field for [T; N] {
 
     fn read(name: &'static str, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let mut items = [T::default(); N];
-        for item in &mut items {
-            *item = T::read(name, reader)?;
-        }
+        T::read_all(name, reader, &mut items)?;
         Ok(items)
     }
 }

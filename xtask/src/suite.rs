@@ -198,7 +198,7 @@ fn build(selections: &[&[&str]], only: Option<&str>) -> Result<Vec<Program>, Err
     println!("building the tests");
     let mut programs = Vec::new();
     for packages in selections {
-        programs.extend(build_selection(packages)?);
+        programs.extend(build_selection(packages, only)?);
     }
     if selections == [workspace::SIGNING] {
         programs.retain(|program| program.package.ends_with(workspace::SIGNING_PACKAGE));
@@ -214,13 +214,21 @@ fn build(selections: &[&[&str]], only: Option<&str>) -> Result<Vec<Program>, Err
 /// Builds the tests of some packages. The libraries' programs and examples come with them, because
 /// tests of other packages start them: the worker, the shell. Built apart, they would get other
 /// features of shared dependencies, which would be compiled twice.
-fn build_selection(packages: &[&str]) -> Result<Vec<Program>, Error> {
+fn build_selection(packages: &[&str], only: Option<&str>) -> Result<Vec<Program>, Error> {
     let mut cargo = workspace::cargo();
     let what: &[&str] = match packages == workspace::LIBRARIES {
-        true => &["build", "--tests", "--bins", "--examples"],
+        true => &["build", "--bins", "--examples"],
         false => &["test", "--no-run"],
     };
     cargo.args(what).args(["--profile", workspace::PROFILE]).args(packages);
+    if packages == workspace::LIBRARIES {
+        match only {
+            Some(part) if part.starts_with(VM_PREFIX) => {
+                cargo.arg("--test").arg(format!("{part}*"))
+            }
+            _ => cargo.arg("--tests"),
+        };
+    }
     cargo.args(["--message-format", "json-render-diagnostics"]);
     cargo.stdout(Stdio::piped()).stdin(Stdio::null());
     let mut child = cargo.spawn().map_err(|e| command::start(&cargo, e))?;

@@ -42,7 +42,9 @@ pub(crate) fn root() -> PathBuf {
     // Cargo names the package's current folder; a copied program uses the one of compile time.
     let package = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     let package = package.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
-    package.parent().map(PathBuf::from).unwrap_or_default()
+    // Some packages are in the folder of another.
+    let root = package.ancestors().find(|folder| folder.join("Cargo.lock").exists());
+    root.map(PathBuf::from).unwrap_or_default()
 }
 
 /// The workspace's target folder.

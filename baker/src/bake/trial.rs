@@ -68,7 +68,8 @@ fn run_once(machine: &Machine) -> Result<(), Error> {
 }
 
 fn run_command(machine: &Machine) -> Result<(), Error> {
-    // Not every image has this program, but failing to find it takes nearly the same path.
+    // Not every image has this program, but failing to find it takes nearly the same path. One that
+    // writes a line would save others that do 0.4 ms, and cost those that don't as much.
     let command = Command { argv: vec![b"true".to_vec()], ..Command::default() };
     let mut replies = request(machine, &Request::Exec(command))?;
     loop {

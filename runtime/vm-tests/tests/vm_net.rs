@@ -277,10 +277,9 @@ fn return_to_a_pool_closes_all_flows() {
 /// Has a process of the guest hold a connection. It writes to `/tmp/ended` when the connection ends.
 fn hold_a_connection(vm: &Vm, listener: &TcpListener) -> TcpStream {
     let port = listener.local_addr().unwrap().port();
-    sh(
-        vm,
-        &format!("(sleep 7777 | nc {HOST} {port} > /tmp/got; echo $? > /tmp/ended) < /dev/null &"),
-    );
+    let hold = format!("nc {HOST} {port} <&3 >/tmp/got; echo $? >/tmp/ended");
+    // Open for writing too, the pipe has no end.
+    sh(vm, &format!("mkfifo /tmp/in; (exec 3<>/tmp/in; {hold}) >/dev/null 2>&1 </dev/null &"));
     accept(listener)
 }
 
