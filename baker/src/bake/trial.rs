@@ -18,7 +18,7 @@ use supermachine_vmm::{ChunkAddress, Chunks, Machine, Origin, Restore};
 use super::agent::request;
 
 /// How many commands run before the capture.
-const EXERCISES: usize = 3;
+const EXERCISES: usize = 8;
 
 /// What a start uses.
 #[derive(Debug)]
