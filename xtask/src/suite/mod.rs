@@ -3,18 +3,18 @@
 //! An integration test whose name starts with `vm_` needs a hypervisor. No test passes by being
 //! skipped: without a host, the run fails.
 
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+mod outcome;
+mod programs;
+
+use std::path::Path;
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
 
-use serde::Deserialize;
-
+use self::outcome::{Outcome, summary, watch};
+use self::programs::{Program, VM_PREFIX, build};
 use crate::apps;
 use crate::assets;
-use crate::command;
 use crate::error::Error;
 use crate::gate;
 use crate::host::{self, Kind};
@@ -22,12 +22,8 @@ use crate::images;
 use crate::packages;
 use crate::workspace;
 
-/// The prefix of integration tests that need a hypervisor.
-const VM_PREFIX: &str = "vm_";
 /// An emulated host has one processor, so two of them use two of ours.
 const SIDE_BY_SIDE: usize = 2;
-/// Started first, so that the run does not end with one host busy and one idle.
-const LONGEST_PROGRAM: &str = "vm_services_1";
 /// Asks for the long tests too.
 const FULL: &str = "SUPERMACHINE_TEST_FULL";
 /// Test programs of long runs: what they try lies between one vCPU and sixteen.
@@ -68,28 +64,6 @@ pub(crate) struct Args {
     /// Arguments for the test programs, such as a filter
     #[arg(last = true)]
     arguments: Vec<String>,
-}
-
-/// One test program.
-#[derive(Debug)]
-struct Program {
-    name: String,
-    path: PathBuf,
-    package: PathBuf,
-    needs_host: bool,
-}
-
-/// The result of one test program.
-#[derive(Debug, Default)]
-struct Outcome {
-    name: String,
-    passed: u64,
-    failed: u64,
-    succeeded: bool,
-    status: Option<i32>,
-    took: Duration,
-    /// Whether it ran again because the host's clock stopped.
-    was_repeated: bool,
 }
 
 /// Runs the gate and every test.
@@ -152,81 +126,6 @@ fn run_here(args: &Args) -> Result<(Vec<Outcome>, Vec<Program>), Error> {
         }),
         _ => Ok((outcomes, in_host)),
     }
-}
-
-fn build(selections: &[&[&str]], only: Option<&str>) -> Result<Vec<Program>, Error> {
-    println!("building the tests");
-    let mut programs = Vec::new();
-    for packages in selections {
-        programs.extend(build_selection(packages)?);
-    }
-    if selections == [workspace::SIGNING] {
-        programs.retain(|program| program.package.ends_with(workspace::SIGNING_PACKAGE));
-    }
-    programs.retain(|p| only.is_none_or(|part| p.name.contains(part)));
-    programs.sort_by(|a, b| {
-        let rank = |program: &Program| program.name != LONGEST_PROGRAM;
-        (rank(a), &a.name).cmp(&(rank(b), &b.name))
-    });
-    Ok(programs)
-}
-
-/// Builds the tests of some packages. The libraries' programs and examples come with them, because
-/// tests of other packages start them: the worker, the shell. Built apart, they would get other
-/// features of shared dependencies, which would be compiled twice.
-fn build_selection(packages: &[&str]) -> Result<Vec<Program>, Error> {
-    let mut cargo = workspace::cargo();
-    let what: &[&str] = match packages == workspace::LIBRARIES {
-        true => &["build", "--tests", "--bins", "--examples"],
-        false => &["test", "--no-run"],
-    };
-    cargo.args(what).args(["--profile", workspace::PROFILE]).args(packages);
-    cargo.args(["--message-format", "json-render-diagnostics"]);
-    cargo.stdout(Stdio::piped()).stdin(Stdio::null());
-    let mut child = cargo.spawn().map_err(|e| command::start(&cargo, e))?;
-    let output = child.stdout.take().map(BufReader::new);
-    let lines = output.into_iter().flat_map(BufRead::lines).map_while(Result::ok);
-    let programs: Vec<_> = lines.filter_map(|line| program(&line)).collect();
-    let status = child.wait().map_err(Error::system("wait for cargo"))?;
-    if status.success() {
-        return Ok(programs);
-    }
-    let status = status.to_string();
-    Err(Error::Command { command: format!("cargo {}", what.join(" ")), status })
-}
-
-/// The part of a cargo message that describes a test program.
-#[derive(Deserialize)]
-struct Message {
-    executable: Option<PathBuf>,
-    manifest_path: PathBuf,
-    profile: Profile,
-    target: Target,
-}
-
-#[derive(Deserialize)]
-struct Profile {
-    test: bool,
-}
-
-#[derive(Deserialize)]
-struct Target {
-    name: String,
-    kind: Vec<String>,
-}
-
-fn program(line: &str) -> Option<Program> {
-    let message: Message = serde_json::from_str(line).ok()?;
-    if !message.profile.test {
-        return None;
-    }
-    let is_integration = message.target.kind.iter().any(|kind| kind == "test");
-    Some(Program {
-        needs_host: is_integration && message.target.name.starts_with(VM_PREFIX),
-        name: message.target.name,
-        path: message.executable?,
-        package: message.manifest_path.parent()?.to_path_buf(),
-    })
 }
 
 impl Program {
@@ -335,80 +234,6 @@ fn watch_in_host(name: &str, command: impl Fn() -> Command) -> Result<Outcome, E
     Ok(outcome)
 }
 
-/// Runs a test program, shows each line under its name, and counts the results.
-fn watch(name: &str, command: &mut Command) -> Result<Outcome, Error> {
-    println!("[{name}] started");
-    let began = Instant::now();
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command::die_with_us(command);
-    command::reset_signals(command);
-    let mut child = command.spawn().map_err(|e| command::start(command, e))?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let (passed, failed) = thread::scope(|scope| {
-        let errors = scope.spawn(|| show(name, stderr));
-        let counts = show(name, stdout);
-        let _ = errors.join();
-        counts
-    });
-    let status = child.wait().map_err(Error::system("wait for a test program"))?;
-    let took = began.elapsed();
-    println!("[{name}] {status}, {:.1} s", took.as_secs_f64());
-    Ok(Outcome {
-        name: name.to_owned(),
-        passed,
-        failed,
-        succeeded: status.success(),
-        status: status.code(),
-        took,
-        was_repeated: false,
-    })
-}
-
-fn show(name: &str, from: Option<impl Read>) -> (u64, u64) {
-    let mut counts = (0, 0);
-    for line in from.into_iter().flat_map(|f| BufReader::new(f).split(b'\n')).map_while(Result::ok)
-    {
-        let line = String::from_utf8_lossy(&line);
-        println!("[{name}] {line}");
-        if let Some((passed, failed)) = results(&line) {
-            counts = (counts.0 + passed, counts.1 + failed);
-        }
-    }
-    counts
-}
-
-/// Reads `test result: ok. 3 passed; 0 failed; …`.
-fn results(line: &str) -> Option<(u64, u64)> {
-    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
-    let mut counts = counts.split("; ").map(|part| part.split_once(' '));
-    let mut next = |word: &str| {
-        let (number, found) = counts.next()??;
-        number.parse().ok().filter(|_| found == word)
-    };
-    Some((next("passed")?, next("failed")?))
-}
-
-/// Prints a line for each program and the sums, and returns the exit status.
-fn summary(outcomes: &[Outcome]) -> u8 {
-    println!();
-    for outcome in outcomes {
-        let Outcome { name, passed, failed, took, .. } = outcome;
-        let verdict = if outcome.succeeded { "ok" } else { "FAILED" };
-        let seconds = took.as_secs_f64();
-        println!("{verdict:6} {name:28} {passed:4} passed {failed:3} failed {seconds:7.1} s");
-    }
-    // A program that died of a signal or a time-out counts as one failure.
-    let bad = outcomes.iter().filter(|o| !o.succeeded).map(|o| o.failed.max(1)).sum::<u64>();
-    let repeated = outcomes.iter().filter(|o| o.was_repeated).count();
-    if repeated > 0 {
-        println!(
-            "{repeated} test programs ran again because the clock of their emulated host stopped"
-        );
-    }
-    println!("{} passed, {bad} failed", outcomes.iter().map(|o| o.passed).sum::<u64>());
-    u8::from(bad > 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -435,30 +260,5 @@ mod tests {
         assert!(!outcome.succeeded && outcome.was_repeated);
         let outcome = watch_in_host("first", succeeding(1)).unwrap();
         assert!(outcome.succeeded && !outcome.was_repeated);
-    }
-
-    #[test]
-    fn results_parses_only_the_summary_line() {
-        let line =
-            "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 1 filtered out";
-        assert_eq!(results(line), Some((12, 3)));
-        assert_eq!(results("test tests::results ... ok"), None);
-        assert_eq!(results("test result: ok."), None);
-    }
-
-    #[test]
-    fn program_needs_a_host_if_its_name_says_so() {
-        let message = |name: &str, kind: &str, test: bool| {
-            format!(
-                r#"{{"reason":"compiler-artifact","manifest_path":"/p/Cargo.toml",
-                "target":{{"name":"{name}","kind":["{kind}"]}},"profile":{{"test":{test}}},
-                "executable":"/t/{name}"}}"#
-            )
-        };
-        assert!(program(&message("vm_bake", "test", true)).unwrap().needs_host);
-        assert!(!program(&message("vm_bake", "lib", true)).unwrap().needs_host);
-        assert!(!program(&message("pull", "test", true)).unwrap().needs_host);
-        assert!(program(&message("vm_bake", "test", false)).is_none());
-        assert!(program("Compiling").is_none());
     }
 }
