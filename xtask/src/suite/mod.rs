@@ -6,15 +6,18 @@
 mod outcome;
 mod programs;
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
+
+use supermachine_kernel::Arch;
 
 use self::outcome::{Outcome, summary, watch};
 use self::programs::{Program, VM_PREFIX, build};
 use crate::apps;
 use crate::assets;
+use crate::cross;
 use crate::error::Error;
 use crate::gate;
 use crate::host::{self, Kind};
@@ -28,6 +31,11 @@ const SIDE_BY_SIDE: usize = 2;
 const FULL: &str = "SUPERMACHINE_TEST_FULL";
 /// Test programs of long runs: what they try lies between one vCPU and sixteen.
 const LONG_PROGRAMS: [&str; 3] = ["vm_services_2", "vm_services_4", "vm_services_8"];
+/// The architecture whose tests run in an emulated host of it on other machines.
+const CROSS: Arch = Arch::Aarch64;
+/// Test programs that run in the emulated host of another architecture: their images are made for
+/// every architecture.
+const CROSS_PROGRAMS: [&str; 1] = ["vm_restore"];
 /// How often a test program runs again because its host's clock stopped. One host in sixteen does
 /// that, so twice in one program is not rare enough.
 const REPEATS: usize = 2;
@@ -47,11 +55,14 @@ const PROCESSORS_STORE: &str = "SUPERMACHINE_TEST_CPU_STORE";
 const MEMORY_MIB: u32 = 6144;
 
 /// `cargo xtask test`
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// Host for tests that need a hypervisor [default: the one that a probe picks]
     #[arg(long, value_enum)]
     host: Option<Kind>,
+    /// Architecture of the guests and their host [default: the machine's own]
+    #[arg(long, value_name = "ARCH", value_parser = assets::arch)]
+    arch: Option<Arch>,
     /// Run only test programs whose names contain NAME
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
@@ -66,36 +77,80 @@ pub(crate) struct Args {
     arguments: Vec<String>,
 }
 
+impl Args {
+    fn arch(&self) -> Arch {
+        self.arch.unwrap_or(Arch::host())
+    }
+
+    fn is_cross(&self) -> bool {
+        self.arch() != Arch::host()
+    }
+}
+
+/// This program, to start a host with and to run in it.
+#[derive(Debug)]
+struct Us {
+    here: PathBuf,
+    there: PathBuf,
+}
+
 /// Runs the gate and every test.
 pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     if !args.no_gate && args.only.is_none() {
         gate::run(&gate::Args::default())?;
     }
-    let kind = args.host.unwrap_or_else(host::pick);
+    let mut outcomes = run(args)?;
+    if args.only.is_none() && !args.is_cross() && Arch::host() != CROSS {
+        if is_full() {
+            outcomes.extend(run(&Args { arch: Some(CROSS), host: None, ..args.clone() })?);
+        } else {
+            println!("NOT RUN without {FULL}: guests of {}", CROSS.name());
+        }
+    }
+    Ok(summary(&outcomes))
+}
+
+/// Runs every test of an architecture.
+fn run(args: &Args) -> Result<Vec<Outcome>, Error> {
+    let arch = args.arch();
+    let kind = host::pick(arch, args.host)?;
     host::require(kind)?;
     packages::ensure(packages::TESTS)?;
     let (mut outcomes, mut in_host) = run_here(args)?;
-    if args.only.is_none() {
+    if args.only.is_none() && !args.is_cross() {
         // The agent has no documentation tests and is built separately.
         let mut doc = workspace::cargo();
         doc.args(["test", "--quiet", "--doc", "--profile", workspace::PROFILE]);
         doc.args(workspace::LIBRARIES);
         outcomes.push(watch("documentation", &mut doc)?);
     }
+    if args.only.is_none() {
+        leave_out(&mut in_host, args);
+    }
     if !in_host.is_empty() {
-        assets::ensure()?;
-        images::ensure_for_tests(is_full())?;
+        assets::ensure(arch)?;
+        images::ensure_for_tests(arch, is_full())?;
         if in_host.iter().any(|program| program.name == apps::PROGRAM) {
             apps::prepare()?;
         }
-        if args.only.is_none() && !is_full() {
-            in_host.retain(|program| !LONG_PROGRAMS.contains(&&*program.name));
-            println!("NOT RUN without {FULL}: {}", LONG_PROGRAMS.join(", "));
-        }
-        println!("{} test programs in the {} host", in_host.len(), kind.name());
+        println!("{} test programs in the {} {} host", in_host.len(), kind.name(), arch.name());
         outcomes.extend(side_by_side(&in_host, kind, args)?);
     }
-    Ok(summary(&outcomes))
+    Ok(outcomes)
+}
+
+/// Removes the programs that this run leaves out, and prints their names.
+fn leave_out(programs: &mut Vec<Program>, args: &Args) {
+    if args.is_cross() {
+        let is_ours = |program: &Program| CROSS_PROGRAMS.contains(&&*program.name);
+        let (ours, others): (Vec<_>, Vec<_>) = programs.drain(..).partition(is_ours);
+        *programs = ours;
+        let others: Vec<_> = others.into_iter().map(|program| program.name).collect();
+        println!("NOT RUN on {}: {}", args.arch().name(), others.join(", "));
+    } else if !is_full() {
+        programs.retain(|program| !LONG_PROGRAMS.contains(&&*program.name));
+        println!("NOT RUN without {FULL}: {}", LONG_PROGRAMS.join(", "));
+    }
 }
 
 /// Builds every test program, runs those that need no host, and returns the others.
@@ -105,13 +160,17 @@ fn run_here(args: &Args) -> Result<(Vec<Outcome>, Vec<Program>), Error> {
     // The command with signing replaces the one without in the target folder, so it is built after
     // the tests of the latter.
     let mut rounds: Vec<&[&[&str]]> = vec![workspace::SELECTIONS];
-    // It has no programs for a host, and its dependencies take minutes.
-    if args.only.as_deref().is_none_or(|part| !part.starts_with(VM_PREFIX)) {
+    if args.is_cross() {
+        // The agent's own tests need no guest.
+        rounds = vec![&[workspace::LIBRARIES]];
+    } else if args.only.as_deref().is_none_or(|part| !part.starts_with(VM_PREFIX)) {
+        // It has no programs for a host, and its dependencies take minutes.
         rounds.push(&[workspace::SIGNING]);
     }
     for selections in rounds {
-        for program in build(selections, args.only.as_deref())? {
-            if program.needs_host {
+        for program in build(args.arch(), selections, args.only.as_deref())? {
+            // Nothing of another architecture runs here.
+            if program.needs_host || args.is_cross() {
                 in_host.push(program);
             } else {
                 outcomes.push(watch(&program.name, &mut program.here(args))?);
@@ -136,9 +195,9 @@ impl Program {
     }
 
     /// Runs it in a host; [`PROCESSORS_PROGRAM`] in one for each processor.
-    fn run_in_host(&self, us: &Path, kind: Kind, args: &Args) -> Result<Vec<Outcome>, Error> {
+    fn run_in_host(&self, us: &Us, kind: Kind, args: &Args) -> Result<Vec<Outcome>, Error> {
         if self.name != PROCESSORS_PROGRAM {
-            return Ok(vec![watch_in_host(&self.name, || {
+            return Ok(vec![watch_in_host(&self.label(args), || {
                 let mut command = self.in_host(us, kind, None, args);
                 command.args(long_tests()).args(&args.arguments);
                 command
@@ -164,13 +223,21 @@ impl Program {
         Ok(outcomes)
     }
 
+    /// Its name in reports.
+    fn label(&self, args: &Args) -> String {
+        match args.is_cross() {
+            true => format!("{}, {}", self.name, args.arch().name()),
+            false => self.name.clone(),
+        }
+    }
+
     /// The command that runs it in its own host, with the test registry serving.
-    fn in_host(&self, us: &Path, kind: Kind, cpu: Option<&str>, args: &Args) -> Command {
-        let mut command = Command::new(us);
+    fn in_host(&self, us: &Us, kind: Kind, cpu: Option<&str>, args: &Args) -> Command {
+        let mut command = Command::new(&us.here);
         command.args(["host", "--host", kind.name(), "--timeout", &args.timeout.to_string()]);
-        command.args(["--memory", &MEMORY_MIB.to_string()]);
+        command.args(["--memory", &MEMORY_MIB.to_string(), "--arch", args.arch().name()]);
         command.args(cpu.into_iter().flat_map(|cpu| ["--cpu", cpu]));
-        command.arg("--").arg(us);
+        command.arg("--").arg(&us.there);
         command.args(["registry", "--"]).arg(&self.path);
         if kind != Kind::Native {
             command.env("TMPDIR", host::emulated::FAST_FOLDER);
@@ -196,7 +263,9 @@ fn long_tests() -> Option<&'static str> {
 }
 
 fn side_by_side(programs: &[Program], kind: Kind, args: &Args) -> Result<Vec<Outcome>, Error> {
-    let us = workspace::this_program()?;
+    let here = workspace::this_program()?;
+    let there = if args.is_cross() { cross::this_program()? } else { here.clone() };
+    let us = Us { here, there };
     let queue = Mutex::new(programs.iter());
     let lanes = if kind == Kind::Native { 1 } else { SIDE_BY_SIDE };
     let run = || {

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use serde::Deserialize;
+use supermachine_kernel::Arch;
 
 use crate::command;
+use crate::cross;
 use crate::error::Error;
 use crate::workspace;
 
@@ -25,11 +27,15 @@ pub(super) struct Program {
 }
 
 /// Builds the test programs of some packages whose names contain `only`.
-pub(super) fn build(selections: &[&[&str]], only: Option<&str>) -> Result<Vec<Program>, Error> {
+pub(super) fn build(
+    arch: Arch,
+    selections: &[&[&str]],
+    only: Option<&str>,
+) -> Result<Vec<Program>, Error> {
     println!("building the tests");
     let mut programs = Vec::new();
     for packages in selections {
-        programs.extend(build_selection(packages)?);
+        programs.extend(build_selection(arch, packages)?);
     }
     if selections == [workspace::SIGNING] {
         programs.retain(|program| program.package.ends_with(workspace::SIGNING_PACKAGE));
@@ -45,7 +51,7 @@ pub(super) fn build(selections: &[&[&str]], only: Option<&str>) -> Result<Vec<Pr
 /// Builds the tests of some packages. The libraries' programs and examples come with them, because
 /// tests of other packages start them: the worker, the shell. Built apart, they would get other
 /// features of shared dependencies, which would be compiled twice.
-fn build_selection(packages: &[&str]) -> Result<Vec<Program>, Error> {
+fn build_selection(arch: Arch, packages: &[&str]) -> Result<Vec<Program>, Error> {
     let mut cargo = workspace::cargo();
     let what: &[&str] = match packages == workspace::LIBRARIES {
         true => &["build", "--tests", "--bins", "--examples"],
@@ -53,6 +59,7 @@ fn build_selection(packages: &[&str]) -> Result<Vec<Program>, Error> {
     };
     cargo.args(what).args(["--profile", workspace::PROFILE]).args(packages);
     cargo.args(["--message-format", "json-render-diagnostics"]);
+    cross::build_for(arch, &mut cargo)?;
     cargo.stdout(Stdio::piped()).stdin(Stdio::null());
     let mut child = cargo.spawn().map_err(|e| command::start(&cargo, e))?;
     let output = child.stdout.take().map(BufReader::new);
