@@ -13,12 +13,12 @@ use supermachine::{Error, ExecOutcome, Image, RestoreMode, VmConfig};
 use supermachine_baker::{BakeError, OciImageBuilder, Ready, Store, WorkloadError};
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::Architecture;
-use supermachine_formats::snapshot::arch::{ArchState, Baseline, aarch64};
 use supermachine_formats::wire::Failure;
 use supermachine_snapshots::pack::{Layout, Manifest, Pack};
 use supermachine_test_support::machines::{
     self, bake, baked, busybox, causes, expect_baked, own_store, sh, start, store,
 };
+use supermachine_test_support::packs;
 use supermachine_vmm::MachineError;
 
 /// A bake of busybox that runs a script.
@@ -346,12 +346,12 @@ fn damaged_mapped_form_is_made_again() {
 fn snapshot_of_another_architecture_is_refused() {
     let victim = Victim::new();
     let mut snapshot = victim.pack.snapshot.clone();
-    snapshot.arch = ArchState::Aarch64(aarch64::State {
-        processor: aarch64::Processor::of(Baseline::Armv8_2),
-        vcpus: vec![aarch64::Vcpu::after_reset(0, aarch64::Power::On)],
-        gic: aarch64::Gic::reset(64),
-        counter: aarch64::Counter::after_reset(),
-    });
+    let own = snapshot.arch.architecture();
+    snapshot.arch = match own {
+        Architecture::X86_64 => packs::aarch64_state(),
+        Architecture::Aarch64 => packs::x86_64_state(),
+    };
+    let other = snapshot.arch.architecture();
     snapshot.machine.vcpus = 1;
     let state = victim.layout.put(&snapshot.encode()).unwrap();
     let manifest = Manifest { state, ..victim.pack.manifest.clone() };
@@ -361,7 +361,7 @@ fn snapshot_of_another_architecture_is_refused() {
     let Error::Machine { source: MachineError::Architecture { found, host } } = &error else {
         panic!("{error:?}")
     };
-    assert_eq!((*found, *host), (Architecture::Aarch64, Architecture::X86_64));
+    assert_eq!((*found, *host), (other, own));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use supermachine_formats::pack::{CHUNK_SIZE, Index, Layer, Place, Space};
 use supermachine_formats::snapshot::arch::x86_64::baseline::Processor;
 use supermachine_formats::snapshot::arch::x86_64::{Clock, RunState, State, Vcpu};
-use supermachine_formats::snapshot::arch::{ArchState, Baseline};
+use supermachine_formats::snapshot::arch::{ArchState, Baseline, aarch64};
 use supermachine_formats::snapshot::memory::PAGE_SIZE;
 use supermachine_formats::snapshot::{
     Disk, HypervisorFamily, Machine, Snapshot, Stage, WorkingSet, Workload,
@@ -49,8 +49,44 @@ pub fn page(seed: u8) -> [u8; PAGE] {
     std::array::from_fn(|at| seed.wrapping_add((at / 512) as u8) | 1)
 }
 
-/// A machine at this stage, on the snapshot `parent`.
+/// The state of an x86_64 machine that never ran.
+pub fn x86_64_state() -> ArchState {
+    ArchState::X86_64(State {
+        processor: Processor::of(Baseline::V3),
+        vcpus: vec![Vcpu {
+            cpuid: Vec::new(),
+            registers: None,
+            special: None,
+            run_state: RunState::Running,
+            lapic: None,
+            xsave: None,
+            xcr0: None,
+            debug: None,
+            events: None,
+            msrs: Vec::new(),
+        }],
+        ioapic: reset_ioapic(),
+        clock: Clock { monotonic_ns: 1, realtime_ns: 2, tsc_khz: 3 },
+    })
+}
+
+/// The state of an arm64 machine that never ran.
+pub fn aarch64_state() -> ArchState {
+    ArchState::Aarch64(aarch64::State {
+        processor: aarch64::Processor::of(Baseline::Armv8_2),
+        vcpus: vec![aarch64::Vcpu::after_reset(0, aarch64::Power::On)],
+        gic: aarch64::Gic::reset(64),
+        counter: aarch64::Counter::after_reset(),
+    })
+}
+
+/// An x86_64 machine at this stage, on the snapshot `parent`.
 pub fn snapshot(stage: Stage, parent: Option<Digest>, disks: &[u64]) -> Snapshot {
+    snapshot_of(x86_64_state(), stage, parent, disks)
+}
+
+/// A machine with this state.
+fn snapshot_of(arch: ArchState, stage: Stage, parent: Option<Digest>, disks: &[u64]) -> Snapshot {
     let mut slots = boot_slots();
     for ((number, slot), size) in (0..).zip(SLOT..).zip(disks) {
         slots[usize::from(slot)] = mapped_disk(slot, number, *size);
@@ -68,23 +104,7 @@ pub fn snapshot(stage: Stage, parent: Option<Digest>, disks: &[u64]) -> Snapshot
         stop: None,
         image_command: None,
         after_restore: None,
-        arch: ArchState::X86_64(State {
-            processor: Processor::of(Baseline::V3),
-            vcpus: vec![Vcpu {
-                cpuid: Vec::new(),
-                registers: None,
-                special: None,
-                run_state: RunState::Running,
-                lapic: None,
-                xsave: None,
-                xcr0: None,
-                debug: None,
-                events: None,
-                msrs: Vec::new(),
-            }],
-            ioapic: reset_ioapic(),
-            clock: Clock { monotonic_ns: 1, realtime_ns: 2, tsc_khz: 3 },
-        }),
+        arch,
         slots,
         serial: reset_serial(),
         disks: disks.iter().map(|size| Disk { size: *size }).collect(),
@@ -146,10 +166,15 @@ pub fn store_disk(layout: &Layout, content: &[u8]) -> Index {
     }
 }
 
-/// Stores base and image in a folder, and names the image `example`.
+/// Stores base and image of an x86_64 machine in a folder, and names the image `example`.
 pub fn make(dir: &Path) -> Made {
+    make_of(x86_64_state, dir)
+}
+
+/// Stores base and image of a machine with this state in a folder, and names the image `example`.
+pub fn make_of(arch: fn() -> ArchState, dir: &Path) -> Made {
     let layout = Layout::open(dir).unwrap();
-    let state = snapshot(Stage::Base, None, &[]);
+    let state = snapshot_of(arch(), Stage::Base, None, &[]);
     // Chunks 0, 5 and 15; 5 and 15 are the same.
     let pages = [(0, page(1)), (3, page(2)), (80, page(3)), (240, page(3))];
     let (base, base_memory) = store(&layout, &state, None, &[], &pages, None);
@@ -159,7 +184,7 @@ pub fn make(dir: &Path) -> Made {
     disk[..PAGE].copy_from_slice(&page(9));
     disk[DISK as usize - PAGE..].copy_from_slice(&page(10));
     let root = store_disk(&layout, &disk);
-    let state = snapshot(Stage::Image, Some(base.digest), &[DISK]);
+    let state = snapshot_of(arch(), Stage::Image, Some(base.digest), &[DISK]);
     // One page changed, one new, one rewritten with the same content, and a chunk of zeros.
     let pages = [(0, page(1)), (1, page(4)), (33, page(5)), (240, [0; PAGE])];
     let (image, image_memory) =
@@ -206,11 +231,4 @@ fn tar_member(out: &mut Vec<u8>, name: &str, content: &[u8]) {
     out.extend_from_slice(&header);
     out.extend_from_slice(content);
     out.resize(out.len().next_multiple_of(512), 0);
-}
-
-/// The archive of the sample packs.
-pub fn sample_archive() -> Vec<u8> {
-    let dir = tempfile::tempdir().unwrap();
-    make(dir.path());
-    archive(dir.path())
 }

@@ -6,18 +6,16 @@ use std::path::{Path, PathBuf};
 use supermachine_baker::Store;
 use supermachine_formats::Digest;
 use supermachine_formats::pack::{CHUNK_SIZE, Index, Layer, Space};
-use supermachine_formats::snapshot::arch::x86_64::baseline::Processor;
-use supermachine_formats::snapshot::arch::x86_64::{Clock, RunState, State, Vcpu};
-use supermachine_formats::snapshot::arch::{ArchState, Baseline};
 use supermachine_formats::snapshot::{
     Disk, HypervisorFamily, Machine, Snapshot, Stage, WorkingSet, Workload,
 };
 use supermachine_snapshots::pack::{
     ChunkWriter, Composition, Descriptor, Layout, Manifest, MemoryChange, Pack,
 };
-use supermachine_vmm::arch::x86_64::reset_ioapic;
 use supermachine_vmm::{boot_slots, reset_serial};
 use tempfile::TempDir;
+
+use crate::packs;
 
 const CHUNK: usize = CHUNK_SIZE as usize;
 const PAGE: usize = 4096;
@@ -217,23 +215,7 @@ fn snapshot(sample: &Sample) -> Snapshot {
         stop: None,
         image_command: None,
         after_restore: None,
-        arch: ArchState::X86_64(State {
-            processor: Processor::of(Baseline::V3),
-            vcpus: vec![Vcpu {
-                cpuid: Vec::new(),
-                registers: None,
-                special: None,
-                run_state: RunState::Running,
-                lapic: None,
-                xsave: None,
-                xcr0: None,
-                debug: None,
-                events: None,
-                msrs: Vec::new(),
-            }],
-            ioapic: reset_ioapic(),
-            clock: Clock { monotonic_ns: 0, realtime_ns: 0, tsc_khz: 0 },
-        }),
+        arch: packs::x86_64_state(),
         slots: boot_slots(),
         serial: reset_serial(),
         disks: (!sample.disk.is_empty()).then_some(disk).into_iter().collect(),

@@ -9,7 +9,8 @@ import subprocess
 import tarfile
 
 LAYER = "application/vnd.oci.image.layer.v1.tar"
-BUSYBOX = open("/bin/busybox", "rb").read()
+BUSYBOX = open(os.environ["BUSYBOX"], "rb").read()
+# The machine's own busybox has the same applets: it comes from the same package.
 APPLETS = subprocess.check_output(["/bin/busybox", "--list"], text=True).split()
 WHEN = 1_600_000_000
 
@@ -110,7 +111,7 @@ def write(folder, layers, config):
         ids.append("sha256:" + hashlib.sha256(plain).hexdigest())
         blobs.append(blob(LAYER + packing, PACKED[packing](plain)))
     settings = blob("application/vnd.oci.image.config.v1+json", json.dumps({
-        "architecture": "amd64", "os": "linux", "config": config,
+        "architecture": os.environ["ARCHITECTURE"], "os": "linux", "config": config,
         "rootfs": {"type": "layers", "diff_ids": ids},
     }).encode())
     manifest = blob("application/vnd.oci.image.manifest.v1+json", json.dumps({

@@ -64,8 +64,8 @@ impl Measure {
 /// Builds, runs and prints the bench.
 pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     host::require(args.host)?;
-    assets::ensure()?;
-    images::ensure(&IMAGES)?;
+    assets::ensure(Arch::host())?;
+    images::ensure(Arch::host(), &IMAGES)?;
     let mut cargo = workspace::cargo();
     cargo.args(["build", "--release", "--package", "supermachine-baker", "--example", "bench"]);
     command::run(&mut cargo)?;
@@ -76,7 +76,7 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     let files = [
         (kernel.clone(), cached(&kernel)),
         (agent.clone(), cached(&agent)),
-        (registry::storage(), PathBuf::from("supermachine/dev/registry/storage")),
+        (registry::storage(Arch::host()), PathBuf::from("supermachine/dev/registry/storage")),
         (bench, PathBuf::from("bench")),
         (exec, PathBuf::from("exec")),
         (us.clone(), PathBuf::from("xtask")),

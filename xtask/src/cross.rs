@@ -1,4 +1,4 @@
-//! A compiler for other platforms.
+//! A compiler for other platforms, and programs for arm64 built with it.
 //!
 //! rustup's toolchain has the standard library of this machine only. Debian has a compiler
 //! with the library's source, and the library for arm64; they are unpacked into the cache.
@@ -7,8 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use supermachine_kernel::Arch;
+
+use crate::apt::Apt;
 use crate::error::Error;
-use crate::{cache, command, packages};
+use crate::{cache, command, packages, workspace};
 
 /// Linux on arm64, as Rust names it.
 pub(crate) const LINUX_ARM: &str = "aarch64-unknown-linux-gnu";
@@ -38,6 +41,41 @@ impl Toolchain {
         cargo.env("RUSTC", self.folder.join("usr/bin/rustc")).env("RUSTC_BOOTSTRAP", "1");
         cargo.env("LD_LIBRARY_PATH", self.folder.join("usr/lib/x86_64-linux-gnu"));
     }
+
+    /// Makes a cargo command build programs for arm64.
+    pub(crate) fn build_for_arm(&self, cargo: &mut Command) -> Result<(), Error> {
+        packages::ensure(packages::CROSS)?;
+        self.serve(cargo);
+        cargo.args(["--target", LINUX_ARM]);
+        cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", packages::CROSS_COMPILER);
+        Ok(())
+    }
+}
+
+/// Makes a cargo command build for an architecture: for another than this machine's with Debian's
+/// compiler, and in a target folder of its own, because the two compilers would rebuild each
+/// other's files.
+pub(crate) fn build_for(arch: Arch, cargo: &mut Command) -> Result<(), Error> {
+    if arch == Arch::host() {
+        return Ok(());
+    }
+    cargo.arg("--target-dir").arg(target());
+    Toolchain::ensure()?.build_for_arm(cargo)
+}
+
+/// This program, built for arm64.
+pub(crate) fn this_program() -> Result<PathBuf, Error> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["build", "--quiet", "--bin", "xtask", "--profile", workspace::PROFILE]);
+    // The same selection as that of the tests: another one has other features of shared crates.
+    cargo.args(workspace::LIBRARIES);
+    build_for(Arch::Aarch64, &mut cargo)?;
+    command::run(&mut cargo)?;
+    workspace::copy_program(&target().join(LINUX_ARM).join(workspace::PROFILE).join("xtask"))
+}
+
+fn target() -> PathBuf {
+    workspace::target().join("cross")
 }
 
 /// Downloads the packages and unpacks the parts that are needed.
@@ -46,18 +84,10 @@ fn unpack(scratch: &Path) -> Result<(), Error> {
     let apt = Apt::new(scratch)?;
     let library = apt.dependency("libstd-rust-web-dev", "libstd-rust-web-")?;
     let llvm = apt.dependency(&library, "libllvm")?;
-    let download = scratch.join("download");
-    fs::create_dir(&download).map_err(Error::file("create", &download))?;
-    let mut fetch = apt.command("apt-get");
-    fetch.arg("download").args(PACKAGES).args([library, llvm]).current_dir(&download);
-    command::output(&mut fetch)?;
-    for package in fs::read_dir(&download).map_err(Error::file("read", &download))? {
-        let package = package.map_err(Error::file("read", &download))?.path();
-        command::output(Command::new("dpkg").arg("-x").arg(&package).arg(scratch))?;
-    }
-    for folder in [download, apt.folder] {
-        fs::remove_dir_all(&folder).map_err(Error::file("remove", &folder))?;
-    }
+    let mut names = PACKAGES.to_vec();
+    names.extend([&*library, &*llvm]);
+    apt.unpack(&names, scratch)?;
+    apt.remove()?;
     remove_unneeded(&scratch.join("usr"))
 }
 
@@ -68,41 +98,4 @@ fn remove_unneeded(usr: &Path) -> Result<(), Error> {
         fs::remove_dir_all(&folder).map_err(Error::file("remove", &folder))?;
     }
     Ok(())
-}
-
-/// apt with the system's sources and private lists that cover arm64 too.
-struct Apt {
-    folder: PathBuf,
-}
-
-impl Apt {
-    fn new(scratch: &Path) -> Result<Self, Error> {
-        let folder = scratch.join("apt");
-        let partial = folder.join("lists/partial");
-        fs::create_dir_all(&partial).map_err(Error::file("create", &partial))?;
-        let apt = Self { folder };
-        command::output(apt.command("apt-get").arg("update"))?;
-        Ok(apt)
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        command.args(["-q", "-o", "APT::Architectures=amd64,arm64"]);
-        for (option, name) in [("Dir::State::Lists", "lists"), ("Dir::Cache", "cache")] {
-            command.arg("-o").arg(format!("{option}={}", self.folder.join(name).display()));
-        }
-        command
-    }
-
-    /// The dependency of a package whose name starts with `prefix`.
-    fn dependency(&self, package: &str, prefix: &str) -> Result<String, Error> {
-        let text = command::output(self.command("apt-cache").args(["depends", package]))?;
-        let names = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-        let name = names.map(str::to_owned).find(|name| name.starts_with(prefix));
-        name.ok_or_else(|| Error::Unexpected {
-            what: "apt-cache depends",
-            expected: format!("{package} to depend on a {prefix} package"),
-            found: "none".into(),
-        })
-    }
 }

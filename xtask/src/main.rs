@@ -10,6 +10,7 @@
 )]
 
 mod apps;
+mod apt;
 mod assets;
 mod bench;
 mod cache;

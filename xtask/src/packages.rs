@@ -44,8 +44,10 @@ pub(crate) const TESTS: &[&str] = &[
     "skopeo",
     "umoci",
 ];
-/// Runs the emulated host.
-pub(crate) const HOST: &[&str] = &["qemu-system-common", "qemu-system-x86", "xz-utils"];
+/// Runs the emulated host, beside QEMU for its architecture.
+pub(crate) const HOST: &[&str] = &["qemu-system-common", "xz-utils"];
+/// Makes the root of an emulated host of another architecture.
+pub(crate) const ROOT: &[&str] = &["mmdebstrap"];
 
 /// Prints and installs the packages of `wanted` that are missing.
 pub(crate) fn ensure(wanted: &[&str]) -> Result<(), Error> {

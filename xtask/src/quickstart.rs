@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use supermachine_kernel::Arch;
+
 use crate::assets;
 use crate::command;
 use crate::error::Error;
-use crate::host::{self, Kind, Limits};
+use crate::host::{self, Kind, Options};
 use crate::images;
 use crate::registry::Registry;
 use crate::workspace;
@@ -29,10 +31,10 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
         show(program)?;
         return Ok(0);
     }
-    let kind = args.host.unwrap_or_else(host::pick);
+    let kind = host::pick(Arch::host(), args.host)?;
     host::require(kind)?;
-    assets::ensure()?;
-    images::ensure(&["busybox"])?;
+    assets::ensure(Arch::host())?;
+    images::ensure(Arch::host(), &["busybox"])?;
     let mut cargo = workspace::cargo();
     cargo.args(["build", "--profile", workspace::PROFILE, "--package", "cargo-supermachine"]);
     command::run(&mut cargo)?;
@@ -41,11 +43,11 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     let mut command = Command::new(us);
     command.args(["quickstart", "--program"]).arg(program);
     println!("in the {} host:", kind.name());
-    host::run(kind, &command, &Limits::default())
+    host::run(kind, &command, &Options::default())
 }
 
 fn show(program: &Path) -> Result<(), Error> {
-    let registry = Registry::start()?;
+    let registry = Registry::start(Arch::host())?;
     let image = format!("{}/busybox", registry.address);
     step(Command::new(program).args(["pull", &image, "--name", "hello"]))?;
     let words = ["run", "hello", "--timings", "--", "/bin/echo", "hello from a microVM"];

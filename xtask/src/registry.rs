@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use supermachine_kernel::Arch;
+
 use crate::cache;
 use crate::command;
 use crate::error::Error;
@@ -22,9 +24,17 @@ pub(crate) const ADDRESS: &str = "SUPERMACHINE_TEST_REGISTRY";
 /// How long it may take to listen; under emulation this takes seconds.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
-/// Where it keeps blobs and manifests.
-pub(crate) fn storage() -> PathBuf {
-    cache::dev().join("registry/storage")
+/// Where it keeps the blobs and manifests of an architecture's images. They have the same names for
+/// each, so that tests need not know which they get.
+pub(crate) fn storage(arch: Arch) -> PathBuf {
+    folder(arch).join("storage")
+}
+
+fn folder(arch: Arch) -> PathBuf {
+    cache::dev().join(match arch {
+        Arch::X86_64 => "registry",
+        Arch::Aarch64 => "registry-aarch64",
+    })
 }
 
 /// `cargo xtask registry [-- COMMAND…]`
@@ -41,9 +51,9 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     if !crate::host::guest::is_inside() {
         packages::ensure(packages::IMAGES)?;
     }
-    let mut registry = Registry::start()?;
+    let mut registry = Registry::start(Arch::host())?;
     let Some((program, rest)) = args.command.split_first() else {
-        println!("serving {} on {}", storage().display(), registry.address);
+        println!("serving {} on {}", storage(Arch::host()).display(), registry.address);
         registry.child.wait().map_err(Error::system("wait for the registry"))?;
         return Ok(1);
     };
@@ -53,11 +63,11 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     Ok(crate::host::shell_status(status))
 }
 
-/// Pushes the images that the storage lacks.
-pub(crate) fn fill(images: &[(&str, PathBuf)]) -> Result<(), Error> {
-    let _lock = cache::lock(&cache::dev().join("registry/lock"))?;
+/// Pushes the images that the storage of an architecture lacks.
+pub(crate) fn fill(arch: Arch, images: &[(&str, PathBuf)]) -> Result<(), Error> {
+    let _lock = cache::lock(&folder(arch).join("lock"))?;
     // A file beside the storage records the layout that was pushed under a name.
-    let stamp = |name: &str| cache::dev().join("registry").join(format!("{name}.pushed"));
+    let stamp = |name: &str| folder(arch).join(format!("{name}.pushed"));
     let is_pushed = |(name, layout): &&(&str, PathBuf)| {
         fs::read(stamp(name)).is_ok_and(|s| s == layout.as_os_str().as_encoded_bytes())
     };
@@ -65,7 +75,7 @@ pub(crate) fn fill(images: &[(&str, PathBuf)]) -> Result<(), Error> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let registry = Registry::start()?;
+    let registry = Registry::start(arch)?;
     for (name, layout) in wanted {
         let step = Step::new(&format!("pushing the image {name}"), 0);
         let mut skopeo = Command::new("skopeo");
@@ -90,11 +100,11 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// Starts it on a free port and waits until it listens.
-    pub(crate) fn start() -> Result<Self, Error> {
+    /// Starts it on a free port with an architecture's images, and waits until it listens.
+    pub(crate) fn start(arch: Arch) -> Result<Self, Error> {
         let port = free_port().map_err(Error::system("find a free port"))?;
         let address = format!("127.0.0.1:{port}");
-        let storage = storage();
+        let storage = storage(arch);
         fs::create_dir_all(&storage).map_err(Error::file("create", &storage))?;
         let mut command = Command::new("docker-registry");
         command.args(["serve", "/dev/stdin"]);

@@ -56,8 +56,12 @@ pub(crate) fn target() -> PathBuf {
 /// A copy of this program, to start hosts with. Cargo may replace the program itself while it runs:
 /// built with other packages, it gets other features of shared dependencies.
 pub(crate) fn this_program() -> Result<PathBuf, Error> {
-    let running = Path::new("/proc/self/exe");
-    let bytes = fs::read(running).map_err(Error::file("read", running))?;
+    copy_program(Path::new("/proc/self/exe"))
+}
+
+/// A copy of a build of this program, under a name that tells builds apart.
+pub(crate) fn copy_program(built: &Path) -> Result<PathBuf, Error> {
+    let bytes = fs::read(built).map_err(Error::file("read", built))?;
     let dir = target().join("xtask");
     let copy = dir.join(format!("xtask-{}", cache::short_name(&Sha256::digest(&bytes))));
     if copy.exists() {

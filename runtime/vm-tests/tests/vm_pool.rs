@@ -20,6 +20,8 @@ use supermachine::agent::{Replies, resume};
 use supermachine::error::InvalidInput;
 use supermachine::{Error, Image, Pool, PooledVm, Timings, VmConfig};
 use supermachine_formats::snapshot::Snapshot;
+use supermachine_formats::snapshot::arch::ArchState;
+use supermachine_formats::snapshot::arch::x86_64::Msr;
 use supermachine_formats::snapshot::device::Slot;
 use supermachine_formats::wire::{Command, Control, Request};
 use supermachine_test_support::machines::{self, alone, bake, baked, busybox, held, sh};
@@ -29,6 +31,8 @@ use supermachine_vmm::{Machine, Origin, Restore};
 const TIMEOUT: Duration = Duration::from_secs(300);
 /// Appears nowhere else in a guest.
 const SECRET: &str = "tiger-lily-sesame";
+/// The register that counts on x86_64.
+const TIME_STAMP_COUNTER: u32 = 0x10;
 
 /// An expanded image: a machine that starts from the pack itself cannot be reset.
 fn image() -> Image {
@@ -145,19 +149,8 @@ impl Bare {
 
     /// The state that two machines at the same point share: everything except time and used ports.
     fn state(&self) -> Snapshot {
-        const TIME_STAMP_COUNTER: u32 = 0x10;
-        const PROCESSOR_PRIORITY: usize = 0xa0;
         let mut state = self.machine.capture_live().unwrap().snapshot;
-        let arch = state.arch.x86_64_mut().unwrap();
-        arch.clock.realtime_ns = 0;
-        arch.clock.monotonic_ns = 0;
-        for vcpu in &mut arch.vcpus {
-            vcpu.msrs.retain(|msr| msr.index != TIME_STAMP_COUNTER);
-            // The processor derives it from other registers when it reads it.
-            if let Some(lapic) = &mut vcpu.lapic {
-                lapic[PROCESSOR_PRIORITY] = 0;
-            }
-        }
+        forget_time(&mut state.arch);
         for slot in &mut state.slots {
             if let Slot::Vsock(_, vsock) = slot {
                 vsock.next_port = 0;
@@ -166,17 +159,51 @@ impl Bare {
         state
     }
 
-    /// The time-stamp counter of the first processor.
+    /// The counter of the first processor.
     fn counter(&self) -> u64 {
-        let state = self.machine.capture_live().unwrap().snapshot;
-        let arch = state.arch.x86_64().unwrap();
-        arch.vcpus[0].msrs.iter().find(|msr| msr.index == 0x10).unwrap().value
+        match self.machine.capture_live().unwrap().snapshot.arch {
+            ArchState::X86_64(state) => {
+                let is_counter = |msr: &&Msr| msr.index == TIME_STAMP_COUNTER;
+                state.vcpus[0].msrs.iter().find(is_counter).unwrap().value
+            }
+            ArchState::Aarch64(state) => state.counter.value,
+        }
     }
 
     fn pages_with(&self, text: &str) -> usize {
         let captured = self.machine.capture_live().unwrap();
         let has = |page: &[u8]| page.windows(text.len()).any(|found| found == text.as_bytes());
         captured.dirty.iter().filter(|(_, page)| has(page.as_slice())).count()
+    }
+}
+
+/// Sets to zero what differs between two machines at the same point because time passes.
+fn forget_time(arch: &mut ArchState) {
+    const PROCESSOR_PRIORITY: usize = 0xa0;
+    match arch {
+        ArchState::X86_64(state) => {
+            state.clock.realtime_ns = 0;
+            state.clock.monotonic_ns = 0;
+            for vcpu in &mut state.vcpus {
+                vcpu.msrs.retain(|msr| msr.index != TIME_STAMP_COUNTER);
+                // The processor derives it from other registers when it reads it.
+                if let Some(lapic) = &mut vcpu.lapic {
+                    lapic[PROCESSOR_PRIORITY] = 0;
+                }
+            }
+        }
+        ArchState::Aarch64(state) => {
+            state.counter.realtime_ns = 0;
+            state.counter.value = 0;
+        }
+    }
+}
+
+/// How far the counter gets in a second.
+fn counts_in_a_second(arch: &ArchState) -> u64 {
+    match arch {
+        ArchState::X86_64(state) => u64::from(state.clock.tsc_khz) * 1000,
+        ArchState::Aarch64(state) => state.counter.frequency_hz.into(),
     }
 }
 
@@ -202,7 +229,7 @@ fn reset_machine_has_the_state_and_memory_of_a_fresh_one() {
         bare.reset();
         let counter = bare.counter();
         // The counter was set back: far less time has passed than the commands took.
-        let limit = u64::from(fresh.arch.x86_64().unwrap().clock.tsc_khz) * 1500;
+        let limit = counts_in_a_second(&fresh.arch) * 3 / 2;
         assert!(counter.abs_diff(begin) < limit, "{counter}, at first {begin}");
         assert_eq!(bare.state(), fresh);
         let captured = bare.machine.capture_live().unwrap();

@@ -3,6 +3,7 @@
 use std::fs;
 
 use supermachine_formats::Digest;
+use supermachine_formats::snapshot::arch::ArchState;
 use supermachine_snapshots::pack::{ChunkReader, Pack, Source};
 
 use crate::packs;
@@ -27,7 +28,13 @@ pub fn run(data: &[u8]) -> bool {
     is_found
 }
 
-/// A valid archive.
+/// A valid archive for each architecture.
 pub fn samples() -> Vec<Vec<u8>> {
-    vec![packs::sample_archive()]
+    let archive = |arch| {
+        let dir = tempfile::tempdir().unwrap();
+        packs::make_of(arch, dir.path());
+        packs::archive(dir.path())
+    };
+    let architectures: [fn() -> ArchState; 2] = [packs::x86_64_state, packs::aarch64_state];
+    architectures.map(archive).into()
 }

@@ -10,7 +10,6 @@ use crate::cache;
 use crate::command;
 use crate::cross::{LINUX_ARM, Toolchain};
 use crate::error::Error;
-use crate::packages;
 use crate::progress::Step;
 use crate::workspace;
 
@@ -31,10 +30,7 @@ pub(super) fn build(arch: Arch, folder: &Path) -> Result<(), Error> {
     cargo.arg(&target).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     let mut built = target;
     if arch != Arch::host() {
-        packages::ensure(packages::CROSS)?;
-        Toolchain::ensure()?.serve(&mut cargo);
-        cargo.args(["--target", LINUX_ARM]);
-        cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", packages::CROSS_COMPILER);
+        Toolchain::ensure()?.build_for_arm(&mut cargo)?;
         built.push(LINUX_ARM);
     }
     command::output(&mut cargo)?;

@@ -19,18 +19,26 @@ pub(crate) struct Args {
     arch: Option<Arch>,
 }
 
-fn arch(name: &str) -> Result<Arch, String> {
+/// Parses the name of an architecture on the command line.
+pub(crate) fn arch(name: &str) -> Result<Arch, String> {
     let known = Arch::ALL.into_iter().find(|arch| arch.name() == name);
     known.ok_or_else(|| format!("use {}", Arch::ALL.map(Arch::name).join(" or ")))
 }
 
-/// Builds this machine's assets that are missing.
-pub(crate) fn ensure() -> Result<(), Error> {
-    ensure_for(Arch::host())
+/// Refuses an architecture that nothing is built for here.
+pub(crate) fn require_buildable(arch: Arch) -> Result<(), Error> {
+    if arch == Arch::host() || arch == Arch::Aarch64 {
+        return Ok(());
+    }
+    Err(Error::Unexpected {
+        what: "--arch",
+        expected: format!("{}: only arm64 is cross-built", Arch::host().name()),
+        found: arch.name().into(),
+    })
 }
 
 /// Builds the assets of an architecture that are missing.
-fn ensure_for(arch: Arch) -> Result<(), Error> {
+pub(crate) fn ensure(arch: Arch) -> Result<(), Error> {
     cache::folder(&arch.kernel_dir(), |folder| kernel::build(arch, folder))?;
     cache::folder(&arch.agent_dir(), |folder| agent::build(arch, folder))?;
     Ok(())
@@ -39,14 +47,8 @@ fn ensure_for(arch: Arch) -> Result<(), Error> {
 /// `cargo xtask assets`
 pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     let arch = args.arch.unwrap_or(Arch::host());
-    if arch != Arch::host() && arch != Arch::Aarch64 {
-        return Err(Error::Unexpected {
-            what: "--arch",
-            expected: format!("{}: only arm64 is cross-built", Arch::host().name()),
-            found: arch.name().into(),
-        });
-    }
-    ensure_for(arch)?;
+    require_buildable(arch)?;
+    ensure(arch)?;
     println!("kernel: {}", arch.kernel_dir().display());
     println!("agent: {}", arch.agent_dir().display());
     Ok(0)

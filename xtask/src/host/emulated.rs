@@ -1,11 +1,12 @@
 //! The emulated host: QEMU emulates a processor with virtualization, on which Debian's
-//! cloud kernel runs KVM unmodified; its root file system is this machine's.
+//! cloud kernel runs KVM unmodified; its root file system is this machine's. In a host of another
+//! architecture, programs and settings come from a root of that architecture.
 //!
 //! Invariant: nothing outlives the caller. All sockets are unnamed, and both processes die with the
 //! thread that started them.
 
 use std::collections::VecDeque;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
@@ -17,17 +18,23 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::kind::{CLOCK_STOPPED, Kind, Limits};
+use supermachine_kernel::Arch;
+
+use super::kind::{CLOCK_STOPPED, Kind, Options};
+use super::platform::{self, Platform};
 use super::session::{self, Ports, SessionEnd};
 use super::wire::Request;
-use super::{guest, image, monitor, waits};
+use super::{guest, image, monitor, root, waits};
 use crate::command;
+use crate::cross;
 use crate::error::Error;
 use crate::packages;
 use crate::workspace;
 
 /// A folder in the emulated host's own memory; all others are this machine's.
 pub(crate) const FAST_FOLDER: &str = "/dev/shm";
+/// Where programs are in a root of another architecture.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const FILE_SERVER: &str = "/usr/lib/qemu/virtiofsd";
 /// Lines of the console to keep for a report when the host dies.
 const LOG_LINES: usize = 40;
@@ -35,21 +42,59 @@ const LOG_LINES: usize = 40;
 const REPORT_BEFORE: Duration = Duration::from_secs(15);
 
 /// Runs a command in a fresh emulated host.
-pub(super) fn run(kind: Kind, command: &Command, limits: &Limits) -> Result<u8, Error> {
-    packages::ensure(packages::HOST)?;
-    let kernel = image::ensure()?;
-    let request = request(kind, command, limits, &kernel)?;
-    let mut host = Host::start(kind, limits, &kernel)?;
-    let status = host.serve(&request, limits.timeout);
+pub(super) fn run(kind: Kind, command: &Command, options: &Options) -> Result<u8, Error> {
+    let files = Files::ensure(options.arch)?;
+    let request = request(kind, command, options, &files)?;
+    let mut host = Host::start(kind, options, &files)?;
+    let status = host.serve(&request, options.timeout);
     host.stop();
     status
+}
+
+/// What a host starts from.
+struct Files {
+    platform: &'static Platform,
+    /// The folder of the kernel and its modules.
+    kernel: PathBuf,
+    /// PID 1.
+    init: PathBuf,
+    /// The programs of another architecture.
+    root: Option<PathBuf>,
+}
+
+impl Files {
+    fn ensure(arch: Arch) -> Result<Self, Error> {
+        let platform = platform::of(arch);
+        packages::ensure(packages::HOST)?;
+        packages::ensure(&[platform.emulator_package])?;
+        let kernel = image::ensure(platform)?;
+        if arch == Arch::host() {
+            return Ok(Self { platform, kernel, init: workspace::this_program()?, root: None });
+        }
+        let root = Some(root::ensure(arch)?);
+        Ok(Self { platform, kernel, init: cross::this_program()?, root })
+    }
+
+    /// The kernel's parameters that start PID 1.
+    fn start_init(&self) -> String {
+        let init = self.init.display();
+        let Some(root) = &self.root else { return format!("init=\"{init}\"") };
+        let root = root.display();
+        // The loader of that architecture is not where the program expects it.
+        format!(
+            "{}=\"{root}\" init=\"{root}{}\" -- --library-path \"{root}{}\" \"{init}\"",
+            guest::ROOT,
+            self.platform.loader,
+            self.platform.libraries
+        )
+    }
 }
 
 fn request(
     kind: Kind,
     command: &Command,
-    limits: &Limits,
-    kernel: &Path,
+    options: &Options,
+    files: &Files,
 ) -> Result<Request, Error> {
     let folder = match command.get_current_dir() {
         Some(folder) => folder.to_path_buf(),
@@ -63,6 +108,11 @@ fn request(
         };
     }
     env.insert(guest::MARK.into(), kind.name().into());
+    if files.root.is_some() {
+        // This machine's programs and libraries do not run there.
+        env.insert("PATH".into(), PATH.into());
+        env.remove(OsStr::new("LD_LIBRARY_PATH"));
+    }
     let mut argv = vec![command.get_program().to_os_string()];
     argv.extend(command.get_args().map(OsString::from));
     // SAFETY: getuid has no precondition and cannot fail.
@@ -70,8 +120,10 @@ fn request(
     // SAFETY: getgid has no precondition and cannot fail.
     let gid = unsafe { libc::getgid() };
     let env = env.into_iter().collect();
-    let (folder, modules) = (folder.into(), kernel.into());
-    let report_waits_after = limits.timeout.and_then(|limit| limit.checked_sub(REPORT_BEFORE));
+    let folder = folder.into();
+    let modules =
+        files.platform.modules.iter().map(|(name, _)| files.kernel.join(name).into()).collect();
+    let report_waits_after = options.timeout.and_then(|limit| limit.checked_sub(REPORT_BEFORE));
     let report_waits_after = report_waits_after.map(|delay| delay.as_secs());
     // A thread that wakes every second would disturb measurements.
     let has_pulse = kind == Kind::Emulated;
@@ -87,9 +139,9 @@ struct Host {
 }
 
 impl Host {
-    fn start(kind: Kind, limits: &Limits, kernel: &Path) -> Result<Self, Error> {
+    fn start(kind: Kind, options: &Options, files: &Files) -> Result<Self, Error> {
         let pair = || UnixStream::pair().map_err(Error::system("make a socket pair"));
-        let (files_socket, files) = start_file_server()?;
+        let (files_socket, server) = start_file_server()?;
         let (stdout, stdout_far) = pair()?;
         let (stderr, stderr_far) = pair()?;
         let (pulse, pulse_far) = pair()?;
@@ -106,9 +158,8 @@ impl Host {
             monitor: monitor_far.as_raw_fd(),
             ports: &ports,
         };
-        let init = workspace::this_program()?;
-        let mut machine = Command::new("qemu-system-x86_64");
-        machine.args(arguments(kind, limits, kernel, &init, &sockets));
+        let mut machine = Command::new(files.platform.emulator);
+        machine.args(arguments(kind, options, files, &sockets));
         let mut inherited: Vec<RawFd> = ports.iter().map(|(_, fd)| *fd).collect();
         inherited.extend([sockets.files, sockets.monitor]);
         keep_open(&mut machine, inherited);
@@ -119,7 +170,7 @@ impl Host {
         watch(machine.stdout.take(), &log);
         watch(machine.stderr.take(), &log);
         let ports = Some(Ports { stdout, stderr, pulse, control });
-        Ok(Self { machine, files, ports, monitor, log })
+        Ok(Self { machine, files: server, ports, monitor, log })
     }
 
     fn serve(&mut self, request: &Request, timeout: Option<Duration>) -> Result<u8, Error> {
@@ -197,23 +248,18 @@ struct Sockets<'a> {
     ports: &'a [(u32, RawFd)],
 }
 
-fn arguments(
-    kind: Kind,
-    limits: &Limits,
-    kernel: &Path,
-    init: &Path,
-    sockets: &Sockets,
-) -> Vec<OsString> {
+fn arguments(kind: Kind, options: &Options, files: &Files, sockets: &Sockets) -> Vec<OsString> {
+    let platform = files.platform;
     let mut args: Vec<OsString> = Vec::new();
     let mut add = |words: &str| args.extend(words.split(' ').map(OsString::from));
     // One emulated processor in one thread: KVM's patching of running code is not safe
     // with more under emulation.
-    add("-accel tcg,thread=single -smp 1 -M q35");
-    add(&format!("-cpu {}", limits.cpu));
+    add(&format!("-accel tcg,thread=single -smp 1 -M {}", platform.machine));
+    add(&format!("-cpu {}", options.cpu.as_deref().unwrap_or(platform.cpu)));
     if kind == Kind::Measuring {
         add("-icount shift=1,sleep=off");
     }
-    let memory_mib = limits.memory_mib;
+    let memory_mib = options.memory_mib;
     add(&format!("-m {memory_mib} -numa node,memdev=mem"));
     add(&format!("-object memory-backend-memfd,id=mem,size={memory_mib}M,share=on"));
     add("-nodefaults -nographic -serial stdio -no-reboot");
@@ -226,13 +272,14 @@ fn arguments(
         add(&format!("-device virtserialport,chardev=port{number},nr={number}"));
     }
     let line = format!(
-        "console=ttyS0 quiet panic=-1 root=rootfs rootfstype=virtiofs rw init=\"{}\" \
-         mitigations=off tsc=reliable {}={}",
-        init.display(),
+        "console={} quiet panic=-1 root=rootfs rootfstype=virtiofs rw {} {}={} {}",
+        platform.console,
+        platform.parameters,
         guest::MARK,
-        kind.name()
+        kind.name(),
+        files.start_init()
     );
-    let kernel: PathBuf = kernel.join("vmlinuz");
+    let kernel: PathBuf = files.kernel.join("vmlinuz");
     args.extend(["-kernel".into(), kernel.into(), "-append".into(), line.into()]);
     args
 }

@@ -4,7 +4,7 @@
 //! It runs until the host is stopped from outside, after its report. If it exits early, the kernel
 //! panics, which is how a failure here should look.
 
-use std::ffi::CStr;
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -17,11 +17,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use super::mounts::{self, checked};
 use super::wire::{self, Report, Request};
-use super::{image, native, waits};
+use super::{native, waits};
 
 /// Set on the kernel's command line, which passes it to PID 1, and for the command.
 pub(super) const MARK: &str = "SUPERMACHINE_HOST";
+/// In a host of another architecture, names the folder with the programs of that architecture.
+pub(super) const ROOT: &str = "SUPERMACHINE_HOST_ROOT";
 
 /// The numbers of the ports. Control is last: when it is up, so are the others.
 pub(super) const STDOUT: u32 = 1;
@@ -57,7 +60,7 @@ fn serve() -> io::Result<()> {
     prepare()?;
     let mut control = port(CONTROL, OpenOptions::new().read(true).write(true))?;
     let request: Request = wire::receive(&mut WaitingReader(&control))?;
-    load_kvm(Path::new(&request.modules))?;
+    load_kvm(&request.modules)?;
     if request.has_pulse {
         beat(port(PULSE, OpenOptions::new().write(true))?);
     }
@@ -77,43 +80,21 @@ fn beat(mut pulse: File) {
 }
 
 fn prepare() -> io::Result<()> {
-    mount(c"proc", c"/proc", c"")?;
-    mount(c"sysfs", c"/sys", c"")?;
-    mount(c"cgroup2", c"/sys/fs/cgroup", c"")?;
-    mount(c"devtmpfs", c"/dev", c"")?;
-    fs::create_dir_all("/dev/pts")?;
-    fs::create_dir_all("/dev/shm")?;
-    mount(c"devpts", c"/dev/pts", c"ptmxmode=0666")?;
-    mount(c"tmpfs", c"/dev/shm", c"mode=1777,size=90%")?;
-    for (link, target) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")] {
-        std::os::unix::fs::symlink(format!("/proc/self/fd{target}"), format!("/dev/{link}"))?;
+    if let Some(root) = std::env::var_os(ROOT) {
+        mounts::enter(Path::new(&root))?;
     }
+    mounts::system()?;
     fs::write("/proc/sys/kernel/hostname", "emulated")?;
     raise_loopback()?;
     raise_file_limit()
-}
-
-fn mount(kind: &CStr, target: &CStr, options: &CStr) -> io::Result<()> {
-    // SAFETY: all four pointers are to NUL-terminated strings that outlive the call.
-    let done = unsafe {
-        libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, options.as_ptr().cast())
-    };
-    checked(done, &format!("mount {}", target.to_string_lossy()))
-}
-
-fn checked(done: i32, op: &str) -> io::Result<()> {
-    if done == 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    Err(io::Error::new(error.kind(), format!("{op}: {error}")))
 }
 
 fn raise_loopback() -> io::Result<()> {
     // SAFETY: ifreq is plain data, for which all zeros is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = from.cast_signed();
+        // Its sign depends on the architecture.
+        *to = libc::c_char::from_ne_bytes([*from]);
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
@@ -130,13 +111,13 @@ fn raise_file_limit() -> io::Result<()> {
     checked(done, "raise the limit of open files")
 }
 
-fn load_kvm(folder: &Path) -> io::Result<()> {
-    for (name, _) in image::MODULES {
-        let file = File::open(folder.join(name))?;
+fn load_kvm(modules: &[OsString]) -> io::Result<()> {
+    for path in modules {
+        let file = File::open(path)?;
         // SAFETY: finit_module takes an open file, a NUL-terminated string and flags.
         let done =
             unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
-        checked(i32::try_from(done).unwrap_or(-1), &format!("load {name}"))?;
+        checked(i32::try_from(done).unwrap_or(-1), &format!("load {}", path.display()))?;
     }
     fs::set_permissions("/dev/kvm", fs::Permissions::from_mode(0o666))
 }

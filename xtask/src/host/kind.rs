@@ -1,13 +1,12 @@
-//! The kinds of host and the limits of a command in one.
+//! The kinds of host and how to run a command in one.
 
 use std::time::Duration;
 
 use clap::ValueEnum;
+use supermachine_kernel::Arch;
 
 /// The memory of an emulated host by default.
 pub(super) const MEMORY_MIB: u32 = 4096;
-/// The processor of an emulated host by default.
-pub(super) const CPU: &str = "EPYC-Rome,+svm,+npt";
 
 /// The exit status when the emulated host's clock stops: EX_TEMPFAIL, as a new run may succeed.
 pub(crate) const CLOCK_STOPPED: u8 = 75;
@@ -34,19 +33,21 @@ impl Kind {
     }
 }
 
-/// The limits of a command in a host.
+/// How to run a command in a host.
 #[derive(Clone, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct Options {
+    /// The host's architecture.
+    pub(crate) arch: Arch,
     /// The time limit.
     pub(crate) timeout: Option<Duration>,
     /// The emulated host's memory.
     pub(crate) memory_mib: u32,
-    /// The emulated host's processor.
-    pub(crate) cpu: String,
+    /// The emulated host's processor, if not the usual one of its architecture.
+    pub(crate) cpu: Option<String>,
 }
 
-impl Default for Limits {
+impl Default for Options {
     fn default() -> Self {
-        Self { timeout: None, memory_mib: MEMORY_MIB, cpu: CPU.to_owned() }
+        Self { arch: Arch::host(), timeout: None, memory_mib: MEMORY_MIB, cpu: None }
     }
 }

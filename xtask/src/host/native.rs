@@ -3,13 +3,13 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 
-use super::kind::Limits;
+use super::kind::Options;
 use crate::command;
 use crate::error::Error;
 
 /// Runs a command here, within its time limit.
-pub(super) fn run(command: &Command, limits: &Limits) -> Result<u8, Error> {
-    let mut copy = match limits.timeout {
+pub(super) fn run(command: &Command, options: &Options) -> Result<u8, Error> {
+    let mut copy = match options.timeout {
         None => Command::new(command.get_program()),
         Some(limit) => {
             let mut timeout = Command::new("timeout");

@@ -5,22 +5,44 @@ use std::thread;
 use std::time::Duration;
 
 use supermachine::host::{Speed, probe};
+use supermachine_kernel::Arch;
 
 use super::kind::Kind;
+use crate::assets;
 use crate::error::{self, Error};
 
 /// A hypervisor that interprets instructions needs a quarter of a second for the probe.
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Picks the host for this machine.
-pub(crate) fn pick() -> Kind {
+/// Returns the kind of host that is asked for, or picks one.
+pub(crate) fn pick(arch: Arch, asked: Option<Kind>) -> Result<Kind, Error> {
+    if arch != Arch::host() {
+        return foreign(arch, asked);
+    }
+    if let Some(kind) = asked {
+        return Ok(kind);
+    }
     let reason = match measure() {
-        Ok(speed) if speed.is_usable() => return Kind::Native,
+        Ok(speed) if speed.is_usable() => return Ok(Kind::Native),
         Ok(speed) => slow(speed),
         Err(error) => error::chain(&error),
     };
     eprintln!("using the emulated host: {reason}");
-    Kind::Emulated
+    Ok(Kind::Emulated)
+}
+
+/// The host of another architecture, which is emulated.
+fn foreign(arch: Arch, asked: Option<Kind>) -> Result<Kind, Error> {
+    assets::require_buildable(arch)?;
+    match asked {
+        None => Ok(Kind::Emulated),
+        Some(Kind::Native) => Err(Error::Unexpected {
+            what: "host",
+            expected: format!("an emulated one for {}", arch.name()),
+            found: Kind::Native.name().into(),
+        }),
+        Some(kind) => Ok(kind),
+    }
 }
 
 /// Fails if the host is unusable, so that its tests are not skipped. An emulated host runs on any

@@ -22,8 +22,8 @@ pub(super) struct Request {
     pub(super) folder: OsString,
     pub(super) uid: u32,
     pub(super) gid: u32,
-    /// The folder that holds the modules of the emulated host's kernel.
-    pub(super) modules: OsString,
+    /// The modules to load, in this order.
+    pub(super) modules: Vec<OsString>,
     /// Seconds after which to print what every thread waits for.
     pub(super) report_waits_after: Option<u64>,
     /// Whether to send a byte over the pulse port each second.
@@ -82,7 +82,7 @@ mod tests {
             folder: word.clone(),
             uid: 1,
             gid: 2,
-            modules: "/".into(),
+            modules: Vec::new(),
             report_waits_after: None,
             has_pulse: true,
         };

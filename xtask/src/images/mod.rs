@@ -2,17 +2,21 @@
 //!
 //! Owns the recipes (`xtask/images/`) and a cache of finished OCI layouts, each named by
 //! a digest of its recipe. An image is made once, and pushed once into the storage that
-//! the test registry serves.
+//! the test registry serves. Recipes in Python make images of either architecture, those in shell
+//! of this machine's only: they start the programs that they install.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sha2::{Digest, Sha256};
+use supermachine_kernel::Arch;
 
+use crate::assets;
 use crate::cache;
 use crate::command;
 use crate::error::Error;
+use crate::host;
 use crate::packages;
 use crate::progress::Step;
 use crate::registry;
@@ -96,6 +100,9 @@ const fn rarely(recipe: Recipe) -> Recipe {
 /// `cargo xtask images [NAME…]`
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// Architecture of their programs [default: the machine's own]
+    #[arg(long, value_name = "ARCH", value_parser = assets::arch)]
+    arch: Option<Arch>,
     /// Images to make [default: all]
     #[arg(value_name = "NAME")]
     names: Vec<String>,
@@ -104,22 +111,31 @@ pub(crate) struct Args {
 /// Makes the images and says where they are.
 pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     let names: Vec<&str> = args.names.iter().map(String::as_str).collect();
-    let made = if names.is_empty() { ensure_for_tests(true)? } else { ensure(&names)? };
+    let arch = args.arch.unwrap_or(Arch::host());
+    let made = match names.is_empty() {
+        true => ensure_for_tests(arch, true)?,
+        false => ensure(arch, &names)?,
+    };
     for (name, layout) in made {
         println!("{name}: {}", layout.display());
     }
-    println!("registry storage: {}", registry::storage().display());
+    println!("registry storage: {}", registry::storage(arch).display());
     Ok(0)
 }
 
 /// Makes the images that an ordinary run of the tests needs, or a full one.
-pub(crate) fn ensure_for_tests(is_full: bool) -> Result<Vec<(&'static str, PathBuf)>, Error> {
+pub(crate) fn ensure_for_tests(
+    arch: Arch,
+    is_full: bool,
+) -> Result<Vec<(&'static str, PathBuf)>, Error> {
     let needed = RECIPES.iter().filter(|recipe| is_full || !recipe.is_for_full_runs);
-    ensure(&needed.map(|recipe| recipe.name).collect::<Vec<_>>())
+    let needed = needed.filter(|recipe| recipe.is_made_for(arch));
+    ensure(arch, &needed.map(|recipe| recipe.name).collect::<Vec<_>>())
 }
 
 /// Makes the named images, and has the registry's storage hold them.
-pub(crate) fn ensure(names: &[&str]) -> Result<Vec<(&'static str, PathBuf)>, Error> {
+pub(crate) fn ensure(arch: Arch, names: &[&str]) -> Result<Vec<(&'static str, PathBuf)>, Error> {
+    assets::require_buildable(arch)?;
     let is_wanted = |r: &&Recipe| names.contains(&r.name);
     if let Some(unknown) = names.iter().find(|n| RECIPES.iter().all(|r| r.name != **n)) {
         return Err(Error::Unexpected {
@@ -131,9 +147,9 @@ pub(crate) fn ensure(names: &[&str]) -> Result<Vec<(&'static str, PathBuf)>, Err
     packages::ensure(packages::IMAGES)?;
     let mut made = Vec::new();
     for recipe in RECIPES.iter().filter(is_wanted) {
-        made.push((recipe.name, recipe.make()?));
+        made.push((recipe.name, recipe.make(arch)?));
     }
-    registry::fill(&made)?;
+    registry::fill(arch, &made)?;
     Ok(made)
 }
 
@@ -151,19 +167,33 @@ impl Recipe {
         cache::short_name(&digest.finalize())
     }
 
+    /// Whether it makes images of an architecture.
+    fn is_made_for(&self, arch: Arch) -> bool {
+        arch == Arch::host() || matches!(self.tool, Tool::Python)
+    }
+
     /// Returns the image's OCI layout, made if it is not there yet.
-    fn make(&self) -> Result<PathBuf, Error> {
-        let folder = cache::dev().join("images").join(format!("{}-{}", self.name, self.digest()));
+    fn make(&self, arch: Arch) -> Result<PathBuf, Error> {
+        if !self.is_made_for(arch) {
+            return Err(Error::Unexpected {
+                what: "--arch",
+                expected: format!("{} for the image {}", Arch::host().name(), self.name),
+                found: arch.name().into(),
+            });
+        }
+        let arch_name = if arch == Arch::X86_64 { "" } else { "-aarch64" };
+        let name = format!("{}{arch_name}-{}", self.name, self.digest());
+        let folder = cache::dev().join("images").join(name);
         let layout = folder.join("layout");
         if folder.is_dir() {
             return Ok(layout);
         }
-        let base = self.base.map(Recipe::make).transpose()?;
-        cache::folder(&folder, |scratch| self.run(scratch, base.as_deref()))?;
+        let base = self.base.map(|base| base.make(arch)).transpose()?;
+        cache::folder(&folder, |scratch| self.run(arch, scratch, base.as_deref()))?;
         Ok(layout)
     }
 
-    fn run(&self, scratch: &Path, base: Option<&Path>) -> Result<(), Error> {
+    fn run(&self, arch: Arch, scratch: &Path, base: Option<&Path>) -> Result<(), Error> {
         let step = Step::new(&format!("making the image {}", self.name), 0);
         let work = scratch.join("work");
         fs::create_dir(&work).map_err(Error::file("create", &work))?;
@@ -176,7 +206,8 @@ impl Recipe {
             Tool::Python => {
                 let mut python = Command::new("python3");
                 python.arg("recipe").env("OUT", &layout).env("PYTHONDONTWRITEBYTECODE", "1");
-                python.env("PYTHONPATH", &work);
+                python.env("PYTHONPATH", &work).env("ARCHITECTURE", host::debian_name(arch));
+                python.env("BUSYBOX", busybox(arch)?);
                 python
             }
             Tool::Shell => {
@@ -199,4 +230,13 @@ impl Recipe {
         step.finish();
         Ok(())
     }
+}
+
+/// Busybox for guests of an architecture.
+fn busybox(arch: Arch) -> Result<PathBuf, Error> {
+    let root = match arch == Arch::host() {
+        true => PathBuf::from("/"),
+        false => host::root::ensure(arch)?,
+    };
+    Ok(root.join("bin/busybox"))
 }

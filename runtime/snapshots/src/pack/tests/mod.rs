@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use supermachine_formats::Digest;
 use supermachine_formats::pack::{CHUNK_SIZE, Space};
+use supermachine_formats::snapshot::arch::ArchState;
 use tempfile::TempDir;
 
 use super::*;
@@ -24,8 +25,13 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn new() -> Self {
+        Self::of(samples::x86_64_state)
+    }
+
+    /// With the state of another architecture.
+    pub(super) fn of(arch: fn() -> ArchState) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let made = samples::make(&dir.path().join("store"));
+        let made = samples::make_of(arch, &dir.path().join("store"));
         Self { dir, made }
     }
 

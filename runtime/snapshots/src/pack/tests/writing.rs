@@ -38,15 +38,21 @@ fn same_machine_gives_the_same_bytes_named_by_digest() {
 /// version of the format, not a new file here.
 #[test]
 fn version_one_packs_are_written_unchanged_and_read() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pack-v1.tar");
-    if std::env::var_os("SUPERMACHINE_WRITE_GOLDEN").is_some() {
-        fs::create_dir_all(golden.parent().unwrap()).unwrap();
-        fs::write(&golden, samples::sample_archive()).unwrap();
+    let golden: [(&str, fn() -> ArchState); 2] =
+        [("pack-v1.tar", samples::x86_64_state), ("pack-v1-aarch64.tar", samples::aarch64_state)];
+    for (name, arch) in golden {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+        let store = Store::of(arch);
+        let archive = fs::read(store.archive()).unwrap();
+        if std::env::var_os("SUPERMACHINE_WRITE_GOLDEN").is_some() {
+            fs::create_dir_all(golden.parent().unwrap()).unwrap();
+            fs::write(&golden, &archive).unwrap();
+        }
+        let pack = Pack::open_at(&golden, Some("example")).unwrap();
+        assert_is_the_sample(&pack, &store.made);
+        assert_eq!(pack.snapshot.arch, arch());
+        assert!(fs::read(&golden).unwrap() == archive, "{name}: other bytes");
     }
-    let store = Store::new();
-    let pack = Pack::open_at(&golden, Some("example")).unwrap();
-    assert_is_the_sample(&pack, &store.made);
-    assert!(fs::read(&golden).unwrap() == fs::read(store.archive()).unwrap(), "other bytes");
 }
 
 #[test]
