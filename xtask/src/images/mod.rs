@@ -51,10 +51,11 @@ static BASE: Recipe = Recipe {
     is_for_full_runs: false,
 };
 
-static RECIPES: [Recipe; 21] = [
+static RECIPES: [Recipe; 22] = [
     by_hand("busybox", include_str!("../../images/busybox.py")),
     by_hand("layers", include_str!("../../images/layers.py")),
     by_hand("etc-links", include_str!("../../images/etc-links.py")),
+    by_hand("volumes", include_str!("../../images/volumes.py")),
     on_debian("nginx", include_str!("../../images/nginx.sh")),
     on_debian("redis", include_str!("../../images/redis.sh")),
     on_debian("python3", include_str!("../../images/python3.sh")),
