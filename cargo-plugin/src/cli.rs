@@ -185,6 +185,13 @@ fn cure(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
             let reason = docker_options::reason(option).filter(|_| is_run)?;
             Some(format!("{option} is not supported: {reason}"))
         }
+        // Docker's option of this name has no value.
+        ErrorKind::InvalidValue => match error.get(ContextKind::InvalidArg) {
+            Some(ContextValue::String(option)) if option.starts_with("--init ") => {
+                Some(docker_options::INIT.to_owned())
+            }
+            _ => None,
+        },
         ErrorKind::InvalidSubcommand => {
             let Some(ContextValue::String(command)) = error.get(ContextKind::InvalidSubcommand)
             else {
