@@ -51,7 +51,7 @@ static BASE: Recipe = Recipe {
     is_for_full_runs: false,
 };
 
-static RECIPES: [Recipe; 22] = [
+static RECIPES: [Recipe; 23] = [
     by_hand("busybox", include_str!("../../images/busybox.py")),
     by_hand("layers", include_str!("../../images/layers.py")),
     by_hand("etc-links", include_str!("../../images/etc-links.py")),
@@ -72,6 +72,7 @@ static RECIPES: [Recipe; 22] = [
     rarely(in_zoo("mariadb", include_str!("../../images/mariadb.sh"))),
     rarely(in_zoo("openjdk", include_str!("../../images/openjdk.sh"))),
     rarely(in_zoo("php-apache", include_str!("../../images/php-apache.sh"))),
+    rarely(in_zoo("podman", include_str!("../../images/podman.sh"))),
     rarely(in_zoo("ruby", include_str!("../../images/ruby.sh"))),
     rarely(in_zoo("systemd", include_str!("../../images/systemd.sh"))),
 ];
