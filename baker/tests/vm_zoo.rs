@@ -167,3 +167,16 @@ fn docker_runs_containers_on_a_bridge_with_published_ports() {
         }
     });
 }
+
+#[test]
+#[ignore = "long: runs with SUPERMACHINE_TEST_FULL"]
+fn podman_runs_containers_of_root_and_of_users() {
+    // As with Docker, containers that run when the snapshot is taken answer in each machine.
+    let builder = quiet("podman", 1024).with_warmup_commands([["/zoo/before"]]);
+    compare("podman", builder, |machines, printed| {
+        assert!(printed.starts_with("overlay v2 false\n"), "{printed}");
+        for (vm, port) in machines.iter().zip([8080, 8081]) {
+            assert_eq!(http(vm, port, ""), "hello from a container\n");
+        }
+    });
+}

@@ -5,9 +5,10 @@ use std::ffi::OsString;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::cli::{self, USAGE, subcommand_position};
+use crate::cli::{self, USAGE};
 use crate::commands::{bake, bundle, cargo, runner, update};
 use crate::error::Error;
+use crate::first_word::subcommand_position;
 use crate::globals::Globals;
 
 const NAME: &str = "cargo supermachine";

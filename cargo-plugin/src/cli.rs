@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::{
     attend, codesign, cp, df, doctor, events, exec, export, gc, import, inspect, kill, logs, ls,
@@ -12,7 +12,7 @@ use crate::commands::{
 };
 use crate::error::{self, Error};
 use crate::globals::Globals;
-use crate::{docker_options, process, report};
+use crate::{docker_options, first_word, process, report};
 
 /// The exit status for wrong arguments.
 pub(crate) const USAGE: u8 = 2;
@@ -142,6 +142,7 @@ impl Cli {
 
 /// Parses the arguments, runs the command, and returns the exit status.
 pub(crate) fn execute(arguments: Vec<OsString>) -> u8 {
+    let arguments = first_word::separate(arguments, Cli::command());
     let is_process = subcommand(&arguments).is_some_and(|word| word == "run" || word == "exec");
     match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli.execute(),
@@ -184,6 +185,13 @@ fn cure(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
             let reason = docker_options::reason(option).filter(|_| is_run)?;
             Some(format!("{option} is not supported: {reason}"))
         }
+        // Docker's option of this name has no value.
+        ErrorKind::InvalidValue => match error.get(ContextKind::InvalidArg) {
+            Some(ContextValue::String(option)) if option.starts_with("--init ") => {
+                Some(docker_options::INIT.to_owned())
+            }
+            _ => None,
+        },
         ErrorKind::InvalidSubcommand => {
             let Some(ContextValue::String(command)) = error.get(ContextKind::InvalidSubcommand)
             else {
@@ -203,26 +211,11 @@ fn cure(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
 /// The first argument that is neither an option nor an option's value. Used when the arguments
 /// do not parse, so it only knows the options before a command.
 fn subcommand(arguments: &[OsString]) -> Option<&OsString> {
-    arguments.get(subcommand_position(arguments)?)
-}
-
-/// The position of the subcommand among the arguments.
-pub(crate) fn subcommand_position(arguments: &[OsString]) -> Option<usize> {
-    let mut words = arguments.iter().enumerate().skip(1);
-    loop {
-        let (position, word) = words.next()?;
-        if word == "--store" {
-            words.next()?;
-        } else if !word.as_encoded_bytes().starts_with(b"-") {
-            return Some(position);
-        }
-    }
+    arguments.get(first_word::subcommand_position(arguments)?)
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -9,7 +9,7 @@ const REFUSED: &[(&[&str], &str)] = &[
          into the image",
     ),
     (
-        &["--network-alias", "--link", "--ip", "--ip6", "--mac-address"],
+        &["--network-alias", "--link", "--link-local-ip", "--ip", "--ip6", "--mac-address"],
         "a machine is alone on its network, with fixed addresses: --net says what it reaches",
     ),
     (
@@ -38,6 +38,8 @@ const REFUSED: &[(&[&str], &str)] = &[
         "a machine has whole processors: set their number with --vcpus",
     ),
     (&["--isolation", "--runtime"], "every machine is isolated by hardware"),
+    (&["--annotation", "--label-file"], "a machine has labels: set each with --label"),
+    (&["--use-api-socket"], "a machine reaches no socket of the host: see --net"),
     (&["-a", "--attach"], "`run` without -d is always attached to standard output and error"),
     (&["--cidfile"], "the name of a machine in the background is printed, and set with --name"),
     (
@@ -54,6 +56,10 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["-h"], "use --hostname for the host name, and --help for help"),
 ];
 
+/// What is wrong with `--init` as Docker has it.
+pub(crate) const INIT: &str = "--init takes `agent` or `image`: leave it out for an init that reaps, which \
+    every machine has, or use `--init image` if the image's entrypoint must be PID 1";
+
 /// Commands of Docker, with what does the same.
 const COMMANDS: &[(&[&str], &str)] = &[
     (&["images", "image"], "`supermachine ls` lists snapshots, and `inspect` shows one"),
@@ -64,7 +70,7 @@ const COMMANDS: &[(&[&str], &str)] = &[
     (&["save"], "`supermachine export` writes a snapshot to a file"),
     (&["load"], "`supermachine pull docker-archive:FILE` takes what `docker save` wrote"),
     (
-        &["build", "buildx", "commit"],
+        &["build", "builder", "buildx", "commit"],
         "build the image with another tool; `supermachine pull` takes it from a registry, as \
          oci:FOLDER or as docker-archive:FILE",
     ),
@@ -74,7 +80,23 @@ const COMMANDS: &[(&[&str], &str)] = &[
          with --password-stdin",
     ),
     (&["tag"], "`supermachine pull --name` names a snapshot, and `push NAME REFERENCE` its image"),
-    (&["history"], "`supermachine inspect` shows what a snapshot was made from"),
+    (
+        &["history", "manifest", "trust"],
+        "`supermachine inspect` shows what a snapshot was made from",
+    ),
+    (
+        &["diff"],
+        "`supermachine export` writes a whole snapshot, and `cp` copies files out of a machine",
+    ),
+    (&["search"], "search in the registry itself; `supermachine pull` takes what you find"),
+    (
+        &["update"],
+        "a snapshot fixes memory and processors: `run --memory` and `--cpus` bake another",
+    ),
+    (
+        &["config", "context", "node", "plugin", "secret"],
+        "there is no daemon, and no cluster: each machine is a process of its own",
+    ),
     (
         &["info", "version"],
         "`supermachine doctor` checks this host, and --version prints the version",
@@ -109,6 +131,11 @@ mod tests {
     #[test]
     fn commands_of_docker_have_another_name() {
         assert!(instead_of("rmi").unwrap().contains("`supermachine rm`"));
+        for command in
+            ["attach", "builder", "config", "diff", "search", "trust", "update", "volume"]
+        {
+            assert!(instead_of(command).is_some(), "{command}");
+        }
         assert!(instead_of("nosuch").is_none());
     }
 

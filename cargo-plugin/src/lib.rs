@@ -17,6 +17,7 @@ mod docker_options;
 mod error;
 mod event_filter;
 mod events;
+mod first_word;
 mod format;
 mod globals;
 mod image_name;

@@ -307,6 +307,7 @@ fn options_of_docker_without_a_meaning_say_why() {
     ] {
         home.run(&["run", option, "x"]).fails(125, &["is not supported: ", said]);
     }
+    home.run(&["run", "--init", "x"]).fails(125, &["which every machine has", "--init image"]);
     home.run(&["run", "--network", "bridge", "x"]).fails(125, &["\"bridge\" is not a destination"]);
     home.run(&["run", "--net", "host", "x"]).fails(125, &["`host` needs a port"]);
     home.run(&["run", "--net", "10.0.0.1/8", "x"]).fails(125, &["bits beyond its prefix"]);

@@ -42,6 +42,10 @@ fn run_passes_output_and_status_through() {
     assert_eq!((done.status, &*done.stdout, &*done.stderr), (3, "out\n", "err\n"));
     let done = run(&["bb", "echo", "-n", "without", "--", "dashes"]);
     assert_eq!((done.status, &*done.stdout), (0, "without -- dashes"));
+    // As in Docker, all that stands behind the image belongs to the command.
+    let done = run(&["--entrypoint", "echo", "bb", "-n", "--flag", "-d", "-u", "x"]);
+    assert_eq!((done.status, &*done.stdout), (0, "--flag -d -u x"), "{done:?}");
+    run(&["bb", "-d"]).fails(127, &["-d: no such program"]);
 }
 
 #[test]

@@ -33,9 +33,13 @@ static HOME: LazyLock<Home> = LazyLock::new(|| {
 });
 
 fn image() -> String {
+    image_of("busybox")
+}
+
+fn image_of(name: &str) -> String {
     let registry = std::env::var("SUPERMACHINE_TEST_REGISTRY")
         .expect("SUPERMACHINE_TEST_REGISTRY is the test registry");
-    format!("{registry}/busybox:latest")
+    format!("{registry}/{name}:latest")
 }
 
 /// A machine that is stopped at the end of the test, even if the test fails.
@@ -122,6 +126,31 @@ fn root_is_read_only_and_mounts_are_writable() {
     assert_eq!(again.succeeds(), shown);
     assert!(!again.stderr.contains("pulling it"), "{again:?}");
     assert!(HOME.names().iter().any(|name| name.starts_with("busybox--128m-ro-mounts-")));
+}
+
+#[test]
+fn volumes_begin_with_the_images_files_and_are_writable_in_a_read_only_root() {
+    let script = "touch /x 2>/dev/null || echo refused; stat -c '%a %u:%g %n' /data /new/deep \
+                  /srv/old /srv/old/kept; cat /link/kept /srv/old/inner/file; \
+                  for i in /data /new/deep /srv/old /srv/old/inner; do touch $i/x; ls $i; done; \
+                  echo more >>/link/kept; rm /srv/old/inner/file; cat /srv/old/kept; \
+                  grep -cE ' /(data|new/deep|srv/old|srv/old/inner) ' /proc/mounts; \
+                  grep -c '^tmpfs /scratch ' /proc/mounts; \
+                  mkdir /data/upper /data/work && mount -t overlay \
+                  -o lowerdir=/bin,upperdir=/data/upper,workdir=/data/work overlay /mnt && echo layered";
+    let shown = "750 1000:50 /data\n755 0:0 /new/deep\n711 0:0 /srv/old\n640 1000:50 /srv/old/kept\n\
+                 of the image\ninner\nx\nx\ninner\nkept\nx\nfile\nx\nof the image\nmore\n\
+                 4\n1\nlayered\n";
+    let image = image_of("volumes");
+    let run = |option: &str| {
+        let options =
+            ["run", "-m", "128", "--tmpfs", "/scratch:size=1m", "--tmpfs", "/mnt", option];
+        HOME.run(&[&options[..], &[&image, "sh", "-c", script]].concat())
+    };
+    assert_eq!(run("--quiet").succeeds(), shown);
+    // Each machine has its own.
+    assert_eq!(run("--quiet").succeeds(), shown);
+    assert_eq!(run("--read-only").succeeds(), format!("refused\n{shown}"));
 }
 
 #[test]

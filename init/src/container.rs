@@ -3,6 +3,7 @@
 //! [`attach`] turns the initramfs into the container's root: afterwards the agent itself lives
 //! there, and so do its children without a step of their own.
 
+use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ffi::CStr;
@@ -17,9 +18,10 @@ use crate::environment::{DEFAULT_PATH, Environment};
 use crate::failure::{OrFailure, failure};
 use crate::place::{self, ensure_directory, make_directories, path};
 use crate::resume::Resumer;
-use crate::root::{WritableRoot, mount_memory};
+use crate::root::{WritableRoot, mount_settings};
 use crate::slot::probe;
 use crate::sys::{Errno, clock, fd, mount, poll};
+use crate::volume::{Layers, OVERLAY_OPTIONS};
 
 /// How long a probed device may take to appear.
 const DEVICE_TIMEOUT: u64 = 5_000_000_000;
@@ -27,10 +29,6 @@ const DEVICE_TIMEOUT: u64 = 5_000_000_000;
 const NAMED_TO_OPEN: u64 = 500_000;
 /// The default terminal type, which every terminal program knows.
 const DEFAULT_TERMINAL: &[u8] = b"xterm";
-/// Directories of the image can be renamed, hard links stay linked when they are written to, inode
-/// numbers do not change then, and files have handles.
-const OVERLAY: &CStr = c"lowerdir=/image,upperdir=/rw/upper,workdir=/rw/work,\
-    redirect_dir=on,index=on,nfs_export=on,xino=on";
 const HOSTS: &[u8] = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
     fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
 
@@ -187,9 +185,10 @@ pub(crate) fn attach(
     let device = path(&[b"/dev/", description.root_device.as_bytes()].concat())?;
     wait_for_device(&device)?;
     mount_root(&device)?;
+    let layers = Layers::open(c"/image", c"/rw")?;
     enter_root()?;
     let mut container = Container::new(description);
-    mount_memory(&container.settings)?;
+    mount_settings(&container.settings, &layers)?;
     let mut write = || {
         make_directories(b"/etc")?;
         ensure_resolver()?;
@@ -251,7 +250,9 @@ fn mount_root(device: &CStr) -> Result<(), Failure> {
     let mode = u32::from(root.stx_mode) & 0o7777;
     mount::set_owner_and_mode(c"/rw/upper", root.stx_uid, root.stx_gid, mode)
         .or_failure("chmod", "/rw/upper")?;
-    mount::mount(c"overlay", c"/newroot", c"overlay", 0, OVERLAY).or_failure("mount", "/newroot")
+    let data = format!("lowerdir=/image,upperdir=/rw/upper,workdir=/rw/work,{OVERLAY_OPTIONS}");
+    let data = path(data.as_bytes())?;
+    mount::mount(c"overlay", c"/newroot", c"overlay", 0, &data).or_failure("mount", "/newroot")
 }
 
 /// Moves the kernel's file systems to /newroot, and makes it the root.

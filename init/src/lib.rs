@@ -45,6 +45,7 @@ mod slot;
 pub mod sys;
 mod tar;
 mod usage;
+mod volume;
 
 use core::fmt::{Display, Write};
 

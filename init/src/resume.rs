@@ -4,6 +4,7 @@
 //! names. [`Resumer::resume`] makes them different. It runs between restore and first output, so its
 //! descriptors are opened beforehand, and each step is one system call.
 
+use alloc::ffi::CString;
 use core::ffi::CStr;
 
 use linux_raw_sys::general as nr;
@@ -13,13 +14,17 @@ use crate::failure::OrFailure;
 use crate::network;
 use crate::place::make_directories;
 use crate::sys::fd::{self, Fd};
-use crate::sys::{Errno, clock};
+use crate::sys::{Errno, clock, mount};
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 const ID_SIZE: usize = 16;
+/// An id as a line: its digits and a line end.
+const LINE: usize = 2 * ID_SIZE + 1;
 const GENERATION_FOLDER: &[u8] = b"/run/supermachine";
 /// Changes at every restore. Programs may watch it.
 const GENERATION: &CStr = c"/run/supermachine/generation";
+/// Where journald keeps its files.
+const JOURNALS: [&[u8]; 2] = [b"/run/log/journal/", b"/var/log/journal/"];
 /// A clock that is behind by less is right.
 const BEHIND: u64 = 500_000_000;
 /// A clock that is ahead by less may be right: on a busy machine the message may have been delayed by
@@ -31,6 +36,8 @@ const AHEAD: u64 = 5_000_000_000;
 pub(crate) struct Resumer {
     random: Fd,
     machine_id: Option<Fd>,
+    /// The id that was written last.
+    own_id: Option<[u8; LINE]>,
     generation: Option<Fd>,
     /// Whether the interface was set up, here or in the snapshot.
     has_network: bool,
@@ -40,7 +47,7 @@ impl Resumer {
     /// Opens the generator.
     pub(crate) fn new() -> Result<Self, Failure> {
         let random = fd::open(c"/dev/urandom", nr::O_RDWR, 0).or_failure("open", "/dev/urandom")?;
-        Ok(Self { random, machine_id: None, generation: None, has_network: false })
+        Ok(Self { random, machine_id: None, own_id: None, generation: None, has_network: false })
     }
 
     /// Replaces the container's machine id, if it has one, and creates the generation file. Renews both,
@@ -58,18 +65,18 @@ impl Resumer {
         let how = nr::O_WRONLY | nr::O_CREAT | nr::O_TRUNC;
         let file = fd::open(GENERATION, how, 0o444).or_failure("open", GENERATION.to_bytes())?;
         self.generation = Some(file);
-        self.renew_ids()
+        self.renew_ids(false)
     }
 
     /// Sets the clock, reseeds the generator, renews the machine id and the generation, and sets up the
-    /// network.
+    /// network. `has_init`: whether the entrypoint is PID 1, with a journal perhaps.
     ///
     /// The kernel draws the boot id when it is first read: it differs between machines unless a
     /// program read it before their snapshot.
-    pub(crate) fn resume(&mut self, resume: &Resume) -> Result<(), Failure> {
+    pub(crate) fn resume(&mut self, resume: &Resume, has_init: bool) -> Result<(), Failure> {
         clock::set_realtime(resume.realtime_ns).or_failure("clock_settime", "CLOCK_REALTIME")?;
         clock::reseed(&self.random, &resume.entropy).or_failure("ioctl", "/dev/urandom")?;
-        self.renew_ids()?;
+        self.renew_ids(has_init)?;
         if self.has_network {
             network::leave();
         }
@@ -83,21 +90,41 @@ impl Resumer {
         }
     }
 
-    fn renew_ids(&self) -> Result<(), Failure> {
+    fn renew_ids(&mut self, has_init: bool) -> Result<(), Failure> {
         if self.machine_id.is_none() && self.generation.is_none() {
             return Ok(());
         }
         let random = clock::random::<{ 2 * ID_SIZE }>().or_failure("getrandom", "")?;
         let (machine_id, generation) = random.split_at(ID_SIZE);
-        renew(self.machine_id.as_ref(), machine_id, "/etc/machine-id")?;
-        renew(self.generation.as_ref(), generation, GENERATION.to_bytes())
+        if let Some(file) = &self.machine_id {
+            let id = line(machine_id);
+            renew(file, &id, "/etc/machine-id")?;
+            if let Some(old) = self.own_id.replace(id).filter(|_| has_init) {
+                JOURNALS.into_iter().for_each(|folder| link_journal(folder, &old, &id));
+            }
+        }
+        match &self.generation {
+            Some(file) => renew(file, &line(generation), GENERATION.to_bytes()),
+            None => Ok(()),
+        }
     }
 }
 
 /// Writes a new id in one call, so that no reader sees parts of two.
-fn renew(file: Option<&Fd>, id: &[u8], name: impl AsRef<[u8]>) -> Result<(), Failure> {
-    let Some(file) = file else { return Ok(()) };
-    fd::overwrite(file, &line(id)).or_failure("write", name)
+fn renew(file: &Fd, id: &[u8], name: impl AsRef<[u8]>) -> Result<(), Failure> {
+    fd::overwrite(file, id).or_failure("write", name)
+}
+
+/// Lets readers of the journal find what a running journald wrote and writes: it reads the machine id
+/// once, and its folder has that name. Readers look into the folder of the present id.
+fn link_journal(folder: &[u8], old: &[u8; LINE], new: &[u8; LINE]) {
+    let place = |id: &[u8; LINE]| CString::new([folder, id.trim_ascii_end()].concat());
+    if let (Ok(from), Ok(to)) = (place(old), place(new))
+        && mount::status(&from).is_ok()
+    {
+        // Without the link, the journal is whole but hard to find: no reason to stop the machine.
+        let _ = mount::link(&from, &to);
+    }
 }
 
 /// Corrects the clock after a pause of the machine, or a change of the host's clock.
@@ -114,8 +141,8 @@ fn is_wrong(now: u64, told: u64) -> bool {
 }
 
 /// 32 hexadecimal digits and a line end.
-fn line(random: &[u8]) -> [u8; 33] {
-    let mut text = [b'\n'; 33];
+fn line(random: &[u8]) -> [u8; LINE] {
+    let mut text = [b'\n'; LINE];
     for (place, digit) in text.iter_mut().zip(digits(random)) {
         *place = digit;
     }
@@ -135,6 +162,24 @@ mod tests {
     fn id_is_32_digits_and_a_line_end() {
         let random: Vec<u8> = (0..16).map(|n| n * 17).collect();
         assert_eq!(line(&random), *b"00112233445566778899aabbccddeeff\n");
+    }
+
+    #[test]
+    fn journal_is_found_under_the_new_id_if_there_is_one() {
+        let folder =
+            std::env::temp_dir().join(format!("supermachine-journal-{}", std::process::id()));
+        let ids = [1, 2, 3].map(|n| line(&[n; ID_SIZE]));
+        let path = |id: &[u8]| folder.join(str::from_utf8(id.trim_ascii_end()).unwrap());
+        std::fs::create_dir_all(path(&ids[0])).unwrap();
+        let name = format!("{}/", folder.display());
+        link_journal(name.as_bytes(), &ids[2], &ids[1]);
+        assert!(path(&ids[1]).symlink_metadata().is_err());
+        link_journal(name.as_bytes(), &ids[0], &ids[1]);
+        link_journal(name.as_bytes(), &ids[1], &ids[2]);
+        std::fs::write(path(&ids[0]).join("system.journal"), "entries").unwrap();
+        let read = std::fs::read_to_string(path(&ids[2]).join("system.journal")).unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(read, "entries");
     }
 
     #[test]

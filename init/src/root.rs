@@ -1,4 +1,4 @@
-//! The container's root beside its files: file systems in memory, and whether programs may write to it.
+//! The container's root beside its files: what is mounted in it, and whether programs may write to it.
 //!
 //! A read-only root is a flag of its mount. The agent keeps a copy of the mounts from before, which nobody
 //! else sees, and writes its own files there: names, ids. Invariant: between two calls of this
@@ -6,6 +6,7 @@
 
 use alloc::ffi::CString;
 use alloc::format;
+use alloc::vec::Vec;
 
 use linux_raw_sys::general as nr;
 use supermachine_formats::wire::{Failure, Settings, Tmpfs};
@@ -14,9 +15,14 @@ use crate::failure::{OrFailure, failure};
 use crate::place::{make_directories, path};
 use crate::sys::fd::{self, Fd};
 use crate::sys::{Errno, mount};
+use crate::volume::{Layers, MODE};
 
-/// The bits of a mode that a file system in memory takes over from the directory that it covers.
-const MODE: u32 = 0o7777;
+/// What is mounted at a path.
+enum Mount<'a> {
+    Tmpfs(&'a Tmpfs),
+    /// The volume with this number.
+    Volume(usize),
+}
 
 /// The copy of the mounts in which the root is writable.
 #[derive(Debug)]
@@ -45,10 +51,18 @@ impl WritableRoot {
     }
 }
 
-/// Mounts the file systems in memory, and resizes `/dev/shm`.
-pub(crate) fn mount_memory(settings: &Settings) -> Result<(), Failure> {
-    for tmpfs in &settings.tmpfs {
-        mount_tmpfs(tmpfs)?;
+/// Mounts the file systems in memory and the volumes, parents first, and resizes `/dev/shm`.
+pub(crate) fn mount_settings(settings: &Settings, layers: &Layers) -> Result<(), Failure> {
+    let tmpfs = settings.tmpfs.iter().map(|tmpfs| (&tmpfs.path, Mount::Tmpfs(tmpfs)));
+    let volumes = settings.volumes.iter().enumerate();
+    let mut mounts: Vec<_> =
+        tmpfs.chain(volumes.map(|(number, path)| (path, Mount::Volume(number)))).collect();
+    mounts.sort_by_key(|(path, _)| *path);
+    for (path, mount) in mounts {
+        match mount {
+            Mount::Tmpfs(tmpfs) => mount_tmpfs(tmpfs)?,
+            Mount::Volume(number) => layers.mount_volume(number, path)?,
+        }
     }
     if let Some(size) = settings.shm_size {
         let how = nr::MS_REMOUNT | nr::MS_NOSUID | nr::MS_NOEXEC | nr::MS_NODEV;

@@ -3,13 +3,6 @@ from_base
 install docker.io iptables busybox-static
 rm -f bundle/rootfs/usr/bin/{ctr,containerd-stress,containerd-shim,containerd-shim-runc-v1}
 make_box
-program /zoo/start <<'END'
-#!/bin/sh -e
-# The layers of containers need a file system that overlayfs can write to. The root is none.
-mkdir -p /var/lib/docker
-mount -t tmpfs tmpfs /var/lib/docker
-exec dockerd
-END
 program /zoo/ready <<'END'
 #!/bin/sh
 docker version
@@ -66,4 +59,5 @@ second.html
 hello from a container
     1 httpd -f -p 80 -h /www
 END
-finish --config.cmd /zoo/start
+# As in Docker's own image: layers need a file system that overlayfs can write to.
+finish --config.cmd dockerd --config.volume /var/lib/docker

@@ -50,6 +50,8 @@ expect_beside() {
     sleep 0.1
     read -ra children <"/proc/$outside/task/$outside/children" || [ $((tries++)) -lt 100 ]
   done
+  # Its root is this machine's at first.
+  until [ -e "/proc/${children[0]}/root/zoo/probe" ]; do sleep 0.1; [ $((tries++)) -lt 300 ]; done
   inside() {
     nsenter --target "${children[0]}" --all --root --wd env -i PATH="$PATH_OF_IMAGE" HOME=/root "$@"
   }

@@ -50,7 +50,7 @@ fn show(program: &Path) -> Result<(), Error> {
     let registry = Registry::start(Arch::host())?;
     let image = format!("{}/busybox", registry.address);
     step(Command::new(program).args(["pull", &image, "--name", "hello"]))?;
-    let words = ["run", "hello", "--timings", "--", "/bin/echo", "hello from a microVM"];
+    let words = ["run", "--timings", "hello", "/bin/echo", "hello from a microVM"];
     step(Command::new(program).args(words))
 }
 

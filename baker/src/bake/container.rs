@@ -58,7 +58,7 @@ pub(crate) fn container(
             user: user.cloned().unwrap_or_default(),
         },
         after_restore: AfterRestore::default(),
-        settings: overrides.settings.to_wire(),
+        settings: overrides.settings.to_wire(&config.volumes),
     }
 }
 

@@ -147,6 +147,21 @@ fn mount_point(path: &str) -> Result<String, String> {
     }
 }
 
+/// Where an image's volume is mounted. As in Docker, a path is relative to the root directory, and `..`
+/// does not leave it. `None` if it would cover the root, or what the kernel shows.
+fn volume(path: &str) -> Option<String> {
+    let mut names = Vec::new();
+    for name in path.split('/') {
+        match name {
+            ".." => {
+                names.pop();
+            }
+            name => names.push(name),
+        }
+    }
+    mount_point(&format!("/{}", names.join("/"))).ok()
+}
+
 impl fmt::Display for Tmpfs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let defaults = wire::Tmpfs::NO_SUID | wire::Tmpfs::NO_DEV | wire::Tmpfs::NO_EXEC;
@@ -162,9 +177,9 @@ impl fmt::Display for Tmpfs {
 }
 
 impl Settings {
-    /// The settings for the agent: parents before what is mounted in them, and the last of several
-    /// values.
-    pub(crate) fn to_wire(&self) -> wire::Settings {
+    /// The settings for the agent, with the image's volumes: parents before what is mounted in them, and
+    /// the last of several values. As in Docker, a file system in memory replaces the volume at its path.
+    pub(crate) fn to_wire(&self, volumes: &[String]) -> wire::Settings {
         let mut tmpfs: Vec<&Tmpfs> = Vec::new();
         for one in &self.tmpfs {
             tmpfs.retain(|other| other.path != one.path);
@@ -177,6 +192,10 @@ impl Settings {
             ulimits.push(*one);
         }
         ulimits.sort();
+        let mut volumes: Vec<String> = volumes.iter().filter_map(|path| volume(path)).collect();
+        volumes.retain(|path| tmpfs.iter().all(|one| one.path != *path));
+        volumes.sort();
+        volumes.dedup();
         wire::Settings {
             read_only: self.read_only,
             tmpfs: tmpfs
@@ -189,13 +208,14 @@ impl Settings {
                 .collect(),
             shm_size: self.shm_size,
             ulimits: ulimits.into_iter().map(Ulimit::to_wire).collect(),
+            volumes: volumes.into_iter().map(String::into_bytes).collect(),
         }
     }
 
     /// Adds the settings to a key.
     pub(crate) fn add_to(&self, key: &mut Key) {
         // The debug form names every field.
-        key.add(format!("{:?}", self.to_wire()).as_bytes());
+        key.add(format!("{:?}", self.to_wire(&[])).as_bytes());
     }
 }
 
@@ -268,8 +288,20 @@ mod tests {
         };
         let one = settings(&["/a/b", "/a:size=1m", "/a:size=2m"], &["nofile=1", "core=0"]);
         let other = settings(&["/a:size=2m", "/a/b"], &["core=0", "nofile=5", "nofile=1"]);
-        assert_eq!(one.to_wire(), other.to_wire());
-        let paths: Vec<_> = one.to_wire().tmpfs.into_iter().map(|one| one.path).collect();
+        assert_eq!(one.to_wire(&[]), other.to_wire(&[]));
+        let paths: Vec<_> = one.to_wire(&[]).tmpfs.into_iter().map(|one| one.path).collect();
         assert_eq!(paths, [b"/a".to_vec(), b"/a/b".to_vec()]);
+    }
+
+    #[test]
+    fn volumes_are_clean_paths_that_nothing_else_is_mounted_at() {
+        let settings = Settings { tmpfs: vec![parse("/run/own")], ..Settings::default() };
+        let volumes =
+            ["/var//lib/x/", "data", "/srv/../opt/./a", "../up", "/var/lib/x", "/run/own"];
+        let refused = ["/", "", "..", "/proc/x", "/sys", "/dev", "/a\0"];
+        let given: Vec<_> = volumes.into_iter().chain(refused).map(str::to_owned).collect();
+        let expected =
+            ["/data", "/opt/a", "/up", "/var/lib/x"].map(|path| path.as_bytes().to_vec());
+        assert_eq!(settings.to_wire(&given).volumes, expected);
     }
 }

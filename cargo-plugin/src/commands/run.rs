@@ -36,7 +36,8 @@ Examples:
 
 As in Docker, COMMAND replaces the image's CMD and becomes the arguments of its ENTRYPOINT, which \
 --entrypoint replaces. Without COMMAND, `run` attaches to the entrypoint that the snapshot has \
-already started, or starts it again if it has exited. Options behind the image belong to COMMAND.
+already started, or starts it again if it has exited. What stands behind the image belongs to \
+COMMAND, options too. If `--` follows them, options of `run` may stand there as well.
 
 Each run starts a fresh machine and discards it afterwards. The command's standard input is empty \
 without -i.

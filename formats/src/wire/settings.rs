@@ -1,9 +1,9 @@
-//! Settings of the container: a read-only root, file systems in memory, limits of processes.
+//! Settings of the container: a read-only root, file systems in memory, volumes, limits of processes.
 
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::field::read_path;
+use super::field::{put_strings, read_path};
 use super::frame::{MAX_NAME, MAX_PARTS};
 use crate::codec::{DecodeError, Put, Reader};
 
@@ -18,6 +18,9 @@ pub struct Settings {
     pub shm_size: Option<u64>,
     /// The limits of every process; a resource without one has the agent's default.
     pub ulimits: Vec<Ulimit>,
+    /// The image's volumes: directories that are writable whatever the root is, by ascending paths. A
+    /// missing one is created. A path in `tmpfs` is none.
+    pub volumes: Vec<Vec<u8>>,
 }
 
 /// A file system in memory.
@@ -86,6 +89,7 @@ pub(super) fn put_settings(out: &mut Vec<u8>, settings: &Settings) {
     });
     out.put_option(settings.shm_size.as_ref(), |out, size| out.put_u64(*size));
     put_ulimits(out, &settings.ulimits);
+    put_strings(out, &settings.volumes);
 }
 
 pub(super) fn read_settings(reader: &mut Reader<'_>) -> Result<Settings, DecodeError> {
@@ -97,6 +101,7 @@ pub(super) fn read_settings(reader: &mut Reader<'_>) -> Result<Settings, DecodeE
             size => Ok(size),
         })?,
         ulimits: read_ulimits(reader)?,
+        volumes: reader.list("volumes", MAX_PARTS, 4, |reader| read_path(reader, "volume"))?,
     })
 }
 

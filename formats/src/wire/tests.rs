@@ -47,6 +47,7 @@ fn settings() -> Settings {
         }],
         shm_size: Some(1 << 20),
         ulimits: vec![Ulimit { resource: 15, soft: 0, hard: 0 }],
+        volumes: vec![b"/data".to_vec(), b"/srv".to_vec()],
     }
 }
 
@@ -228,9 +229,9 @@ fn malformed_after_restore_is_refused() {
     let after_restore = AfterRestore { action, timeout_ms: 1 };
     let request = Request::Attach(Container { after_restore, ..Container::default() });
     let frame = request.to_frame();
-    // At the end: whether there is an action, its kind, its signal, no arguments, the time limit, and ten
+    // At the end: whether there is an action, its kind, its signal, no arguments, the time limit, and 14
     // bytes of settings.
-    let [has_action, kind, signal] = [25, 24, 23].map(|back| frame.len() - back);
+    let [has_action, kind, signal] = [29, 28, 27].map(|back| frame.len() - back);
     assert_eq!(frame[has_action..signal + 1], [1, 1, 1]);
     let decode = |place: usize, value: u8| {
         let mut frame = frame.clone();
@@ -238,7 +239,7 @@ fn malformed_after_restore_is_refused() {
         Request::decode(0x21, &frame[HEADER_SIZE..])
     };
     assert_eq!(decode(kind, 1), Ok(request));
-    for (place, value) in [(kind, 2), (kind, 3), (signal, 0), (signal, 65), (frame.len() - 18, 0)] {
+    for (place, value) in [(kind, 2), (kind, 3), (signal, 0), (signal, 65), (frame.len() - 22, 0)] {
         assert!(matches!(decode(place, value), Err(DecodeError::Illegal { .. })), "{place}");
     }
 }
@@ -261,6 +262,7 @@ fn malformed_settings_are_refused() {
         with_tmpfs(b"/a", 32, ""),
         with_tmpfs(b"/a", 0, "size=1\0"),
         Settings { shm_size: Some(0), ..Settings::default() },
+        Settings { volumes: vec![b"/a\0".to_vec()], ..Settings::default() },
     ] {
         let frame = attach(settings.clone()).to_frame();
         let decoded = Request::decode(0x21, &frame[HEADER_SIZE..]);

@@ -197,7 +197,7 @@ impl Server {
     }
 
     fn resume(&mut self, resume: &supermachine_formats::wire::Resume) -> Result<(), Failure> {
-        self.resumer.resume(resume)?;
+        self.resumer.resume(resume, self.joined.is_some())?;
         if let (Some(network), Some(container)) = (&resume.network, &self.container) {
             container.in_writable_root(|| crate::network::write_resolver(network))?;
         }

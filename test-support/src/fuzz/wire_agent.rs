@@ -75,6 +75,7 @@ pub fn samples() -> Vec<Vec<u8>> {
             tmpfs: vec![Tmpfs { path: b"/run".to_vec(), flags: 6, data: "size=1m".into() }],
             shm_size: Some(1 << 20),
             ulimits: vec![Ulimit { resource: 7, soft: 64, hard: 128 }],
+            volumes: vec![b"/data".to_vec()],
         },
     };
     let size = WindowSize { rows: 24, columns: 80 };

@@ -55,10 +55,11 @@ static BASE: Recipe = Recipe {
     is_for_full_runs: false,
 };
 
-static RECIPES: [Recipe; 21] = [
+static RECIPES: [Recipe; 23] = [
     by_hand("busybox", include_str!("../../images/busybox.py")),
     by_hand("layers", include_str!("../../images/layers.py")),
     by_hand("etc-links", include_str!("../../images/etc-links.py")),
+    by_hand("volumes", include_str!("../../images/volumes.py")),
     on_debian("nginx", include_str!("../../images/nginx.sh")),
     on_debian("redis", include_str!("../../images/redis.sh")),
     on_debian("python3", include_str!("../../images/python3.sh")),
@@ -75,6 +76,7 @@ static RECIPES: [Recipe; 21] = [
     rarely(in_zoo("mariadb", include_str!("../../images/mariadb.sh"))),
     rarely(in_zoo("openjdk", include_str!("../../images/openjdk.sh"))),
     rarely(in_zoo("php-apache", include_str!("../../images/php-apache.sh"))),
+    rarely(in_zoo("podman", include_str!("../../images/podman.sh"))),
     rarely(in_zoo("ruby", include_str!("../../images/ruby.sh"))),
     rarely(in_zoo("systemd", include_str!("../../images/systemd.sh"))),
 ];
