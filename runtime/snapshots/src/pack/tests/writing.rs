@@ -38,9 +38,10 @@ fn same_machine_gives_the_same_bytes_named_by_digest() {
 /// version of the format, not a new file here.
 #[test]
 fn version_one_packs_are_written_unchanged_and_read() {
-    let golden: [(&str, fn() -> ArchState); 2] =
-        [("pack-v1.tar", samples::x86_64_state), ("pack-v1-aarch64.tar", samples::aarch64_state)];
-    for (name, arch) in golden {
+    type State = fn() -> ArchState;
+    let x86_64: State = samples::x86_64_state;
+    let aarch64: State = samples::aarch64_state;
+    for (name, arch) in [("pack-v1.tar", x86_64), ("pack-v1-aarch64.tar", aarch64)] {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
         let store = Store::of(arch);
         let archive = fs::read(store.archive()).unwrap();
