@@ -38,9 +38,9 @@ fn same_machine_gives_the_same_bytes_named_by_digest() {
 /// version of the format, not a new file here.
 #[test]
 fn version_one_packs_are_written_unchanged_and_read() {
-    let golden: [(&str, fn() -> ArchState); 2] =
-        [("pack-v1.tar", samples::x86_64_state), ("pack-v1-aarch64.tar", samples::aarch64_state)];
-    for (name, arch) in golden {
+    type State = fn() -> ArchState;
+    let states: [State; 2] = [samples::x86_64_state, samples::aarch64_state];
+    for (name, arch) in ["pack-v1.tar", "pack-v1-aarch64.tar"].into_iter().zip(states) {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
         let store = Store::of(arch);
         let archive = fs::read(store.archive()).unwrap();
