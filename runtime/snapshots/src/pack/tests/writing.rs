@@ -39,9 +39,8 @@ fn same_machine_gives_the_same_bytes_named_by_digest() {
 #[test]
 fn version_one_packs_are_written_unchanged_and_read() {
     type State = fn() -> ArchState;
-    let x86_64: State = samples::x86_64_state;
-    let aarch64: State = samples::aarch64_state;
-    for (name, arch) in [("pack-v1.tar", x86_64), ("pack-v1-aarch64.tar", aarch64)] {
+    let states: [State; 2] = [samples::x86_64_state, samples::aarch64_state];
+    for (name, arch) in ["pack-v1.tar", "pack-v1-aarch64.tar"].into_iter().zip(states) {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
         let store = Store::of(arch);
         let archive = fs::read(store.archive()).unwrap();

@@ -6,7 +6,7 @@ use kvm_bindings::{
     KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_STOPPED, KVM_MP_STATE_SUSPENDED, kvm_mp_state,
     kvm_vcpu_events,
 };
-use kvm_ioctls::{VcpuExit, VcpuFd};
+use kvm_ioctls::VcpuFd;
 use supermachine_formats::snapshot::arch::Baseline;
 use supermachine_formats::snapshot::arch::aarch64::{
     AFFINITY, CoreRegisters, Events, Power, SimdRegisters, SystemRegister, Timer, Timers,
