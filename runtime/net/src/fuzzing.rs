@@ -1,7 +1,7 @@
 //! What takes outside bytes apart, for fuzz targets.
 
-use crate::dns;
 use crate::packet::{Content, Unreachable, answer_arp, read_frame, read_packet};
+use crate::{dhcp, dns};
 
 /// Takes a frame of a guest apart, and makes every answer to it. Returns whether it is one that has a
 /// meaning.
@@ -21,6 +21,14 @@ pub fn take_frame(bytes: &[u8]) -> bool {
             packet.segment().is_some() || packet.datagram().is_some() || answer.is_some()
         }
     }
+}
+
+/// Reads the message of a guest that asks for an address, and answers it.
+#[must_use]
+pub fn take_request(bytes: &[u8]) -> bool {
+    let answer = dhcp::answer(bytes);
+    assert!(answer.as_ref().is_none_or(|answer| read_packet(answer).is_some()));
+    answer.is_some()
 }
 
 /// Reads a question of a guest.

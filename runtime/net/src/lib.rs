@@ -20,6 +20,7 @@
 //! stack      one guest's flows, on a thread
 //! network    what a guest may reach
 //! dns        questions and answers
+//! dhcp       the guest's address, for clients that ask
 //! packet     what is made and read by hand: ARP, neighbours, echoes, errors, UDP
 //! policy     rules, and the ranges that are not public
 //! segment    the addresses of guest, gateway and host
@@ -28,6 +29,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
+mod dhcp;
 mod dns;
 #[doc(hidden)]
 pub mod fuzzing;

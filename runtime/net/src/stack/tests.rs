@@ -388,6 +388,23 @@ fn refusal_names_its_reason() {
 }
 
 #[test]
+fn guest_without_an_address_learns_its_own() {
+    let (_stack, mut guest) = started(&Network::none());
+    let client = [&[1, 1, 6, 0, 1, 2, 3, 4][..], &[0; 20], &[2, 0, 0, 0, 0, 7], &[0; 202]];
+    let discover = [&client.concat()[..], &[99, 130, 83, 99, 53, 1, 1, 255]].concat();
+    let from = (Ipv4Addr::UNSPECIFIED, 68).into();
+    let packet = datagram(from, (Ipv4Addr::BROADCAST, 67).into(), &discover).unwrap();
+    guest.send_packet(&packet);
+    let answer = guest.other();
+    let answer = read_packet(&answer).unwrap().datagram().unwrap();
+    assert_eq!(
+        (answer.source, answer.destination),
+        ((GATEWAY_V4, 67).into(), (GUEST_V4, 68).into())
+    );
+    assert_eq!(answer.payload[16..20], GUEST_V4.octets());
+}
+
+#[test]
 fn packets_of_other_senders_are_dropped() {
     let (listener, network, to) = served();
     let (stack, mut guest) = started(&network);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,6 +19,7 @@ use super::counters::Counters;
 use super::guest_link::{GuestLink, Wire};
 use super::tcp::{Connection, Context, Key, Next, fail};
 use super::udp::Flow;
+use crate::dhcp;
 use crate::dns::{Answered, Names, Resolver};
 use crate::network::{Decision, Network};
 use crate::packet::{
@@ -203,6 +204,13 @@ impl Loop {
         match packet.protocol {
             IpProtocol::Icmp | IpProtocol::Icmpv6 => {
                 if let Some(answer) = packet.answer() {
+                    self.link.send_packet(&answer);
+                }
+            }
+            // A guest that asks for its address has none yet.
+            IpProtocol::Udp if asks_for_address(&packet) => {
+                let message = packet.datagram().map(|datagram| datagram.payload);
+                if let Some(answer) = message.and_then(dhcp::answer) {
                     self.link.send_packet(&answer);
                 }
             }
@@ -430,6 +438,13 @@ fn interface(link: &mut GuestLink) -> Interface {
     });
     interface.set_any_ip(true);
     interface
+}
+
+fn asks_for_address(packet: &Packet<'_>) -> bool {
+    let is_for_server =
+        [Ipv4Addr::BROADCAST, GATEWAY_V4].map(IpAddr::V4).contains(&packet.destination);
+    let port = packet.datagram().map(|datagram| datagram.destination.port());
+    is_for_server && port == Some(dhcp::SERVER_PORT)
 }
 
 fn is_group(address: IpAddr) -> bool {
