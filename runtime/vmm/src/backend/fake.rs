@@ -362,8 +362,9 @@ impl Vcpu for FakeVcpu {
         Ok(())
     }
 
+    /// It has no page table to map into.
     fn pre_fault(&mut self, _: u64, _: u64) -> bool {
-        true
+        false
     }
 
     fn kicker(&self) -> Box<dyn Kick> {

@@ -80,8 +80,8 @@ pub(crate) trait Vcpu: Debug {
     /// for the time that passed. A no-op for guests that have no such interface.
     fn note_pause(&mut self) {}
 
-    /// Maps a range of guest memory ahead of its use, to save an exit for each page. Returns
-    /// whether it worked; a failure costs time only.
+    /// Maps a range of guest memory ahead of its use, to save an exit for each page, and makes the
+    /// host's pages present. Returns whether it worked; a failure costs time only.
     fn pre_fault(&mut self, guest_address: u64, size: u64) -> bool;
 
     /// A handle that makes [`Vcpu::run`] return, for other threads. Called on the vCPU's thread.

@@ -311,9 +311,11 @@ impl ThreadSetup {
 /// out costs a fault when the guest touches it.
 fn populate(vcpu: &mut dyn Vcpu, ram: &Ram, pages: &WorkingSet) {
     ram.populate(&pages.written, Populate::Write);
-    // This reads the file's pages by itself.
     let ranges = ram.guest_ranges(&pages.merged());
-    let _ = ranges.iter().all(|(address, size)| vcpu.pre_fault(*address, *size));
+    if !ranges.iter().all(|(address, size)| vcpu.pre_fault(*address, *size)) {
+        // The hypervisor cannot, but the host's own page table is the larger part of the work.
+        ram.populate(&pages.read, Populate::Read);
+    }
 }
 
 /// The failure of a guest whose vCPU thread has exited.
