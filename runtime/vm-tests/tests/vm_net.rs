@@ -114,18 +114,6 @@ fn interface_is_set_up_before_the_first_command() {
 }
 
 #[test]
-fn client_of_dhcp_gets_the_address_that_the_guest_has() {
-    let vm = busybox().start(&with(Network::none())).unwrap();
-    let script = r"#!/bin/sh\necho $1 $ip $mask $router $dns $mtu\n";
-    sh(
-        &vm,
-        &format!("printf '{script}' >/tmp/script; chmod +x /tmp/script; ip addr flush dev eth0"),
-    );
-    let shown = sh(&vm, "udhcpc -f -n -q -i eth0 -s /tmp/script -O mtu 2>/dev/null");
-    assert!(shown.contains("bound 198.18.0.2 24 198.18.0.1 198.18.0.1 65520"), "{shown}");
-}
-
-#[test]
 fn guest_reaches_the_named_port_of_the_host() {
     let (listener, port, network) = listener();
     let server = web(listener, 4, "a page");
