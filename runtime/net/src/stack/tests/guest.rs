@@ -12,7 +12,7 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::Instant as Time;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, IpProtocol};
 
-use crate::packet::{Content, FRAME_HEADER, put_frame_header, read_frame, read_packet};
+use crate::packet::{Content, FRAME_HEADER, Packet, put_frame_header, read_frame, read_packet};
 use crate::segment::{
     GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, GUEST_V4, GUEST_V6, MTU, PREFIX_V4, PREFIX_V6,
 };
@@ -179,11 +179,11 @@ impl Cable {
                 Content::Ip(bytes) => Some(read_packet(bytes).expect("the stack sends packets")),
                 Content::Arp(_) => None,
             };
-            let is_neighbour = |payload: &[u8]| payload.first() == Some(&136);
+            let is_neighbour = |packet: &Packet<'_>| {
+                packet.protocol == IpProtocol::Icmpv6 && packet.payload.first() == Some(&136)
+            };
             match packet {
-                Some(packet)
-                    if packet.protocol != IpProtocol::Tcp && !is_neighbour(packet.payload) =>
-                {
+                Some(packet) if packet.protocol != IpProtocol::Tcp && !is_neighbour(&packet) => {
                     self.others.push_back(packet.bytes.to_vec());
                     // Errors are for both.
                     if packet.protocol == IpProtocol::Udp {
