@@ -5,7 +5,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use smoltcp::wire::{DhcpMessageType, DhcpOption, DhcpPacket, DhcpRepr};
+use smoltcp::wire::{DhcpMessageType, DhcpOption, DhcpPacket, DhcpRepr, Ipv4Cidr};
 
 use crate::packet::datagram;
 use crate::segment::{GATEWAY_V4, GUEST_V4, MTU, PREFIX_V4};
@@ -29,14 +29,13 @@ pub(crate) fn answer(message: &[u8]) -> Option<Vec<u8>> {
         DhcpOption { kind: NAME_SERVERS, data: &servers },
         DhcpOption { kind: INTERFACE_MTU, data: &mtu },
     ];
-    let mask = u32::MAX.checked_shl(u32::from(32_u8.saturating_sub(PREFIX_V4))).unwrap_or(0);
     let reply = DhcpRepr {
         message_type: kind,
         secs: 0,
         your_ip: if has_lease { GUEST_V4 } else { Ipv4Addr::UNSPECIFIED },
         server_ip: GATEWAY_V4,
         router: Some(GATEWAY_V4),
-        subnet_mask: Some(mask.into()),
+        subnet_mask: Some(Ipv4Cidr::new(GUEST_V4, PREFIX_V4).netmask()),
         requested_ip: None,
         client_identifier: None,
         server_identifier: Some(GATEWAY_V4),

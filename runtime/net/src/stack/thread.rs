@@ -201,16 +201,16 @@ impl Loop {
             Content::Ip(bytes) => read_packet(bytes),
         };
         let Some(packet) = packet else { return };
+        // A guest that asks for its address has none yet.
+        if let Some(message) = request_for_address(&packet) {
+            if let Some(answer) = dhcp::answer(message) {
+                self.link.send_packet(&answer);
+            }
+            return;
+        }
         match packet.protocol {
             IpProtocol::Icmp | IpProtocol::Icmpv6 => {
                 if let Some(answer) = packet.answer() {
-                    self.link.send_packet(&answer);
-                }
-            }
-            // A guest that asks for its address has none yet.
-            IpProtocol::Udp if asks_for_address(&packet) => {
-                let message = packet.datagram().map(|datagram| datagram.payload);
-                if let Some(answer) = message.and_then(dhcp::answer) {
                     self.link.send_packet(&answer);
                 }
             }
@@ -440,11 +440,12 @@ fn interface(link: &mut GuestLink) -> Interface {
     interface
 }
 
-fn asks_for_address(packet: &Packet<'_>) -> bool {
-    let is_for_server =
-        [Ipv4Addr::BROADCAST, GATEWAY_V4].map(IpAddr::V4).contains(&packet.destination);
-    let port = packet.datagram().map(|datagram| datagram.destination.port());
-    is_for_server && port == Some(dhcp::SERVER_PORT)
+/// The message to the server of addresses, if the packet is one.
+fn request_for_address<'a>(packet: &Packet<'a>) -> Option<&'a [u8]> {
+    let is_for_server = packet.protocol == IpProtocol::Udp
+        && [Ipv4Addr::BROADCAST, GATEWAY_V4].map(IpAddr::V4).contains(&packet.destination);
+    let datagram = is_for_server.then(|| packet.datagram()).flatten()?;
+    (datagram.destination.port() == dhcp::SERVER_PORT).then_some(datagram.payload)
 }
 
 fn is_group(address: IpAddr) -> bool {
