@@ -142,7 +142,7 @@ impl Cli {
 
 /// Parses the arguments, runs the command, and returns the exit status.
 pub(crate) fn execute(arguments: Vec<OsString>) -> u8 {
-    let arguments = first_word::separate(arguments, Cli::command());
+    let arguments = first_word::separate(arguments, Cli::command);
     let is_process = subcommand(&arguments).is_some_and(|word| word == "run" || word == "exec");
     match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli.execute(),

@@ -9,20 +9,25 @@ use clap::{Arg, Command};
 const WITH_COMMANDS: [&str; 2] = ["run", "exec"];
 
 /// Puts `--` behind the image or the machine, unless only options of ours stand between it and a `--`.
-pub(crate) fn separate(mut arguments: Vec<OsString>, mut cli: Command) -> Vec<OsString> {
-    // Adds the global options to each subcommand.
-    cli.build();
-    if let Some(place) = end_of_options(&arguments, &cli) {
+pub(crate) fn separate(
+    mut arguments: Vec<OsString>,
+    cli: impl FnOnce() -> Command,
+) -> Vec<OsString> {
+    if let Some(place) = end_of_options(&arguments, cli) {
         arguments.insert(place, "--".into());
     }
     arguments
 }
 
 /// Where `--` is missing.
-fn end_of_options(arguments: &[OsString], cli: &Command) -> Option<usize> {
+fn end_of_options(arguments: &[OsString], cli: impl FnOnce() -> Command) -> Option<usize> {
     let subcommand = subcommand_position(arguments)?;
     let is_name = |name: &&&str| arguments.get(subcommand).is_some_and(|word| word == **name);
-    let options = cli.find_subcommand(WITH_COMMANDS.iter().find(is_name)?)?;
+    let name = WITH_COMMANDS.iter().find(is_name)?;
+    let mut cli = cli();
+    // Adds the global options to each subcommand.
+    cli.build();
+    let options = cli.find_subcommand(name)?;
     let first_word = skip_options(arguments, subcommand + 1, options, |_| true);
     if arguments.get(first_word)? == "--" {
         return None;
@@ -105,7 +110,7 @@ mod tests {
 
     fn separated(line: &str) -> String {
         let words = line.split(' ').map(Into::into).collect();
-        let words = separate(words, Cli::command());
+        let words = separate(words, Cli::command);
         words.join(OsStr::new(" ")).into_string().unwrap()
     }
 
