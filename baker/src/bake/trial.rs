@@ -86,9 +86,7 @@ fn run_command(machine: &Machine) -> Result<(), Error> {
 fn order_of_use(image: &Image, chunks: Box<dyn Chunks>) -> Result<Vec<pack::Place>, Error> {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let recorder = Recorder { chunks, asked: Arc::clone(&asked) };
-    let machine = restored(image, Origin::Chunks(Box::new(recorder)))?;
-    run_once(&machine)?;
-    drop(machine);
+    run_once(&restored(image, Origin::Chunks(Box::new(recorder)))?)?;
     let asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
     let place = |(space, place): &ChunkAddress| {
         Some(pack::Place { space: u8::try_from(*space).ok()?, place: *place })

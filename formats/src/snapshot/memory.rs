@@ -38,7 +38,8 @@ impl WorkingSet {
     #[must_use]
     pub fn merged(&self) -> Vec<Run> {
         let mut all: Vec<Run> = self.written.iter().chain(&self.read).copied().collect();
-        all.sort_unstable_by_key(|run| run.first);
+        // Stable, which merges two sorted lists without sorting them again.
+        all.sort_by_key(|run| run.first);
         let mut merged: Vec<Run> = Vec::with_capacity(all.len());
         for run in all {
             match merged.last_mut() {

@@ -344,12 +344,17 @@ fn snapshot_of_a_machine_with_a_network_starts_with_another_or_without() {
     }
 }
 
-#[test]
-fn isolated_machine_with_a_network_forks() {
+/// A machine with this network, in the worker that is built beside the tests.
+fn isolated(network: Network) -> VmConfig {
     let test = std::env::current_exe().unwrap();
     let assets = AssetPaths::from_dir(test.parent().and_then(Path::parent).unwrap());
+    with(network).with_isolated(true).with_assets(assets)
+}
+
+#[test]
+fn isolated_machine_with_a_network_forks() {
     let (listener, port, network) = listener();
-    let config = with(network).with_isolated(true).with_assets(assets);
+    let config = isolated(network);
     let vm = Image::start(&busybox(), &config).unwrap();
     let fork = vm.fork_with(1, &config).unwrap().remove(0);
     let server = web(listener, 2, "from both");
@@ -362,12 +367,9 @@ fn isolated_machine_with_a_network_forks() {
 
 #[test]
 fn isolated_machine_has_the_network_of_its_app() {
-    let test = std::env::current_exe().unwrap();
-    let assets = AssetPaths::from_dir(test.parent().and_then(Path::parent).unwrap());
     let (listener, port, network) = listener();
     let server = web(listener, 1, "from a worker");
-    let config = with(network).with_isolated(true).with_assets(assets);
-    let vm = Image::start(&busybox(), &config).unwrap();
+    let vm = Image::start(&busybox(), &isolated(network)).unwrap();
     assert_eq!(get(&vm, HOST, port), "from a worker");
     server.join().unwrap();
     assert_eq!(vm.network_stats().unwrap().sockets_opened, 1);
