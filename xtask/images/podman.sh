@@ -28,10 +28,14 @@ END
 # Before the snapshot: a container of root's that serves, and one of the user's.
 program /zoo/before <<'END'
 #!/bin/sh -e
-podman import --quiet /zoo/box.tar box >/dev/null
-podman run --detach --name web --publish 8080:80 box httpd -f -p 80 -h /www >/dev/null
-/zoo/rootless podman import --quiet /zoo/box.tar box >/dev/null
-/zoo/rootless podman run --detach --name web --publish 8081:80 box httpd -f -p 80 -h /www >/dev/null
+serve() {
+  port=$1
+  shift
+  "$@" podman import --quiet /zoo/box.tar box >/dev/null
+  "$@" podman run --detach --name web --publish "$port:80" box httpd -f -p 80 -h /www >/dev/null
+}
+serve 8080 env
+serve 8081 /zoo/rootless
 END
 program /zoo/probe <<'END'
 #!/bin/sh -e
@@ -65,9 +69,11 @@ busybox wget -q -O - http://127.0.0.1:8081/
 END
 # A chroot is no place for an engine that changes the machine's packet filter, so this is what the
 # probe must print.
-cat >bundle/rootfs/zoo/expected <<'END'
-overlay v2 false
-web localhost/box:latest 0.0.0.0:8080->80/tcp
+# What `both` prints: of a rootless engine or not, with a container at this port.
+of_both() {
+  cat <<END
+overlay v2 $1
+web localhost/box:latest 0.0.0.0:$2->80/tcp
 1000
 sh: can't create /x: Read-only file system
 from outside
@@ -77,25 +83,23 @@ C /www
 D /www/index.html
 second.html
     1 httpd -f -p 80 -h /www
+END
+}
+{
+  of_both false 8080
+  cat <<'END'
 hello from a container
 hello from a container
 16777216
 50
 hello from a container
-overlay v2 true
-web localhost/box:latest 0.0.0.0:8081->80/tcp
-1000
-sh: can't create /x: Read-only file system
-from outside
-status 3
-A /www/second.html
-C /www
-D /www/index.html
-second.html
-    1 httpd -f -p 80 -h /www
+END
+  of_both true 8081
+  cat <<'END'
 1000
 hello from a container
 END
+} >bundle/rootfs/zoo/expected
 # As in images of podman: layers need a file system that overlayfs can write to.
 finish --config.cmd sleep --config.cmd 1000000 --config.volume /var/lib/containers \
   --config.volume /home/app/.local/share/containers
