@@ -7,6 +7,8 @@ use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+use supermachine_kernel::Arch;
+
 use crate::error::Error;
 
 /// The cache's root.
@@ -21,6 +23,15 @@ pub(crate) fn root() -> PathBuf {
 /// The part for development only: hosts, test images, the test registry.
 pub(crate) fn dev() -> PathBuf {
     root().join("dev")
+}
+
+/// The name of what each architecture has of its own, in the cache. That of x86_64 came first, and is
+/// the plain one.
+pub(crate) fn name_for(arch: Arch, name: &str) -> String {
+    match arch {
+        Arch::X86_64 => name.to_owned(),
+        Arch::Aarch64 => format!("{name}-{}", arch.name()),
+    }
 }
 
 /// The start of a digest in hex: enough to tell the versions of one thing apart.

@@ -31,10 +31,7 @@ pub(crate) fn storage(arch: Arch) -> PathBuf {
 }
 
 fn folder(arch: Arch) -> PathBuf {
-    cache::dev().join(match arch {
-        Arch::X86_64 => "registry",
-        Arch::Aarch64 => "registry-aarch64",
-    })
+    cache::dev().join(cache::name_for(arch, "registry"))
 }
 
 /// `cargo xtask registry [-- COMMAND…]`

@@ -67,7 +67,7 @@ impl Files {
         let platform = platform::of(arch);
         packages::ensure(packages::HOST)?;
         packages::ensure(&[platform.emulator_package])?;
-        let kernel = image::ensure(platform)?;
+        let kernel = image::ensure(arch)?;
         if arch == Arch::host() {
             return Ok(Self { platform, kernel, init: workspace::this_program()?, root: None });
         }

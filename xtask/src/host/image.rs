@@ -5,15 +5,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::platform::Platform;
+use supermachine_kernel::Arch;
+
+use super::platform;
 use crate::apt::Apt;
 use crate::cache;
 use crate::command;
 use crate::error::Error;
 
 /// The folder with `vmlinuz` and the modules.
-pub(super) fn ensure(platform: &Platform) -> Result<PathBuf, Error> {
-    cache::folder(&cache::dev().join(platform.kernel_folder), |scratch| {
+pub(super) fn ensure(arch: Arch) -> Result<PathBuf, Error> {
+    let platform = platform::of(arch);
+    cache::folder(&cache::dev().join(cache::name_for(arch, "host-kernel")), |scratch| {
         let meta = platform.kernel_package;
         println!("fetching the emulated host's kernel ({meta})");
         let apt = Apt::new(scratch)?;

@@ -17,8 +17,6 @@ pub(super) struct Platform {
     pub(super) parameters: &'static str,
     /// The Debian package that depends on the newest kernel.
     pub(super) kernel_package: &'static str,
-    /// The folder of the kernel in the cache.
-    pub(super) kernel_folder: &'static str,
     /// The modules that KVM needs, in the order of loading, and their folders.
     pub(super) modules: &'static [(&'static str, &'static str)],
     /// Debian's name of the architecture.
@@ -36,7 +34,6 @@ const X86_64: Platform = Platform {
     console: "ttyS0",
     parameters: "mitigations=off tsc=reliable",
     kernel_package: "linux-image-6.12-cloud-amd64",
-    kernel_folder: "host-kernel",
     modules: &[
         ("irqbypass.ko", "kernel/virt/lib"),
         ("kvm.ko", "kernel/arch/x86/kvm"),
@@ -55,7 +52,6 @@ const AARCH64: Platform = Platform {
     console: "ttyAMA0",
     parameters: "mitigations=off",
     kernel_package: "linux-image-6.12-cloud-arm64",
-    kernel_folder: "host-kernel-aarch64",
     modules: &[],
     debian: "arm64",
     loader: "/lib/ld-linux-aarch64.so.1",

@@ -41,7 +41,7 @@ pub(crate) fn ensure(arch: Arch) -> Result<PathBuf, Error> {
     let debian = platform::of(arch).debian;
     let include = PACKAGES.join(",");
     let digest = Sha256::digest(format!("{debian} {RELEASE} {HOOK} {include}"));
-    let name = format!("host-root-{}-{}", arch.name(), cache::short_name(&digest));
+    let name = format!("{}-{}", cache::name_for(arch, "host-root"), cache::short_name(&digest));
     cache::folder(&cache::dev().join(name), |scratch| {
         packages::ensure(packages::ROOT)?;
         println!("making the root of the emulated host");

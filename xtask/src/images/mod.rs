@@ -183,8 +183,7 @@ impl Recipe {
                 found: arch.name().into(),
             });
         }
-        let arch_name = if arch == Arch::X86_64 { "" } else { "-aarch64" };
-        let name = format!("{}{arch_name}-{}", self.name, self.digest());
+        let name = format!("{}-{}", cache::name_for(arch, self.name), self.digest());
         let folder = cache::dev().join("images").join(name);
         let layout = folder.join("layout");
         if folder.is_dir() {

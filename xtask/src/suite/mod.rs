@@ -121,19 +121,15 @@ fn run(args: &Args, phases: &mut Phases) -> Result<Vec<Outcome>, Error> {
     let kind = host::pick(arch, args.host)?;
     host::require(kind)?;
     packages::ensure(packages::TESTS)?;
-    let (mut outcomes, mut in_host) = thread::scope(|scope| {
-        // Making images takes minutes of one processor, and linking the tests leaves one idle.
-        let images = args
-            .only
-            .is_none()
-            .then(|| scope.spawn(move || images::ensure_for_tests(arch, is_full())));
-        let programs = phases.time("tests without a host", || run_here(args));
-        if let Some(images) = images {
-            phases.time("rest of the images", || {
-                images.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })?;
-        }
-        programs
+    let (mut outcomes, mut in_host) = phases.time("tests without a host", || {
+        thread::scope(|scope| {
+            if args.only.is_none() {
+                // Making images takes minutes of one processor, and linking the tests leaves one
+                // idle. If it fails, it fails again where the images are needed.
+                scope.spawn(move || images::ensure_for_tests(arch, is_full()));
+            }
+            run_here(args)
+        })
     })?;
     if args.only.is_none() && !args.is_cross() {
         // The agent has no documentation tests and is built separately.
