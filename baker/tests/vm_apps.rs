@@ -1,7 +1,7 @@
 //! Packages outside the workspace that bake in build scripts, and their programs, run alone.
 //!
-//! `cargo xtask test` compiles the packages' dependencies beforehand. Here cargo runs the build scripts,
-//! which bake, and compiles the packages themselves.
+//! `cargo xtask test` compiles the packages' dependencies beforehand, and sets how cargo compiles. Here
+//! cargo runs the build scripts, which bake, and compiles the packages themselves.
 
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -17,9 +17,6 @@ use supermachine_test_support::machines::{folder, reference};
 
 /// Names the folder where the packages' dependencies were compiled.
 const TARGET: &str = "SUPERMACHINE_TEST_APPS";
-/// The profile that they were compiled with, which links quickly. `cargo xtask test` uses the same.
-const PROFILE: [(&str, &str); 2] =
-    [("CARGO_PROFILE_RELEASE_LTO", "off"), ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")];
 
 fn target() -> PathBuf {
     let target = std::env::var_os(TARGET).map(PathBuf::from);
@@ -53,7 +50,7 @@ fn builds(program: impl AsRef<std::ffi::OsStr>, dir: &Path) -> Command {
     let toolchain = "rust-toolchain.toml";
     fs::copy(root().join(toolchain), folder().join(toolchain)).unwrap();
     let mut command = Command::new(program);
-    command.current_dir(dir).envs(PROFILE).stdin(Stdio::null());
+    command.current_dir(dir).stdin(Stdio::null());
     command.env("SUPERMACHINE_ASSETS", assets()).env("XDG_CACHE_HOME", folder().join("cache"));
     // Cargo set these variables for this test; the inner cargo must not see them. The compiled
     // dependencies are in the packages' own folders.

@@ -267,7 +267,10 @@ impl Program {
 
     /// Sets folder and environment as cargo does for a test program.
     fn prepared(&self, mut command: Command) -> Command {
-        command.current_dir(&self.package).env(apps::VARIABLE, apps::target());
+        command.current_dir(&self.package);
+        if self.name == apps::PROGRAM {
+            command.env(apps::VARIABLE, apps::target()).envs(apps::RELEASE_AS_TESTS);
+        }
         command.env("CARGO_MANIFEST_DIR", &self.package);
         command
     }
