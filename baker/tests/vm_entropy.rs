@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::time::Duration;
 
 use supermachine::{Image, Vm};
 use supermachine_baker::{OciImageBuilder, Ready};
@@ -11,6 +12,8 @@ use supermachine_test_support::machines::{bake, baked, folder, start, succeeded}
 
 const PORT: u16 = 8080;
 const MEMORY_MIB: u64 = 256;
+/// A compiler under an emulated hypervisor takes minutes.
+const COMPILING: Duration = Duration::from_secs(1200);
 
 /// Each answer is a random value of the process's own.
 const NODE: &str = "const { randomUUID } = require('crypto'); randomUUID();
@@ -49,8 +52,57 @@ http.server.HTTPServer(('127.0.0.1', 8080), http.server.BaseHTTPRequestHandler).
 /// An id for each request, from OpenSSL's generator in a worker process.
 const NGINX: &str = "server { listen 8080; location / { return 200 $request_id; } }";
 
+/// Each answer has values of the generator that `Math.random()` draws from.
+const JAVA: &str = r#"
+import java.net.ServerSocket;
+
+public class Server {
+    public static void main(String[] arguments) throws Exception {
+        Math.random();
+        try (var listener = new ServerSocket(8080)) {
+            while (true) {
+                try (var socket = listener.accept()) {
+                    socket.getInputStream().read(new byte[4096]);
+                    var answer = "HTTP/1.0 200 OK\r\n\r\n" + Math.random() + " " + Math.random();
+                    socket.getOutputStream().write(answer.getBytes());
+                }
+            }
+        }
+    }
+}
+"#;
+
+/// Each answer has a value of the generator that the program seeded, and one of the kernel's.
+const GO: &str = r#"
+package main
+
+import (
+	secure "crypto/rand"
+	"fmt"
+	"math/rand"
+	"net/http"
+	"time"
+)
+
+func main() {
+	rand.Seed(time.Now().UnixNano())
+	http.HandleFunc("/", func(answer http.ResponseWriter, _ *http.Request) {
+		drawn := make([]byte, 16)
+		secure.Read(drawn)
+		fmt.Fprintf(answer, "%016x%016x %x", rand.Uint64(), rand.Uint64(), drawn)
+	})
+	http.ListenAndServe("127.0.0.1:8080", nil)
+}
+"#;
+
 fn server(image: &str, argv: [&str; 3]) -> OciImageBuilder {
     bake(image).memory_mib(MEMORY_MIB).entrypoint(argv).ready(Ready::Tcp(PORT))
+}
+
+/// A server that the image's compiler makes when it starts.
+fn compiled(image: &str, script: &str) -> OciImageBuilder {
+    let server = server(image, ["sh", "-ec", script]).memory_mib(1024);
+    server.ready_timeout(COMPILING).after_restore_timeout(COMPILING)
 }
 
 fn with_hook(builder: OciImageBuilder, action: Option<&str>) -> OciImageBuilder {
@@ -121,9 +173,49 @@ fn nginx_has_request_ids_of_its_own_after_a_restart() {
 }
 
 #[test]
-fn postgres_seeds_each_session_by_itself() {
+#[ignore = "long: runs with SUPERMACHINE_TEST_FULL"]
+fn java_draws_numbers_of_its_own_after_a_restart() {
+    let path = folder().join("Server.java");
+    fs::write(&path, JAVA).unwrap();
+    compare("java", "restart", || {
+        compiled("openjdk", "java -Xmx64m /srv/Server.java").file("/srv/Server.java", &path)
+    });
+}
+
+#[test]
+#[ignore = "long: runs with SUPERMACHINE_TEST_FULL"]
+fn go_draws_numbers_of_its_own_after_a_restart_and_secure_ones_always() {
+    let path = folder().join("server.go");
+    fs::write(&path, GO).unwrap();
+    let script = "export GOCACHE=/tmp/cache CGO_ENABLED=0
+        test -x /tmp/server || go build -o /tmp/server /srv/server.go
+        exec /tmp/server";
+    let describe = || compiled("golang", script).file("/srv/server.go", &path);
+    let words = |image: &Image| {
+        answers(image).map(|answer| answer.split(' ').map(str::to_owned).collect::<Vec<_>>())
+    };
+    let [one, other] = words(&baked("go-equal", describe));
+    assert_eq!(one[0], other[0], "the program's own generator without a hook");
+    assert_ne!(one[1], other[1], "the kernel's generator");
+    let [one, other] = words(&baked("go-own", || with_hook(describe(), Some("restart"))));
+    assert_ne!(one[0], other[0], "the program's own generator after a restart");
+}
+
+fn postgres() -> Image {
     let ready = "log:ready to accept connections".parse().unwrap();
-    let image = baked("postgres", || bake("postgres").memory_mib(MEMORY_MIB).ready(ready));
+    baked("postgres", || bake("postgres").memory_mib(MEMORY_MIB).ready(ready))
+}
+
+#[test]
+fn openssl_command_seeds_itself_at_each_run() {
+    let image = postgres();
+    let draw = |vm: &Vm| succeeded(&vm.exec(["openssl", "rand", "-hex", "16"]).unwrap(), "openssl");
+    assert_ne!(draw(&start(&image)), draw(&start(&image)));
+}
+
+#[test]
+fn postgres_seeds_each_session_by_itself() {
+    let image = postgres();
     let query = ["psql", "-U", "postgres", "-qAtXc", "select gen_random_uuid(), random()"];
     let ask = |vm: &Vm| succeeded(&vm.exec(query).unwrap(), "psql");
     assert_ne!(ask(&start(&image)), ask(&start(&image)));
