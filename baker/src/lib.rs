@@ -24,7 +24,10 @@ pub mod rootfs;
 pub mod signals;
 mod store;
 
-pub use bake::{AfterRestore, Baked, Init, Observer, OciImageBuilder, Ready, RootDisk, Tmpfs};
+pub use bake::{
+    AfterRestore, Baked, Generator, Init, Observer, OciImageBuilder, Ready, RootDisk, Tmpfs,
+    Warning,
+};
 pub use build::{
     BuildCache, BuildEnv, BuildScript, Built, build_script, build_script_from_metadata, lock,
     manifest,

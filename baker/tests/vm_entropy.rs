@@ -4,11 +4,15 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use supermachine::{Image, Vm};
-use supermachine_baker::{OciImageBuilder, Ready};
-use supermachine_test_support::machines::{bake, baked, folder, start, succeeded};
+use supermachine_baker::oci::Event;
+use supermachine_baker::{Observer, OciImageBuilder, Ready, Warning};
+use supermachine_test_support::machines::{
+    bake, baked, expect_baked, folder, start, store, succeeded,
+};
 
 const PORT: u16 = 8080;
 const MEMORY_MIB: u64 = 256;
@@ -153,6 +157,36 @@ fn python_and_openssl_are_seeded_again_by_a_signal() {
     let [one, other] = answers(&image);
     for (one, other) in one.split(' ').zip(other.split(' ')) {
         assert_ne!(one, other);
+    }
+}
+
+/// Keeps what a bake warns of.
+#[derive(Default)]
+struct Warnings(Mutex<Vec<Warning>>);
+
+impl Observer for Warnings {
+    fn step(&self, _: &str) {}
+
+    fn fetch(&self, _: Event<'_>) {}
+
+    fn warn(&self, warning: &Warning) {
+        self.0.lock().unwrap().push(warning.clone());
+    }
+}
+
+#[test]
+fn bake_warns_of_random_generators_unless_something_runs_after_a_restore() {
+    let warnings = |action| {
+        let kept = Arc::new(Warnings::default());
+        let describe = || server("python3", ["python3", "-uc", PYTHON]);
+        let builder = with_hook(describe(), action).name("warned");
+        expect_baked(builder.observer(Arc::clone(&kept) as Arc<_>).bake(store()));
+        kept.0.lock().unwrap().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let [warning] = warnings(None).try_into().unwrap();
+    assert!(warning.contains("python3 (OpenSSL), python3 (Python)"), "{warning}");
+    for action in ["signal:USR1", "none"] {
+        assert_eq!(warnings(Some(action)), [""; 0], "{action}");
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use supermachine_baker::Observer;
 use supermachine_baker::oci::{self, Event};
+use supermachine_baker::{Observer, Warning};
 use supermachine_formats::Digest;
 
 use crate::{format, report};
@@ -132,6 +132,10 @@ impl Observer for Progress {
             }
         };
         shown.step = Some(Step { bar, text, began: Instant::now() });
+    }
+
+    fn warn(&self, warning: &Warning) {
+        self.line(&format!("warning: {warning}"));
     }
 
     fn fetch(&self, event: Event<'_>) {

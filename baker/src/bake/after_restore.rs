@@ -40,15 +40,18 @@ pub enum AfterRestore {
     /// with status 0. `/bin/sh -c` runs a command with characters that are special to a shell; otherwise
     /// spaces separate its words.
     Exec(String),
+    /// Nothing, and the bake does not warn of random values that machines share.
+    Nothing,
 }
 
 impl AfterRestore {
     /// The action for the agent. `stop_signal` is the image's.
-    pub(crate) fn action(&self, stop_signal: Option<u8>) -> Action {
+    pub(crate) fn action(&self, stop_signal: Option<u8>) -> Option<Action> {
         match self {
-            Self::Restart => Action::Restart { signal: stop_signal.unwrap_or(SIGTERM) },
-            Self::Signal(signal) => Action::Signal(*signal),
-            Self::Exec(command) => Action::Exec(argv(command)),
+            Self::Restart => Some(Action::Restart { signal: stop_signal.unwrap_or(SIGTERM) }),
+            Self::Signal(signal) => Some(Action::Signal(*signal)),
+            Self::Exec(command) => Some(Action::Exec(argv(command))),
+            Self::Nothing => None,
         }
     }
 }
@@ -68,6 +71,7 @@ impl FromStr for AfterRestore {
     fn from_str(text: &str) -> Result<Self, InputError> {
         let action = match text.split_once(':') {
             None if text == "restart" => Some(Self::Restart),
+            None if text == "none" => Some(Self::Nothing),
             Some(("signal", signal)) => signals::number(signal).map(Self::Signal),
             Some(("exec", command)) if !command.trim().is_empty() => {
                 Some(Self::Exec(command.to_owned()))
@@ -84,6 +88,7 @@ impl fmt::Display for AfterRestore {
             Self::Restart => f.write_str("restart"),
             Self::Signal(signal) => write!(f, "signal:{}", signals::name(*signal)),
             Self::Exec(command) => write!(f, "exec:{command}"),
+            Self::Nothing => f.write_str("none"),
         }
     }
 }
@@ -98,7 +103,7 @@ mod tests {
 
     #[test]
     fn every_form_round_trips() {
-        for text in ["restart", "signal:HUP", "signal:64", "exec:nginx -s reload"] {
+        for text in ["restart", "signal:HUP", "signal:64", "exec:nginx -s reload", "none"] {
             assert_eq!(parse(text).to_string(), text);
         }
         assert_eq!(parse("signal:sigusr1"), AfterRestore::Signal(10));
@@ -115,14 +120,14 @@ mod tests {
 
     #[test]
     fn restart_uses_the_images_stop_signal() {
-        assert_eq!(parse("restart").action(Some(3)), Action::Restart { signal: 3 });
-        assert_eq!(parse("restart").action(None), Action::Restart { signal: 15 });
+        assert_eq!(parse("restart").action(Some(3)), Some(Action::Restart { signal: 3 }));
+        assert_eq!(parse("restart").action(None), Some(Action::Restart { signal: 15 }));
     }
 
     #[test]
     fn shell_runs_only_what_needs_it() {
         let words = |text: &str| match parse(text).action(None) {
-            Action::Exec(argv) => {
+            Some(Action::Exec(argv)) => {
                 argv.into_iter().map(|word| String::from_utf8(word).unwrap()).collect::<Vec<_>>()
             }
             other => panic!("{other:?}"),

@@ -26,8 +26,9 @@ use super::base::BaseInputs;
 use super::builder::OciImageBuilder;
 use super::capture::{Capture, Parent, SnapshotInfo, capture};
 use super::container::{argv, container, image_command, stop_signal};
+use super::generators::Generator;
 use super::key::Key;
-use super::observer::Observer;
+use super::observer::{Observer, Warning};
 use super::root_disk::{self, RootDisk};
 use super::warmup::Warmup;
 use super::{readiness, trial};
@@ -184,7 +185,7 @@ impl OciImageBuilder {
         let timeout = self.after_restore_timeout.as_millis();
         let mut container = container(&image.config, &self.overrides, root_disk, HOSTNAME);
         container.after_restore = wire::AfterRestore {
-            action: self.after_restore.as_ref().map(|action| action.action(stop_signal)),
+            action: self.after_restore.as_ref().and_then(|action| action.action(stop_signal)),
             timeout_ms: u64::try_from(timeout).unwrap_or(u64::MAX).max(1),
         };
         container
@@ -269,6 +270,7 @@ impl OciImageBuilder {
         let trial = Trial::new(store, &capture, parent_pack, disk)?;
         let used = trial::observe(&trial.image).map_err(BakeError::machine("trial start"))?;
         capture.snapshot.working_set = used.working_set;
+        self.warn_of(used.generators, capture.snapshot.machine.stage);
         self.step("store");
         let digest = capture.store(store, parent_pack, disk, used.order, self.level)?;
         // The snapshot shares almost all of the trial's files, so it is expanded already.
@@ -397,6 +399,17 @@ impl OciImageBuilder {
                 Err(BakeError::Input(InputError::Nameless { path }))
             }
             Some(name) => Ok(name.to_owned()),
+        }
+    }
+
+    /// Warns of random generators that machines share, once for a bake. Commands are new processes in
+    /// each machine.
+    fn warn_of(&self, generators: Vec<Generator>, stage: Stage) {
+        let is_last = self.warmup.is_none() || stage == Stage::Warmed;
+        let is_shared =
+            !generators.is_empty() && self.after_restore.is_none() && !self.for_commands;
+        if let Some(observer) = self.observer.as_ref().filter(|_| is_last && is_shared) {
+            observer.warn(&Warning::SharedRandomness { generators });
         }
     }
 

@@ -16,6 +16,7 @@ use supermachine_formats::wire::{Command, Control, Operation, Reply, Request};
 use supermachine_vmm::{ChunkAddress, Chunks, Machine, Origin, Restore};
 
 use super::agent::request;
+use super::generators::{self, Generator};
 
 /// How many commands run before the capture.
 const EXERCISES: usize = 8;
@@ -27,6 +28,8 @@ pub(crate) struct StartRecord {
     pub(crate) working_set: WorkingSet,
     /// The chunks, in order of use.
     pub(crate) order: Vec<pack::Place>,
+    /// The programs that run, and have random generators of their own.
+    pub(crate) generators: Vec<Generator>,
 }
 
 /// Runs a trial start of the snapshot.
@@ -37,6 +40,7 @@ pub(crate) fn observe(image: &Image) -> Result<StartRecord, Error> {
     let reads = machine.record_reads();
     run_once(&machine)?;
     let mut working_set = machine.touched()?;
+    let generators = generators::find(&machine)?;
     drop(machine);
     let order = match image.chunks_on_demand()? {
         Some(chunks) => order_of_use(image, chunks)?,
@@ -46,7 +50,7 @@ pub(crate) fn observe(image: &Image) -> Result<StartRecord, Error> {
         // Most of these pages were not read, so placing them would cost more than it saves.
         working_set.read.clear();
     }
-    Ok(StartRecord { working_set, order })
+    Ok(StartRecord { working_set, order, generators })
 }
 
 /// Runs commands as a user would, so that kernel and agent have allocated, in few pages, what the

@@ -23,7 +23,7 @@ pub enum InputError {
         text: String,
     },
     /// The text is not an action after restores.
-    #[error("{text:?} is not one of restart, signal:SIGNAL, exec:COMMAND")]
+    #[error("{text:?} is not one of restart, signal:SIGNAL, exec:COMMAND, none")]
     InvalidAfterRestore {
         /// The text.
         text: String,

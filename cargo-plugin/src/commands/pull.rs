@@ -58,6 +58,7 @@ An action after a restore is one of
   restart          stop the entrypoint, start it again, and wait until its ports listen
   signal:SIGNAL    send the entrypoint a signal, as HUP
   exec:COMMAND     run the command, which must exit with status 0
+  none             do nothing, and do not warn
 Machines of a snapshot share the random values that its programs drew before it; the action lets \
 them draw new ones.
 
@@ -100,7 +101,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = crate::process::seconds)]
     ready_timeout: Duration,
     /// Do this in each machine after its restore, before it answers the first request: restart,
-    /// signal:SIGNAL or exec:COMMAND
+    /// signal:SIGNAL, exec:COMMAND or none
     #[arg(long, value_name = "ACTION", value_parser = after_restore)]
     after_restore: Option<AfterRestore>,
     /// Let that, and each program in /etc/supermachine/after-restore.d, take this many seconds

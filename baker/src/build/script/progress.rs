@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::bake::Observer;
+use crate::bake::{Observer, Warning};
 use crate::oci;
 
 /// Measures each step.
@@ -50,6 +50,10 @@ impl Observer for Progress {
         self.print(step);
         let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
         steps.push((step.to_owned(), Instant::now()));
+    }
+
+    fn warn(&self, warning: &Warning) {
+        self.print(&format!("warning: {warning}"));
     }
 
     fn fetch(&self, event: oci::Event<'_>) {

@@ -45,7 +45,7 @@ pub(crate) struct MachineArgs {
     /// Let this process be PID 1 to the image's programs
     #[arg(long, value_name = "WHO", value_enum, default_value_t)]
     init: InitArg,
-    /// Do this after each restore: restart, signal:SIGNAL or exec:COMMAND [default: the snapshot's]
+    /// Do this after each restore: restart, signal:SIGNAL, exec:COMMAND or none [default: the snapshot's]
     #[arg(long, value_name = "ACTION", value_parser = after_restore)]
     pub(super) after_restore: Option<AfterRestore>,
     /// When to ask the registry for the image
