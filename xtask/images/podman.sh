@@ -16,6 +16,13 @@ events_logger = "file"
 [network]
 network_backend = "netavark"
 END
+# The default of users, unless it is said, copies every layer.
+cat >bundle/rootfs/etc/containers/storage.conf <<'END'
+[storage]
+driver = "overlay"
+runroot = "/run/containers/storage"
+graphroot = "/var/lib/containers/storage"
+END
 # Runs a command as an ordinary user, whose containers need no rights.
 program /zoo/rootless <<'END'
 #!/bin/sh -e
@@ -79,6 +86,7 @@ sh: can't create /x: Read-only file system
 from outside
 status 3
 A /www/second.html
+C /etc
 C /www
 D /www/index.html
 second.html

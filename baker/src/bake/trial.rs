@@ -40,6 +40,8 @@ pub(crate) fn observe(image: &Image) -> Result<StartRecord, Error> {
     let reads = machine.record_reads();
     run_once(&machine)?;
     let mut working_set = machine.touched()?;
+    // What the machine does from here on is not recorded.
+    machine.run();
     let generators = generators::find(&machine)?;
     drop(machine);
     let order = match image.chunks_on_demand()? {
