@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use supermachine::{Image, Vm};
 use supermachine_baker::oci::Event;
-use supermachine_baker::{Observer, OciImageBuilder, Ready, Warning};
+use supermachine_baker::{Observer, OciImageBuilder, Ready, SweepOptions, Warning};
 use supermachine_test_support::machines::{
     bake, baked, expect_baked, folder, start, store, succeeded,
 };
@@ -128,17 +128,24 @@ fn ask(vm: &Vm) -> String {
     body.to_owned()
 }
 
-fn answers(image: &Image) -> [String; 2] {
-    [start(image), start(image)].map(|vm| ask(&vm))
+/// The answers of two machines of a snapshot.
+///
+/// It is removed then: all of them at once fill the memory of an emulated host.
+fn answers(name: &str, builder: OciImageBuilder) -> [String; 2] {
+    expect_baked(builder.name(name).bake(store()));
+    let image = store().image(name).unwrap();
+    let answers = [start(&image), start(&image)].map(|vm| ask(&vm));
+    drop(image);
+    store().remove(name).unwrap();
+    store().sweep(SweepOptions::default(), || {}).unwrap();
+    answers
 }
 
 /// Compares the answers of two machines, without and with the hook.
 fn compare(name: &str, action: &str, describe: impl Fn() -> OciImageBuilder) {
-    let image = baked(&format!("{name}-equal"), &describe);
-    let [one, other] = answers(&image);
+    let [one, other] = answers(name, describe());
     assert_eq!(one, other, "{name} without a hook");
-    let image = baked(&format!("{name}-own"), || with_hook(describe(), Some(action)));
-    let [one, other] = answers(&image);
+    let [one, other] = answers(name, with_hook(describe(), Some(action)));
     assert_ne!(one, other, "{name} with {action}");
 }
 
@@ -153,8 +160,7 @@ fn python_and_openssl_are_seeded_again_by_a_signal() {
     let describe = || server("python3", ["python3", "-c", PYTHON]);
     compare("python", "signal:USR1", describe);
     // Both generators differ, not only one of them.
-    let image = baked("python-own", || with_hook(describe(), Some("signal:USR1")));
-    let [one, other] = answers(&image);
+    let [one, other] = answers("python", with_hook(describe(), Some("signal:USR1")));
     for (one, other) in one.split(' ').zip(other.split(' ')) {
         assert_ne!(one, other);
     }
@@ -225,13 +231,14 @@ fn go_draws_numbers_of_its_own_after_a_restart_and_secure_ones_always() {
         test -x /tmp/server || go build -o /tmp/server /srv/server.go
         exec /tmp/server";
     let describe = || compiled("golang", script).file("/srv/server.go", &path);
-    let words = |image: &Image| {
-        answers(image).map(|answer| answer.split(' ').map(str::to_owned).collect::<Vec<_>>())
+    let words = |action| {
+        answers("go", with_hook(describe(), action))
+            .map(|answer| answer.split(' ').map(str::to_owned).collect::<Vec<_>>())
     };
-    let [one, other] = words(&baked("go-equal", describe));
+    let [one, other] = words(None);
     assert_eq!(one[0], other[0], "the program's own generator without a hook");
     assert_ne!(one[1], other[1], "the kernel's generator");
-    let [one, other] = words(&baked("go-own", || with_hook(describe(), Some("restart"))));
+    let [one, other] = words(Some("restart"));
     assert_ne!(one[0], other[0], "the program's own generator after a restart");
 }
 
