@@ -54,7 +54,7 @@ pub(crate) fn receive_from(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<
     // SAFETY: the header describes `name`, `buffer` and `control`, which live on and are writable.
     let count = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
     let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
-    let has_control = message.msg_controllen as usize >= size_of::<libc::cmsghdr>();
+    let has_control = message.msg_controllen >= size_of::<libc::cmsghdr>();
     let local = if has_control { control.address() } else { None };
     Ok((count, Route { client: name.address()?, local }))
 }
