@@ -615,11 +615,3 @@ fn settle() -> Result<(), Failure> {
     mount::sync();
     fd::set(c"/proc/sys/vm/drop_caches", b"3").or_failure("write", "/proc/sys/vm/drop_caches")
 }
-
-/// Closes a stream with the reason why it carries nothing.
-fn refuse(stream: &Fd, failure: Failure) {
-    let mut outbox = Outbox::default();
-    outbox.push(&Reply::Failed(failure));
-    // A new stream has room for it. If the host is gone, nobody needs it.
-    let _ = outbox.flush(stream);
-}

@@ -15,9 +15,8 @@ use alloc::vec::Vec;
 use supermachine_formats::wire::{Reply, Request};
 
 use self::connection::{ALL, Connection, Outcome};
-use super::refuse;
 use super::slab::{Key, Slab};
-use super::stream::Stream;
+use super::stream::{Stream, refuse};
 use super::token::{Side, Token};
 use crate::failure::failure;
 use crate::link::{Inbox, Outbox};

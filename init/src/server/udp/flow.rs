@@ -14,8 +14,11 @@ use crate::sys::poll::{HANG_UP, READABLE, WRITABLE};
 use crate::sys::tcp::{self, Loopback};
 use crate::sys::{Errno, Result, socket, udp};
 
-/// Datagrams moved in each direction per event, before others get their turn.
+/// Datagrams of the guest, and pieces of the host, moved per event before others get their turn.
 const TURNS: u32 = 16;
+/// The bytes received from the host at once. The datagrams in them are sent before others get their
+/// turn: no event would report them again.
+const PIECE: usize = 16 << 10;
 
 /// A flow. See the module.
 #[derive(Debug)]
@@ -81,20 +84,28 @@ impl Flow {
         Ok(true)
     }
 
-    /// Moves a datagram, or a piece of one, from the host to the guest. Returns whether there was one.
+    /// Moves a piece of the host's bytes to the guest. Returns whether there was one.
     fn inward(&mut self, scratch: &mut [u8], watch: impl Fn(&Fd) -> Result<()>) -> Result<bool> {
-        if let Some(Datagram(bytes)) = self.inbox.next().map_err(|_| Errno::EPROTO)? {
-            self.deliver(&bytes, watch);
-            return Ok(true);
-        }
-        match self.host.receive(scratch)? {
+        // Those that came with the request.
+        self.deliver_all(&watch)?;
+        let piece = scratch.get_mut(..PIECE).unwrap_or_default();
+        match self.host.receive(piece)? {
             None => Ok(false),
             Some(0) => Err(Errno::ECONNRESET),
             Some(count) => {
-                self.inbox.push(scratch.get(..count).unwrap_or_default());
+                self.inbox.push(piece.get(..count).unwrap_or_default());
+                self.deliver_all(watch)?;
                 Ok(true)
             }
         }
+    }
+
+    /// Sends the whole datagrams that have arrived.
+    fn deliver_all(&mut self, watch: impl Fn(&Fd) -> Result<()>) -> Result<()> {
+        while let Some(Datagram(bytes)) = self.inbox.next().map_err(|_| Errno::EPROTO)? {
+            self.deliver(&bytes, &watch);
+        }
+        Ok(())
     }
 
     /// Sends a datagram to the port: to the other loopback address if nothing listens on this one, and

@@ -13,9 +13,8 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use self::flow::Flow;
-use super::refuse;
 use super::slab::{Key, Slab};
-use super::stream::Stream;
+use super::stream::{Stream, refuse};
 use super::token::{Side, Token};
 use crate::failure::failure;
 use crate::sys::poll::{EDGES, Epoll, HANG_UP, READABLE, WRITABLE};

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use supermachine_formats::wire::{Reply, Request};
 
-use self::server::Server;
+use self::server::{Limits, Server};
 use super::dialer::Dialer;
 use super::relay::Relay;
 use super::{ask, cause, check, refuse_zero};
@@ -25,15 +25,6 @@ use crate::Error;
 use crate::error::{PortError, ProtocolError};
 use crate::machine::MachineHandle;
 use crate::os;
-
-/// The bounds of a forward.
-#[derive(Debug, Clone, Copy)]
-struct Limits {
-    /// The most flows.
-    flows: usize,
-    /// How long a flow lasts without a datagram in either direction.
-    idle: Duration,
-}
 
 /// A quarter of a machine's streams, and the shortest time that RFC 4787 allows a NAT; Linux tracks
 /// answered flows for as long.
@@ -129,9 +120,9 @@ impl UdpPort {
     }
 
     fn serve_within(self, limits: Limits, dialer: &Arc<Dialer>) -> Result<UdpForward, Error> {
-        let address = self.address;
-        let relay =
-            Server::start(self, limits, dialer).map_err(|source| listen_error(address, source))?;
+        let Self { socket, address, guest_port } = self;
+        let relay = Server::start((socket, guest_port), limits, dialer)
+            .map_err(|source| listen_error(address, source))?;
         Ok(UdpForward { relay, address })
     }
 }

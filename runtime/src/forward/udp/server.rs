@@ -16,7 +16,6 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::flow::Flow;
-use super::{Limits, UdpPort};
 use crate::forward::dialer::Dialer;
 use crate::forward::relay::Relay;
 use crate::os::{self, Route};
@@ -30,6 +29,15 @@ const SCRATCH: usize = HEADER_SIZE + MAX_DATAGRAM + 1;
 
 const STOP: u64 = 0;
 const SOCKET: u64 = 1;
+
+/// The bounds of a forward.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// The most flows.
+    pub(super) flows: usize,
+    /// How long a flow lasts without a datagram in either direction.
+    pub(super) idle: Duration,
+}
 
 /// A place for a flow. The generation marks stale events of earlier flows.
 #[derive(Debug, Default)]
@@ -65,20 +73,24 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts to serve a port.
+    /// Starts to serve a socket that does not block, for a port of the guest.
     ///
     /// # Errors
     /// The host has no descriptors or threads left.
-    pub(super) fn start(port: UdpPort, limits: Limits, dialer: &Arc<Dialer>) -> io::Result<Relay> {
+    pub(super) fn start(
+        (socket, guest_port): (UdpSocket, u16),
+        limits: Limits,
+        dialer: &Arc<Dialer>,
+    ) -> io::Result<Relay> {
         let epoll = Epoll::new()?;
         let end = Arc::new(EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?);
         let readable = |token| EpollEvent::new(EventSet::IN, token);
         epoll.ctl(ControlOperation::Add, end.as_raw_fd(), readable(STOP))?;
-        epoll.ctl(ControlOperation::Add, port.socket.as_raw_fd(), readable(SOCKET))?;
+        epoll.ctl(ControlOperation::Add, socket.as_raw_fd(), readable(SOCKET))?;
         let server = Self {
             epoll,
-            socket: port.socket,
-            guest_port: port.guest_port,
+            socket,
+            guest_port,
             limits,
             dialer: Arc::downgrade(dialer),
             slots: Vec::new(),
