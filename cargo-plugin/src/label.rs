@@ -136,6 +136,7 @@ fn now() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ports::Protocol;
 
     #[test]
     fn label_round_trips_as_one_line() {
@@ -147,7 +148,11 @@ mod tests {
             image: None,
             started: 1,
             stop_signal: 3,
-            ports: vec![Port { host: ([127, 0, 0, 1], 8080).into(), guest: 80 }],
+            ports: vec![Port {
+                host: ([127, 0, 0, 1], 8080).into(),
+                guest: 80,
+                protocol: Protocol::Udp,
+            }],
             restarts: 2,
             restarts_at: Some(5),
             options: MachineOptions {

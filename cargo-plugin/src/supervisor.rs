@@ -15,14 +15,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use supermachine::worker::Control;
-use supermachine::{Forward, Image, Vm, VmConfig};
+use supermachine::{Image, Vm, VmConfig};
 
 use crate::error::{Error, HostError};
 use crate::events::{Event, EventLog};
 use crate::jobs::BoundedLog;
 use crate::label::Label;
 use crate::machines::{Machines, Place};
-use crate::ports::{self, Publish};
+use crate::ports::{self, Guard, Publish};
 use crate::process;
 use crate::restart_policy::BackOff;
 use crate::stream_log::Stream;
@@ -44,7 +44,7 @@ pub(crate) struct Start {
 }
 
 /// The guards of published ports; `None` once the machine was stopped.
-type Guards = Arc<Mutex<Option<Vec<Forward>>>>;
+type Guards = Arc<Mutex<Option<Vec<Guard>>>>;
 
 /// The watch over a machine, as its holder sees it.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ impl Watch {
         control: Control,
         label: Label,
         place: Place,
-        guards: Vec<Forward>,
+        guards: Vec<Guard>,
     ) -> Result<Self, Error> {
         let about = label.attributes().into_iter().map(|(key, value)| (key.to_owned(), value));
         let records = Records {
@@ -257,7 +257,7 @@ pub(crate) fn earlier_output(folder: &Path) -> Vec<u8> {
     fs::read(folder.join(LOG)).unwrap_or_default()
 }
 
-fn open_ports(vm: &Vm, label: &Label) -> Result<Vec<Forward>, Error> {
+fn open_ports(vm: &Vm, label: &Label) -> Result<Vec<Guard>, Error> {
     let wanted: Vec<Publish> = label.ports.iter().copied().map(Publish::from).collect();
     Ok(ports::open(vm, &wanted)?.into_iter().map(|(guard, _)| guard).collect())
 }

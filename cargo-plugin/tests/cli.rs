@@ -574,7 +574,7 @@ fn arguments_for_background_machines_are_checked_first() {
     let home = Home::new();
     home.run(&["exec", "x"]).fails(125, &["COMMAND"]);
     home.run(&["run", "-p", "x", "x", "--", "true"]).fails(125, &["not GUEST, HOST:GUEST"]);
-    home.run(&["run", "-p", "53:53/udp", "x"]).fails(125, &["network interface"]);
+    home.run(&["run", "-p", "53:53/sctp", "x"]).fails(125, &["only tcp and udp"]);
     home.run(&["run", "-p", "localhost:1:2", "x"]).fails(125, &["use 127.0.0.1"]);
     home.run(&["run", "--name", "y", "x", "--", "true"]).fails(125, &["--detach"]);
     home.run(&["run", "-d", "-i", "x"]).fails(125, &["--detach", "--interactive"]);

@@ -7,7 +7,7 @@ mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -327,4 +327,73 @@ fn events_are_followed_and_survive_a_killed_supervisor() {
     let line = text.succeeds().lines().next().unwrap();
     let expected = "Z machine pause victim (image=";
     assert!(line.contains(expected) && line.ends_with("watched=yes)"), "{line}");
+}
+
+/// Answers datagrams on port 7000.
+const DATAGRAMS: &str = "import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(('', 7000))
+print('begun', flush=True)
+while True:
+    content, source = server.recvfrom(65536)
+    server.sendto(b'heard ' + content, source)
+";
+
+/// Sends a datagram until it is answered.
+fn is_heard(address: SocketAddr, content: &str) -> bool {
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let begin = Instant::now();
+    while begin.elapsed() < PATIENCE {
+        client.send_to(content.as_bytes(), address).unwrap();
+        let mut answer = [0; 100];
+        if let Ok((count, source)) = client.recv_from(&mut answer) {
+            return source == address && answer[..count] == *format!("heard {content}").as_bytes();
+        }
+    }
+    false
+}
+
+#[test]
+fn udp_ports_are_published_beside_tcp_ports() {
+    let pull = ["pull", "--memory", "256", "--name", "datagrams", "--entrypoint", "python3"];
+    let image = image_of("python3");
+    let rest = ["--ready", "log:begun", &image, "--", "-c", DATAGRAMS];
+    HOME.run(&[&pull[..], &rest[..]].concat()).succeeds();
+    let done =
+        HOME.run(&["run", "-d", "--name", "udp", "-p", "7000/udp", "-p", "7000", "datagrams"]);
+    assert_eq!(done.succeeds(), "udp\n");
+    let machine = Machine("udp".into());
+    let row = machine.row().unwrap();
+    let port = |index: usize, key: &str| row["ports"][index][key].as_str().unwrap().to_owned();
+    assert_eq!([port(0, "protocol"), port(1, "protocol")], ["udp", "tcp"], "{row}");
+    let (udp, tcp) = (port(0, "host"), port(1, "host"));
+    assert!(done.stderr.contains(&format!("{udp} leads to UDP port 7000\n")), "{done:?}");
+    let all = HOME.run(&["port", "udp"]);
+    assert_eq!(all.succeeds(), format!("7000/udp -> {udp}\n7000/tcp -> {tcp}\n"));
+    assert_eq!(HOME.run(&["port", "udp", "7000/udp"]).succeeds(), format!("{udp}\n"));
+    assert_eq!(HOME.run(&["port", "udp", "7000"]).succeeds(), format!("{tcp}\n"));
+    HOME.run(&["port", "udp", "53/udp"]).fails(1, &["port 53/udp", "is not published"]);
+    assert!(HOME.run(&["ps"]).succeeds().contains(&format!("{udp}->7000/udp,{tcp}->7000/tcp")));
+    let address = udp.parse().unwrap();
+    assert!(is_heard(address, "hello"));
+    HOME.run(&["restart", "udp"]).succeeds();
+    assert_eq!(HOME.run(&["port", "udp", "7000/udp"]).succeeds(), format!("{udp}\n"));
+    assert!(is_heard(address, "hello again"));
+}
+
+#[test]
+fn udp_port_of_a_machine_in_the_foreground_is_published() {
+    let run = ["run", "-p", "127.0.0.1::7000/udp", "bb", "--", "sleep", "1000000"];
+    let mut command = HOME.command(&run);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let (address, port) = line.trim_end().split_once(" leads to ").unwrap();
+    assert_eq!(port, "UDP port 7000");
+    let address: SocketAddr = address.parse().unwrap();
+    assert_eq!(UdpSocket::bind(address).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    UdpSocket::bind(address).unwrap();
 }

@@ -19,7 +19,9 @@ use supermachine_formats::snapshot::{
     Architecture, FORMAT_VERSION, HEADER_SIZE, MAGIC, MAX_SECTIONS, MAX_SLOTS, MAX_VCPUS, Section,
     TABLE_ENTRY_SIZE,
 };
-use supermachine_formats::wire::{self, Control, Event, Input, Message, Reply, Request, Segment};
+use supermachine_formats::wire::{
+    self, Control, Datagram, Event, Input, Message, Reply, Request, Segment,
+};
 
 const SPEC: &str = include_str!("../SPEC.md");
 
@@ -164,6 +166,7 @@ fn every_message_is_in_the_spec_with_its_kind() {
         (kinds::<Input>(), ("request", "host")),
         (kinds::<Reply>(), ("request", "agent")),
         (kinds::<Segment>(), ("connection", "host")),
+        (kinds::<Datagram>(), ("flow", "both")),
     ] {
         known.extend(kinds.into_iter().map(|kind| (kind, place)));
     }
@@ -241,6 +244,7 @@ fn sizes_and_limits_equal_those_of_the_spec() {
         format!("| {} | host | the control stream", wire::CONTROL_PORT),
         format!("| {} | agent | one stream a request", wire::REQUEST_PORT),
         format!("the bytes themselves, at most {} |", wire::MAX_CHUNK),
+        format!("one datagram, at most {} |", wire::MAX_DATAGRAM),
         format!("`name`: `text` of at most {} bytes", wire::MAX_NAME),
         format!("at most {}, each without a zero byte", wire::MAX_STRINGS),
         format!("`entropy` `[u8; {}]`", wire::ENTROPY_SIZE),

@@ -55,7 +55,7 @@ pub use exec::{
     ExitStatus, Ulimit,
 };
 pub use files::{FileBuilder, FileReader, FileWriter};
-pub use forward::{Forward, ForwardBuilder, GuestStream, Reverse, UnixForward};
+pub use forward::{Forward, ForwardBuilder, GuestStream, Reverse, UdpForward, UnixForward};
 pub use image::Image;
 pub use live::TakenSnapshot;
 pub use machine::Blocking;

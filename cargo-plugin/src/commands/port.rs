@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use crate::background;
 use crate::error::{BackgroundError, Error};
 use crate::machines::Machines;
+use crate::ports::GuestPort;
 
 /// List the published ports of a machine
 ///
@@ -16,8 +17,8 @@ pub(crate) struct Args {
     #[arg(value_name = "MACHINE")]
     name: String,
     /// Print the addresses of this port
-    #[arg(value_name = "PORT[/tcp]", value_parser = port)]
-    port: Option<u16>,
+    #[arg(value_name = "PORT[/tcp|/udp]")]
+    port: Option<GuestPort>,
 }
 
 /// Prints the ports.
@@ -26,19 +27,15 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
     let mut text = String::new();
     for port in &label.ports {
         match args.port {
-            None => text += &format!("{}/tcp -> {}\n", port.guest, port.host),
-            Some(wanted) if wanted == port.guest => text += &format!("{}\n", port.host),
+            None => text += &format!("{} -> {}\n", port.guest(), port.host),
+            Some(wanted) if wanted == port.guest() => text += &format!("{}\n", port.host),
             Some(_) => {}
         }
     }
     if let Some(port) = args.port.filter(|_| text.is_empty()) {
-        return Err(BackgroundError::NotPublished { name: args.name.clone(), port }.into());
+        let (name, port) = (args.name.clone(), port.to_string());
+        return Err(BackgroundError::NotPublished { name, port }.into());
     }
     io::stdout().write_all(text.as_bytes()).map_err(|source| Error::Output { source })?;
     Ok(0)
-}
-
-fn port(text: &str) -> Result<u16, String> {
-    let number = text.strip_suffix("/tcp").unwrap_or(text);
-    number.parse().map_err(|_| "not a port, as 80 or 80/tcp".to_owned())
 }

@@ -22,7 +22,7 @@ use crate::detach::{self, Start};
 use crate::error::{Error, UsageError};
 use crate::globals::Globals;
 use crate::label::MachineOptions;
-use crate::ports::{self, Port, PublishSpec};
+use crate::ports::{self, Port, Protocol, PublishSpec};
 use crate::process::{self, ProcessArgs, STATUSES};
 use crate::{report, store};
 
@@ -68,7 +68,7 @@ pub(crate) struct Args {
     process: ProcessArgs,
     /// Publish a port of the machine on the host, at 127.0.0.1 if there is no ADDRESS; HOST may be left
     /// out, or 0, for a free port, which is printed; both ports may be ranges
-    #[arg(short, long, value_name = "[[ADDRESS:]HOST:]GUEST")]
+    #[arg(short, long, value_name = "[[ADDRESS:]HOST:]GUEST[/udp]")]
     publish: Vec<PublishSpec>,
     /// Leave the machine running in the background
     #[arg(short, long)]
@@ -175,9 +175,13 @@ fn detach(
 
 fn print_ports(ports: &[Port], globals: &Globals) {
     if !globals.quiet {
-        ports
-            .iter()
-            .for_each(|port| report::note(&format!("{} leads to port {}", port.host, port.guest)));
+        for Port { host, guest, protocol } in ports {
+            let port = match protocol {
+                Protocol::Tcp => "port",
+                Protocol::Udp => "UDP port",
+            };
+            report::note(&format!("{host} leads to {port} {guest}"));
+        }
     }
 }
 

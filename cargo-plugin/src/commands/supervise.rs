@@ -21,7 +21,7 @@ use crate::supervisor::{Start, Watch};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Publish a port of the machine
-    #[arg(long, value_name = "[ADDRESS:]HOST:GUEST")]
+    #[arg(long, value_name = "[ADDRESS:]HOST:GUEST[/udp]")]
     publish: Vec<PublishSpec>,
     /// The options of the machine, as JSON
     #[arg(long, value_name = "JSON", value_parser = options)]

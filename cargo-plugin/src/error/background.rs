@@ -36,7 +36,7 @@ pub(crate) enum BackgroundError {
     #[error(
         "port {port} of the machine {name} is not published; `supermachine run -p` publishes ports"
     )]
-    NotPublished { name: String, port: u16 },
+    NotPublished { name: String, port: String },
     /// Another machine has the name.
     #[error("a machine {name} runs already; stop it, or choose another --name")]
     NameTaken { name: String },

@@ -4,9 +4,11 @@
 //! carries [`Control`] to the agent and [`Event`] back. The host opens every other stream for one
 //! request: it sends a [`Request`] and [`Input`], and the agent answers with [`Reply`] messages up
 //! to a final one. On a stream for a TCP connection, the connection's bytes follow; those of the
-//! host come as [`Segment`]s if the request says so. `SPEC.md` has layouts and limits.
+//! host come as [`Segment`]s if the request says so. On a stream for a UDP flow, each further frame
+//! is a [`Datagram`], in both directions. `SPEC.md` has layouts and limits.
 
 mod control;
+mod datagram;
 mod failure;
 mod field;
 mod frame;
@@ -19,6 +21,7 @@ mod settings;
 mod tests;
 
 pub use self::control::{Control, Event, Network, Resume};
+pub use self::datagram::{Datagram, MAX_DATAGRAM};
 pub use self::failure::{Failure, Operation};
 pub use self::field::WindowSize;
 pub use self::frame::{

@@ -37,8 +37,8 @@ pub enum Reply {
     Memory(Memory),
     /// Bytes of a file or an archive, at most [`MAX_CHUNK`](super::MAX_CHUNK).
     Data(Vec<u8>),
-    /// The connection is established. From here on the agent's side of the stream carries the
-    /// connection's bytes. Final.
+    /// The connection is established, or the flow's socket is open. From here on the agent's side of the
+    /// stream carries the connection's bytes, or the flow's datagrams. Final.
     Connected,
     /// The answer to [`Request::Listen`](super::Request::Listen): the port accepts connections.
     Listens {

@@ -83,6 +83,13 @@ pub enum Request {
         /// Its number.
         connection: u32,
     },
+    /// Opens a UDP socket for a port on the guest's loopback interface. Answered by
+    /// [`Reply::Connected`](super::Reply::Connected), whether or not something listens there.
+    /// [`Datagram`](super::Datagram)s follow in both directions for as long as the stream is open.
+    Datagrams {
+        /// The port; not 0.
+        port: u16,
+    },
 }
 
 /// The container that an image describes.
@@ -223,6 +230,7 @@ impl Message for Request {
             Self::Connect { .. } => 0x2C,
             Self::Listen { .. } => 0x2D,
             Self::Accept { .. } => 0x2E,
+            Self::Datagrams { .. } => 0x38,
         }
     }
 
@@ -247,7 +255,7 @@ impl Message for Request {
                 out.put_u16(*port);
                 out.put_bool(*framed);
             }
-            Self::Listen { port } => out.put_u16(*port),
+            Self::Listen { port } | Self::Datagrams { port } => out.put_u16(*port),
             Self::Accept { connection } => out.put_u32(*connection),
             Self::Start
             | Self::StartInit
@@ -285,6 +293,7 @@ impl Message for Request {
             0x2C => Self::Connect { port: read_port(&mut reader)?, framed: reader.bool("framed")? },
             0x2D => Self::Listen { port: reader.u16("port")? },
             0x2E => Self::Accept { connection: reader.u32("connection")? },
+            0x38 => Self::Datagrams { port: read_port(&mut reader)? },
             _ => return Err(unknown_kind(kind)),
         };
         reader.finish()?;

@@ -137,6 +137,7 @@ fn requests_round_trip() {
     }
     assert_round_trip(&Request::Listen { port: 0 });
     assert_round_trip(&Request::Accept { connection: 7 });
+    assert_round_trip(&Request::Datagrams { port: 53 });
     for request in [
         Request::Start,
         Request::StartInit,
@@ -182,6 +183,9 @@ fn inputs_and_replies_round_trip() {
     assert_round_trip(&Reply::Accepted { connection: u32::MAX });
     assert_round_trip(&Segment::Data(b"bytes".to_vec()));
     assert_round_trip(&Segment::End);
+    for length in [0, 1, MAX_DATAGRAM] {
+        assert_round_trip(&Datagram(vec![7; length]));
+    }
     for status in [ExitStatus::Code(3), ExitStatus::Signal(9)] {
         let exit = Exit { status, timed_out: true, duration_us: 5, peak_rss_kib: 6 };
         assert_round_trip(&Reply::Exited(exit));
@@ -301,6 +305,8 @@ fn port_zero_is_refused_except_to_listen_on() {
     let refused = Request::decode(0x2C, &[0, 0, 1]);
     assert!(matches!(refused, Err(DecodeError::Illegal { field: "port", value: 0, .. })));
     assert!(Reply::decode(0x4D, &[0, 0]).is_err());
+    let refused = Request::decode(0x38, &[0, 0]);
+    assert!(matches!(refused, Err(DecodeError::Illegal { field: "port", value: 0, .. })));
     assert_eq!(Request::decode(0x2D, &[0, 0]), Ok(Request::Listen { port: 0 }));
 }
 
@@ -308,6 +314,23 @@ fn port_zero_is_refused_except_to_listen_on() {
 fn segment_over_the_limit_is_refused() {
     assert!(Segment::decode(Segment::DATA, &vec![0; MAX_CHUNK]).is_ok());
     assert!(Segment::decode(Segment::DATA, &vec![0; MAX_CHUNK + 1]).is_err());
+}
+
+#[test]
+fn datagram_over_the_limit_is_refused_by_its_header() {
+    let header = |length| Header { length, kind: Datagram::KIND };
+    assert_eq!(Datagram::check(header(MAX_DATAGRAM)), Ok(MAX_DATAGRAM));
+    let refused = Datagram::check(header(MAX_DATAGRAM + 1));
+    assert!(matches!(refused, Err(DecodeError::TooLarge { field: "datagram", .. })));
+    assert!(Datagram::decode(Datagram::KIND, &vec![0; MAX_DATAGRAM + 1]).is_err());
+    let other = Datagram::check(Header { length: 1, kind: Segment::DATA });
+    assert!(matches!(other, Err(DecodeError::Illegal { field: "frame kind", .. })));
+}
+
+#[test]
+fn datagram_header_is_that_of_its_frame() {
+    let frame = Datagram(vec![7; 300]).to_frame();
+    assert_eq!(frame[..HEADER_SIZE], Datagram::header(300));
 }
 
 #[test]

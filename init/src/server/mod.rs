@@ -17,6 +17,7 @@ mod tcp;
 #[cfg(test)]
 mod tests;
 mod token;
+mod udp;
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -34,6 +35,7 @@ use self::slab::{Key, Slab};
 use self::stream::{Stream, Work};
 use self::tcp::Tcp;
 use self::token::Token;
+use self::udp::Udp;
 use crate::cgroup::Groups;
 use crate::child::Child;
 use crate::container::{Container, attach};
@@ -69,6 +71,7 @@ pub(crate) struct Server {
     joined: Option<Joined>,
     streams: Slab<Stream>,
     tcp: Tcp,
+    udp: Udp,
     drains: Drains,
     hooks: Hooks,
     /// The receive buffer; allocated once.
@@ -97,6 +100,7 @@ impl Server {
             joined: None,
             streams: Slab::new(),
             tcp: Tcp::new(),
+            udp: Udp::new(),
             drains: Drains::new(),
             hooks: Hooks::default(),
             scratch: vec![0; MAX_CHUNK + HEADER_SIZE],
@@ -142,6 +146,9 @@ impl Server {
                     }
                     Token::TcpListener(key, side) => {
                         self.tcp.serve_listener(key, side, &mut self.scratch);
+                    }
+                    Token::Udp(key, side) => {
+                        self.udp.serve(key, (side, events), &self.epoll, &mut self.scratch);
                     }
                     Token::Drain(key) => self.drains.serve(key, &mut self.scratch),
                     Token::Hook => self.hooks.read(&mut self.scratch),
@@ -197,6 +204,9 @@ impl Server {
     }
 
     fn resume(&mut self, resume: &supermachine_formats::wire::Resume) -> Result<(), Failure> {
+        // The streams of listeners and flows exist no more.
+        self.tcp.close_listeners();
+        self.udp.close_all();
         self.resumer.resume(resume, self.joined.is_some())?;
         if let (Some(network), Some(container)) = (&resume.network, &self.container) {
             container.in_writable_root(|| crate::network::write_resolver(network))?;
@@ -212,8 +222,6 @@ impl Server {
 
     /// Starts the hooks of a restore. Reports the resume as done once all have succeeded.
     fn start_hooks(&mut self) -> Result<(), Failure> {
-        // The streams of listeners exist no more.
-        self.tcp.close_listeners();
         for key in self.hooks.begin(self.container.as_ref().map(Container::after_restore)) {
             self.streams.put(key, None);
         }
@@ -333,7 +341,7 @@ impl Server {
         Ok(())
     }
 
-    /// Starts the work of a request. Returns the stream, unless it is one for TCP.
+    /// Starts the work of a request. Returns the stream, unless it is one for TCP or UDP.
     fn begin(&mut self, key: Key, mut stream: Stream, request: Request) -> Option<Stream> {
         if let Some(failure) = self.hooks.failure() {
             stream.finish(&Reply::Failed(failure.clone()));
@@ -342,6 +350,11 @@ impl Server {
         if Tcp::takes(&request) {
             self.streams.put(key, None);
             self.tcp.open(&request, stream, &self.epoll, &mut self.scratch);
+            return None;
+        }
+        if let Request::Datagrams { port } = request {
+            self.streams.put(key, None);
+            self.udp.open(port, stream, &self.epoll, &mut self.scratch);
             return None;
         }
         self.answer(&mut stream, request);

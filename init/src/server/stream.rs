@@ -260,3 +260,11 @@ impl Stream {
         }
     }
 }
+
+/// Closes a stream with the reason why it carries nothing.
+pub(super) fn refuse(stream: &Fd, failure: Failure) {
+    let mut outbox = Outbox::default();
+    outbox.push(&Reply::Failed(failure));
+    // A new stream has room for it. If the host is gone, nobody needs it.
+    let _ = outbox.flush(stream);
+}

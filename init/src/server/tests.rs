@@ -78,6 +78,29 @@ impl Guest {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap().count()
     }
 
+    /// The processor time that the agent has used, in hundredths of a second.
+    pub(super) fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
+        let fields = stat.rsplit(") ").next().unwrap().split(' ');
+        fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+    }
+
+    /// Sends a resume, as after a restore. It fails, as no clock can be set to its time: the host's own
+    /// stays as it is.
+    pub(super) fn resume(&mut self) -> Failure {
+        let resume = Resume {
+            realtime_ns: u64::MAX,
+            entropy: [7; ENTROPY_SIZE],
+            hostname: None,
+            network: None,
+        };
+        self.control.write_all(&Control::Resume(resume).to_frame()).unwrap();
+        match read_frame(&mut self.control) {
+            Some(Event::ResumeFailed(failure)) => failure,
+            other => panic!("expected a failure, not {other:?}"),
+        }
+    }
+
     fn children(&self) -> String {
         let path = format!("/proc/{0}/task/{0}/children", self.pid);
         std::fs::read_to_string(path).unwrap()

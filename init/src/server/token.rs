@@ -15,11 +15,12 @@ pub(super) enum Token {
     Pipe(Key, Role),
     Tcp(Key, Side),
     TcpListener(Key, Side),
+    Udp(Key, Side),
     Drain(Key),
     Hook,
 }
 
-/// One of the two descriptors of a TCP connection or listener.
+/// One of the two descriptors of a TCP connection, a listener or a UDP flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     Host = 0,
@@ -41,6 +42,7 @@ impl Token {
             Self::Pipe(key, role) => keyed(6 + role as u64, key),
             Self::Tcp(key, side) => keyed(32 + side as u64, key),
             Self::TcpListener(key, side) => keyed(36 + side as u64, key),
+            Self::Udp(key, side) => keyed(38 + side as u64, key),
             Self::Drain(key) => keyed(40, key),
             Self::Hook => 41 << 56,
         }
@@ -64,6 +66,8 @@ impl Token {
             33 => Self::Tcp(key, Side::Guest),
             36 => Self::TcpListener(key, Side::Host),
             37 => Self::TcpListener(key, Side::Guest),
+            38 => Self::Udp(key, Side::Host),
+            39 => Self::Udp(key, Side::Guest),
             40 => Self::Drain(key),
             41 => Self::Hook,
             _ => return None,
@@ -92,7 +96,8 @@ mod tests {
         let sides = [Side::Host, Side::Guest];
         let tcp = sides.map(|side| Token::Tcp(key, side));
         let listeners = sides.map(|side| Token::TcpListener(key, side));
-        for token in pipes.into_iter().chain(others).chain(tcp).chain(listeners) {
+        let udp = sides.map(|side| Token::Udp(key, side));
+        for token in pipes.into_iter().chain(others).chain(tcp).chain(listeners).chain(udp) {
             assert_eq!(Token::unpack(token.pack()), Some(token));
         }
         assert_eq!(Token::unpack(0), None);

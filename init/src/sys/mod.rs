@@ -26,6 +26,7 @@ pub(crate) mod socket;
 pub(crate) mod tcp;
 pub(crate) mod terminal;
 pub(crate) mod tree;
+pub(crate) mod udp;
 
 use linux_raw_sys::general as nr;
 
@@ -43,7 +44,7 @@ macro_rules! errnos {
 impl Errno {
     errnos! { EACCES EAGAIN EALREADY EBUSY ECHILD EEXIST EINTR EINVAL ENOENT ENODEV ENOTDIR
     ENXIO EPIPE ESRCH ETIMEDOUT EPROTO EBADMSG EISDIR EOPNOTSUPP EAFNOSUPPORT EADDRNOTAVAIL
-    ECONNABORTED ECONNRESET EINPROGRESS ELOOP }
+    ECONNABORTED ECONNRESET ECONNREFUSED EINPROGRESS ELOOP }
 }
 
 /// The result of a system call.

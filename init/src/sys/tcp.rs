@@ -34,7 +34,7 @@ struct Address {
 }
 
 impl Loopback {
-    fn family(self) -> u32 {
+    pub(super) fn family(self) -> u32 {
         match self {
             Self::V4 => AF_INET,
             Self::V6 => AF_INET6,
@@ -59,7 +59,7 @@ impl Loopback {
         Address { bytes, length }
     }
 
-    fn on(self, call_number: u32, socket: &Fd, port: u16) -> Result<()> {
+    pub(super) fn on(self, call_number: u32, socket: &Fd, port: u16) -> Result<()> {
         let address = self.address(port);
         let place = address.bytes.as_ptr() as usize;
         let arguments = [socket.register(), place, flags(address.length), 0, 0, 0];

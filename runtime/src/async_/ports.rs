@@ -1,4 +1,4 @@
-//! TCP between host and guest, awaited. Forwards serve in the background, so the blocking API's are
+//! TCP and UDP between host and guest, awaited. Forwards serve in the background, so the blocking API's are
 //! used.
 
 use std::io;
@@ -15,8 +15,8 @@ use super::request::ask;
 use super::stream::{poll_read, unregister};
 use super::vm::Vm;
 use crate::error::PortError;
-use crate::forward::{cause, refuse_zero, told_apart};
-use crate::{Error, Forward, ForwardBuilder, Reverse, UnixForward};
+use crate::forward::{UdpPort, cause, refuse_zero, told_apart};
+use crate::{Error, Forward, ForwardBuilder, Reverse, UdpForward, UnixForward};
 
 /// A connection to a TCP port in the guest, from [`Vm::connect`]. It behaves like a
 /// `tokio::net::TcpStream`, and uses no port of the host.
@@ -79,6 +79,25 @@ impl Vm {
     /// Describes a forward, to listen on another address than 127.0.0.1.
     pub fn forward(&self, guest_port: u16) -> ForwardBuilder<'_> {
         self.blocking().forward(guest_port)
+    }
+
+    /// Makes a UDP port of the guest reachable at an address of the host, IPv4 or IPv6; its port 0 picks
+    /// a free one. A thread of the forward serves its flows. The guest is asked first, so this waits
+    /// while the machine is paused.
+    ///
+    /// # Errors
+    /// [`Error::Port`] when the address is in use or not this host's, its port needs rights, the guest's
+    /// port is 0, or the snapshot is from a version without UDP ports; [`Error::Guest`] when the guest
+    /// has exited.
+    pub async fn expose_udp(
+        &self,
+        host_addr: impl Into<SocketAddr>,
+        guest_port: u16,
+    ) -> Result<UdpForward, Error> {
+        let port = UdpPort::bind(host_addr.into(), guest_port)?;
+        let reply = ask(self.blocking().handle(), &port.request()).await;
+        port.check(reply.map(|(_, reply)| reply))?;
+        port.serve(self.blocking().dialer())
     }
 
     /// Makes a port of the guest reachable at a socket file, to which only its owner may connect.

@@ -85,6 +85,12 @@ pub enum PortError {
         /// The guest's error, `ConnectionRefused` when nothing listens there.
         source: io::Error,
     },
+    /// The snapshot's agent is of a version without UDP ports.
+    #[error("the snapshot's agent cannot serve the UDP port {port}; bake the image again")]
+    NoUdp {
+        /// The port.
+        port: u16,
+    },
     /// A forward closed because its machine has stopped.
     #[error("{address} is closed, as its machine has stopped")]
     Closed {

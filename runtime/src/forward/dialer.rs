@@ -15,7 +15,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::Error;
 use crate::machine::MachineHandle;
 
-/// The limit on a machine's forwarded connections. Commands and files get the rest of its 1,024
+/// The limit on a machine's forwarded connections and flows. Commands and files get the rest of its 1,024
 /// streams.
 const MAX_LINKS: usize = if cfg!(test) { 128 } else { 768 };
 

@@ -1,8 +1,9 @@
-//! TCP between host and guest: ports of the host that lead to the guest, streams to ports of the
-//! guest, and ports of the guest that lead to an address of the host.
+//! TCP and UDP between host and guest: ports of the host that lead to the guest, streams to TCP ports
+//! of the guest, and TCP ports of the guest that lead to an address of the host.
 //!
 //! Each forward has one thread ([`relay`]), which serves all its connections ([`link`]) from a
-//! listener of the host ([`listen`]) or of the guest ([`reverse`]). All forwards of a machine open
+//! listener of the host ([`listen`]) or of the guest ([`reverse`]), or its flows of datagrams ([`udp`]).
+//! All forwards of a machine open
 //! their streams through one [`dialer`]. The guest reaches nothing of the host but the addresses
 //! that the app names.
 
@@ -14,6 +15,7 @@ mod reverse;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod udp;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -28,6 +30,10 @@ use self::relay::Relay;
 pub use self::stream::GuestStream;
 #[cfg(feature = "tokio")]
 pub(crate) use self::stream::told_apart;
+pub use self::udp::UdpForward;
+#[cfg(feature = "tokio")]
+pub(crate) use self::udp::UdpPort;
+pub(crate) use self::udp::expose;
 use crate::Error;
 use crate::agent::read_message;
 use crate::error::{HostError, PortError, ProtocolError};

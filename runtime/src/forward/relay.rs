@@ -1,4 +1,4 @@
-//! The thread of one forward: `sm-forward`.
+//! The thread of one TCP forward: `sm-forward`.
 //!
 //! It owns the listener, its connections, and the epoll descriptor that waits for all of them. When
 //! it is stopped, or the machine is gone, it closes them and exits. Invariants: it never blocks on
@@ -70,7 +70,6 @@ impl Relay {
         let readable = |token| EpollEvent::new(EventSet::IN, token);
         epoll.ctl(ControlOperation::Add, end.as_raw_fd(), readable(STOP))?;
         epoll.ctl(ControlOperation::Add, source.descriptor(), readable(SOURCE))?;
-        let has_ended = Arc::new(AtomicBool::new(false));
         let server = Server {
             epoll,
             source,
@@ -82,9 +81,22 @@ impl Relay {
             owed: Vec::new(),
             scratch: vec![0; SCRATCH],
         };
+        Self::run(dialer, end, move || server.serve())
+    }
+
+    /// Runs a server in the thread of a forward. It must return once `end` can be read.
+    ///
+    /// # Errors
+    /// The host has no threads left.
+    pub(super) fn run(
+        dialer: &Arc<Dialer>,
+        end: Arc<EventFd>,
+        serve: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self> {
+        let has_ended = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&has_ended);
         let serve = move || {
-            server.serve();
+            serve();
             // A plain flag: no other data depends on it.
             flag.store(true, Ordering::Relaxed);
         };

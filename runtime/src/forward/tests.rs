@@ -19,7 +19,7 @@ use super::*;
 use crate::error::{HostError, PortError};
 use crate::machine::StreamError;
 
-const TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A guest whose end of each stream arrives on a channel.
 #[derive(Debug)]
@@ -29,11 +29,11 @@ struct Fake {
 }
 
 #[derive(Debug, Default)]
-struct FakeState {
-    has_ended: AtomicBool,
+pub(super) struct FakeState {
+    pub(super) has_ended: AtomicBool,
     /// How many streams to refuse as without descriptors.
-    refusals: AtomicUsize,
-    dials: AtomicUsize,
+    pub(super) refusals: AtomicUsize,
+    pub(super) dials: AtomicUsize,
 }
 
 impl MachineHandle for Fake {
@@ -89,18 +89,20 @@ impl MachineHandle for Fake {
     }
 }
 
-struct Guest {
-    dialer: Arc<Dialer>,
-    state: Arc<FakeState>,
-    streams: Receiver<(Request, UnixStream)>,
+pub(super) struct Guest {
+    pub(super) dialer: Arc<Dialer>,
+    pub(super) state: Arc<FakeState>,
+    pub(super) streams: Receiver<(Request, UnixStream)>,
+    pub(super) machine: Arc<dyn MachineHandle>,
 }
 
 impl Guest {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (sender, streams) = channel();
         let state = Arc::new(FakeState::default());
         let fake = Fake { streams: Mutex::new(sender), state: Arc::clone(&state) };
-        Self { dialer: Dialer::new(&(Arc::new(fake) as _)), state, streams }
+        let machine: Arc<dyn MachineHandle> = Arc::new(fake);
+        Self { dialer: Dialer::new(&machine), state, streams, machine }
     }
 
     fn expose(&self) -> Forward {
@@ -156,7 +158,7 @@ fn is_reset(mut client: &TcpStream) -> bool {
         .is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
 }
 
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + TIMEOUT;
     while !holds() {
         assert!(Instant::now() < end, "{what} did not come about");

@@ -1,10 +1,12 @@
 //! The operating system's calls that the standard library lacks: sockets and their files, peers, and
 //! descriptors. The only module with `unsafe` calls to the system.
 
+mod datagram;
 mod peer;
 mod socket;
 mod socket_file;
 
+pub(crate) use self::datagram::{Route, receive_from, report_destination, send_back};
 #[cfg(test)]
 pub(crate) use self::peer::Peer;
 pub use self::peer::inherit_nothing;

@@ -152,7 +152,7 @@ fn stream_socket(family: c_int, flags: c_int) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn set<T>(socket: &impl AsFd, level: c_int, name: c_int, value: &T) -> io::Result<()> {
+pub(super) fn set<T>(socket: &impl AsFd, level: c_int, name: c_int, value: &T) -> io::Result<()> {
     let fd = socket.as_fd().as_raw_fd();
     let length = size_of::<T>() as libc::socklen_t;
     // SAFETY: pointer and length describe `value`.

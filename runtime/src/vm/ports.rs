@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::Vm;
 use crate::forward::{self, ForwardBuilder};
-use crate::{Error, Forward, GuestStream, Reverse, UnixForward};
+use crate::{Error, Forward, GuestStream, Reverse, UdpForward, UnixForward};
 
 impl Vm {
     /// Makes a port of the guest reachable at 127.0.0.1; `host_port` 0 picks a free port. A thread
@@ -33,6 +33,32 @@ impl Vm {
     /// Describes a forward, to listen on another address than 127.0.0.1.
     pub fn forward(&self, guest_port: u16) -> ForwardBuilder<'_> {
         ForwardBuilder::new(self.dialer(), guest_port)
+    }
+
+    /// Makes a UDP port of the guest reachable at an address of the host, IPv4 or IPv6; its port 0 picks
+    /// a free one. A thread of the forward serves its flows. The guest is asked first, so this waits
+    /// while the machine is paused.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), supermachine::Error> {
+    /// # let vm = supermachine::Image::from_store("snapshots", "dns")?
+    /// #     .start(&supermachine::VmConfig::new())?;
+    /// let names = vm.expose_udp(([127, 0, 0, 1], 0), 53)?;
+    /// println!("dig @127.0.0.1 -p {} example.org", names.local_addr().port());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Port`] when the address is in use or not this host's, its port needs rights, the guest's
+    /// port is 0, or the snapshot is from a version without UDP ports; [`Error::Guest`] when the guest
+    /// has exited.
+    pub fn expose_udp(
+        &self,
+        host_addr: impl Into<SocketAddr>,
+        guest_port: u16,
+    ) -> Result<UdpForward, Error> {
+        forward::expose(self.handle(), self.dialer(), host_addr.into(), guest_port)
     }
 
     /// Makes a port of the guest reachable at a socket file, to which only its owner may connect.

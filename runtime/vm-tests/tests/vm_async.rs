@@ -393,6 +393,12 @@ fn ports_connect_both_ways() {
         assert_eq!(&echo, b"through");
         forward.close().unwrap();
 
+        let datagrams = vm().expose_udp(([127, 0, 0, 1], 0), 7002).await.unwrap();
+        let client = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        client.send_to(b"nobody listens", datagrams.local_addr()).await.unwrap();
+        datagrams.check().unwrap();
+        datagrams.close().unwrap();
+
         let host = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let reverse = vm().reverse_tcp(0, host.local_addr().unwrap()).await.unwrap();
         let script = format!("echo from the guest | nc 127.0.0.1 {}", reverse.guest_port());

@@ -99,8 +99,10 @@ fn isolated_machine_supports_every_operation() {
         }
         assert!(Instant::now() < end, "{read:?}, {answer:?}");
     }
+    let datagrams = vm.expose_udp(([127, 0, 0, 1], 0), 700).unwrap();
+    datagrams.check().unwrap();
     vm.stop().unwrap();
-    drop(port);
+    drop((port, datagrams));
     assert_eq!(workers(), [0; 0]);
     let end = Instant::now() + TIMEOUT;
     while held() != before {

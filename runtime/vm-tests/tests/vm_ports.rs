@@ -7,7 +7,7 @@
 mod web_service;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::channel;
 use std::thread;
@@ -68,6 +68,50 @@ fn read_to_end(mut stream: impl Read) -> Vec<u8> {
 fn is_reset(mut stream: impl Read) -> bool {
     let ended = stream.read_to_end(&mut Vec::new());
     ended.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+}
+
+fn python() -> Image {
+    baked("python3", || bake("python3").entrypoint(["sleep", "1000000"]))
+}
+
+/// Starts a program that answers datagrams on a port, and waits until it does.
+fn serve_datagrams(vm: &Vm, port: u16, address: &str) {
+    vm.write_file("/tmp/datagrams.py", include_str!("programs/datagrams.py")).unwrap();
+    let argv = format!("python3 /tmp/datagrams.py {port} {address}");
+    sh(vm, &format!("setsid {argv} </dev/null >/dev/null 2>&1 & echo $! > /tmp/datagrams.pid"));
+    let forward = vm.expose_udp(([127, 0, 0, 1], 0), port).unwrap();
+    asked(&udp_client(forward.local_addr()), b"begin");
+}
+
+fn udp_client(address: SocketAddr) -> UdpSocket {
+    let client = UdpSocket::bind((address.ip(), 0)).unwrap();
+    client.connect(address).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    client
+}
+
+/// The answer to a datagram, which is sent until there is one: it is lost while nothing listens.
+fn asked(client: &UdpSocket, question: &[u8]) -> Vec<u8> {
+    let end = Instant::now() + TIMEOUT;
+    let mut answer = vec![0; 1 << 16];
+    loop {
+        assert!(Instant::now() < end, "no answer to a datagram of {} bytes", question.len());
+        client.send(question).unwrap();
+        while let Ok(count) = client.recv(&mut answer) {
+            // Answers to earlier questions may still arrive.
+            let port = answer[..count].strip_suffix(question);
+            if port.is_some_and(|port| port.iter().all(|byte| matches!(byte, b'0'..=b'9' | b' '))) {
+                answer.truncate(count);
+                return answer;
+            }
+        }
+    }
+}
+
+/// The source port that the guest's program sees of a client.
+fn source_port(client: &UdpSocket, question: &str) -> String {
+    let answer = String::from_utf8(asked(client, question.as_bytes())).unwrap();
+    answer.strip_suffix(&format!(" {question}")).unwrap().to_owned()
 }
 
 /// Pseudorandom numbers, for bytes and for stalls.
@@ -356,4 +400,81 @@ fn snapshot_of_a_machine_with_open_ports_starts_without_them() {
     let client = dial(exposed.local_addr());
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_end(client), b"");
+}
+
+#[test]
+fn clients_of_a_udp_port_get_their_own_answers() {
+    let vm = start(&python());
+    serve_datagrams(&vm, 7000, "127.0.0.1");
+    let forward = vm.expose_udp(([127, 0, 0, 1], 0), 7000).unwrap();
+    let clients = [(); 3].map(|()| udp_client(forward.local_addr()));
+    let ports: Vec<_> = (0..3).map(|n| source_port(&clients[n], &format!("first {n}"))).collect();
+    assert!(ports[0] != ports[1] && ports[1] != ports[2] && ports[0] != ports[2], "{ports:?}");
+    for n in [2, 0, 1] {
+        assert_eq!(source_port(&clients[n], &format!("second {n}")), ports[n]);
+    }
+    // An empty datagram is one, too.
+    assert_eq!(asked(&clients[0], b""), format!("{} ", ports[0]).as_bytes());
+    let mut large = vec![0; 65_507];
+    Pattern(7).fill(&mut large);
+    for length in [65_507, 1_472, 9_000] {
+        assert!(asked(&clients[1], &large[..length]) == large[..length], "{length}");
+    }
+    let twice = vm.expose_udp(forward.local_addr(), 7000).unwrap_err();
+    let said = format!("cannot listen on {};", forward.local_addr());
+    assert!(twice.to_string().starts_with(&said), "{twice}");
+    // The same port of TCP is another one.
+    let tcp = vm.forward(7000).bind(forward.local_addr()).listen().unwrap();
+    assert_eq!(tcp.local_addr(), forward.local_addr());
+    forward.check().unwrap();
+    vm.stop().unwrap();
+    let end = Instant::now() + TIMEOUT;
+    while forward.check().is_ok() {
+        assert!(Instant::now() < end, "the forward outlives the machine");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn closed_udp_port_is_found_once_something_listens() {
+    let vm = start(&python());
+    let forward = vm.expose_udp((Ipv6Addr::LOCALHOST, 0), 7001).unwrap();
+    let client = udp_client(forward.local_addr());
+    for _ in 0..20 {
+        client.send(b"nobody hears this").unwrap();
+    }
+    assert!(client.recv(&mut [0; 100]).is_err());
+    forward.check().unwrap();
+    serve_datagrams(&vm, 7001, "127.0.0.1");
+    let port = source_port(&client, "hello");
+    assert_eq!(source_port(&client, "again"), port);
+    // A flow with another address of the guest, after a restart of its program.
+    sh(&vm, "kill $(cat /tmp/datagrams.pid)");
+    let script = "import socket\ns = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)\n\
+                  s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)\n\
+                  s.bind((\"::1\", 7001))\nwhile True:\n    s.sendto(*s.recvfrom(65536))\n";
+    vm.write_file("/tmp/six.py", script).unwrap();
+    sh(&vm, "setsid python3 /tmp/six.py </dev/null >/dev/null 2>&1 &");
+    assert_eq!(asked(&client, b"six"), b"six");
+}
+
+#[test]
+fn snapshot_of_a_machine_with_udp_flows_starts_without_them() {
+    let vm = start(&python());
+    serve_datagrams(&vm, 7000, "0.0.0.0");
+    let forward = vm.expose_udp(([127, 0, 0, 1], 0), 7000).unwrap();
+    let client = udp_client(forward.local_addr());
+    let port = source_port(&client, "before");
+    let taken = vm.snapshot("udp").unwrap();
+    assert_eq!(source_port(&client, "after"), port, "the captured machine keeps its flows");
+    let other = taken.image.start(&VmConfig::new()).unwrap();
+    let end = Instant::now() + TIMEOUT;
+    // Local and remote address, as the kernel prints them.
+    let socket = format!("0100007F:{:04X} 0100007F:1B58", port.parse::<u16>().unwrap());
+    while sh(&other, "cat /proc/net/udp").contains(&socket) {
+        assert!(Instant::now() < end, "the flow's socket is still there");
+    }
+    let exposed = other.expose_udp(([127, 0, 0, 1], 0), 7000).unwrap();
+    source_port(&udp_client(exposed.local_addr()), "another machine");
+    source_port(&client, "still served");
 }

@@ -1,9 +1,9 @@
-//! The host's messages as the agent reads them: control, requests, input and segments.
+//! The host's messages as the agent reads them: control, requests, input, segments and datagrams.
 
 use supermachine_formats::wire::{
-    Action, AfterRestore, Command, Container, Control, ENTROPY_SIZE, Flow, HEADER_SIZE, Header,
-    Input, Message, Network, Output, Process, Request, Resume, Segment, Settings, StagedFile,
-    Tmpfs, Ulimit, WindowSize, WriteFile,
+    Action, AfterRestore, Command, Container, Control, Datagram, ENTROPY_SIZE, Flow, HEADER_SIZE,
+    Header, Input, Message, Network, Output, Process, Request, Resume, Segment, Settings,
+    StagedFile, Tmpfs, Ulimit, WindowSize, WriteFile,
 };
 
 /// Decodes frames until one is refused. Returns whether all are accepted.
@@ -15,7 +15,8 @@ pub fn run(data: &[u8]) -> bool {
         let is_accepted = accepts::<Control>(&header, payload)
             || accepts::<Request>(&header, payload)
             || accepts::<Input>(&header, payload)
-            || accepts::<Segment>(&header, payload);
+            || accepts::<Segment>(&header, payload)
+            || accepts::<Datagram>(&header, payload);
         if !is_accepted {
             return false;
         }
@@ -113,6 +114,10 @@ pub fn samples() -> Vec<Vec<u8>> {
     for segment in [Segment::Data(b"in".to_vec()), Segment::End] {
         connect.extend(segment.to_frame());
     }
+    let mut datagrams = Request::Datagrams { port: 53 }.to_frame();
+    for length in [3, 0] {
+        datagrams.extend(Datagram(vec![7; length]).to_frame());
+    }
     let others = [
         Request::WriteFile(file),
         Request::ReadFile { path: path.clone() },
@@ -134,6 +139,7 @@ pub fn samples() -> Vec<Vec<u8>> {
         Request::Attach(container).to_frame(),
         exec,
         connect,
+        datagrams,
         others.iter().flat_map(Message::to_frame).collect(),
     ]
 }

@@ -1,7 +1,8 @@
 //! The agent's messages as the host reads them; the agent is not trusted.
 
 use supermachine_formats::wire::{
-    Event, Exit, ExitStatus, Failure, HEADER_SIZE, Header, Memory, Message, Reply, VERSION,
+    Datagram, Event, Exit, ExitStatus, Failure, HEADER_SIZE, Header, Memory, Message, Reply,
+    VERSION,
 };
 
 /// Decodes frames until one is refused. Returns whether all are accepted.
@@ -10,7 +11,10 @@ pub fn run(data: &[u8]) -> bool {
     while let Some((head, behind)) = rest.split_first_chunk::<HEADER_SIZE>() {
         let Ok(header) = Header::decode(*head) else { return false };
         let Some((payload, behind)) = behind.split_at_checked(header.length) else { return false };
-        if !accepts::<Event>(&header, payload) && !accepts::<Reply>(&header, payload) {
+        let is_accepted = accepts::<Event>(&header, payload)
+            || accepts::<Reply>(&header, payload)
+            || accepts::<Datagram>(&header, payload);
+        if !is_accepted {
             return false;
         }
         rest = behind;
@@ -56,5 +60,9 @@ pub fn samples() -> Vec<Vec<u8>> {
         Reply::Accepted { connection: 7 },
     ];
     let frames = |replies: &[Reply]| replies.iter().flat_map(Message::to_frame).collect();
-    vec![control, frames(&exec), frames(&others)]
+    let mut datagrams = Reply::Connected.to_frame();
+    for length in [3, 0] {
+        datagrams.extend(Datagram(vec![7; length]).to_frame());
+    }
+    vec![control, frames(&exec), frames(&others), datagrams]
 }

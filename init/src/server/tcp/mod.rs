@@ -12,11 +12,11 @@ use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::vec::Vec;
 
-use supermachine_formats::wire::{Failure, Reply, Request};
+use supermachine_formats::wire::{Reply, Request};
 
 use self::connection::{ALL, Connection, Outcome};
 use super::slab::{Key, Slab};
-use super::stream::Stream;
+use super::stream::{Stream, refuse};
 use super::token::{Side, Token};
 use crate::failure::failure;
 use crate::link::{Inbox, Outbox};
@@ -301,12 +301,4 @@ fn listen(port: u16) -> Result<(u16, Vec<Fd>)> {
         Err(errno) => return Err(errno),
     }
     Ok((port, sockets))
-}
-
-/// Closes a stream with the reason why there is no connection.
-fn refuse(stream: &Fd, failure: Failure) {
-    let mut outbox = Outbox::default();
-    outbox.push(&Reply::Failed(failure));
-    // A new stream has room for it. If the host is gone, nobody needs it.
-    let _ = outbox.flush(stream);
 }
