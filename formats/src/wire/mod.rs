@@ -18,7 +18,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use self::control::{Control, Event, Network, Resume};
+pub use self::control::{Control, Event, MAX_SHARES, Network, Resume, Share};
 pub use self::failure::{Failure, Operation};
 pub use self::field::WindowSize;
 pub use self::frame::{

@@ -159,7 +159,7 @@ pub fn resume(hostname: Option<&str>) -> Result<Resume, Error> {
     fill_random(&mut entropy)
         .map_err(|source| Error::Host { source: HostError::NoEntropy { source } })?;
     let hostname = hostname.map(str::to_owned);
-    Ok(Resume { realtime_ns: realtime_ns(), entropy, hostname, network: None })
+    Ok(Resume { realtime_ns: realtime_ns(), entropy, hostname, network: None, shares: Vec::new() })
 }
 
 /// The two ends of a network that a machine has: of its interface, and of its agent.

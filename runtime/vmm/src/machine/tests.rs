@@ -161,7 +161,7 @@ fn read(address: u64, width: usize) -> Step {
 fn resume() -> wire::Control {
     let entropy = [7; wire::ENTROPY_SIZE];
     let realtime_ns = realtime_ns();
-    wire::Control::Resume(wire::Resume { realtime_ns, entropy, hostname: None, network: None })
+    wire::Control::Resume(wire::Resume { realtime_ns, entropy, hostname: None, network: None, shares: Vec::new() })
 }
 
 #[test]
