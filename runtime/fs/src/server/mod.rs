@@ -22,7 +22,7 @@ use rustix::fs::Statx;
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use supermachine_formats::snapshot::device::{ShareHandle, ShareNode};
 
-use crate::abi::{self, ROOT};
+use crate::abi;
 use crate::folder::{FolderError, HostFolder};
 use crate::handles::Handles;
 use crate::nodes::Nodes;
@@ -288,10 +288,5 @@ impl Server {
 
     fn handles(&self) -> MutexGuard<'_, Handles> {
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether a node is the shared folder itself.
-    fn is_root(node: u64) -> bool {
-        node == ROOT
     }
 }

@@ -129,7 +129,7 @@ fn refused(result: Result<Machine, MachineError>) -> MachineError {
 
 fn of_files(snapshot: Snapshot, memory: Arc<File>, disks: Vec<Arc<File>>) -> Restore {
     let origin = Origin::Files { memory: memory.into(), disks };
-    Restore { snapshot: Arc::new(snapshot), origin, network: None }
+    Restore { snapshot: Arc::new(snapshot), origin, network: None, shares: Vec::new() }
 }
 
 fn restore_from(
@@ -161,7 +161,13 @@ fn read(address: u64, width: usize) -> Step {
 fn resume() -> wire::Control {
     let entropy = [7; wire::ENTROPY_SIZE];
     let realtime_ns = realtime_ns();
-    wire::Control::Resume(wire::Resume { realtime_ns, entropy, hostname: None, network: None, shares: Vec::new() })
+    wire::Control::Resume(wire::Resume {
+        realtime_ns,
+        entropy,
+        hostname: None,
+        network: None,
+        shares: Vec::new(),
+    })
 }
 
 #[test]
@@ -1136,7 +1142,7 @@ fn reset_machine_equals_restored_one() {
         assert_ne!(memory_of(&machine), content);
         assert_eq!(machine.console(), b"secret");
         vm.set_clock(&Clock { monotonic_ns: 5, realtime_ns: 0, tsc_khz: 0 }).unwrap();
-        machine.reset(None, &mut Timings::start()).unwrap();
+        machine.reset(None, &[], &mut Timings::start()).unwrap();
         assert_eq!(vm.inside(), 0);
         assert_eq!(comparable(machine.capture_live().unwrap().snapshot), fresh);
         // Kept pages stay written, and so do those that the guest writes each time.
@@ -1189,7 +1195,7 @@ fn reset_after_guest_shutdown_fails() {
         while machine.failure().is_none() {
             std::thread::yield_now();
         }
-        let error = machine.reset(None, &mut Timings::start()).unwrap_err();
+        let error = machine.reset(None, &[], &mut Timings::start()).unwrap_err();
         assert!(matches!(error, MachineError::Ended { source: GuestFailure::Shutdown }));
     });
 }
@@ -1201,7 +1207,7 @@ fn reset_refused_by_vcpu_fails() {
         let machine = restore(&vm, snapshot(2)).unwrap();
         machine.run();
         within(move || {
-            let error = machine.reset(None, &mut Timings::start()).unwrap_err();
+            let error = machine.reset(None, &[], &mut Timings::start()).unwrap_err();
             assert!(matches!(error, MachineError::Hypervisor { .. }), "{error:?}");
         });
         assert_eq!(vm.alive(), 0);
@@ -1264,7 +1270,7 @@ fn new_device_on_the_list_survives_capture_restore_and_reset() {
     assert_eq!(vm.answers(), [b"c"]);
     assert_eq!(echo(&copy).0, 6);
 
-    copy.reset(None, &mut Timings::start()).unwrap();
+    copy.reset(None, &[], &mut Timings::start()).unwrap();
     let (count, after) = echo(&copy);
     assert_eq!(count, 3);
     assert_eq!(after.slots, captured.slots);
