@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use super::super::message::{VERSION, WorkerReply, WorkerRequest};
 use super::super::parcel::Parcel;
-use super::super::parts::{self, put_runs};
+use super::super::parts::{self, Ends, put_runs};
 use super::super::{Client, capture};
 use crate::agent::read_message;
 use crate::error::WorkerError;
@@ -48,7 +48,7 @@ impl Home {
     /// The parts of a machine as its worker opens them, after the folders are gone.
     fn passed(&self, first_use: Option<&UnixStream>) -> (Restore, RestoreMode) {
         let (content, mode) = self.image.content(first_use.is_some()).unwrap();
-        let parcel = parts::pack(self.image.snapshot(), &content, first_use, None);
+        let parcel = parts::pack(self.image.snapshot(), &content, first_use, &Ends::default());
         assert_no_path(&parcel.bytes, self.dir.path());
         for folder in ["store", "cache"] {
             let gone = self.dir.path().join(format!("{folder}-gone"));
@@ -126,9 +126,10 @@ fn network_passes_as_the_first_file() {
     let (content, _) = home.image.content(false).unwrap();
     let (frames, end) = UnixDatagram::pair().unwrap();
     let plug = Plug { frames, setup: sample_network() };
-    let parcel = parts::pack(home.image.snapshot(), &content, None, Some(&plug));
+    let ends = Ends { plug: Some(&plug), shares: &[] };
+    let parcel = parts::pack(home.image.snapshot(), &content, None, &ends);
     let (restore, found) = parts::open(sent(&parcel).unwrap()).unwrap();
-    assert_eq!(found, Some(sample_network()));
+    assert_eq!(found.network, Some(sample_network()));
     let Origin::Files { disks, .. } = restore.origin else { panic!() };
     assert_eq!(disks.len(), restore.snapshot.disks.len());
     let link = restore.network.expect("a link");
@@ -147,7 +148,9 @@ fn damaged_parts_are_refused() {
     home.image.mapped().unwrap();
     let (files, _) = home.image.content(true).unwrap();
     let all: Vec<Vec<u8>> = [&files, &chunks]
-        .map(|content| parts::pack(home.image.snapshot(), content, Some(&ours), None).bytes)
+        .map(|content| {
+            parts::pack(home.image.snapshot(), content, Some(&ours), &Ends::default()).bytes
+        })
         .into();
     for bytes in &all {
         // Without the files.
