@@ -73,6 +73,14 @@ impl HostFolder {
         self.is_read_only
     }
 
+    /// Checks that the folder can be shared, as a start does.
+    ///
+    /// # Errors
+    /// It is missing, no folder or not readable, or the target is not one where a guest can have a folder.
+    pub fn check(&self) -> Result<(), FolderError> {
+        self.open().map(drop)
+    }
+
     pub(crate) fn owner(&self) -> Owner {
         let (uid, gid) = self.owner;
         Owner { uid, gid }
