@@ -11,6 +11,7 @@ use supermachine_formats::wire::{Failure, Share};
 
 use crate::container::Container;
 use crate::failure::{OrFailure, failure};
+use crate::joined::Joined;
 use crate::place::{make_directories, path};
 use crate::slot::probe;
 use crate::sys::{Errno, mount};
@@ -29,6 +30,7 @@ impl Shares {
         &mut self,
         shares: &[Share],
         container: Option<&Container>,
+        joined: Option<&Joined>,
     ) -> Result<(), Failure> {
         let mut shares: Vec<&Share> = shares.iter().collect();
         shares.sort_by(|one, other| one.target.cmp(&other.target));
@@ -38,12 +40,12 @@ impl Shares {
             match self.0.iter_mut().find(|known| known.slot == share.slot) {
                 None => {
                     probe(share.slot)?;
-                    container.in_writable_root(|| make_directories(&share.target))?;
-                    attach(share, 0)?;
+                    make_target(share, container)?;
+                    everywhere(joined, || attach(share, 0))?;
                     self.0.push(share.clone());
                 }
                 Some(known) if known.read_only != share.read_only => {
-                    attach(share, nr::MS_REMOUNT | nr::MS_BIND)?;
+                    everywhere(joined, || attach(share, nr::MS_REMOUNT | nr::MS_BIND))?;
                     known.read_only = share.read_only;
                 }
                 Some(_) => {}
@@ -51,6 +53,22 @@ impl Shares {
         }
         Ok(())
     }
+}
+
+/// Makes the folder that a share covers, in another share perhaps.
+fn make_target(share: &Share, container: &Container) -> Result<(), Failure> {
+    make_directories(&share.target)
+        .or_else(|_| container.in_writable_root(|| make_directories(&share.target)))
+}
+
+/// Mounts among the mounts that programs see, and for an entrypoint with mounts of its own also among those
+/// that it gets when it starts again.
+fn everywhere(
+    joined: Option<&Joined>,
+    attach: impl Fn() -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    attach()?;
+    joined.map_or(Ok(()), |joined| joined.outside(&attach))
 }
 
 fn attach(share: &Share, how: u32) -> Result<(), Failure> {

@@ -204,7 +204,7 @@ impl Server {
         if let (Some(network), Some(container)) = (&resume.network, &self.container) {
             container.in_writable_root(|| crate::network::write_resolver(network))?;
         }
-        self.shares.set_up(&resume.shares, self.container.as_ref())?;
+        self.shares.set_up(&resume.shares, self.container.as_ref(), self.joined.as_ref())?;
         match (&resume.hostname, &mut self.container) {
             (None, _) => Ok(()),
             (Some(name), Some(container)) => container.rename(name),

@@ -152,7 +152,6 @@ impl<'a> Operation<'a> {
             | Self::Create { .. }
             | Self::MakeUnnamed { .. }
             | Self::Write(_)
-            | Self::SyncAll
             | Self::SetValue { .. }
             | Self::RemoveValue { .. }
             | Self::Allocate { .. }

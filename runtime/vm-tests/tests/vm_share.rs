@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use supermachine::error::InvalidInput;
 use supermachine::{AssetPaths, Error, HostFolder, Image, Vm, VmConfig};
+use supermachine_baker::Init;
 use supermachine_test_support::machines::{bake, baked, busybox, folder, sh};
 
 /// Longer than anything takes, even on a slow host.
@@ -408,6 +409,22 @@ fn pool_gives_the_folder_to_each_user() {
         );
     }
     assert_eq!(home.text("log"), "0\n1\n2\n");
+}
+
+#[test]
+fn entrypoint_that_is_pid_1_has_the_folder_also_when_it_starts_again() {
+    let script = "cat /work/in > /tmp/seen; while :; do sleep 0.2; done";
+    let image = baked("share-init", || {
+        let restart = "restart".parse().unwrap();
+        bake("busybox").init(Init::Image).entrypoint(["sh", "-c", script]).after_restore(restart)
+    });
+    let home = Home::new();
+    fs::write(home.path("in"), "seen").unwrap();
+    let vm = image.start(&home.config()).unwrap();
+    until("it has seen the folder", || {
+        vm.exec(["cat", "/tmp/seen"]).is_ok_and(|outcome| outcome.stdout == b"seen")
+    });
+    assert_eq!(sh(&vm, "cat /work/in"), "seen");
 }
 
 #[test]

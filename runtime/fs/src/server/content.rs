@@ -109,6 +109,9 @@ impl Server {
     }
 
     pub(super) fn sync_all(&self) -> Result<Reply, Errno> {
+        if self.is_read_only {
+            return Ok(Reply::empty());
+        }
         syncfs(self.root.reopen(&self.root.walk(b"")?, OFlags::DIRECTORY)?)?;
         Ok(Reply::empty())
     }
