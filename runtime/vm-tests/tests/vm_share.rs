@@ -313,7 +313,8 @@ fn folder_that_cannot_be_shared_is_an_error() {
     };
     assert_eq!(target, "/work");
     // Something else is there in the guest.
-    let error = start(HostFolder::new(home.path(""), "/etc/passwd"));
+    let config = VmConfig::new().with_share(HostFolder::new(home.path(""), "/etc/passwd"));
+    let error = busybox().start(&config).unwrap().exec(["true"]).unwrap_err();
     assert!(format!("{error:?}").contains("/etc/passwd"), "{error:?}");
 }
 

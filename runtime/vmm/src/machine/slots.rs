@@ -102,8 +102,8 @@ pub(super) fn with_shares(
 ) -> Result<Arc<Snapshot>, MachineError> {
     let mut snapshot = snapshot;
     for HostShare { slot, target, .. } in shares {
-        let state = shares_of(&snapshot).get(usize::from(slot.saturating_sub(FIRST_SHARE_SLOT)));
-        match state {
+        let is_one = (FIRST_SHARE_SLOT..FIRST_SHARE_SLOT + MAX_SHARES).contains(slot);
+        match snapshot.slots.get(usize::from(*slot)).filter(|_| is_one) {
             Some(Slot::Share(_, share)) if share.target == *target => {}
             Some(Slot::Empty) => {
                 let mut filled = Arc::unwrap_or_clone(snapshot);

@@ -19,13 +19,13 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::arch::layout::{
-    HIGH_RAM_START, IOAPIC_START, LOW_RAM_END, PMEM_START, PMEM_STRIDE, ROOT_SLOT, SERIAL_PORT,
-    SLOTS, ram_windows, slot_address,
+    FIRST_SHARE_SLOT, HIGH_RAM_START, IOAPIC_START, LOW_RAM_END, MAX_SHARES, PMEM_START,
+    PMEM_STRIDE, ROOT_SLOT, SERIAL_PORT, SLOTS, VSOCK_SLOT, ram_windows, slot_address,
 };
 use crate::arch::x86_64::reset_ioapic;
 use crate::backend::fake::{FakeVm, Refusal, Step};
 use crate::backend::{Access, HypervisorError, Vm};
-use crate::devices::{echoes, fresh_echo};
+use crate::devices::{FileServer, Known, echoes, fresh_echo};
 use crate::error::{GuestFailure, MachineError};
 use crate::memory::{self, DirtyPages, MemoryFiles, Ram, ReadRecorder, SparePages};
 use crate::os::{self, PageBuffer, PageMap, Populate, fill_random};
@@ -1274,4 +1274,83 @@ fn new_device_on_the_list_survives_capture_restore_and_reset() {
     let (count, after) = echo(&copy);
     assert_eq!(count, 3);
     assert_eq!(after.slots, captured.slots);
+}
+
+/// Answers nothing.
+#[derive(Debug)]
+struct Silent;
+
+impl FileServer for Silent {
+    fn answer(&self, _: &[u8], _: usize) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn known(&self) -> Known {
+        Known::default()
+    }
+}
+
+fn restore_with(snapshot: Snapshot, shares: &[(u8, &str)]) -> Result<Machine, MachineError> {
+    let share = |&(slot, target): &(u8, &str)| HostShare {
+        slot,
+        target: target.into(),
+        server: Arc::new(Silent),
+    };
+    let shares = shares.iter().map(share).collect();
+    let parts = Restore { shares, ..of_files(snapshot, file(MEMORY), Vec::new()) };
+    let vm: Arc<dyn Vm> = Arc::new(FakeVm::default());
+    within(move || Machine::restore_on(vm, parts, &mut Timings::start()))
+}
+
+#[test]
+fn folders_get_empty_slots_and_keep_them() {
+    let given = snapshot(1);
+    let slots = share_slots(&given, &["/a", "/b"]).unwrap();
+    assert_eq!(slots, [FIRST_SHARE_SLOT, FIRST_SHARE_SLOT + 1]);
+    let machine = restore_with(given, &[(slots[0], "/a"), (slots[1], "/b")]).unwrap();
+    let captured = machine.capture().unwrap().snapshot;
+    let Slot::Share(_, share) = &captured.slots[usize::from(slots[1])] else { panic!() };
+    assert_eq!(share.target, "/b");
+    assert_eq!(&share.tag[..], format!("{:\0<36}", share_tag(slots[1])).as_bytes());
+    // In another order, and with one more.
+    let again = share_slots(&captured, &["/c", "/b", "/a"]).unwrap();
+    assert_eq!(again, [FIRST_SHARE_SLOT + 2, slots[1], slots[0]]);
+    let shares = [(again[0], "/c"), (again[1], "/b"), (again[2], "/a")];
+    restore_with(captured.clone(), &shares).unwrap();
+    // Without one that the guest has.
+    let error = share_slots(&captured, &["/a", "/c"]).unwrap_err();
+    assert!(format!("{error:?}").contains("\"/b\""), "{error:?}");
+    let error = refused(restore_with(captured.clone(), &[(slots[0], "/a")]));
+    assert!(format!("{error:?}").contains("\"/b\""), "{error:?}");
+    // With another in its place.
+    let shares = [(slots[0], "/a"), (slots[1], "/c")];
+    let error = refused(restore_with(captured, &shares));
+    assert!(matches!(error, MachineError::Snapshot { .. }), "{error:?}");
+}
+
+#[test]
+fn folders_beyond_their_slots_are_refused() {
+    let given = snapshot(1);
+    let targets: Vec<String> = (0..=MAX_SHARES).map(|number| format!("/{number}")).collect();
+    let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
+    let most = usize::from(MAX_SHARES);
+    assert_eq!(share_slots(&given, &targets[..most]).unwrap().len(), most);
+    let error = share_slots(&given, &targets).unwrap_err();
+    assert!(matches!(error, MachineError::TooManyShares { most: MAX_SHARES }), "{error:?}");
+    assert_eq!(most, wire::MAX_SHARES);
+    let error = refused(restore_with(given, &[(VSOCK_SLOT, "/a")]));
+    assert!(matches!(error, MachineError::Snapshot { .. }), "{error:?}");
+}
+
+#[test]
+fn reset_gives_a_folder_to_its_next_user() {
+    let machine = restore_with(snapshot(1), &[(FIRST_SHARE_SLOT, "/a")]).unwrap();
+    let share = |target: &str| HostShare {
+        slot: FIRST_SHARE_SLOT,
+        target: target.into(),
+        server: Arc::new(Silent),
+    };
+    machine.reset(None, &[share("/a")], &mut Timings::start()).unwrap();
+    let error = machine.reset(None, &[], &mut Timings::start()).unwrap_err();
+    assert!(format!("{error:?}").contains("\"/a\""), "{error:?}");
 }
