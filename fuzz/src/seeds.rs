@@ -4,7 +4,8 @@ use std::path::Path;
 use std::{fs, io};
 
 use supermachine_test_support::fuzz::{
-    fs as share, layer, net, oci, pack_index, pack_manifest, pack_open, snapshot_state, wire_agent, wire_host,
+    fs as share, layer, net, oci, pack_index, pack_manifest, pack_open, snapshot_state, wire_agent,
+    wire_host,
 };
 
 fn main() -> io::Result<()> {
