@@ -64,13 +64,15 @@ pub(super) fn budget() -> Result<(), Error> {
         let names: Vec<_> = crates.into_iter().collect();
         return none("crates of a restoring program", &format!("at most {MOST_CRATES}"), &names);
     }
-    for (feature, most) in [("net", MOST_WITH_NETWORK), ("fs", MOST_WITH_FOLDERS)] {
+    for (feature, most, what) in [
+        ("net", MOST_WITH_NETWORK, "crates that the feature `net` adds"),
+        ("fs", MOST_WITH_FOLDERS, "crates that the feature `fs` adds"),
+    ] {
         let with_feature = tree(&["--features", feature])?;
         let added: Vec<_> = with_feature.difference(&crates).cloned().collect();
         println!("gate: {} crates of at most {most} for `{feature}`", added.len());
         if added.len() > most {
-            let what = format!("crates that the feature `{feature}` adds");
-            return none(&what, &format!("at most {most}"), &added);
+            return none(what, &format!("at most {most}"), &added);
         }
     }
     none("crates of a restoring program", "none that is kept out", &kept_out(&crates))
