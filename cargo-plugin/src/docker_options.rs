@@ -4,9 +4,8 @@
 /// Options with the reason why they are refused. A name ends with `*` if it is a prefix.
 const REFUSED: &[(&[&str], &str)] = &[
     (
-        &["-v", "--volume", "--mount", "--volumes-from", "--volume-driver"],
-        "a machine has no folders of the host: copy files with `supermachine cp`, or build them \
-         into the image",
+        &["--volumes-from", "--volume-driver"],
+        "a machine has no volumes of others: -v gives it folders of this host",
     ),
     (
         &["--network-alias", "--link", "--link-local-ip", "--ip", "--ip6", "--mac-address"],
@@ -102,7 +101,10 @@ const COMMANDS: &[(&[&str], &str)] = &[
         "`supermachine doctor` checks this host, and --version prints the version",
     ),
     (&["system", "prune"], "`supermachine df` shows disk usage, and `gc` frees space"),
-    (&["volume", "network"], "a machine has neither volumes nor networks: see `cp` and `run -p`"),
+    (
+        &["volume", "network"],
+        "a machine has neither volumes nor networks: see `run -v` and `run -p`",
+    ),
     (&["compose", "swarm", "service", "stack"], "start each machine with `supermachine run -d`"),
 ];
 
@@ -142,7 +144,7 @@ mod tests {
     #[test]
     fn options_of_docker_have_a_reason() {
         for option in
-            ["-v", "--volume", "--volume=/a:/b", "--cpuset-cpus", "--dns-search", "--gpus"]
+            ["--volumes-from", "--volume-driver=a", "--cpuset-cpus", "--dns-search", "--gpus"]
         {
             assert!(reason(option).is_some(), "{option}");
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use supermachine::Image;
 
+use crate::folders::FolderArg;
 use crate::ports::Port;
 use crate::restart_policy::RestartPolicy;
 
@@ -48,6 +49,9 @@ pub(crate) struct MachineOptions {
     /// What it reaches, as `--net` has it; `None` for no network.
     #[serde(default)]
     pub(crate) network: Option<String>,
+    /// The folders of the host that it has.
+    #[serde(default)]
+    pub(crate) folders: Vec<FolderArg>,
     /// The stop signal, if it differs from the image's.
     #[serde(rename = "own_stop_signal")]
     pub(crate) stop_signal: Option<u8>,

@@ -18,6 +18,7 @@ mod error;
 mod event_filter;
 mod events;
 mod first_word;
+mod folders;
 mod format;
 mod globals;
 mod image_name;

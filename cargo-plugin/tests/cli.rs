@@ -298,8 +298,7 @@ fn wrong_arguments_are_explained() {
 fn options_of_docker_without_a_meaning_say_why() {
     let home = Home::new();
     for (option, said) in [
-        ("-v", "cp"),
-        ("--volume=/a:/b", "no folders of the host"),
+        ("--volumes-from", "folders of this host"),
         ("--dns=1.1.1.1", "asks this host's name servers"),
         ("--link", "alone on its network"),
         ("--privileged", "kernel of its own"),
@@ -307,6 +306,13 @@ fn options_of_docker_without_a_meaning_say_why() {
     ] {
         home.run(&["run", option, "x"]).fails(125, &["is not supported: ", said]);
     }
+    home.run(&["run", "-v", "data:/b", "x"]).fails(125, &["no named volumes yet"]);
+    home.run(&["run", "-v", "/nosuch:/b", "x"]).fails(125, &["there is no folder /nosuch"]);
+    home.run(&["run", "-v", "/etc/passwd:/b", "x"]).fails(125, &["passwd is not a folder"]);
+    home.run(&["run", "-v", "/etc:/proc", "x"])
+        .fails(125, &["no folder can be shared at \"/proc\""]);
+    let mount = home.run(&["run", "--mount", "source=data,target=/b", "x"]);
+    mount.fails(125, &["type=bind is missing"]);
     home.run(&["run", "--init", "x"]).fails(125, &["which every machine has", "--init image"]);
     home.run(&["run", "--network", "bridge", "x"]).fails(125, &["\"bridge\" is not a destination"]);
     home.run(&["run", "--net", "host", "x"]).fails(125, &["`host` needs a port"]);

@@ -4,11 +4,13 @@ use std::path::Path;
 use std::{fs, io};
 
 use supermachine_test_support::fuzz::{
-    layer, net, oci, pack_index, pack_manifest, pack_open, snapshot_state, wire_agent, wire_host,
+    fs as share, layer, net, oci, pack_index, pack_manifest, pack_open, snapshot_state, wire_agent,
+    wire_host,
 };
 
 fn main() -> io::Result<()> {
     for (target, samples) in [
+        ("fs", share::samples()),
         ("layer", layer::samples()),
         ("net", net::samples()),
         ("oci", oci::samples()),

@@ -20,17 +20,29 @@ use crate::sys::namespace::{join_mounts, join_process, join_processes, of};
 pub(crate) struct Joined {
     processes: Fd,
     mounts: Fd,
+    /// The entrypoint's process, which names its mounts.
+    entrypoint: Fd,
 }
 
 impl Joined {
     /// Joins the process `pid`, which is the first of its namespaces.
     pub(crate) fn new(pid: u32) -> Result<Self, Failure> {
         let own = |path| fd::open(path, nr::O_RDONLY, 0).or_failure("open", path.to_bytes());
-        let joined =
-            Self { processes: own(c"/proc/self/ns/pid")?, mounts: own(c"/proc/self/ns/mnt")? };
-        let process = of(pid).or_failure("pidfd_open", "entrypoint")?;
-        join_process(&process).or_failure("setns", "entrypoint")?;
-        Ok(joined)
+        let (processes, mounts) = (own(c"/proc/self/ns/pid")?, own(c"/proc/self/ns/mnt")?);
+        let entrypoint = of(pid).or_failure("pidfd_open", "entrypoint")?;
+        join_process(&entrypoint).or_failure("setns", "entrypoint")?;
+        Ok(Self { processes, mounts, entrypoint })
+    }
+
+    /// Works among the agent's own mounts, and returns to the entrypoint's.
+    pub(crate) fn outside(
+        &self,
+        work: impl FnOnce() -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        join_mounts(&self.mounts).or_failure("setns", "mounts")?;
+        let done = work();
+        join_mounts(&self.entrypoint).or_failure("setns", "entrypoint")?;
+        done
     }
 
     /// Returns to the agent's own namespaces.

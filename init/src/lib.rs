@@ -40,6 +40,7 @@ mod ports;
 mod resume;
 mod root;
 mod server;
+mod share;
 mod slot;
 #[expect(unsafe_code, reason = "the seam to the kernel")]
 pub mod sys;

@@ -1,6 +1,8 @@
 //! What the caller requires of a machine.
 
 use crate::AssetPaths;
+#[cfg(feature = "fs")]
+use crate::HostFolder;
 #[cfg(feature = "net")]
 use crate::Network;
 
@@ -26,6 +28,8 @@ pub struct VmConfig {
     assets: Option<AssetPaths>,
     #[cfg(feature = "net")]
     network: Option<Network>,
+    #[cfg(feature = "fs")]
+    shares: Vec<HostFolder>,
 }
 
 impl VmConfig {
@@ -124,6 +128,38 @@ impl VmConfig {
     #[must_use]
     pub fn network(&self) -> Option<&Network> {
         self.network.as_ref()
+    }
+
+    /// Gives the guest a folder of the host; each call adds one, up to eight. What the guest does there, it
+    /// does on the host. The folder is mounted before the first command.
+    ///
+    /// Any snapshot can start with folders. A snapshot that is taken of a machine with folders holds none
+    /// of their files: each of its machines is given a folder for each of these places again.
+    ///
+    /// ```no_run
+    /// use supermachine::{HostFolder, Image, VmConfig};
+    ///
+    /// # fn main() -> Result<(), supermachine::Error> {
+    /// let config = VmConfig::new()
+    ///     .with_share(HostFolder::new("project", "/work"))
+    ///     .with_share(HostFolder::new("/usr/share/dict", "/dict").read_only());
+    /// let vm = Image::from_store("snapshots", "python")?.start(&config)?;
+    /// vm.exec(["python3", "/work/main.py"])?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "fs")]
+    #[must_use]
+    pub fn with_share(mut self, folder: HostFolder) -> Self {
+        self.shares.push(folder);
+        self
+    }
+
+    /// The guest's folders of the host.
+    #[cfg(feature = "fs")]
+    #[must_use]
+    pub fn shares(&self) -> &[HostFolder] {
+        &self.shares
     }
 
     /// Sets the folders that ship with the program; [`AssetPaths::discover`] is the default. Only

@@ -43,6 +43,7 @@ mod network;
 mod os;
 mod paths;
 mod pool;
+mod shares;
 mod vm;
 pub mod worker;
 
@@ -60,6 +61,8 @@ pub use image::Image;
 pub use live::TakenSnapshot;
 pub use machine::Blocking;
 pub use pool::{Pool, PoolBuilder, PoolStats, PooledVm};
+#[cfg(feature = "fs")]
+pub use supermachine_fs::{FolderError, HostFolder};
 #[cfg(feature = "net")]
 pub use supermachine_net::{
     Decision, Network, Protocol, Rule, RuleError, StackStats as NetworkStats,
@@ -72,6 +75,11 @@ pub use vm::{Vm, VmStats};
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/library.md")]
 struct Guide;
+
+/// The examples of the guide to storage.
+#[cfg(all(doctest, feature = "fs"))]
+#[doc = include_str!("../../docs/storage.md")]
+struct StorageGuide;
 
 /// The examples of the guide to networks.
 #[cfg(all(doctest, feature = "net"))]

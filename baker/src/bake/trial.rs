@@ -62,7 +62,8 @@ pub(crate) fn exercise(machine: &Machine) -> Result<(), Error> {
 }
 
 fn restored(image: &Image, origin: Origin) -> Result<Machine, Error> {
-    let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin, network: None };
+    let (snapshot, shares) = (Arc::clone(image.snapshot()), Vec::new());
+    let parts = Restore { snapshot, origin, network: None, shares };
     Ok(Machine::restore(parts, &mut Timings::start())?)
 }
 

@@ -20,6 +20,7 @@ use self::request::{Background, MachineArgs};
 use super::pull::FetchArgs;
 use crate::detach::{self, Start};
 use crate::error::{Error, UsageError};
+use crate::folders::FolderArg;
 use crate::globals::Globals;
 use crate::label::MachineOptions;
 use crate::ports::{self, Port, Protocol, PublishSpec};
@@ -33,6 +34,7 @@ Examples:
   supermachine run -e LANG=C -w /tmp -u nobody busybox -- sh -c 'id; pwd'
   supermachine run --timeout 5 --timings python -- python3 -c 'print(6 * 7)'
   supermachine run -d --name web -p 8080:80 -m 512m nginx
+  supermachine run -v .:/work -w /work python python3 main.py
 
 As in Docker, COMMAND replaces the image's CMD and becomes the arguments of its ENTRYPOINT, which \
 --entrypoint replaces. Without COMMAND, `run` attaches to the entrypoint that the snapshot has \
@@ -108,6 +110,7 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     // Before a pull.
     args.background.check(args.detach)?;
     let options = args.background.options(&args.machine)?;
+    options.folders.iter().try_for_each(FolderArg::check)?;
     let variant = request::variant(&args.machine, &args.fetch, entrypoint);
     let dir = store::dir(globals.store.as_deref())?;
     let search = Search {
@@ -133,6 +136,7 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
         config = config.with_hostname(hostname);
     }
     let config = args.machine.network.apply(config, args.machine.net_log);
+    let config = FolderArg::apply_all(&options.folders, config);
     let vm = Arc::new(image.start(&config)?);
     timings.step("start");
     let opened = ports::open(&vm, &ports::all(&args.publish))?;

@@ -9,6 +9,7 @@ use supermachine::worker::{Server, Stopped};
 use supermachine::{Image, VmConfig};
 
 use crate::error::{BackgroundError, Error};
+use crate::folders::FolderArg;
 use crate::globals::Globals;
 use crate::label::{Label, MachineOptions};
 use crate::machines::{Claim, Machines};
@@ -75,6 +76,7 @@ fn hold(args: &Args, dir: &Path, claim: &Claim) -> Result<(Stopped, Watch), Erro
             network.parse().map_err(|reason| BackgroundError::Network { reason })?;
         config = network.apply(config, false);
     }
+    config = FolderArg::apply_all(&options.folders, config);
     let vm = image.start(&config)?;
     let opened = ports::open(&vm, &ports::all(&args.publish))?;
     let (guards, ports): (Vec<_>, Vec<_>) = opened.into_iter().unzip();

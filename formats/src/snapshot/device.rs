@@ -3,6 +3,7 @@
 //! Addresses and indices here come from the guest. The device that is built from them checks
 //! them, not this module.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::codec::{DecodeError, Put, Reader};
@@ -24,6 +25,8 @@ pub enum Slot {
     Block(Virtio, Block),
     /// A network interface.
     Net(Virtio, Net),
+    /// A folder of the host.
+    Share(Virtio, Share),
 }
 
 record! {
@@ -119,6 +122,42 @@ record! {
         mtu: u16,
     }
 
+    /// A folder of the host, and what the guest knows of it.
+    pub struct Share {
+        /// The name by which the guest mounts it, padded with zeros.
+        tag: [u8; 36],
+        /// Where the guest mounts it.
+        target: String,
+        /// The files that the guest knows.
+        nodes: Vec<ShareNode>,
+        /// The files that the guest has open.
+        handles: Vec<ShareHandle>,
+    }
+
+    /// A file of a folder of the host that the guest knows.
+    pub struct ShareNode {
+        /// The guest's name for it.
+        id: u64,
+        /// The node of the folder that it is in; 1 for the shared folder itself.
+        parent: u64,
+        /// Its name there; empty if it has none any more.
+        name: Vec<u8>,
+        /// References that the guest holds.
+        lookups: u64,
+    }
+
+    /// A file of a folder of the host that the guest has open.
+    pub struct ShareHandle {
+        /// The guest's name for it.
+        id: u64,
+        /// The node of the file.
+        node: u64,
+        /// How it was opened, as in `open`.
+        flags: u32,
+        /// Whether it is a folder.
+        is_folder: bool,
+    }
+
     /// The serial port's registers.
     pub struct Serial {
         /// Divisor latch, low and high byte.
@@ -172,6 +211,11 @@ impl Field for Slot {
                 virtio.put(out);
                 net.put(out);
             }
+            Self::Share(virtio, share) => {
+                out.put_u8(26);
+                virtio.put(out);
+                share.put(out);
+            }
         }
     }
 
@@ -184,6 +228,7 @@ impl Field for Slot {
             27 => Ok(Self::Pmem(Field::read("virtio", reader)?, Field::read("pmem", reader)?)),
             2 => Ok(Self::Block(Field::read("virtio", reader)?, Field::read("block", reader)?)),
             1 => Ok(Self::Net(Field::read("virtio", reader)?, Field::read("net", reader)?)),
+            26 => Ok(Self::Share(Field::read("virtio", reader)?, Field::read("share", reader)?)),
             value => Err(reader.illegal(name, value.into())),
         }
     }

@@ -4,6 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::failure::Failure;
+use super::field::read_path;
 use super::frame::{ENTROPY_SIZE, MAX_NAME, Message, unknown_kind};
 use crate::codec::{DecodeError, Put, Reader};
 
@@ -32,6 +33,47 @@ pub struct Resume {
     pub hostname: Option<String>,
     /// What the guest's interface is set up with; `None` without a network.
     pub network: Option<Network>,
+    /// The folders of the host that the agent mounts; at most [`MAX_SHARES`].
+    pub shares: Vec<Share>,
+}
+
+/// The most folders of the host that a machine has.
+pub const MAX_SHARES: usize = 8;
+/// The most bytes of a [`Share::tag`].
+const MAX_TAG: usize = 36;
+/// The least bytes of a share.
+const MIN_SHARE: usize = 10;
+
+/// A folder of the host that the agent mounts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// The slot of its device.
+    pub slot: u8,
+    /// The device's own name.
+    pub tag: String,
+    /// Where to mount it.
+    pub target: Vec<u8>,
+    /// Whether the guest may only read it.
+    pub read_only: bool,
+}
+
+impl Share {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.put_u8(self.slot);
+        out.put_byte_string(self.tag.as_bytes());
+        out.put_byte_string(&self.target);
+        out.put_bool(self.read_only);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let slot = reader.u8("slot")?;
+        let tag = reader.string("tag", MAX_TAG)?;
+        if tag.is_empty() || tag.contains('\0') {
+            return Err(reader.illegal("tag", 0));
+        }
+        let (target, read_only) = (read_path(reader, "target")?, reader.bool("read only")?);
+        Ok(Self { slot, tag, target, read_only })
+    }
 }
 
 /// What a guest's interface is set up with.
@@ -97,6 +139,7 @@ impl core::fmt::Debug for Resume {
             .field("realtime_ns", &self.realtime_ns)
             .field("hostname", &self.hostname)
             .field("network", &self.network)
+            .field("shares", &self.shares)
             .finish_non_exhaustive()
     }
 }
@@ -119,7 +162,8 @@ pub enum Event {
 impl Message for Control {
     fn kind(&self) -> u16 {
         match self {
-            Self::Resume(_) => 0x01,
+            Self::Resume(resume) if resume.shares.is_empty() => 0x01,
+            Self::Resume(_) => 0x03,
             Self::Clock { .. } => 0x02,
         }
     }
@@ -132,8 +176,11 @@ impl Message for Control {
                 out.put_option(resume.hostname.as_ref(), |out, name| {
                     out.put_byte_string(name.as_bytes());
                 });
-                // Absent at the end, so that agents from before there were networks take the rest.
-                if let Some(network) = &resume.network {
+                if !resume.shares.is_empty() {
+                    out.put_option(resume.network.as_ref(), |out, network| network.put(out));
+                    out.put_list(&resume.shares, |out, share| share.put(out));
+                } else if let Some(network) = &resume.network {
+                    // Absent at the end, so that agents from before there were networks take the rest.
                     network.put(out);
                 }
             }
@@ -144,22 +191,38 @@ impl Message for Control {
     fn decode(kind: u16, payload: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(payload);
         let message = match kind {
-            0x01 => Self::Resume(Resume {
-                realtime_ns: reader.u64("realtime")?,
-                entropy: reader.array("entropy")?,
-                hostname: reader.option("hostname", |r| r.string("hostname", MAX_NAME))?,
-                network: if reader.remaining() == 0 {
-                    None
-                } else {
-                    Some(Network::read(&mut reader)?)
-                },
-            }),
+            0x01 => {
+                let resume = read_resume(&mut reader)?;
+                let is_last = reader.remaining() == 0;
+                let network = if is_last { None } else { Some(Network::read(&mut reader)?) };
+                Self::Resume(Resume { network, ..resume })
+            }
             0x02 => Self::Clock { realtime_ns: reader.u64("realtime")? },
+            0x03 => {
+                let resume = read_resume(&mut reader)?;
+                let network = reader.option("network", Network::read)?;
+                let shares = reader.list("shares", MAX_SHARES, MIN_SHARE, Share::read)?;
+                if shares.is_empty() {
+                    return Err(reader.illegal("shares", 0));
+                }
+                Self::Resume(Resume { network, shares, ..resume })
+            }
             _ => return Err(unknown_kind(kind)),
         };
         reader.finish()?;
         Ok(message)
     }
+}
+
+/// Reads what every resume has.
+fn read_resume(reader: &mut Reader<'_>) -> Result<Resume, DecodeError> {
+    Ok(Resume {
+        realtime_ns: reader.u64("realtime")?,
+        entropy: reader.array("entropy")?,
+        hostname: reader.option("hostname", |r| r.string("hostname", MAX_NAME))?,
+        network: None,
+        shares: Vec::new(),
+    })
 }
 
 impl Message for Event {

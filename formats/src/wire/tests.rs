@@ -67,7 +67,8 @@ fn network() -> Network {
 #[test]
 fn resume_without_a_network_is_that_of_earlier_versions() {
     let entropy = [7; ENTROPY_SIZE];
-    let resume = Resume { realtime_ns: 1, entropy, hostname: None, network: None };
+    let resume =
+        Resume { realtime_ns: 1, entropy, hostname: None, network: None, shares: Vec::new() };
     let frame = Control::Resume(resume.clone()).to_frame();
     assert_eq!(frame.len(), HEADER_SIZE + 8 + ENTROPY_SIZE + 1);
     let frame = Control::Resume(Resume { network: Some(network()), ..resume }).to_frame();
@@ -76,11 +77,36 @@ fn resume_without_a_network_is_that_of_earlier_versions() {
     }
 }
 
+fn share(target: &str) -> Share {
+    Share { slot: 7, tag: "sm-7".into(), target: target.into(), read_only: true }
+}
+
+#[test]
+fn share_without_a_usable_tag_or_target_is_refused() {
+    let decoded = |share| {
+        let entropy = [7; ENTROPY_SIZE];
+        let (hostname, network, shares) = (None, None, vec![share]);
+        let resume = Resume { realtime_ns: 1, entropy, hostname, network, shares };
+        Control::decode(0x03, &Control::Resume(resume).to_frame()[HEADER_SIZE..])
+    };
+    assert!(decoded(share("/work")).is_ok());
+    for tag in ["", "a\0", &"t".repeat(37)] {
+        assert!(decoded(Share { tag: tag.into(), ..share("/work") }).is_err(), "{tag:?}");
+    }
+    assert!(decoded(share("/a\0b")).is_err());
+}
+
 #[test]
 fn prefix_longer_than_its_address_is_refused() {
     let decoded = |network| {
         let entropy = [7; ENTROPY_SIZE];
-        let resume = Resume { realtime_ns: 1, entropy, hostname: None, network: Some(network) };
+        let resume = Resume {
+            realtime_ns: 1,
+            entropy,
+            hostname: None,
+            network: Some(network),
+            shares: Vec::new(),
+        };
         Control::decode(0x01, &Control::Resume(resume).to_frame()[HEADER_SIZE..])
     };
     assert!(decoded(network()).is_ok());
@@ -95,9 +121,14 @@ fn control_and_events_round_trip() {
         entropy: [7; ENTROPY_SIZE],
         hostname: Some("web".into()),
         network: None,
+        shares: Vec::new(),
     };
     assert_round_trip(&Control::Resume(resume.clone()));
-    assert_round_trip(&Control::Resume(Resume { network: Some(network()), ..resume }));
+    let shares = vec![share("/work"), share("/data")];
+    assert_round_trip(&Control::Resume(Resume { shares: shares.clone(), ..resume.clone() }));
+    let resume = Resume { network: Some(network()), ..resume };
+    assert_round_trip(&Control::Resume(resume.clone()));
+    assert_round_trip(&Control::Resume(Resume { shares, ..resume }));
     assert_round_trip(&Control::Clock { realtime_ns: u64::MAX });
     assert_round_trip(&Event::Hello { version: VERSION });
     assert_round_trip(&Event::Resumed);
@@ -347,8 +378,13 @@ fn signal_zero_is_refused() {
 #[test]
 fn debug_output_omits_the_entropy() {
     use alloc::format;
-    let resume =
-        Resume { realtime_ns: 1, entropy: [0xAB; ENTROPY_SIZE], hostname: None, network: None };
+    let resume = Resume {
+        realtime_ns: 1,
+        entropy: [0xAB; ENTROPY_SIZE],
+        hostname: None,
+        network: None,
+        shares: Vec::new(),
+    };
     let shown = format!("{resume:?}");
     assert!(!shown.contains("171") && !shown.contains("entropy:"), "{shown}");
 }

@@ -43,6 +43,7 @@ use crate::failure::{OrFailure, failure};
 use crate::files::{Sink, Source};
 use crate::joined::Joined;
 use crate::link::{Inbox, Outbox};
+use crate::share::Shares;
 use crate::sys::fd::{self, Fd};
 use crate::sys::poll::{self, Epoll, HANG_UP, READABLE};
 use crate::sys::process::{SIGKILL, Spawner, child_signals, reap, signal};
@@ -66,6 +67,7 @@ pub(crate) struct Server {
     groups: Groups,
     resumer: resume::Resumer,
     container: Option<Container>,
+    shares: Shares,
     entrypoint: Option<Entrypoint>,
     /// While the entrypoint is PID 1 of namespaces of its own.
     joined: Option<Joined>,
@@ -96,6 +98,7 @@ impl Server {
             groups,
             resumer: resume::Resumer::new()?,
             container: None,
+            shares: Shares::default(),
             entrypoint: None,
             joined: None,
             streams: Slab::new(),
@@ -211,6 +214,7 @@ impl Server {
         if let (Some(network), Some(container)) = (&resume.network, &self.container) {
             container.in_writable_root(|| crate::network::write_resolver(network))?;
         }
+        self.shares.set_up(&resume.shares, self.container.as_ref(), self.joined.as_ref())?;
         match (&resume.hostname, &mut self.container) {
             (None, _) => Ok(()),
             (Some(name), Some(container)) => container.rename(name),

@@ -943,8 +943,13 @@ fn command_without_a_container_is_refused() {
 fn resume_precedes_later_requests() {
     let mut guest = Guest::plain();
     // No clock can be set to this time, so that the host's own stays as it is.
-    let resume =
-        Resume { realtime_ns: u64::MAX, entropy: [7; ENTROPY_SIZE], hostname: None, network: None };
+    let resume = Resume {
+        realtime_ns: u64::MAX,
+        entropy: [7; ENTROPY_SIZE],
+        hostname: None,
+        network: None,
+        shares: Vec::new(),
+    };
     for _ in 0..50 {
         let frame = Control::Resume(resume.clone()).to_frame();
         guest.control.write_all(&frame).unwrap();

@@ -61,6 +61,13 @@ pub enum InvalidInput {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// Two folders of the host at one place of the guest.
+    #[cfg(feature = "fs")]
+    #[error("two folders are to be at {target:?} in the machine: one path has one folder")]
+    SharedTwice {
+        /// The path in the guest.
+        target: String,
+    },
     /// A command without a program.
     #[error("no program to run: argv is empty")]
     EmptyCommand,
@@ -144,6 +151,19 @@ pub enum HostError {
     #[error("no memory for a fork")]
     ForkMemory {
         /// The operating system's error.
+        source: io::Error,
+    },
+    /// A folder cannot be shared with the guest.
+    #[cfg(feature = "fs")]
+    #[error("cannot share a folder with the machine")]
+    Folder {
+        /// Which one, and why.
+        source: supermachine_fs::FolderError,
+    },
+    /// The host has no sockets or threads left to serve a folder.
+    #[error("cannot serve a folder to the machine")]
+    Share {
+        /// The system's error.
         source: io::Error,
     },
     /// The host's side of a machine's network cannot be started.

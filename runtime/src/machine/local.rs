@@ -19,6 +19,18 @@ use super::stream_error::{StreamError, console_text, explained};
 use crate::Error;
 use crate::error::HostError;
 use crate::network::Plug;
+use crate::shares::Shared;
+
+/// What the agent sets up in a machine that starts.
+#[derive(Debug, Default)]
+pub(crate) struct Setup<'a> {
+    /// The host name; `None` keeps the snapshot's.
+    pub(crate) hostname: Option<&'a str>,
+    /// The network.
+    pub(crate) network: Option<wire::Network>,
+    /// The folders of the host.
+    pub(crate) shares: Vec<wire::Share>,
+}
 
 /// Owns a machine of this process. Dropping it stops the machine.
 #[derive(Debug)]
@@ -30,15 +42,14 @@ pub(crate) struct LocalMachine {
 }
 
 impl LocalMachine {
-    /// Starts a machine from opened parts, with this host name and network, and measures the steps
-    /// of the start.
+    /// Starts a machine from opened parts, and measures the steps of the start.
     pub(crate) fn start(
         parts: Restore,
-        (hostname, network): (Option<&str>, Option<wire::Network>),
+        setup: Setup<'_>,
         timings: &mut Timings,
     ) -> Result<Self, Error> {
         let machine = Arc::new(Machine::restore(parts, timings)?);
-        let control = run(&machine, (hostname, network))?;
+        let control = run(&machine, setup)?;
         timings.step("resume");
         Ok(Self { handle: Arc::new(LocalHandle::new(&machine)), machine, control })
     }
@@ -59,6 +70,7 @@ impl LocalMachine {
         &mut self,
         hostname: Option<&str>,
         plug: Option<Plug>,
+        shared: &[Shared],
         timings: &mut Timings,
     ) -> Result<(), Error> {
         self.handle.release();
@@ -67,8 +79,10 @@ impl LocalMachine {
             return Err(MachineError::BeingCaptured.into());
         }
         let (link, network) = plugged(plug)?;
-        self.machine.reset(link.as_ref(), timings)?;
-        self.control = run(&self.machine, (hostname, network))?;
+        let ends: Vec<_> = shared.iter().map(Shared::end).collect();
+        self.machine.reset(link.as_ref(), &ends, timings)?;
+        let shares = shared.iter().map(Shared::setup).collect();
+        self.control = run(&self.machine, Setup { hostname, network, shares })?;
         timings.step("resume");
         self.handle = Arc::new(LocalHandle::new(&self.machine));
         Ok(())
@@ -159,7 +173,7 @@ pub fn resume(hostname: Option<&str>) -> Result<Resume, Error> {
     fill_random(&mut entropy)
         .map_err(|source| Error::Host { source: HostError::NoEntropy { source } })?;
     let hostname = hostname.map(str::to_owned);
-    Ok(Resume { realtime_ns: realtime_ns(), entropy, hostname, network: None })
+    Ok(Resume { realtime_ns: realtime_ns(), entropy, hostname, network: None, shares: Vec::new() })
 }
 
 /// The two ends of a network that a machine has: of its interface, and of its agent.
@@ -179,12 +193,10 @@ pub fn console_tail(machine: &Machine) -> String {
 }
 
 /// Sends the resume message and runs the guest. Returns the control stream.
-fn run(
-    machine: &Machine,
-    (hostname, network): (Option<&str>, Option<wire::Network>),
-) -> Result<UnixStream, Error> {
+fn run(machine: &Machine, setup: Setup<'_>) -> Result<UnixStream, Error> {
+    let Setup { hostname, network, shares } = setup;
     let control = machine.control()?;
-    machine.send_control(&Control::Resume(Resume { network, ..resume(hostname)? }))?;
+    machine.send_control(&Control::Resume(Resume { network, shares, ..resume(hostname)? }))?;
     machine.run();
     Ok(control)
 }

@@ -17,6 +17,6 @@ pub use self::handle::Blocking;
 #[cfg(feature = "tokio")]
 pub(crate) use self::handle::EXIT_POLL_INTERVAL;
 pub(crate) use self::handle::{AgentStream, MachineHandle, StoredSnapshot};
-pub(crate) use self::local::{LocalMachine, observe, plugged};
+pub(crate) use self::local::{LocalMachine, Setup, observe, plugged};
 pub use self::local::{console_tail, resume};
 pub(crate) use self::stream_error::{StreamError, explained};

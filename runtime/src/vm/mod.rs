@@ -17,8 +17,9 @@ use crate::error::WorkerError;
 use crate::exec::pass_on;
 use crate::forward::Dialer;
 use crate::live::{self, TakenSnapshot};
-use crate::machine::{AgentStream, LocalMachine, MachineHandle, plugged};
+use crate::machine::{AgentStream, LocalMachine, MachineHandle, Setup, plugged};
 use crate::network::Attached;
+use crate::shares::{self, Shared};
 use crate::worker::{Client, Control, Hosted, Process, Server, Serving, Stopped};
 use crate::{
     Error, ExecBuilder, ExecOutcome, ExitStatus, FileBuilder, FileReader, FileWriter, Image,
@@ -78,8 +79,9 @@ impl Vm {
         let mut timings = Timings::start();
         image.require(config)?;
         let (network, plug) = Attached::start(config)?;
+        let shared = shares::start(config, image.snapshot())?;
         if config.is_isolated() {
-            let (process, mode) = Process::start(image, config, plug)?;
+            let (process, mode) = Process::start(image, config, plug, &shared)?;
             timings.set_restore_mode(mode);
             timings.step("process");
             let handle = Arc::new(process.client().clone());
@@ -90,8 +92,12 @@ impl Vm {
         timings.set_restore_mode(mode);
         timings.step(if mode == RestoreMode::Expanded { "expand" } else { "open" });
         let (link, setup) = plugged(plug)?;
-        let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin, network: link };
-        let machine = LocalMachine::start(parts, (config.hostname(), setup), &mut timings)?;
+        let ends = shared.iter().map(Shared::end).collect();
+        let snapshot = Arc::clone(image.snapshot());
+        let parts = Restore { snapshot, origin, network: link, shares: ends };
+        let shares = shared.iter().map(Shared::setup).collect();
+        let setup = Setup { hostname: config.hostname(), network: setup, shares };
+        let machine = LocalMachine::start(parts, setup, &mut timings)?;
         let (handle, owner) = (machine.handle(), Owner::Local(machine));
         Ok(Self { network, ..Self::new(handle, Some(image.clone()), timings, owner) })
     }
@@ -448,7 +454,8 @@ impl Vm {
             return Err(MachineError::Unresettable.into());
         };
         let plug = self.network.renew()?;
-        machine.reset(config.hostname(), plug, &mut timings)?;
+        let shared = shares::start(config, machine.machine().origin())?;
+        machine.reset(config.hostname(), plug, &shared, &mut timings)?;
         self.handle = machine.handle();
         self.dialer = Dialer::new(&self.handle);
         self.timings = timings;

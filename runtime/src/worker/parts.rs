@@ -2,7 +2,8 @@
 //!
 //! The client opens everything, see [`pack`], and the worker maps it, see [`open`]. The bytes are
 //! the state, as a byte string, the network, which is a `u8`, and if that is 1, the fields of
-//! [`wire::Network`], and a `u8`. With a network, the first file is the other end of its link. Then:
+//! [`wire::Network`], the list of shares, each `slot` `u8`, `target` bytes, `read_only` `bool`, and a `u8`. With
+//! a network, the first file is the other end of its link; the lanes of the shares follow. Then:
 //!
 //! - 0: files. A list of overlays, each with the list of its runs: `first` `u64`, `count` `u32`. The
 //!   files are the memory of the base, those of the overlays, and the disks.
@@ -29,8 +30,9 @@ use super::parcel::Parcel;
 use crate::Error;
 use crate::error::WorkerError;
 use crate::image::Content;
-use crate::machine::plugged;
+use crate::machine::{Setup, plugged};
 use crate::network::Plug;
+use crate::shares::{LANES, Lanes, Shared};
 
 /// The size of a run in bytes.
 pub(super) const RUN_SIZE: usize = 12;
@@ -38,17 +40,41 @@ pub(super) const RUN_SIZE: usize = 12;
 /// The snapshot's own overlay, and that of a fork.
 const MAX_OVERLAYS: usize = 2;
 
+/// The least bytes of a share.
+const MIN_SHARE: usize = 6;
+
+/// The client's ends of what the machine has beside its snapshot.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Ends<'a> {
+    pub(super) plug: Option<&'a Plug>,
+    pub(super) shares: &'a [RemoteShare],
+}
+
+/// A folder that the client answers for.
+#[derive(Debug)]
+pub(super) struct RemoteShare {
+    pub(super) setup: wire::Share,
+    /// As many streams as there are lanes.
+    pub(super) lanes: Vec<UnixStream>,
+}
+
 /// Packs the parts of a snapshot. A machine from chunks needs the stream `first_use`.
 pub(super) fn pack<'a>(
     snapshot: &Snapshot,
     content: &'a Content,
     first_use: Option<&'a UnixStream>,
-    plug: Option<&'a Plug>,
+    ends: &Ends<'a>,
 ) -> Parcel<BorrowedFd<'a>> {
     let (mut bytes, mut files) = (Vec::new(), Vec::new());
     bytes.put_byte_string(&snapshot.encode());
-    bytes.put_option(plug, |out, plug| plug.setup.put(out));
-    files.extend(plug.map(|plug| plug.frames.as_fd()));
+    bytes.put_option(ends.plug, |out, plug| plug.setup.put(out));
+    bytes.put_list(ends.shares, |out, RemoteShare { setup, .. }| {
+        out.put_u8(setup.slot);
+        out.put_byte_string(&setup.target);
+        out.put_bool(setup.read_only);
+    });
+    files.extend(ends.plug.map(|plug| plug.frames.as_fd()));
+    files.extend(ends.shares.iter().flat_map(|share| &share.lanes).map(AsFd::as_fd));
     match content {
         Content::Mapped(Mapped { memory: MemoryFiles { base, overlays }, disks }) => {
             bytes.put_u8(0);
@@ -68,17 +94,20 @@ pub(super) fn pack<'a>(
     Parcel { bytes, files }
 }
 
-/// Opens the parts of a machine, and what its agent sets up.
-pub(super) fn open(parcel: Parcel) -> Result<(Restore, Option<wire::Network>), Error> {
+/// Opens the parts of a machine, and what its agent sets up, without the host name.
+pub(super) fn open(parcel: Parcel) -> Result<(Restore, Setup<'static>), Error> {
     let mut reader = Reader::new(&parcel.bytes);
     let mut files = parcel.files.into_iter();
     let state = reader.byte_string("state", MAX_STATE_SIZE as usize).map_err(malformed)?;
     let snapshot = Snapshot::decode_trusted(state).map_err(|_| illegal("state"))?;
     let setup = reader.option("network", wire::Network::read).map_err(malformed)?;
+    let most = wire::MAX_SHARES;
+    let shares = reader.list("shares", most, MIN_SHARE, read_share).map_err(malformed)?;
     let plug = match setup {
         Some(setup) => Some(Plug { frames: OwnedFd::from(next(&mut files)?).into(), setup }),
         None => None,
     };
+    let shared = open_shares(shares, &mut files)?;
     let origin = match reader.u8("origin").map_err(malformed)? {
         0 => open_files(&mut reader, &mut files)?,
         1 => open_chunks(&mut reader, &mut files)?,
@@ -86,7 +115,28 @@ pub(super) fn open(parcel: Parcel) -> Result<(Restore, Option<wire::Network>), E
     };
     reader.finish().map_err(malformed)?;
     let (network, setup) = plugged(plug)?;
-    Ok((Restore { snapshot: Arc::new(snapshot), origin, network }, setup))
+    let shares = shared.iter().map(Shared::end).collect();
+    let restore = Restore { snapshot: Arc::new(snapshot), origin, network, shares };
+    let shares = shared.iter().map(Shared::setup).collect();
+    Ok((restore, Setup { hostname: None, network: setup, shares }))
+}
+
+/// Slot, target, and whether it is read-only.
+fn read_share(reader: &mut Reader<'_>) -> Result<(u8, String, bool), DecodeError> {
+    let slot = reader.u8("slot")?;
+    Ok((slot, reader.string("target", wire::MAX_NAME)?, reader.bool("read only")?))
+}
+
+fn open_shares(
+    shares: Vec<(u8, String, bool)>,
+    files: &mut IntoIter<OwnedFd>,
+) -> Result<Vec<Shared>, Error> {
+    let open = |(slot, target, is_read_only)| {
+        let lanes = (0..LANES).map(|_| Ok(UnixStream::from(OwnedFd::from(next(files)?))));
+        let lanes = lanes.collect::<Result<_, Error>>()?;
+        Ok(Shared { slot, target, is_read_only, server: Arc::new(Lanes::new(lanes)) })
+    };
+    shares.into_iter().map(open).collect()
 }
 
 fn open_files(reader: &mut Reader<'_>, files: &mut IntoIter<OwnedFd>) -> Result<Origin, Error> {

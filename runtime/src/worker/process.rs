@@ -1,15 +1,18 @@
 //! Starting a worker that holds one machine for this process.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use super::client::Client;
-use super::parts;
-use crate::error::WorkerError;
+use super::parts::{self, Ends, RemoteShare};
+use crate::error::{HostError, WorkerError};
 use crate::image::Content;
 use crate::network::Plug;
+use crate::shares::{LANES, Shared, serve};
 use crate::{AssetPaths, Error, Image, RestoreMode, VmConfig};
 
 /// A worker that holds a machine for this process. Dropping it stops both.
@@ -25,6 +28,7 @@ impl Process {
         image: &Image,
         config: &VmConfig,
         plug: Option<Plug>,
+        shared: &[Shared],
     ) -> Result<(Self, RestoreMode), Error> {
         if image.source().is_embedded() {
             // A pack that is embedded in this program has no descriptor, its mapped form has.
@@ -36,7 +40,10 @@ impl Process {
             Content::Pack(_) => Some(UnixStream::pair().map_err(Error::stream)?),
         };
         let (ours, theirs) = signal.unzip();
-        let parts = parts::pack(image.snapshot(), &content, theirs.as_ref(), plug.as_ref());
+        let lanes = shared.iter().map(lanes).collect::<Result<Vec<_>, _>>();
+        let lanes = lanes.map_err(|source| HostError::Share { source })?;
+        let ends = Ends { plug: plug.as_ref(), shares: &lanes };
+        let parts = parts::pack(image.snapshot(), &content, theirs.as_ref(), &ends);
         let process = Self::spawn(config)?;
         process.client.start(config.hostname(), &parts)?;
         if let Some(signal) = ours {
@@ -83,6 +90,17 @@ impl Drop for Process {
         self.client.mark_over();
         end(&mut self.child);
     }
+}
+
+/// Starts to answer for a folder from here. Returns what the worker gets.
+fn lanes(shared: &Shared) -> io::Result<RemoteShare> {
+    let mut streams = Vec::with_capacity(LANES);
+    for _ in 0..LANES {
+        let (ours, theirs) = UnixStream::pair()?;
+        serve(Arc::clone(&shared.server), ours)?;
+        streams.push(theirs);
+    }
+    Ok(RemoteShare { setup: shared.setup(), lanes: streams })
 }
 
 /// Kills a process, which is safe: a worker writes no file.

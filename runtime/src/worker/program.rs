@@ -16,15 +16,17 @@ use super::parcel::Parcel;
 use super::parts;
 use super::server::{Hosted, failed, greet, say, serve_one};
 use crate::agent::read_message;
-use crate::machine::LocalMachine;
+use crate::machine::{LocalMachine, Setup};
+use crate::shares::LANES;
 use crate::{Error, os};
 use supermachine_formats::pack::{MAX_BLOBS, MAX_INDEX_SIZE, MAX_SPACES, MAX_STATE_SIZE};
+use supermachine_formats::wire::MAX_SHARES;
 use supermachine_vmm::{Timings, host};
 
 /// The most bytes of the parts of a machine: state and index, and as much again for short lists.
 const MAX_PARTS: u64 = 2 * (MAX_STATE_SIZE + MAX_INDEX_SIZE);
-/// The most files: blobs, or memory and disks.
-const MAX_FILES: usize = MAX_BLOBS + MAX_SPACES;
+/// The most files: blobs, or memory and disks, and what comes with a network and with folders.
+const MAX_FILES: usize = MAX_BLOBS + MAX_SPACES + 1 + MAX_SHARES * LANES;
 const USAGE: u8 = 2;
 
 /// The main function of `supermachine-worker`, for that program and for one that takes its place.
@@ -89,7 +91,8 @@ pub(super) fn hold(
 }
 
 fn start(hostname: Option<&str>, parts: Parcel) -> Result<Hosted, Error> {
-    let (parts, network) = parts::open(parts)?;
-    let machine = LocalMachine::start(parts, (hostname, network), &mut Timings::start())?;
+    let (parts, setup) = parts::open(parts)?;
+    let setup = Setup { hostname, ..setup };
+    let machine = LocalMachine::start(parts, setup, &mut Timings::start())?;
     Ok(Hosted::new(machine.handle(), None, Box::new(machine)))
 }

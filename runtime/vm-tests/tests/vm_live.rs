@@ -35,7 +35,8 @@ impl Live {
     fn of(image: &Image) -> Self {
         let mapped = image.mapped().unwrap().clone();
         let origin = Origin::Files { memory: mapped.memory, disks: mapped.disks };
-        let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin, network: None };
+        let (snapshot, shares) = (Arc::clone(image.snapshot()), Vec::new());
+        let parts = Restore { snapshot, origin, network: None, shares };
         let machine = Machine::restore(parts, &mut Timings::start()).unwrap();
         let control = machine.control().unwrap();
         machine.send_control(&Control::Resume(resume(None).unwrap())).unwrap();

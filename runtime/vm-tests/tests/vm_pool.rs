@@ -125,7 +125,8 @@ impl Bare {
         let image = image();
         let mapped = image.mapped().unwrap().clone();
         let origin = Origin::Files { memory: mapped.memory, disks: mapped.disks };
-        let parts = Restore { snapshot: Arc::clone(image.snapshot()), origin, network: None };
+        let (snapshot, shares) = (Arc::clone(image.snapshot()), Vec::new());
+        let parts = Restore { snapshot, origin, network: None, shares };
         Self { machine: Machine::restore(parts, &mut Timings::start()).unwrap(), control: None }
     }
 
@@ -144,7 +145,7 @@ impl Bare {
     }
 
     fn reset(&self) {
-        self.machine.reset(None, &mut Timings::start()).unwrap();
+        self.machine.reset(None, &[], &mut Timings::start()).unwrap();
     }
 
     /// The state that two machines at the same point share: everything except time and used ports.

@@ -44,6 +44,12 @@ pub enum MachineError {
         /// What is wrong with the state.
         source: DeviceError,
     },
+    /// A machine is to have more folders of the host than slots for them are empty.
+    #[error("a machine has at most {most} folders of the host")]
+    TooManyShares {
+        /// The most.
+        most: u8,
+    },
     /// The snapshot is for another processor architecture.
     #[error("snapshot is for {found:?}, this host is {host:?}")]
     Architecture {

@@ -1,6 +1,8 @@
 //! The bodies of the fuzz targets: each has `run`, which takes any bytes and returns whether they are
 //! accepted, and `samples`, which are.
 
+#[cfg(feature = "fs")]
+pub mod fs;
 #[cfg(feature = "stores")]
 pub mod layer;
 #[cfg(feature = "net")]

@@ -9,7 +9,8 @@ use supermachine_formats::snapshot::arch::x86_64::{
 };
 use supermachine_formats::snapshot::arch::{ArchState, Baseline};
 use supermachine_formats::snapshot::device::{
-    Block, Net, Pmem, Queue, Serial, Slot, Virtio, Vsock, VsockConnection,
+    Block, Net, Pmem, Queue, Serial, Share, ShareHandle, ShareNode, Slot, Virtio, Vsock,
+    VsockConnection,
 };
 use supermachine_formats::snapshot::memory::Run;
 use supermachine_formats::snapshot::{
@@ -186,7 +187,16 @@ fn slots() -> Vec<Slot> {
         Slot::Rng(virtio.clone()),
         Slot::Pmem(virtio.clone(), Pmem { disk: 0, address: 1 << 37, size: 1 << 21 }),
         Slot::Block(virtio.clone(), Block { disk: 0 }),
-        Slot::Net(virtio, Net { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 }),
+        Slot::Net(virtio.clone(), Net { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 }),
+        Slot::Share(
+            virtio,
+            Share {
+                tag: [b't'; 36],
+                target: "/work".into(),
+                nodes: vec![ShareNode { id: 2, parent: 1, name: b"a".to_vec(), lookups: 3 }],
+                handles: vec![ShareHandle { id: 4, node: 2, flags: 5, is_folder: false }],
+            },
+        ),
         Slot::Empty,
     ]
 }

@@ -2,7 +2,7 @@
 
 use supermachine_formats::wire::{
     Action, AfterRestore, Command, Container, Control, Datagram, ENTROPY_SIZE, Flow, HEADER_SIZE,
-    Header, Input, Message, Network, Output, Process, Request, Resume, Segment, Settings,
+    Header, Input, Message, Network, Output, Process, Request, Resume, Segment, Settings, Share,
     StagedFile, Tmpfs, Ulimit, WindowSize, WriteFile,
 };
 
@@ -48,14 +48,28 @@ pub fn sample_network() -> Network {
     }
 }
 
+/// A share in which every field differs from its neighbours.
+#[must_use]
+pub fn sample_share() -> Share {
+    Share { slot: 7, tag: "sm-7".into(), target: b"/work".to_vec(), read_only: true }
+}
+
 /// Valid streams.
 pub fn samples() -> Vec<Vec<u8>> {
     let network = sample_network();
     let resume = |hostname: Option<String>| {
         let network = hostname.is_none().then_some(network);
         let entropy = [7; ENTROPY_SIZE];
-        Control::Resume(Resume { realtime_ns: 1, entropy, hostname, network }).to_frame()
+        let shares = Vec::new();
+        Control::Resume(Resume { realtime_ns: 1, entropy, hostname, network, shares }).to_frame()
     };
+    let shared = Control::Resume(Resume {
+        realtime_ns: 1,
+        entropy: [7; ENTROPY_SIZE],
+        hostname: None,
+        network: Some(network),
+        shares: vec![sample_share()],
+    });
     let entrypoint = Process {
         argv: vec![b"nginx".to_vec(), b"-g".to_vec()],
         env: vec![b"PATH=/bin".to_vec()],
@@ -135,6 +149,7 @@ pub fn samples() -> Vec<Vec<u8>> {
     ];
     vec![
         resume(None),
+        shared.to_frame(),
         resume(Some("web".into())),
         Request::Attach(container).to_frame(),
         exec,

@@ -5,14 +5,21 @@ use crate::error::Error;
 use crate::modules::{Graph, Package, Tree, circle, packages};
 
 /// The crates that each crate may be built with, lower ones first.
-const DRAWN: [(&str, &[&str]); 13] = [
+const DRAWN: [(&str, &[&str]); 14] = [
     ("supermachine-formats", &[]),
     ("supermachine-vmm", &["supermachine-formats"]),
     ("supermachine-snapshots", &["supermachine-formats", "supermachine-vmm"]),
     ("supermachine-net", &[]),
+    ("supermachine-fs", &["supermachine-formats"]),
     (
         "supermachine",
-        &["supermachine-formats", "supermachine-vmm", "supermachine-snapshots", "supermachine-net"],
+        &[
+            "supermachine-formats",
+            "supermachine-vmm",
+            "supermachine-snapshots",
+            "supermachine-net",
+            "supermachine-fs",
+        ],
     ),
     ("supermachine-init", &["supermachine-formats"]),
     ("supermachine-kernel", &[]),
@@ -23,6 +30,7 @@ const DRAWN: [(&str, &[&str]); 13] = [
             "supermachine-vmm",
             "supermachine-snapshots",
             "supermachine-net",
+            "supermachine-fs",
             "supermachine",
             "supermachine-kernel",
         ],
@@ -34,6 +42,7 @@ const DRAWN: [(&str, &[&str]); 13] = [
             "supermachine-vmm",
             "supermachine-snapshots",
             "supermachine-net",
+            "supermachine-fs",
             "supermachine",
             "supermachine-kernel",
             "supermachine-baker",
@@ -47,6 +56,7 @@ const DRAWN: [(&str, &[&str]); 13] = [
             "supermachine-vmm",
             "supermachine-snapshots",
             "supermachine-net",
+            "supermachine-fs",
             "supermachine",
             "supermachine-kernel",
             "supermachine-baker",

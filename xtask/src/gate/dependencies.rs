@@ -12,6 +12,8 @@ use crate::{command, tools, workspace};
 const MOST_CRATES: usize = 40;
 /// The most crates that the feature `net` adds to it.
 const MOST_WITH_NETWORK: usize = 10;
+/// The most crates that the feature `fs` adds to it.
+const MOST_WITH_FOLDERS: usize = 4;
 /// Crates that such a program must not have in its tree.
 const KEPT_OUT: [&str; 16] = [
     "clap",
@@ -62,12 +64,16 @@ pub(super) fn budget() -> Result<(), Error> {
         let names: Vec<_> = crates.into_iter().collect();
         return none("crates of a restoring program", &format!("at most {MOST_CRATES}"), &names);
     }
-    let with_network = tree(&["--features", "net"])?;
-    let added: Vec<_> = with_network.difference(&crates).cloned().collect();
-    println!("gate: {} crates of at most {MOST_WITH_NETWORK} for `net`", added.len());
-    if added.len() > MOST_WITH_NETWORK {
-        let most = format!("at most {MOST_WITH_NETWORK}");
-        return none("crates that the feature `net` adds", &most, &added);
+    for (feature, most, what) in [
+        ("net", MOST_WITH_NETWORK, "crates that the feature `net` adds"),
+        ("fs", MOST_WITH_FOLDERS, "crates that the feature `fs` adds"),
+    ] {
+        let with_feature = tree(&["--features", feature])?;
+        let added: Vec<_> = with_feature.difference(&crates).cloned().collect();
+        println!("gate: {} crates of at most {most} for `{feature}`", added.len());
+        if added.len() > most {
+            return none(what, &format!("at most {most}"), &added);
+        }
     }
     none("crates of a restoring program", "none that is kept out", &kept_out(&crates))
 }

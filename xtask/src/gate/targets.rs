@@ -9,7 +9,7 @@ const MACOS_ARM: &str = "aarch64-apple-darwin";
 /// Each target with the arguments of one `cargo check`.
 const CHECKS: [(&str, &[&str]); 4] = [
     (LINUX_ARM, &["--package", "supermachine-formats", "--package", "supermachine"]),
-    (LINUX_ARM, &["--package", "supermachine", "--features", "net,tokio"]),
+    (LINUX_ARM, &["--package", "supermachine", "--features", "fs,net,tokio"]),
     (LINUX_ARM, &["--package", "supermachine-init"]),
     // Debian has no standard library for macOS; `formats` needs only these parts of it.
     (MACOS_ARM, &["--package", "supermachine-formats", "-Zbuild-std=core,alloc"]),

@@ -11,6 +11,7 @@ use supermachine_snapshots::pack::is_name;
 use super::super::pull::{FetchArgs, after_restore};
 use crate::container::ContainerArgs;
 use crate::error::{Error, UsageError};
+use crate::folders::{FolderArg, MountArg, VolumeArg};
 use crate::init::InitArg;
 use crate::label::MachineOptions;
 use crate::network::NetworkArg;
@@ -39,6 +40,12 @@ pub(crate) struct MachineArgs {
     /// Print what the machine reaches, and what it is refused, on standard error
     #[arg(long, conflicts_with = "detach")]
     pub(super) net_log: bool,
+    /// Share a folder of this host, a path that starts with / or ./, with the machine; `ro`: read-only
+    #[arg(short, long, value_name = "HOST:GUEST[:ro]")]
+    volume: Vec<VolumeArg>,
+    /// The same as type=bind,source=HOST,target=GUEST[,readonly]
+    #[arg(long, value_name = "FIELDS")]
+    mount: Vec<MountArg>,
     /// Run this program instead of the image's ENTRYPOINT and CMD; '' for none
     #[arg(long, value_name = "PROGRAM")]
     pub(super) entrypoint: Option<String>,
@@ -53,6 +60,14 @@ pub(crate) struct MachineArgs {
     pub(super) pull: PullPolicy,
     #[command(flatten)]
     container: ContainerArgs,
+}
+
+impl MachineArgs {
+    /// The folders of the host that the machine gets.
+    pub(super) fn folders(&self) -> Vec<FolderArg> {
+        let volumes = self.volume.iter().map(|volume| &volume.0);
+        volumes.chain(self.mount.iter().map(|mount| &mount.0)).cloned().collect()
+    }
 }
 
 /// When to ask the registry for an image.
@@ -127,6 +142,7 @@ impl Background {
         Ok(MachineOptions {
             hostname: machine.hostname.clone(),
             network: Some(machine.network.text().to_owned()),
+            folders: machine.folders(),
             stop_signal: self.stop_signal,
             stop_timeout: self.stop_timeout,
             labels: self.label.iter().map(pair).collect::<BTreeMap<_, _>>(),

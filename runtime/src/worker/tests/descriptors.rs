@@ -1,7 +1,7 @@
 //! What passes between client and worker as descriptors: the parts of a machine, and captures.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -12,12 +12,12 @@ use supermachine_formats::codec::Put;
 use supermachine_formats::pack::CHUNK_SIZE;
 use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::memory::Run;
-use supermachine_vmm::{Captured, MachineError, Origin, Restore, Timings};
+use supermachine_vmm::{Captured, MachineError, Origin, Restore, Timings, share_tag};
 use tempfile::TempDir;
 
 use super::super::message::{VERSION, WorkerReply, WorkerRequest};
 use super::super::parcel::Parcel;
-use super::super::parts::{self, put_runs};
+use super::super::parts::{self, Ends, RemoteShare, put_runs};
 use super::super::{Client, capture};
 use crate::agent::read_message;
 use crate::error::WorkerError;
@@ -25,9 +25,10 @@ use crate::image::testing::sample_image;
 use crate::machine::MachineHandle;
 use crate::machine::testing::{self, STOPPED, memory_file};
 use crate::network::Plug;
+use crate::shares::LANES;
 use crate::{Error, Image, RestoreMode};
-use supermachine_formats::wire::Message;
-use supermachine_test_support::fuzz::wire_agent::sample_network;
+use supermachine_formats::wire::{self, Message};
+use supermachine_test_support::fuzz::wire_agent::{sample_network, sample_share};
 use supermachine_test_support::mutate;
 use supermachine_test_support::packs::{self as samples, MEMORY, Made, PAGE};
 
@@ -48,7 +49,7 @@ impl Home {
     /// The parts of a machine as its worker opens them, after the folders are gone.
     fn passed(&self, first_use: Option<&UnixStream>) -> (Restore, RestoreMode) {
         let (content, mode) = self.image.content(first_use.is_some()).unwrap();
-        let parcel = parts::pack(self.image.snapshot(), &content, first_use, None);
+        let parcel = parts::pack(self.image.snapshot(), &content, first_use, &Ends::default());
         assert_no_path(&parcel.bytes, self.dir.path());
         for folder in ["store", "cache"] {
             let gone = self.dir.path().join(format!("{folder}-gone"));
@@ -126,9 +127,10 @@ fn network_passes_as_the_first_file() {
     let (content, _) = home.image.content(false).unwrap();
     let (frames, end) = UnixDatagram::pair().unwrap();
     let plug = Plug { frames, setup: sample_network() };
-    let parcel = parts::pack(home.image.snapshot(), &content, None, Some(&plug));
+    let ends = Ends { plug: Some(&plug), shares: &[] };
+    let parcel = parts::pack(home.image.snapshot(), &content, None, &ends);
     let (restore, found) = parts::open(sent(&parcel).unwrap()).unwrap();
-    assert_eq!(found, Some(sample_network()));
+    assert_eq!(found.network, Some(sample_network()));
     let Origin::Files { disks, .. } = restore.origin else { panic!() };
     assert_eq!(disks.len(), restore.snapshot.disks.len());
     let link = restore.network.expect("a link");
@@ -140,6 +142,35 @@ fn network_passes_as_the_first_file() {
 }
 
 #[test]
+fn folder_passes_as_the_lanes_to_its_server() {
+    let home = Home::new();
+    home.image.mapped().unwrap();
+    let (content, _) = home.image.content(false).unwrap();
+    let (ours, theirs): (Vec<_>, Vec<_>) = (0..LANES).map(|_| UnixStream::pair().unwrap()).unzip();
+    let shares = [RemoteShare { setup: sample_share(), lanes: theirs }];
+    let ends = Ends { plug: None, shares: &shares };
+    let parcel = parts::pack(home.image.snapshot(), &content, None, &ends);
+    assert_no_path(&parcel.bytes, home.dir.path());
+    let (restore, setup) = parts::open(sent(&parcel).unwrap()).unwrap();
+    let setups = setup.shares;
+    assert_eq!(setups, [wire::Share { tag: share_tag(7), ..sample_share() }]);
+    let Origin::Files { disks, .. } = restore.origin else { panic!() };
+    assert_eq!(disks.len(), restore.snapshot.disks.len());
+    let [share] = &restore.shares[..] else { panic!("{:?}", restore.shares) };
+    assert_eq!((share.slot, &*share.target), (7, "/work"));
+    // The worker holds the other ends.
+    drop(shares);
+    let answering = thread::spawn(move || {
+        let mut question = [0; 12];
+        (&ours[0]).read_exact(&mut question).unwrap();
+        (&ours[0]).write_all(&[2, 0, 0, 0, b'o', b'k']).unwrap();
+        question
+    });
+    assert_eq!(share.server.answer(b"abc", 9), b"ok");
+    assert_eq!(answering.join().unwrap(), *b"\0\x09\0\0\0\x03\0\0\0abc");
+}
+
+#[test]
 fn damaged_parts_are_refused() {
     let home = Home::new();
     let (ours, _theirs) = UnixStream::pair().unwrap();
@@ -147,7 +178,9 @@ fn damaged_parts_are_refused() {
     home.image.mapped().unwrap();
     let (files, _) = home.image.content(true).unwrap();
     let all: Vec<Vec<u8>> = [&files, &chunks]
-        .map(|content| parts::pack(home.image.snapshot(), content, Some(&ours), None).bytes)
+        .map(|content| {
+            parts::pack(home.image.snapshot(), content, Some(&ours), &Ends::default()).bytes
+        })
         .into();
     for bytes in &all {
         // Without the files.

@@ -8,6 +8,10 @@ pub const VSOCK_SLOT: u8 = 0;
 pub const RNG_SLOT: u8 = 1;
 /// The slot of the root file system.
 pub const ROOT_SLOT: u8 = 2;
+/// The first of the slots of folders of the host; empty in a machine without any.
+pub const FIRST_SHARE_SLOT: u8 = 7;
+/// The most folders of the host.
+pub const MAX_SHARES: u8 = 8;
 /// The slot of the network interface; empty in a machine without one.
 pub const NET_SLOT: u8 = 15;
 

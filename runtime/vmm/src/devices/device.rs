@@ -8,6 +8,7 @@ use supermachine_formats::snapshot::device as formats;
 
 use super::error::DeviceError;
 use super::event_loop::DeviceEvents;
+use super::file_server::FileServer;
 use super::frame_link::FrameLink;
 use super::line::Line;
 use super::queue::{QueueConfig, QueueViolation, Queues};
@@ -120,6 +121,8 @@ pub(crate) struct Resources<'a> {
     pub(crate) disks: &'a [DiskFile],
     /// The other end of a network interface; `None` without a network.
     pub(crate) network: Option<FrameLink>,
+    /// What answers for the folder of the host in this slot; `None` without one.
+    pub(crate) share: Option<Arc<dyn FileServer>>,
     /// Where the device registers its event sources.
     pub(crate) events: DeviceEvents,
 }

@@ -31,6 +31,14 @@ pub enum DeviceError {
         /// Its value.
         found: u64,
     },
+    /// The snapshot's guest has a folder of the host, and the start gives none in its place.
+    #[error(
+        "the snapshot has a folder of the host at {target:?}: give the machine one there when it starts"
+    )]
+    NoFolder {
+        /// Where the guest has it.
+        target: String,
+    },
     /// The host refused what the device needs.
     #[error("cannot {operation} for virtio {device}")]
     Host {

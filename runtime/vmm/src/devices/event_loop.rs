@@ -143,6 +143,15 @@ impl DeviceEvents {
     pub(crate) fn start(&self) -> io::Result<()> {
         Shared::start(&self.shared)
     }
+
+    /// Has the device serve an event of its own, on this thread, which holds no lock of a device. Nothing
+    /// happens once the device is gone.
+    pub(crate) fn deliver(&self, token: u64) {
+        let _held = lock(&self.shared.gate);
+        if let Some(handler) = self.handler.get().and_then(Weak::upgrade) {
+            handler.ready(token, Readiness { writable: false, hung_up: false });
+        }
+    }
 }
 
 /// A registered event source. Dropping it drops its events.

@@ -13,6 +13,7 @@ use super::mmio::{EmptySlot, Mmio, Slot};
 use super::net::Net;
 use super::pmem::Pmem;
 use super::rng::Rng;
+use super::share::Share;
 use super::vsock::Sockets;
 
 /// Restores the device of a slot; `None` if the slot is of another kind.
@@ -27,6 +28,7 @@ const DEVICES: &[Restore] = &[
     restore::<Pmem>,
     restore::<Block>,
     restore::<Net>,
+    restore::<Share>,
 ];
 
 /// Restores a slot.

@@ -10,8 +10,8 @@ use supermachine_formats::snapshot::device as formats;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{
-    DeviceError, DiskFile, EventLoop, FrameLink, FreezeGuard, Line, Resources, Slot, Streams,
-    slot_from_state,
+    DeviceError, DiskFile, EventLoop, FileServer, FrameLink, FreezeGuard, Line, Resources, Slot,
+    Streams, slot_from_state,
 };
 use crate::memory::GuestMemory as Memory;
 
@@ -72,8 +72,8 @@ pub(crate) fn disk(bytes: &[u8]) -> DiskFile {
 pub(crate) fn slot_of(state: &formats::Slot, disks: &[DiskFile]) -> Result<Slot, DeviceError> {
     let events = EventLoop::new().unwrap().device();
     let line = Arc::<CountingLine>::default();
-    let network = None;
-    slot_from_state(state, &Resources { memory: memory(), line, disks, network, events })
+    let (network, share) = (None, None);
+    slot_from_state(state, &Resources { memory: memory(), line, disks, network, share, events })
 }
 
 /// The error of a state that must be refused.
@@ -105,6 +105,20 @@ impl Guest {
         disks: &[DiskFile],
         network: Option<FrameLink>,
     ) -> Self {
+        Self::between(memory, state, disks, (network, None))
+    }
+
+    /// The same with a folder of the host.
+    pub(crate) fn sharing(state: &formats::Slot, share: Arc<dyn FileServer>) -> Self {
+        Self::between(memory(), state, &[], (None, Some(share)))
+    }
+
+    fn between(
+        memory: Arc<Memory>,
+        state: &formats::Slot,
+        disks: &[DiskFile],
+        (network, share): (Option<FrameLink>, Option<Arc<dyn FileServer>>),
+    ) -> Self {
         let line = Arc::new(CountingLine::default());
         let events = Arc::new(EventLoop::new().unwrap());
         let resources = Resources {
@@ -112,6 +126,7 @@ impl Guest {
             line: line.clone(),
             disks,
             network,
+            share,
             events: events.device(),
         };
         let slot = slot_from_state(state, &resources).unwrap();

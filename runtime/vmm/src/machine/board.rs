@@ -7,13 +7,14 @@ use std::sync::Arc;
 use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::device as formats;
 
+use super::slots::Ends;
 use crate::arch::layout::{
     SERIAL_LINE, SERIAL_SIZE, SERIAL_START, SLOT_SIZE, VSOCK_SLOT, slot_address, slot_line,
 };
 use crate::arch::{InterruptController, InterruptSink, State};
 use crate::devices::{
-    Bus, Console, DeviceError, DiskFile, EventLoop, FrameLink, FreezeGuard, Resources, SerialPort,
-    Slot, Streams, slot_from_state,
+    Bus, Console, DeviceError, DiskFile, EventLoop, FreezeGuard, Resources, SerialPort, Slot,
+    Streams, slot_from_state,
 };
 use crate::error::MachineError;
 use crate::memory::GuestMemory;
@@ -45,7 +46,7 @@ impl Board {
         interrupts: (Arc<dyn InterruptSink>, &State),
         memory: Arc<GuestMemory>,
         disks: Vec<DiskFile>,
-        network: Option<&FrameLink>,
+        ends: Ends<'_>,
     ) -> Result<Self, MachineError> {
         let interrupts = InterruptController::restore(interrupts.0, interrupts.1);
         let events = EventLoop::new().map_err(|source| MachineError::Events { source })?;
@@ -65,7 +66,7 @@ impl Board {
         };
         for (index, state) in (0..).zip(&snapshot.slots) {
             let slot =
-                slot_from_state(state, &board.resources(index, network)).map_err(in_slot(index))?;
+                slot_from_state(state, &board.resources(index, ends)).map_err(in_slot(index))?;
             board.bus.add(slot_address(index), SLOT_SIZE, slot.clone());
             board.slots.push(slot);
         }
@@ -83,11 +84,11 @@ impl Board {
         &self,
         snapshot: &Snapshot,
         state: &State,
-        network: Option<&FrameLink>,
+        ends: Ends<'_>,
     ) -> Result<(), MachineError> {
         self.interrupts.reset(state);
         for ((index, state), slot) in (0..).zip(&snapshot.slots).zip(&self.slots) {
-            slot.reset(state, self.resources(index, network)).map_err(in_slot(index))?;
+            slot.reset(state, self.resources(index, ends)).map_err(in_slot(index))?;
         }
         let line = self.interrupts.line(SERIAL_LINE);
         self.serial
@@ -155,12 +156,14 @@ impl Board {
         Streams::of(self.slots.get(usize::from(VSOCK_SLOT))?, &self.events)
     }
 
-    fn resources(&self, slot: u8, network: Option<&FrameLink>) -> Resources<'_> {
+    fn resources(&self, slot: u8, ends: Ends<'_>) -> Resources<'_> {
+        let share = ends.shares.iter().find(|share| share.slot == slot);
         Resources {
             memory: Arc::clone(&self.memory),
             line: self.interrupts.line(slot_line(slot)),
             disks: &self.disks,
-            network: network.cloned(),
+            network: ends.network.cloned(),
+            share: share.map(|share| Arc::clone(&share.server)),
             events: self.events.device(),
         }
     }

@@ -7,6 +7,7 @@ use std::sync::PoisonError;
 
 use super::lifecycle::Machine;
 use super::restore::arch_state;
+use super::slots::{Ends, HostShare};
 use super::timings::Timings;
 use crate::arch::{self, layout::ram_windows};
 use crate::devices::FrameLink;
@@ -26,7 +27,7 @@ impl Machine {
     /// The guest is paused then, as after [`Machine::restore`]. All streams are closed, the control
     /// stream is a new one, and nothing is left of what the guest and its users did, except for
     /// processor registers that no snapshot holds. A network interface gets a new other end, so that no
-    /// frame crosses the reset.
+    /// frame crosses the reset, and so does each folder of the host.
     ///
     /// # Errors
     /// [`MachineError::Ended`] if the guest has stopped by itself, [`MachineError::Unresettable`]
@@ -35,6 +36,7 @@ impl Machine {
     pub fn reset(
         &self,
         network: Option<&FrameLink>,
+        shares: &[HostShare],
         timings: &mut Timings,
     ) -> Result<(), MachineError> {
         let pristine = self.pristine()?;
@@ -48,7 +50,7 @@ impl Machine {
         let _held = self.board.hold();
         self.vcpus.exit_state().end_use();
         let state = arch_state(snapshot)?;
-        self.board.reset(snapshot, state, network)?;
+        self.board.reset(snapshot, state, Ends { network, shares })?;
         timings.step("reset devices");
         // Before memory, because an operation in progress may still write to it. After devices,
         // which may have sent interrupts.

@@ -12,7 +12,7 @@ use supermachine_formats::snapshot::{HypervisorFamily, Snapshot, Stage, WorkingS
 use super::board::Board;
 use super::lifecycle::Machine;
 use super::origin::{MappedDisk, Mapping, Origin, PageLoss};
-use super::slots::with_interface;
+use super::slots::{Ends, HostShare, with_interface, with_shares};
 use super::timings::Timings;
 use super::vcpus::{VcpuSetup, Vcpus};
 use crate::arch::{self, InterruptSink, State, layout};
@@ -33,6 +33,8 @@ pub struct Restore {
     pub origin: Origin,
     /// The other end of the network interface; `None` without a network.
     pub network: Option<FrameLink>,
+    /// The folders of the host, one for each that the snapshot's guest has.
+    pub shares: Vec<HostShare>,
 }
 
 impl Machine {
@@ -54,11 +56,12 @@ impl Machine {
         parts: Restore,
         timings: &mut Timings,
     ) -> Result<Self, MachineError> {
-        let Restore { snapshot, origin, network } = parts;
+        let Restore { snapshot, origin, network, shares } = parts;
         if snapshot.slots.len() != usize::from(layout::SLOTS) {
             return Err(MachineError::Snapshot { what: "another number of slots than a machine" });
         }
         let snapshot = if network.is_some() { with_interface(snapshot)? } else { snapshot };
+        let snapshot = with_shares(snapshot, &shares)?;
         let mut state = arch_state(&snapshot)?.clone();
         vm.check(&state)?;
         let Mapping { ram, disks: mapped, missing } = Mapping::of(&snapshot, &origin)?;
@@ -77,8 +80,9 @@ impl Machine {
             }
         };
         let (memory, disks) = (Arc::clone(ram.memory()), disk_files(&snapshot, &disks));
-        let (link, interrupts) = (network.as_ref(), (vm.clone() as Arc<dyn InterruptSink>, &state));
-        let board = Arc::new(Board::from_state(&snapshot, interrupts, memory, disks, link)?);
+        let ends = Ends { network: network.as_ref(), shares: &shares };
+        let interrupts = (vm.clone() as Arc<dyn InterruptSink>, &state);
+        let board = Arc::new(Board::from_state(&snapshot, interrupts, memory, disks, ends)?);
         let streams = board
             .streams()
             .ok_or(MachineError::Snapshot { what: "no socket device in its slot" })?;

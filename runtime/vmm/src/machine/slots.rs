@@ -1,14 +1,18 @@
-//! The slots of a machine that was never run, and the state of a disk for an empty slot.
+//! The slots of a machine that was never run, and what is put into empty slots.
 
 use std::sync::Arc;
 
 use supermachine_formats::snapshot::Snapshot;
-use supermachine_formats::snapshot::device::Slot;
+use supermachine_formats::snapshot::device::{Share, Slot};
 
 use crate::arch::layout::{
-    GUEST_CID, NET_SLOT, PMEM_START, PMEM_STRIDE, RNG_SLOT, SLOTS, VSOCK_SLOT,
+    FIRST_SHARE_SLOT, GUEST_CID, MAX_SHARES, NET_SLOT, PMEM_START, PMEM_STRIDE, RNG_SLOT, SLOTS,
+    VSOCK_SLOT,
 };
-use crate::devices::{fresh_block, fresh_net, fresh_pmem, fresh_rng, fresh_vsock};
+use crate::devices::{
+    DeviceError, FileServer, FrameLink, fresh_block, fresh_net, fresh_pmem, fresh_rng, fresh_share,
+    fresh_vsock,
+};
 use crate::error::MachineError;
 
 /// The slots of a machine that was never run: sockets, random bytes, and the rest empty.
@@ -35,6 +39,92 @@ pub fn mapped_disk(slot: u8, disk: u8, size: u64) -> Slot {
 #[must_use]
 pub fn block_disk(disk: u8) -> Slot {
     fresh_block(disk)
+}
+
+/// A folder of the host that a machine gets.
+#[derive(Debug, Clone)]
+pub struct HostShare {
+    /// Its slot, one of [`share_slots`].
+    pub slot: u8,
+    /// Where the guest mounts it.
+    pub target: String,
+    /// What answers for it.
+    pub server: Arc<dyn FileServer>,
+}
+
+/// What stands behind the devices of a machine, on the host.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ends<'a> {
+    /// The other end of the network interface.
+    pub(super) network: Option<&'a FrameLink>,
+    /// The folders of the host.
+    pub(super) shares: &'a [HostShare],
+}
+
+/// The slot for a folder at each of these paths of the guest: that of a folder which the snapshot has
+/// there, or else an empty one.
+///
+/// # Errors
+/// [`MachineError::TooManyShares`] if there are more folders than slots, and [`MachineError::Device`] if the
+/// snapshot has a folder that is not among them.
+pub fn share_slots(snapshot: &Snapshot, targets: &[&str]) -> Result<Vec<u8>, MachineError> {
+    let slots = || (FIRST_SHARE_SLOT..).zip(shares_of(snapshot));
+    for (slot, state) in slots() {
+        if let Slot::Share(_, Share { target, .. }) = state
+            && !targets.contains(&&**target)
+        {
+            let source = DeviceError::NoFolder { target: target.clone() };
+            return Err(MachineError::Device { slot: slot.into(), source });
+        }
+    }
+    let mut empty = slots().filter(|(_, state)| **state == Slot::Empty).map(|(slot, _)| slot);
+    let slot_of = |wanted: &&str| {
+        let is_there = |state: &Slot| matches!(state, Slot::Share(_, Share { target, .. }) if target == wanted);
+        let found = slots().find(|(_, state)| is_there(state)).map(|(slot, _)| slot);
+        found.or_else(|| empty.next()).ok_or(MachineError::TooManyShares { most: MAX_SHARES })
+    };
+    targets.iter().map(slot_of).collect()
+}
+
+/// The name by which the guest mounts the folder in a slot.
+#[must_use]
+pub fn share_tag(slot: u8) -> String {
+    format!("supermachine-{slot}")
+}
+
+/// The snapshot with folders of the host in their slots. A folder of a snapshot that has it stays as it is.
+///
+/// # Errors
+/// A slot holds another device.
+pub(super) fn with_shares(
+    snapshot: Arc<Snapshot>,
+    shares: &[HostShare],
+) -> Result<Arc<Snapshot>, MachineError> {
+    let mut snapshot = snapshot;
+    for HostShare { slot, target, .. } in shares {
+        let is_one = (FIRST_SHARE_SLOT..FIRST_SHARE_SLOT + MAX_SHARES).contains(slot);
+        match snapshot.slots.get(usize::from(*slot)).filter(|_| is_one) {
+            Some(Slot::Share(_, share)) if share.target == *target => {}
+            Some(Slot::Empty) => {
+                let mut filled = Arc::unwrap_or_clone(snapshot);
+                if let Some(state) = filled.slots.get_mut(usize::from(*slot)) {
+                    *state = fresh_share(&share_tag(*slot), target);
+                }
+                snapshot = Arc::new(filled);
+            }
+            _ => {
+                let what = "another device in the slot of a folder";
+                return Err(MachineError::Snapshot { what });
+            }
+        }
+    }
+    Ok(snapshot)
+}
+
+/// The slots that folders of the host may be in.
+fn shares_of(snapshot: &Snapshot) -> &[Slot] {
+    let (first, count) = (usize::from(FIRST_SHARE_SLOT), usize::from(MAX_SHARES));
+    snapshot.slots.get(first..first + count).unwrap_or_default()
 }
 
 /// The snapshot with a network interface in its slot. The interface of a snapshot that has one stays

@@ -19,13 +19,13 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::arch::layout::{
-    HIGH_RAM_START, IOAPIC_START, LOW_RAM_END, PMEM_START, PMEM_STRIDE, ROOT_SLOT, SERIAL_PORT,
-    SLOTS, ram_windows, slot_address,
+    FIRST_SHARE_SLOT, HIGH_RAM_START, IOAPIC_START, LOW_RAM_END, MAX_SHARES, PMEM_START,
+    PMEM_STRIDE, ROOT_SLOT, SERIAL_PORT, SLOTS, VSOCK_SLOT, ram_windows, slot_address,
 };
 use crate::arch::x86_64::reset_ioapic;
 use crate::backend::fake::{FakeVm, Refusal, Step};
 use crate::backend::{Access, HypervisorError, Vm};
-use crate::devices::{echoes, fresh_echo};
+use crate::devices::{FileServer, Known, echoes, fresh_echo};
 use crate::error::{GuestFailure, MachineError};
 use crate::memory::{self, DirtyPages, MemoryFiles, Ram, ReadRecorder, SparePages};
 use crate::os::{self, PageBuffer, PageMap, Populate, fill_random};
@@ -129,7 +129,7 @@ fn refused(result: Result<Machine, MachineError>) -> MachineError {
 
 fn of_files(snapshot: Snapshot, memory: Arc<File>, disks: Vec<Arc<File>>) -> Restore {
     let origin = Origin::Files { memory: memory.into(), disks };
-    Restore { snapshot: Arc::new(snapshot), origin, network: None }
+    Restore { snapshot: Arc::new(snapshot), origin, network: None, shares: Vec::new() }
 }
 
 fn restore_from(
@@ -161,7 +161,13 @@ fn read(address: u64, width: usize) -> Step {
 fn resume() -> wire::Control {
     let entropy = [7; wire::ENTROPY_SIZE];
     let realtime_ns = realtime_ns();
-    wire::Control::Resume(wire::Resume { realtime_ns, entropy, hostname: None, network: None })
+    wire::Control::Resume(wire::Resume {
+        realtime_ns,
+        entropy,
+        hostname: None,
+        network: None,
+        shares: Vec::new(),
+    })
 }
 
 #[test]
@@ -1136,7 +1142,7 @@ fn reset_machine_equals_restored_one() {
         assert_ne!(memory_of(&machine), content);
         assert_eq!(machine.console(), b"secret");
         vm.set_clock(&Clock { monotonic_ns: 5, realtime_ns: 0, tsc_khz: 0 }).unwrap();
-        machine.reset(None, &mut Timings::start()).unwrap();
+        machine.reset(None, &[], &mut Timings::start()).unwrap();
         assert_eq!(vm.inside(), 0);
         assert_eq!(comparable(machine.capture_live().unwrap().snapshot), fresh);
         // Kept pages stay written, and so do those that the guest writes each time.
@@ -1189,7 +1195,7 @@ fn reset_after_guest_shutdown_fails() {
         while machine.failure().is_none() {
             std::thread::yield_now();
         }
-        let error = machine.reset(None, &mut Timings::start()).unwrap_err();
+        let error = machine.reset(None, &[], &mut Timings::start()).unwrap_err();
         assert!(matches!(error, MachineError::Ended { source: GuestFailure::Shutdown }));
     });
 }
@@ -1201,7 +1207,7 @@ fn reset_refused_by_vcpu_fails() {
         let machine = restore(&vm, snapshot(2)).unwrap();
         machine.run();
         within(move || {
-            let error = machine.reset(None, &mut Timings::start()).unwrap_err();
+            let error = machine.reset(None, &[], &mut Timings::start()).unwrap_err();
             assert!(matches!(error, MachineError::Hypervisor { .. }), "{error:?}");
         });
         assert_eq!(vm.alive(), 0);
@@ -1264,8 +1270,87 @@ fn new_device_on_the_list_survives_capture_restore_and_reset() {
     assert_eq!(vm.answers(), [b"c"]);
     assert_eq!(echo(&copy).0, 6);
 
-    copy.reset(None, &mut Timings::start()).unwrap();
+    copy.reset(None, &[], &mut Timings::start()).unwrap();
     let (count, after) = echo(&copy);
     assert_eq!(count, 3);
     assert_eq!(after.slots, captured.slots);
+}
+
+/// Answers nothing.
+#[derive(Debug)]
+struct Silent;
+
+impl FileServer for Silent {
+    fn answer(&self, _: &[u8], _: usize) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn known(&self) -> Known {
+        Known::default()
+    }
+}
+
+fn restore_with(snapshot: Snapshot, shares: &[(u8, &str)]) -> Result<Machine, MachineError> {
+    let share = |&(slot, target): &(u8, &str)| HostShare {
+        slot,
+        target: target.into(),
+        server: Arc::new(Silent),
+    };
+    let shares = shares.iter().map(share).collect();
+    let parts = Restore { shares, ..of_files(snapshot, file(MEMORY), Vec::new()) };
+    let vm: Arc<dyn Vm> = Arc::new(FakeVm::default());
+    within(move || Machine::restore_on(vm, parts, &mut Timings::start()))
+}
+
+#[test]
+fn folders_get_empty_slots_and_keep_them() {
+    let given = snapshot(1);
+    let slots = share_slots(&given, &["/a", "/b"]).unwrap();
+    assert_eq!(slots, [FIRST_SHARE_SLOT, FIRST_SHARE_SLOT + 1]);
+    let machine = restore_with(given, &[(slots[0], "/a"), (slots[1], "/b")]).unwrap();
+    let captured = machine.capture().unwrap().snapshot;
+    let Slot::Share(_, share) = &captured.slots[usize::from(slots[1])] else { panic!() };
+    assert_eq!(share.target, "/b");
+    assert_eq!(&share.tag[..], format!("{:\0<36}", share_tag(slots[1])).as_bytes());
+    // In another order, and with one more.
+    let again = share_slots(&captured, &["/c", "/b", "/a"]).unwrap();
+    assert_eq!(again, [FIRST_SHARE_SLOT + 2, slots[1], slots[0]]);
+    let shares = [(again[0], "/c"), (again[1], "/b"), (again[2], "/a")];
+    restore_with(captured.clone(), &shares).unwrap();
+    // Without one that the guest has.
+    let error = share_slots(&captured, &["/a", "/c"]).unwrap_err();
+    assert!(format!("{error:?}").contains("\"/b\""), "{error:?}");
+    let error = refused(restore_with(captured.clone(), &[(slots[0], "/a")]));
+    assert!(format!("{error:?}").contains("\"/b\""), "{error:?}");
+    // With another in its place.
+    let shares = [(slots[0], "/a"), (slots[1], "/c")];
+    let error = refused(restore_with(captured, &shares));
+    assert!(matches!(error, MachineError::Snapshot { .. }), "{error:?}");
+}
+
+#[test]
+fn folders_beyond_their_slots_are_refused() {
+    let given = snapshot(1);
+    let targets: Vec<String> = (0..=MAX_SHARES).map(|number| format!("/{number}")).collect();
+    let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
+    let most = usize::from(MAX_SHARES);
+    assert_eq!(share_slots(&given, &targets[..most]).unwrap().len(), most);
+    let error = share_slots(&given, &targets).unwrap_err();
+    assert!(matches!(error, MachineError::TooManyShares { most: MAX_SHARES }), "{error:?}");
+    assert_eq!(most, wire::MAX_SHARES);
+    let error = refused(restore_with(given, &[(VSOCK_SLOT, "/a")]));
+    assert!(matches!(error, MachineError::Snapshot { .. }), "{error:?}");
+}
+
+#[test]
+fn reset_gives_a_folder_to_its_next_user() {
+    let machine = restore_with(snapshot(1), &[(FIRST_SHARE_SLOT, "/a")]).unwrap();
+    let share = |target: &str| HostShare {
+        slot: FIRST_SHARE_SLOT,
+        target: target.into(),
+        server: Arc::new(Silent),
+    };
+    machine.reset(None, &[share("/a")], &mut Timings::start()).unwrap();
+    let error = machine.reset(None, &[], &mut Timings::start()).unwrap_err();
+    assert!(format!("{error:?}").contains("\"/a\""), "{error:?}");
 }

@@ -1,0 +1,80 @@
+//! Folders of the host: each is mounted where the container's programs look for it.
+//!
+//! Set up at each resume, before hooks and requests. What a snapshot has already mounted stays, so that open
+//! files go on.
+
+use alloc::ffi::CString;
+use alloc::vec::Vec;
+
+use linux_raw_sys::general as nr;
+use supermachine_formats::wire::{Failure, Share};
+
+use crate::container::Container;
+use crate::failure::{OrFailure, failure};
+use crate::joined::Joined;
+use crate::place::{make_directories, path};
+use crate::slot::probe;
+use crate::sys::{Errno, mount};
+
+/// All files seem to be the same user's, so none of the host's programs may run as their owner; and none
+/// of the host's devices is one of this machine.
+const SAFE: u32 = nr::MS_NOSUID | nr::MS_NODEV;
+
+/// The shares that are mounted, here or in the snapshot, by their slots.
+#[derive(Debug, Default)]
+pub(crate) struct Shares(Vec<Share>);
+
+impl Shares {
+    /// Mounts what is not mounted yet, parents first.
+    pub(crate) fn set_up(
+        &mut self,
+        shares: &[Share],
+        container: Option<&Container>,
+        joined: Option<&Joined>,
+    ) -> Result<(), Failure> {
+        let mut shares: Vec<&Share> = shares.iter().collect();
+        shares.sort_by(|one, other| one.target.cmp(&other.target));
+        for share in shares {
+            let container =
+                container.ok_or_else(|| failure("mount", &share.target, Errno::ENOENT))?;
+            match self.0.iter_mut().find(|known| known.slot == share.slot) {
+                None => {
+                    probe(share.slot)?;
+                    make_target(share, container)?;
+                    everywhere(joined, || attach(share, 0))?;
+                    self.0.push(share.clone());
+                }
+                Some(known) if known.read_only != share.read_only => {
+                    everywhere(joined, || attach(share, nr::MS_REMOUNT | nr::MS_BIND))?;
+                    known.read_only = share.read_only;
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes the folder that a share covers, in another share perhaps.
+fn make_target(share: &Share, container: &Container) -> Result<(), Failure> {
+    make_directories(&share.target)
+        .or_else(|_| container.in_writable_root(|| make_directories(&share.target)))
+}
+
+/// Mounts among the mounts that programs see, and for an entrypoint with mounts of its own also among those
+/// that it gets when it starts again.
+fn everywhere(
+    joined: Option<&Joined>,
+    attach: impl Fn() -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    attach()?;
+    joined.map_or(Ok(()), |joined| joined.outside(&attach))
+}
+
+fn attach(share: &Share, how: u32) -> Result<(), Failure> {
+    let target = path(&share.target)?;
+    let tag = CString::new(share.tag.as_bytes())
+        .map_err(|_| failure("mount", &share.target, Errno::EINVAL))?;
+    let how = how | SAFE | if share.read_only { nr::MS_RDONLY } else { 0 };
+    mount::mount(&tag, &target, c"virtiofs", how, c"").or_failure("mount", &share.target)
+}
