@@ -117,6 +117,21 @@ fn run_has_the_network_that_was_asked_for() {
 }
 
 #[test]
+fn run_shares_folders_of_the_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    std::fs::write(dir.path().join("in"), "hello").unwrap();
+    let (shared, guarded) = (format!("{path}:/work"), format!("{path}:/guarded:ro"));
+    let mount = format!("type=bind,source={path},target=/mounted,readonly");
+    let folders = ["-v", &shared, "-v", &guarded, "--mount", &mount, "-w", "/work"];
+    let script = "cat in; echo new > out; touch /guarded/out /mounted/out; ls /mounted";
+    let done = run(&[&folders, &["bb", "--", "sh", "-c", script][..]].concat());
+    assert_eq!((done.status, &*done.stdout), (0, "helloin\nout\n"), "{done:?}");
+    assert_eq!(done.stderr.matches("Read-only file system").count(), 2, "{done:?}");
+    assert_eq!(std::fs::read_to_string(dir.path().join("out")).unwrap(), "new\n");
+}
+
+#[test]
 fn run_creates_a_missing_working_directory() {
     let done = run(&["-w", "/new/folder", "bb", "--", "sh", "-c", "pwd; ls -ld . | cut -c1-10"]);
     assert_eq!(done.succeeds(), "/new/folder\ndrwxr-xr-x\n");

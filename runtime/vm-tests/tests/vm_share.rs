@@ -1,6 +1,6 @@
 //! Folders of the host in a guest: what programs do there, what they cannot, and what snapshots keep.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};

@@ -1,6 +1,7 @@
 //! Attributes, extended attributes, and the sizes of the file system.
 
 use std::ffi::CStr;
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{
     AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, XattrFlags, chmodat,
@@ -9,7 +10,6 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::{Found, Server};
-use crate::abi::REPLY_HEADER;
 use crate::reply::{FOLDER, REGULAR, Reply};
 use crate::request::{ACCESS_MODE, READ_ONLY, SetAttributes, Time};
 use crate::root::{descriptor_name, status};
@@ -154,7 +154,7 @@ impl Server {
     }
 
     /// Opens a file for its extended attributes.
-    fn valued(&self, node: u64) -> Result<std::os::fd::OwnedFd, Errno> {
+    fn valued(&self, node: u64) -> Result<OwnedFd, Errno> {
         let found = self.find(node)?;
         match found.kind() {
             REGULAR | FOLDER => self.root.reopen(&found, OFlags::RDONLY),
@@ -173,11 +173,7 @@ fn sized(value: &[u8], size: u32) -> Result<Reply, Errno> {
     match usize::try_from(size).unwrap_or(usize::MAX) {
         0 => Ok(Reply::count(value.len())),
         size if value.len() > size => Err(Errno::RANGE),
-        _ => {
-            let reply = Reply::bytes(value);
-            debug_assert_eq!(reply.0.len(), REPLY_HEADER + value.len());
-            Ok(reply)
-        }
+        _ => Ok(Reply::bytes(value)),
     }
 }
 
