@@ -60,7 +60,7 @@ impl FromStr for VolumeArg {
         let (source, target, options) = match *parts {
             [source, target] => (source, target, ""),
             [source, target, options] => (source, target, options),
-            [_] => return Err(format!("{NO_VOLUMES}, as in ./folder:/work")),
+            [_] => return Err(format!("{NO_VOLUMES}, as in ./folder:/project")),
             _ => {
                 return Err(
                     "it has more than three parts: if a path has a colon in it, use --mount \

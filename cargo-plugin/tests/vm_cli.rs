@@ -121,9 +121,9 @@ fn run_shares_folders_of_the_host() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().to_str().unwrap();
     std::fs::write(dir.path().join("in"), "hello").unwrap();
-    let (shared, guarded) = (format!("{path}:/work"), format!("{path}:/guarded:ro"));
+    let (shared, guarded) = (format!("{path}:/project"), format!("{path}:/guarded:ro"));
     let mount = format!("type=bind,source={path},target=/mounted,readonly");
-    let folders = ["-v", &shared, "-v", &guarded, "--mount", &mount, "-w", "/work"];
+    let folders = ["-v", &shared, "-v", &guarded, "--mount", &mount, "-w", "/project"];
     let script = "cat in; echo new > out; touch /guarded/out /mounted/out; ls /mounted";
     let done = run(&[&folders, &["bb", "--", "sh", "-c", script][..]].concat());
     assert_eq!((done.status, &*done.stdout), (0, "helloin\nout\n"), "{done:?}");

@@ -141,10 +141,10 @@ impl VmConfig {
     ///
     /// # fn main() -> Result<(), supermachine::Error> {
     /// let config = VmConfig::new()
-    ///     .with_share(HostFolder::new("project", "/work"))
+    ///     .with_share(HostFolder::new("project", "/project"))
     ///     .with_share(HostFolder::new("/usr/share/dict", "/dict").read_only());
     /// let vm = Image::from_store("snapshots", "python")?.start(&config)?;
-    /// vm.exec(["python3", "/work/main.py"])?;
+    /// vm.exec(["python3", "/project/main.py"])?;
     /// # Ok(())
     /// # }
     /// ```

@@ -34,7 +34,7 @@ Examples:
   supermachine run -e LANG=C -w /tmp -u nobody busybox -- sh -c 'id; pwd'
   supermachine run --timeout 5 --timings python -- python3 -c 'print(6 * 7)'
   supermachine run -d --name web -p 8080:80 -m 512m nginx
-  supermachine run -v .:/work -w /work python python3 main.py
+  supermachine run -v .:/project -w /project python python3 main.py
 
 As in Docker, COMMAND replaces the image's CMD and becomes the arguments of its ENTRYPOINT, which \
 --entrypoint replaces. Without COMMAND, `run` attaches to the entrypoint that the snapshot has \

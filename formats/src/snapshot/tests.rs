@@ -135,7 +135,7 @@ fn slots() -> Vec<Slot> {
             virtio,
             Share {
                 tag: [b't'; 36],
-                target: "/work".into(),
+                target: "/project".into(),
                 nodes: vec![ShareNode { id: 2, parent: 1, name: b"a".to_vec(), lookups: 3 }],
                 handles: vec![ShareHandle { id: 4, node: 2, flags: 5, is_folder: false }],
             },

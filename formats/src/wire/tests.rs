@@ -89,9 +89,9 @@ fn share_without_a_usable_tag_or_target_is_refused() {
         let resume = Resume { realtime_ns: 1, entropy, hostname, network, shares };
         Control::decode(0x03, &Control::Resume(resume).to_frame()[HEADER_SIZE..])
     };
-    assert!(decoded(share("/work")).is_ok());
+    assert!(decoded(share("/project")).is_ok());
     for tag in ["", "a\0", &"t".repeat(37)] {
-        assert!(decoded(Share { tag: tag.into(), ..share("/work") }).is_err(), "{tag:?}");
+        assert!(decoded(Share { tag: tag.into(), ..share("/project") }).is_err(), "{tag:?}");
     }
     assert!(decoded(share("/a\0b")).is_err());
 }
@@ -124,7 +124,7 @@ fn control_and_events_round_trip() {
         shares: Vec::new(),
     };
     assert_round_trip(&Control::Resume(resume.clone()));
-    let shares = vec![share("/work"), share("/data")];
+    let shares = vec![share("/project"), share("/data")];
     assert_round_trip(&Control::Resume(Resume { shares: shares.clone(), ..resume.clone() }));
     let resume = Resume { network: Some(network()), ..resume };
     assert_round_trip(&Control::Resume(resume.clone()));

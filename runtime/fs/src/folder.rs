@@ -21,7 +21,7 @@ const RESERVED: [&str; 4] = ["/", "/dev", "/proc", "/sys"];
 /// ```
 /// use supermachine_fs::HostFolder;
 ///
-/// let folder = HostFolder::new("/home/me/project", "/work").read_only();
+/// let folder = HostFolder::new("/home/me/project", "/project").read_only();
 /// assert!(folder.is_read_only());
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,7 +157,9 @@ pub enum FolderError {
         target: String,
     },
     /// The guest's path cannot be covered.
-    #[error("no folder can be shared at {target:?} in the machine: use a plain path such as /work")]
+    #[error(
+        "no folder can be shared at {target:?} in the machine: use a plain path such as /project"
+    )]
     Target {
         /// The path in the guest.
         target: String,

@@ -7,7 +7,7 @@
 //! ```
 //! use supermachine_fs::{HostFolder, Server};
 //!
-//! let server = Server::open(&HostFolder::new("/tmp", "/work").read_only())?;
+//! let server = Server::open(&HostFolder::new("/tmp", "/project").read_only())?;
 //! // A request that is cut off has no answer.
 //! assert!(server.answer(&[0; 8], 4096).is_empty());
 //! # Ok::<(), supermachine_fs::FolderError>(())

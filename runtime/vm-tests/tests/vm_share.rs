@@ -37,7 +37,7 @@ impl Home {
     }
 
     fn folder(&self) -> HostFolder {
-        HostFolder::new(self.path(""), "/work")
+        HostFolder::new(self.path(""), "/project")
     }
 
     fn config(&self) -> VmConfig {
@@ -70,32 +70,38 @@ fn files_pass_both_ways() {
     let home = Home::new();
     fs::write(home.path("in"), "from the host").unwrap();
     let vm = home.start();
-    assert_eq!(sh(&vm, "cat /work/in"), "from the host");
-    sh(&vm, "mkdir -p /work/a/b; echo from the guest > /work/a/b/out; chmod 640 /work/a/b/out");
+    assert_eq!(sh(&vm, "cat /project/in"), "from the host");
+    sh(
+        &vm,
+        "mkdir -p /project/a/b; echo from the guest > /project/a/b/out; chmod 640 /project/a/b/out",
+    );
     assert_eq!(home.text("a/b/out"), "from the guest\n");
     assert_eq!(fs::metadata(home.path("a/b/out")).unwrap().mode() & 0o777, 0o640);
-    assert_eq!(sh(&vm, "stat -c '%u %g' /work/in /work/a"), "0 0\n0 0\n");
+    assert_eq!(sh(&vm, "stat -c '%u %g' /project/in /project/a"), "0 0\n0 0\n");
     // What the host changes is there at once, also under the same name and of the same size.
     for text in ["one", "two", "three and more", "4"] {
         fs::write(home.path("in"), text).unwrap();
         assert_eq!(
-            sh(&vm, "cat /work/in; stat -c ' %s' /work/in"),
+            sh(&vm, "cat /project/in; stat -c ' %s' /project/in"),
             format!("{text} {}\n", text.len())
         );
     }
     for text in ["one", "two"] {
         fs::write(home.path("new"), text).unwrap();
         fs::rename(home.path("new"), home.path("in")).unwrap();
-        assert_eq!(sh(&vm, "cat /work/in"), text);
+        assert_eq!(sh(&vm, "cat /project/in"), text);
     }
     fs::remove_file(home.path("in")).unwrap();
-    fails(&vm, "cat /work/in");
+    fails(&vm, "cat /project/in");
     fs::write(home.path("late"), "late").unwrap();
-    assert_eq!(sh(&vm, "cat /work/late; ls /work"), "latea\nlate\n");
-    vm.write_file("/work/by-the-library", "text").unwrap();
+    assert_eq!(sh(&vm, "cat /project/late; ls /project"), "latea\nlate\n");
+    vm.write_file("/project/by-the-library", "text").unwrap();
     assert_eq!(home.text("by-the-library"), "text");
-    assert_eq!(vm.read_file("/work/late").unwrap(), b"late");
-    sh(&vm, "rm -r /work/a /work/late /work/by-the-library; rmdir /work/nothing 2>&1 || true");
+    assert_eq!(vm.read_file("/project/late").unwrap(), b"late");
+    sh(
+        &vm,
+        "rm -r /project/a /project/late /project/by-the-library; rmdir /project/nothing 2>&1 || true",
+    );
     assert_eq!(fs::read_dir(home.path("")).unwrap().count(), 0);
 }
 
@@ -106,9 +112,12 @@ fn large_files_pass_whole() {
         (0..5_000_000_u32).flat_map(|n| n.wrapping_mul(97).to_le_bytes()).collect();
     fs::write(home.path("in"), &content).unwrap();
     let vm = home.start();
-    sh(&vm, "cp /work/in /tmp/copy && cp /tmp/copy /work/out && cmp /work/in /tmp/copy");
+    sh(&vm, "cp /project/in /tmp/copy && cp /tmp/copy /project/out && cmp /project/in /tmp/copy");
     assert!(fs::read(home.path("out")).unwrap() == content);
-    sh(&vm, "for n in $(seq 500); do echo $n > /work/$n; done; ls /work | wc -l > /work/count");
+    sh(
+        &vm,
+        "for n in $(seq 500); do echo $n > /project/$n; done; ls /project | wc -l > /project/count",
+    );
     assert_eq!(home.text("count"), "503\n");
 }
 
@@ -121,19 +130,25 @@ fn links_lead_out_of_the_folder_in_the_guest_only() {
     symlink("..", home.path("above")).unwrap();
     let vm = home.start();
     let name = sh(&vm, "cat /etc/hostname");
-    assert_eq!(sh(&vm, "cat /work/guests"), name);
+    assert_eq!(sh(&vm, "cat /project/guests"), name);
     for path in ["relative", "absolute", "above/secret", "../secret"] {
-        fails(&vm, &format!("cat /work/{path}"));
+        fails(&vm, &format!("cat /project/{path}"));
     }
-    sh(&vm, "ln -s ../../secret /work/own; ln -s /work /work/circle; cd /work; echo > circle/new");
-    fails(&vm, "cat /work/own");
+    sh(
+        &vm,
+        "ln -s ../../secret /project/own; ln -s /project /project/circle; cd /project; echo > circle/new",
+    );
+    fails(&vm, "cat /project/own");
     assert!(home.path("new").exists());
     assert_eq!(fs::read_link(home.path("own")).unwrap(), Path::new("../../secret"));
     assert_eq!(fs::read(home.0.path().join("secret")).unwrap(), b"secret");
-    for script in ["mknod /work/device c 1 3", "mknod /work/device b 8 0"] {
+    for script in ["mknod /project/device c 1 3", "mknod /project/device b 8 0"] {
         assert!(fails(&vm, script).contains("not permitted"));
     }
-    sh(&vm, "mkfifo /work/pipe; (echo through > /work/pipe &); cat /work/pipe > /work/got");
+    sh(
+        &vm,
+        "mkfifo /project/pipe; (echo through > /project/pipe &); cat /project/pipe > /project/got",
+    );
     assert_eq!(home.text("got"), "through\n");
 }
 
@@ -143,13 +158,17 @@ fn read_only_folder_stays_as_it_is() {
     fs::write(home.path("a"), "content").unwrap();
     let config = VmConfig::new().with_share(home.folder().read_only());
     let vm = busybox().start(&config).unwrap();
-    assert_eq!(sh(&vm, "cat /work/a"), "content");
-    for script in ["echo > /work/b", "echo >> /work/a", "rm /work/a", "chmod 600 /work/a"] {
+    assert_eq!(sh(&vm, "cat /project/a"), "content");
+    for script in
+        ["echo > /project/b", "echo >> /project/a", "rm /project/a", "chmod 600 /project/a"]
+    {
         assert!(fails(&vm, script).contains("Read-only"), "{script}");
     }
     // Not only by the flag of the mount.
-    sh(&vm, "mount -o remount,rw /work || mount -o remount,bind,rw /work || true");
-    for script in ["echo > /work/b", "echo >> /work/a", "rm /work/a", "chmod 600 /work/a"] {
+    sh(&vm, "mount -o remount,rw /project || mount -o remount,bind,rw /project || true");
+    for script in
+        ["echo > /project/b", "echo >> /project/a", "rm /project/a", "chmod 600 /project/a"]
+    {
         fails(&vm, script);
     }
     assert_eq!(
@@ -166,18 +185,20 @@ fn users_of_the_guest_have_the_rights_of_the_named_owner() {
     let run = |user: &str, script: &str| {
         vm.exec_builder().argv(["sh", "-c", script]).user(user).output().unwrap()
     };
-    assert!(run("1000:1000", "umask 077; echo mine > /work/a; chown 1000:1000 /work/a").success());
-    assert!(!run("1001:1001", "cat /work/a").success());
-    assert_eq!(run("1000:1000", "cat /work/a").stdout, b"mine\n");
-    assert!(!run("0:0", "chown 0:0 /work/a").success());
-    assert_eq!(sh(&vm, "stat -c '%u %g %a' /work/a"), "1000 1000 600\n");
+    assert!(
+        run("1000:1000", "umask 077; echo mine > /project/a; chown 1000:1000 /project/a").success()
+    );
+    assert!(!run("1001:1001", "cat /project/a").success());
+    assert_eq!(run("1000:1000", "cat /project/a").stdout, b"mine\n");
+    assert!(!run("0:0", "chown 0:0 /project/a").success());
+    assert_eq!(sh(&vm, "stat -c '%u %g %a' /project/a"), "1000 1000 600\n");
 }
 
 #[test]
 fn programs_use_files_as_on_any_disk() {
     const PROGRAM: &str = r#"
 import errno, fcntl, mmap, os, socket, sqlite3, tempfile
-os.chdir("/work")
+os.chdir("/project")
 with open("map", "wb") as file:
     file.truncate(8192)
 with open("map", "r+b") as file:
@@ -255,14 +276,14 @@ fn two_machines_have_one_folder() {
     let home = Home::new();
     let (one, other) = (home.start(), home.start());
     for number in 0..20 {
-        sh(&one, &format!("echo {number} > /work/n; mv /work/n /work/m"));
-        assert_eq!(sh(&other, "cat /work/m"), format!("{number}\n"));
-        sh(&other, "rm /work/m");
-        fails(&one, "cat /work/m");
+        sh(&one, &format!("echo {number} > /project/n; mv /project/n /project/m"));
+        assert_eq!(sh(&other, "cat /project/m"), format!("{number}\n"));
+        sh(&other, "rm /project/m");
+        fails(&one, "cat /project/m");
     }
     thread::scope(|scope| {
         for vm in [&one, &other] {
-            scope.spawn(move || sh(vm, "for n in $(seq 100); do echo line >> /work/log; done"));
+            scope.spawn(move || sh(vm, "for n in $(seq 100); do echo line >> /project/log; done"));
         }
     });
     assert_eq!(home.text("log"), "line\n".repeat(200));
@@ -297,8 +318,8 @@ fn folder_that_cannot_be_shared_is_an_error() {
     fs::write(home.path("file"), "").unwrap();
     let start = |folder| busybox().start(&VmConfig::new().with_share(folder)).unwrap_err();
     for (path, target, said) in [
-        ("nosuch", "/work", "Missing"),
-        ("file", "/work", "NotAFolder"),
+        ("nosuch", "/project", "Missing"),
+        ("file", "/project", "NotAFolder"),
         ("", "work", "RelativeTarget"),
         ("", "/", "Target"),
         ("", "/proc", "Target"),
@@ -311,7 +332,7 @@ fn folder_that_cannot_be_shared_is_an_error() {
     let Error::Invalid { source: InvalidInput::SharedTwice { target } } = error else {
         panic!("{error:?}")
     };
-    assert_eq!(target, "/work");
+    assert_eq!(target, "/project");
     // Something else is there in the guest.
     let config = VmConfig::new().with_share(HostFolder::new(home.path(""), "/etc/passwd"));
     let error = busybox().start(&config).unwrap().exec(["true"]).unwrap_err();
@@ -321,9 +342,9 @@ fn folder_that_cannot_be_shared_is_an_error() {
 /// Leaves a process in the machine that appends to a file, one line for each that it reads.
 fn leave_a_writer(vm: &Vm) {
     let script = "mkfifo /tmp/in; \
-        (cd /work/folder; exec 3>>log 4<>/tmp/in; while read line <&4; do echo $line >&3; done) \
+        (cd /project/folder; exec 3>>log 4<>/tmp/in; while read line <&4; do echo $line >&3; done) \
         > /dev/null 2>&1 < /dev/null &";
-    sh(vm, &format!("mkdir -p /work/folder; {script}"));
+    sh(vm, &format!("mkdir -p /project/folder; {script}"));
     tell(vm, "first");
 }
 
@@ -354,10 +375,10 @@ fn snapshot_goes_on_with_its_open_files_in_the_folder_it_is_given() {
     drop(vm);
     // Without a folder in its place, it does not start, and the error names it.
     let error = image.start(&VmConfig::new()).unwrap_err();
-    assert!(format!("{error:?}").contains("/work"), "{error:?}");
+    assert!(format!("{error:?}").contains("/project"), "{error:?}");
     let elsewhere = VmConfig::new().with_share(HostFolder::new(home.path(""), "/other"));
     let error = image.start(&elsewhere).unwrap_err();
-    assert!(format!("{error:?}").contains("/work"), "{error:?}");
+    assert!(format!("{error:?}").contains("/project"), "{error:?}");
     // In the same folder, the file goes on.
     let vm = image.start(&home.config()).unwrap();
     tell(&vm, "restored");
@@ -376,7 +397,7 @@ fn snapshot_goes_on_with_its_open_files_in_the_folder_it_is_given() {
     let empty = Home::new();
     let vm = image.start(&empty.config()).unwrap();
     tell(&vm, "restored");
-    assert_eq!(sh(&vm, "ls -A /work"), "");
+    assert_eq!(sh(&vm, "ls -A /project"), "");
     assert_eq!(fs::read_dir(empty.path("")).unwrap().count(), 0);
 }
 
@@ -386,7 +407,7 @@ fn forks_are_given_the_folder_again() {
     let vm = home.start();
     leave_a_writer(&vm);
     let error = vm.fork(1).unwrap_err();
-    assert!(format!("{error:?}").contains("/work"), "{error:?}");
+    assert!(format!("{error:?}").contains("/project"), "{error:?}");
     let forks = vm.fork_with(2, &home.config()).unwrap();
     for (number, fork) in forks.iter().enumerate() {
         tell(fork, &format!("fork-{number}"));
@@ -406,7 +427,9 @@ fn pool_gives_the_folder_to_each_user() {
         assert_eq!(sh(&vm, "ls /tmp | grep -c left || true"), "0\n");
         sh(
             &vm,
-            &format!("echo {number} >> /work/log; touch /tmp/left; exec 3>>/work/log; sleep 1 &"),
+            &format!(
+                "echo {number} >> /project/log; touch /tmp/left; exec 3>>/project/log; sleep 1 &"
+            ),
         );
     }
     assert_eq!(home.text("log"), "0\n1\n2\n");
@@ -414,7 +437,7 @@ fn pool_gives_the_folder_to_each_user() {
 
 #[test]
 fn entrypoint_that_is_pid_1_has_the_folder_also_when_it_starts_again() {
-    let script = "cat /work/in > /tmp/seen; while :; do sleep 0.2; done";
+    let script = "cat /project/in > /tmp/seen; while :; do sleep 0.2; done";
     let image = baked("share-init", || {
         let restart = "restart".parse().unwrap();
         bake("busybox").init(Init::Image).entrypoint(["sh", "-c", script]).after_restore(restart)
@@ -425,7 +448,7 @@ fn entrypoint_that_is_pid_1_has_the_folder_also_when_it_starts_again() {
     until("it has seen the folder", || {
         vm.exec(["cat", "/tmp/seen"]).is_ok_and(|outcome| outcome.stdout == b"seen")
     });
-    assert_eq!(sh(&vm, "cat /work/in"), "seen");
+    assert_eq!(sh(&vm, "cat /project/in"), "seen");
 }
 
 #[test]
@@ -434,7 +457,7 @@ fn isolated_machine_has_the_folders_of_its_app() {
     fs::write(home.path("in"), "from the host").unwrap();
     let config = isolated(home.config(), home.0.path());
     let vm = Image::start(&busybox(), &config).unwrap();
-    assert_eq!(sh(&vm, "cat /work/in; echo out > /work/out"), "from the host");
+    assert_eq!(sh(&vm, "cat /project/in; echo out > /project/out"), "from the host");
     assert_eq!(home.text("out"), "out\n");
     leave_a_writer(&vm);
     let image = vm.snapshot("share-isolated").unwrap().image;

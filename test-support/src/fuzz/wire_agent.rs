@@ -51,7 +51,7 @@ pub fn sample_network() -> Network {
 /// A share in which every field differs from its neighbours.
 #[must_use]
 pub fn sample_share() -> Share {
-    Share { slot: 7, tag: "sm-7".into(), target: b"/work".to_vec(), read_only: true }
+    Share { slot: 7, tag: "sm-7".into(), target: b"/project".to_vec(), read_only: true }
 }
 
 /// Valid streams.

@@ -157,7 +157,7 @@ fn folder_passes_as_the_lanes_to_its_server() {
     let Origin::Files { disks, .. } = restore.origin else { panic!() };
     assert_eq!(disks.len(), restore.snapshot.disks.len());
     let [share] = &restore.shares[..] else { panic!("{:?}", restore.shares) };
-    assert_eq!((share.slot, &*share.target), (7, "/work"));
+    assert_eq!((share.slot, &*share.target), (7, "/project"));
     // The worker holds the other ends.
     drop(shares);
     let answering = thread::spawn(move || {

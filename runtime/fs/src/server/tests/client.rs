@@ -45,7 +45,7 @@ impl Guest {
         let home = tempfile::tempdir().unwrap();
         fs::create_dir(home.path().join("shared")).unwrap();
         fs::write(home.path().join("secret"), "secret").unwrap();
-        let folder = change(HostFolder::new(home.path().join("shared"), "/work"));
+        let folder = change(HostFolder::new(home.path().join("shared"), "/project"));
         let guest = Self { server: Server::open(&folder).unwrap(), home };
         guest.init().unwrap();
         guest
@@ -53,7 +53,7 @@ impl Guest {
 
     /// The guest of a snapshot of this one, in the same folder.
     pub(super) fn resumed(self) -> Self {
-        let folder = HostFolder::new(self.host(""), "/work");
+        let folder = HostFolder::new(self.host(""), "/project");
         let server = Server::resume(&folder, &self.server.known()).unwrap();
         Self { server, home: self.home }
     }

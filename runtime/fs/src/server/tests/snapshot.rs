@@ -47,7 +47,7 @@ fn other_folder_stands_for_the_first() {
     let known = guest.server.known();
     let other = tempfile::tempdir().unwrap();
     fs::write(other.path().join("a"), "other").unwrap();
-    let server = Server::resume(&HostFolder::new(other.path(), "/work"), &known).unwrap();
+    let server = Server::resume(&HostFolder::new(other.path(), "/project"), &known).unwrap();
     let guest = Guest { server, ..guest };
     assert_eq!(guest.attributes(node).unwrap().size, 5);
     assert_eq!(guest.read(handle, 0, 9).unwrap(), b"other");
@@ -77,7 +77,7 @@ fn record_that_contradicts_itself_is_harmless() {
     let handle = |id, node| ShareHandle { id, node, flags: u32::MAX, is_folder: id % 2 == 0 };
     let handles = vec![handle(1, 2), handle(2, 6), handle(3, 1), handle(u64::MAX, 1)];
     let home = tempfile::tempdir().unwrap();
-    let folder = HostFolder::new(home.path(), "/work");
+    let folder = HostFolder::new(home.path(), "/project");
     let server = Server::resume(&folder, &Known { nodes, handles }).unwrap();
     let guest = Guest { server, ..Guest::new() };
     for number in (2..10).chain([u64::MAX]) {

@@ -47,7 +47,7 @@ impl FileServer for Mirror {
 
 fn shared() -> (Guest, Arc<Mirror>) {
     let mirror = Arc::<Mirror>::default();
-    let mut guest = Guest::sharing(&fresh_share("tag", "/work"), mirror.clone());
+    let mut guest = Guest::sharing(&fresh_share("tag", "/project"), mirror.clone());
     guest.bring_up();
     (guest, mirror)
 }
@@ -136,7 +136,7 @@ fn capture_waits_for_requests_in_flight_and_records_what_the_guest_knows() {
     answer(&mut guest, at);
     until("it is quiet", || freeze(&guest.events, &guest.slot).is_some());
     let formats::Slot::Share(_, state) = guest.slot.state() else { panic!("another device") };
-    assert_eq!((&*state.target, &state.tag[..4]), ("/work", &b"tag\0"[..]));
+    assert_eq!((&*state.target, &state.tag[..4]), ("/project", &b"tag\0"[..]));
     assert_eq!((state.nodes.len(), state.handles.len()), (1, 1));
 }
 
@@ -155,7 +155,7 @@ fn answer_from_before_a_reset_is_dropped() {
 
 #[test]
 fn folder_that_is_not_given_is_an_error_that_names_it() {
-    assert!(refusal(&fresh_share("tag", "/work"), &[]).contains("\"/work\""));
+    assert!(refusal(&fresh_share("tag", "/project"), &[]).contains("\"/project\""));
 }
 
 #[test]
