@@ -54,8 +54,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Pull(pull::Args),
-    Run(run::Args),
+    Pull(Box<pull::Args>),
+    Run(Box<run::Args>),
     Ps(ps::Args),
     Exec(exec::Args),
     Logs(logs::Args),

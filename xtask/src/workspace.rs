@@ -17,7 +17,9 @@ pub(crate) const PROFILE: &str = "fast";
 /// Sets of packages that are built together. The agent is built separately: together with others,
 /// cargo unites the features of shared crates, which link the standard library, whose panic handler
 /// collides with the agent's.
-pub(crate) const SELECTIONS: &[&[&str]] = &[LIBRARIES, &["--package", "supermachine-init"]];
+pub(crate) const SELECTIONS: &[&[&str]] = &[LIBRARIES, AGENT];
+/// The agent, whose program cannot unwind.
+pub(crate) const AGENT: &[&str] = &["--package", "supermachine-init"];
 /// All packages but the agent, with the features that are off by default.
 pub(crate) const LIBRARIES: &[&str] =
     &["--workspace", "--exclude", "supermachine-init", "--features", "supermachine-examples/tokio"];

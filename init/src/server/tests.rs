@@ -93,6 +93,7 @@ impl Guest {
             entropy: [7; ENTROPY_SIZE],
             hostname: None,
             network: None,
+            shares: Vec::new(),
         };
         self.control.write_all(&Control::Resume(resume).to_frame()).unwrap();
         match read_frame(&mut self.control) {

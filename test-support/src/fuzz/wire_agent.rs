@@ -54,6 +54,33 @@ pub fn sample_share() -> Share {
     Share { slot: 7, tag: "sm-7".into(), target: b"/project".to_vec(), read_only: true }
 }
 
+/// A container in which every part is set.
+fn sample_container() -> Container {
+    let entrypoint = Process {
+        argv: vec![b"nginx".to_vec(), b"-g".to_vec()],
+        env: vec![b"PATH=/bin".to_vec()],
+        cwd: b"/srv".to_vec(),
+        user: "101:101".into(),
+    };
+    Container {
+        slots: vec![2, 3],
+        root_device: "pmem0".into(),
+        hostname: "web".into(),
+        entrypoint,
+        after_restore: AfterRestore {
+            action: Some(Action::Exec(vec![b"reseed".to_vec()])),
+            timeout_ms: 30_000,
+        },
+        settings: Settings {
+            read_only: true,
+            tmpfs: vec![Tmpfs { path: b"/run".to_vec(), flags: 6, data: "size=1m".into() }],
+            shm_size: Some(1 << 20),
+            ulimits: vec![Ulimit { resource: 7, soft: 64, hard: 128 }],
+            volumes: vec![b"/data".to_vec()],
+        },
+    }
+}
+
 /// Valid streams.
 pub fn samples() -> Vec<Vec<u8>> {
     let network = sample_network();
@@ -70,29 +97,6 @@ pub fn samples() -> Vec<Vec<u8>> {
         network: Some(network),
         shares: vec![sample_share()],
     });
-    let entrypoint = Process {
-        argv: vec![b"nginx".to_vec(), b"-g".to_vec()],
-        env: vec![b"PATH=/bin".to_vec()],
-        cwd: b"/srv".to_vec(),
-        user: "101:101".into(),
-    };
-    let container = Container {
-        slots: vec![2, 3],
-        root_device: "pmem0".into(),
-        hostname: "web".into(),
-        entrypoint,
-        after_restore: AfterRestore {
-            action: Some(Action::Exec(vec![b"reseed".to_vec()])),
-            timeout_ms: 30_000,
-        },
-        settings: Settings {
-            read_only: true,
-            tmpfs: vec![Tmpfs { path: b"/run".to_vec(), flags: 6, data: "size=1m".into() }],
-            shm_size: Some(1 << 20),
-            ulimits: vec![Ulimit { resource: 7, soft: 64, hard: 128 }],
-            volumes: vec![b"/data".to_vec()],
-        },
-    };
     let size = WindowSize { rows: 24, columns: 80 };
     let command = Command {
         argv: vec![b"/bin/echo".to_vec()],
@@ -151,7 +155,7 @@ pub fn samples() -> Vec<Vec<u8>> {
         resume(None),
         shared.to_frame(),
         resume(Some("web".into())),
-        Request::Attach(container).to_frame(),
+        Request::Attach(sample_container()).to_frame(),
         exec,
         connect,
         datagrams,

@@ -82,6 +82,9 @@ fn lints() -> Result<(), Error> {
     for packages in workspace::SELECTIONS {
         let mut clippy = workspace::cargo();
         clippy.args(["clippy", "--profile", workspace::PROFILE, "--all-targets"]).args(*packages);
+        if *packages == workspace::AGENT {
+            clippy.args(["--config", &format!("profile.{}.panic='abort'", workspace::PROFILE)]);
+        }
         command::run(clippy.args(["--", "-D", "warnings"]))?;
     }
     Ok(())
