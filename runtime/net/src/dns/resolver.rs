@@ -4,17 +4,17 @@ use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use mio::net::UdpSocket;
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 
 use super::message::{
     A, AAAA, NO_ERROR, NO_SUCH_NAME, Question, SERVER_FAILURE, read_query, read_response,
     renumbered, response,
 };
 use super::names::Names;
+use super::upstream::Upstream;
 use crate::network::{Decision, Network};
 use crate::segment::{HOST_NAME, HOST_V4, HOST_V6};
 
@@ -22,8 +22,6 @@ use crate::segment::{HOST_NAME, HOST_V4, HOST_V6};
 const MOST_PENDING: usize = 256;
 /// How long a name server may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The longest answer.
-const MAX_MESSAGE: usize = 4096;
 
 /// The resolver of one guest.
 #[derive(Debug)]
@@ -38,19 +36,31 @@ pub(crate) struct Resolver {
 
 #[derive(Debug)]
 struct Pending {
-    guest: SocketAddr,
-    gateway: SocketAddr,
+    asker: Asker,
     question: Question,
     id: u16,
-    socket: UdpSocket,
+    upstream: Upstream,
     end: Instant,
+}
+
+/// How the guest asked, and gets its answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Asker {
+    /// In a datagram.
+    Datagram {
+        /// The guest's address.
+        guest: SocketAddr,
+        /// The address that it asked.
+        gateway: SocketAddr,
+    },
+    /// Over this connection.
+    Connection(Token),
 }
 
 /// A message to the guest.
 #[derive(Debug)]
 pub(crate) struct Answered {
-    pub(crate) from: SocketAddr,
-    pub(crate) to: SocketAddr,
+    pub(crate) asker: Asker,
     pub(crate) message: Vec<u8>,
 }
 
@@ -59,16 +69,17 @@ impl Resolver {
         Self { servers, present: 0, pending: HashMap::new(), random: RandomState::new() }
     }
 
-    /// Takes a question of the guest. Returns the answer if it needs no name server.
+    /// Takes a question of the guest. Returns the answer if it needs no name server. One that is no
+    /// question, or one too many, gets none.
     pub(crate) fn ask(
         &mut self,
-        (guest, gateway): (SocketAddr, SocketAddr),
+        asker: Asker,
         message: &[u8],
         network: &Network,
         (registry, token): (&Registry, Token),
     ) -> Option<Answered> {
         let question = read_query(message)?;
-        let answer = |message| Some(Answered { from: gateway, to: guest, message });
+        let answer = |message| Some(Answered { asker, message });
         if question.name == HOST_NAME {
             return answer(of_host(&question, network));
         }
@@ -81,10 +92,10 @@ impl Resolver {
             return None;
         }
         let id = self.number(token);
-        match self.send(&renumbered(message, id), registry, token) {
-            Ok(socket) => {
+        match self.send(asker, &renumbered(message, id), (registry, token)) {
+            Ok(upstream) => {
                 let end = Instant::now() + PATIENCE;
-                let pending = Pending { guest, gateway, question, id, socket, end };
+                let pending = Pending { asker, question, id, upstream, end };
                 self.pending.insert(token, pending);
                 None
             }
@@ -107,15 +118,13 @@ impl Resolver {
         network: &Network,
         names: &mut Names,
     ) -> Option<Answered> {
-        let mut buffer = [0; MAX_MESSAGE];
         loop {
-            let pending = self.pending.get(&token)?;
-            let answer =
-                |message| Some(Answered { from: pending.gateway, to: pending.guest, message });
-            let message = match pending.socket.recv(&mut buffer) {
-                Ok(length) => buffer.get(..length)?,
+            let pending = self.pending.get_mut(&token)?;
+            let asker = pending.asker;
+            let answer = |message| Some(Answered { asker, message });
+            let message = match pending.upstream.receive() {
+                Ok(message) => message,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => {
                     let failed = answer(response(&pending.question, SERVER_FAILURE, None));
                     self.pending.remove(&token);
@@ -124,8 +133,14 @@ impl Resolver {
                 }
             };
             // Others are not answers to what was asked.
-            let Some(addresses) = read_response(message, pending.id, &pending.question) else {
-                continue;
+            let Some(addresses) = read_response(&message, pending.id, &pending.question) else {
+                if let Asker::Datagram { .. } = asker {
+                    continue;
+                }
+                // A connection carries one answer.
+                let failed = answer(response(&pending.question, SERVER_FAILURE, None));
+                self.pending.remove(&token);
+                return failed;
             };
             let name = &pending.question.name;
             let hidden = addresses.iter().find(|(address, _)| !network.may_answer(*address));
@@ -136,7 +151,7 @@ impl Resolver {
             } else {
                 let now = Instant::now();
                 addresses.iter().for_each(|(ip, seconds)| names.tie(*ip, name, *seconds, now));
-                answer(renumbered(message, pending.question.id))
+                answer(renumbered(&message, pending.question.id))
             };
             self.pending.remove(&token);
             return answered;
@@ -158,17 +173,18 @@ impl Resolver {
         self.pending.clear();
     }
 
-    fn send(&self, message: &[u8], registry: &Registry, token: Token) -> io::Result<UdpSocket> {
-        let server = self.servers.get(self.present).ok_or(io::ErrorKind::NotFound)?;
-        let any: IpAddr = match server {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let mut socket = UdpSocket::bind((any, 0).into())?;
-        socket.connect(*server)?;
-        socket.send(message)?;
-        registry.register(&mut socket, token, Interest::READABLE)?;
-        Ok(socket)
+    /// Sends a question on, in the way that the guest has asked.
+    fn send(
+        &self,
+        asker: Asker,
+        message: &[u8],
+        registered: (&Registry, Token),
+    ) -> io::Result<Upstream> {
+        let server = *self.servers.get(self.present).ok_or(io::ErrorKind::NotFound)?;
+        match asker {
+            Asker::Datagram { .. } => Upstream::datagram(server, message, registered),
+            Asker::Connection(_) => Upstream::connection(server, message, registered),
+        }
     }
 
     fn pass_to_next(&mut self) {

@@ -10,6 +10,7 @@
 
 mod counters;
 mod guest_link;
+mod questions;
 mod tcp;
 #[cfg(test)]
 mod tests;

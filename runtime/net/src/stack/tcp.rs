@@ -180,17 +180,7 @@ impl Open {
         context: &mut Context<'_>,
     ) -> Option<Self> {
         let size = if count <= FEW { LARGE_BUFFER } else { SMALL_BUFFER };
-        let buffer = || SocketBuffer::new(vec![0; size]);
-        let mut socket = Socket::new(buffer(), buffer());
-        socket.set_nagle_enabled(false);
-        socket.set_ack_delay(None);
-        socket.listen(to).ok()?;
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let handle = sockets.add(socket);
-        context.poll(&mut sockets, Some(request));
-        if sockets.get::<Socket<'_>>(handle).state() == State::Listen {
-            return None;
-        }
+        let (sockets, handle) = accept(to, request, size, context)?;
         Some(Self {
             sockets,
             handle,
@@ -269,7 +259,8 @@ impl Context<'_> {
         self.interface.poll(now, &mut wire, sockets);
     }
 
-    fn deadline(&mut self, sockets: &SocketSet<'static>) -> Option<Instant> {
+    /// When smoltcp has something to do.
+    pub(super) fn deadline(&mut self, sockets: &SocketSet<'static>) -> Option<Instant> {
         let now = self.now();
         let at = self.interface.poll_at(now, sockets)?;
         let micros = u64::try_from(at.total_micros()).unwrap_or(0);
@@ -280,6 +271,25 @@ impl Context<'_> {
         let micros = self.start.elapsed().as_micros();
         Time::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
     }
+}
+
+/// Accepts the connection that a packet asks for, with buffers of this size.
+pub(super) fn accept(
+    to: SocketAddr,
+    request: &[u8],
+    size: usize,
+    context: &mut Context<'_>,
+) -> Option<(SocketSet<'static>, SocketHandle)> {
+    let buffer = || SocketBuffer::new(vec![0; size]);
+    let mut socket = Socket::new(buffer(), buffer());
+    socket.set_nagle_enabled(false);
+    socket.set_ack_delay(None);
+    socket.listen(to).ok()?;
+    let mut sockets = SocketSet::new(Vec::with_capacity(1));
+    let handle = sockets.add(socket);
+    context.poll(&mut sockets, Some(request));
+    let is_accepted = sockets.get::<Socket<'_>>(handle).state() != State::Listen;
+    is_accepted.then_some((sockets, handle))
 }
 
 /// Whether a stream that was begun is connected.

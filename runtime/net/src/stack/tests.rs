@@ -1,6 +1,7 @@
 //! Flows of a guest to servers on the loopback interface, and attempts to reach what is forbidden.
 
 mod guest;
+mod questions;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{
@@ -440,14 +441,20 @@ fn name_server() -> SocketAddr {
     address
 }
 
-/// The response code and the address for a name.
-fn resolve(guest: &mut Guest, name: &str) -> (u8, Option<[u8; 4]>) {
+/// A question for the IPv4 address of a name.
+fn query(name: &str) -> Vec<u8> {
     let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
         query.push(u8::try_from(label.len()).unwrap());
         query.extend(label.bytes());
     }
     query.extend([0, 0, 1, 0, 1]);
+    query
+}
+
+/// The response code and the address for a name.
+fn resolve(guest: &mut Guest, name: &str) -> (u8, Option<[u8; 4]>) {
+    let query = query(name);
     let (from, to) = ((GUEST_V4, 5353).into(), (GATEWAY_V4, 53).into());
     guest.send_packet(&datagram(from, to, &query).unwrap());
     let packet = guest.other();

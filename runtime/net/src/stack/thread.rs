@@ -1,6 +1,6 @@
 //! The thread of a stack: waits for the guest, the host's sockets and the clock.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixDatagram;
@@ -17,10 +17,11 @@ use smoltcp::wire::{HardwareAddress, IpCidr, IpProtocol};
 
 use super::counters::Counters;
 use super::guest_link::{GuestLink, Wire};
+use super::questions::{Asked, Streams};
 use super::tcp::{Connection, Context, Key, Next, fail};
 use super::udp::Flow;
 use crate::dhcp;
-use crate::dns::{Answered, Names, Resolver};
+use crate::dns::{Answered, Asker, Names, Resolver};
 use crate::network::{Decision, Network};
 use crate::packet::{
     Content, Datagram, FRAME_HEADER, Packet, Unreachable, answer_arp, datagram, read_frame,
@@ -62,6 +63,7 @@ pub(super) struct Loop {
     connection_of: HashMap<Key, Token>,
     flows: BTreeMap<Token, Flow>,
     flow_of: HashMap<Key, Token>,
+    streams: Streams,
     resolver: Resolver,
     names: Names,
 }
@@ -95,6 +97,7 @@ impl Loop {
             connection_of: HashMap::new(),
             flows: BTreeMap::new(),
             flow_of: HashMap::new(),
+            streams: Streams::default(),
             resolver: Resolver::new(servers),
             names: Names::default(),
         };
@@ -161,6 +164,7 @@ impl Loop {
         self.connection_of.clear();
         self.flows.clear();
         self.flow_of.clear();
+        self.streams.clear();
         self.resolver.clear();
         self.names = Names::default();
         self.count();
@@ -235,12 +239,23 @@ impl Loop {
             });
             return;
         }
+        if let Some(token) = self.streams.find(&key) {
+            return self.with_streams(token, |streams, context| {
+                streams.take(token, packet.bytes, context)
+            });
+        }
         if !segment.is_first {
             // Of a connection that is not there, perhaps of a life before: reset, unless it is one.
             self.context().poll(&mut SocketSet::new(Vec::new()), Some(packet.bytes));
             return;
         }
         if place(packet.destination) == Place::Gateway {
+            if segment.destination.port() == DNS_PORT {
+                let token = self.token();
+                return self.in_streams(|streams, context| {
+                    streams.begin(token, key, packet.bytes, context);
+                });
+            }
             self.context().poll(&mut SocketSet::new(Vec::new()), Some(packet.bytes));
             return;
         }
@@ -266,7 +281,9 @@ impl Loop {
         let key = (datagram.source, datagram.destination);
         match place(packet.destination) {
             Place::Gateway if datagram.destination.port() == DNS_PORT => {
-                return self.take_question(key, datagram.payload);
+                let asker = Asker::Datagram { guest: key.0, gateway: key.1 };
+                let (answered, _) = self.ask(asker, datagram.payload);
+                return self.answer(answered);
             }
             Place::Gateway => return self.refuse(packet, Unreachable::NoPort),
             // Groups are not routed, and get no answers.
@@ -310,22 +327,52 @@ impl Loop {
         }
     }
 
-    fn take_question(&mut self, (guest, gateway): Key, message: &[u8]) {
+    /// Asks the resolver. Returns its answer if it has one already, and whether there will be one.
+    fn ask(&mut self, asker: Asker, question: &[u8]) -> (Option<Answered>, bool) {
         let token = self.token();
         let registry = (self.poll.registry(), token);
-        let answered = self.resolver.ask((guest, gateway), message, &self.network, registry);
-        if self.resolver.has(token) {
+        let answered = self.resolver.ask(asker, question, &self.network, registry);
+        let is_pending = self.resolver.has(token);
+        if is_pending {
             self.counters.opened();
         }
-        self.answer(answered);
+        let is_answered = is_pending || answered.is_some();
+        (answered, is_answered)
     }
 
     fn answer(&mut self, answered: Option<Answered>) {
-        let packet =
-            answered.and_then(|Answered { from, to, message }| datagram(from, to, &message));
-        if let Some(packet) = packet {
-            self.link.send_packet(&packet);
+        let Some(Answered { asker, message }) = answered else { return };
+        match asker {
+            Asker::Datagram { guest, gateway } => {
+                if let Some(packet) = datagram(gateway, guest, &message) {
+                    self.link.send_packet(&packet);
+                }
+            }
+            Asker::Connection(token) => self
+                .with_streams(token, |streams, context| streams.answer(token, &message, context)),
         }
+    }
+
+    /// Does something with a connection to the name server, and asks what comes over it then.
+    fn with_streams(
+        &mut self,
+        token: Token,
+        work: impl FnOnce(&mut Streams, &mut Context<'_>) -> Asked,
+    ) {
+        let mut asked = VecDeque::from(self.in_streams(work));
+        while let Some(question) = asked.pop_front() {
+            let (answered, is_answered) = self.ask(Asker::Connection(token), &question);
+            asked.extend(self.in_streams(|streams, context| match answered {
+                Some(Answered { message, .. }) => streams.answer(token, &message, context),
+                None if is_answered => Asked::new(),
+                None => streams.fail(token, context),
+            }));
+        }
+    }
+
+    fn in_streams<T>(&mut self, work: impl FnOnce(&mut Streams, &mut Context<'_>) -> T) -> T {
+        let Self { streams, interface, link, start, .. } = self;
+        work(streams, &mut Context { interface, link, start: *start })
     }
 
     /// Decides about a new flow.
@@ -382,7 +429,9 @@ impl Loop {
         let idle = self.flows.iter().filter(|(_, flow)| flow.end() <= now);
         let idle: Vec<_> = idle.map(|(token, _)| *token).collect();
         idle.into_iter().for_each(|token| self.close_flow(token));
+        let of_streams = self.in_streams(|streams, context| streams.pass_time(now, context));
         let next = [
+            of_streams,
             self.resolver.pass_time(now),
             self.connections.values().filter_map(|connection| connection.deadline).min(),
             self.flows.values().map(Flow::end).min(),
