@@ -57,7 +57,7 @@ impl Lanes {
         head.put_count(request.len());
         lane.write_all(&head)?;
         lane.write_all(request)?;
-        read_message(&mut *lane, most)
+        read_message(&mut lane, most)
     }
 
     /// Waits for the first if none is free.
