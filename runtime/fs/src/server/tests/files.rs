@@ -300,7 +300,7 @@ fn unreadable_file_is_refused_to_users() {
     }
     let guest = Guest::new();
     fs::write(guest.host("a"), "one").unwrap();
-    fs::set_permissions(guest.host("a"), fs::Permissions::from_mode(0o0)).unwrap();
+    fs::set_permissions(guest.host("a"), fs::Permissions::from_mode(0o000)).unwrap();
     let node = guest.lookup(ROOT, "a").unwrap();
     assert_eq!(guest.open(node, 0), Err(Errno::ACCESS));
 }
