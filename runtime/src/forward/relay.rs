@@ -30,8 +30,9 @@ const ACCEPTS: u32 = 64;
 /// Events per call of epoll.
 const BATCH: usize = 128;
 
-const STOP: u64 = 0;
-const SOURCE: u64 = 1;
+/// The tokens of a forward's own events.
+pub(super) const STOP: u64 = 0;
+pub(super) const SOURCE: u64 = 1;
 
 /// A connection's client, and the request for the guest.
 pub(super) struct Arrival {
@@ -65,38 +66,42 @@ impl Relay {
     /// # Errors
     /// The host has no descriptors or threads left.
     pub(super) fn start(source: Box<dyn Source>, dialer: &Arc<Dialer>) -> io::Result<Self> {
+        let (source_fd, weak) = (source.descriptor(), Arc::downgrade(dialer));
+        Self::run(dialer, source_fd, move |epoll| {
+            let server = Server {
+                epoll,
+                source,
+                dialer: weak,
+                links: Vec::new(),
+                free: Vec::new(),
+                again: VecDeque::new(),
+                paused_until: None,
+                owed: Vec::new(),
+                scratch: vec![0; SCRATCH],
+            };
+            server.serve();
+        })
+    }
+
+    /// Runs a server in the thread of a forward. Its epoll descriptor reports [`SOURCE`] when the source
+    /// can be read, and [`STOP`] when the server must return.
+    ///
+    /// # Errors
+    /// The host has no descriptors or threads left.
+    pub(super) fn run(
+        dialer: &Arc<Dialer>,
+        source: RawFd,
+        serve: impl FnOnce(Epoll) + Send + 'static,
+    ) -> io::Result<Self> {
         let epoll = Epoll::new()?;
         let end = Arc::new(EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?);
         let readable = |token| EpollEvent::new(EventSet::IN, token);
         epoll.ctl(ControlOperation::Add, end.as_raw_fd(), readable(STOP))?;
-        epoll.ctl(ControlOperation::Add, source.descriptor(), readable(SOURCE))?;
-        let server = Server {
-            epoll,
-            source,
-            dialer: Arc::downgrade(dialer),
-            links: Vec::new(),
-            free: Vec::new(),
-            again: VecDeque::new(),
-            paused_until: None,
-            owed: Vec::new(),
-            scratch: vec![0; SCRATCH],
-        };
-        Self::run(dialer, end, move || server.serve())
-    }
-
-    /// Runs a server in the thread of a forward. It must return once `end` can be read.
-    ///
-    /// # Errors
-    /// The host has no threads left.
-    pub(super) fn run(
-        dialer: &Arc<Dialer>,
-        end: Arc<EventFd>,
-        serve: impl FnOnce() + Send + 'static,
-    ) -> io::Result<Self> {
+        epoll.ctl(ControlOperation::Add, source, readable(SOURCE))?;
         let has_ended = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&has_ended);
         let serve = move || {
-            serve();
+            serve(epoll);
             // A plain flag: no other data depends on it.
             flag.store(true, Ordering::Relaxed);
         };

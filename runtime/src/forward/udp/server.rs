@@ -13,11 +13,10 @@ use std::time::{Duration, Instant};
 
 use supermachine_formats::wire::{Datagram, HEADER_SIZE, MAX_DATAGRAM, Request};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::flow::Flow;
 use crate::forward::dialer::Dialer;
-use crate::forward::relay::Relay;
+use crate::forward::relay::{Relay, SOURCE, STOP};
 use crate::os::{self, Route};
 
 /// Datagrams of clients before the flows get their turn.
@@ -26,9 +25,6 @@ const TURNS: u32 = 64;
 const BATCH: usize = 128;
 /// A frame, and a byte that shows that a datagram is too long.
 const SCRATCH: usize = HEADER_SIZE + MAX_DATAGRAM + 1;
-
-const STOP: u64 = 0;
-const SOCKET: u64 = 1;
 
 /// The bounds of a forward.
 #[derive(Debug, Clone, Copy)]
@@ -82,25 +78,23 @@ impl Server {
         limits: Limits,
         dialer: &Arc<Dialer>,
     ) -> io::Result<Relay> {
-        let epoll = Epoll::new()?;
-        let end = Arc::new(EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?);
-        let readable = |token| EpollEvent::new(EventSet::IN, token);
-        epoll.ctl(ControlOperation::Add, end.as_raw_fd(), readable(STOP))?;
-        epoll.ctl(ControlOperation::Add, socket.as_raw_fd(), readable(SOCKET))?;
-        let server = Self {
-            epoll,
-            socket,
-            guest_port,
-            limits,
-            dialer: Arc::downgrade(dialer),
-            slots: Vec::new(),
-            free: Vec::new(),
-            routes: HashMap::new(),
-            now: Instant::now(),
-            sweep_at: None,
-            scratch: vec![0; SCRATCH],
-        };
-        Relay::run(dialer, end, move || server.serve())
+        let (source, weak) = (socket.as_raw_fd(), Arc::downgrade(dialer));
+        Relay::run(dialer, source, move |epoll| {
+            let server = Self {
+                epoll,
+                socket,
+                guest_port,
+                limits,
+                dialer: weak,
+                slots: Vec::new(),
+                free: Vec::new(),
+                routes: HashMap::new(),
+                now: Instant::now(),
+                sweep_at: None,
+                scratch: vec![0; SCRATCH],
+            };
+            server.serve();
+        })
     }
 
     fn serve(mut self) {
@@ -115,7 +109,7 @@ impl Server {
             for event in events.iter().take(count) {
                 let continues = match event.data() {
                     STOP => false,
-                    SOCKET => self.receive(),
+                    SOURCE => self.receive(),
                     token => self.handle(token, event.event_set()),
                 };
                 if !continues {
