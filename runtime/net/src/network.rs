@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use crate::policy::{Protocol, Rule, can_be_reached, is_public};
@@ -29,6 +30,8 @@ pub struct Network {
     rules: Vec<Rule>,
     resolvers: Option<Vec<SocketAddr>>,
     max_connections: usize,
+    rate: Option<NonZeroU64>,
+    max_bytes: Option<u64>,
     observer: Option<Observer>,
     redirects: Vec<(IpAddr, IpAddr)>,
 }
@@ -69,6 +72,11 @@ pub enum Decision {
         /// The address.
         address: IpAddr,
     },
+    /// The guest has used up its bytes. From here on everything is refused.
+    Spent {
+        /// The limit.
+        bytes: u64,
+    },
 }
 
 type Watch = dyn Fn(&Decision) + Send + Sync;
@@ -103,6 +111,8 @@ impl Network {
             rules: Vec::new(),
             resolvers: None,
             max_connections: MAX_CONNECTIONS,
+            rate: None,
+            max_bytes: None,
             observer: None,
             redirects: Vec::new(),
         }
@@ -126,6 +136,30 @@ impl Network {
     #[must_use]
     pub fn with_max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
+        self
+    }
+
+    /// Limits the bytes that pass in a second in each direction, headers included. Faster senders are held
+    /// back. There is no limit by default.
+    ///
+    /// ```
+    /// use std::num::NonZeroU64;
+    /// use supermachine_net::Network;
+    ///
+    /// let network = Network::public().with_max_rate(NonZeroU64::new(1 << 20).unwrap());
+    /// ```
+    #[must_use]
+    pub fn with_max_rate(mut self, bytes_per_second: NonZeroU64) -> Self {
+        self.rate = Some(bytes_per_second);
+        self
+    }
+
+    /// Limits the bytes that pass both ways together, headers included, until the machine stops or returns
+    /// to its pool. At the limit, connections are reset and everything is refused. There is no limit by
+    /// default.
+    #[must_use]
+    pub fn with_max_bytes(mut self, bytes: u64) -> Self {
+        self.max_bytes = Some(bytes);
         self
     }
 
@@ -211,6 +245,14 @@ impl Network {
         self.max_connections
     }
 
+    pub(crate) fn rate(&self) -> Option<u64> {
+        self.rate.map(NonZeroU64::get)
+    }
+
+    pub(crate) fn max_bytes(&self) -> Option<u64> {
+        self.max_bytes
+    }
+
     /// Passes a decision on to the one who watches.
     pub(crate) fn report(&self, decision: impl FnOnce() -> Decision) {
         if let Some(Observer(observer)) = &self.observer {
@@ -237,6 +279,9 @@ impl fmt::Display for Decision {
             }
             Self::Answer { name, address } => {
                 write!(f, "refused answer for {name}, which leads to {address}")
+            }
+            Self::Spent { bytes } => {
+                write!(f, "refused everything from here on: {bytes} bytes spent")
             }
         }
     }

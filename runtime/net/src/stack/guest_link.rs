@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::unix::net::UnixDatagram as Socket;
+use std::time::Instant as HostInstant;
 
 use mio::net::UnixDatagram;
 use mio::{Interest, Registry, Token};
@@ -10,6 +11,7 @@ use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToke
 use smoltcp::time::Instant;
 use smoltcp::wire::EthernetAddress;
 
+use super::pace::Pace;
 use crate::packet::{FRAME_HEADER, put_frame_header};
 use crate::segment::MTU;
 
@@ -28,15 +30,36 @@ pub(super) struct GuestLink {
     queue: VecDeque<Vec<u8>>,
     /// Whether a socket was held back since the queue was last short.
     is_held: bool,
+    /// Whether a frame of the guest's was left because of the pace.
+    is_left: bool,
+    /// The paces from the guest and to it.
+    paces: Option<[Pace; 2]>,
+    /// The bytes that have passed both ways.
+    passed: u64,
 }
 
 impl GuestLink {
-    pub(super) fn new(socket: Socket, registry: &Registry, token: Token) -> io::Result<Self> {
+    /// The link over a socket. `rate` is how many bytes of each direction it passes in a second.
+    pub(super) fn new(
+        socket: Socket,
+        rate: Option<u64>,
+        (registry, token): (&Registry, Token),
+    ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let mut socket = UnixDatagram::from_std(socket);
         registry.register(&mut socket, token, Interest::READABLE)?;
         let guest = EthernetAddress::BROADCAST;
-        Ok(Self { socket, token, guest, queue: VecDeque::new(), is_held: false })
+        let now = HostInstant::now();
+        Ok(Self {
+            socket,
+            token,
+            guest,
+            queue: VecDeque::new(),
+            is_held: false,
+            is_left: false,
+            paces: rate.map(|rate| [Pace::new(rate, now), Pace::new(rate, now)]),
+            passed: 0,
+        })
     }
 
     /// Receives a frame. `None` if there is none, or the guest does not take its answers.
@@ -44,7 +67,18 @@ impl GuestLink {
         if self.queue.len() > QUEUE {
             return None;
         }
+        self.is_left = false;
+        if let Some([pace, _]) = &mut self.paces
+            && !pace.is_open(HostInstant::now())
+        {
+            self.is_left = true;
+            return None;
+        }
         let length = self.socket.recv(buffer).ok()?;
+        if let Some([pace, _]) = &mut self.paces {
+            pace.take(length);
+        }
+        self.passed += length as u64;
         buffer.get(..length)
     }
 
@@ -67,23 +101,20 @@ impl GuestLink {
 
     /// Sends a frame.
     pub(super) fn send(&mut self, frame: Vec<u8>) {
-        let is_full = !self.queue.is_empty()
-            || self
-                .socket
-                .send(&frame)
-                .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-        if is_full && self.queue.len() < QUEUE + MARGIN {
+        let must_wait = !self.queue.is_empty() || !self.is_open() || !self.put(&frame);
+        if must_wait && self.queue.len() < QUEUE + MARGIN {
             self.queue.push_back(frame);
         }
     }
 
     /// Sends what waits, as far as there is room. Returns whether sockets were held back and may go on.
     pub(super) fn flush(&mut self) -> bool {
-        while let Some(frame) = self.queue.front() {
-            match self.socket.send(frame) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // Without a guest, frames go nowhere.
-                _ => drop(self.queue.pop_front()),
+        while self.is_open()
+            && let Some(frame) = self.queue.pop_front()
+        {
+            if !self.put(&frame) {
+                self.queue.push_front(frame);
+                break;
             }
         }
         self.has_room() && std::mem::take(&mut self.is_held)
@@ -91,20 +122,52 @@ impl GuestLink {
 
     /// Has the poller report what the link waits for.
     pub(super) fn watch(&mut self, registry: &Registry) -> io::Result<()> {
-        let interest = if self.queue.is_empty() {
-            Interest::READABLE
-        } else {
-            Interest::READABLE | Interest::WRITABLE
+        let interest = match self.is_waiting() {
+            false => Interest::READABLE,
+            true => Interest::READABLE | Interest::WRITABLE,
         };
         registry.reregister(&mut self.socket, self.token, interest)
     }
 
-    pub(super) fn is_waiting(&self) -> bool {
-        !self.queue.is_empty()
+    /// Whether frames wait for room in the link.
+    pub(super) fn is_waiting(&mut self) -> bool {
+        !self.queue.is_empty() && self.is_open()
     }
 
-    fn has_room(&self) -> bool {
-        self.queue.len() < QUEUE
+    /// The bytes that have passed both ways.
+    pub(super) fn passed(&self) -> u64 {
+        self.passed
+    }
+
+    /// When frames that wait for their time may pass.
+    pub(super) fn opens_at(&self) -> Option<HostInstant> {
+        let [from_guest, to_guest] = self.paces.as_ref()?;
+        let waits = self.is_held || !self.queue.is_empty();
+        let next =
+            [self.is_left.then(|| from_guest.opens_at()), waits.then(|| to_guest.opens_at())];
+        next.into_iter().flatten().min()
+    }
+
+    /// Sends a frame now. Returns `false` if the link is full. Without a guest, frames go nowhere.
+    fn put(&mut self, frame: &[u8]) -> bool {
+        let is_full =
+            self.socket.send(frame).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        if !is_full {
+            if let Some([_, pace]) = &mut self.paces {
+                pace.take(frame.len());
+            }
+            self.passed += frame.len() as u64;
+        }
+        !is_full
+    }
+
+    /// Whether the pace lets a frame pass to the guest.
+    fn is_open(&mut self) -> bool {
+        self.paces.as_mut().is_none_or(|[_, pace]| pace.is_open(HostInstant::now()))
+    }
+
+    fn has_room(&mut self) -> bool {
+        self.queue.len() < QUEUE && self.is_open()
     }
 }
 

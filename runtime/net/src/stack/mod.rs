@@ -10,6 +10,7 @@
 
 mod counters;
 mod guest_link;
+mod pace;
 mod questions;
 mod tcp;
 #[cfg(test)]

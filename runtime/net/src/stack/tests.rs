@@ -513,6 +513,61 @@ fn name_server_that_is_gone_gives_an_error() {
 }
 
 #[test]
+fn rate_limits_both_directions() {
+    const RATE: u64 = 4 << 20;
+    let (listener, network, to) = served();
+    let server = thread::spawn(move || echo(accept(&listener)));
+    let (_stack, mut guest) = started(&network.with_max_rate(RATE.try_into().unwrap()));
+    let handle = guest.connected(to);
+    let bytes = pattern(4 << 20);
+    let began = std::time::Instant::now();
+    assert!(guest.exchange(handle, &bytes, bytes.len()) == bytes);
+    let took = began.elapsed().as_secs_f64();
+    // A burst is free. Both ways at once take as long as one.
+    assert!((0.9..10.0).contains(&took), "{took} s");
+    guest.socket(handle).close();
+    guest.read_to_end(handle);
+    server.join().unwrap();
+}
+
+#[test]
+fn spent_bytes_end_all_flows() {
+    let (listener, network, to) = served();
+    let spent = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&spent);
+    let network = network.with_max_bytes(1 << 20).on_decision(move |decision| {
+        if let Decision::Spent { bytes } = decision {
+            *counted.lock().unwrap() += bytes;
+        }
+    });
+    let (stack, mut guest) = started(&network);
+    let handle = guest.connected(to);
+    let mut server = accept(&listener);
+    server.set_nonblocking(true).unwrap();
+    let mut heard = vec![0; 100_000];
+    guest.until("it is spent", |guest| {
+        let socket = guest.socket(handle);
+        if socket.can_send() {
+            socket.send_slice(&[0; 10_000]).unwrap();
+        }
+        while server.read(&mut heard).is_ok_and(|count| count > 0) {}
+        (*spent.lock().unwrap() > 0).then_some(())
+    });
+    assert_eq!(*spent.lock().unwrap(), 1 << 20, "said once");
+    let is_closed =
+        |guest: &mut Guest| (guest.socket(handle).state() == State::Closed).then_some(());
+    guest.until("the guest learns of it", is_closed);
+    let opened = stack.stats().sockets_opened;
+    let again = guest.connect(to);
+    assert_eq!(read_packet(&guest.other()).unwrap().payload[..2], [3, 13]);
+    guest.socket(again).abort();
+    assert_eq!((stack.stats().sockets_opened, stack.stats().connections), (opened, 0));
+    // Another life of the machine has its own.
+    guest.plug(stack.renew().unwrap());
+    guest.connected(to);
+}
+
+#[test]
 fn random_frames_never_stop_the_stack() {
     let (listener, network, to) = served();
     let (stack, mut guest) = started(&network.with_resolvers([]));

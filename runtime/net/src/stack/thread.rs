@@ -66,6 +66,8 @@ pub(super) struct Loop {
     streams: Streams,
     resolver: Resolver,
     names: Names,
+    /// The guest has used up its bytes.
+    is_spent: bool,
 }
 
 impl Loop {
@@ -79,7 +81,7 @@ impl Loop {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
         let link_token = Token(FIRST);
-        let mut link = GuestLink::new(socket, poll.registry(), link_token)?;
+        let mut link = GuestLink::new(socket, network.rate(), (poll.registry(), link_token))?;
         let start = Instant::now();
         let interface = interface(&mut link);
         let served = Self {
@@ -100,6 +102,7 @@ impl Loop {
             streams: Streams::default(),
             resolver: Resolver::new(servers),
             names: Names::default(),
+            is_spent: false,
         };
         Ok((served, waker))
     }
@@ -127,6 +130,7 @@ impl Loop {
             }
             // The link is looked at each time: it may have been left with frames in it.
             let more = self.serve_link();
+            self.check_spent();
             let next = self.pass_time();
             wait = if more { Some(Duration::ZERO) } else { next };
         }
@@ -153,7 +157,9 @@ impl Loop {
     fn renew(&mut self, socket: UnixDatagram) -> io::Result<()> {
         self.close();
         self.link_token = self.token();
-        self.link = GuestLink::new(socket, self.poll.registry(), self.link_token)?;
+        let registered = (self.poll.registry(), self.link_token);
+        self.link = GuestLink::new(socket, self.network.rate(), registered)?;
+        self.is_spent = false;
         Ok(())
     }
 
@@ -168,6 +174,18 @@ impl Loop {
         self.resolver.clear();
         self.names = Names::default();
         self.count();
+    }
+
+    /// Closes all flows once the guest has used up its bytes.
+    fn check_spent(&mut self) {
+        let Some(bytes) = self.network.max_bytes().filter(|most| self.link.passed() >= *most)
+        else {
+            return;
+        };
+        if !std::mem::replace(&mut self.is_spent, true) {
+            self.network.report(|| Decision::Spent { bytes });
+            self.close();
+        }
     }
 
     /// Takes frames of the guest. Returns whether there may be more.
@@ -329,6 +347,9 @@ impl Loop {
 
     /// Asks the resolver. Returns its answer if it has one already, and whether there will be one.
     fn ask(&mut self, asker: Asker, question: &[u8]) -> (Option<Answered>, bool) {
+        if self.is_spent {
+            return (None, false);
+        }
         let token = self.token();
         let registry = (self.poll.registry(), token);
         let answered = self.resolver.ask(asker, question, &self.network, registry);
@@ -378,7 +399,7 @@ impl Loop {
     /// Decides about a new flow.
     fn decide(&mut self, protocol: Protocol, to: SocketAddr) -> Option<SocketAddr> {
         let names = self.names.of(to.ip(), Instant::now());
-        let target = self.network.target(protocol, to, &names);
+        let target = self.network.target(protocol, to, &names).filter(|_| !self.is_spent);
         if target.is_none() {
             self.counters.refused();
         }
@@ -435,6 +456,7 @@ impl Loop {
             self.resolver.pass_time(now),
             self.connections.values().filter_map(|connection| connection.deadline).min(),
             self.flows.values().map(Flow::end).min(),
+            self.link.opens_at(),
         ];
         let next = next.into_iter().flatten().min()?;
         // Rounded up, so that it is due then.
