@@ -17,10 +17,17 @@ use supermachine_test_support::machines::{folder, reference};
 
 /// Names the folder where the packages' dependencies were compiled.
 const TARGET: &str = "SUPERMACHINE_TEST_APPS";
+/// The profile that they were compiled with, which the environment defines.
+const PROFILE: &str = "fast";
 
 fn target() -> PathBuf {
     let target = std::env::var_os(TARGET).map(PathBuf::from);
     target.unwrap_or_else(|| panic!("{TARGET} is not set: run these tests with cargo xtask test"))
+}
+
+/// A program that was built.
+fn built(name: &str) -> PathBuf {
+    target().join(PROFILE).join(name)
 }
 
 fn root() -> PathBuf {
@@ -113,11 +120,13 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Replaces the paths and the image with this test's.
+/// Replaces the paths, the image and the profile with this test's.
 fn here(text: &str) -> String {
     let root = root().display().to_string();
     let image = format!("{:?}", reference("busybox"));
     text.replace("\"busybox\"", &image)
+        .replace("--release", &format!("--profile {PROFILE}"))
+        .replace("target/release/", &format!("target/{PROFILE}/"))
         .replace("\"../../", &format!("\"{root}/"))
         .replace("\"../supermachine/", &format!("\"{root}/"))
 }
@@ -145,7 +154,7 @@ fn script(document: &str, base: &Path) -> String {
     for (info, text) in blocks(document) {
         let mut words = info.split(' ');
         match (words.next(), words.next()) {
-            (Some("sh"), None) => script.push_str(&text),
+            (Some("sh"), None) => script.push_str(&here(&text)),
             (Some("toml"), None) => {
                 // The declaration parses, without unknown keys.
                 let metadata = Metadata::parse(Path::new("Cargo.toml"), &text).unwrap();
@@ -186,7 +195,7 @@ fn guide_turns_a_new_package_into_a_standalone_program() {
     assert_eq!(run(&mut alone(&program)).0, "hello from Linux\n");
 
     // Without a change, cargo does nothing.
-    let build = ["build", "--release"];
+    let build = ["build", "--profile", PROFILE];
     let (_, stderr) = run(&mut cargo(&dir, &build));
     assert!(stderr.contains("Finished") && !stderr.contains("Compiling"), "{stderr}");
 
@@ -194,12 +203,12 @@ fn guide_turns_a_new_package_into_a_standalone_program() {
     let build_script = dir.join("build.rs");
     let text = fs::read_to_string(&build_script).unwrap();
     fs::write(&build_script, text.replace("\"hello\"", "\"goodbye\"")).unwrap();
-    let (stdout, stderr) = run(&mut cargo(&dir, &["run", "--release"]));
+    let (stdout, stderr) = run(&mut cargo(&dir, &["run", "--profile", PROFILE]));
     assert_eq!((stdout.as_str(), baked(&stderr)), ("goodbye from Linux\n", 1), "{stderr}");
 
     // Bakes survive `cargo clean`.
-    run(&mut cargo(&dir, &["clean", "--release", "--package", "hello"]));
-    let (stdout, stderr) = run(&mut cargo(&dir, &["run", "--release"]));
+    run(&mut cargo(&dir, &["clean", "--profile", PROFILE, "--package", "hello"]));
+    let (stdout, stderr) = run(&mut cargo(&dir, &["run", "--profile", PROFILE]));
     assert_eq!(stdout, "goodbye from Linux\n");
     assert!(stderr.contains("Compiling hello") && baked(&stderr) == 0, "{stderr}");
 }
@@ -212,7 +221,7 @@ fn unbaked_name_does_not_compile_and_names_the_remedy() {
     let text = fs::read_to_string(&main).unwrap();
     fs::write(&main, text.replace("include_snapshot!(\"shell\")", "include_snapshot!(\"none\")"))
         .unwrap();
-    let mut check = cargo(&dir, &["build", "--release"]);
+    let mut check = cargo(&dir, &["build", "--profile", PROFILE]);
     let output = check.env("SUPERMACHINE_NO_BAKE", "1").output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
@@ -220,14 +229,14 @@ fn unbaked_name_does_not_compile_and_names_the_remedy() {
 
     // The unchanged example compiles without a bake, and reports the missing snapshot when it runs.
     fs::write(&main, text).unwrap();
-    run(cargo(&dir, &["build", "--release"]).env("SUPERMACHINE_NO_BAKE", "1"));
-    let output = alone(&target().join("release/embedded-eval")).arg("true").output().unwrap();
+    run(cargo(&dir, &["build", "--profile", PROFILE]).env("SUPERMACHINE_NO_BAKE", "1"));
+    let output = alone(&built("embedded-eval")).arg("true").output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && stderr.contains("Placeholder"), "{stderr}");
 
-    run(&mut cargo(&dir, &["build", "--release"]));
+    run(&mut cargo(&dir, &["build", "--profile", PROFILE]));
     let program = folder().join("eval");
-    fs::copy(target().join("release/embedded-eval"), &program).unwrap();
+    fs::copy(built("embedded-eval"), &program).unwrap();
     let scripts = ["echo $GREETING > /tmp/x; cat /tmp/x", "cat /tmp/x || echo gone; exit 3"];
     let (stdout, _) = run(alone(&program).args(scripts));
     assert_eq!(stdout, "hello\n[exit code 0]\ngone\n[exit code 3]\n");
@@ -236,7 +245,7 @@ fn unbaked_name_does_not_compile_and_names_the_remedy() {
 #[test]
 fn program_finds_its_snapshot_in_the_resources_of_a_bundle() {
     let dir = example("bundle-app");
-    let build = ["build", "--release", "--message-format", "json-render-diagnostics"];
+    let build = ["build", "--profile", PROFILE, "--message-format", "json-render-diagnostics"];
     let (messages, _) = run(&mut cargo(&dir, &build));
     let pack = messages.lines().find_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
@@ -250,7 +259,7 @@ fn program_finds_its_snapshot_in_the_resources_of_a_bundle() {
         fs::create_dir_all(contents.join(part)).unwrap();
     }
     let program = contents.join("MacOS/bundle-app");
-    fs::copy(target().join("release/bundle-app"), &program).unwrap();
+    fs::copy(built("bundle-app"), &program).unwrap();
     fs::copy(&pack, contents.join("Resources/tools.tar")).unwrap();
     // The program must not find the pack of the build.
     fs::remove_file(&pack).unwrap();
@@ -262,9 +271,9 @@ fn program_finds_its_snapshot_in_the_resources_of_a_bundle() {
 #[test]
 fn service_answers_at_a_port_of_the_host_until_its_input_closes() {
     let dir = example("service");
-    run(&mut cargo(&dir, &["build", "--release"]));
+    run(&mut cargo(&dir, &["build", "--profile", PROFILE]));
     let program = folder().join("web");
-    fs::copy(target().join("release/service"), &program).unwrap();
+    fs::copy(built("service"), &program).unwrap();
     let mut child = alone(&program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();

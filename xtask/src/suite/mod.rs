@@ -269,7 +269,7 @@ impl Program {
     fn prepared(&self, mut command: Command) -> Command {
         command.current_dir(&self.package);
         if self.name == apps::PROGRAM {
-            command.env(apps::VARIABLE, apps::target()).envs(apps::RELEASE_AS_TESTS);
+            command.env(apps::VARIABLE, workspace::target()).envs(apps::PROFILE);
         }
         command.env("CARGO_MANIFEST_DIR", &self.package);
         command
