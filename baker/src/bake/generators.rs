@@ -20,8 +20,8 @@ const MOST: usize = 100;
 const FIRST_PID: u32 = 1;
 /// The guest's folder of programs that run after each restore.
 const HOOKS: &str = "/etc/supermachine/after-restore.d";
-/// How the names of mapped files begin, and whose generator that is.
-const KNOWN: [(&str, &str); 17] = [
+/// How the names of libraries begin, and whose generator that is.
+const LIBRARIES: [(&str, &str); 14] = [
     ("libcrypto.so", "OpenSSL"),
     ("libgnutls.so", "GnuTLS"),
     ("libfreebl3.so", "NSS"),
@@ -36,13 +36,18 @@ const KNOWN: [(&str, &str); 17] = [
     ("libperl.so", "Perl"),
     ("libcoreclr.so", ".NET"),
     ("libR.so", "R"),
+];
+/// The names of programs, which a version may follow: `python3.11`.
+const PROGRAMS: [(&str, &str); 8] = [
+    ("node", "Node.js"),
+    ("python", "Python"),
+    ("ruby", "Ruby"),
+    ("php", "PHP"),
+    ("perl", "Perl"),
     ("beam.smp", "Erlang"),
     ("deno", "Deno"),
     ("bun", "Bun"),
 ];
-/// Programs that may come with a version: `python3.11`.
-const KNOWN_PROGRAMS: [(&str, &str); 5] =
-    [("node", "Node.js"), ("python", "Python"), ("ruby", "Ruby"), ("php", "PHP"), ("perl", "Perl")];
 
 /// A program with a random generator of its own.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,9 +72,8 @@ pub(super) fn find(machine: &Machine) -> Result<Vec<Generator>, Error> {
     }
     let mut found = BTreeSet::new();
     let mut waiting = vec![FIRST_PID];
-    let mut left = MOST;
-    while let Some(pid) = waiting.pop().filter(|_| left > 0) {
-        left -= 1;
+    for _ in 0..MOST {
+        let Some(pid) = waiting.pop() else { break };
         let children = read(machine, pid, &format!("task/{pid}/children"))?;
         waiting.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
         if pid == FIRST_PID {
@@ -91,13 +95,10 @@ fn libraries(maps: &str) -> BTreeSet<&'static str> {
 
 fn generator(name: &str) -> Option<&'static str> {
     let is_version = |rest: &str| rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let program = |&&(start, _): &&(&str, _)| name.strip_prefix(start).is_some_and(is_version);
-    let library = |&&(start, _): &&(&str, _)| match start.starts_with("lib") {
-        true => name.starts_with(start),
-        false => name == start,
-    };
-    let known = KNOWN.iter().find(library).or_else(|| KNOWN_PROGRAMS.iter().find(program));
-    known.map(|(_, library)| *library)
+    let library = LIBRARIES.iter().find(|(start, _)| name.starts_with(start));
+    let program =
+        || PROGRAMS.iter().find(|(start, _)| name.strip_prefix(start).is_some_and(is_version));
+    library.or_else(program).map(|(_, whose)| *whose)
 }
 
 fn has_hooks(machine: &Machine) -> Result<bool, Error> {

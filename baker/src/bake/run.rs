@@ -26,7 +26,6 @@ use super::base::BaseInputs;
 use super::builder::OciImageBuilder;
 use super::capture::{Capture, Parent, SnapshotInfo, capture};
 use super::container::{argv, container, image_command, stop_signal};
-use super::generators::Generator;
 use super::key::Key;
 use super::observer::{Observer, Warning};
 use super::root_disk::{self, RootDisk};
@@ -268,9 +267,16 @@ impl OciImageBuilder {
     ) -> Result<Digest, BakeError> {
         self.step("trial start");
         let trial = Trial::new(store, &capture, parent_pack, disk)?;
-        let used = trial::observe(&trial.image).map_err(BakeError::machine("trial start"))?;
+        let stage = capture.snapshot.machine.stage;
+        let observer = self.observer.as_ref().filter(|_| self.warns_of_generators(stage));
+        let used = trial::observe(&trial.image, observer.is_some())
+            .map_err(BakeError::machine("trial start"))?;
         capture.snapshot.working_set = used.working_set;
-        self.warn_of(used.generators, capture.snapshot.machine.stage);
+        if let Some(observer) = observer
+            && !used.generators.is_empty()
+        {
+            observer.warn(&Warning::SharedRandomness { generators: used.generators });
+        }
         self.step("store");
         let digest = capture.store(store, parent_pack, disk, used.order, self.level)?;
         // The snapshot shares almost all of the trial's files, so it is expanded already.
@@ -402,15 +408,11 @@ impl OciImageBuilder {
         }
     }
 
-    /// Warns of random generators that machines share, once for a bake. Commands are new processes in
-    /// each machine.
-    fn warn_of(&self, generators: Vec<Generator>, stage: Stage) {
+    /// Whether random generators in a snapshot of this stage are worth a warning: once for a bake, and not
+    /// for commands, which are new processes in each machine.
+    fn warns_of_generators(&self, stage: Stage) -> bool {
         let is_last = self.warmup.is_none() || stage == Stage::Warmed;
-        let is_shared =
-            !generators.is_empty() && self.after_restore.is_none() && !self.for_commands;
-        if let Some(observer) = self.observer.as_ref().filter(|_| is_last && is_shared) {
-            observer.warn(&Warning::SharedRandomness { generators });
-        }
+        is_last && self.after_restore.is_none() && !self.for_commands
     }
 
     fn step(&self, step: &str) {

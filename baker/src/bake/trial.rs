@@ -28,21 +28,24 @@ pub(crate) struct StartRecord {
     pub(crate) working_set: WorkingSet,
     /// The chunks, in order of use.
     pub(crate) order: Vec<pack::Place>,
-    /// The programs that run, and have random generators of their own.
+    /// The programs that run and have random generators of their own; none if nobody asked for them.
     pub(crate) generators: Vec<Generator>,
 }
 
-/// Runs a trial start of the snapshot.
-pub(crate) fn observe(image: &Image) -> Result<StartRecord, Error> {
+/// Runs a trial start of the snapshot, and finds random generators in it if they are `wanted`.
+pub(crate) fn observe(image: &Image, wanted: bool) -> Result<StartRecord, Error> {
     let mapped = image.mapped()?.clone();
     let origin = Origin::Files { memory: mapped.memory, disks: mapped.disks };
     let machine = restored(image, origin)?;
     let reads = machine.record_reads();
     run_once(&machine)?;
     let mut working_set = machine.touched()?;
-    // What the machine does from here on is not recorded.
-    machine.run();
-    let generators = generators::find(&machine)?;
+    let mut generators = Vec::new();
+    if wanted {
+        // What the machine does from here on is not recorded.
+        machine.run();
+        generators = generators::find(&machine)?;
+    }
     drop(machine);
     let order = match image.chunks_on_demand()? {
         Some(chunks) => order_of_use(image, chunks)?,
