@@ -10,7 +10,7 @@ use mio::Token;
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, State};
 
-use super::tcp::{Context, Key, Next, accept};
+use super::tcp::{Context, Key, Next, accept, is_over};
 use crate::dns::{LENGTH, first_message, framed};
 
 /// Connections at once. More are refused.
@@ -151,7 +151,9 @@ impl Stream {
         self.deadline.map_or(self.end, |deadline| deadline.min(self.end))
     }
 
+    /// Resets the connection. What it has asked already is not read any more.
     fn abort(&mut self) {
+        self.inbox.clear();
         self.sockets.get_mut::<Socket<'_>>(self.handle).abort();
     }
 
@@ -166,7 +168,7 @@ impl Stream {
                 asked.push(question);
                 continue;
             }
-            let room = LENGTH + MAX_QUESTION - self.inbox.len().min(LENGTH + MAX_QUESTION);
+            let room = (LENGTH + MAX_QUESTION).saturating_sub(self.inbox.len());
             let inbox = &mut self.inbox;
             let taken = socket.recv(|bytes| {
                 let count = bytes.len().min(room);
@@ -190,12 +192,8 @@ impl Stream {
             self.end = Instant::now() + IDLE;
         }
         context.poll(&mut self.sockets, None);
-        let socket = self.sockets.get::<Socket<'_>>(self.handle);
-        let is_over = match socket.state() {
-            State::Closed => socket.remote_endpoint().is_none(),
-            state => state == State::TimeWait,
-        };
         self.deadline = context.deadline(&self.sockets);
+        let is_over = is_over(self.sockets.get(self.handle));
         (asked, if is_over { Next::Remove } else { Next::Continue })
     }
 }

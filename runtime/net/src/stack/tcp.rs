@@ -148,14 +148,7 @@ impl Connection {
                 break;
             }
         }
-        let socket = open.sockets.get::<Socket<'_>>(open.handle);
-        // In the first case nothing is left to say, not even a reset; in the other the last answer
-        // was sent, and the link loses nothing.
-        let is_over = match socket.state() {
-            State::Closed => socket.remote_endpoint().is_none(),
-            state => state == State::TimeWait,
-        };
-        if is_over {
+        if is_over(open.sockets.get(open.handle)) {
             if !(open.host_ended && open.guest_ended) {
                 reset(&self.stream);
             }
@@ -290,6 +283,15 @@ pub(super) fn accept(
     context.poll(&mut sockets, Some(request));
     let is_accepted = sockets.get::<Socket<'_>>(handle).state() != State::Listen;
     is_accepted.then_some((sockets, handle))
+}
+
+/// Whether a socket has nothing more to send, not even a reset, or has sent its last answer: the link
+/// loses nothing.
+pub(super) fn is_over(socket: &Socket<'_>) -> bool {
+    match socket.state() {
+        State::Closed => socket.remote_endpoint().is_none(),
+        state => state == State::TimeWait,
+    }
 }
 
 /// Whether a stream that was begun is connected.
