@@ -1,7 +1,7 @@
 //! Folders of the host: each is mounted where the container's programs look for it.
 //!
 //! Set up at each resume, before hooks and requests. What a snapshot has already mounted stays, so that open
-//! files go on.
+//! files stay usable.
 
 use alloc::ffi::CString;
 use alloc::vec::Vec;

@@ -7,12 +7,15 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use supermachine::{ExecOutcome, Image, Vm, VmConfig};
 use supermachine_baker::{BakeError, Baked, Observer, OciImageBuilder, Store, oci};
 use tempfile::TempDir;
 
+/// Longer than anything takes, even on a slow host.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 /// The most seconds between a guest's clock and the host's.
 const CLOCK_TOLERANCE: f64 = 0.050;
 /// Seconds that the message with the time may take on a busy host.
@@ -25,6 +28,15 @@ const REGISTRY: &str = "SUPERMACHINE_TEST_REGISTRY";
 /// `full` in a full run (`SUPERMACHINE_TEST_FULL`), `usual` in an ordinary one.
 pub fn scaled<T>(full: T, usual: T) -> T {
     if std::env::var_os(FULL).is_some() { full } else { usual }
+}
+
+/// Waits until something holds that no event announces.
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "{what}");
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// The test program's folder, which is removed when the program exits.

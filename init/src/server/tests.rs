@@ -85,17 +85,9 @@ impl Guest {
         fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
     }
 
-    /// Sends a resume, as after a restore. It fails, as no clock can be set to its time: the host's own
-    /// stays as it is.
+    /// Sends a resume, as after a restore, and returns why it failed.
     pub(super) fn resume(&mut self) -> Failure {
-        let resume = Resume {
-            realtime_ns: u64::MAX,
-            entropy: [7; ENTROPY_SIZE],
-            hostname: None,
-            network: None,
-            shares: Vec::new(),
-        };
-        self.control.write_all(&Control::Resume(resume).to_frame()).unwrap();
+        self.control.write_all(&Control::Resume(failing_resume()).to_frame()).unwrap();
         match read_frame(&mut self.control) {
             Some(Event::ResumeFailed(failure)) => failure,
             other => panic!("expected a failure, not {other:?}"),
@@ -940,17 +932,16 @@ fn command_without_a_container_is_refused() {
     assert_eq!(failed(&guest.ask(&Request::Start)), ("find", "container", 2));
 }
 
+/// A resume that fails: no clock can be set to its time, so the host's own stays as it is.
+fn failing_resume() -> Resume {
+    let (realtime_ns, entropy) = (u64::MAX, [7; ENTROPY_SIZE]);
+    Resume { realtime_ns, entropy, hostname: None, network: None, shares: Vec::new() }
+}
+
 #[test]
 fn resume_precedes_later_requests() {
     let mut guest = Guest::plain();
-    // No clock can be set to this time, so that the host's own stays as it is.
-    let resume = Resume {
-        realtime_ns: u64::MAX,
-        entropy: [7; ENTROPY_SIZE],
-        hostname: None,
-        network: None,
-        shares: Vec::new(),
-    };
+    let resume = failing_resume();
     for _ in 0..50 {
         let frame = Control::Resume(resume.clone()).to_frame();
         guest.control.write_all(&frame).unwrap();

@@ -7,13 +7,11 @@ use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, U
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use supermachine::{AssetPaths, Decision, Image, Network, Rule, Vm, VmConfig};
-use supermachine_test_support::machines::{busybox, scaled, sh, start};
+use supermachine_test_support::machines::{PATIENCE, busybox, scaled, sh, start, until};
 
-/// Longer than anything takes, even on a slow host.
-const TIMEOUT: Duration = Duration::from_secs(120);
 const HOST: &str = "host.supermachine.internal";
 
 fn rule(text: &str) -> Rule {
@@ -34,7 +32,7 @@ fn listener() -> (TcpListener, u16, Network) {
 
 fn accept(listener: &TcpListener) -> TcpStream {
     let (stream, _) = listener.accept().unwrap();
-    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
 }
 
@@ -79,15 +77,6 @@ fn pattern(length: usize) -> Vec<u8> {
         piece.copy_from_slice(&state.to_le_bytes()[..piece.len()]);
     }
     bytes
-}
-
-/// Waits for something that no event tells.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + TIMEOUT;
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 #[test]
@@ -260,7 +249,8 @@ fn return_to_a_pool_closes_all_flows() {
     let (listener, port, network) = listener();
     let image = busybox();
     image.mapped().unwrap();
-    let pool = image.pool().config(&with(network)).max(1).acquire_timeout(TIMEOUT).build().unwrap();
+    let pool =
+        image.pool().config(&with(network)).max(1).acquire_timeout(PATIENCE).build().unwrap();
     let vm = pool.acquire().unwrap();
     sh(&vm, &format!("(sleep 7777 | nc {HOST} {port}) > /dev/null 2>&1 < /dev/null &"));
     let mut stream = accept(&listener);

@@ -6,15 +6,11 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use supermachine::error::InvalidInput;
 use supermachine::{AssetPaths, Error, HostFolder, Image, Vm, VmConfig};
 use supermachine_baker::Init;
-use supermachine_test_support::machines::{bake, baked, busybox, folder, sh};
-
-/// Longer than anything takes, even on a slow host.
-const TIMEOUT: Duration = Duration::from_secs(120);
+use supermachine_test_support::machines::{PATIENCE, bake, baked, busybox, folder, sh, until};
 
 /// A folder of the host, and files beside it that are out of bounds.
 struct Home(tempfile::TempDir);
@@ -350,15 +346,6 @@ fn tell(vm: &Vm, line: &str) {
     sh(vm, &format!("echo {line} > /tmp/in"));
 }
 
-/// Waits for something that no event tells.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + TIMEOUT;
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
 #[test]
 fn snapshot_goes_on_with_its_open_files_in_the_folder_it_is_given() {
     let home = Home::new();
@@ -377,7 +364,7 @@ fn snapshot_goes_on_with_its_open_files_in_the_folder_it_is_given() {
     let elsewhere = VmConfig::new().with_share(HostFolder::new(home.path(""), "/other"));
     let error = image.start(&elsewhere).unwrap_err();
     assert!(format!("{error:?}").contains("/project"), "{error:?}");
-    // In the same folder, the file goes on.
+    // In the same folder, writing continues.
     let vm = image.start(&home.config()).unwrap();
     tell(&vm, "restored");
     until("a line", || home.text("folder/log") == "first\noriginal\nrestored\n");
@@ -391,7 +378,7 @@ fn snapshot_goes_on_with_its_open_files_in_the_folder_it_is_given() {
     tell(&vm, "restored");
     until("a line", || other.text("folder/log") == "other\nrestored\n");
     assert_eq!(sh(&vm, "cat /more/more"), "more");
-    // The file is gone: the writer is told so.
+    // The file is gone, and the writer gets the error.
     let empty = Home::new();
     let vm = image.start(&empty.config()).unwrap();
     tell(&vm, "restored");
@@ -418,7 +405,7 @@ fn forks_are_given_the_folder_again() {
 #[test]
 fn pool_gives_the_folder_to_each_user() {
     let home = Home::new();
-    let pool = busybox().pool().config(&home.config()).max(1).acquire_timeout(TIMEOUT).build();
+    let pool = busybox().pool().config(&home.config()).max(1).acquire_timeout(PATIENCE).build();
     let pool = pool.unwrap();
     for number in 0..3 {
         let vm = pool.acquire().unwrap();

@@ -1,4 +1,4 @@
-//! A guest that goes on from a snapshot, in a folder that may have changed.
+//! A guest that continues from a snapshot, in a folder that may have changed.
 
 use std::fs;
 
