@@ -18,6 +18,7 @@ fn main() -> io::Result<()> {
         kernel.file(&PathBuf::from(format!("config/{name}.config")))?;
         kernel.file(Path::new("layout/as"))?;
         kernel.file(Path::new("layout/hot-functions"))?;
+        kernel.file(Path::new("layout/hot-data"))?;
         facts.map_or(Ok(()), |facts| kernel.file(Path::new(facts)))?;
         let variable = name.to_uppercase();
         println!("cargo::rustc-env=KERNEL_INPUTS_{variable}={}", kernel.name());

@@ -10,15 +10,16 @@ pub const SOURCE_PACKAGE: &str = "linux-source-6.12";
 pub const VERSION: u32 = 2;
 
 /// What lays the functions that run between a restore and a command's end next to each
-/// other, so that they are in few pages: the program that stands before the assembler, and
-/// the functions' names, one a line, sorted. The source itself is not changed.
-pub const LAYOUT: [(&str, &str); 2] = [
+/// other, and the variables that they use, so that both are in few pages: the program that stands
+/// before the assembler, and their names, one a line, sorted. The source itself is not changed.
+pub const LAYOUT: [(&str, &str); 3] = [
     ("as", include_str!("../layout/as")),
     ("hot-functions", include_str!("../layout/hot-functions")),
+    ("hot-data", include_str!("../layout/hot-data")),
 ];
 
 /// The options of the compiler that go with [`LAYOUT`], before the folder that holds it.
-pub const LAYOUT_FLAGS: &str = "-ffunction-sections -B";
+pub const LAYOUT_FLAGS: &str = "-ffunction-sections -fdata-sections -B";
 
 /// What the build is asked to make.
 pub const GOAL: &str = "vmlinux";

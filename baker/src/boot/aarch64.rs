@@ -42,7 +42,7 @@ const ENTRY_STATE: u64 = 0x3c5;
 /// A quiet kernel that resets on a panic. As on every architecture, guests have no mitigations: those of
 /// the host protect host and neighbours.
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=off \
-                            dummy.numdummies=0";
+                            dummy.numdummies=0 cgroup.memory=nokmem";
 
 /// The number of the interrupt controller in the device tree.
 const CONTROLLER: u32 = 1;
