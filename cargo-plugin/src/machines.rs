@@ -50,7 +50,7 @@ pub(crate) struct Machines {
 
 /// Where a machine's folder is, by the lock in it: it may get another name.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
+pub(crate) struct TrackedFolder {
     dir: PathBuf,
     /// Device and inode.
     lock: (u64, u64),
@@ -334,10 +334,10 @@ impl Claim {
     }
 
     /// Where the machine's folder is from now on.
-    pub(crate) fn place(&self) -> Result<Place, Error> {
+    pub(crate) fn tracked(&self) -> Result<TrackedFolder, Error> {
         let own = self.lock.metadata();
         let own = own.map_err(|source| state("stat", &self.folder().join(LOCK), source))?;
-        Ok(Place { dir: self.dir.clone(), lock: (own.dev(), own.ino()) })
+        Ok(TrackedFolder { dir: self.dir.clone(), lock: (own.dev(), own.ino()) })
     }
 
     /// The socket to serve the machine at.
@@ -354,14 +354,14 @@ impl Claim {
     /// Releases the name, unless another process with the lock has released it already.
     pub(crate) fn release(self) -> Result<(), Error> {
         let machines = Machines { dir: self.dir.clone() };
-        let place = self.place()?;
+        let tracked = self.tracked()?;
         let _guard = machines.lock()?;
-        place.look().map_or(Ok(()), |folder| remove(&folder))
+        tracked.look().map_or(Ok(()), |folder| remove(&folder))
     }
 
     /// Whether this lock is still the one in the name's folder.
     fn is_in_place(&self) -> Result<bool, Error> {
-        Ok(self.place()?.is_at(&self.folder()))
+        Ok(self.tracked()?.is_at(&self.folder()))
     }
 
     fn folder(&self) -> PathBuf {
@@ -369,7 +369,7 @@ impl Claim {
     }
 }
 
-impl Place {
+impl TrackedFolder {
     /// The machine's present name. `None` if its folder is gone.
     pub(crate) fn name(&self) -> Option<String> {
         Some(self.folder()?.file_name()?.to_string_lossy().into_owned())
@@ -525,17 +525,17 @@ mod tests {
     fn renamed_machine_is_found_by_its_new_name_only() {
         let (_parent, machines) = machines();
         let claim = machines.claim(None, "web").unwrap();
-        let place = claim.place().unwrap();
+        let tracked = claim.tracked().unwrap();
         let lock = claim.lock().unwrap();
         fs::write(claim.socket(), "").unwrap();
         machines.rename("web", "api").unwrap();
         assert_eq!(machines.names().unwrap(), ["api"]);
-        assert_eq!(place.name().as_deref(), Some("api"));
+        assert_eq!(tracked.name().as_deref(), Some("api"));
         let other = machines.claim(Some("web"), "").unwrap();
-        assert_eq!(place.name().as_deref(), Some("api"));
+        assert_eq!(tracked.name().as_deref(), Some("api"));
         // The old name is another machine's now, which a release must spare.
         claim.release().unwrap();
-        assert_eq!((machines.names().unwrap(), place.name()), (vec!["web".to_owned()], None));
+        assert_eq!((machines.names().unwrap(), tracked.name()), (vec!["web".to_owned()], None));
         drop((lock, other));
     }
 
@@ -581,12 +581,12 @@ mod tests {
     fn mark_of_a_stop_moves_with_the_machine() {
         let (_parent, machines) = machines();
         let claim = machines.claim(None, "web").unwrap();
-        let place = claim.place().unwrap();
-        assert!(!place.is_stopping());
+        let tracked = claim.tracked().unwrap();
+        assert!(!tracked.is_stopping());
         machines.mark_stopping("web").unwrap();
         fs::write(claim.socket(), "").unwrap();
         machines.rename("web", "api").unwrap();
-        assert!(place.is_stopping());
+        assert!(tracked.is_stopping());
         assert!(machines.mark_stopping("web").is_err());
     }
 

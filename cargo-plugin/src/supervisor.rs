@@ -21,7 +21,7 @@ use crate::error::{Error, HostError};
 use crate::events::{Event, EventLog};
 use crate::jobs::BoundedLog;
 use crate::label::Label;
-use crate::machines::{Machines, Place};
+use crate::machines::{Machines, TrackedFolder};
 use crate::ports::{self, Guard, Publish};
 use crate::process;
 use crate::restart_policy::BackOff;
@@ -59,7 +59,7 @@ pub(crate) struct Watch {
 /// Records events of a machine.
 #[derive(Debug, Clone)]
 struct Records {
-    place: Place,
+    tracked: TrackedFolder,
     log: EventLog,
     about: Arc<Vec<(String, String)>>,
     name: String,
@@ -71,7 +71,7 @@ struct Watcher {
     start: Start,
     control: Control,
     label: Label,
-    place: Place,
+    tracked: TrackedFolder,
     guards: Guards,
     is_open: Arc<AtomicBool>,
     exits: Sender<()>,
@@ -94,12 +94,12 @@ impl Watch {
         start: Start,
         control: Control,
         label: Label,
-        place: Place,
+        tracked: TrackedFolder,
         guards: Vec<Guard>,
     ) -> Result<Self, Error> {
         let about = label.attributes().into_iter().map(|(key, value)| (key.to_owned(), value));
         let records = Records {
-            place: place.clone(),
+            tracked: tracked.clone(),
             log: Machines::locate().events(),
             about: Arc::new(about.collect()),
             name: label.name.clone(),
@@ -112,7 +112,7 @@ impl Watch {
             start,
             control,
             label,
-            place,
+            tracked,
             guards: Arc::clone(&guards),
             is_open: Arc::clone(&is_open),
             exits: sender,
@@ -142,7 +142,7 @@ impl Watch {
 impl Records {
     fn record<const N: usize>(&self, action: &str, more: [(&str, String); N]) {
         // A machine whose folder is gone keeps its first name.
-        let name = self.place.name().unwrap_or_else(|| self.name.clone());
+        let name = self.tracked.name().unwrap_or_else(|| self.name.clone());
         let about = self.about.iter().map(|(key, value)| (key.as_str(), value.clone()));
         self.log.record(&Event::new(action, &name, about.chain(more)));
     }
@@ -221,13 +221,13 @@ impl Watcher {
     fn wants_restart(&self, status: u8) -> bool {
         self.label.options.restart.applies(status, self.label.restarts)
             && self.control.vm().is_some()
-            && !self.place.is_stopping()
+            && !self.tracked.is_stopping()
     }
 
     /// Keeps the output of an entrypoint, as its machine ends.
     fn keep_output(&self) {
         // Output that cannot be kept is no reason not to start again.
-        let _ = self.place.folder().zip(self.control.vm()).map(|(folder, vm)| {
+        let _ = self.tracked.folder().zip(self.control.vm()).map(|(folder, vm)| {
             let log = append_to(&folder.join(LOG))?;
             let log = Arc::new(Mutex::new(log));
             let (mut stdout, mut stderr) = Stream::pair(&log);

@@ -81,13 +81,13 @@ fn hold(args: &Args, dir: &Path, claim: &Claim) -> Result<(Stopped, Watch), Erro
     let opened = ports::open(&vm, &ports::all(&args.publish))?;
     let (guards, ports): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
     let label = Label::new(claim.name(), (dir, &args.snapshot), &image, ports, options);
-    let place = claim.place()?;
+    let tracked = claim.tracked()?;
     let serving = server.prepare(vm, label.line())?.reachable_while({
-        let place = place.clone();
-        move || place.folder().is_some()
+        let tracked = tracked.clone();
+        move || tracked.folder().is_some()
     });
     let start = Start { image, config };
-    let watch = Watch::begin(start, serving.control(), label.clone(), place, guards)?;
+    let watch = Watch::begin(start, serving.control(), label.clone(), tracked, guards)?;
     if let Err(source) = announce(&label) {
         // The starter has gone, and nobody else knows about the machine.
         watch.end();

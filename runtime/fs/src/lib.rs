@@ -21,7 +21,7 @@
 //! folder     what a guest sees, and where
 //! nodes      the files that a guest knows
 //! handles    the files that a guest has open
-//! root       the shared folder, and the way to what is in it
+//! root       the shared folder, and the path to what is in it
 //! request    what a guest asks for
 //! reply      what it is answered
 //! abi        the numbers of the protocol

@@ -49,9 +49,9 @@ struct Node {
 
 /// How to reach a node's file.
 #[derive(Debug)]
-pub(crate) struct Reach {
-    /// The way from the shared folder.
-    pub(crate) way: Option<Vec<u8>>,
+pub(crate) struct Location {
+    /// The path from the shared folder.
+    pub(crate) path: Option<Vec<u8>>,
     pub(crate) file: Option<FileId>,
     pub(crate) held: Option<Arc<Handle>>,
 }
@@ -115,13 +115,13 @@ impl Nodes {
     /// How to reach a node.
     ///
     /// # Errors
-    /// `ESTALE` if there is no such node, and `ENAMETOOLONG` if the way is too long.
-    pub(crate) fn reach(&self, id: u64) -> Result<Reach, Errno> {
+    /// `ESTALE` if there is no such node, and `ENAMETOOLONG` if the path is too long.
+    pub(crate) fn locate(&self, id: u64) -> Result<Location, Errno> {
         if id == ROOT {
-            return Ok(Reach { way: Some(Vec::new()), file: None, held: None });
+            return Ok(Location { path: Some(Vec::new()), file: None, held: None });
         }
         let node = self.nodes.get(&id).ok_or(Errno::STALE)?;
-        Ok(Reach { way: self.way(node)?, file: node.file, held: node.held.clone() })
+        Ok(Location { path: self.path(node)?, file: node.file, held: node.held.clone() })
     }
 
     /// Counts a reference of the guest to a file, which is now at this place. Returns its node.
@@ -204,7 +204,7 @@ impl Nodes {
         self.most = most;
     }
 
-    fn way(&self, node: &Node) -> Result<Option<Vec<u8>>, Errno> {
+    fn path(&self, node: &Node) -> Result<Option<Vec<u8>>, Errno> {
         let mut names: Vec<&[u8]> = Vec::new();
         let (mut node, mut length) = (node, 0);
         loop {

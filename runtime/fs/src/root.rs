@@ -1,6 +1,6 @@
-//! The shared folder, and the way to what is in it.
+//! The shared folder, and the path to what is in it.
 //!
-//! Every way starts at the folder's descriptor and is walked by the kernel, which refuses `..`, symbolic
+//! Every path starts at the folder's descriptor and is walked by the kernel, which refuses `..`, symbolic
 //! links and whatever leads out of the folder (`openat2` with `RESOLVE_BENEATH`). What it leads to is opened
 //! without effect first (`O_PATH`), so that no device, pipe or link of the host is ever used.
 
@@ -17,7 +17,7 @@ use crate::reply::FILE_TYPE;
 
 /// The most bytes that the kernel walks at once.
 const MAX_WALK: usize = 3800;
-/// The most bytes of a way: deeper folders cannot be made over a share.
+/// The most bytes of a path: deeper folders cannot be made over a share.
 pub(crate) const MAX_WAY: usize = 64 << 10;
 
 /// A shared folder.
@@ -65,9 +65,9 @@ impl Root {
         Ok(root)
     }
 
-    /// Opens what a way leads to: names with slashes between them, or the folder itself.
-    pub(crate) fn walk(&self, way: &[u8]) -> Result<OwnedFd, Errno> {
-        let mut rest = way;
+    /// Opens what a path leads to: names with slashes between them, or the folder itself.
+    pub(crate) fn walk(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
+        let mut rest = path;
         let mut reached: Option<OwnedFd> = None;
         while rest.len() > MAX_WALK {
             let (piece, later) = split(rest).ok_or(Errno::NAMETOOLONG)?;
@@ -106,14 +106,14 @@ pub(crate) fn status(file: &impl AsFd) -> Result<Statx, Errno> {
     statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME)
 }
 
-fn step(folder: &impl AsFd, way: &[u8]) -> Result<OwnedFd, Errno> {
+fn step(folder: &impl AsFd, path: &[u8]) -> Result<OwnedFd, Errno> {
     let how = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let bounds = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    openat2(folder, way, how, Mode::empty(), bounds)
+    openat2(folder, path, how, Mode::empty(), bounds)
 }
 
-/// Splits a way at the last slash that the kernel walks to at once.
-fn split(way: &[u8]) -> Option<(&[u8], &[u8])> {
-    let at = way.get(..MAX_WALK)?.iter().rposition(|byte| *byte == b'/')?;
-    Some((way.get(..at)?, way.get(at + 1..)?))
+/// Splits a path at the last slash that the kernel walks to at once.
+fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = path.get(..MAX_WALK)?.iter().rposition(|byte| *byte == b'/')?;
+    Some((path.get(..at)?, path.get(at + 1..)?))
 }

@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use crate::policy::{Protocol, Rule, can_be_reached, is_public};
-use crate::segment::{Place, place};
+use crate::segment::{AddressOwner, owner_of};
 
 /// Connections at once, unless [`Network::with_max_connections`] says otherwise.
 const MAX_CONNECTIONS: usize = 2048;
@@ -197,12 +197,12 @@ impl Network {
     ) -> Option<SocketAddr> {
         let (address, port) = (to.ip(), to.port());
         let mut fitting = self.rules.iter().filter(|rule| rule.fits(protocol, port));
-        match place(address) {
-            Place::Host => {
+        match owner_of(address) {
+            AddressOwner::Host => {
                 let is_allowed = fitting.any(Rule::is_host);
                 is_allowed.then(|| (Ipv4Addr::LOCALHOST, port).into())
             }
-            Place::Outside if port != 0 && can_be_reached(address) => {
+            AddressOwner::Outside if port != 0 && can_be_reached(address) => {
                 let is_open = is_public(address);
                 let is_allowed = match self.base {
                     Base::All => true,
@@ -225,7 +225,7 @@ impl Network {
 
     /// Whether the resolver passes this address on.
     pub(crate) fn may_answer(&self, address: IpAddr) -> bool {
-        place(address) == Place::Outside
+        owner_of(address) == AddressOwner::Outside
             && can_be_reached(address)
             && (self.base == Base::All
                 || is_public(address)

@@ -12,7 +12,7 @@ use smoltcp::wire::{
     NdiscRepr, TcpPacket, UdpPacket, UdpRepr,
 };
 
-use crate::segment::{GATEWAY_MAC, GATEWAY_V4, HOST_V4, Place, place};
+use crate::segment::{AddressOwner, GATEWAY_MAC, GATEWAY_V4, HOST_V4, owner_of};
 
 /// Two addresses and a type.
 pub(crate) const FRAME_HEADER: usize = 14;
@@ -186,7 +186,8 @@ impl<'a> Packet<'a> {
     pub(crate) fn answer(&self) -> Option<Vec<u8>> {
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                if !matches!(place(self.destination), Place::Gateway | Place::Host) {
+                if !matches!(owner_of(self.destination), AddressOwner::Gateway | AddressOwner::Host)
+                {
                     return None;
                 }
                 let packet = Icmpv4Packet::new_checked(self.payload).ok()?;
@@ -201,14 +202,19 @@ impl<'a> Packet<'a> {
                     Icmpv6Repr::parse(&source, &destination, &packet, &checksums()).ok()?;
                 match request {
                     Icmpv6Repr::EchoRequest { ident, seq_no, data }
-                        if matches!(place(self.destination), Place::Gateway | Place::Host) =>
+                        if matches!(
+                            owner_of(self.destination),
+                            AddressOwner::Gateway | AddressOwner::Host
+                        ) =>
                     {
                         let reply = Icmpv6Repr::EchoReply { ident, seq_no, data };
                         Some(icmp_v6(destination, source, &reply))
                     }
                     Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { target_addr, .. })
-                        if matches!(place(target_addr.into()), Place::Gateway | Place::Host)
-                            && !source.is_unspecified() =>
+                        if matches!(
+                            owner_of(target_addr.into()),
+                            AddressOwner::Gateway | AddressOwner::Host
+                        ) && !source.is_unspecified() =>
                     {
                         let reply = Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert {
                             flags: NdiscNeighborFlags::ROUTER

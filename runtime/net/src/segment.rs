@@ -32,7 +32,7 @@ pub(crate) const DNS_PORT: u16 = 53;
 
 /// Who has an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum AddressOwner {
     Guest,
     Gateway,
     Host,
@@ -41,13 +41,15 @@ pub(crate) enum Place {
     Outside,
 }
 
-pub(crate) fn place(address: IpAddr) -> Place {
+pub(crate) fn owner_of(address: IpAddr) -> AddressOwner {
     match address {
-        IpAddr::V4(GUEST_V4) | IpAddr::V6(GUEST_V6) => Place::Guest,
-        IpAddr::V4(GATEWAY_V4) | IpAddr::V6(GATEWAY_V6) => Place::Gateway,
-        IpAddr::V4(HOST_V4) | IpAddr::V6(HOST_V6) => Place::Host,
-        IpAddr::V4(v4) if v4.octets().starts_with(&[198, 18, 0]) => Place::Nobody,
-        IpAddr::V6(v6) if v6.segments().starts_with(&[0xfd73, 0x6d00, 0, 0]) => Place::Nobody,
-        _ => Place::Outside,
+        IpAddr::V4(GUEST_V4) | IpAddr::V6(GUEST_V6) => AddressOwner::Guest,
+        IpAddr::V4(GATEWAY_V4) | IpAddr::V6(GATEWAY_V6) => AddressOwner::Gateway,
+        IpAddr::V4(HOST_V4) | IpAddr::V6(HOST_V6) => AddressOwner::Host,
+        IpAddr::V4(v4) if v4.octets().starts_with(&[198, 18, 0]) => AddressOwner::Nobody,
+        IpAddr::V6(v6) if v6.segments().starts_with(&[0xfd73, 0x6d00, 0, 0]) => {
+            AddressOwner::Nobody
+        }
+        _ => AddressOwner::Outside,
     }
 }

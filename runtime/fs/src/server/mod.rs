@@ -3,8 +3,8 @@
 //! Any number of threads may ask it at once. What it does to the host's files, it does as this process's
 //! user; the guest's kernel checks the rights of the guest's users beforehand.
 //!
-//! Locks: `moves` is held for reading while a way is walked, and for writing while the guest moves a file,
-//! so that no way is looked for where it is no longer. It comes before `handles`, and that before `nodes`;
+//! Locks: `moves` is held for reading while a path is walked, and for writing while the guest moves a file,
+//! so that no path is looked for where it is no longer. It comes before `handles`, and that before `nodes`;
 //! those two are held for moments only.
 
 mod attributes;
@@ -217,16 +217,16 @@ impl Server {
 
     /// The same, while nothing is moved.
     fn find_still(&self, node: u64) -> Result<Found, Errno> {
-        let reach = self.nodes().reach(node)?;
-        let named = reach.way.as_ref().map(|way| {
-            let file = self.root.walk(way)?;
+        let location = self.nodes().locate(node)?;
+        let named = location.path.as_ref().map(|path| {
+            let file = self.root.walk(path)?;
             let status = status(&file)?;
             Ok(Found { file, status })
         });
         let failure = match named {
             Some(Ok(found)) => {
                 let id = FileId::of(&found.status);
-                match reach.file {
+                match location.file {
                     Some(file) if file != id => Errno::STALE,
                     Some(_) => return Ok(found),
                     None => {
@@ -240,7 +240,7 @@ impl Server {
             }
             Some(Err(errno)) => errno,
         };
-        let handle = reach.held.ok_or(failure)?;
+        let handle = location.held.ok_or(failure)?;
         let file = fcntl_dupfd_cloexec(handle.file.get().ok_or(failure)?, 0)?;
         let status = status(&file)?;
         Ok(Found { file, status })

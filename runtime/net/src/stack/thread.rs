@@ -28,7 +28,9 @@ use crate::packet::{
     read_packet,
 };
 use crate::policy::Protocol;
-use crate::segment::{DNS_PORT, GATEWAY_V4, GATEWAY_V6, MTU, PREFIX_V4, PREFIX_V6, Place, place};
+use crate::segment::{
+    AddressOwner, DNS_PORT, GATEWAY_V4, GATEWAY_V6, MTU, PREFIX_V4, PREFIX_V6, owner_of,
+};
 
 const WAKER: Token = Token(0);
 /// Tokens from here on are given out in turn, and never twice.
@@ -237,7 +239,7 @@ impl Loop {
                 }
             }
             // What does not come from the guest's own address has no way back.
-            _ if place(packet.source) != Place::Guest => {}
+            _ if owner_of(packet.source) != AddressOwner::Guest => {}
             IpProtocol::Tcp => self.take_segment(&packet),
             IpProtocol::Udp => {
                 if let Some(datagram) = packet.datagram() {
@@ -267,7 +269,7 @@ impl Loop {
             self.context().poll(&mut SocketSet::new(Vec::new()), Some(packet.bytes));
             return;
         }
-        if place(packet.destination) == Place::Gateway {
+        if owner_of(packet.destination) == AddressOwner::Gateway {
             if segment.destination.port() == DNS_PORT {
                 let token = self.token();
                 return self.in_streams(|streams, context| {
@@ -297,15 +299,15 @@ impl Loop {
 
     fn take_datagram(&mut self, packet: &Packet<'_>, datagram: Datagram<'_>) {
         let key = (datagram.source, datagram.destination);
-        match place(packet.destination) {
-            Place::Gateway if datagram.destination.port() == DNS_PORT => {
+        match owner_of(packet.destination) {
+            AddressOwner::Gateway if datagram.destination.port() == DNS_PORT => {
                 let asker = Asker::Datagram { guest: key.0, gateway: key.1 };
                 let (answered, _) = self.ask(asker, datagram.payload);
                 return self.answer(answered);
             }
-            Place::Gateway => return self.refuse(packet, Unreachable::NoPort),
+            AddressOwner::Gateway => return self.refuse(packet, Unreachable::NoPort),
             // Groups are not routed, and get no answers.
-            Place::Outside if is_group(packet.destination) => return,
+            AddressOwner::Outside if is_group(packet.destination) => return,
             _ => {}
         }
         let token = match self.flow_of.get(&key) {
