@@ -34,7 +34,7 @@ impl<W: Write> Stream<W> {
 impl<W: Write> Write for Stream<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = u32::try_from(bytes.len()).unwrap_or(MAX_PIECE).min(MAX_PIECE);
-        let bytes = bytes.get(..count as usize).unwrap_or_default();
+        let bytes = bytes.split_at(count as usize).0;
         // A piece at once, so that readers of a file never see half of one.
         let piece = piece(self.number, bytes);
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
@@ -50,7 +50,7 @@ impl<W: Write> Write for Stream<W> {
 /// A piece of a stream, at most [`MAX_PIECE`] bytes of it.
 pub(crate) fn piece(stream: u8, bytes: &[u8]) -> Vec<u8> {
     let count = u32::try_from(bytes.len()).unwrap_or(MAX_PIECE).min(MAX_PIECE);
-    let bytes = bytes.get(..count as usize).unwrap_or_default();
+    let bytes = bytes.split_at(count as usize).0;
     [&[stream], count.to_le_bytes().as_slice(), bytes].concat()
 }
 

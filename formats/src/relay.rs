@@ -119,7 +119,7 @@ impl<S: Socket> Endpoint<S> {
     pub fn send(&mut self, bytes: &[u8]) {
         let sent = if self.queue.is_empty() { self.write(bytes) } else { 0 };
         if !self.is_broken {
-            self.queue.extend_from_slice(bytes.get(sent..).unwrap_or_default());
+            self.queue.extend_from_slice(bytes.split_at(sent).1);
         }
     }
 
@@ -127,7 +127,7 @@ impl<S: Socket> Endpoint<S> {
     pub fn flush(&mut self) -> bool {
         if !self.queue.is_empty() {
             let queue = core::mem::take(&mut self.queue);
-            self.sent += self.write(queue.get(self.sent..).unwrap_or_default());
+            self.sent += self.write(queue.split_at(self.sent).1);
             if self.is_broken {
                 return false;
             }

@@ -35,7 +35,7 @@ impl Inbox {
 
     /// Takes the next whole frame.
     pub(crate) fn next<M: Message>(&mut self) -> core::result::Result<Option<M>, DecodeError> {
-        let waiting = self.bytes.get(self.start..).unwrap_or_default();
+        let waiting = self.bytes.split_at(self.start).1;
         let Some((header, rest)) = waiting.split_first_chunk::<HEADER_SIZE>() else {
             self.compact();
             return Ok(None);

@@ -35,7 +35,7 @@ pub(crate) struct Log {
 impl Log {
     /// Adds output.
     pub(crate) fn push(&mut self, stream: Stream, bytes: &[u8]) {
-        let kept = bytes.get(bytes.len().saturating_sub(CAPACITY)..).unwrap_or_default();
+        let kept = bytes.split_at(bytes.len().saturating_sub(CAPACITY)).1;
         self.forgotten += (bytes.len() - kept.len()) as u64;
         self.forget((self.bytes.len() + kept.len()).saturating_sub(CAPACITY));
         if kept.is_empty() {

@@ -16,7 +16,7 @@ pub(super) fn copy_input(mut to: impl Write) {
     let mut piece = vec![0; PIECE];
     loop {
         match io::stdin().read(&mut piece) {
-            Ok(count @ 1..) if to.write_all(piece.get(..count).unwrap_or_default()).is_ok() => {}
+            Ok(count @ 1..) if to.write_all(piece.split_at(count).0).is_ok() => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // End of input, or the reader has gone.
             _ => return,
@@ -56,7 +56,7 @@ fn copy(
             // `wait` returns the reason.
             Ok(_) | Err(_) => return Ok(()),
         };
-        let bytes = piece.get(..count).unwrap_or_default();
+        let bytes = piece.split_at(count).0;
         if let Err(source) = to.write_all(bytes).and_then(|()| to.flush()) {
             // The command may have exited.
             let _ = command.signal(SIGKILL);

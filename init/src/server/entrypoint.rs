@@ -50,7 +50,7 @@ impl Entrypoint {
         let Some(fd) = pipe.as_ref() else { return false };
         match read_now(fd, scratch) {
             Ok(count) if count > 0 => {
-                self.log.push(stream, scratch.get(..count).unwrap_or_default());
+                self.log.push(stream, scratch.split_at(count).0);
                 true
             }
             Err(Errno::EAGAIN | Errno::EINTR) => false,

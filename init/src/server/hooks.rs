@@ -302,7 +302,7 @@ impl Program {
         let Some(output) = &self.output else { return false };
         match read_now(output, scratch) {
             Ok(count) if count > 0 => {
-                self.tail.extend_from_slice(scratch.get(..count).unwrap_or_default());
+                self.tail.extend_from_slice(scratch.split_at(count).0);
                 self.tail.drain(..self.tail.len().saturating_sub(SHOWN_OUTPUT));
                 true
             }

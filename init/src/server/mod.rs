@@ -127,7 +127,7 @@ impl Server {
         loop {
             let timeout = self.timeout();
             let count = self.epoll.wait(&mut events, timeout).or_failure("epoll_wait", "")?;
-            let ready = events.get(..count).unwrap_or_default();
+            let ready = events.split_at(count).0;
             let ready = || {
                 ready.iter().filter_map(|event| Some((Token::unpack(event.data)?, event.events)))
             };
@@ -175,7 +175,7 @@ impl Server {
             match socket::receive(&self.control, &mut self.scratch) {
                 Ok(0) => return Ok(false),
                 Ok(count) => {
-                    let bytes = self.scratch.get(..count).unwrap_or_default();
+                    let bytes = self.scratch.split_at(count).0;
                     self.control_inbox.push(bytes);
                     self.take_control()?;
                     if count < self.scratch.len() {

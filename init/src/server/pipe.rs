@@ -79,7 +79,7 @@ impl Pipe {
             match read {
                 Ok(0) | Err(Errno::EPIPE) => self.fd = None,
                 Ok(count) => {
-                    outbox.push(&reply(space.get(..count).unwrap_or_default().to_vec()));
+                    outbox.push(&reply(space.split_at(count).0.to_vec()));
                     self.rest = if ended { self.rest.saturating_sub(count) } else { self.rest };
                 }
                 Err(Errno::EINTR) => continue,

@@ -78,7 +78,7 @@ impl Stream {
                     return true;
                 }
                 Ok(count) => {
-                    self.inbox.push(scratch.get(..count).unwrap_or_default());
+                    self.inbox.push(scratch.split_at(count).0);
                     if count < scratch.len() || !matches!(self.work, Work::Request) {
                         return true;
                     }
@@ -223,7 +223,7 @@ impl Stream {
             match source.give(scratch) {
                 Ok(0) => self.finish(&Reply::Done),
                 Ok(count) => {
-                    let bytes = scratch.get(..count).unwrap_or_default();
+                    let bytes = scratch.split_at(count).0;
                     self.outbox.push(&Reply::Data(bytes.to_vec()));
                 }
                 Err(failure) => self.finish(&Reply::Failed(failure)),

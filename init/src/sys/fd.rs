@@ -205,7 +205,7 @@ pub(crate) fn write_all(file: &Fd, bytes: &[u8]) -> Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
         match write(file, rest) {
-            Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+            Ok(count) => rest = rest.split_at(count).1,
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
         }

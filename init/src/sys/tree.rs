@@ -51,7 +51,7 @@ pub(crate) fn names(path: &CStr) -> Result<Vec<Vec<u8>>> {
             names.sort_unstable();
             return Ok(names);
         }
-        let mut rest = buffer.get(..count).unwrap_or_default();
+        let mut rest = buffer.split_at(count).0;
         while let Some((low, high)) = rest.get(16).zip(rest.get(17)) {
             let length = usize::from(u16::from_le_bytes([*low, *high]));
             let Some(entry) = rest.get(ENTRY_HEAD..length) else { return Err(Errno::EBADMSG) };
@@ -59,7 +59,7 @@ pub(crate) fn names(path: &CStr) -> Result<Vec<Vec<u8>>> {
             if name != b"." && name != b".." {
                 names.push(name.to_vec());
             }
-            rest = rest.get(length..).unwrap_or_default();
+            rest = rest.split_at(length).1;
         }
     }
 }

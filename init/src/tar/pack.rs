@@ -71,7 +71,7 @@ impl Packer {
 
     /// Bytes of what was begun.
     fn give_some(&mut self, room: &mut [u8]) -> Result<usize, Failure> {
-        let waiting = self.waiting.get(self.given..).unwrap_or_default();
+        let waiting = self.waiting.split_at(self.given).1;
         if !waiting.is_empty() {
             let count = waiting.len().min(room.len());
             for (place, byte) in room.iter_mut().zip(waiting) {

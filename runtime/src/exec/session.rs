@@ -207,7 +207,7 @@ impl Session {
                 self.stream.set_write_timeout(Some(left.max(SHORTEST)))?;
             }
             match (&self.stream).write(bytes) {
-                Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+                Ok(count) => bytes = bytes.split_at(count).1,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if is_timeout(&error) => {
                     let mut state = self.lock();

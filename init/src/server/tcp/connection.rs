@@ -194,7 +194,7 @@ impl Connection {
             return Ok(true);
         }
         let Some(count) = self.host.receive(scratch)? else { return Ok(false) };
-        let bytes = scratch.get(..count).unwrap_or_default();
+        let bytes = scratch.split_at(count).0;
         match &mut self.inbox {
             Some(_) if bytes.is_empty() => return Err(Errno::ECONNRESET),
             Some(inbox) => inbox.push(bytes),
@@ -255,7 +255,7 @@ impl Connection {
         match self.guest.receive(scratch) {
             Ok(None) if !self.guest.is_broken() => return Ok(false),
             Ok(None | Some(0)) => self.guest.has_finished = true,
-            Ok(Some(count)) => self.host.send(scratch.get(..count).unwrap_or_default()),
+            Ok(Some(count)) => self.host.send(scratch.split_at(count).0),
             Err(_) => {
                 self.guest.break_off();
                 self.guest.has_finished = true;

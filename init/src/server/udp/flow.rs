@@ -93,7 +93,7 @@ impl Flow {
             None => Ok(false),
             Some(0) => Err(Errno::ECONNRESET),
             Some(count) => {
-                self.inbox.push(piece.get(..count).unwrap_or_default());
+                self.inbox.push(piece.split_at(count).0);
                 self.deliver_all(watch)?;
                 Ok(true)
             }
@@ -137,7 +137,7 @@ impl Flow {
         match socket::receive(&self.guest, payload) {
             Ok(count) if count <= MAX_DATAGRAM => {
                 header.copy_from_slice(&Datagram::header(count));
-                self.host.send(scratch.get(..HEADER_SIZE + count).unwrap_or_default());
+                self.host.send(scratch.split_at(HEADER_SIZE + count).0);
                 Ok(true)
             }
             // Only over IPv6, and the host could not send it on.

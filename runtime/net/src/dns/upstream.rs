@@ -98,7 +98,7 @@ impl Connection {
             }
             match retried(|| (&self.stream).read(&mut piece))? {
                 0 => return Err(ErrorKind::UnexpectedEof.into()),
-                count => self.inbox.extend(piece.get(..count).unwrap_or_default()),
+                count => self.inbox.extend(piece.split_at(count).0),
             }
         }
     }

@@ -172,7 +172,7 @@ impl Stream {
             let inbox = &mut self.inbox;
             let taken = socket.recv(|bytes| {
                 let count = bytes.len().min(room);
-                inbox.extend(bytes.get(..count).unwrap_or_default());
+                inbox.extend(bytes.split_at(count).0);
                 (count, count)
             });
             match taken {

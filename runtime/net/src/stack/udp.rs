@@ -65,7 +65,7 @@ impl Flow {
             match self.socket.recv(buffer) {
                 Ok(length) => {
                     self.used = Instant::now();
-                    let payload = buffer.get(..length).unwrap_or_default();
+                    let payload = buffer.split_at(length).0;
                     if let Some(packet) = datagram(remote, guest, payload) {
                         link.send_packet(&packet);
                     }

@@ -83,7 +83,7 @@ impl Flow {
         }
         // A frame that has begun must be finished.
         if sent > 0 || self.queued + frame.len() <= QUEUE {
-            let rest = frame.get(sent..).unwrap_or_default().to_vec();
+            let rest = frame.split_at(sent).1.to_vec();
             self.queued += rest.len();
             self.queue.push_back(rest);
         }
@@ -96,7 +96,7 @@ impl Flow {
     /// The stream is closed.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         while let Some(frame) = self.queue.pop_front() {
-            let count = self.write(frame.get(self.sent..).unwrap_or_default())?;
+            let count = self.write(frame.split_at(self.sent).1)?;
             self.sent += count;
             if self.sent < frame.len() {
                 self.queue.push_front(frame);
@@ -123,15 +123,15 @@ impl Flow {
             Err(error) if is_passing(&error) => return Ok(()),
             Err(error) => return Err(error),
         };
-        let bytes = scratch.get(..count).unwrap_or_default();
+        let bytes = scratch.split_at(count).0;
         if self.inbox.is_empty() {
             let taken = self.take_frames(bytes, &mut pass_on)?;
-            self.inbox = bytes.get(taken..).unwrap_or_default().to_vec();
+            self.inbox = bytes.split_at(taken).1.to_vec();
         } else {
             let mut inbox = std::mem::take(&mut self.inbox);
             inbox.extend_from_slice(bytes);
             let taken = self.take_frames(&inbox, &mut pass_on)?;
-            self.inbox = inbox.get(taken..).unwrap_or_default().to_vec();
+            self.inbox = inbox.split_at(taken).1.to_vec();
         }
         Ok(())
     }

@@ -244,7 +244,7 @@ impl Connection {
             let Some(stream) = &self.stream else { return false };
             let Ok(written) = write(stream, rest) else { return false };
             self.count_consumed(written);
-            rest = rest.get(written..).unwrap_or_default();
+            rest = rest.split_at(written).1;
         }
         self.outbox.extend(rest);
         true
@@ -352,7 +352,7 @@ impl Connection {
             Progress::Idle if self.inbox.is_empty() => self.send_data(bytes, receiver, queues)?,
             Progress::Idle | Progress::Blocked => 0,
         };
-        let rest = bytes.get(sent..).unwrap_or_default();
+        let rest = bytes.split_at(sent).1;
         self.inbox.extend_from_slice(rest);
         let blocked = first == Progress::Blocked || (!rest.is_empty() && self.credit() > 0);
         Ok(if blocked { Progress::Blocked } else { Progress::Idle })
@@ -434,9 +434,9 @@ impl Connection {
                     Ok(())
                 }
                 Ok(Some(count)) => {
-                    let bytes = buffer.get(..count).unwrap_or_default();
+                    let bytes = buffer.split_at(count).0;
                     self.send_data(bytes, receiver, queues).map(|sent| {
-                        self.inbox.extend_from_slice(bytes.get(sent..).unwrap_or_default());
+                        self.inbox.extend_from_slice(bytes.split_at(sent).1);
                     })
                 }
                 Ok(None) => {
@@ -461,7 +461,7 @@ impl Connection {
         queues: &mut Queues,
     ) -> Result<bool, QueueViolation> {
         let inbox = std::mem::take(&mut self.inbox);
-        let bytes = inbox.get(self.inbox_start..).unwrap_or_default();
+        let bytes = inbox.split_at(self.inbox_start).1;
         let sent = self.send_data(bytes, receiver, queues)?;
         let finished = sent == bytes.len();
         if finished {
@@ -484,7 +484,8 @@ impl Connection {
         while done < bytes.len() {
             let credit = usize::try_from(self.credit()).unwrap_or(usize::MAX);
             let limit = (bytes.len() - done).min(credit).min(MAX_PAYLOAD);
-            let piece = bytes.get(done..done + limit).unwrap_or_default();
+            let (_, rest) = bytes.split_at(done);
+            let piece = rest.split_at(limit).0;
             if piece.is_empty() {
                 break;
             }

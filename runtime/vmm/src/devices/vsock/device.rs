@@ -249,7 +249,7 @@ impl Sockets {
         };
         connection.take_credit(header);
         let legal = match header.operation {
-            OP_RW => connection.deliver(self.payload.get(..length).unwrap_or_default()),
+            OP_RW => connection.deliver(self.payload.split_at(length).0),
             OP_RESPONSE => connection.respond(),
             OP_CREDIT_UPDATE => true,
             OP_CREDIT_REQUEST => {

@@ -45,7 +45,7 @@ impl Receiver {
         let length = u32::try_from(count).map_err(|_| QueueViolation)?;
         let header = Header { destination_cid: self.guest_cid, length, ..header };
         self.chain.write(queues.memory(), 0, &header.encode())?;
-        let payload = payload.get(..count).unwrap_or_default();
+        let payload = payload.split_at(count).0;
         self.chain.write(queues.memory(), HEADER_SIZE, payload)?;
         queues.push(RECEIVE, &self.chain, HEADER_SIZE + count)?;
         Ok(Some(count))
