@@ -10,6 +10,14 @@ const IF_EQUAL: u16 = 0x15;
 /// Ends the filter with the result `k`.
 const RETURN: u16 = 0x06;
 
+/// The calls that open a path on every architecture.
+const OPEN: [libc::c_long; 2] = [libc::SYS_openat, libc::SYS_openat2];
+/// Their predecessors, which later architectures do not have.
+#[cfg(target_arch = "x86_64")]
+const OLD_OPEN: [libc::c_long; 2] = [libc::SYS_open, libc::SYS_creat];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD_OPEN: [libc::c_long; 0] = [];
+
 fn main() -> ExitCode {
     // SAFETY: nothing has run before in this process.
     unsafe { supermachine::worker::main_locked(lock) }
@@ -19,7 +27,7 @@ fn main() -> ExitCode {
 fn lock() {
     let instruction = |code, jf, k| libc::sock_filter { code, jt: 0, jf, k };
     let mut filter = vec![instruction(LOAD_NUMBER, 0, 0)];
-    for call in [libc::SYS_open, libc::SYS_openat, libc::SYS_openat2, libc::SYS_creat] {
+    for call in OPEN.into_iter().chain(OLD_OPEN) {
         let call = u32::try_from(call).unwrap_or(u32::MAX);
         filter.push(instruction(IF_EQUAL, 1, call));
         filter.push(instruction(RETURN, 0, libc::SECCOMP_RET_ERRNO | libc::EACCES.cast_unsigned()));
