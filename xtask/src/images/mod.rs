@@ -2,8 +2,9 @@
 //!
 //! Owns the recipes (`xtask/images/`) and a cache of finished OCI layouts, each named by
 //! a digest of its recipe. An image is made once, and pushed once into the storage that
-//! the test registry serves. Recipes in Python make images of either architecture, those in shell
-//! of this machine's only: they start the programs that they install.
+//! the test registry serves. Recipes in Python make images of either architecture. Recipes in shell
+//! start the programs that they install. For another architecture packages are only unpacked, which
+//! is enough for few images.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,12 +39,16 @@ struct Recipe {
     /// What it includes.
     shared: &'static [(&'static str, &'static str)],
     base: Option<&'static Recipe>,
+    /// Whether its packages work if they are only unpacked, as those of another architecture are.
+    is_unpackable: bool,
     /// Whether only full runs need it.
     is_for_full_runs: bool,
 }
 
 const OCI: (&str, &str) = ("oci.py", include_str!("../../images/oci.py"));
 const DEBIAN: (&str, &str) = ("debian.sh", include_str!("../../images/debian.sh"));
+/// Takes the place of [`DEBIAN`] for another architecture.
+const UNPACKED: (&str, &str) = (DEBIAN.0, include_str!("../../images/unpacked.sh"));
 const ZOO: (&str, &str) = ("zoo.sh", include_str!("../../images/zoo.sh"));
 
 static BASE: Recipe = Recipe {
@@ -52,6 +57,7 @@ static BASE: Recipe = Recipe {
     text: include_str!("../../images/debian-base.sh"),
     shared: &[DEBIAN],
     base: None,
+    is_unpackable: false,
     is_for_full_runs: false,
 };
 
@@ -60,9 +66,9 @@ static RECIPES: [Recipe; 23] = [
     by_hand("layers", include_str!("../../images/layers.py")),
     by_hand("etc-links", include_str!("../../images/etc-links.py")),
     by_hand("volumes", include_str!("../../images/volumes.py")),
-    on_debian("nginx", include_str!("../../images/nginx.sh")),
-    on_debian("redis", include_str!("../../images/redis.sh")),
-    on_debian("python3", include_str!("../../images/python3.sh")),
+    anywhere(on_debian("nginx", include_str!("../../images/nginx.sh"))),
+    anywhere(on_debian("redis", include_str!("../../images/redis.sh"))),
+    anywhere(on_debian("python3", include_str!("../../images/python3.sh"))),
     on_debian("httpd", include_str!("../../images/httpd.sh")),
     on_debian("memcached", include_str!("../../images/memcached.sh")),
     on_debian("node", include_str!("../../images/node.sh")),
@@ -82,11 +88,24 @@ static RECIPES: [Recipe; 23] = [
 ];
 
 const fn by_hand(name: &'static str, text: &'static str) -> Recipe {
-    Recipe { name, tool: Tool::Python, text, shared: &[OCI], base: None, is_for_full_runs: false }
+    Recipe {
+        name,
+        tool: Tool::Python,
+        text,
+        shared: &[OCI],
+        base: None,
+        is_unpackable: false,
+        is_for_full_runs: false,
+    }
 }
 
 const fn on_debian(name: &'static str, text: &'static str) -> Recipe {
     Recipe { tool: Tool::Shell, shared: &[DEBIAN], base: Some(&BASE), ..by_hand(name, text) }
+}
+
+/// An image that is made for every architecture.
+const fn anywhere(recipe: Recipe) -> Recipe {
+    Recipe { is_unpackable: true, ..recipe }
 }
 
 /// An image that is compared with a chroot of it.
@@ -157,21 +176,36 @@ pub(crate) fn ensure(arch: Arch, names: &[&str]) -> Result<Vec<(&'static str, Pa
 
 impl Recipe {
     /// A digest of everything that the image is made from, save the packages' versions.
-    fn digest(&self) -> String {
+    fn digest(&self, arch: Arch) -> String {
         let mut digest = Sha256::new();
-        for text in [self.text].into_iter().chain(self.shared.iter().map(|(_, text)| *text)) {
+        for text in [self.text].into_iter().chain(self.includes(arch).iter().map(|(_, text)| *text))
+        {
             digest.update((text.len() as u64).to_le_bytes());
             digest.update(text);
         }
-        if let Some(base) = self.base {
-            digest.update(base.digest());
+        if let Some(base) = self.base(arch) {
+            digest.update(base.digest(arch));
         }
         cache::short_name(&digest.finalize())
     }
 
     /// Whether it makes images of an architecture.
     fn is_made_for(&self, arch: Arch) -> bool {
-        arch == Arch::host() || matches!(self.tool, Tool::Python)
+        arch == Arch::host() || matches!(self.tool, Tool::Python) || self.is_unpackable
+    }
+
+    /// Whether its packages are unpacked, and not installed.
+    fn is_unpacked(&self, arch: Arch) -> bool {
+        arch != Arch::host() && matches!(self.tool, Tool::Shell)
+    }
+
+    fn includes(&self, arch: Arch) -> &'static [(&'static str, &'static str)] {
+        if self.is_unpacked(arch) { &[UNPACKED] } else { self.shared }
+    }
+
+    /// The image that it starts from.
+    fn base(&self, arch: Arch) -> Option<&'static Self> {
+        self.base.filter(|_| !self.is_unpacked(arch))
     }
 
     /// Returns the image's OCI layout, made if it is not there yet.
@@ -183,13 +217,13 @@ impl Recipe {
                 found: arch.name().into(),
             });
         }
-        let name = format!("{}-{}", cache::name_for(arch, self.name), self.digest());
+        let name = format!("{}-{}", cache::name_for(arch, self.name), self.digest(arch));
         let folder = cache::dev().join("images").join(name);
         let layout = folder.join("layout");
         if folder.is_dir() {
             return Ok(layout);
         }
-        let base = self.base.map(|base| base.make(arch)).transpose()?;
+        let base = self.base(arch).map(|base| base.make(arch)).transpose()?;
         cache::folder(&folder, |scratch| self.run(arch, scratch, base.as_deref()))?;
         Ok(layout)
     }
@@ -198,7 +232,7 @@ impl Recipe {
         let step = Step::new(&format!("making the image {}", self.name), 0);
         let work = scratch.join("work");
         fs::create_dir(&work).map_err(Error::file("create", &work))?;
-        for (name, text) in self.shared.iter().chain([&("recipe", self.text)]) {
+        for (name, text) in self.includes(arch).iter().chain([&("recipe", self.text)]) {
             let path = work.join(name);
             fs::write(&path, text).map_err(Error::file("write", &path))?;
         }
@@ -214,6 +248,7 @@ impl Recipe {
             Tool::Shell => {
                 let mut shell = command::as_root("env");
                 shell.arg(format!("OUT={}", layout.display()));
+                shell.arg(format!("ARCHITECTURE={}", host::debian_name(arch)));
                 shell.args(base.map(|b| format!("BASE={}", b.display())));
                 shell.args(["bash", "-euo", "pipefail", "recipe"]);
                 shell
