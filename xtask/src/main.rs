@@ -16,6 +16,7 @@ mod bench;
 mod cache;
 mod command;
 mod cross;
+mod empty_disk;
 mod error;
 mod gate;
 mod host;
@@ -47,6 +48,8 @@ enum Task {
     Assets(assets::Args),
     /// Run the benchmarks in the host whose clock counts instructions
     Bench(bench::Args),
+    /// Make the empty file system of new volumes, which is part of the sources
+    EmptyDisk(empty_disk::Args),
     /// Check the sources: format, lints, documents, budgets, dependencies, arrows
     Gate(gate::Args),
     /// Run a command in a host with a working hypervisor
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Assets(args) => assets::exec(&args),
         Task::Bench(args) => bench::exec(&args),
+        Task::EmptyDisk(args) => empty_disk::exec(&args),
         Task::Test(args) => suite::exec(&args),
         Task::Gate(args) => gate::run(&args).map(|()| 0),
         Task::Host(args) => host::exec(&args),
