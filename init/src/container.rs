@@ -206,7 +206,7 @@ pub(crate) fn attach(
 }
 
 /// Waits for a device node, which may appear shortly after its probe.
-fn wait_for_device(device: &CStr) -> Result<(), Failure> {
+pub(crate) fn wait_for_device(device: &CStr) -> Result<(), Failure> {
     let name = device.to_bytes();
     let watch = poll::watch_directory(c"/dev").or_failure("inotify_add_watch", "/dev")?;
     let end = clock::monotonic().saturating_add(DEVICE_TIMEOUT);

@@ -51,3 +51,13 @@ impl Joined {
         join_processes(&self.processes).or_failure("setns", "processes")
     }
 }
+
+/// Mounts among the mounts that programs see, and for an entrypoint with mounts of its own also among those
+/// that it gets when it starts again.
+pub(crate) fn everywhere(
+    joined: Option<&Joined>,
+    attach: impl Fn() -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    attach()?;
+    joined.map_or(Ok(()), |joined| joined.outside(&attach))
+}

@@ -28,6 +28,7 @@ mod cgroup;
 mod child;
 mod connections;
 mod container;
+mod disk;
 mod environment;
 mod failure;
 mod files;

@@ -11,7 +11,7 @@ use supermachine_formats::wire::{Failure, Share};
 
 use crate::container::Container;
 use crate::failure::{OrFailure, failure};
-use crate::joined::Joined;
+use crate::joined::{Joined, everywhere};
 use crate::place::{make_directories, path};
 use crate::slot::probe;
 use crate::sys::{Errno, mount};
@@ -59,16 +59,6 @@ impl Shares {
 fn make_target(share: &Share, container: &Container) -> Result<(), Failure> {
     make_directories(&share.target)
         .or_else(|_| container.in_writable_root(|| make_directories(&share.target)))
-}
-
-/// Mounts among the mounts that programs see, and for an entrypoint with mounts of its own also among those
-/// that it gets when it starts again.
-fn everywhere(
-    joined: Option<&Joined>,
-    attach: impl Fn() -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    attach()?;
-    joined.map_or(Ok(()), |joined| joined.outside(&attach))
 }
 
 fn attach(share: &Share, how: u32) -> Result<(), Failure> {

@@ -29,6 +29,7 @@ mod assets;
 #[cfg(feature = "tokio")]
 pub mod async_;
 mod config;
+mod disks;
 mod embed;
 pub mod error;
 mod exec;
@@ -45,6 +46,8 @@ mod paths;
 mod pool;
 mod shares;
 mod vm;
+#[cfg(feature = "fs")]
+mod volume;
 pub mod worker;
 
 pub use assets::AssetPaths;
@@ -70,6 +73,8 @@ pub use supermachine_net::{
 pub use supermachine_vmm::RestoreMode;
 pub use supermachine_vmm::{Timings, host};
 pub use vm::{Vm, VmStats};
+#[cfg(feature = "fs")]
+pub use volume::{Volume, VolumeError, VolumeFolder, VolumeInfo};
 
 /// The examples of the guide to this library, compiled with all others.
 #[cfg(doctest)]

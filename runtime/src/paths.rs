@@ -11,6 +11,16 @@ pub(crate) fn cache_dir() -> Option<PathBuf> {
     Some(base.join("supermachine"))
 }
 
+/// The folder of what stays: `$XDG_DATA_HOME/supermachine`, or `~/.local/share/supermachine`. `None` when
+/// neither variable is an absolute path.
+#[cfg(feature = "fs")]
+pub(crate) fn data_dir() -> Option<PathBuf> {
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base =
+        absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")))?;
+    Some(base.join("supermachine"))
+}
+
 /// The folder of snapshots that `SUPERMACHINE_SNAPSHOTS` names.
 pub(crate) fn snapshots_dir() -> Option<PathBuf> {
     env::var_os("SUPERMACHINE_SNAPSHOTS").filter(|dir| !dir.is_empty()).map(PathBuf::from)

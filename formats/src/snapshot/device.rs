@@ -27,6 +27,8 @@ pub enum Slot {
     Net(Virtio, Net),
     /// A folder of the host.
     Share(Virtio, Share),
+    /// A writable disk that each start is given.
+    Volume(Virtio, Volume),
 }
 
 record! {
@@ -158,6 +160,14 @@ record! {
         is_folder: bool,
     }
 
+    /// A writable disk that each start is given.
+    pub struct Volume {
+        /// The volume's name; empty for a disk without one.
+        name: String,
+        /// Where the guest mounts it.
+        target: String,
+    }
+
     /// The serial port's registers.
     pub struct Serial {
         /// Divisor latch, low and high byte.
@@ -180,6 +190,9 @@ record! {
         input: Vec<u8>,
     }
 }
+
+/// The kind of a volume: the virtio device id is that of a block device, which a disk of the snapshot has.
+const VOLUME: u8 = 0x80 | 2;
 
 impl Field for Slot {
     const MIN_SIZE: usize = 1;
@@ -216,10 +229,15 @@ impl Field for Slot {
                 virtio.put(out);
                 share.put(out);
             }
+            Self::Volume(virtio, volume) => {
+                out.put_u8(VOLUME);
+                virtio.put(out);
+                volume.put(out);
+            }
         }
     }
 
-    /// Reads the virtio device id, then the device.
+    /// Reads the kind, then the device.
     fn read(name: &'static str, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         match reader.u8(name)? {
             0 => Ok(Self::Empty),
@@ -229,6 +247,9 @@ impl Field for Slot {
             2 => Ok(Self::Block(Field::read("virtio", reader)?, Field::read("block", reader)?)),
             1 => Ok(Self::Net(Field::read("virtio", reader)?, Field::read("net", reader)?)),
             26 => Ok(Self::Share(Field::read("virtio", reader)?, Field::read("share", reader)?)),
+            VOLUME => {
+                Ok(Self::Volume(Field::read("virtio", reader)?, Field::read("volume", reader)?))
+            }
             value => Err(reader.illegal(name, value.into())),
         }
     }

@@ -3,7 +3,7 @@ use super::arch::x86_64::baseline::{FeatureWord, Processor, Register};
 use super::arch::x86_64::*;
 use super::arch::{ArchState, Baseline};
 use super::device::{
-    Block, Net, Pmem, Queue, Serial, Share, ShareHandle, ShareNode, Slot, Virtio, Vsock,
+    Block, Net, Pmem, Queue, Serial, Share, ShareHandle, ShareNode, Slot, Virtio, Volume, Vsock,
     VsockConnection,
 };
 use super::memory::Run;
@@ -83,7 +83,9 @@ fn changed(change: impl FnOnce(&mut State)) -> Snapshot {
 
 /// A snapshot without the kinds of slots that came later than its version.
 pub(super) fn without_later_slots(mut snapshot: Snapshot) -> Snapshot {
-    snapshot.slots.retain(|slot| !matches!(slot, Slot::Net(..) | Slot::Share(..)));
+    snapshot
+        .slots
+        .retain(|slot| !matches!(slot, Slot::Net(..) | Slot::Share(..) | Slot::Volume(..)));
     snapshot
 }
 
@@ -132,7 +134,7 @@ fn slots() -> Vec<Slot> {
         Slot::Block(virtio.clone(), Block { disk: 0 }),
         Slot::Net(virtio.clone(), Net { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 }),
         Slot::Share(
-            virtio,
+            virtio.clone(),
             Share {
                 tag: [b't'; 36],
                 target: "/project".into(),
@@ -140,6 +142,7 @@ fn slots() -> Vec<Slot> {
                 handles: vec![ShareHandle { id: 4, node: 2, flags: 5, is_folder: false }],
             },
         ),
+        Slot::Volume(virtio, Volume { name: "data".into(), target: "/data".into() }),
     ]
 }
 

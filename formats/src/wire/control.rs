@@ -35,10 +35,16 @@ pub struct Resume {
     pub network: Option<Network>,
     /// The folders of the host that the agent mounts; at most [`MAX_SHARES`].
     pub shares: Vec<Share>,
+    /// The disks that the agent mounts; at most [`MAX_VOLUMES`].
+    pub volumes: Vec<Volume>,
 }
 
 /// The most folders of the host that a machine has.
 pub const MAX_SHARES: usize = 8;
+/// The most disks that a start gives to a machine.
+pub const MAX_VOLUMES: usize = 4;
+/// The least bytes of a volume.
+const MIN_VOLUME: usize = 6;
 /// The most bytes of a [`Share::tag`].
 const MAX_TAG: usize = 36;
 /// The least bytes of a share.
@@ -73,6 +79,30 @@ impl Share {
         }
         let (target, read_only) = (read_path(reader, "target")?, reader.bool("read only")?);
         Ok(Self { slot, tag, target, read_only })
+    }
+}
+
+/// A disk with an ext4 file system that the agent mounts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// The slot of its device.
+    pub slot: u8,
+    /// Where to mount it.
+    pub target: Vec<u8>,
+    /// Whether the guest may only read it.
+    pub read_only: bool,
+}
+
+impl Volume {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.put_u8(self.slot);
+        out.put_byte_string(&self.target);
+        out.put_bool(self.read_only);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (slot, target) = (reader.u8("slot")?, read_path(reader, "target")?);
+        Ok(Self { slot, target, read_only: reader.bool("read only")? })
     }
 }
 
@@ -140,6 +170,7 @@ impl core::fmt::Debug for Resume {
             .field("hostname", &self.hostname)
             .field("network", &self.network)
             .field("shares", &self.shares)
+            .field("volumes", &self.volumes)
             .finish_non_exhaustive()
     }
 }
@@ -162,6 +193,7 @@ pub enum Event {
 impl Message for Control {
     fn kind(&self) -> u16 {
         match self {
+            Self::Resume(resume) if !resume.volumes.is_empty() => 0x04,
             Self::Resume(resume) if resume.shares.is_empty() => 0x01,
             Self::Resume(_) => 0x03,
             Self::Clock { .. } => 0x02,
@@ -176,9 +208,12 @@ impl Message for Control {
                 out.put_option(resume.hostname.as_ref(), |out, name| {
                     out.put_byte_string(name.as_bytes());
                 });
-                if !resume.shares.is_empty() {
+                if !(resume.shares.is_empty() && resume.volumes.is_empty()) {
                     out.put_option(resume.network.as_ref(), |out, network| network.put(out));
                     out.put_list(&resume.shares, |out, share| share.put(out));
+                    if !resume.volumes.is_empty() {
+                        out.put_list(&resume.volumes, |out, volume| volume.put(out));
+                    }
                 } else if let Some(network) = &resume.network {
                     // Absent at the end, so that agents from before there were networks take the rest.
                     network.put(out);
@@ -207,6 +242,16 @@ impl Message for Control {
                 }
                 Self::Resume(Resume { network, shares, ..resume })
             }
+            0x04 => {
+                let resume = read_resume(&mut reader)?;
+                let network = reader.option("network", Network::read)?;
+                let shares = reader.list("shares", MAX_SHARES, MIN_SHARE, Share::read)?;
+                let volumes = reader.list("volumes", MAX_VOLUMES, MIN_VOLUME, Volume::read)?;
+                if volumes.is_empty() {
+                    return Err(reader.illegal("volumes", 0));
+                }
+                Self::Resume(Resume { network, shares, volumes, ..resume })
+            }
             _ => return Err(unknown_kind(kind)),
         };
         reader.finish()?;
@@ -222,6 +267,7 @@ fn read_resume(reader: &mut Reader<'_>) -> Result<Resume, DecodeError> {
         hostname: reader.option("hostname", |r| r.string("hostname", MAX_NAME))?,
         network: None,
         shares: Vec::new(),
+        volumes: Vec::new(),
     })
 }
 

@@ -20,7 +20,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use self::control::{Control, Event, MAX_SHARES, Network, Resume, Share};
+pub use self::control::{Control, Event, MAX_SHARES, MAX_VOLUMES, Network, Resume, Share, Volume};
 pub use self::datagram::{Datagram, MAX_DATAGRAM};
 pub use self::failure::{Failure, Operation};
 pub use self::field::WindowSize;

@@ -67,14 +67,38 @@ fn network() -> Network {
 #[test]
 fn resume_without_a_network_is_that_of_earlier_versions() {
     let entropy = [7; ENTROPY_SIZE];
-    let resume =
-        Resume { realtime_ns: 1, entropy, hostname: None, network: None, shares: Vec::new() };
+    let resume = resume(entropy);
     let frame = Control::Resume(resume.clone()).to_frame();
     assert_eq!(frame.len(), HEADER_SIZE + 8 + ENTROPY_SIZE + 1);
     let frame = Control::Resume(Resume { network: Some(network()), ..resume }).to_frame();
     for length in HEADER_SIZE + 8 + ENTROPY_SIZE + 2..frame.len() {
         assert!(Control::decode(0x01, &frame[HEADER_SIZE..length]).is_err(), "{length}");
     }
+}
+
+/// A resume with nothing to set up.
+fn resume(entropy: [u8; ENTROPY_SIZE]) -> Resume {
+    let (hostname, network, shares, volumes) = (None, None, Vec::new(), Vec::new());
+    Resume { realtime_ns: 1, entropy, hostname, network, shares, volumes }
+}
+
+fn volume(target: &str) -> Volume {
+    Volume { slot: 3, target: target.into(), read_only: false }
+}
+
+#[test]
+fn resume_with_no_volume_or_too_many_is_refused() {
+    let decoded = |volumes: Vec<Volume>| {
+        let frame = Control::Resume(Resume { volumes, ..resume([7; ENTROPY_SIZE]) }).to_frame();
+        Control::decode(0x04, &frame[HEADER_SIZE..])
+    };
+    assert!(decoded(vec![volume("/data"); MAX_VOLUMES]).is_ok());
+    assert!(decoded(vec![volume("/data"); MAX_VOLUMES + 1]).is_err());
+    assert!(decoded(vec![volume("/a\0b")]).is_err());
+    let mut payload = Control::Resume(resume([7; ENTROPY_SIZE])).to_frame().split_off(HEADER_SIZE);
+    // No network, no shares, no volumes.
+    payload.extend([0; 9]);
+    assert!(Control::decode(0x04, &payload).is_err());
 }
 
 fn share(target: &str) -> Share {
@@ -85,8 +109,7 @@ fn share(target: &str) -> Share {
 fn share_without_a_usable_tag_or_target_is_refused() {
     let decoded = |share| {
         let entropy = [7; ENTROPY_SIZE];
-        let (hostname, network, shares) = (None, None, vec![share]);
-        let resume = Resume { realtime_ns: 1, entropy, hostname, network, shares };
+        let resume = Resume { shares: vec![share], ..resume(entropy) };
         Control::decode(0x03, &Control::Resume(resume).to_frame()[HEADER_SIZE..])
     };
     assert!(decoded(share("/project")).is_ok());
@@ -100,13 +123,7 @@ fn share_without_a_usable_tag_or_target_is_refused() {
 fn prefix_longer_than_its_address_is_refused() {
     let decoded = |network| {
         let entropy = [7; ENTROPY_SIZE];
-        let resume = Resume {
-            realtime_ns: 1,
-            entropy,
-            hostname: None,
-            network: Some(network),
-            shares: Vec::new(),
-        };
+        let resume = Resume { network: Some(network), ..resume(entropy) };
         Control::decode(0x01, &Control::Resume(resume).to_frame()[HEADER_SIZE..])
     };
     assert!(decoded(network()).is_ok());
@@ -116,19 +133,16 @@ fn prefix_longer_than_its_address_is_refused() {
 
 #[test]
 fn control_and_events_round_trip() {
-    let resume = Resume {
-        realtime_ns: 1,
-        entropy: [7; ENTROPY_SIZE],
-        hostname: Some("web".into()),
-        network: None,
-        shares: Vec::new(),
-    };
+    let resume = Resume { hostname: Some("web".into()), ..resume([7; ENTROPY_SIZE]) };
     assert_round_trip(&Control::Resume(resume.clone()));
     let shares = vec![share("/project"), share("/data")];
     assert_round_trip(&Control::Resume(Resume { shares: shares.clone(), ..resume.clone() }));
     let resume = Resume { network: Some(network()), ..resume };
     assert_round_trip(&Control::Resume(resume.clone()));
-    assert_round_trip(&Control::Resume(Resume { shares, ..resume }));
+    assert_round_trip(&Control::Resume(Resume { shares: shares.clone(), ..resume.clone() }));
+    let volumes = vec![volume("/data"), Volume { slot: 4, read_only: true, ..volume("/scratch") }];
+    assert_round_trip(&Control::Resume(Resume { volumes: volumes.clone(), ..resume.clone() }));
+    assert_round_trip(&Control::Resume(Resume { volumes, shares, ..resume }));
     assert_round_trip(&Control::Clock { realtime_ns: u64::MAX });
     assert_round_trip(&Event::Hello { version: VERSION });
     assert_round_trip(&Event::Resumed);
@@ -378,13 +392,7 @@ fn signal_zero_is_refused() {
 #[test]
 fn debug_output_omits_the_entropy() {
     use alloc::format;
-    let resume = Resume {
-        realtime_ns: 1,
-        entropy: [0xAB; ENTROPY_SIZE],
-        hostname: None,
-        network: None,
-        shares: Vec::new(),
-    };
+    let resume = resume([0xAB; ENTROPY_SIZE]);
     let shown = format!("{resume:?}");
     assert!(!shown.contains("171") && !shown.contains("entropy:"), "{shown}");
 }

@@ -39,6 +39,7 @@ use self::udp::Udp;
 use crate::cgroup::Groups;
 use crate::child::Child;
 use crate::container::{Container, attach};
+use crate::disk::Disks;
 use crate::failure::{OrFailure, failure};
 use crate::files::{Sink, Source};
 use crate::joined::Joined;
@@ -68,6 +69,7 @@ pub(crate) struct Server {
     resumer: resume::Resumer,
     container: Option<Container>,
     shares: Shares,
+    disks: Disks,
     entrypoint: Option<Entrypoint>,
     /// While the entrypoint is PID 1 of namespaces of its own.
     joined: Option<Joined>,
@@ -99,6 +101,7 @@ impl Server {
             resumer: resume::Resumer::new()?,
             container: None,
             shares: Shares::default(),
+            disks: Disks::default(),
             entrypoint: None,
             joined: None,
             streams: Slab::new(),
@@ -215,6 +218,7 @@ impl Server {
             container.in_writable_root(|| crate::network::write_resolver(network))?;
         }
         self.shares.set_up(&resume.shares, self.container.as_ref(), self.joined.as_ref())?;
+        self.disks.set_up(&resume.volumes, self.container.as_ref(), self.joined.as_ref())?;
         match (&resume.hostname, &mut self.container) {
             (None, _) => Ok(()),
             (Some(name), Some(container)) => container.rename(name),

@@ -935,7 +935,14 @@ fn command_without_a_container_is_refused() {
 /// A resume that fails: no clock can be set to its time, so the host's own stays as it is.
 fn failing_resume() -> Resume {
     let (realtime_ns, entropy) = (u64::MAX, [7; ENTROPY_SIZE]);
-    Resume { realtime_ns, entropy, hostname: None, network: None, shares: Vec::new() }
+    Resume {
+        realtime_ns,
+        entropy,
+        hostname: None,
+        network: None,
+        shares: Vec::new(),
+        volumes: Vec::new(),
+    }
 }
 
 #[test]

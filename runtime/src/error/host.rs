@@ -61,12 +61,22 @@ pub enum InvalidInput {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// Two folders of the host at one place of the guest.
+    /// Two folders of the host or volumes at one place of the guest.
     #[cfg(feature = "fs")]
-    #[error("two folders are to be at {target:?} in the machine: one path has one folder")]
+    #[error("two folders or volumes are to be at {target:?} in the machine: one path has one")]
     SharedTwice {
         /// The path in the guest.
         target: String,
+    },
+    /// A pool with a volume that machines write to: only one machine may have it.
+    #[cfg(feature = "fs")]
+    #[error(
+        "the machines of a pool cannot share volume {name}: make it read-only, give them disks of their own, \
+         or start machines without a pool"
+    )]
+    VolumeOfPool {
+        /// The volume's name or path.
+        name: String,
     },
     /// A command without a program.
     #[error("no program to run: argv is empty")]
@@ -159,6 +169,13 @@ pub enum HostError {
     Folder {
         /// Which one, and why.
         source: supermachine_fs::FolderError,
+    },
+    /// A volume cannot be given to the guest.
+    #[cfg(feature = "fs")]
+    #[error("cannot give a volume to the machine")]
+    Volume {
+        /// Which one, and why.
+        source: crate::VolumeError,
     },
     /// The host has no sockets or threads left to serve a folder.
     #[error("cannot serve a folder to the machine")]

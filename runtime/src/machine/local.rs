@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use supermachine_formats::wire::{self, Control, ENTROPY_SIZE, REQUEST_PORT, Resume};
 use supermachine_vmm::{
-    ExitWatch, FrameLink, Machine, MachineError, Restore, Timings, fill_random, realtime_ns,
+    Ends, ExitWatch, FrameLink, Machine, MachineError, Restore, Timings, fill_random, realtime_ns,
 };
 
 use super::handle::MachineHandle;
 use super::stream_error::{StreamError, console_text, explained};
 use crate::Error;
+use crate::disks::Stored;
 use crate::error::HostError;
 use crate::network::Plug;
 use crate::shares::Shared;
@@ -30,6 +31,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) network: Option<wire::Network>,
     /// The folders of the host.
     pub(crate) shares: Vec<wire::Share>,
+    /// The volumes.
+    pub(crate) volumes: Vec<wire::Volume>,
 }
 
 /// Owns a machine of this process. Dropping it stops the machine.
@@ -71,6 +74,7 @@ impl LocalMachine {
         hostname: Option<&str>,
         plug: Option<Plug>,
         shared: &[Shared],
+        stored: &[Stored],
         timings: &mut Timings,
     ) -> Result<(), Error> {
         self.handle.release();
@@ -80,9 +84,12 @@ impl LocalMachine {
         }
         let (link, network) = plugged(plug)?;
         let ends: Vec<_> = shared.iter().map(Shared::end).collect();
-        self.machine.reset(link.as_ref(), &ends, timings)?;
+        let disks: Vec<_> = stored.iter().map(Stored::end).collect();
+        let ends = Ends { network: link.as_ref(), shares: &ends, volumes: &disks };
+        self.machine.reset(ends, timings)?;
         let shares = shared.iter().map(Shared::setup).collect();
-        self.control = run(&self.machine, Setup { hostname, network, shares })?;
+        let volumes = stored.iter().map(Stored::setup).collect();
+        self.control = run(&self.machine, Setup { hostname, network, shares, volumes })?;
         timings.step("resume");
         self.handle = Arc::new(LocalHandle::new(&self.machine));
         Ok(())
@@ -173,7 +180,8 @@ pub fn resume(hostname: Option<&str>) -> Result<Resume, Error> {
     fill_random(&mut entropy)
         .map_err(|source| Error::Host { source: HostError::NoEntropy { source } })?;
     let hostname = hostname.map(str::to_owned);
-    Ok(Resume { realtime_ns: realtime_ns(), entropy, hostname, network: None, shares: Vec::new() })
+    let (network, shares, volumes) = (None, Vec::new(), Vec::new());
+    Ok(Resume { realtime_ns: realtime_ns(), entropy, hostname, network, shares, volumes })
 }
 
 /// The two ends of a network that a machine has: of its interface, and of its agent.
@@ -194,9 +202,10 @@ pub fn console_tail(machine: &Machine) -> String {
 
 /// Sends the resume message and runs the guest. Returns the control stream.
 fn run(machine: &Machine, setup: Setup<'_>) -> Result<UnixStream, Error> {
-    let Setup { hostname, network, shares } = setup;
+    let Setup { hostname, network, shares, volumes } = setup;
     let control = machine.control()?;
-    machine.send_control(&Control::Resume(Resume { network, shares, ..resume(hostname)? }))?;
+    let resume = Resume { network, shares, volumes, ..resume(hostname)? };
+    machine.send_control(&Control::Resume(resume))?;
     machine.run();
     Ok(control)
 }

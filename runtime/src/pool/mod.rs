@@ -26,7 +26,7 @@ use self::scheduler::Scheduler;
 use self::state::{Manager, PoolOptions, Urgency};
 pub use self::stats::PoolStats;
 use crate::error::InvalidInput;
-use crate::{Error, Image, Vm, VmConfig};
+use crate::{Error, Image, Vm, VmConfig, disks};
 
 const DEFAULT_MAX: usize = 64;
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -165,6 +165,7 @@ impl PoolBuilder {
             });
         }
         image.require(&config)?;
+        disks::check_pool(&config)?;
         let scheduler = Arc::new(Scheduler::new(VmManager { image, config }, options));
         let tended = Arc::clone(&scheduler);
         let thread = thread::Builder::new().name("sm-pool".into()).spawn(move || tended.tend());

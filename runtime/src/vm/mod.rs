@@ -1,5 +1,6 @@
 //! A running machine, as an application sees it.
 
+mod kept;
 mod ports;
 mod stats;
 
@@ -11,8 +12,10 @@ use std::time::Duration;
 use supermachine_formats::wire::{Reply, Request};
 use supermachine_vmm::{Machine, MachineError, Restore, Timings};
 
+use self::kept::Kept;
 pub use self::stats::VmStats;
 use crate::agent::{Replies, frame, signal_number};
+use crate::disks::{self, Stored};
 use crate::error::WorkerError;
 use crate::exec::pass_on;
 use crate::forward::Dialer;
@@ -44,6 +47,8 @@ use crate::{
 /// ```
 #[derive(Debug)]
 pub struct Vm {
+    /// Written back before the machine stops.
+    kept: Kept,
     /// Closed before the machine stops.
     dialer: Arc<Dialer>,
     handle: Arc<dyn MachineHandle>,
@@ -80,26 +85,35 @@ impl Vm {
         image.require(config)?;
         let (network, plug) = Attached::start(config)?;
         let shared = shares::start(config, image.snapshot())?;
+        let stored = disks::start(config, image.snapshot())?;
         if config.is_isolated() {
-            let (process, mode) = Process::start(image, config, plug, &shared)?;
+            let (process, mode) = Process::start(image, config, plug, (&shared, &stored))?;
             timings.set_restore_mode(mode);
             timings.step("process");
-            let handle = Arc::new(process.client().clone());
+            let handle: Arc<dyn MachineHandle> = Arc::new(process.client().clone());
             let owner = Owner::Worker { _process: process };
-            return Ok(Self { network, ..Self::new(handle, Some(image.clone()), timings, owner) });
+            let kept = Kept::of(&stored, &handle);
+            return Ok(Self {
+                kept,
+                network,
+                ..Self::new(handle, Some(image.clone()), timings, owner)
+            });
         }
         let (origin, mode) = image.origin(config.starts_on_demand())?;
         timings.set_restore_mode(mode);
         timings.step(if mode == RestoreMode::Expanded { "expand" } else { "open" });
         let (link, setup) = plugged(plug)?;
         let ends = shared.iter().map(Shared::end).collect();
+        let volumes = stored.iter().map(Stored::end).collect();
         let snapshot = Arc::clone(image.snapshot());
-        let parts = Restore { snapshot, origin, network: link, shares: ends };
+        let parts = Restore { snapshot, origin, network: link, shares: ends, volumes };
         let shares = shared.iter().map(Shared::setup).collect();
-        let setup = Setup { hostname: config.hostname(), network: setup, shares };
+        let volumes = stored.iter().map(Stored::setup).collect();
+        let setup = Setup { hostname: config.hostname(), network: setup, shares, volumes };
         let machine = LocalMachine::start(parts, setup, &mut timings)?;
         let (handle, owner) = (machine.handle(), Owner::Local(machine));
-        Ok(Self { network, ..Self::new(handle, Some(image.clone()), timings, owner) })
+        let kept = Kept::of(&stored, &handle);
+        Ok(Self { kept, network, ..Self::new(handle, Some(image.clone()), timings, owner) })
     }
 
     fn new(
@@ -108,8 +122,8 @@ impl Vm {
         timings: Timings,
         owner: Owner,
     ) -> Self {
-        let network = Attached::default();
-        Self { dialer: Dialer::new(&handle), handle, image, timings, owner, network }
+        let (kept, network) = (Kept::default(), Attached::default());
+        Self { kept, dialer: Dialer::new(&handle), handle, image, timings, owner, network }
     }
 
     /// Runs a command until it exits, and collects its output.
@@ -440,7 +454,8 @@ impl Vm {
     ///
     /// # Errors
     /// [`Error::Guest`] when the guest had exited by itself.
-    pub fn stop(self) -> Result<(), Error> {
+    pub fn stop(mut self) -> Result<(), Error> {
+        self.kept.write_back();
         self.handle.stop()
     }
 
@@ -455,7 +470,8 @@ impl Vm {
         };
         let plug = self.network.renew()?;
         let shared = shares::start(config, machine.machine().origin())?;
-        machine.reset(config.hostname(), plug, &shared, &mut timings)?;
+        let stored = disks::start(config, machine.machine().origin())?;
+        machine.reset(config.hostname(), plug, &shared, &stored, &mut timings)?;
         self.handle = machine.handle();
         self.dialer = Dialer::new(&self.handle);
         self.timings = timings;

@@ -2,8 +2,10 @@
 //!
 //! The client opens everything, see [`pack`], and the worker maps it, see [`open`]. The bytes are
 //! the state, as a byte string, the network, which is a `u8`, and if that is 1, the fields of
-//! [`wire::Network`], the list of shares, each `slot` `u8`, `target` bytes, `read_only` `bool`, and a `u8`. With
-//! a network, the first file is the other end of its link; the lanes of the shares follow. Then:
+//! [`wire::Network`], the list of shares, each `slot` `u8`, `target` bytes, `read_only` `bool`, the list of
+//! volumes, each `slot` `u8`, `name` and `target` bytes, `size` `u64`, `read_only` `bool`, and a `u8`. With a
+//! network, the first file is the other end of its link; the lanes of the shares and the files of the volumes
+//! follow. Then:
 //!
 //! - 0: files. A list of overlays, each with the list of its runs: `first` `u64`, `count` `u32`. The
 //!   files are the memory of the base, those of the overlays, and the disks.
@@ -24,10 +26,11 @@ use supermachine_formats::snapshot::memory::Run;
 use supermachine_formats::wire;
 use supermachine_snapshots::mapped::{Mapped, PackChunks};
 use supermachine_snapshots::pack::BlobFile;
-use supermachine_vmm::{MemoryFiles, Origin, Overlay, Restore};
+use supermachine_vmm::{MemoryFiles, Origin, Overlay, Restore, VolumeDisk};
 
 use super::parcel::Parcel;
 use crate::Error;
+use crate::disks::Stored;
 use crate::error::WorkerError;
 use crate::image::Content;
 use crate::machine::{Setup, plugged};
@@ -42,12 +45,15 @@ const MAX_OVERLAYS: usize = 2;
 
 /// The least bytes of a share.
 const MIN_SHARE: usize = 6;
+/// The least bytes of a volume.
+const MIN_VOLUME: usize = 18;
 
 /// The client's ends of what the machine has beside its snapshot.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Ends<'a> {
     pub(super) plug: Option<&'a Plug>,
     pub(super) shares: &'a [RemoteShare],
+    pub(super) volumes: &'a [Stored],
 }
 
 /// A folder that the client answers for.
@@ -73,8 +79,16 @@ pub(super) fn pack<'a>(
         out.put_byte_string(&setup.target);
         out.put_bool(setup.read_only);
     });
+    bytes.put_list(ends.volumes, |out, volume| {
+        out.put_u8(volume.slot);
+        out.put_byte_string(volume.name.as_bytes());
+        out.put_byte_string(volume.target.as_bytes());
+        out.put_u64(volume.disk.size());
+        out.put_bool(volume.disk.is_read_only());
+    });
     files.extend(ends.plug.map(|plug| plug.frames.as_fd()));
     files.extend(ends.shares.iter().flat_map(|share| &share.lanes).map(AsFd::as_fd));
+    files.extend(ends.volumes.iter().map(|volume| volume.disk.file().as_fd()));
     match content {
         Content::Mapped(Mapped { memory: MemoryFiles { base, overlays }, disks }) => {
             bytes.put_u8(0);
@@ -103,11 +117,14 @@ pub(super) fn open(parcel: Parcel) -> Result<(Restore, Setup<'static>), Error> {
     let setup = reader.option("network", wire::Network::read).map_err(malformed)?;
     let most = wire::MAX_SHARES;
     let shares = reader.list("shares", most, MIN_SHARE, read_share).map_err(malformed)?;
+    let volumes = reader.list("volumes", wire::MAX_VOLUMES, MIN_VOLUME, read_volume);
+    let volumes = volumes.map_err(malformed)?;
     let plug = match setup {
         Some(setup) => Some(Plug { frames: OwnedFd::from(next(&mut files)?).into(), setup }),
         None => None,
     };
     let shared = open_shares(shares, &mut files)?;
+    let stored = open_volumes(volumes, &mut files)?;
     let origin = match reader.u8("origin").map_err(malformed)? {
         0 => open_files(&mut reader, &mut files)?,
         1 => open_chunks(&mut reader, &mut files)?,
@@ -116,15 +133,48 @@ pub(super) fn open(parcel: Parcel) -> Result<(Restore, Setup<'static>), Error> {
     reader.finish().map_err(malformed)?;
     let (network, setup) = plugged(plug)?;
     let shares = shared.iter().map(Shared::end).collect();
-    let restore = Restore { snapshot: Arc::new(snapshot), origin, network, shares };
+    let volumes = stored.iter().map(Stored::end).collect();
+    let restore = Restore { snapshot: Arc::new(snapshot), origin, network, shares, volumes };
     let shares = shared.iter().map(Shared::setup).collect();
-    Ok((restore, Setup { hostname: None, network: setup, shares }))
+    let volumes = stored.iter().map(Stored::setup).collect();
+    Ok((restore, Setup { hostname: None, network: setup, shares, volumes }))
 }
 
 /// Slot, target, and whether it is read-only.
 fn read_share(reader: &mut Reader<'_>) -> Result<(u8, String, bool), DecodeError> {
     let slot = reader.u8("slot")?;
     Ok((slot, reader.string("target", wire::MAX_NAME)?, reader.bool("read only")?))
+}
+
+/// A volume without its file.
+#[derive(Debug)]
+struct RemoteVolume {
+    slot: u8,
+    name: String,
+    target: String,
+    size: u64,
+    is_read_only: bool,
+}
+
+fn read_volume(reader: &mut Reader<'_>) -> Result<RemoteVolume, DecodeError> {
+    Ok(RemoteVolume {
+        slot: reader.u8("slot")?,
+        name: reader.string("name", wire::MAX_NAME)?,
+        target: reader.string("target", wire::MAX_NAME)?,
+        size: reader.u64("size")?,
+        is_read_only: reader.bool("read only")?,
+    })
+}
+
+fn open_volumes(
+    volumes: Vec<RemoteVolume>,
+    files: &mut IntoIter<OwnedFd>,
+) -> Result<Vec<Stored>, Error> {
+    let open = |RemoteVolume { slot, name, target, size, is_read_only }| {
+        let disk = Arc::new(VolumeDisk::new(next(files)?, size, is_read_only));
+        Ok(Stored { slot, name, target, disk })
+    };
+    volumes.into_iter().map(open).collect()
 }
 
 fn open_shares(

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::client::Client;
 use super::parts::{self, Ends, RemoteShare};
+use crate::disks::Stored;
 use crate::error::{HostError, WorkerError};
 use crate::image::Content;
 use crate::network::Plug;
@@ -28,7 +29,7 @@ impl Process {
         image: &Image,
         config: &VmConfig,
         plug: Option<Plug>,
-        shared: &[Shared],
+        (shared, stored): (&[Shared], &[Stored]),
     ) -> Result<(Self, RestoreMode), Error> {
         if image.source().is_embedded() {
             // A pack that is embedded in this program has no descriptor, its mapped form has.
@@ -42,7 +43,7 @@ impl Process {
         let (ours, theirs) = signal.unzip();
         let lanes = shared.iter().map(lanes).collect::<Result<Vec<_>, _>>();
         let lanes = lanes.map_err(|source| HostError::Share { source })?;
-        let ends = Ends { plug: plug.as_ref(), shares: &lanes };
+        let ends = Ends { plug: plug.as_ref(), shares: &lanes, volumes: stored };
         let parts = parts::pack(image.snapshot(), &content, theirs.as_ref(), &ends);
         let process = Self::spawn(config)?;
         process.client.start(config.hostname(), &parts)?;

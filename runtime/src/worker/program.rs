@@ -20,13 +20,13 @@ use crate::machine::{LocalMachine, Setup};
 use crate::shares::LANES;
 use crate::{Error, os};
 use supermachine_formats::pack::{MAX_BLOBS, MAX_INDEX_SIZE, MAX_SPACES, MAX_STATE_SIZE};
-use supermachine_formats::wire::MAX_SHARES;
+use supermachine_formats::wire::{MAX_SHARES, MAX_VOLUMES};
 use supermachine_vmm::{Timings, host};
 
 /// The most bytes of the parts of a machine: state and index, and as much again for short lists.
 const MAX_PARTS: u64 = 2 * (MAX_STATE_SIZE + MAX_INDEX_SIZE);
-/// The most files: blobs, or memory and disks, and what comes with a network and with folders.
-const MAX_FILES: usize = MAX_BLOBS + MAX_SPACES + 1 + MAX_SHARES * LANES;
+/// The most files: blobs, or memory and disks, and what comes with a network, folders and volumes.
+const MAX_FILES: usize = MAX_BLOBS + MAX_SPACES + 1 + MAX_SHARES * LANES + MAX_VOLUMES;
 const USAGE: u8 = 2;
 
 /// The main function of `supermachine-worker`, for that program and for one that takes its place.

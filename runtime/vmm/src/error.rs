@@ -50,6 +50,12 @@ pub enum MachineError {
         /// The most.
         most: u8,
     },
+    /// A machine is to have more volumes than slots for them are empty.
+    #[error("a machine has at most {most} volumes")]
+    TooManyVolumes {
+        /// The most.
+        most: u8,
+    },
     /// The snapshot is for another processor architecture.
     #[error("snapshot is for {found:?}, this host is {host:?}")]
     Architecture {

@@ -25,12 +25,13 @@ mod os;
 
 pub use arch::layout;
 pub use backend::HypervisorError;
-pub use devices::{DeviceError, FileServer, FrameLink, Known, Streams};
+pub use devices::{DeviceError, FileServer, FrameLink, Known, Streams, VolumeDisk};
 pub use error::{GuestFailure, MachineError};
 pub use file_failure::file_failure;
 pub use machine::{
-    Captured, ExitWatch, HostShare, Machine, Origin, Restore, RestoreMode, Timings, block_disk,
-    boot_slots, can_page_on_demand, mapped_disk, realtime_ns, reset_serial, share_slots, share_tag,
+    Captured, Ends, ExitWatch, HostShare, HostVolume, Machine, Origin, Restore, RestoreMode,
+    Timings, block_disk, boot_slots, can_page_on_demand, mapped_disk, realtime_ns, reset_serial,
+    share_slots, share_tag, volume_slots,
 };
 pub use memory::{ChunkAddress, Chunks, DirtyPages, MemoryFiles, Overlay, RamWindow, ReadRecorder};
 pub use os::{fill_random, receive_now, reserve_mapped, send_now, shut_down, threads_for};

@@ -6,13 +6,14 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 
 use supermachine_formats::codec::Put;
 use supermachine_formats::pack::CHUNK_SIZE;
 use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::memory::Run;
-use supermachine_vmm::{Captured, MachineError, Origin, Restore, Timings, share_tag};
+use supermachine_vmm::{Captured, MachineError, Origin, Restore, Timings, VolumeDisk, share_tag};
 use tempfile::TempDir;
 
 use super::super::message::{VERSION, WorkerReply, WorkerRequest};
@@ -20,6 +21,7 @@ use super::super::parcel::Parcel;
 use super::super::parts::{self, Ends, RemoteShare, put_runs};
 use super::super::{Client, capture};
 use crate::agent::read_message;
+use crate::disks::Stored;
 use crate::error::WorkerError;
 use crate::image::testing::sample_image;
 use crate::machine::MachineHandle;
@@ -127,7 +129,7 @@ fn network_passes_as_the_first_file() {
     let (content, _) = home.image.content(false).unwrap();
     let (frames, end) = UnixDatagram::pair().unwrap();
     let plug = Plug { frames, setup: sample_network() };
-    let ends = Ends { plug: Some(&plug), shares: &[] };
+    let ends = Ends { plug: Some(&plug), ..Ends::default() };
     let parcel = parts::pack(home.image.snapshot(), &content, None, &ends);
     let (restore, found) = parts::open(sent(&parcel).unwrap()).unwrap();
     assert_eq!(found.network, Some(sample_network()));
@@ -148,7 +150,7 @@ fn folder_passes_as_the_lanes_to_its_server() {
     let (content, _) = home.image.content(false).unwrap();
     let (ours, theirs): (Vec<_>, Vec<_>) = (0..LANES).map(|_| UnixStream::pair().unwrap()).unzip();
     let shares = [RemoteShare { setup: sample_share(), lanes: theirs }];
-    let ends = Ends { plug: None, shares: &shares };
+    let ends = Ends { shares: &shares, ..Ends::default() };
     let parcel = parts::pack(home.image.snapshot(), &content, None, &ends);
     assert_no_path(&parcel.bytes, home.dir.path());
     let (restore, setup) = parts::open(sent(&parcel).unwrap()).unwrap();
@@ -168,6 +170,35 @@ fn folder_passes_as_the_lanes_to_its_server() {
     });
     assert_eq!(share.server.answer(b"abc", 9), b"ok");
     assert_eq!(answering.join().unwrap(), *b"\0\x09\0\0\0\x03\0\0\0abc");
+}
+
+#[test]
+fn volume_passes_as_its_file_with_its_lock() {
+    let home = Home::new();
+    home.image.mapped().unwrap();
+    let (content, _) = home.image.content(false).unwrap();
+    let path = home.dir.path().join("volume");
+    let file = File::create_new(&path).unwrap();
+    file.set_len(8192).unwrap();
+    file.try_lock().unwrap();
+    let disk = Arc::new(VolumeDisk::new(file, 8192, false));
+    let (name, target) = ("data".to_owned(), "/data".to_owned());
+    let stored = [Stored { slot: 3, name, target, disk }];
+    let ends = Ends { volumes: &stored, ..Ends::default() };
+    let parcel = parts::pack(home.image.snapshot(), &content, None, &ends);
+    assert_no_path(&parcel.bytes, home.dir.path());
+    let (restore, setup) = parts::open(sent(&parcel).unwrap()).unwrap();
+    let expected = wire::Volume { slot: 3, target: b"/data".to_vec(), read_only: false };
+    assert_eq!(setup.volumes, [expected]);
+    let [volume] = &restore.volumes[..] else { panic!("{:?}", restore.volumes) };
+    assert_eq!((volume.slot, &*volume.name, &*volume.target), (3, "data", "/data"));
+    assert_eq!((volume.disk.size(), volume.disk.is_read_only()), (8192, false));
+    // The worker's descriptor keeps the lock.
+    drop(stored);
+    let is_locked = || File::open(&path).unwrap().try_lock().is_err();
+    assert!(is_locked());
+    drop(restore);
+    assert!(!is_locked());
 }
 
 #[test]

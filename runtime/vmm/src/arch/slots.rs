@@ -8,6 +8,10 @@ pub const VSOCK_SLOT: u8 = 0;
 pub const RNG_SLOT: u8 = 1;
 /// The slot of the root file system.
 pub const ROOT_SLOT: u8 = 2;
+/// The first of the slots of volumes; empty in a machine without any.
+pub const FIRST_VOLUME_SLOT: u8 = 3;
+/// The most volumes.
+pub const MAX_VOLUMES: u8 = 4;
 /// The first of the slots of folders of the host; empty in a machine without any.
 pub const FIRST_SHARE_SLOT: u8 = 7;
 /// The most folders of the host.

@@ -12,6 +12,7 @@ use super::file_server::FileServer;
 use super::frame_link::FrameLink;
 use super::line::Line;
 use super::queue::{QueueConfig, QueueViolation, Queues};
+use super::volume_disk::VolumeDisk;
 use crate::memory::GuestMemory;
 use crate::os::Readiness;
 
@@ -51,7 +52,7 @@ pub(crate) trait Device: Debug + Send + Sized + 'static {
     ///
     /// # Errors
     /// The two do not fit.
-    fn check(&self, transport: &formats::Virtio, is_running: bool) -> Result<(), DeviceError> {
+    fn check(&mut self, transport: &formats::Virtio, is_running: bool) -> Result<(), DeviceError> {
         let _ = (transport, is_running);
         Ok(())
     }
@@ -123,6 +124,8 @@ pub(crate) struct Resources<'a> {
     pub(crate) network: Option<FrameLink>,
     /// What answers for the folder of the host in this slot; `None` without one.
     pub(crate) share: Option<Arc<dyn FileServer>>,
+    /// The disk behind a volume in this slot; `None` without one.
+    pub(crate) volume: Option<Arc<VolumeDisk>>,
     /// Where the device registers its event sources.
     pub(crate) events: DeviceEvents,
 }

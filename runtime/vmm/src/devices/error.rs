@@ -39,6 +39,14 @@ pub enum DeviceError {
         /// Where the guest has it.
         target: String,
     },
+    /// The snapshot's guest has a volume, and the start gives no disk in its place.
+    #[error("{}", no_volume(name, target))]
+    NoVolume {
+        /// The volume's name; empty for a disk without one.
+        name: String,
+        /// Where the guest has it.
+        target: String,
+    },
     /// The host refused what the device needs.
     #[error("cannot {operation} for virtio {device}")]
     Host {
@@ -49,4 +57,9 @@ pub enum DeviceError {
         /// The host's error.
         source: io::Error,
     },
+}
+
+fn no_volume(name: &str, target: &str) -> String {
+    let what = if name.is_empty() { "a disk".to_owned() } else { format!("volume {name:?}") };
+    format!("the snapshot has {what} at {target:?}: give the machine one there when it starts")
 }

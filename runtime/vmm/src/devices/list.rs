@@ -14,6 +14,7 @@ use super::net::Net;
 use super::pmem::Pmem;
 use super::rng::Rng;
 use super::share::Share;
+use super::volume::Volume;
 use super::vsock::Sockets;
 
 /// Restores the device of a slot; `None` if the slot is of another kind.
@@ -29,6 +30,7 @@ const DEVICES: &[Restore] = &[
     restore::<Block>,
     restore::<Net>,
     restore::<Share>,
+    restore::<Volume>,
 ];
 
 /// Restores a slot.

@@ -251,7 +251,7 @@ impl<D: Device> Transport<D> {
         if state.interrupt_status & !(VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG) != 0 {
             return Err(illegal("interrupt status", state.interrupt_status.into()));
         }
-        let transport = Self {
+        let mut transport = Self {
             device,
             queues,
             line: Arc::clone(&resources.line),
@@ -263,7 +263,8 @@ impl<D: Device> Transport<D> {
             interrupt_status: state.interrupt_status,
             config_generation: state.config_generation,
         };
-        transport.device.check(state, transport.is_running())?;
+        let is_running = transport.is_running();
+        transport.device.check(state, is_running)?;
         Ok(transport)
     }
 

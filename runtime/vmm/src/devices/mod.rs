@@ -26,7 +26,10 @@ mod queue;
 mod rng;
 mod serial;
 mod share;
+mod volume;
+mod volume_disk;
 mod vsock;
+mod workers;
 
 #[cfg(test)]
 mod echo;
@@ -52,5 +55,7 @@ pub(crate) use pmem::fresh_pmem;
 pub(crate) use rng::fresh_rng;
 pub(crate) use serial::{Console, SerialPort};
 pub(crate) use share::fresh_share;
+pub(crate) use volume::fresh_volume;
+pub use volume_disk::VolumeDisk;
 pub use vsock::Streams;
 pub(crate) use vsock::fresh_vsock;

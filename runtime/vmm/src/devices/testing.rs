@@ -11,11 +11,13 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::{
     DeviceError, DiskFile, EventLoop, FileServer, FrameLink, FreezeGuard, Line, Resources, Slot,
-    Streams, slot_from_state,
+    Streams, VolumeDisk, slot_from_state,
 };
 use crate::memory::GuestMemory as Memory;
 
 pub(crate) const MEMORY_SIZE: u64 = 8 << 20;
+/// Where buffers begin.
+const HEAP: u64 = 0x10_0000;
 pub(crate) const NEXT: u16 = 1;
 pub(crate) const WRITE: u16 = 2;
 pub(crate) const INDIRECT: u16 = 4;
@@ -72,8 +74,9 @@ pub(crate) fn disk(bytes: &[u8]) -> DiskFile {
 pub(crate) fn slot_of(state: &formats::Slot, disks: &[DiskFile]) -> Result<Slot, DeviceError> {
     let events = EventLoop::new().unwrap().device();
     let line = Arc::<CountingLine>::default();
-    let (network, share) = (None, None);
-    slot_from_state(state, &Resources { memory: memory(), line, disks, network, share, events })
+    let (network, share, volume) = (None, None, None);
+    let memory = memory();
+    slot_from_state(state, &Resources { memory, line, disks, network, share, volume, events })
 }
 
 /// The error of a state that must be refused.
@@ -86,6 +89,9 @@ pub(crate) fn freeze<'a>(events: &'a EventLoop, slot: &Slot) -> Option<FreezeGua
     let held = events.hold();
     slot.is_quiet().then_some(held)
 }
+
+/// What may stand behind a device on the host.
+type HostEnds = (Option<FrameLink>, Option<Arc<dyn FileServer>>, Option<Arc<VolumeDisk>>);
 
 impl Guest {
     /// A guest in front of a device that it has not touched.
@@ -105,19 +111,31 @@ impl Guest {
         disks: &[DiskFile],
         network: Option<FrameLink>,
     ) -> Self {
-        Self::between(memory, state, disks, (network, None))
+        Self::between(memory, state, disks, (network, None, None))
     }
 
     /// The same with a folder of the host.
     pub(crate) fn sharing(state: &formats::Slot, share: Arc<dyn FileServer>) -> Self {
-        Self::between(memory(), state, &[], (None, Some(share)))
+        Self::between(memory(), state, &[], (None, Some(share), None))
+    }
+
+    /// The same with a volume.
+    pub(crate) fn storing(state: &formats::Slot, volume: VolumeDisk) -> Self {
+        Self::between(memory(), state, &[], (None, None, Some(Arc::new(volume))))
+    }
+
+    /// The guest of `other` behind another device, which is restored with this state.
+    pub(crate) fn restored(other: &Self, state: &formats::Slot, volume: VolumeDisk) -> Self {
+        let ends = (None, None, Some(Arc::new(volume)));
+        let guest = Self::between(Arc::clone(&other.memory), state, &[], ends);
+        Self { queues: other.queues.clone(), heap: other.heap, ..guest }
     }
 
     fn between(
         memory: Arc<Memory>,
         state: &formats::Slot,
         disks: &[DiskFile],
-        (network, share): (Option<FrameLink>, Option<Arc<dyn FileServer>>),
+        (network, share, volume): HostEnds,
     ) -> Self {
         let line = Arc::new(CountingLine::default());
         let events = Arc::new(EventLoop::new().unwrap());
@@ -127,10 +145,11 @@ impl Guest {
             disks,
             network,
             share,
+            volume,
             events: events.device(),
         };
         let slot = slot_from_state(state, &resources).unwrap();
-        Self { memory, slot, events, queues: Vec::new(), line, heap: 0x10_0000 }
+        Self { memory, slot, events, queues: Vec::new(), line, heap: HEAP }
     }
 
     /// The handle of the socket device.
@@ -219,6 +238,11 @@ impl Guest {
         self.heap += (length as u64 + 15) & !15;
         assert!(self.heap < MEMORY_SIZE);
         address
+    }
+
+    /// Lets later buffers take the place of those so far.
+    pub(crate) fn forget_buffers(&mut self) {
+        self.heap = HEAP;
     }
 
     /// A buffer in guest memory with these bytes.

@@ -158,12 +158,14 @@ impl Board {
 
     fn resources(&self, slot: u8, ends: Ends<'_>) -> Resources<'_> {
         let share = ends.shares.iter().find(|share| share.slot == slot);
+        let volume = ends.volumes.iter().find(|volume| volume.slot == slot);
         Resources {
             memory: Arc::clone(&self.memory),
             line: self.interrupts.line(slot_line(slot)),
             disks: &self.disks,
             network: ends.network.cloned(),
             share: share.map(|share| Arc::clone(&share.server)),
+            volume: volume.map(|volume| Arc::clone(&volume.disk)),
             events: self.events.device(),
         }
     }

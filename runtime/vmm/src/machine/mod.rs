@@ -26,6 +26,9 @@ pub use exit_state::ExitWatch;
 pub use lifecycle::Machine;
 pub use origin::{Origin, can_page_on_demand};
 pub use restore::Restore;
-pub use slots::{HostShare, block_disk, boot_slots, mapped_disk, share_slots, share_tag};
+pub use slots::{
+    Ends, HostShare, HostVolume, block_disk, boot_slots, mapped_disk, share_slots, share_tag,
+    volume_slots,
+};
 pub use timings::{RestoreMode, Timings};
 pub use wall_clock::realtime_ns;

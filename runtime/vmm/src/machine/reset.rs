@@ -7,10 +7,9 @@ use std::sync::PoisonError;
 
 use super::lifecycle::Machine;
 use super::restore::arch_state;
-use super::slots::{Ends, HostShare};
+use super::slots::Ends;
 use super::timings::Timings;
 use crate::arch::{self, layout::ram_windows};
-use crate::devices::FrameLink;
 use crate::error::MachineError;
 use crate::memory::{self, Ram};
 use crate::os::Populate;
@@ -27,18 +26,13 @@ impl Machine {
     /// The guest is paused then, as after [`Machine::restore`]. All streams are closed, the control
     /// stream is a new one, and nothing is left of what the guest and its users did, except for
     /// processor registers that no snapshot holds. A network interface gets a new other end, so that no
-    /// frame crosses the reset, and so does each folder of the host.
+    /// frame crosses the reset, and so does each folder of the host and each volume.
     ///
     /// # Errors
     /// [`MachineError::Ended`] if the guest has stopped by itself, [`MachineError::Unresettable`]
     /// if the machine [cannot be reset](Machine::can_reset), or the host refuses. After an error
     /// the machine must not be used.
-    pub fn reset(
-        &self,
-        network: Option<&FrameLink>,
-        shares: &[HostShare],
-        timings: &mut Timings,
-    ) -> Result<(), MachineError> {
+    pub fn reset(&self, ends: Ends<'_>, timings: &mut Timings) -> Result<(), MachineError> {
         let pristine = self.pristine()?;
         let snapshot = &*self.origin;
         let _turn = self.turn();
@@ -50,7 +44,7 @@ impl Machine {
         let _held = self.board.hold();
         self.vcpus.exit_state().end_use();
         let state = arch_state(snapshot)?;
-        self.board.reset(snapshot, state, Ends { network, shares })?;
+        self.board.reset(snapshot, state, ends)?;
         timings.step("reset devices");
         // Before memory, because an operation in progress may still write to it. After devices,
         // which may have sent interrupts.

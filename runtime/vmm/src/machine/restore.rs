@@ -12,7 +12,7 @@ use supermachine_formats::snapshot::{HypervisorFamily, Snapshot, Stage, WorkingS
 use super::board::Board;
 use super::lifecycle::Machine;
 use super::origin::{MappedDisk, Mapping, Origin, PageLoss};
-use super::slots::{Ends, HostShare, with_interface, with_shares};
+use super::slots::{Ends, HostShare, HostVolume, with_interface, with_shares, with_volumes};
 use super::timings::Timings;
 use super::vcpus::{VcpuSetup, Vcpus};
 use crate::arch::{self, InterruptSink, State, layout};
@@ -35,6 +35,8 @@ pub struct Restore {
     pub network: Option<FrameLink>,
     /// The folders of the host, one for each that the snapshot's guest has.
     pub shares: Vec<HostShare>,
+    /// The volumes, one for each that the snapshot's guest has.
+    pub volumes: Vec<HostVolume>,
 }
 
 impl Machine {
@@ -56,12 +58,12 @@ impl Machine {
         parts: Restore,
         timings: &mut Timings,
     ) -> Result<Self, MachineError> {
-        let Restore { snapshot, origin, network, shares } = parts;
+        let Restore { snapshot, origin, network, shares, volumes } = parts;
         if snapshot.slots.len() != usize::from(layout::SLOTS) {
             return Err(MachineError::Snapshot { what: "another number of slots than a machine" });
         }
         let snapshot = if network.is_some() { with_interface(snapshot)? } else { snapshot };
-        let snapshot = with_shares(snapshot, &shares)?;
+        let snapshot = with_volumes(with_shares(snapshot, &shares)?, &volumes)?;
         let mut state = arch_state(&snapshot)?.clone();
         vm.check(&state)?;
         let Mapping { ram, disks: mapped, missing } = Mapping::of(&snapshot, &origin)?;
@@ -80,7 +82,7 @@ impl Machine {
             }
         };
         let (memory, disks) = (Arc::clone(ram.memory()), disk_files(&snapshot, &disks));
-        let ends = Ends { network: network.as_ref(), shares: &shares };
+        let ends = Ends { network: network.as_ref(), shares: &shares, volumes: &volumes };
         let interrupts = (vm.clone() as Arc<dyn InterruptSink>, &state);
         let board = Arc::new(Board::from_state(&snapshot, interrupts, memory, disks, ends)?);
         let streams = board

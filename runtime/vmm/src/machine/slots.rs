@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use supermachine_formats::snapshot::Snapshot;
-use supermachine_formats::snapshot::device::{Share, Slot};
+use supermachine_formats::snapshot::device::{Share, Slot, Volume};
 
 use crate::arch::layout::{
-    FIRST_SHARE_SLOT, GUEST_CID, MAX_SHARES, NET_SLOT, PMEM_START, PMEM_STRIDE, RNG_SLOT, SLOTS,
-    VSOCK_SLOT,
+    FIRST_SHARE_SLOT, FIRST_VOLUME_SLOT, GUEST_CID, MAX_SHARES, MAX_VOLUMES, NET_SLOT, PMEM_START,
+    PMEM_STRIDE, RNG_SLOT, SLOTS, VSOCK_SLOT,
 };
 use crate::devices::{
-    DeviceError, FileServer, FrameLink, fresh_block, fresh_net, fresh_pmem, fresh_rng, fresh_share,
-    fresh_vsock,
+    DeviceError, FileServer, FrameLink, VolumeDisk, fresh_block, fresh_net, fresh_pmem, fresh_rng,
+    fresh_share, fresh_volume, fresh_vsock,
 };
 use crate::error::MachineError;
 
@@ -53,12 +53,27 @@ pub struct HostShare {
 }
 
 /// What stands behind the devices of a machine, on the host.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Ends<'a> {
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ends<'a> {
     /// The other end of the network interface.
-    pub(super) network: Option<&'a FrameLink>,
+    pub network: Option<&'a FrameLink>,
     /// The folders of the host.
-    pub(super) shares: &'a [HostShare],
+    pub shares: &'a [HostShare],
+    /// The volumes.
+    pub volumes: &'a [HostVolume],
+}
+
+/// A volume that a machine gets.
+#[derive(Debug, Clone)]
+pub struct HostVolume {
+    /// Its slot, one of [`volume_slots`].
+    pub slot: u8,
+    /// Its name; empty for a disk without one.
+    pub name: String,
+    /// Where the guest mounts it.
+    pub target: String,
+    /// The disk.
+    pub disk: Arc<VolumeDisk>,
 }
 
 /// The slot for a folder at each of these paths of the guest: that of a folder which the snapshot has
@@ -117,6 +132,68 @@ pub(super) fn with_shares(
                 return Err(MachineError::Snapshot { what });
             }
         }
+    }
+    Ok(snapshot)
+}
+
+/// The slot for a volume at each of these paths of the guest: that of a volume which the snapshot has
+/// there, or else an empty one.
+///
+/// # Errors
+/// [`MachineError::TooManyVolumes`] if there are more volumes than slots, and [`MachineError::Device`] if the
+/// snapshot has a volume at a path that is not among them.
+pub fn volume_slots(snapshot: &Snapshot, targets: &[&str]) -> Result<Vec<u8>, MachineError> {
+    let (first, count) = (usize::from(FIRST_VOLUME_SLOT), usize::from(MAX_VOLUMES));
+    let states = snapshot.slots.get(first..first + count).unwrap_or_default();
+    let slots = || (FIRST_VOLUME_SLOT..).zip(states);
+    for (slot, state) in slots() {
+        if let Slot::Volume(_, Volume { name, target }) = state
+            && !targets.contains(&&**target)
+        {
+            let source = DeviceError::NoVolume { name: name.clone(), target: target.clone() };
+            return Err(MachineError::Device { slot: slot.into(), source });
+        }
+    }
+    let mut empty = slots().filter(|(_, state)| **state == Slot::Empty).map(|(slot, _)| slot);
+    let slot_of = |wanted: &&str| {
+        let is_there = |state: &Slot| matches!(state, Slot::Volume(_, Volume { target, .. }) if target == wanted);
+        let found = slots().find(|(_, state)| is_there(state)).map(|(slot, _)| slot);
+        found.or_else(|| empty.next()).ok_or(MachineError::TooManyVolumes { most: MAX_VOLUMES })
+    };
+    targets.iter().map(slot_of).collect()
+}
+
+/// The snapshot with volumes in their slots. Another volume may stand where a snapshot has one.
+///
+/// # Errors
+/// A slot holds another device.
+pub(super) fn with_volumes(
+    snapshot: Arc<Snapshot>,
+    volumes: &[HostVolume],
+) -> Result<Arc<Snapshot>, MachineError> {
+    let mut snapshot = snapshot;
+    for HostVolume { slot, name, target, .. } in volumes {
+        let is_one = (FIRST_VOLUME_SLOT..FIRST_VOLUME_SLOT + MAX_VOLUMES).contains(slot);
+        let found = snapshot.slots.get(usize::from(*slot)).filter(|_| is_one);
+        let filled = match found {
+            Some(Slot::Volume(_, volume)) if volume.name == *name && volume.target == *target => {
+                continue;
+            }
+            Some(Slot::Volume(transport, volume)) if volume.target == *target => {
+                let volume = Volume { name: name.clone(), target: target.clone() };
+                Slot::Volume(transport.clone(), volume)
+            }
+            Some(Slot::Empty) => fresh_volume(name, target),
+            _ => {
+                let what = "another device in the slot of a volume";
+                return Err(MachineError::Snapshot { what });
+            }
+        };
+        let mut changed = Arc::unwrap_or_clone(snapshot);
+        if let Some(state) = changed.slots.get_mut(usize::from(*slot)) {
+            *state = filled;
+        }
+        snapshot = Arc::new(changed);
     }
     Ok(snapshot)
 }

@@ -129,7 +129,13 @@ fn refused(result: Result<Machine, MachineError>) -> MachineError {
 
 fn of_files(snapshot: Snapshot, memory: Arc<File>, disks: Vec<Arc<File>>) -> Restore {
     let origin = Origin::Files { memory: memory.into(), disks };
-    Restore { snapshot: Arc::new(snapshot), origin, network: None, shares: Vec::new() }
+    Restore {
+        snapshot: Arc::new(snapshot),
+        origin,
+        network: None,
+        shares: Vec::new(),
+        volumes: Vec::new(),
+    }
 }
 
 fn restore_from(
@@ -167,6 +173,7 @@ fn resume() -> wire::Control {
         hostname: None,
         network: None,
         shares: Vec::new(),
+        volumes: Vec::new(),
     })
 }
 
@@ -1142,7 +1149,7 @@ fn reset_machine_equals_restored_one() {
         assert_ne!(memory_of(&machine), content);
         assert_eq!(machine.console(), b"secret");
         vm.set_clock(&Clock { monotonic_ns: 5, realtime_ns: 0, tsc_khz: 0 }).unwrap();
-        machine.reset(None, &[], &mut Timings::start()).unwrap();
+        machine.reset(Ends::default(), &mut Timings::start()).unwrap();
         assert_eq!(vm.inside(), 0);
         assert_eq!(comparable(machine.capture_live().unwrap().snapshot), fresh);
         // Kept pages stay written, and so do those that the guest writes each time.
@@ -1195,7 +1202,7 @@ fn reset_after_guest_shutdown_fails() {
         while machine.failure().is_none() {
             std::thread::yield_now();
         }
-        let error = machine.reset(None, &[], &mut Timings::start()).unwrap_err();
+        let error = machine.reset(Ends::default(), &mut Timings::start()).unwrap_err();
         assert!(matches!(error, MachineError::Ended { source: GuestFailure::Shutdown }));
     });
 }
@@ -1207,7 +1214,7 @@ fn reset_refused_by_vcpu_fails() {
         let machine = restore(&vm, snapshot(2)).unwrap();
         machine.run();
         within(move || {
-            let error = machine.reset(None, &[], &mut Timings::start()).unwrap_err();
+            let error = machine.reset(Ends::default(), &mut Timings::start()).unwrap_err();
             assert!(matches!(error, MachineError::Hypervisor { .. }), "{error:?}");
         });
         assert_eq!(vm.alive(), 0);
@@ -1270,7 +1277,7 @@ fn new_device_on_the_list_survives_capture_restore_and_reset() {
     assert_eq!(vm.answers(), [b"c"]);
     assert_eq!(echo(&copy).0, 6);
 
-    copy.reset(None, &[], &mut Timings::start()).unwrap();
+    copy.reset(Ends::default(), &mut Timings::start()).unwrap();
     let (count, after) = echo(&copy);
     assert_eq!(count, 3);
     assert_eq!(after.slots, captured.slots);
@@ -1350,7 +1357,9 @@ fn reset_gives_a_folder_to_its_next_user() {
         target: target.into(),
         server: Arc::new(Silent),
     };
-    machine.reset(None, &[share("/a")], &mut Timings::start()).unwrap();
-    let error = machine.reset(None, &[], &mut Timings::start()).unwrap_err();
+    machine
+        .reset(Ends { shares: &[share("/a")], ..Ends::default() }, &mut Timings::start())
+        .unwrap();
+    let error = machine.reset(Ends::default(), &mut Timings::start()).unwrap_err();
     assert!(format!("{error:?}").contains("\"/a\""), "{error:?}");
 }

@@ -17,7 +17,7 @@ use super::super::event_loop::DeviceEvents;
 use super::super::file_server::{FileServer, Known};
 use super::super::mmio::fresh_transport;
 use super::super::queue::{DescriptorChain, QueueConfig, QueueViolation, Queues};
-use super::workers::{Job, Workers};
+use super::super::workers::{Job, Serve, Workers};
 use crate::os::Readiness;
 
 /// The longest request: a write of 1 MiB with what is in front of it.
@@ -26,6 +26,15 @@ const MAX_REQUEST: usize = (1 << 20) + (4 << 10);
 const MAX_ROOM: usize = (1 << 20) + (4 << 10);
 /// Requests that are worked on at once. Others wait in the ring.
 const MAX_IN_FLIGHT: usize = 16;
+
+/// The threads that ask for answers.
+const THREAD_NAME: &str = "sm-share";
+
+impl Serve for dyn FileServer {
+    fn serve(&self, request: &[u8], room: usize) -> Vec<u8> {
+        self.answer(request, room)
+    }
+}
 
 /// A folder that no driver has found yet.
 pub(crate) fn fresh_share(tag: &str, target: &str) -> formats::Slot {
@@ -46,7 +55,7 @@ pub(crate) struct Share {
     server: Option<Arc<dyn FileServer>>,
     events: DeviceEvents,
     /// Starts with the first request.
-    workers: Option<Workers>,
+    workers: Option<Workers<dyn FileServer>>,
     last_ticket: u64,
     /// The requests that are worked on, with their queues.
     in_flight: BTreeMap<u64, (usize, DescriptorChain)>,
@@ -69,7 +78,7 @@ impl Share {
             chain.read(queues.memory(), 0, &mut request)?;
             if self.workers.is_none() {
                 // A host without threads is like a folder that is gone: the driver waits until a reset.
-                let started = Workers::start(Arc::clone(server), self.events.clone());
+                let started = Workers::start(THREAD_NAME, Arc::clone(server), self.events.clone());
                 self.workers = Some(started.map_err(|_| QueueViolation)?);
             }
             self.last_ticket += 1;

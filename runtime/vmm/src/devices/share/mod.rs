@@ -7,6 +7,5 @@
 mod device;
 #[cfg(test)]
 mod tests;
-mod workers;
 
 pub(crate) use device::{Share, fresh_share};

@@ -457,7 +457,7 @@ impl Device for Sockets {
         Self::restore(state, resources.events.clone())
     }
 
-    fn check(&self, transport: &formats::Virtio, is_running: bool) -> Result<(), DeviceError> {
+    fn check(&mut self, transport: &formats::Virtio, is_running: bool) -> Result<(), DeviceError> {
         let has_connections = !self.connections.is_empty() || !self.gone.is_empty();
         if has_connections && !is_running {
             let found = transport.status.into();

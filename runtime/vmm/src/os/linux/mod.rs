@@ -2,6 +2,7 @@
 
 mod device_file;
 mod events;
+mod holes;
 mod mmap;
 mod page_map;
 mod random;
@@ -13,6 +14,7 @@ mod userfault;
 
 pub(crate) use device_file::{DeviceFile, open_ahead};
 pub(crate) use events::{Interest, Poller, Readiness, Waker, wait_for_input};
+pub(crate) use holes::{punch_hole, zero_range};
 pub(crate) use mmap::{
     PageBuffer, Populate, Protection, drop_pages, is_same_page, map_over, map_private, populate,
     reserve,

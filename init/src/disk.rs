@@ -1,0 +1,143 @@
+//! Disks that a start gives to the machine: each is mounted where the container's programs look for it.
+//!
+//! Set up at each resume, before hooks and requests. A disk that is mounted in the snapshot has changed since,
+//! so it is pulled out and mounted anew: files that were open there fail.
+//!
+//! What programs see is a directory of the file system, so that they find no `lost+found` in an empty disk.
+
+use alloc::ffi::CString;
+use alloc::format;
+use alloc::vec::Vec;
+use core::ffi::CStr;
+
+use linux_raw_sys::general as nr;
+use supermachine_formats::wire::{Failure, Volume};
+
+use crate::container::{Container, wait_for_device};
+use crate::failure::{OrFailure, failure};
+use crate::joined::{Joined, everywhere};
+use crate::place::{make_directories, path};
+use crate::slot::{probe, release};
+use crate::sys::{Errno, fd, mount, slot_device, tree};
+
+/// Grows a mounted file system to as many blocks: `_IOW('f', 16, __u64)`.
+const RESIZE: u32 = 0x4008_6610;
+/// Has a mounted file system fail everything from now on: `_IOR('X', 125, __u32)`.
+const SHUT_DOWN: u32 = 0x8004_587D;
+/// Without writing its journal.
+const AT_ONCE: u32 = 2;
+/// The size of a block in sectors, which is the kernel's unit of a disk.
+const BLOCK_SECTORS: u64 = 8;
+/// Freed blocks are given back to the host.
+const OPTIONS: &CStr = c"discard";
+/// The bits of a mode that the disk takes over from the directory that it covers.
+const MODE: u32 = 0o7777;
+
+/// The disks that are mounted, here or in the snapshot.
+#[derive(Debug, Default)]
+pub(crate) struct Disks(Vec<Volume>);
+
+impl Disks {
+    /// Mounts the disks, parents first, and none but these.
+    pub(crate) fn set_up(
+        &mut self,
+        volumes: &[Volume],
+        container: Option<&Container>,
+        joined: Option<&Joined>,
+    ) -> Result<(), Failure> {
+        for former in core::mem::take(&mut self.0).iter().rev() {
+            pull_out(former, joined)?;
+        }
+        let mut volumes: Vec<&Volume> = volumes.iter().collect();
+        volumes.sort_by(|one, other| one.target.cmp(&other.target));
+        for volume in volumes {
+            let container =
+                container.ok_or_else(|| failure("mount", &volume.target, Errno::ENOENT))?;
+            make_directories(&volume.target)
+                .or_else(|_| container.in_writable_root(|| make_directories(&volume.target)))?;
+            probe(volume.slot)?;
+            let disk = Disk::find(volume.slot)?;
+            wait_for_device(&disk.node)?;
+            let target = path(&volume.target)?;
+            let covered = mount::status(&target).or_failure("stat", &volume.target)?;
+            everywhere(joined, || disk.attach(volume, &target, &covered))?;
+            self.0.push(volume.clone());
+        }
+        Ok(())
+    }
+}
+
+/// Unmounts a disk of the snapshot and takes its device from the kernel, which finds another one there at the
+/// next probe.
+fn pull_out(volume: &Volume, joined: Option<&Joined>) -> Result<(), Failure> {
+    let target = path(&volume.target)?;
+    everywhere(joined, || {
+        if let Ok(root) = fd::open(&target, nr::O_RDONLY | nr::O_DIRECTORY, 0) {
+            let mut how = AT_ONCE;
+            // Programs may have mounted or unmounted something there: the device fails all requests.
+            let _ = fd::ioctl(&root, SHUT_DOWN, &mut how);
+        }
+        // The files, and the file system below them.
+        for _ in 0..2 {
+            let _ = mount::unmount(&target);
+        }
+        Ok(())
+    })?;
+    release(volume.slot)
+}
+
+/// A disk that the kernel has found.
+struct Disk {
+    /// Its node.
+    node: CString,
+    /// Its size in blocks of the file system.
+    blocks: u64,
+}
+
+impl Disk {
+    fn find(slot: u8) -> Result<Self, Failure> {
+        let name = slot_device(slot);
+        let missing = || failure("find disk", &name, Errno::ENODEV);
+        let device = format!("/sys/bus/platform/devices/{name}");
+        let children = tree::names(&path(device.as_bytes())?).or_failure("read", &device)?;
+        let virtio =
+            children.iter().find(|child| child.starts_with(b"virtio")).ok_or_else(missing)?;
+        let block = [device.as_bytes(), b"/", virtio, b"/block"].concat();
+        let disks = tree::names(&path(&block)?).or_failure("read", &block)?;
+        let disk = disks.first().ok_or_else(missing)?;
+        let size = [block.as_slice(), b"/", disk, b"/size"].concat();
+        let size = fd::read_file(&path(&size)?).or_failure("read", &size)?;
+        let sectors =
+            core::str::from_utf8(&size).ok().and_then(|size| size.trim().parse::<u64>().ok());
+        let blocks = sectors.ok_or_else(missing)? / BLOCK_SECTORS;
+        Ok(Self { node: path(&[b"/dev/", disk.as_slice()].concat())?, blocks })
+    }
+
+    /// Mounts the file system, and its files over it.
+    fn attach(&self, volume: &Volume, target: &CStr, covered: &nr::statx) -> Result<(), Failure> {
+        let name = &volume.target;
+        mount::mount(&self.node, target, c"ext4", 0, OPTIONS).or_failure("mount", name)?;
+        if !volume.read_only {
+            let root =
+                fd::open(target, nr::O_RDONLY | nr::O_DIRECTORY, 0).or_failure("open", name)?;
+            let mut blocks = self.blocks;
+            fd::ioctl(&root, RESIZE, &mut blocks).or_failure("grow", name)?;
+        }
+        let files = path(&[name, b"/files".as_slice()].concat())?;
+        match mount::make_directory(&files, 0o755) {
+            Ok(()) => {
+                let mode = u32::from(covered.stx_mode) & MODE;
+                mount::set_owner_and_mode(&files, covered.stx_uid, covered.stx_gid, mode)
+                    .or_failure("chmod", name)?;
+            }
+            Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(failure("mkdir", name, errno)),
+        }
+        mount::mount(&files, target, c"", nr::MS_BIND, c"").or_failure("mount", name)?;
+        if volume.read_only {
+            let how = nr::MS_REMOUNT | nr::MS_BIND | nr::MS_RDONLY;
+            mount::mount(c"", target, c"", how, c"").or_failure("mount", name)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,44 @@
+//! The end of a machine with volumes: what its programs have written is on the volumes before it stops.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use supermachine_formats::wire::Request;
+
+use crate::agent::{Replies, frame};
+use crate::disks::Stored;
+use crate::machine::{AgentStream, MachineHandle};
+
+/// How long a guest may take to write everything back. One that takes longer stops as by a power cut.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The volumes of a machine that outlive it. Dropping this has the guest write back what it caches.
+#[derive(Debug, Default)]
+pub(crate) struct Kept(Option<Arc<dyn MachineHandle>>);
+
+impl Kept {
+    /// Those of the machine with this handle.
+    pub(crate) fn of(stored: &[Stored], handle: &Arc<dyn MachineHandle>) -> Self {
+        Self(stored.iter().any(Stored::is_kept).then(|| Arc::clone(handle)))
+    }
+
+    /// Has the guest write back what it caches. A paused one runs for it; one that has failed cannot. Does
+    /// nothing the second time.
+    pub(crate) fn write_back(&mut self) {
+        let Some(handle) = self.0.take().filter(|handle| handle.exit().is_none()) else { return };
+        let ask = || {
+            handle.resume()?;
+            let mut replies = Replies::on(AgentStream::open(&handle, &frame(&Request::Settle)?)?);
+            replies.set_limit(Some(LIMIT))?;
+            replies.only()
+        };
+        // A guest that does not answer stops all the same.
+        let _ = ask();
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.write_back();
+    }
+}
