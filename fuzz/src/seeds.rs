@@ -4,8 +4,8 @@ use std::path::Path;
 use std::{fs, io};
 
 use supermachine_test_support::fuzz::{
-    fs as share, layer, net, oci, pack_index, pack_manifest, pack_open, snapshot_state, wire_agent,
-    wire_host,
+    fs as share, layer, net, oci, pack_index, pack_manifest, pack_open, snapshot_state, volume,
+    wire_agent, wire_host,
 };
 
 fn main() -> io::Result<()> {
@@ -18,6 +18,7 @@ fn main() -> io::Result<()> {
         ("pack_manifest", pack_manifest::samples()),
         ("pack_open", pack_open::samples()),
         ("snapshot_state", snapshot_state::samples()),
+        ("volume", volume::samples()),
         ("wire_agent", wire_agent::samples()),
         ("wire_host", wire_host::samples()),
     ] {

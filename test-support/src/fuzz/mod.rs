@@ -15,5 +15,7 @@ pub mod pack_manifest;
 #[cfg(feature = "packs")]
 pub mod pack_open;
 pub mod snapshot_state;
+#[cfg(feature = "packs")]
+pub mod volume;
 pub mod wire_agent;
 pub mod wire_host;

@@ -9,7 +9,7 @@ use supermachine_formats::snapshot::arch::x86_64::{
 };
 use supermachine_formats::snapshot::arch::{ArchState, Baseline};
 use supermachine_formats::snapshot::device::{
-    Block, Net, Pmem, Queue, Serial, Share, ShareHandle, ShareNode, Slot, Virtio, Vsock,
+    Block, Net, Pmem, Queue, Serial, Share, ShareHandle, ShareNode, Slot, Virtio, Volume, Vsock,
     VsockConnection,
 };
 use supermachine_formats::snapshot::memory::Run;
@@ -189,7 +189,7 @@ fn slots() -> Vec<Slot> {
         Slot::Block(virtio.clone(), Block { disk: 0 }),
         Slot::Net(virtio.clone(), Net { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 }),
         Slot::Share(
-            virtio,
+            virtio.clone(),
             Share {
                 tag: [b't'; 36],
                 target: "/project".into(),
@@ -197,6 +197,7 @@ fn slots() -> Vec<Slot> {
                 handles: vec![ShareHandle { id: 4, node: 2, flags: 5, is_folder: false }],
             },
         ),
+        Slot::Volume(virtio, Volume { name: "data".into(), target: "/data".into() }),
         Slot::Empty,
     ]
 }

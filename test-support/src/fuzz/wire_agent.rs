@@ -3,7 +3,7 @@
 use supermachine_formats::wire::{
     Action, AfterRestore, Command, Container, Control, Datagram, ENTROPY_SIZE, Flow, HEADER_SIZE,
     Header, Input, Message, Network, Output, Process, Request, Resume, Segment, Settings, Share,
-    StagedFile, Tmpfs, Ulimit, WindowSize, WriteFile,
+    StagedFile, Tmpfs, Ulimit, Volume, WindowSize, WriteFile,
 };
 
 /// Decodes frames until one is refused. Returns whether all are accepted.
@@ -54,6 +54,12 @@ pub fn sample_share() -> Share {
     Share { slot: 7, tag: "sm-7".into(), target: b"/project".to_vec(), read_only: true }
 }
 
+/// A volume in which every field differs from its neighbours.
+#[must_use]
+pub fn sample_volume() -> Volume {
+    Volume { slot: 3, target: b"/data".to_vec(), read_only: true }
+}
+
 /// A container in which every part is set.
 fn sample_container() -> Container {
     let entrypoint = Process {
@@ -87,16 +93,20 @@ pub fn samples() -> Vec<Vec<u8>> {
     let resume = |hostname: Option<String>| {
         let network = hostname.is_none().then_some(network);
         let entropy = [7; ENTROPY_SIZE];
-        let shares = Vec::new();
-        Control::Resume(Resume { realtime_ns: 1, entropy, hostname, network, shares }).to_frame()
+        let (shares, volumes) = (Vec::new(), Vec::new());
+        let resume = Resume { realtime_ns: 1, entropy, hostname, network, shares, volumes };
+        Control::Resume(resume).to_frame()
     };
-    let shared = Control::Resume(Resume {
+    let shared = Resume {
         realtime_ns: 1,
         entropy: [7; ENTROPY_SIZE],
         hostname: None,
         network: Some(network),
         shares: vec![sample_share()],
-    });
+        volumes: Vec::new(),
+    };
+    let stored = Control::Resume(Resume { volumes: vec![sample_volume()], ..shared.clone() });
+    let shared = Control::Resume(shared);
     let size = WindowSize { rows: 24, columns: 80 };
     let command = Command {
         argv: vec![b"/bin/echo".to_vec()],
@@ -154,6 +164,7 @@ pub fn samples() -> Vec<Vec<u8>> {
     vec![
         resume(None),
         shared.to_frame(),
+        stored.to_frame(),
         resume(Some("web".into())),
         Request::Attach(sample_container()).to_frame(),
         exec,
