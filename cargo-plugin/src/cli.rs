@@ -8,7 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::commands::{
     attend, codesign, cp, df, doctor, events, exec, export, gc, import, inspect, kill, logs, ls,
     pause, port, ps, pull, push, rename, restart, rm, run, stats, stop, supervise, top, verify,
-    wait,
+    volume, wait,
 };
 use crate::error::{self, Error};
 use crate::globals::Globals;
@@ -80,6 +80,7 @@ enum Command {
     Verify(verify::Args),
     Gc(gc::Args),
     Df(df::Args),
+    Volume(volume::Args),
     Doctor(doctor::Args),
     Codesign(codesign::Args),
     #[command(hide = true)]
@@ -117,6 +118,7 @@ impl Command {
             Self::Verify(args) => verify::exec(args, globals),
             Self::Gc(args) => gc::exec(args, globals),
             Self::Df(args) => df::exec(args, globals),
+            Self::Volume(args) => volume::exec(args, globals),
             Self::Doctor(args) => doctor::exec(args, globals),
             Self::Codesign(args) => codesign::exec(args, globals),
             Self::Supervise(args) => supervise::exec(args, globals),

@@ -5,7 +5,7 @@
 const REFUSED: &[(&[&str], &str)] = &[
     (
         &["--volumes-from", "--volume-driver"],
-        "a machine has no volumes of others: -v gives it folders of this host",
+        "a machine has no volumes of others: -v gives it folders of this host and volumes by name",
     ),
     (
         &["--network-alias", "--link", "--link-local-ip", "--ip", "--ip6", "--mac-address"],
@@ -101,10 +101,7 @@ const COMMANDS: &[(&[&str], &str)] = &[
         "`supermachine doctor` checks this host, and --version prints the version",
     ),
     (&["system", "prune"], "`supermachine df` shows disk usage, and `gc` frees space"),
-    (
-        &["volume", "network"],
-        "a machine has neither volumes nor networks: see `run -v` and `run -p`",
-    ),
+    (&["network"], "a machine has a network of its own: see `run --net` and `run -p`"),
     (&["compose", "swarm", "service", "stack"], "start each machine with `supermachine run -d`"),
 ];
 
@@ -134,7 +131,7 @@ mod tests {
     fn commands_of_docker_have_another_name() {
         assert!(instead_of("rmi").unwrap().contains("`supermachine rm`"));
         for command in
-            ["attach", "builder", "config", "diff", "search", "trust", "update", "volume"]
+            ["attach", "builder", "config", "diff", "network", "search", "trust", "update"]
         {
             assert!(instead_of(command).is_some(), "{command}");
         }

@@ -1,54 +1,83 @@
-//! `-v` and `--mount`: the folders of the host that a machine gets, by Docker's rules.
+//! `-v` and `--mount`: the folders of the host and the volumes that a machine gets, by Docker's rules.
 
 use std::path::{Path, absolute};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use supermachine::error::HostError;
-use supermachine::{HostFolder, VmConfig};
+use supermachine::{HostFolder, VmConfig, Volume};
 
-/// What a volume would be.
-const NO_VOLUMES: &str =
-    "there are no named volumes yet: name a folder of this host, which starts with / or ./";
-
-/// A folder of the host that a machine gets.
+/// A folder of the host or a volume that a machine gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FolderArg {
-    /// The absolute path on the host.
+    /// The absolute path on the host, or the volume's name.
     source: String,
     target: String,
     read_only: bool,
+    /// Whether it is a volume.
+    #[serde(default)]
+    is_volume: bool,
 }
 
 impl FolderArg {
     /// The folder, for the library.
-    pub(crate) fn folder(&self) -> HostFolder {
+    fn folder(&self) -> HostFolder {
         let folder = HostFolder::new(&self.source, &self.target);
         if self.read_only { folder.read_only() } else { folder }
     }
 
-    /// Checks that it can be shared.
+    /// The volume, for the library.
+    fn volume(&self) -> Volume {
+        let volume = Volume::named(&self.source);
+        if self.read_only { volume.read_only() } else { volume }
+    }
+
+    /// Checks that the machine can have it.
     pub(crate) fn check(&self) -> Result<(), supermachine::Error> {
+        if self.is_volume {
+            return Ok(self.volume().check().map_err(|source| HostError::Volume { source })?);
+        }
         let refused = |source| HostError::Folder { source };
         Ok(self.folder().check().map_err(refused)?)
     }
 
-    /// The configuration with these folders.
+    /// The configuration with these folders and volumes.
     pub(crate) fn apply_all(folders: &[Self], config: VmConfig) -> VmConfig {
-        folders.iter().fold(config, |config, folder| config.with_share(folder.folder()))
+        folders.iter().fold(config, |config, folder| {
+            if folder.is_volume {
+                config.with_volume(folder.volume(), &folder.target)
+            } else {
+                config.with_share(folder.folder())
+            }
+        })
     }
 
+    /// A volume of this name.
+    fn named(source: &str, target: &str, read_only: bool) -> Result<Self, String> {
+        check_target(target)?;
+        let (source, target) = (source.to_owned(), target.to_owned());
+        Ok(Self { source, target, read_only, is_volume: true })
+    }
+
+    /// The folder at this path.
     fn new(source: &str, target: &str, read_only: bool) -> Result<Self, String> {
-        if target.is_empty() || !target.starts_with('/') {
-            return Err(format!("the path {target:?} in the machine is not absolute"));
-        }
+        check_target(target)?;
         let absolute = absolute(Path::new(source)).map_err(|error| error.to_string())?;
         let source = absolute.to_str().ok_or("the path of the current folder is not UTF-8")?;
-        Ok(Self { source: source.to_owned(), target: target.to_owned(), read_only })
+        let (source, target) = (source.to_owned(), target.to_owned());
+        Ok(Self { source, target, read_only, is_volume: false })
     }
 }
 
-/// `-v HOST:GUEST[:OPTIONS]`.
+fn check_target(target: &str) -> Result<(), String> {
+    if target.starts_with('/') {
+        Ok(())
+    } else {
+        Err(format!("the path {target:?} in the machine is not absolute"))
+    }
+}
+
+/// `-v HOST:GUEST[:OPTIONS]` or `-v NAME:GUEST[:OPTIONS]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct VolumeArg(pub(crate) FolderArg);
 
@@ -60,7 +89,11 @@ impl FromStr for VolumeArg {
         let (source, target, options) = match *parts {
             [source, target] => (source, target, ""),
             [source, target, options] => (source, target, options),
-            [_] => return Err(format!("{NO_VOLUMES}, as in ./folder:/project")),
+            [_] => {
+                return Err("name a folder of this host or a volume, as in ./folder:/project or \
+                            data:/data"
+                    .into());
+            }
             _ => {
                 return Err(
                     "it has more than three parts: if a path has a colon in it, use --mount \
@@ -73,8 +106,10 @@ impl FromStr for VolumeArg {
             || matches!(source, "." | "..")
             || source.starts_with("./")
             || source.starts_with("../");
-        if !is_path {
-            return Err(format!("{source:?} is the name of a volume, and {NO_VOLUMES}"));
+        if !is_path && source.contains('/') {
+            return Err(format!(
+                "{source:?} is no name of a volume: write ./{source} for a folder"
+            ));
         }
         let mut read_only = false;
         for option in options.split(',').filter(|option| !option.is_empty()) {
@@ -85,11 +120,12 @@ impl FromStr for VolumeArg {
                 _ => return Err(format!("{option:?} is no option here: use ro or rw")),
             }
         }
-        FolderArg::new(source, target, read_only).map(Self)
+        let new = if is_path { FolderArg::new } else { FolderArg::named };
+        new(source, target, read_only).map(Self)
     }
 }
 
-/// `--mount type=bind,source=HOST,target=GUEST[,readonly]`.
+/// `--mount type=bind,source=HOST,target=GUEST[,readonly]`, or `type=volume` with a name as the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MountArg(pub(crate) FolderArg);
 
@@ -112,8 +148,10 @@ impl FromStr for MountArg {
             "bind" if source.is_empty() => Err("source=HOST is missing".into()),
             "bind" => FolderArg::new(source, target, read_only).map(Self),
             "tmpfs" => Err("use --tmpfs for a file system in memory".into()),
-            "volume" => Err(format!("type=bind is missing: {NO_VOLUMES}")),
-            _ => Err(format!("{kind:?} is no type here: use type=bind")),
+            "volume" if source.is_empty() => Err("source=NAME is missing".into()),
+            "volume" if source.contains('/') => Err("type=bind is missing for a folder".into()),
+            "volume" => FolderArg::named(source, target, read_only).map(Self),
+            _ => Err(format!("{kind:?} is no type here: use type=bind or type=volume")),
         }
     }
 }
@@ -147,11 +185,21 @@ mod tests {
     }
 
     #[test]
+    fn names_are_volumes() {
+        assert_eq!(volume("data:/b"), FolderArg::named("data", "/b", false));
+        assert_eq!(volume("my.data:/b:ro"), FolderArg::named("my.data", "/b", true));
+        assert_eq!(mount("source=data,target=/b"), FolderArg::named("data", "/b", false));
+        let read_only = mount("type=volume,src=data,dst=/b,readonly");
+        assert_eq!(read_only, FolderArg::named("data", "/b", true));
+        assert_ne!(volume("./data:/b").unwrap(), volume("data:/b").unwrap());
+    }
+
+    #[test]
     fn other_texts_are_refused_with_what_to_do() {
         for (text, reason) in [
-            ("data:/b", "named volumes"),
-            ("/b", "named volumes"),
-            ("a/b:/c", "named volumes"),
+            ("/b", "a volume"),
+            ("a/b:/c", "write ./a/b"),
+            ("data:b", "not absolute"),
             ("/a:b", "not absolute"),
             ("/a:", "not absolute"),
             ("/a:/b:rx", "ro or rw"),
@@ -160,7 +208,9 @@ mod tests {
             assert!(volume(text).unwrap_err().contains(reason), "{text}");
         }
         for (text, reason) in [
-            ("source=data,target=/b", "type=bind"),
+            ("source=/data,target=/b", "type=bind"),
+            ("type=volume,target=/b", "source=NAME"),
+            ("source=data,target=b", "not absolute"),
             ("type=tmpfs,target=/b", "--tmpfs"),
             ("type=npipe,source=/a,target=/b", "npipe"),
             ("type=bind,target=/b", "source"),

@@ -49,7 +49,7 @@ pub(crate) struct MachineOptions {
     /// What it reaches, as `--net` has it; `None` for no network.
     #[serde(default)]
     pub(crate) network: Option<String>,
-    /// The folders of the host that it has.
+    /// The folders of the host and the volumes that it has.
     #[serde(default)]
     pub(crate) folders: Vec<FolderArg>,
     /// The stop signal, if it differs from the image's.

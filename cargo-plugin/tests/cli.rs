@@ -19,10 +19,10 @@ use supermachine_test_support::registry::DockerRegistry;
 use supermachine_test_support::stores::{Sample, put};
 use support::{Done, Home, age, files, interrupt};
 
-const COMMANDS: [&str; 28] = [
+const COMMANDS: [&str; 29] = [
     "pull", "run", "ps", "exec", "logs", "cp", "stop", "kill", "restart", "rename", "pause",
     "unpause", "wait", "port", "stats", "top", "events", "ls", "inspect", "rm", "export", "import",
-    "push", "verify", "gc", "df", "doctor", "codesign",
+    "push", "verify", "gc", "df", "volume", "doctor", "codesign",
 ];
 
 /// Runs the command with an empty `/dev`, so without a hypervisor.
@@ -72,6 +72,34 @@ fn cargo_has_these_commands_too() {
     }
     let help = String::from_utf8(cargo(&["supermachine", "ls", "-h"]).stdout).unwrap();
     assert!(help.contains("Usage: cargo supermachine ls"), "{help}");
+}
+
+#[test]
+fn volumes_are_made_listed_shown_and_removed() {
+    let home = Home::new();
+    let volume = |arguments: &[&str]| home.run(&[&["volume"], arguments].concat());
+    assert_eq!(volume(&["ls"]).succeeds(), "");
+    assert_eq!(volume(&["ls", "--json"]).succeeds(), "[]\n");
+    assert_eq!(volume(&["create", "data", "--size", "20g"]).succeeds(), "data\n");
+    assert_eq!(volume(&["create", "--size", "64m", "b"]).succeeds(), "b\n");
+    // An existing one stays as it is.
+    assert_eq!(volume(&["create", "data"]).succeeds(), "data\n");
+    assert_eq!(volume(&["ls", "-q"]).succeeds(), "b\ndata\n");
+    let table = volume(&["ls"]);
+    let rows: Vec<&str> = table.succeeds().lines().collect();
+    assert!(rows[0].starts_with("NAME") && rows[2].contains("20.0 GiB"), "{rows:?}");
+    let shown = volume(&["inspect", "data"]);
+    assert!(shown.succeeds().contains("\"size\": 21474836480"), "{shown:?}");
+    assert!(shown.stdout.contains("\"in_use\": false"), "{shown:?}");
+    volume(&["inspect", "none"]).fails(1, &["there is no volume none"]);
+    volume(&["create", "a/b"]).fails(1, &["\"a/b\" is not a name for a volume"]);
+    volume(&["create", "a", "--size", "1m"]).fails(1, &["at least 67108864"]);
+    volume(&["rm", "b", "none"]).fails(1, &["there is no volume none"]);
+    assert_eq!(volume(&["ls", "-q"]).succeeds(), "data\n");
+    assert_eq!(volume(&["rm", "--force", "none"]).succeeds(), "");
+    volume(&["prune"]).fails(1, &["would remove", "data", "--force"]);
+    assert_eq!(volume(&["prune", "--force"]).succeeds(), "data\n");
+    assert_eq!(volume(&["ls"]).succeeds(), "");
 }
 
 #[test]
@@ -306,12 +334,12 @@ fn options_of_docker_without_a_meaning_say_why() {
     ] {
         home.run(&["run", option, "x"]).fails(125, &["is not supported: ", said]);
     }
-    home.run(&["run", "-v", "data:/b", "x"]).fails(125, &["no named volumes yet"]);
+    home.run(&["run", "-v", ".data:/b", "x"]).fails(125, &["\".data\" is not a name"]);
     home.run(&["run", "-v", "/nosuch:/b", "x"]).fails(125, &["there is no folder /nosuch"]);
     home.run(&["run", "-v", "/etc/passwd:/b", "x"]).fails(125, &["passwd is not a folder"]);
     home.run(&["run", "-v", "/etc:/proc", "x"])
         .fails(125, &["no folder can be shared at \"/proc\""]);
-    let mount = home.run(&["run", "--mount", "source=data,target=/b", "x"]);
+    let mount = home.run(&["run", "--mount", "source=/data,target=/b", "x"]);
     mount.fails(125, &["type=bind is missing"]);
     home.run(&["run", "--init", "x"]).fails(125, &["which every machine has", "--init image"]);
     home.run(&["run", "--network", "bridge", "x"]).fails(125, &["\"bridge\" is not a destination"]);

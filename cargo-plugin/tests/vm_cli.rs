@@ -132,6 +132,27 @@ fn run_shares_folders_of_the_host() {
 }
 
 #[test]
+fn run_keeps_data_in_a_volume() {
+    let script = |options: &[&str], script: &str| {
+        run(&[options, &["bb", "--", "sh", "-c", script]].concat())
+    };
+    assert_eq!(script(&["-v", "kept:/data"], "ls -A /data; echo kept > /data/file").succeeds(), "");
+    let read_only = ["--mount", "type=volume,source=kept,target=/d,readonly"];
+    let done = script(&read_only, "cat /d/file; echo no > /d/file");
+    assert_eq!((done.status, &*done.stdout), (1, "kept\n"), "{done:?}");
+    assert!(done.stderr.contains("Read-only file system"), "{done:?}");
+    // A machine in the background has it for itself.
+    HOME.run(&["run", "-d", "--name", "keeper", "-v", "kept:/data", "bb", "sleep", "1000"])
+        .succeeds();
+    script(&["-v", "kept:/data"], "true").fails(125, &["volume kept is in use"]);
+    HOME.run(&["volume", "rm", "kept"]).fails(1, &["volume kept is in use"]);
+    HOME.run(&["exec", "keeper", "sh", "-c", "echo more >> /data/file"]).succeeds();
+    HOME.run(&["stop", "-t", "0", "keeper"]).succeeds();
+    assert_eq!(script(&["-v", "kept:/data:ro"], "cat /data/file").succeeds(), "kept\nmore\n");
+    HOME.run(&["volume", "rm", "kept"]).succeeds();
+}
+
+#[test]
 fn run_creates_a_missing_working_directory() {
     let done = run(&["-w", "/new/folder", "bb", "--", "sh", "-c", "pwd; ls -ld . | cut -c1-10"]);
     assert_eq!(done.succeeds(), "/new/folder\ndrwxr-xr-x\n");

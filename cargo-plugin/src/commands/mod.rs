@@ -33,4 +33,5 @@ pub(crate) mod supervise;
 pub(crate) mod top;
 pub(crate) mod update;
 pub(crate) mod verify;
+pub(crate) mod volume;
 pub(crate) mod wait;

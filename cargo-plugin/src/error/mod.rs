@@ -59,6 +59,9 @@ pub(crate) enum Error {
     /// A snapshot or a machine cannot be used.
     #[error(transparent)]
     Machine(#[from] supermachine::Error),
+    /// A volume cannot be made, read or removed.
+    #[error(transparent)]
+    Volume(#[from] supermachine::VolumeError),
     /// A file or folder of the host cannot be used.
     #[error("{}", file_failure(operation, path, source))]
     File { operation: &'static str, path: PathBuf, source: io::Error },

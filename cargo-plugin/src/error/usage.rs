@@ -55,6 +55,12 @@ pub(crate) enum UsageError {
     /// The source of a copy, such as `/`, has no name.
     #[error("{} has no name for the copy", path.display())]
     NoFileName { path: PathBuf },
+    /// `volume prune` without `--force`.
+    #[error(
+        "prune would remove these volumes with all that is on them: {}; add --force to do it",
+        names.join(", ")
+    )]
+    PruneVolumes { names: Vec<String> },
     /// `-it` without a terminal.
     #[error("standard input is not a terminal: leave out -t")]
     NotATerminal,

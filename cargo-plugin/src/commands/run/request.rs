@@ -40,10 +40,11 @@ pub(crate) struct MachineArgs {
     /// Print what the machine reaches, and what it is refused, on standard error
     #[arg(long, conflicts_with = "detach")]
     pub(super) net_log: bool,
-    /// Share a folder of this host, a path that starts with / or ./, with the machine; `ro`: read-only
-    #[arg(short, long, value_name = "HOST:GUEST[:ro]")]
+    /// Give the machine a folder of this host, a path that starts with / or ./, or a volume by its name,
+    /// which is made if it is missing; `ro`: read-only
+    #[arg(short, long, value_name = "HOST|NAME:GUEST[:ro]")]
     volume: Vec<VolumeArg>,
-    /// The same as type=bind,source=HOST,target=GUEST[,readonly]
+    /// The same as type=bind,source=HOST,target=GUEST[,readonly], or with type=volume,source=NAME
     #[arg(long, value_name = "FIELDS")]
     mount: Vec<MountArg>,
     /// Run this program instead of the image's ENTRYPOINT and CMD; '' for none
@@ -63,7 +64,7 @@ pub(crate) struct MachineArgs {
 }
 
 impl MachineArgs {
-    /// The folders of the host that the machine gets.
+    /// The folders of the host and the volumes that the machine gets.
     pub(super) fn folders(&self) -> Vec<FolderArg> {
         let volumes = self.volume.iter().map(|volume| &volume.0);
         volumes.chain(self.mount.iter().map(|mount| &mount.0)).cloned().collect()
