@@ -66,7 +66,8 @@ pub(crate) fn exercise(machine: &Machine) -> Result<(), Error> {
 
 fn restored(image: &Image, origin: Origin) -> Result<Machine, Error> {
     let (snapshot, shares) = (Arc::clone(image.snapshot()), Vec::new());
-    let parts = Restore { snapshot, origin, network: None, shares };
+    let volumes = Vec::new();
+    let parts = Restore { snapshot, origin, network: None, shares, volumes };
     Ok(Machine::restore(parts, &mut Timings::start())?)
 }
 

@@ -126,7 +126,8 @@ impl Bare {
         let mapped = image.mapped().unwrap().clone();
         let origin = Origin::Files { memory: mapped.memory, disks: mapped.disks };
         let (snapshot, shares) = (Arc::clone(image.snapshot()), Vec::new());
-        let parts = Restore { snapshot, origin, network: None, shares };
+        let volumes = Vec::new();
+        let parts = Restore { snapshot, origin, network: None, shares, volumes };
         Self { machine: Machine::restore(parts, &mut Timings::start()).unwrap(), control: None }
     }
 
@@ -145,7 +146,7 @@ impl Bare {
     }
 
     fn reset(&self) {
-        self.machine.reset(None, &[], &mut Timings::start()).unwrap();
+        self.machine.reset(supermachine_vmm::Ends::default(), &mut Timings::start()).unwrap();
     }
 
     /// The state that two machines at the same point share: everything except time and used ports.

@@ -1,0 +1,265 @@
+//! Volumes and disks of a guest: what stays, who may have it, and what a power cut leaves.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use supermachine::error::InvalidInput;
+use supermachine::{AssetPaths, Error, Vm, VmConfig, Volume};
+use supermachine_test_support::machines::{busybox, folder, sh, until};
+
+const MIB: u64 = 1 << 20;
+
+/// A volume in a folder of its own.
+struct Home(tempfile::TempDir);
+
+impl Home {
+    fn new() -> Self {
+        Self(tempfile::tempdir_in(folder()).unwrap())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("volume.ext4")
+    }
+
+    fn volume(&self) -> Volume {
+        Volume::at(self.path()).with_size(256 * MIB)
+    }
+
+    fn config(&self) -> VmConfig {
+        VmConfig::new().with_volume(self.volume(), "/data")
+    }
+
+    fn start(&self) -> Vm {
+        busybox().start(&self.config()).unwrap()
+    }
+
+    /// Bytes that it takes on the host.
+    fn used(&self) -> u64 {
+        fs::metadata(self.path()).unwrap().blocks() * 512
+    }
+
+    /// Replays the journal of a copy, as the next machine does, and checks all of it.
+    fn assert_clean(&self) {
+        let copy = self.0.path().join("copy");
+        let copied = Command::new("cp").arg("--sparse=always").arg(self.path()).arg(&copy).status();
+        assert!(copied.unwrap().success());
+        let replayed = e2fsck("-fp", &copy);
+        assert!(replayed.0 <= 1, "{}", replayed.1);
+        let (status, text) = e2fsck("-fn", &copy);
+        assert_eq!(status, 0, "{text}");
+        fs::remove_file(copy).unwrap();
+    }
+}
+
+fn e2fsck(how: &str, image: &Path) -> (i32, String) {
+    let output = Command::new("/sbin/e2fsck").arg(how).arg(image).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// The output of a script that must fail.
+fn fails(vm: &Vm, script: &str) -> String {
+    let outcome = vm.exec(["sh", "-c", script]).unwrap();
+    let text = [outcome.stdout.clone(), outcome.stderr.clone()].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(!outcome.success(), "{script}: {text}");
+    text
+}
+
+/// The configuration with a worker that can open no file.
+fn isolated(config: VmConfig, programs: &Path) -> VmConfig {
+    let program = programs.join("supermachine-worker");
+    let _ = symlink(env!("CARGO_BIN_EXE_locked-worker"), program);
+    config.with_isolated(true).with_assets(AssetPaths::from_dir(programs))
+}
+
+/// The text of an error with all its causes.
+fn explained(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[test]
+fn what_one_machine_writes_the_next_reads() {
+    let home = Home::new();
+    let vm = home.start();
+    assert_eq!(sh(&vm, "ls -A /data"), "");
+    sh(&vm, "mkdir -p /data/a/b && echo kept > /data/a/b/file && ln -s a/b/file /data/link");
+    sh(&vm, "chown 7:8 /data/a && chmod 1750 /data/a");
+    drop(vm);
+    home.assert_clean();
+    let vm = home.start();
+    assert_eq!(sh(&vm, "cat /data/link; stat -c '%u %g %a' /data/a"), "kept\n7 8 1750\n");
+    sh(&vm, "echo more >> /data/link");
+    vm.stop().unwrap();
+    let programs = tempfile::tempdir_in(folder()).unwrap();
+    let vm = busybox().start(&isolated(home.config(), programs.path())).unwrap();
+    assert_eq!(sh(&vm, "cat /data/link"), "kept\nmore\n");
+    sh(&vm, "echo and more >> /data/link");
+    vm.stop().unwrap();
+    assert_eq!(sh(&home.start(), "cat /data/link"), "kept\nmore\nand more\n");
+    home.assert_clean();
+}
+
+#[test]
+fn disk_has_the_size_that_is_asked_for() {
+    for (size, least) in [(64 * MIB, 40), (1 << 30, 950), (1 << 40, 1_000_000)] {
+        let home = Home::new();
+        let volume = Volume::at(home.path()).with_size(size);
+        let vm = busybox().start(&VmConfig::new().with_volume(volume, "/data")).unwrap();
+        let free: u64 =
+            sh(&vm, "df -m /data | tail -n 1 | awk '{print $4}'").trim().parse().unwrap();
+        assert!(free >= least && free <= size / MIB, "{size}: {free} MiB are free");
+        assert!(home.used() < size / 32, "{size}: {} bytes are used", home.used());
+        sh(&vm, "echo works > /data/file && sync");
+        drop(vm);
+        home.assert_clean();
+    }
+}
+
+#[test]
+fn volume_of_one_machine_is_refused_to_another_by_name() {
+    let home = Home::new();
+    let vm = home.start();
+    let error = explained(&busybox().start(&home.config()).unwrap_err());
+    assert!(error.contains("volume.ext4 is in use"), "{error}");
+    let error = explained(&vm.fork_with(1, &home.config()).unwrap_err());
+    assert!(error.contains("volume.ext4 is in use"), "{error}");
+    let error = explained(&vm.fork(1).unwrap_err());
+    assert!(error.contains("volume \"volume.ext4\" at \"/data\""), "{error}");
+    assert_eq!(sh(&vm, "echo works > /data/file; cat /data/file"), "works\n");
+    let pool = busybox().pool().config(&home.config()).build();
+    let Err(Error::Invalid { source: InvalidInput::VolumeOfPool { name } }) = pool else {
+        panic!()
+    };
+    assert!(name.ends_with("volume.ext4"));
+}
+
+#[test]
+fn fork_with_a_volume_mounts_it_anew() {
+    let (home, other) = (Home::new(), Home::new());
+    let vm = home.start();
+    sh(&vm, "echo of the first > /data/file; sync");
+    sh(&vm, "sh -c 'exec 3< /data/file; sleep 1000' > /dev/null 2>&1 &");
+    let [fork] = <[Vm; 1]>::try_from(vm.fork_with(1, &other.config()).unwrap()).unwrap();
+    // It is another volume, and nothing of the first one is on it.
+    assert_eq!(sh(&fork, "ls -A /data"), "");
+    sh(&fork, "echo of the fork > /data/file");
+    fails(&fork, "cat /proc/$(pidof sleep)/fd/3");
+    assert_eq!(sh(&vm, "cat /data/file"), "of the first\n");
+    drop(fork);
+    drop(vm);
+    assert_eq!(sh(&home.start(), "cat /data/file"), "of the first\n");
+    assert_eq!(sh(&other.start(), "cat /data/file"), "of the fork\n");
+    home.assert_clean();
+    other.assert_clean();
+}
+
+#[test]
+fn full_volume_is_an_error_of_the_program_that_fills_it() {
+    let home = Home::new();
+    let volume = Volume::at(home.path()).with_size(64 * MIB);
+    let config = VmConfig::new().with_volume(volume, "/data");
+    let vm = busybox().start(&config).unwrap();
+    let said = fails(&vm, "dd if=/dev/zero of=/data/big bs=1M count=100");
+    assert!(said.contains("No space left"), "{said}");
+    assert!(home.used() <= 64 * MIB);
+    sh(&vm, "rm /data/big && echo works > /data/file && sync && cat /data/file");
+    drop(vm);
+    home.assert_clean();
+}
+
+#[test]
+fn what_is_deleted_gives_its_room_back() {
+    let home = Home::new();
+    let vm = home.start();
+    sh(&vm, "dd if=/dev/urandom of=/data/big bs=1M count=64 2> /dev/null && sync");
+    let full = home.used();
+    assert!(full >= 64 * MIB, "{full}");
+    sh(&vm, "rm /data/big && sync");
+    until("the room is given back", || home.used() < full - 48 * MIB);
+}
+
+#[test]
+fn read_only_volume_is_read_by_many_and_stays_as_it_is() {
+    let home = Home::new();
+    let vm = home.start();
+    sh(&vm, "echo kept > /data/file");
+    drop(vm);
+    let before = fs::read(home.path()).unwrap();
+    let config = VmConfig::new().with_volume(home.volume().read_only(), "/data");
+    let machines = [(); 2].map(|()| busybox().start(&config).unwrap());
+    for vm in &machines {
+        assert_eq!(sh(vm, "cat /data/file"), "kept\n");
+        assert!(fails(vm, "echo no > /data/file").contains("Read-only file system"));
+        // Not even a guest that mounts as it likes changes anything.
+        let _ = vm.exec(["sh", "-c", "mount -o remount,bind,rw /data; echo no > /data/file; sync"]);
+        let _ = vm.exec(["sh", "-c", "dd if=/dev/zero of=/dev/vda bs=4096 count=64; sync"]);
+    }
+    let error = explained(&busybox().start(&home.config()).unwrap_err());
+    assert!(error.contains("in use"), "{error}");
+    drop(machines);
+    assert!(fs::read(home.path()).unwrap() == before);
+    home.assert_clean();
+}
+
+#[test]
+fn scratch_disk_is_empty_for_each_user_of_a_pool() {
+    let config = VmConfig::new().with_disk("/scratch", 1 << 30);
+    let pool = busybox().pool().config(&config).max(1).build().unwrap();
+    for _ in 0..2 {
+        let vm = pool.acquire().unwrap();
+        assert_eq!(sh(&vm, "ls -A /scratch"), "");
+        sh(&vm, "dd if=/dev/zero of=/scratch/big bs=1M count=32 2> /dev/null; sync");
+    }
+}
+
+#[test]
+fn killed_machine_loses_nothing_that_was_synced() {
+    let home = Home::new();
+    let programs = tempfile::tempdir_in(folder()).unwrap();
+    let rounds = if std::env::var_os("SUPERMACHINE_TEST_FULL").is_some() { 1000 } else { 3 };
+    let script = "i=$(cat /data/last 2> /dev/null || echo 0); while :; do i=$((i + 1)); \
+                  echo $i > /data/new && mkdir -p /data/d$((i % 50)) && cp /bin/busybox /data/d$((i % 50))/f && \
+                  sync && mv /data/new /data/last && sync && echo $i; done";
+    let mut synced = 0;
+    for round in 0..rounds {
+        let vm = busybox().start(&isolated(home.config(), programs.path())).unwrap();
+        let last = sh(&vm, "cat /data/last 2> /dev/null || echo 0");
+        let last: u64 = last.trim().parse().unwrap();
+        assert!(last >= synced, "round {round}: {last} of {synced}");
+        let mut child = vm.exec_builder().argv(["sh", "-c", script]).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout().unwrap()).lines();
+        for _ in 0..=round % 7 {
+            synced = lines.next().unwrap().unwrap().parse().unwrap();
+        }
+        kill_workers(programs.path());
+        drop(vm);
+        if round < 3 || round % 50 == 0 {
+            home.assert_clean();
+        }
+    }
+}
+
+/// Kills the worker that runs from this folder.
+fn kill_workers(programs: &Path) {
+    let mut killed = 0;
+    for entry in fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
+        let is_ours = |line: &Vec<u8>| line.starts_with(programs.as_os_str().as_encoded_bytes());
+        if fs::read(entry.path().join("cmdline")).is_ok_and(|line| is_ours(&line)) {
+            let kill = Command::new("kill").arg("-9").arg(entry.file_name()).status();
+            killed += i32::from(kill.unwrap().success());
+        }
+    }
+    assert_eq!(killed, 1);
+}
