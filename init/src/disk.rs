@@ -4,9 +4,11 @@
 //! so it is pulled out and mounted anew: files that were open there fail.
 //!
 //! What programs see is a directory of the file system, so that they find no `lost+found` in an empty disk.
+//! In a new one it begins with the image's files, as a volume of Docker does.
 
 use alloc::ffi::CString;
 use alloc::format;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::ffi::CStr;
 
@@ -18,7 +20,10 @@ use crate::failure::{OrFailure, failure};
 use crate::joined::{Joined, everywhere};
 use crate::place::{make_directories, path};
 use crate::slot::{probe, release};
-use crate::sys::{Errno, fd, mount, slot_device, tree};
+use crate::sys::fd::{self, Fd};
+use crate::sys::{Errno, mount, slot_device, tree};
+use crate::tar::{Packer, Unpacker};
+use crate::volume::MODE;
 
 /// Grows a mounted file system to as many blocks: `_IOW('f', 16, __u64)`.
 const RESIZE: u32 = 0x4008_6610;
@@ -30,8 +35,10 @@ const AT_ONCE: u32 = 2;
 const BLOCK_SECTORS: u64 = 8;
 /// Freed blocks are given back to the host.
 const OPTIONS: &CStr = c"discard";
-/// The bits of a mode that the disk takes over from the directory that it covers.
-const MODE: u32 = 0o7777;
+/// The directory of the file system that programs see.
+const FILES: &[u8] = b"/files";
+/// Bytes of the image's files that are copied at once.
+const PIECE: usize = 64 << 10;
 
 /// The disks that are mounted, here or in the snapshot.
 #[derive(Debug, Default)]
@@ -59,7 +66,8 @@ impl Disks {
             let disk = Disk::find(volume.slot)?;
             wait_for_device(&disk.node)?;
             let target = path(&volume.target)?;
-            let covered = mount::status(&target).or_failure("stat", &volume.target)?;
+            let how = nr::O_PATH | nr::O_DIRECTORY;
+            let covered = fd::open(&target, how, 0).or_failure("open", &volume.target)?;
             everywhere(joined, || disk.attach(volume, &target, &covered))?;
             self.0.push(volume.clone());
         }
@@ -114,7 +122,7 @@ impl Disk {
     }
 
     /// Mounts the file system, and its files over it.
-    fn attach(&self, volume: &Volume, target: &CStr, covered: &nr::statx) -> Result<(), Failure> {
+    fn attach(&self, volume: &Volume, target: &CStr, covered: &Fd) -> Result<(), Failure> {
         let name = &volume.target;
         mount::mount(&self.node, target, c"ext4", 0, OPTIONS).or_failure("mount", name)?;
         if !volume.read_only {
@@ -123,21 +131,44 @@ impl Disk {
             let mut blocks = self.blocks;
             fd::ioctl(&root, RESIZE, &mut blocks).or_failure("grow", name)?;
         }
-        let files = path(&[name, b"/files".as_slice()].concat())?;
-        match mount::make_directory(&files, 0o755) {
-            Ok(()) => {
-                let mode = u32::from(covered.stx_mode) & MODE;
-                mount::set_owner_and_mode(&files, covered.stx_uid, covered.stx_gid, mode)
-                    .or_failure("chmod", name)?;
-            }
-            Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(failure("mkdir", name, errno)),
+        let files = [name, FILES].concat();
+        if matches!(mount::status(&path(&files)?), Err(Errno::ENOENT)) {
+            fill(&files, covered)?;
         }
+        let files = path(&files)?;
         mount::mount(&files, target, c"", nr::MS_BIND, c"").or_failure("mount", name)?;
         if volume.read_only {
             let how = nr::MS_REMOUNT | nr::MS_BIND | nr::MS_RDONLY;
             mount::mount(c"", target, c"", how, c"").or_failure("mount", name)?;
         }
         Ok(())
+    }
+}
+
+/// Makes the directory that programs see: a copy of the one that the disk covers, with its owner and mode. It
+/// gets its name when it is complete, on the disk too.
+fn fill(files: &[u8], covered: &Fd) -> Result<(), Failure> {
+    let image = format!("/proc/self/fd/{}", covered.number());
+    let (source, part) = (path(image.as_bytes())?, [files, b".part".as_slice()].concat());
+    let mut unpacker = Unpacker::new(&part)?;
+    if !tree::names(&source).or_failure("read", &image)?.is_empty() {
+        copy(&mut Packer::new(image.as_bytes())?, &mut unpacker)?;
+        mount::sync();
+    }
+    let status = mount::status(&source).or_failure("stat", &image)?;
+    let mode = u32::from(status.stx_mode) & MODE;
+    let part = path(&part)?;
+    mount::set_owner_and_mode(&part, status.stx_uid, status.stx_gid, mode)
+        .or_failure("chmod", files)?;
+    tree::rename(&part, &path(files)?).or_failure("rename", files)
+}
+
+fn copy(from: &mut Packer, to: &mut Unpacker) -> Result<(), Failure> {
+    let mut piece = vec![0; PIECE];
+    loop {
+        match from.give(&mut piece)? {
+            0 => return to.finish(),
+            count => to.take(piece.split_at(count).0)?,
+        }
     }
 }

@@ -83,6 +83,14 @@ pub(crate) fn hard_link(existing: &CStr, path: &CStr) -> Result<()> {
     unsafe { call(nr::__NR_linkat, arguments) }.map(drop)
 }
 
+/// Gives a file or directory another name in the same file system.
+pub(crate) fn rename(existing: &CStr, path: &CStr) -> Result<()> {
+    let here = int(nr::AT_FDCWD);
+    let arguments = [here, existing.as_ptr() as usize, here, path.as_ptr() as usize, 0, 0];
+    // SAFETY: both are terminated strings that outlive the call.
+    unsafe { call(nr::__NR_renameat2, arguments) }.map(drop)
+}
+
 /// Removes what is not a directory.
 pub(crate) fn unlink(path: &CStr) -> Result<()> {
     // SAFETY: the path is a terminated string that outlives the call.

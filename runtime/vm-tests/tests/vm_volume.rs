@@ -112,6 +112,24 @@ fn what_one_machine_writes_the_next_reads() {
 }
 
 #[test]
+fn new_volume_begins_with_the_files_that_it_covers() {
+    let home = Home::new();
+    let config = VmConfig::new().with_volume(home.volume(), "/bin");
+    let list = "stat -c '%n %a %u %g %h' /bin /bin/*";
+    let image = sh(&busybox().start(&VmConfig::new()).unwrap(), list);
+    assert!(image.contains("/bin/sh"), "{image}");
+    let vm = busybox().start(&config).unwrap();
+    assert_eq!(sh(&vm, list), image);
+    sh(&vm, "rm /bin/true && echo new > /bin/new");
+    drop(vm);
+    // Later machines get what is there, and nothing of the image again.
+    let vm = busybox().start(&config).unwrap();
+    assert_eq!(sh(&vm, "cat /bin/new"), "new\n");
+    fails(&vm, "test -e /bin/true");
+    home.assert_clean();
+}
+
+#[test]
 fn disk_has_the_size_that_is_asked_for() {
     for (size, least) in [(64 * MIB, 40), (1 << 30, 950), (1 << 40, 1_000_000)] {
         let home = Home::new();
