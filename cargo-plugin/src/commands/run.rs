@@ -152,9 +152,13 @@ pub(crate) fn exec(args: &Args, globals: &Globals) -> Result<u8, Error> {
     if args.timings {
         print_timings(&timings, vm.timings());
     }
-    // The process exits now and takes the machine with it. An orderly shutdown would take longer.
+    // The process exits now and takes the machine with it. An orderly shutdown would take longer, and only
+    // volumes outlive it.
+    let written = vm.write_back();
     mem::forget((vm, forwards));
-    status
+    let status = status?;
+    written?;
+    Ok(status)
 }
 
 /// Starts a machine in the background, and prints its name.

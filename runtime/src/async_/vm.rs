@@ -218,6 +218,21 @@ impl Vm {
         self.beside(|machine| machine.pause()).await
     }
 
+    /// Has the guest write everything to the machine's volumes; see the [blocking
+    /// method](crate::Vm::write_back). When the future is dropped, it is written all the same.
+    ///
+    /// # Errors
+    /// The guest did not answer within 30 seconds, or has exited.
+    pub async fn write_back(&self) -> Result<(), Error> {
+        let (alive, work) = (self.handle().keep_alive(), self.blocking().kept().write_back());
+        beside(move || {
+            let done = work();
+            drop(alive);
+            done
+        })
+        .await
+    }
+
     /// Resumes a paused machine and sets its wall clock. Resuming a running machine is a no-op.
     /// When the future is dropped, the guest resumes all the same.
     ///

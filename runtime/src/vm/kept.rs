@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use supermachine_formats::wire::Request;
 
+use crate::Error;
 use crate::agent::{Replies, frame};
 use crate::disks::Stored;
 use crate::machine::{AgentStream, MachineHandle};
@@ -22,23 +23,29 @@ impl Kept {
         Self(stored.iter().any(Stored::is_kept).then(|| Arc::clone(handle)))
     }
 
-    /// Has the guest write back what it caches. A paused one runs for it; one that has failed cannot. Does
-    /// nothing the second time.
-    pub(crate) fn write_back(&mut self) {
-        let Some(handle) = self.0.take().filter(|handle| handle.exit().is_none()) else { return };
-        let ask = || {
-            handle.resume()?;
-            let mut replies = Replies::on(AgentStream::open(&handle, &frame(&Request::Settle)?)?);
+    /// What has the guest write back what it caches. A paused one runs for it; one that has failed cannot.
+    pub(crate) fn write_back(&self) -> impl FnOnce() -> Result<(), Error> + Send + 'static {
+        let machine = self.0.clone();
+        move || {
+            let Some(machine) = machine.filter(|machine| machine.exit().is_none()) else {
+                return Ok(());
+            };
+            machine.resume()?;
+            let mut replies = Replies::on(AgentStream::open(&machine, &frame(&Request::Settle)?)?);
             replies.set_limit(Some(LIMIT))?;
-            replies.only()
-        };
-        // A guest that does not answer stops all the same.
-        let _ = ask();
+            replies.only().map(drop)
+        }
+    }
+
+    /// Does so for the last time. A guest that does not answer stops all the same.
+    pub(crate) fn finish(&mut self) {
+        let _ = self.write_back()();
+        self.0 = None;
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        self.write_back();
+        self.finish();
     }
 }

@@ -365,6 +365,22 @@ impl Vm {
         self.handle.resume()
     }
 
+    /// Has the guest write everything that its programs have written to the machine's volumes. Stopping and
+    /// dropping a machine do so; a process that exits without either calls this first. A paused guest
+    /// runs again. Does nothing for a machine without volumes, or with scratch disks and read-only ones only.
+    ///
+    /// # Errors
+    /// The guest did not answer within 30 seconds, or has exited.
+    pub fn write_back(&self) -> Result<(), Error> {
+        self.kept.write_back()()
+    }
+
+    /// The same, for a thread of its own.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
     /// Takes a snapshot of the running machine, into the store that holds its own snapshot. The
     /// guest pauses for some milliseconds. Machines that start from the new snapshot find their
     /// streams to the host closed. While another process takes the snapshot of its machine, it
@@ -455,7 +471,7 @@ impl Vm {
     /// # Errors
     /// [`Error::Guest`] when the guest had exited by itself.
     pub fn stop(mut self) -> Result<(), Error> {
-        self.kept.write_back();
+        self.kept.finish();
         self.handle.stop()
     }
 
