@@ -4,6 +4,8 @@
 #[cfg(not(feature = "fs"))]
 mod absent;
 #[cfg(feature = "fs")]
+mod kept;
+#[cfg(feature = "fs")]
 mod present;
 
 use std::sync::Arc;
@@ -12,7 +14,9 @@ use supermachine_formats::wire;
 use supermachine_vmm::{HostVolume, VolumeDisk};
 
 #[cfg(not(feature = "fs"))]
-pub(crate) use self::absent::{check_pool, start};
+pub(crate) use self::absent::{Kept, check_pool, start};
+#[cfg(feature = "fs")]
+pub(crate) use self::kept::Kept;
 #[cfg(feature = "fs")]
 pub(crate) use self::present::{check_pool, start};
 
@@ -40,10 +44,5 @@ impl Stored {
     pub(crate) fn setup(&self) -> wire::Volume {
         let target = self.target.clone().into_bytes();
         wire::Volume { slot: self.slot, target, read_only: self.disk.is_read_only() }
-    }
-
-    /// Whether it outlives the machine, with what the guest changes.
-    pub(crate) fn is_kept(&self) -> bool {
-        !self.name.is_empty() && !self.disk.is_read_only()
     }
 }

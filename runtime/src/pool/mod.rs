@@ -289,6 +289,7 @@ impl Image {
     ///
     /// # Errors
     /// Those of [`Vm::start`].
+    #[inline]
     pub fn start(&self, config: &VmConfig) -> Result<Vm, Error> {
         Vm::start(self, config)
     }

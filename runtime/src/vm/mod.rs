@@ -1,6 +1,5 @@
 //! A running machine, as an application sees it.
 
-mod kept;
 mod ports;
 mod stats;
 
@@ -12,10 +11,9 @@ use std::time::Duration;
 use supermachine_formats::wire::{Reply, Request};
 use supermachine_vmm::{Machine, MachineError, Restore, Timings};
 
-use self::kept::Kept;
 pub use self::stats::VmStats;
 use crate::agent::{Replies, frame, signal_number};
-use crate::disks::{self, Stored};
+use crate::disks::{self, Kept, Stored};
 use crate::error::WorkerError;
 use crate::exec::pass_on;
 use crate::forward::Dialer;
@@ -80,25 +78,40 @@ impl Vm {
     /// # Errors
     /// The configuration requires another machine than the snapshot holds, or the host
     /// cannot run it.
+    // Made part of a program's own code, the choice is known there: programs without isolated machines are
+    // linked without what starts workers.
+    #[inline]
     pub fn start(image: &Image, config: &VmConfig) -> Result<Self, Error> {
+        if config.is_isolated() {
+            Self::start_in_worker(image, config)
+        } else {
+            Self::start_here(image, config)
+        }
+    }
+
+    #[inline(never)]
+    fn start_in_worker(image: &Image, config: &VmConfig) -> Result<Self, Error> {
         let mut timings = Timings::start();
         image.require(config)?;
         let (network, plug) = Attached::start(config)?;
         let shared = shares::start(config, image.snapshot())?;
         let stored = disks::start(config, image.snapshot())?;
-        if config.is_isolated() {
-            let (process, mode) = Process::start(image, config, plug, (&shared, &stored))?;
-            timings.set_restore_mode(mode);
-            timings.step("process");
-            let handle: Arc<dyn MachineHandle> = Arc::new(process.client().clone());
-            let owner = Owner::Worker { _process: process };
-            let kept = Kept::of(&stored, &handle);
-            return Ok(Self {
-                kept,
-                network,
-                ..Self::new(handle, Some(image.clone()), timings, owner)
-            });
-        }
+        let (process, mode) = Process::start(image, config, plug, (&shared, &stored))?;
+        timings.set_restore_mode(mode);
+        timings.step("process");
+        let handle: Arc<dyn MachineHandle> = Arc::new(process.client().clone());
+        let owner = Owner::Worker { _process: process };
+        let kept = Kept::of(&stored, &handle);
+        Ok(Self { kept, network, ..Self::new(handle, Some(image.clone()), timings, owner) })
+    }
+
+    #[inline(never)]
+    fn start_here(image: &Image, config: &VmConfig) -> Result<Self, Error> {
+        let mut timings = Timings::start();
+        image.require(config)?;
+        let (network, plug) = Attached::start(config)?;
+        let shared = shares::start(config, image.snapshot())?;
+        let stored = disks::start(config, image.snapshot())?;
         let (origin, mode) = image.origin(config.starts_on_demand())?;
         timings.set_restore_mode(mode);
         timings.step(if mode == RestoreMode::Expanded { "expand" } else { "open" });

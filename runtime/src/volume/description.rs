@@ -4,8 +4,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::VolumeError;
+use super::limits::{DEFAULT_SIZE, MIN_SIZE};
 use super::name::check_name;
-use super::open::{DEFAULT_SIZE, MIN_SIZE, checked_size, open, unnamed};
+use super::open::{checked_size, open, unnamed};
 use crate::paths;
 
 /// A disk with an ext4 file system that a machine mounts, and that outlives the machine unless it is

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use supermachine_vmm::file_failure;
 
-use super::open::{MAX_SIZE, MIN_SIZE};
+use super::limits::{MAX_SIZE, MIN_SIZE};
 
 /// A volume cannot be made, used or removed.
 #[derive(Debug, thiserror::Error)]

@@ -4,6 +4,7 @@
 mod description;
 mod error;
 mod folder;
+mod limits;
 mod name;
 mod open;
 #[cfg(test)]

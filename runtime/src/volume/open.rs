@@ -10,16 +10,11 @@ use std::thread;
 use std::time::Duration;
 
 use super::VolumeError;
+use super::limits::{MAX_SIZE, MIN_SIZE};
 
 /// An empty file system: runs of what is not zero, each an offset, `u32`, a length, `u16`, and bytes.
 /// `cargo xtask empty-disk` makes it.
 static EMPTY: &[u8] = include_bytes!("empty.ext4");
-/// The size of the empty file system. A guest grows it to the size of its disk.
-pub(super) const MIN_SIZE: u64 = 64 << 20;
-/// The largest disk: as much as an ext4 file of a host holds.
-pub(super) const MAX_SIZE: u64 = 16 << 40;
-/// The size of a volume for which none is named. It takes no room until it is used.
-pub(super) const DEFAULT_SIZE: u64 = 8 << 30;
 /// How often to try to lock a volume that another process has.
 const LOCK_ATTEMPTS: u32 = 20;
 /// How long to wait between two attempts.

@@ -5,8 +5,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
+use super::limits::MIN_SIZE;
 use super::name::check_target;
-use super::open::{MIN_SIZE, unnamed};
+use super::open::unnamed;
 use super::{Volume, VolumeError, VolumeFolder};
 
 fn folder() -> tempfile::TempDir {

@@ -31,7 +31,7 @@ pub(super) const MAX_SECTORS: u32 = 1 << 21;
 /// The unit of a discard: smaller ones would free nothing.
 pub(super) const DISCARD_SECTORS: u32 = 8;
 /// Zeros that are written at once, where a file system has no other way.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+const ZEROS: usize = 64 << 10;
 
 /// A disk of the host for one machine.
 #[derive(Debug)]
@@ -146,13 +146,13 @@ impl VolumeDisk {
     }
 
     fn zero(&self, start: u64, length: u64) -> Status {
+        let zeros = vec![0; ZEROS];
         let mut done = 0;
         while done < length {
-            let size =
-                usize::try_from(length - done).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
-            let zeros = ZEROS.get(..size).unwrap_or(&ZEROS);
-            self.file.write_all_at(zeros, start + done).map_err(failed)?;
-            done += zeros.len() as u64;
+            let size = usize::try_from(length - done).map_or(ZEROS, |left| left.min(ZEROS));
+            let piece = zeros.split_at(size).0;
+            self.file.write_all_at(piece, start + done).map_err(failed)?;
+            done += piece.len() as u64;
         }
         Ok(())
     }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use supermachine_formats::wire::Request;
 
+use super::Stored;
 use crate::Error;
 use crate::agent::{Replies, frame};
-use crate::disks::Stored;
 use crate::machine::{AgentStream, MachineHandle};
 
 /// How long a guest may take to write everything back. One that takes longer stops as by a power cut.
@@ -20,7 +20,7 @@ pub(crate) struct Kept(Option<Arc<dyn MachineHandle>>);
 impl Kept {
     /// Those of the machine with this handle.
     pub(crate) fn of(stored: &[Stored], handle: &Arc<dyn MachineHandle>) -> Self {
-        Self(stored.iter().any(Stored::is_kept).then(|| Arc::clone(handle)))
+        Self(stored.iter().any(outlives).then(|| Arc::clone(handle)))
     }
 
     /// What has the guest write back what it caches. A paused one runs for it; one that has failed cannot.
@@ -48,4 +48,9 @@ impl Drop for Kept {
     fn drop(&mut self) {
         self.finish();
     }
+}
+
+/// Whether a disk outlives the machine, with what the guest changes.
+fn outlives(stored: &Stored) -> bool {
+    !stored.name.is_empty() && !stored.disk.is_read_only()
 }
