@@ -4,8 +4,6 @@
 #[cfg(not(feature = "fs"))]
 mod absent;
 #[cfg(feature = "fs")]
-mod kept;
-#[cfg(feature = "fs")]
 mod present;
 
 use std::sync::Arc;
@@ -14,9 +12,7 @@ use supermachine_formats::wire;
 use supermachine_vmm::{HostVolume, VolumeDisk};
 
 #[cfg(not(feature = "fs"))]
-pub(crate) use self::absent::{Kept, check_pool, start};
-#[cfg(feature = "fs")]
-pub(crate) use self::kept::Kept;
+pub(crate) use self::absent::{check_pool, start};
 #[cfg(feature = "fs")]
 pub(crate) use self::present::{check_pool, start};
 

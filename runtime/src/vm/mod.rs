@@ -1,5 +1,10 @@
 //! A running machine, as an application sees it.
 
+#[cfg(feature = "fs")]
+mod kept;
+#[cfg(not(feature = "fs"))]
+#[path = "nothing_kept.rs"]
+mod kept;
 mod ports;
 mod stats;
 
@@ -11,9 +16,10 @@ use std::time::Duration;
 use supermachine_formats::wire::{Reply, Request};
 use supermachine_vmm::{Machine, MachineError, Restore, Timings};
 
+use self::kept::Kept;
 pub use self::stats::VmStats;
 use crate::agent::{Replies, frame, signal_number};
-use crate::disks::{self, Kept, Stored};
+use crate::disks::{self, Stored};
 use crate::error::WorkerError;
 use crate::exec::pass_on;
 use crate::forward::Dialer;
@@ -135,7 +141,7 @@ impl Vm {
         timings: Timings,
         owner: Owner,
     ) -> Self {
-        let (kept, network) = (Kept::default(), Attached::default());
+        let (kept, network) = (Kept::none(), Attached::default());
         Self { kept, dialer: Dialer::new(&handle), handle, image, timings, owner, network }
     }
 

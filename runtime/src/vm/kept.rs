@@ -5,19 +5,24 @@ use std::time::Duration;
 
 use supermachine_formats::wire::Request;
 
-use super::Stored;
 use crate::Error;
 use crate::agent::{Replies, frame};
+use crate::disks::Stored;
 use crate::machine::{AgentStream, MachineHandle};
 
 /// How long a guest may take to write everything back. One that takes longer stops as by a power cut.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// The volumes of a machine that outlive it. Dropping this has the guest write back what it caches.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Kept(Option<Arc<dyn MachineHandle>>);
 
 impl Kept {
+    /// None.
+    pub(crate) fn none() -> Self {
+        Self(None)
+    }
+
     /// Those of the machine with this handle.
     pub(crate) fn of(stored: &[Stored], handle: &Arc<dyn MachineHandle>) -> Self {
         Self(stored.iter().any(outlives).then(|| Arc::clone(handle)))
