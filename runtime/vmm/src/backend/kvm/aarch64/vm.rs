@@ -3,8 +3,7 @@
 //! Set-up order is VM, interrupt controller, memory, vCPUs; then the controller learns of the vCPUs
 //! and its registers are restored.
 
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use kvm_bindings::{KVM_ARM_IRQ_TYPE_SHIFT, KVM_ARM_IRQ_TYPE_SPI};
 use kvm_ioctls::{Cap, Kvm, VmFd};
@@ -38,7 +37,7 @@ pub(crate) fn create_vm() -> Result<Arc<dyn Vm>, HypervisorError> {
     let fd = processor::create_vm(&kvm)?;
     let controller = Controller::new(&fd).map_err(|error| explain(&kvm, &REQUIRED, error))?;
     let windows = Windows::default();
-    let (shown, vcpus) = (OnceLock::new(), AtomicU16::new(0));
+    let (shown, vcpus) = (OnceLock::new(), Sequence::default());
     Ok(Arc::new(KvmVm { controller, fd, windows, host, shown, vcpus, _kvm: kvm }))
 }
 
@@ -51,8 +50,9 @@ struct KvmVm {
     host: Arc<Host>,
     /// The identification registers that the guest sees.
     shown: OnceLock<Arc<[SystemRegister]>>,
-    /// The number of vCPUs. Only counted; the threads that create them are waited for by other means.
-    vcpus: AtomicU16,
+    /// The kernel places a redistributor for each vCPU in the order of their creation, and a guest
+    /// finds its own by address.
+    vcpus: Sequence,
     /// Keeps the descriptor that machines share.
     _kvm: Arc<Kvm>,
 }
@@ -93,11 +93,12 @@ impl Vm for KvmVm {
     }
 
     fn create_vcpu(&self, index: u16) -> Result<Box<dyn Vcpu>, HypervisorError> {
-        let fd = self.fd.create_vcpu(index.into()).map_err(call("KVM_CREATE_VCPU"))?;
+        let turn = self.vcpus.wait_for(index);
+        let created = self.fd.create_vcpu(index.into());
+        drop(turn);
+        let fd = created.map_err(call("KVM_CREATE_VCPU"))?;
         let init = processor::features(&self.fd, index == 0)?;
         fd.vcpu_init(&init).map_err(call("KVM_ARM_VCPU_INIT"))?;
-        // Relaxed: read once every vCPU is known to exist.
-        self.vcpus.fetch_add(1, Ordering::Relaxed);
         let shown = self.shown.get().cloned().unwrap_or_default();
         let is_first = index == 0;
         Ok(Box::new(KvmVcpu::new(fd, is_first, shown, self.host.frequency_hz)?))
@@ -108,7 +109,7 @@ impl Vm for KvmVm {
     }
 
     fn save_interrupts(&self) -> Result<SavedInterrupts, HypervisorError> {
-        self.controller.save(self.vcpus.load(Ordering::Relaxed))
+        self.controller.save(self.vcpus.count())
     }
 
     fn read_clock(&self) -> Result<ClockReading, HypervisorError> {
@@ -117,5 +118,67 @@ impl Vm for KvmVm {
 
     fn set_clock(&self, _: &Clock) -> Result<(), HypervisorError> {
         Ok(())
+    }
+}
+
+/// Threads that each do a thing once, in the order of their indices from 0 on.
+#[derive(Debug, Default)]
+struct Sequence {
+    /// How many have done it. The lock is held meanwhile, and no other is taken under it.
+    done: Mutex<u16>,
+    changed: Condvar,
+}
+
+impl Sequence {
+    /// Waits for the threads before this one, and lets the next one go when the result is dropped.
+    fn wait_for(&self, index: u16) -> Turn<'_> {
+        let mut done = self.lock();
+        while *done < index {
+            done = self.changed.wait(done).unwrap_or_else(PoisonError::into_inner);
+        }
+        Turn { done, changed: &self.changed }
+    }
+
+    fn count(&self) -> u16 {
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, u16> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Turn<'a> {
+    done: MutexGuard<'a, u16>,
+    changed: &'a Condvar,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.done += 1;
+        self.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn threads_of_a_sequence_go_in_the_order_of_their_indices() {
+        let (sequence, order) = (Sequence::default(), Mutex::new(Vec::new()));
+        thread::scope(|scope| {
+            for index in (0..16).rev() {
+                let (sequence, order) = (&sequence, &order);
+                scope.spawn(move || {
+                    let _turn = sequence.wait_for(index);
+                    order.lock().unwrap().push(index);
+                });
+            }
+        });
+        assert_eq!(order.into_inner().unwrap(), (0..16).collect::<Vec<_>>());
+        assert_eq!(sequence.count(), 16);
     }
 }
