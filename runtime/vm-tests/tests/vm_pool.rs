@@ -21,10 +21,12 @@ use supermachine::error::InvalidInput;
 use supermachine::{Error, Image, Pool, PooledVm, Timings, VmConfig};
 use supermachine_formats::snapshot::Snapshot;
 use supermachine_formats::snapshot::arch::ArchState;
+use supermachine_formats::snapshot::arch::aarch64::Gic;
 use supermachine_formats::snapshot::arch::x86_64::Msr;
 use supermachine_formats::snapshot::device::Slot;
 use supermachine_formats::wire::{Command, Control, Request};
 use supermachine_test_support::machines::{self, alone, bake, baked, busybox, held, sh};
+use supermachine_vmm::arch::aarch64::layout::{PHYSICAL_TIMER, VIRTUAL_TIMER};
 use supermachine_vmm::{Machine, Origin, Restore};
 
 /// Longer than anything takes, even on a slow host.
@@ -197,6 +199,12 @@ fn forget_time(arch: &mut ArchState) {
         ArchState::Aarch64(state) => {
             state.counter.realtime_ns = 0;
             state.counter.value = 0;
+            // The kernel derives the timers' lines from the counter when it loads a vCPU.
+            if let Gic::Registers(registers) = &mut state.gic {
+                for own in &mut registers.redistributors {
+                    own.lines &= !(1 << VIRTUAL_TIMER | 1 << PHYSICAL_TIMER);
+                }
+            }
         }
     }
 }
