@@ -108,9 +108,7 @@ impl BaseInputs {
         let opening = || BakeError::machine("opening of the boot snapshot");
         let mapped = image.mapped().map_err(opening())?;
         let origin = Origin::Files { memory: mapped.memory.clone(), disks: Vec::new() };
-        let (snapshot, shares) = (Arc::clone(image.snapshot()), Vec::new());
-        let volumes = Vec::new();
-        let parts = Restore { snapshot, origin, network: None, shares, volumes };
+        let parts = Restore::new(Arc::clone(image.snapshot()), origin);
         let machine = Machine::restore(parts, &mut Timings::start())
             .map_err(|source| BakeError::machine("boot")(source.into()))?;
         run_to_idle(&machine).map_err(|source| match source {

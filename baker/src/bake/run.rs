@@ -511,9 +511,7 @@ fn start(
     }
     snapshot.disks = vec![Disk { size }];
     let origin = Origin::Files { memory, disks: vec![Arc::new(file)] };
-    let shares = Vec::new();
-    let volumes = Vec::new();
-    let parts = Restore { snapshot: Arc::new(snapshot), origin, network: None, shares, volumes };
+    let parts = Restore::new(Arc::new(snapshot), origin);
     let failed = |source: MachineError| BakeError::machine("start")(source.into());
     let machine = Machine::restore(parts, &mut Timings::start()).map_err(failed)?;
     let message = resume(None).map_err(BakeError::machine("start"))?;

@@ -65,9 +65,7 @@ pub(crate) fn exercise(machine: &Machine) -> Result<(), Error> {
 }
 
 fn restored(image: &Image, origin: Origin) -> Result<Machine, Error> {
-    let (snapshot, shares) = (Arc::clone(image.snapshot()), Vec::new());
-    let volumes = Vec::new();
-    let parts = Restore { snapshot, origin, network: None, shares, volumes };
+    let parts = Restore::new(Arc::clone(image.snapshot()), origin);
     Ok(Machine::restore(parts, &mut Timings::start())?)
 }
 

@@ -35,9 +35,7 @@ impl Live {
     fn of(image: &Image) -> Self {
         let mapped = image.mapped().unwrap().clone();
         let origin = Origin::Files { memory: mapped.memory, disks: mapped.disks };
-        let (snapshot, shares) = (Arc::clone(image.snapshot()), Vec::new());
-        let volumes = Vec::new();
-        let parts = Restore { snapshot, origin, network: None, shares, volumes };
+        let parts = Restore::new(Arc::clone(image.snapshot()), origin);
         let machine = Machine::restore(parts, &mut Timings::start()).unwrap();
         let control = machine.control().unwrap();
         machine.send_control(&Control::Resume(resume(None).unwrap())).unwrap();

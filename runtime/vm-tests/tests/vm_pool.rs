@@ -127,9 +127,7 @@ impl Bare {
         let image = image();
         let mapped = image.mapped().unwrap().clone();
         let origin = Origin::Files { memory: mapped.memory, disks: mapped.disks };
-        let (snapshot, shares) = (Arc::clone(image.snapshot()), Vec::new());
-        let volumes = Vec::new();
-        let parts = Restore { snapshot, origin, network: None, shares, volumes };
+        let parts = Restore::new(Arc::clone(image.snapshot()), origin);
         Self { machine: Machine::restore(parts, &mut Timings::start()).unwrap(), control: None }
     }
 

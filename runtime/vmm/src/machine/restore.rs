@@ -39,6 +39,14 @@ pub struct Restore {
     pub volumes: Vec<HostVolume>,
 }
 
+impl Restore {
+    /// A machine without a network, folders or volumes.
+    #[must_use]
+    pub fn new(snapshot: Arc<Snapshot>, origin: Origin) -> Self {
+        Self { snapshot, origin, network: None, shares: Vec::new(), volumes: Vec::new() }
+    }
+}
+
 impl Machine {
     /// Restores a machine. It is paused, at the point where the snapshot was taken.
     ///

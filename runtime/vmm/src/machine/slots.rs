@@ -83,22 +83,14 @@ pub struct HostVolume {
 /// [`MachineError::TooManyShares`] if there are more folders than slots, and [`MachineError::Device`] if the
 /// snapshot has a folder that is not among them.
 pub fn share_slots(snapshot: &Snapshot, targets: &[&str]) -> Result<Vec<u8>, MachineError> {
-    let slots = || (FIRST_SHARE_SLOT..).zip(shares_of(snapshot));
-    for (slot, state) in slots() {
-        if let Slot::Share(_, Share { target, .. }) = state
-            && !targets.contains(&&**target)
-        {
-            let source = DeviceError::NoFolder { target: target.clone() };
-            return Err(MachineError::Device { slot: slot.into(), source });
+    let given = |state: &Slot| match state {
+        Slot::Share(_, Share { target, .. }) => {
+            Some((target.clone(), DeviceError::NoFolder { target: target.clone() }))
         }
-    }
-    let mut empty = slots().filter(|(_, state)| **state == Slot::Empty).map(|(slot, _)| slot);
-    let slot_of = |wanted: &&str| {
-        let is_there = |state: &Slot| matches!(state, Slot::Share(_, Share { target, .. }) if target == wanted);
-        let found = slots().find(|(_, state)| is_there(state)).map(|(slot, _)| slot);
-        found.or_else(|| empty.next()).ok_or(MachineError::TooManyShares { most: MAX_SHARES })
+        _ => None,
     };
-    targets.iter().map(slot_of).collect()
+    let too_many = || MachineError::TooManyShares { most: MAX_SHARES };
+    slots_for(snapshot, (FIRST_SHARE_SLOT, MAX_SHARES), targets, given, too_many)
 }
 
 /// The name by which the guest mounts the folder in a slot.
@@ -121,11 +113,7 @@ pub(super) fn with_shares(
         match snapshot.slots.get(usize::from(*slot)).filter(|_| is_one) {
             Some(Slot::Share(_, share)) if share.target == *target => {}
             Some(Slot::Empty) => {
-                let mut filled = Arc::unwrap_or_clone(snapshot);
-                if let Some(state) = filled.slots.get_mut(usize::from(*slot)) {
-                    *state = fresh_share(&share_tag(*slot), target);
-                }
-                snapshot = Arc::new(filled);
+                snapshot = with_slot(snapshot, *slot, fresh_share(&share_tag(*slot), target));
             }
             _ => {
                 let what = "another device in the slot of a folder";
@@ -143,22 +131,42 @@ pub(super) fn with_shares(
 /// [`MachineError::TooManyVolumes`] if there are more volumes than slots, and [`MachineError::Device`] if the
 /// snapshot has a volume at a path that is not among them.
 pub fn volume_slots(snapshot: &Snapshot, targets: &[&str]) -> Result<Vec<u8>, MachineError> {
-    let (first, count) = (usize::from(FIRST_VOLUME_SLOT), usize::from(MAX_VOLUMES));
-    let states = snapshot.slots.get(first..first + count).unwrap_or_default();
-    let slots = || (FIRST_VOLUME_SLOT..).zip(states);
-    for (slot, state) in slots() {
-        if let Slot::Volume(_, Volume { name, target }) = state
-            && !targets.contains(&&**target)
-        {
-            let source = DeviceError::NoVolume { name: name.clone(), target: target.clone() };
-            return Err(MachineError::Device { slot: slot.into(), source });
+    let given = |state: &Slot| match state {
+        Slot::Volume(_, Volume { name, target }) => {
+            let (name, missing) = (name.clone(), target.clone());
+            Some((target.clone(), DeviceError::NoVolume { name, target: missing }))
         }
+        _ => None,
+    };
+    let too_many = || MachineError::TooManyVolumes { most: MAX_VOLUMES };
+    slots_for(snapshot, (FIRST_VOLUME_SLOT, MAX_VOLUMES), targets, given, too_many)
+}
+
+/// The slot for a device at each of these paths of the guest, among `count` slots from `first`: that of the
+/// device which the snapshot has there, or else an empty one. `given` tells a device's path, and the error if
+/// nothing is given for it.
+fn slots_for(
+    snapshot: &Snapshot,
+    (first, count): (u8, u8),
+    targets: &[&str],
+    given: impl Fn(&Slot) -> Option<(String, DeviceError)>,
+    too_many: impl Fn() -> MachineError,
+) -> Result<Vec<u8>, MachineError> {
+    let end = usize::from(first) + usize::from(count);
+    let states = snapshot.slots.get(usize::from(first)..end).unwrap_or_default();
+    let mut devices = Vec::new();
+    for (slot, state) in (first..).zip(states) {
+        let Some((target, missing)) = given(state) else { continue };
+        if !targets.contains(&&*target) {
+            return Err(MachineError::Device { slot: slot.into(), source: missing });
+        }
+        devices.push((slot, target));
     }
-    let mut empty = slots().filter(|(_, state)| **state == Slot::Empty).map(|(slot, _)| slot);
+    let empty = (first..).zip(states).filter(|(_, state)| **state == Slot::Empty);
+    let mut empty = empty.map(|(slot, _)| slot);
     let slot_of = |wanted: &&str| {
-        let is_there = |state: &Slot| matches!(state, Slot::Volume(_, Volume { target, .. }) if target == wanted);
-        let found = slots().find(|(_, state)| is_there(state)).map(|(slot, _)| slot);
-        found.or_else(|| empty.next()).ok_or(MachineError::TooManyVolumes { most: MAX_VOLUMES })
+        let found = devices.iter().find(|(_, target)| target == wanted).map(|(slot, _)| *slot);
+        found.or_else(|| empty.next()).ok_or_else(&too_many)
     };
     targets.iter().map(slot_of).collect()
 }
@@ -189,19 +197,18 @@ pub(super) fn with_volumes(
                 return Err(MachineError::Snapshot { what });
             }
         };
-        let mut changed = Arc::unwrap_or_clone(snapshot);
-        if let Some(state) = changed.slots.get_mut(usize::from(*slot)) {
-            *state = filled;
-        }
-        snapshot = Arc::new(changed);
+        snapshot = with_slot(snapshot, *slot, filled);
     }
     Ok(snapshot)
 }
 
-/// The slots that folders of the host may be in.
-fn shares_of(snapshot: &Snapshot) -> &[Slot] {
-    let (first, count) = (usize::from(FIRST_SHARE_SLOT), usize::from(MAX_SHARES));
-    snapshot.slots.get(first..first + count).unwrap_or_default()
+/// The snapshot with another device in a slot.
+fn with_slot(snapshot: Arc<Snapshot>, slot: u8, device: Slot) -> Arc<Snapshot> {
+    let mut snapshot = Arc::unwrap_or_clone(snapshot);
+    if let Some(state) = snapshot.slots.get_mut(usize::from(slot)) {
+        *state = device;
+    }
+    Arc::new(snapshot)
 }
 
 /// The snapshot with a network interface in its slot. The interface of a snapshot that has one stays
@@ -212,13 +219,7 @@ fn shares_of(snapshot: &Snapshot) -> &[Slot] {
 pub(super) fn with_interface(snapshot: Arc<Snapshot>) -> Result<Arc<Snapshot>, MachineError> {
     match snapshot.slots.get(usize::from(NET_SLOT)) {
         Some(Slot::Net(..)) => Ok(snapshot),
-        Some(Slot::Empty) => {
-            let mut snapshot = Arc::unwrap_or_clone(snapshot);
-            if let Some(slot) = snapshot.slots.get_mut(usize::from(NET_SLOT)) {
-                *slot = fresh_net();
-            }
-            Ok(Arc::new(snapshot))
-        }
+        Some(Slot::Empty) => Ok(with_slot(snapshot, NET_SLOT, fresh_net())),
         _ => Err(MachineError::Snapshot { what: "another device in the slot of the network" }),
     }
 }

@@ -129,13 +129,7 @@ fn refused(result: Result<Machine, MachineError>) -> MachineError {
 
 fn of_files(snapshot: Snapshot, memory: Arc<File>, disks: Vec<Arc<File>>) -> Restore {
     let origin = Origin::Files { memory: memory.into(), disks };
-    Restore {
-        snapshot: Arc::new(snapshot),
-        origin,
-        network: None,
-        shares: Vec::new(),
-        volumes: Vec::new(),
-    }
+    Restore::new(Arc::new(snapshot), origin)
 }
 
 fn restore_from(

@@ -206,7 +206,7 @@ impl Device for Volume {
 }
 
 impl Drop for Volume {
-    /// Whoever drops the machine may use the disk at once.
+    /// No thread uses the disk any more once the machine is dropped.
     fn drop(&mut self) {
         self.stop_workers();
     }

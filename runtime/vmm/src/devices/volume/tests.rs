@@ -23,7 +23,7 @@ const OK: u8 = 0;
 const IOERR: u8 = 1;
 const UNSUPP: u8 = 2;
 const UNMAP: u32 = 1;
-/// The disk's sectors. The file goes on behind them.
+/// The disk's sectors. The file is longer than the disk.
 const SECTORS: u64 = 2048;
 const BEYOND: u64 = 64 << 10;
 
