@@ -6,18 +6,20 @@ use std::path::PathBuf;
 /// The cache folder: `$XDG_CACHE_HOME/supermachine`, or `~/.cache/supermachine`. `None` when
 /// neither variable is an absolute path.
 pub(crate) fn cache_dir() -> Option<PathBuf> {
-    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
-    Some(base.join("supermachine"))
+    user_dir("XDG_CACHE_HOME", ".cache")
 }
 
 /// The folder of what stays: `$XDG_DATA_HOME/supermachine`, or `~/.local/share/supermachine`. `None` when
 /// neither variable is an absolute path.
 #[cfg(feature = "fs")]
 pub(crate) fn data_dir() -> Option<PathBuf> {
+    user_dir("XDG_DATA_HOME", ".local/share")
+}
+
+/// Our folder in the one that a variable names, or in `usual` of the home folder.
+fn user_dir(variable: &str, usual: &str) -> Option<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base =
-        absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")))?;
+    let base = absolute(variable).or_else(|| Some(absolute("HOME")?.join(usual)))?;
     Some(base.join("supermachine"))
 }
 

@@ -12,7 +12,7 @@ use supermachine_formats::snapshot::device::ShareNode;
 
 use crate::abi::ROOT;
 use crate::handles::Handle;
-use crate::root::{FileId, MAX_WAY};
+use crate::root::{FileId, MAX_PATH};
 
 /// The most files that a guest may know at once.
 const MAX_NODES: usize = 1 << 20;
@@ -212,7 +212,7 @@ impl Nodes {
             names.push(name);
             length += name.len() + 1;
             // A circle, which hosts can make by moving folders, is too long as well.
-            if length > MAX_WAY {
+            if length > MAX_PATH {
                 return Err(Errno::NAMETOOLONG);
             }
             if *parent == ROOT {

@@ -18,7 +18,7 @@ use crate::reply::FILE_TYPE;
 /// The most bytes that the kernel walks at once.
 const MAX_WALK: usize = 3800;
 /// The most bytes of a path: deeper folders cannot be made over a share.
-pub(crate) const MAX_WAY: usize = 64 << 10;
+pub(crate) const MAX_PATH: usize = 64 << 10;
 
 /// A shared folder.
 #[derive(Debug)]

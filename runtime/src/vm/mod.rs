@@ -25,7 +25,7 @@ use crate::exec::pass_on;
 use crate::forward::Dialer;
 use crate::live::{self, TakenSnapshot};
 use crate::machine::{AgentStream, LocalMachine, MachineHandle, Setup, plugged};
-use crate::network::Attached;
+use crate::network::{Attached, Plug};
 use crate::shares::{self, Shared};
 use crate::worker::{Client, Control, Hosted, Process, Server, Serving, Stopped};
 use crate::{
@@ -78,6 +78,24 @@ enum Owner {
     Other,
 }
 
+/// What a configuration gives a machine, on the host.
+struct Given {
+    network: Attached,
+    plug: Option<Plug>,
+    shared: Vec<Shared>,
+    stored: Vec<Stored>,
+}
+
+impl Given {
+    fn start(image: &Image, config: &VmConfig) -> Result<Self, Error> {
+        image.require(config)?;
+        let (network, plug) = Attached::start(config)?;
+        let shared = shares::start(config, image.snapshot())?;
+        let stored = disks::start(config, image.snapshot())?;
+        Ok(Self { network, plug, shared, stored })
+    }
+}
+
 impl Vm {
     /// Starts a machine from an image's snapshot.
     ///
@@ -98,10 +116,7 @@ impl Vm {
     #[inline(never)]
     fn start_in_worker(image: &Image, config: &VmConfig) -> Result<Self, Error> {
         let mut timings = Timings::start();
-        image.require(config)?;
-        let (network, plug) = Attached::start(config)?;
-        let shared = shares::start(config, image.snapshot())?;
-        let stored = disks::start(config, image.snapshot())?;
+        let Given { network, plug, shared, stored } = Given::start(image, config)?;
         let (process, mode) = Process::start(image, config, plug, (&shared, &stored))?;
         timings.set_restore_mode(mode);
         timings.step("process");
@@ -114,10 +129,7 @@ impl Vm {
     #[inline(never)]
     fn start_here(image: &Image, config: &VmConfig) -> Result<Self, Error> {
         let mut timings = Timings::start();
-        image.require(config)?;
-        let (network, plug) = Attached::start(config)?;
-        let shared = shares::start(config, image.snapshot())?;
-        let stored = disks::start(config, image.snapshot())?;
+        let Given { network, plug, shared, stored } = Given::start(image, config)?;
         let (origin, mode) = image.origin(config.starts_on_demand())?;
         timings.set_restore_mode(mode);
         timings.step(if mode == RestoreMode::Expanded { "expand" } else { "open" });

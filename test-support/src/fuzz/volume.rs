@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use supermachine_vmm::VolumeDisk;
 
-/// The disk's size. Its file goes on behind it.
+/// The disk's size. Its file is longer.
 const SIZE: u64 = 1 << 20;
 /// The file's bytes behind the disk.
 const BEYOND: [u8; 4096] = [0x77; 4096];
