@@ -5,12 +5,13 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use supermachine::{ExecOutcome, Image, Vm, VmConfig};
+use supermachine::{AssetPaths, ExecOutcome, Image, Vm, VmConfig};
 use supermachine_baker::{BakeError, Baked, Observer, OciImageBuilder, Store, oci};
 use tempfile::TempDir;
 
@@ -184,6 +185,21 @@ pub fn held() -> (usize, usize) {
 /// Runs a shell script that must succeed, and returns its output.
 pub fn sh(vm: &Vm, script: &str) -> String {
     succeeded(&vm.exec(["sh", "-c", script]).unwrap(), script)
+}
+
+/// Runs a shell script that must fail, and returns all of its output.
+pub fn fails(vm: &Vm, script: &str) -> String {
+    let outcome = vm.exec(["sh", "-c", script]).unwrap();
+    let text = [outcome.stdout.clone(), outcome.stderr.clone()].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(!outcome.success(), "{script}: {text}");
+    text
+}
+
+/// The configuration with this worker, which a link in the folder `programs` leads to.
+pub fn isolated_by(worker: &str, config: VmConfig, programs: &Path) -> VmConfig {
+    let _ = symlink(worker, programs.join("supermachine-worker"));
+    config.with_isolated(true).with_assets(AssetPaths::from_dir(programs))
 }
 
 /// The output of a command that must have succeeded.

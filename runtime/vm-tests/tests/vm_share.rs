@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use supermachine::error::InvalidInput;
-use supermachine::{AssetPaths, Error, HostFolder, Image, Vm, VmConfig};
+use supermachine::{Error, HostFolder, Image, Vm, VmConfig};
 use supermachine_baker::Init;
-use supermachine_test_support::machines::{PATIENCE, bake, baked, busybox, folder, sh, until};
+use supermachine_test_support::machines::{
+    PATIENCE, bake, baked, busybox, fails, folder, isolated_by, sh, until,
+};
 
 /// A folder of the host, and files beside it that are out of bounds.
 struct Home(tempfile::TempDir);
@@ -45,20 +47,9 @@ impl Home {
     }
 }
 
-/// The output of a script that must fail.
-fn fails(vm: &Vm, script: &str) -> String {
-    let outcome = vm.exec(["sh", "-c", script]).unwrap();
-    let text = [outcome.stdout.clone(), outcome.stderr.clone()].concat();
-    let text = String::from_utf8_lossy(&text).into_owned();
-    assert!(!outcome.success(), "{script}: {text}");
-    text
-}
-
 /// The configuration with a worker that can open no file.
 fn isolated(config: VmConfig, programs: &Path) -> VmConfig {
-    let program = programs.join("supermachine-worker");
-    let _ = symlink(env!("CARGO_BIN_EXE_locked-worker"), program);
-    config.with_isolated(true).with_assets(AssetPaths::from_dir(programs))
+    isolated_by(env!("CARGO_BIN_EXE_locked-worker"), config, programs)
 }
 
 #[test]

@@ -4,13 +4,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use supermachine::error::InvalidInput;
-use supermachine::{AssetPaths, Error, Vm, VmConfig, Volume};
-use supermachine_test_support::machines::{busybox, folder, sh, until};
+use supermachine::{Error, Vm, VmConfig, Volume};
+use supermachine_test_support::machines::{busybox, fails, folder, isolated_by, sh, until};
 
 const MIB: u64 = 1 << 20;
 
@@ -62,20 +62,9 @@ fn e2fsck(how: &str, image: &Path) -> (i32, String) {
     (output.status.code().unwrap(), String::from_utf8_lossy(&text).into_owned())
 }
 
-/// The output of a script that must fail.
-fn fails(vm: &Vm, script: &str) -> String {
-    let outcome = vm.exec(["sh", "-c", script]).unwrap();
-    let text = [outcome.stdout.clone(), outcome.stderr.clone()].concat();
-    let text = String::from_utf8_lossy(&text).into_owned();
-    assert!(!outcome.success(), "{script}: {text}");
-    text
-}
-
 /// The configuration with a worker that can open no file.
 fn isolated(config: VmConfig, programs: &Path) -> VmConfig {
-    let program = programs.join("supermachine-worker");
-    let _ = symlink(env!("CARGO_BIN_EXE_locked-worker"), program);
-    config.with_isolated(true).with_assets(AssetPaths::from_dir(programs))
+    isolated_by(env!("CARGO_BIN_EXE_locked-worker"), config, programs)
 }
 
 /// The text of an error with all its causes.
