@@ -51,7 +51,7 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["--domainname"], "set the whole host name with --hostname"),
     (&["--sig-proxy"], "signals are always passed on, unless -it connects to the terminal"),
     (&["--disable-content-trust"], "an image is verified by its digest"),
-    (&["--storage-opt"], "the memory of a machine bounds what it can write: see --memory"),
+    (&["--storage-opt"], "--disk SIZE gives a machine a disk for what it writes"),
     (&["-h"], "use --hostname for the host name, and --help for help"),
 ];
 

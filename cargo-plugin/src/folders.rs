@@ -1,4 +1,5 @@
-//! `-v` and `--mount`: the folders of the host and the volumes that a machine gets, by Docker's rules.
+//! `-v`, `--mount` and `--disk`: the folders of the host and the volumes and disks that a machine gets,
+//! by Docker's rules.
 
 use std::path::{Path, absolute};
 use std::str::FromStr;
@@ -7,16 +8,22 @@ use serde::{Deserialize, Serialize};
 use supermachine::error::HostError;
 use supermachine::{HostFolder, VmConfig, Volume};
 
-/// A folder of the host or a volume that a machine gets.
+/// A folder of the host, a volume or a disk that a machine gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FolderArg {
-    /// The absolute path on the host, or the volume's name.
+    /// The absolute path on the host, or the volume's name; empty for a disk.
     source: String,
     target: String,
     read_only: bool,
-    /// Whether it is a volume.
-    #[serde(default)]
-    is_volume: bool,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Kind {
+    Folder,
+    Volume,
+    /// A disk of its own with this many bytes.
+    Disk(u64),
 }
 
 impl FolderArg {
@@ -26,16 +33,20 @@ impl FolderArg {
         if self.read_only { folder.read_only() } else { folder }
     }
 
-    /// The volume, for the library.
-    fn volume(&self) -> Volume {
-        let volume = Volume::named(&self.source);
-        if self.read_only { volume.read_only() } else { volume }
+    /// The volume or disk, for the library; `None` for a folder.
+    fn volume(&self) -> Option<Volume> {
+        let volume = match self.kind {
+            Kind::Folder => return None,
+            Kind::Volume => Volume::named(&self.source),
+            Kind::Disk(size) => Volume::scratch(size),
+        };
+        Some(if self.read_only { volume.read_only() } else { volume })
     }
 
     /// Checks that the machine can have it.
     pub(crate) fn check(&self) -> Result<(), supermachine::Error> {
-        if self.is_volume {
-            return Ok(self.volume().check().map_err(|source| HostError::Volume { source })?);
+        if let Some(volume) = self.volume() {
+            return Ok(volume.check().map_err(|source| HostError::Volume { source })?);
         }
         let refused = |source| HostError::Folder { source };
         Ok(self.folder().check().map_err(refused)?)
@@ -43,20 +54,23 @@ impl FolderArg {
 
     /// The configuration with these folders and volumes.
     pub(crate) fn apply_all(folders: &[Self], config: VmConfig) -> VmConfig {
-        folders.iter().fold(config, |config, folder| {
-            if folder.is_volume {
-                config.with_volume(folder.volume(), &folder.target)
-            } else {
-                config.with_share(folder.folder())
-            }
+        folders.iter().fold(config, |config, folder| match folder.volume() {
+            Some(volume) => config.with_volume(volume, &folder.target),
+            None => config.with_share(folder.folder()),
         })
+    }
+
+    /// A disk for what the machine writes to its root.
+    pub(crate) fn layer(size: u64) -> Self {
+        let (source, target) = (String::new(), "/".to_owned());
+        Self { source, target, read_only: false, kind: Kind::Disk(size) }
     }
 
     /// A volume of this name.
     fn named(source: &str, target: &str, read_only: bool) -> Result<Self, String> {
         check_target(target)?;
         let (source, target) = (source.to_owned(), target.to_owned());
-        Ok(Self { source, target, read_only, is_volume: true })
+        Ok(Self { source, target, read_only, kind: Kind::Volume })
     }
 
     /// The folder at this path.
@@ -65,7 +79,7 @@ impl FolderArg {
         let absolute = absolute(Path::new(source)).map_err(|error| error.to_string())?;
         let source = absolute.to_str().ok_or("the path of the current folder is not UTF-8")?;
         let (source, target) = (source.to_owned(), target.to_owned());
-        Ok(Self { source, target, read_only, is_volume: false })
+        Ok(Self { source, target, read_only, kind: Kind::Folder })
     }
 }
 

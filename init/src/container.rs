@@ -14,14 +14,17 @@ use supermachine_formats::wire::{
 };
 
 use crate::account::{Account, UnknownAccount, resolve};
+use crate::disk::Disk;
 use crate::environment::{DEFAULT_PATH, Environment};
 use crate::failure::{OrFailure, failure};
 use crate::place::{self, ensure_directory, make_directories, path};
 use crate::resume::Resumer;
 use crate::root::{WritableRoot, mount_settings};
+
 use crate::slot::probe;
 use crate::sys::{Errno, clock, fd, mount, poll};
 use crate::volume::{Layers, OVERLAY_OPTIONS};
+use crate::writable_layer;
 
 /// How long a probed device may take to appear.
 const DEVICE_TIMEOUT: u64 = 5_000_000_000;
@@ -39,6 +42,10 @@ pub(crate) struct Container {
     entrypoint: Process,
     after_restore: AfterRestore,
     settings: Settings,
+    /// The signal that stops the entrypoint.
+    stop_signal: u8,
+    /// What the root consists of, once it is mounted.
+    layers: Option<Layers>,
     /// Where the agent writes its own files, if programs cannot write to their root.
     writable_root: Option<WritableRoot>,
     users: Users,
@@ -76,6 +83,8 @@ impl Container {
             entrypoint: description.entrypoint,
             after_restore: description.after_restore,
             settings: description.settings,
+            stop_signal: description.stop_signal,
+            layers: None,
             writable_root: None,
             users: Users::default(),
         }
@@ -84,6 +93,22 @@ impl Container {
     /// What runs after each restore.
     pub(crate) fn after_restore(&self) -> &AfterRestore {
         &self.after_restore
+    }
+
+    /// The signal that stops the entrypoint.
+    pub(crate) fn stop_signal(&self) -> u8 {
+        self.stop_signal
+    }
+
+    /// Moves what programs write to their root from memory to a disk. No program may run.
+    pub(crate) fn move_layer(&mut self, disk: &Disk) -> Result<(), Failure> {
+        if self.settings.read_only {
+            return Err(failure("write to", "/", Errno::EROFS));
+        }
+        let layers = self.layers.as_ref();
+        let layers = layers.ok_or_else(|| failure("find", "container", Errno::ENOENT))?;
+        self.users = Users::default();
+        writable_layer::move_to(disk, layers, &self.settings.volumes)
     }
 
     /// Gives the container another name.
@@ -189,6 +214,7 @@ pub(crate) fn attach(
     enter_root()?;
     let mut container = Container::new(description);
     mount_settings(&container.settings, &layers)?;
+    container.layers = Some(layers);
     let mut write = || {
         make_directories(b"/etc")?;
         ensure_resolver()?;

@@ -45,26 +45,29 @@ const PIECE: usize = 64 << 10;
 pub(crate) struct Disks(Vec<Volume>);
 
 impl Disks {
-    /// Mounts the disks, parents first, and none but these.
+    /// Unmounts the disks of the snapshot.
+    pub(crate) fn pull_out(&mut self, joined: Option<&Joined>) -> Result<(), Failure> {
+        for former in core::mem::take(&mut self.0).iter().rev() {
+            pull_out(former, joined)?;
+        }
+        Ok(())
+    }
+
+    /// Mounts disks, parents first.
     pub(crate) fn set_up(
         &mut self,
         volumes: &[Volume],
         container: Option<&Container>,
         joined: Option<&Joined>,
     ) -> Result<(), Failure> {
-        for former in core::mem::take(&mut self.0).iter().rev() {
-            pull_out(former, joined)?;
-        }
-        let mut volumes: Vec<&Volume> = volumes.iter().collect();
+        let mut volumes: Vec<&Volume> = volumes.iter().filter(|volume| !is_layer(volume)).collect();
         volumes.sort_by(|one, other| one.target.cmp(&other.target));
         for volume in volumes {
             let container =
                 container.ok_or_else(|| failure("mount", &volume.target, Errno::ENOENT))?;
             make_directories(&volume.target)
                 .or_else(|_| container.in_writable_root(|| make_directories(&volume.target)))?;
-            probe(volume.slot)?;
             let disk = Disk::find(volume.slot)?;
-            wait_for_device(&disk.node)?;
             let target = path(&volume.target)?;
             let how = nr::O_PATH | nr::O_DIRECTORY;
             let covered = fd::open(&target, how, 0).or_failure("open", &volume.target)?;
@@ -94,8 +97,13 @@ fn pull_out(volume: &Volume, joined: Option<&Joined>) -> Result<(), Failure> {
     release(volume.slot)
 }
 
+/// Whether the root's writable layer is to be on this disk, which then has no place of its own.
+pub(crate) fn is_layer(volume: &Volume) -> bool {
+    volume.target == b"/"
+}
+
 /// A disk that the kernel has found.
-struct Disk {
+pub(crate) struct Disk {
     /// Its node.
     node: CString,
     /// Its size in blocks of the file system.
@@ -103,7 +111,9 @@ struct Disk {
 }
 
 impl Disk {
-    fn find(slot: u8) -> Result<Self, Failure> {
+    /// Finds the disk in a slot, and waits until it can be opened.
+    pub(crate) fn find(slot: u8) -> Result<Self, Failure> {
+        probe(slot)?;
         let name = slot_device(slot);
         let missing = || failure("find disk", &name, Errno::ENODEV);
         let device = format!("/sys/bus/platform/devices/{name}");
@@ -118,23 +128,30 @@ impl Disk {
         let sectors =
             core::str::from_utf8(&size).ok().and_then(|size| size.trim().parse::<u64>().ok());
         let blocks = sectors.ok_or_else(missing)? / BLOCK_SECTORS;
-        Ok(Self { node: path(&[b"/dev/", disk.as_slice()].concat())?, blocks })
+        let node = path(&[b"/dev/", disk.as_slice()].concat())?;
+        wait_for_device(&node)?;
+        Ok(Self { node, blocks })
     }
 
-    /// Mounts the file system, and its files over it.
-    fn attach(&self, volume: &Volume, target: &CStr, covered: &Fd) -> Result<(), Failure> {
-        let name = &volume.target;
+    /// Mounts the file system, and grows it to the size of the disk if it can be written.
+    pub(crate) fn mount(&self, target: &CStr, read_only: bool) -> Result<(), Failure> {
+        let name = target.to_bytes();
         mount::mount(&self.node, target, c"ext4", 0, OPTIONS).or_failure("mount", name)?;
-        if !volume.read_only {
+        if !read_only {
             let root =
                 fd::open(target, nr::O_RDONLY | nr::O_DIRECTORY, 0).or_failure("open", name)?;
             let mut blocks = self.blocks;
             fd::ioctl(&root, RESIZE, &mut blocks).or_failure("grow", name)?;
         }
+        Ok(())
+    }
+
+    /// Mounts the file system, and its files over it.
+    fn attach(&self, volume: &Volume, target: &CStr, covered: &Fd) -> Result<(), Failure> {
+        let name = &volume.target;
+        self.mount(target, volume.read_only)?;
         let files = [name, FILES].concat();
-        if matches!(mount::status(&path(&files)?), Err(Errno::ENOENT)) {
-            fill(&files, covered)?;
-        }
+        fill(&files, covered)?;
         let files = path(&files)?;
         mount::mount(&files, target, c"", nr::MS_BIND, c"").or_failure("mount", name)?;
         if volume.read_only {
@@ -145,9 +162,12 @@ impl Disk {
     }
 }
 
-/// Makes the directory that programs see: a copy of the one that the disk covers, with its owner and mode. It
-/// gets its name when it is complete, on the disk too.
-fn fill(files: &[u8], covered: &Fd) -> Result<(), Failure> {
+/// Makes the directory that programs see, unless it exists: a copy of the one that the disk covers, with its owner
+/// and mode. It gets its name when it is complete, on the disk too.
+pub(crate) fn fill(files: &[u8], covered: &Fd) -> Result<(), Failure> {
+    if !matches!(mount::status(&path(files)?), Err(Errno::ENOENT)) {
+        return Ok(());
+    }
     let image = format!("/proc/self/fd/{}", covered.number());
     let (source, part) = (path(image.as_bytes())?, [files, b".part".as_slice()].concat());
     let mut unpacker = Unpacker::new(&part)?;

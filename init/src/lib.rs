@@ -35,11 +35,13 @@ mod files;
 mod joined;
 mod link;
 mod log;
+mod mounts;
 mod network;
 mod place;
 mod ports;
 mod resume;
 mod root;
+
 mod server;
 mod share;
 mod slot;
@@ -48,6 +50,7 @@ pub mod sys;
 mod tar;
 mod usage;
 mod volume;
+mod writable_layer;
 
 use core::fmt::{Display, Write};
 

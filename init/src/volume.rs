@@ -38,6 +38,11 @@ impl Layers {
         Ok(Self { image: directory(image)?, writable: directory(writable)? })
     }
 
+    /// The directory where the writable layer's tmpfs is mounted.
+    pub(crate) fn writable(&self) -> String {
+        own_path(&self.writable)
+    }
+
     /// Mounts the `number`th volume at `name`, which is created if it is missing.
     pub(crate) fn mount_volume(&self, number: usize, name: &[u8]) -> Result<(), Failure> {
         make_directories(name)?;
@@ -81,15 +86,15 @@ impl Layers {
     }
 }
 
-fn directory(path: &CStr) -> Result<Fd, Failure> {
+pub(crate) fn directory(path: &CStr) -> Result<Fd, Failure> {
     fd::open(path, nr::O_PATH | nr::O_DIRECTORY, 0).or_failure("open", path.to_bytes())
 }
 
 /// A path to what is open, wherever that is mounted.
-fn own_path(fd: &Fd) -> String {
+pub(crate) fn own_path(fd: &Fd) -> String {
     format!("/proc/self/fd/{}", fd.number())
 }
 
-fn text_path(text: &str) -> Result<CString, Failure> {
+pub(crate) fn text_path(text: &str) -> Result<CString, Failure> {
     path(text.as_bytes())
 }

@@ -167,6 +167,11 @@ impl VmConfig {
     /// Gives the guest a volume, which it mounts at `target`, an absolute path, before the first command;
     /// each call adds one, up to four disks in all. The guest makes the target if it is missing.
     ///
+    /// At `/` it holds what programs write to their root, which is in memory otherwise. Programs of the snapshot
+    /// see files at the same place then, so its entrypoint is stopped and started anew, and the start takes as
+    /// long as that. A volume keeps what is written over one snapshot, and is refused to others. Such a machine can
+    /// be neither captured nor forked.
+    ///
     /// One machine at a time has a volume; another start with it is refused. What programs wrote is on the
     /// volume when a machine is stopped or dropped. When its process is killed, what was not synced may be
     /// missing, as after a power cut.
@@ -195,7 +200,8 @@ impl VmConfig {
     }
 
     /// Gives the guest an empty disk of `size` bytes at `target`, which is gone with the machine. It takes
-    /// the room of the files on it, on the host's disk and not in memory.
+    /// the room of the files on it, on the host's disk and not in memory. At `/` it holds all that programs write,
+    /// as [`with_volume`](Self::with_volume) says.
     #[cfg(feature = "fs")]
     #[must_use]
     pub fn with_disk(self, target: impl Into<String>, size: u64) -> Self {

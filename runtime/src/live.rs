@@ -12,7 +12,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use supermachine_formats::snapshot::{Snapshot, Stage};
+use supermachine_formats::snapshot::{Snapshot, Stage, device::Slot};
 
 use crate::error::{InvalidInput, SnapshotError, WorkerError};
 use crate::image::default_cache;
@@ -106,6 +106,10 @@ fn child(origin: &Image, captured: Snapshot) -> Result<Snapshot, Error> {
         && captured.disks == snapshot.disks;
     if !is_same {
         return Err(WorkerError::OtherMachine.into());
+    }
+    let is_root = |slot: &Slot| matches!(slot, Slot::Volume(_, volume) if volume.target == "/");
+    if captured.slots.iter().any(is_root) {
+        return Err(SnapshotError::LayerOnDisk.into());
     }
     snapshot.hypervisor = captured.hypervisor;
     snapshot.arch = captured.arch;

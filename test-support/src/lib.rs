@@ -20,3 +20,5 @@ pub mod registry;
 pub mod small_disk;
 #[cfg(feature = "stores")]
 pub mod stores;
+#[cfg(feature = "volumes")]
+pub mod volumes;

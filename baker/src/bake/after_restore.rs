@@ -3,13 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use supermachine_formats::wire::Action;
+use supermachine_formats::wire::{Action, DEFAULT_STOP_SIGNAL};
 
 use crate::error::InputError;
 use crate::signals;
 
-/// The signal that stops an entrypoint whose image names none.
-const SIGTERM: u8 = 15;
 /// Characters that mean something to a shell.
 const SPECIAL: &[char] = &[
     '|', '&', ';', '<', '>', '(', ')', '$', '`', '\\', '"', '\'', '*', '?', '[', ']', '#', '~',
@@ -48,7 +46,9 @@ impl AfterRestore {
     /// The action for the agent. `stop_signal` is the image's.
     pub(crate) fn action(&self, stop_signal: Option<u8>) -> Option<Action> {
         match self {
-            Self::Restart => Some(Action::Restart { signal: stop_signal.unwrap_or(SIGTERM) }),
+            Self::Restart => {
+                Some(Action::Restart { signal: stop_signal.unwrap_or(DEFAULT_STOP_SIGNAL) })
+            }
             Self::Signal(signal) => Some(Action::Signal(*signal)),
             Self::Exec(command) => Some(Action::Exec(argv(command))),
             Self::Nothing => None,

@@ -1,7 +1,7 @@
 //! From an image's config to the container that the agent runs.
 
 use supermachine_formats::snapshot::ImageCommand;
-use supermachine_formats::wire::{AfterRestore, Container, Process};
+use supermachine_formats::wire::{Container, Process};
 use supermachine_vmm::layout::ROOT_SLOT;
 
 use super::root_disk::RootDisk;
@@ -57,8 +57,8 @@ pub(crate) fn container(
             cwd: working_dir.map(|dir| dir.clone().into_bytes()).unwrap_or_default(),
             user: user.cloned().unwrap_or_default(),
         },
-        after_restore: AfterRestore::default(),
         settings: overrides.settings.to_wire(&config.volumes),
+        ..Container::default()
     }
 }
 

@@ -14,7 +14,7 @@ use supermachine::{Image, Timings, VmConfig};
 use supermachine_formats::pack::Index;
 use supermachine_formats::snapshot::arch::Baseline;
 use supermachine_formats::snapshot::{self, Disk, Snapshot, Stage, Stop, Workload};
-use supermachine_formats::wire::{self, Container, Control, Reply, Request};
+use supermachine_formats::wire::{self, Container, Control, DEFAULT_STOP_SIGNAL, Reply, Request};
 use supermachine_formats::{Digest, Hasher};
 use supermachine_snapshots::mapped::{expanded_disk, forget_mapped};
 use supermachine_snapshots::pack::Manifest;
@@ -187,6 +187,7 @@ impl OciImageBuilder {
             action: self.after_restore.as_ref().and_then(|action| action.action(stop_signal)),
             timeout_ms: u64::try_from(timeout).unwrap_or(u64::MAX).max(1),
         };
+        container.stop_signal = stop_signal.unwrap_or(DEFAULT_STOP_SIGNAL);
         container
     }
 

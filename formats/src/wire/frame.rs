@@ -6,7 +6,7 @@ use crate::codec::{DecodeError, Put, Reader};
 
 /// The version of this protocol, as in [`Event::Hello`](super::Event::Hello). Both sides must use
 /// the same.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;
 /// The host's vsock port that the agent connects its control stream to.
 pub const CONTROL_PORT: u32 = 1;
 /// The agent's vsock port for requests.

@@ -92,8 +92,11 @@ pub enum Request {
     },
 }
 
+/// The signal that stops an entrypoint whose image names none: SIGTERM.
+pub const DEFAULT_STOP_SIGNAL: u8 = 15;
+
 /// The container that an image describes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
     /// The slots to probe, in order.
     pub slots: Vec<u8>,
@@ -107,6 +110,23 @@ pub struct Container {
     pub after_restore: AfterRestore,
     /// What its processes see besides the image's files.
     pub settings: Settings,
+    /// The signal that stops the entrypoint, 1 to 64.
+    pub stop_signal: u8,
+}
+
+impl Default for Container {
+    /// One without files or programs, whose entrypoint stops on SIGTERM.
+    fn default() -> Self {
+        Self {
+            slots: Vec::new(),
+            root_device: String::new(),
+            hostname: String::new(),
+            entrypoint: Process::default(),
+            after_restore: AfterRestore::default(),
+            settings: Settings::default(),
+            stop_signal: DEFAULT_STOP_SIGNAL,
+        }
+    }
 }
 
 /// What runs between a restore and the first answer to a request, after the programs in the guest's
@@ -243,6 +263,7 @@ impl Message for Request {
                 put_process(out, &container.entrypoint);
                 put_after_restore(out, &container.after_restore);
                 put_settings(out, &container.settings);
+                out.put_u8(container.stop_signal);
             }
             Self::Exec(command) => put_command(out, command),
             Self::Logs { follow } => out.put_bool(*follow),
@@ -276,6 +297,7 @@ impl Message for Request {
                 entrypoint: read_process(&mut reader)?,
                 after_restore: read_after_restore(&mut reader)?,
                 settings: read_settings(&mut reader)?,
+                stop_signal: read_signal(&mut reader)?,
             }),
             0x22 => Self::Start,
             0x37 => Self::StartInit,

@@ -171,6 +171,7 @@ fn requests_round_trip() {
             entrypoint: entrypoint.clone(),
             after_restore: AfterRestore { action, timeout_ms: 5 },
             settings: settings(),
+            stop_signal: 3,
         }));
     }
     assert_round_trip(&Request::Exec(command()));

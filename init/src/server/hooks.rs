@@ -66,6 +66,8 @@ struct Folder {
 /// The hooks of one restore.
 #[derive(Debug)]
 struct Run {
+    /// The signal that stops the entrypoint before the writable layer moves to a disk.
+    moves_layer: Option<u8>,
     programs: VecDeque<Vec<u8>>,
     action: Option<Action>,
     /// The time limit of each step, in nanoseconds.
@@ -91,6 +93,8 @@ pub(super) enum Next {
     Kill,
     /// Starts the entrypoint anew.
     Restart,
+    /// Moves the writable layer to its disk, and calls [`Hooks::moved`].
+    MoveLayer,
     /// Answers requests: all hooks have succeeded.
     Finish,
     /// Refuses requests.
@@ -116,7 +120,11 @@ enum Step {
     Stop {
         ports: Vec<u16>,
         kill_at: u64,
+        /// Whether the writable layer moves to a disk before it starts anew.
+        moves_layer: bool,
     },
+    /// The writable layer has moved to a disk.
+    Start(Vec<u16>),
     /// The entrypoint has been started anew.
     Ports(Vec<u16>),
 }
@@ -137,20 +145,27 @@ struct Program {
 impl Hooks {
     /// Starts the hooks of a restore. Forgets those of an earlier one: the machine was captured while they
     /// ran, or after one had failed. Returns the keys of requests that were held, whose streams exist no
-    /// more.
-    pub(super) fn begin(&mut self, after_restore: Option<&AfterRestore>) -> Vec<Key> {
+    /// more. With `moves_layer` the writable layer moves to a disk first, while nothing runs: it is the signal that stops the
+    /// entrypoint, which starts anew if it ran.
+    pub(super) fn begin(
+        &mut self,
+        after_restore: Option<&AfterRestore>,
+        moves_layer: Option<u8>,
+    ) -> Vec<Key> {
         if let Some(run) = self.run.take() {
             run.kill();
         }
         self.failure = None;
         let (programs, step) = match self.folder.programs() {
             Ok(programs) => (programs, Step::Next),
-            Err(failure) => (Vec::new(), Step::Broken(format!("the folder of hooks: {failure}"))),
+            Err(failure) => (Vec::new(), Step::Broken(broken_folder(&failure))),
         };
         let after_restore = after_restore.cloned().unwrap_or_default();
-        let has_steps = !programs.is_empty() || after_restore.action.is_some();
+        let has_steps =
+            !programs.is_empty() || after_restore.action.is_some() || moves_layer.is_some();
         if has_steps || matches!(step, Step::Broken(_)) {
             self.run = Some(Run {
+                moves_layer,
                 programs: programs.into(),
                 action: after_restore.action,
                 timeout: after_restore.timeout_ms.saturating_mul(MILLISECOND),
@@ -180,6 +195,17 @@ impl Hooks {
     ) -> Next {
         let Some(run) = &mut self.run else { return Next::Finish };
         run.next(now, entrypoint, scratch).unwrap_or_else(|text| Next::Refuse(hook_failure(text)))
+    }
+
+    /// Continues after the writable layer has moved, with the programs that are there now.
+    pub(super) fn moved(&mut self) {
+        self.adopt_folder();
+        let programs = self.folder.programs();
+        let Some(run) = &mut self.run else { return };
+        match programs {
+            Ok(programs) => run.programs = programs.into(),
+            Err(failure) => run.step = Step::Broken(broken_folder(&failure)),
+        }
     }
 
     /// Takes the program that [`Next::Start`] asked for.
@@ -336,17 +362,22 @@ impl Run {
                 Some(next) => Ok(next),
                 None => self.next_step(now, entrypoint),
             },
-            Step::Stop { ports, kill_at } => {
+            Step::Stop { ports, moves_layer: true, .. }
+                if entrypoint.is_none_or(Entrypoint::is_gone) =>
+            {
+                self.step = Step::Start(ports);
+                Ok(Next::MoveLayer)
+            }
+            Step::Start(ports) => Ok(self.restart(ports)),
+            Step::Stop { ports, kill_at, moves_layer } => {
                 if entrypoint.is_none_or(Entrypoint::is_gone) {
-                    self.step = Step::Ports(ports);
-                    self.attempt = "the restart of the entrypoint".into();
-                    return Ok(Next::Restart);
+                    return Ok(self.restart(ports));
                 }
                 if now >= self.deadline {
                     return Err("the entrypoint does not exit for its restart".into());
                 }
                 let has_exited = entrypoint.is_some_and(|entrypoint| entrypoint.exit.is_some());
-                self.step = Step::Stop { ports, kill_at };
+                self.step = Step::Stop { ports, kill_at, moves_layer };
                 Ok(if has_exited || now >= kill_at { Next::Kill } else { Next::Wait })
             }
             Step::Ports(ports) => {
@@ -365,6 +396,14 @@ impl Run {
 
     fn next_step(&mut self, now: u64, entrypoint: Option<&Entrypoint>) -> Result<Next, String> {
         self.deadline = now.saturating_add(self.timeout);
+        if let Some(signal) = self.moves_layer.take() {
+            if entrypoint.is_none_or(Entrypoint::is_gone) {
+                return Ok(Next::MoveLayer);
+            }
+            // It starts anew in any case.
+            self.action.take_if(|action| matches!(action, Action::Restart { .. }));
+            return self.stop(signal, true, now, entrypoint);
+        }
         if let Some(program) = self.programs.pop_front() {
             let (user, cwd) = (Some("0".into()), Some(b"/".to_vec()));
             return Ok(self.start(Command {
@@ -381,7 +420,7 @@ impl Run {
                 self.attempt = format!("signal {number} to the entrypoint");
                 Ok(Next::Signal(number))
             }
-            Some(Action::Restart { signal }) => self.stop(signal, now, entrypoint),
+            Some(Action::Restart { signal }) => self.stop(signal, false, now, entrypoint),
             Some(_) => Err("the agent does not know the action".into()),
         }
     }
@@ -424,6 +463,7 @@ impl Run {
     fn stop(
         &mut self,
         signal: u8,
+        moves_layer: bool,
         now: u64,
         entrypoint: Option<&Entrypoint>,
     ) -> Result<Next, String> {
@@ -435,9 +475,16 @@ impl Run {
             ports.retain(|port| *port < PICKED_PORTS);
         }
         let kill_at = now.saturating_add(STOP.min(self.timeout / 2));
-        self.step = Step::Stop { ports, kill_at };
+        self.step = Step::Stop { ports, kill_at, moves_layer };
         self.attempt = format!("signal {signal} to the entrypoint");
         Ok(if is_running { Next::Signal(signal) } else { Next::Kill })
+    }
+
+    /// Has the entrypoint start anew.
+    fn restart(&mut self, ports: Vec<u16>) -> Next {
+        self.step = Step::Ports(ports);
+        self.attempt = "the restart of the entrypoint".into();
+        Next::Restart
     }
 
     /// Kills what it runs.
@@ -483,6 +530,10 @@ fn tail_of(entrypoint: Option<&Entrypoint>) -> Vec<u8> {
 
 fn failure_text(failure: &Failure) -> String {
     format!("the restart of the entrypoint: {failure}")
+}
+
+fn broken_folder(failure: &Failure) -> String {
+    format!("the folder of hooks: {failure}")
 }
 
 fn hook_failure(text: String) -> Failure {

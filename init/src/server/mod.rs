@@ -24,7 +24,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use supermachine_formats::wire::{
-    Command, Control, Event, Failure, HEADER_SIZE, MAX_CHUNK, Reply, Request, VERSION, WriteFile,
+    Command, Control, Event, Failure, HEADER_SIZE, MAX_CHUNK, Reply, Request, Resume, VERSION,
+    WriteFile,
 };
 
 use self::drain::Drains;
@@ -39,7 +40,7 @@ use self::udp::Udp;
 use crate::cgroup::Groups;
 use crate::child::Child;
 use crate::container::{Container, attach};
-use crate::disk::Disks;
+use crate::disk::{Disk, Disks, is_layer};
 use crate::failure::{OrFailure, failure};
 use crate::files::{Sink, Source};
 use crate::joined::Joined;
@@ -78,6 +79,8 @@ pub(crate) struct Server {
     udp: Udp,
     drains: Drains,
     hooks: Hooks,
+    /// The resume whose disk the writable layer moves to once the entrypoint has exited.
+    moves_layer: Option<Resume>,
     /// The receive buffer; allocated once.
     scratch: Vec<u8>,
     now: u64,
@@ -109,6 +112,7 @@ impl Server {
             udp: Udp::new(),
             drains: Drains::new(),
             hooks: Hooks::default(),
+            moves_layer: None,
             scratch: vec![0; MAX_CHUNK + HEADER_SIZE],
             now: clock::monotonic(),
         };
@@ -200,7 +204,7 @@ impl Server {
             match message {
                 None => return Ok(()),
                 Some(Control::Resume(resume)) => match self.resume(&resume) {
-                    Ok(()) => self.start_hooks()?,
+                    Ok(()) => self.start_hooks(resume)?,
                     Err(failure) => self.finish_hooks(Some(failure))?,
                 },
                 Some(Control::Clock { realtime_ns }) => resume::correct_clock(realtime_ns),
@@ -209,11 +213,17 @@ impl Server {
         }
     }
 
-    fn resume(&mut self, resume: &supermachine_formats::wire::Resume) -> Result<(), Failure> {
+    fn resume(&mut self, resume: &Resume) -> Result<(), Failure> {
         // The streams of listeners and flows exist no more.
         self.tcp.close_listeners();
         self.udp.close_all();
         self.resumer.resume(resume, self.joined.is_some())?;
+        self.disks.pull_out(self.joined.as_ref())?;
+        if resume.volumes.iter().any(is_layer) { Ok(()) } else { self.furnish(resume) }
+    }
+
+    /// Writes and mounts in the root what this start gives to the machine.
+    fn furnish(&mut self, resume: &Resume) -> Result<(), Failure> {
         if let (Some(network), Some(container)) = (&resume.network, &self.container) {
             container.in_writable_root(|| crate::network::write_resolver(network))?;
         }
@@ -228,9 +238,25 @@ impl Server {
         }
     }
 
+    /// Moves the writable layer to the disk that this start gives it.
+    fn move_layer(&mut self) -> Result<(), Failure> {
+        let Some(resume) = self.moves_layer.take() else { return Ok(()) };
+        for volume in resume.volumes.iter().filter(|volume| is_layer(volume)) {
+            let disk = Disk::find(volume.slot)?;
+            self.container()?.move_layer(&disk)?;
+        }
+        self.resumer.adopt_root()?;
+        self.hooks.moved();
+        self.furnish(&resume)
+    }
+
     /// Starts the hooks of a restore. Reports the resume as done once all have succeeded.
-    fn start_hooks(&mut self) -> Result<(), Failure> {
-        for key in self.hooks.begin(self.container.as_ref().map(Container::after_restore)) {
+    fn start_hooks(&mut self, resume: Resume) -> Result<(), Failure> {
+        let moves_layer = resume.volumes.iter().any(is_layer);
+        self.moves_layer = moves_layer.then_some(resume);
+        let container = self.container.as_ref();
+        let signal = container.map(Container::stop_signal).filter(|_| moves_layer);
+        for key in self.hooks.begin(container.map(Container::after_restore), signal) {
             self.streams.put(key, None);
         }
         if self.hooks.is_running() { self.run_hooks() } else { self.say(&Event::Resumed) }
@@ -252,6 +278,10 @@ impl Server {
                 Next::Start(command) => self.start_hook(&command),
                 Next::Signal(number) => self.signal(number),
                 Next::Restart => self.restart(),
+                Next::MoveLayer => match self.move_layer() {
+                    Ok(()) => Ok(()),
+                    Err(failure) => return self.finish_hooks(Some(failure)),
+                },
                 Next::Drain(pipe) => {
                     self.drains.add(pipe, &self.epoll);
                     Ok(())

@@ -15,6 +15,9 @@ pub(crate) fn start(config: &VmConfig, snapshot: &Snapshot) -> Result<Vec<Stored
     let volumes = config.volumes();
     let targets = volumes.iter().map(|(_, target)| check_target(target));
     let targets = targets.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    if volumes.iter().zip(&targets).any(|((volume, _), at)| *at == "/" && volume.is_read_only()) {
+        return Err(failed(VolumeError::ReadOnlyLayer));
+    }
     for (count, target) in targets.iter().enumerate() {
         let is_there = |other: &&str| other == target;
         let folders = config.shares().iter().map(crate::HostFolder::target);

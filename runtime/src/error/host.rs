@@ -126,6 +126,9 @@ pub enum SnapshotError {
         /// The snapshot's name.
         name: String,
     },
+    /// The machine writes to a disk, whose content is not part of a snapshot.
+    #[error("machine that has a disk at / cannot be captured or forked")]
+    LayerOnDisk,
     /// It is a single file, and a new snapshot can only be written to a store.
     #[error("{path} is not a store but a single file; import it into a store first")]
     NotAStore {

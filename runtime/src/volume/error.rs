@@ -22,12 +22,15 @@ pub enum VolumeError {
     },
     /// Where the guest is to have it.
     #[error(
-        "no volume can be at {target:?} in the machine: name an absolute path, not /, /dev, /proc or /sys"
+        "no volume can be at {target:?} in the machine: name an absolute path, not /dev, /proc or /sys"
     )]
     Target {
         /// The path in the guest.
         target: String,
     },
+    /// The guest cannot write to it, and it is to hold what the guest writes to its root.
+    #[error("a read-only volume cannot be at / in the machine: it holds what is written there")]
+    ReadOnlyLayer,
     /// Its size.
     #[error("a volume cannot have {size} bytes: it has at least {MIN_SIZE} and at most {MAX_SIZE}")]
     Size {

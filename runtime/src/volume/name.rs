@@ -7,7 +7,7 @@ const MAX_NAME: usize = 128;
 /// The longest path of a guest.
 const MAX_TARGET: usize = 4095;
 /// The guest's own file systems, which a volume must not cover.
-const RESERVED: [&str; 4] = ["/", "/dev", "/proc", "/sys"];
+const RESERVED: [&str; 3] = ["/dev", "/proc", "/sys"];
 
 /// Checks a name: letters, digits, `_`, `.` and `-`, and a letter or digit first.
 pub(super) fn check_name(name: &str) -> Result<(), VolumeError> {
@@ -21,8 +21,11 @@ pub(super) fn check_name(name: &str) -> Result<(), VolumeError> {
     }
 }
 
-/// A path without slashes at its end, where a guest can have a volume.
+/// A path without slashes at its end, where a guest can have a volume; `/` for the root's writable layer.
 pub(crate) fn check_target(target: &str) -> Result<&str, VolumeError> {
+    if target == "/" {
+        return Ok(target);
+    }
     let trimmed = target.trim_end_matches('/');
     let mut steps = trimmed.split('/').skip(1);
     let is_plain = trimmed.starts_with('/')

@@ -4,83 +4,24 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use supermachine::error::InvalidInput;
 use supermachine::{Error, Vm, VmConfig, Volume};
-use supermachine_test_support::machines::{busybox, fails, folder, isolated_by, sh, until};
+use supermachine_test_support::machines::{busybox, causes, fails, folder, isolated_by, sh, until};
+use supermachine_test_support::volumes::Home;
 
 const MIB: u64 = 1 << 20;
-
-/// A volume in a folder of its own.
-struct Home(tempfile::TempDir);
-
-impl Home {
-    fn new() -> Self {
-        Self(tempfile::tempdir_in(folder()).unwrap())
-    }
-
-    fn path(&self) -> PathBuf {
-        self.0.path().join("volume.ext4")
-    }
-
-    fn volume(&self) -> Volume {
-        Volume::at(self.path()).with_size(256 * MIB)
-    }
-
-    fn config(&self) -> VmConfig {
-        VmConfig::new().with_volume(self.volume(), "/data")
-    }
-
-    fn start(&self) -> Vm {
-        busybox().start(&self.config()).unwrap()
-    }
-
-    /// Bytes that it takes on the host.
-    fn used(&self) -> u64 {
-        fs::metadata(self.path()).unwrap().blocks() * 512
-    }
-
-    /// Replays the journal of a copy, as the next machine does, and checks all of it.
-    fn assert_clean(&self) {
-        let copy = self.0.path().join("copy");
-        let copied = Command::new("cp").arg("--sparse=always").arg(self.path()).arg(&copy).status();
-        assert!(copied.unwrap().success());
-        let replayed = e2fsck("-fp", &copy);
-        assert!(replayed.0 <= 1, "{}", replayed.1);
-        let (status, text) = e2fsck("-fn", &copy);
-        assert_eq!(status, 0, "{text}");
-        fs::remove_file(copy).unwrap();
-    }
-}
-
-fn e2fsck(how: &str, image: &Path) -> (i32, String) {
-    let output = Command::new("/sbin/e2fsck").arg(how).arg(image).output().unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.code().unwrap(), String::from_utf8_lossy(&text).into_owned())
-}
 
 /// The configuration with a worker that can open no file.
 fn isolated(config: VmConfig, programs: &Path) -> VmConfig {
     isolated_by(env!("CARGO_BIN_EXE_locked-worker"), config, programs)
 }
 
-/// The text of an error with all its causes.
-fn explained(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 #[test]
 fn what_one_machine_writes_the_next_reads() {
-    let home = Home::new();
+    let home = Home::empty();
     let vm = home.start();
     assert_eq!(sh(&vm, "ls -A /data"), "");
     sh(&vm, "mkdir -p /data/a/b && echo kept > /data/a/b/file && ln -s a/b/file /data/link");
@@ -102,7 +43,7 @@ fn what_one_machine_writes_the_next_reads() {
 
 #[test]
 fn new_volume_begins_with_the_files_that_it_covers() {
-    let home = Home::new();
+    let home = Home::empty();
     let config = VmConfig::new().with_volume(home.volume(), "/bin");
     let list = "stat -c '%n %a %u %g %h' /bin /bin/*";
     let image = sh(&busybox().start(&VmConfig::new()).unwrap(), list);
@@ -121,7 +62,7 @@ fn new_volume_begins_with_the_files_that_it_covers() {
 #[test]
 fn disk_has_the_size_that_is_asked_for() {
     for (size, least) in [(64 * MIB, 40), (1 << 30, 950), (1 << 40, 1_000_000)] {
-        let home = Home::new();
+        let home = Home::empty();
         let volume = Volume::at(home.path()).with_size(size);
         let vm = busybox().start(&VmConfig::new().with_volume(volume, "/data")).unwrap();
         let free: u64 =
@@ -136,13 +77,13 @@ fn disk_has_the_size_that_is_asked_for() {
 
 #[test]
 fn volume_of_one_machine_is_refused_to_another_by_name() {
-    let home = Home::new();
+    let home = Home::empty();
     let vm = home.start();
-    let error = explained(&busybox().start(&home.config()).unwrap_err());
+    let error = causes(&busybox().start(&home.config()).unwrap_err());
     assert!(error.contains("volume.ext4 is in use"), "{error}");
-    let error = explained(&vm.fork_with(1, &home.config()).unwrap_err());
+    let error = causes(&vm.fork_with(1, &home.config()).unwrap_err());
     assert!(error.contains("volume.ext4 is in use"), "{error}");
-    let error = explained(&vm.fork(1).unwrap_err());
+    let error = causes(&vm.fork(1).unwrap_err());
     assert!(error.contains("volume \"volume.ext4\" at \"/data\""), "{error}");
     assert_eq!(sh(&vm, "echo works > /data/file; cat /data/file"), "works\n");
     let pool = busybox().pool().config(&home.config()).build();
@@ -154,7 +95,7 @@ fn volume_of_one_machine_is_refused_to_another_by_name() {
 
 #[test]
 fn fork_with_a_volume_mounts_it_anew() {
-    let (home, other) = (Home::new(), Home::new());
+    let (home, other) = (Home::empty(), Home::empty());
     let vm = home.start();
     sh(&vm, "echo of the first > /data/file; sync");
     sh(&vm, "sh -c 'exec 3< /data/file; sleep 1000' > /dev/null 2>&1 &");
@@ -174,7 +115,7 @@ fn fork_with_a_volume_mounts_it_anew() {
 
 #[test]
 fn full_volume_is_an_error_of_the_program_that_fills_it() {
-    let home = Home::new();
+    let home = Home::empty();
     let volume = Volume::at(home.path()).with_size(64 * MIB);
     let config = VmConfig::new().with_volume(volume, "/data");
     let vm = busybox().start(&config).unwrap();
@@ -188,7 +129,7 @@ fn full_volume_is_an_error_of_the_program_that_fills_it() {
 
 #[test]
 fn what_is_deleted_gives_its_room_back() {
-    let home = Home::new();
+    let home = Home::empty();
     let vm = home.start();
     sh(&vm, "dd if=/dev/urandom of=/data/big bs=1M count=64 2> /dev/null && sync");
     let full = home.used();
@@ -199,7 +140,7 @@ fn what_is_deleted_gives_its_room_back() {
 
 #[test]
 fn read_only_volume_is_read_by_many_and_stays_as_it_is() {
-    let home = Home::new();
+    let home = Home::empty();
     let vm = home.start();
     sh(&vm, "echo kept > /data/file");
     drop(vm);
@@ -213,7 +154,7 @@ fn read_only_volume_is_read_by_many_and_stays_as_it_is() {
         let _ = vm.exec(["sh", "-c", "mount -o remount,bind,rw /data; echo no > /data/file; sync"]);
         let _ = vm.exec(["sh", "-c", "dd if=/dev/zero of=/dev/vda bs=4096 count=64; sync"]);
     }
-    let error = explained(&busybox().start(&home.config()).unwrap_err());
+    let error = causes(&busybox().start(&home.config()).unwrap_err());
     assert!(error.contains("in use"), "{error}");
     drop(machines);
     assert!(fs::read(home.path()).unwrap() == before);
@@ -233,7 +174,7 @@ fn scratch_disk_is_empty_for_each_user_of_a_pool() {
 
 #[test]
 fn killed_machine_loses_nothing_that_was_synced() {
-    let home = Home::new();
+    let home = Home::empty();
     let programs = tempfile::tempdir_in(folder()).unwrap();
     let rounds = if std::env::var_os("SUPERMACHINE_TEST_FULL").is_some() { 1000 } else { 3 };
     let script = "i=$(cat /data/last 2> /dev/null || echo 0); while :; do i=$((i + 1)); \

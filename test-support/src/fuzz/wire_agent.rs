@@ -84,6 +84,7 @@ fn sample_container() -> Container {
             ulimits: vec![Ulimit { resource: 7, soft: 64, hard: 128 }],
             volumes: vec![b"/data".to_vec()],
         },
+        stop_signal: 3,
     }
 }
 

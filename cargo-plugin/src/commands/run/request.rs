@@ -47,6 +47,10 @@ pub(crate) struct MachineArgs {
     /// The same as type=bind,source=HOST,target=GUEST[,readonly], or with type=volume,source=NAME
     #[arg(long, value_name = "FIELDS")]
     mount: Vec<MountArg>,
+    /// Put what the machine writes on a disk of this size, as 8g, rather than into its memory; it is gone with the
+    /// machine. `-v NAME:/` keeps it in a volume. An entrypoint starts anew
+    #[arg(long, value_name = "SIZE", value_parser = machine_size::bytes)]
+    disk: Option<u64>,
     /// Run this program instead of the image's ENTRYPOINT and CMD; '' for none
     #[arg(long, value_name = "PROGRAM")]
     pub(super) entrypoint: Option<String>,
@@ -64,10 +68,11 @@ pub(crate) struct MachineArgs {
 }
 
 impl MachineArgs {
-    /// The folders of the host and the volumes that the machine gets.
+    /// The folders of the host, the volumes and the disks that the machine gets.
     pub(super) fn folders(&self) -> Vec<FolderArg> {
         let volumes = self.volume.iter().map(|volume| &volume.0);
-        volumes.chain(self.mount.iter().map(|mount| &mount.0)).cloned().collect()
+        let given = volumes.chain(self.mount.iter().map(|mount| &mount.0)).cloned();
+        given.chain(self.disk.map(FolderArg::layer)).collect()
     }
 }
 
