@@ -152,6 +152,24 @@ fn run_keeps_data_in_a_volume() {
 }
 
 #[test]
+fn run_writes_to_a_disk() {
+    let root =
+        "echo $(($(df -m / | tail -n 1 | awk '{print $2}') / 1000)); cat /own; echo kept > /own";
+    let run_with = |options: &[&str]| run(&[options, &["bb", "--", "sh", "-c", root]].concat());
+    for _ in 0..2 {
+        let done = run_with(&["--disk", "3g"]);
+        assert_eq!((done.status, &*done.stdout), (0, "2\n"), "{done:?}");
+    }
+    assert_eq!(run_with(&["-v", "root:/"]).stdout, "7\n");
+    assert_eq!(run_with(&["-v", "root:/"]).stdout, "7\nkept\n");
+    HOME.run(&["volume", "rm", "root"]).succeeds();
+    for size in ["1", "no", "17t"] {
+        assert_eq!(run_with(&["--disk", size]).stdout, "", "{size}");
+    }
+    run_with(&["--disk", "1m"]).fails(125, &["a volume cannot have 1048576 bytes"]);
+}
+
+#[test]
 fn run_creates_a_missing_working_directory() {
     let done = run(&["-w", "/new/folder", "bb", "--", "sh", "-c", "pwd; ls -ld . | cut -c1-10"]);
     assert_eq!(done.succeeds(), "/new/folder\ndrwxr-xr-x\n");

@@ -103,7 +103,7 @@ impl Container {
     /// Moves what programs write to their root from memory to a disk. No program may run.
     pub(crate) fn move_layer(&mut self, disk: &Disk) -> Result<(), Failure> {
         if self.settings.read_only {
-            return Err(failure("write to", "/", Errno::EROFS));
+            return Err(failure("write", "/", Errno::EROFS));
         }
         let layers = self.layers.as_ref();
         let layers = layers.ok_or_else(|| failure("find", "container", Errno::ENOENT))?;

@@ -5,6 +5,7 @@
 //! mounts move along, but for the image's volumes: they are copied to the disk. Programs that keep files of the old
 //! root open would not see what others write, so none may run.
 
+use alloc::ffi::CString;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
@@ -34,9 +35,9 @@ pub(crate) fn move_to(disk: &Disk, layers: &Layers, volumes: &[Vec<u8>]) -> Resu
     }
     disk.mount(&text_path(&own)?, false)?;
     mount_layers(&old, &own, &new)?;
-    let new = directory(&text_path(&new)?)?;
-    Move { old: &mounts, own: &own, new: &own_path(&new), volumes: &volumes }.carry()?;
-    mount::change_directory(&text_path(&own_path(&new))?).or_failure("chdir", "/")?;
+    mount::change_directory(&text_path(&new)?).or_failure("chdir", "/")?;
+    carry(&mounts, &own, &volumes)?;
+    let new = directory(c".")?;
     mount::mount(c".", c"/", c"", nr::MS_MOVE, c"").or_failure("mount", "/")?;
     mount::enter_root(&new).or_failure("chroot", "/")
 }
@@ -90,53 +91,37 @@ fn mount_layers(old: &Fd, own: &str, new: &str) -> Result<(), Failure> {
     }
 }
 
-/// What moves to the new root.
-struct Move<'a> {
-    /// The mounts in the old root, parents first.
-    old: &'a [Mount],
-    /// Where the disk is mounted.
-    own: &'a str,
-    /// The new root.
-    new: &'a str,
-    volumes: &'a [Vec<u8>],
+/// Brings what is mounted in the old root to the working directory, which is the new one. `own` is where the disk
+/// is mounted: /proc leads there, so volumes are copied before anything moves.
+fn carry(mounts: &[Mount], own: &str, volumes: &[Vec<u8>]) -> Result<(), Failure> {
+    let root = mounts.iter().rev().find(|mount| mount.path == b"/");
+    let root = root.ok_or_else(|| failure("find", "the mount of /", Errno::ENOENT))?;
+    // Others move with the mount that they are in.
+    let mut copied = vec![root.id];
+    for mount in mounts.iter() {
+        let number = volumes.iter().position(|volume| *volume == mount.path);
+        if let Some(number) = number.filter(|_| copied.contains(&mount.parent)) {
+            copy(&format!("{own}/volume-{number}"), &mount.path)?;
+            copied.push(mount.id);
+        }
+    }
+    let moves = |mount: &&Mount| copied.contains(&mount.parent) && !copied.contains(&mount.id);
+    for Mount { path: name, .. } in mounts.iter().filter(moves) {
+        mount::mount(&path(name)?, &here(name)?, c"", nr::MS_MOVE, c"")
+            .or_failure("mount", name)?;
+    }
+    Ok(())
 }
 
-impl Move<'_> {
-    fn carry(&self) -> Result<(), Failure> {
-        let root = self.old.iter().rev().find(|mount| mount.path == b"/");
-        let root = root.ok_or_else(|| failure("find", "the mount of /", Errno::ENOENT))?;
-        let mut copied = vec![root.id];
-        for mount in self.old {
-            if !copied.contains(&mount.parent) {
-                // It moves with its parent.
-                continue;
-            }
-            match self.volumes.iter().position(|volume| *volume == mount.path) {
-                Some(number) => {
-                    self.copy(number, &mount.path)?;
-                    copied.push(mount.id);
-                }
-                None => {
-                    let (from, to) = (path(&mount.path)?, self.there(&mount.path)?);
-                    mount::mount(&from, &to, c"", nr::MS_MOVE, c"")
-                        .or_failure("mount", &mount.path)?;
-                }
-            }
-        }
-        Ok(())
-    }
+/// Copies a volume of the image to its folder on the disk, unless it is there, and mounts it.
+fn copy(own: &str, name: &[u8]) -> Result<(), Failure> {
+    ensure_directory(&text_path(own)?)?;
+    let files = format!("{own}/files");
+    fill(files.as_bytes(), &directory(&path(name)?)?)?;
+    mount::mount(&text_path(&files)?, &here(name)?, c"", nr::MS_BIND, c"").or_failure("mount", name)
+}
 
-    /// Copies the image's `number`th volume to the disk, unless it is there, and mounts it in the new root.
-    fn copy(&self, number: usize, name: &[u8]) -> Result<(), Failure> {
-        let own = format!("{}/volume-{number}", self.own);
-        ensure_directory(&text_path(&own)?)?;
-        let files = format!("{own}/files");
-        fill(files.as_bytes(), &directory(&path(name)?)?)?;
-        mount::mount(&text_path(&files)?, &self.there(name)?, c"", nr::MS_BIND, c"")
-            .or_failure("mount", name)
-    }
-
-    fn there(&self, name: &[u8]) -> Result<alloc::ffi::CString, Failure> {
-        path(&[self.new.as_bytes(), name].concat())
-    }
+/// An absolute path in the working directory.
+fn here(name: &[u8]) -> Result<CString, Failure> {
+    path(&[b".", name].concat())
 }
