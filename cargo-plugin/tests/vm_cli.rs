@@ -158,7 +158,7 @@ fn run_writes_to_a_disk() {
     let run_with = |options: &[&str]| run(&[options, &["bb", "--", "sh", "-c", root]].concat());
     for _ in 0..2 {
         let done = run_with(&["--disk", "3g"]);
-        assert_eq!((done.status, &*done.stdout), (0, "2\n"), "{done:?}");
+        assert_eq!((done.status, &*done.stdout), (0, "3\n"), "{done:?}");
     }
     assert_eq!(run_with(&["-v", "root:/"]).stdout, "7\n");
     assert_eq!(run_with(&["-v", "root:/"]).stdout, "7\nkept\n");

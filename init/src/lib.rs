@@ -32,6 +32,7 @@ mod disk;
 mod environment;
 mod failure;
 mod files;
+mod in_use;
 mod joined;
 mod link;
 mod log;

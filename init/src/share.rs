@@ -25,6 +25,12 @@ const SAFE: u32 = nr::MS_NOSUID | nr::MS_NODEV;
 pub(crate) struct Shares(Vec<Share>);
 
 impl Shares {
+    /// Where shares will be mounted, by those that are not mounted yet.
+    pub(crate) fn new_targets<'a>(&self, shares: &'a [Share]) -> Vec<&'a [u8]> {
+        let is_new = |share: &&Share| self.0.iter().all(|known| known.slot != share.slot);
+        shares.iter().filter(is_new).map(|share| share.target.as_slice()).collect()
+    }
+
     /// Mounts what is not mounted yet, parents first.
     pub(crate) fn set_up(
         &mut self,

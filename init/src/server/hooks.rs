@@ -66,8 +66,8 @@ struct Folder {
 /// The hooks of one restore.
 #[derive(Debug)]
 struct Run {
-    /// The signal that stops the entrypoint before the writable layer moves to a disk.
-    moves_layer: Option<u8>,
+    /// The signal that stops the entrypoint before mounts are set up.
+    stop_first: Option<u8>,
     programs: VecDeque<Vec<u8>>,
     action: Option<Action>,
     /// The time limit of each step, in nanoseconds.
@@ -93,8 +93,8 @@ pub(super) enum Next {
     Kill,
     /// Starts the entrypoint anew.
     Restart,
-    /// Moves the writable layer to its disk, and calls [`Hooks::moved`].
-    MoveLayer,
+    /// Sets up mounts, which the entrypoint finds when it starts anew, and calls [`Hooks::look_again`].
+    SetUp,
     /// Answers requests: all hooks have succeeded.
     Finish,
     /// Refuses requests.
@@ -120,10 +120,10 @@ enum Step {
     Stop {
         ports: Vec<u16>,
         kill_at: u64,
-        /// Whether the writable layer moves to a disk before it starts anew.
-        moves_layer: bool,
+        /// Whether mounts are set up before it starts anew.
+        sets_up: bool,
     },
-    /// The writable layer has moved to a disk.
+    /// The mounts are set up.
     Start(Vec<u16>),
     /// The entrypoint has been started anew.
     Ports(Vec<u16>),
@@ -145,12 +145,12 @@ struct Program {
 impl Hooks {
     /// Starts the hooks of a restore. Forgets those of an earlier one: the machine was captured while they
     /// ran, or after one had failed. Returns the keys of requests that were held, whose streams exist no
-    /// more. With `moves_layer` the writable layer moves to a disk first, while nothing runs: it is the signal that stops the
-    /// entrypoint, which starts anew if it ran.
+    /// more. With `stop_first`, mounts are set up first, while no entrypoint runs: it is the signal that stops it,
+    /// and it starts anew if it ran.
     pub(super) fn begin(
         &mut self,
         after_restore: Option<&AfterRestore>,
-        moves_layer: Option<u8>,
+        stop_first: Option<u8>,
     ) -> Vec<Key> {
         if let Some(run) = self.run.take() {
             run.kill();
@@ -162,10 +162,10 @@ impl Hooks {
         };
         let after_restore = after_restore.cloned().unwrap_or_default();
         let has_steps =
-            !programs.is_empty() || after_restore.action.is_some() || moves_layer.is_some();
+            !programs.is_empty() || after_restore.action.is_some() || stop_first.is_some();
         if has_steps || matches!(step, Step::Broken(_)) {
             self.run = Some(Run {
-                moves_layer,
+                stop_first,
                 programs: programs.into(),
                 action: after_restore.action,
                 timeout: after_restore.timeout_ms.saturating_mul(MILLISECOND),
@@ -197,8 +197,8 @@ impl Hooks {
         run.next(now, entrypoint, scratch).unwrap_or_else(|text| Next::Refuse(hook_failure(text)))
     }
 
-    /// Continues after the writable layer has moved, with the programs that are there now.
-    pub(super) fn moved(&mut self) {
+    /// Continues with the programs that are in the folder once mounts are set up.
+    pub(super) fn look_again(&mut self) {
         self.adopt_folder();
         let programs = self.folder.programs();
         let Some(run) = &mut self.run else { return };
@@ -362,14 +362,14 @@ impl Run {
                 Some(next) => Ok(next),
                 None => self.next_step(now, entrypoint),
             },
-            Step::Stop { ports, moves_layer: true, .. }
+            Step::Stop { ports, sets_up: true, .. }
                 if entrypoint.is_none_or(Entrypoint::is_gone) =>
             {
                 self.step = Step::Start(ports);
-                Ok(Next::MoveLayer)
+                Ok(Next::SetUp)
             }
             Step::Start(ports) => Ok(self.restart(ports)),
-            Step::Stop { ports, kill_at, moves_layer } => {
+            Step::Stop { ports, kill_at, sets_up } => {
                 if entrypoint.is_none_or(Entrypoint::is_gone) {
                     return Ok(self.restart(ports));
                 }
@@ -377,7 +377,7 @@ impl Run {
                     return Err("the entrypoint does not exit for its restart".into());
                 }
                 let has_exited = entrypoint.is_some_and(|entrypoint| entrypoint.exit.is_some());
-                self.step = Step::Stop { ports, kill_at, moves_layer };
+                self.step = Step::Stop { ports, kill_at, sets_up };
                 Ok(if has_exited || now >= kill_at { Next::Kill } else { Next::Wait })
             }
             Step::Ports(ports) => {
@@ -396,9 +396,9 @@ impl Run {
 
     fn next_step(&mut self, now: u64, entrypoint: Option<&Entrypoint>) -> Result<Next, String> {
         self.deadline = now.saturating_add(self.timeout);
-        if let Some(signal) = self.moves_layer.take() {
+        if let Some(signal) = self.stop_first.take() {
             if entrypoint.is_none_or(Entrypoint::is_gone) {
-                return Ok(Next::MoveLayer);
+                return Ok(Next::SetUp);
             }
             // It starts anew in any case.
             self.action.take_if(|action| matches!(action, Action::Restart { .. }));
@@ -463,7 +463,7 @@ impl Run {
     fn stop(
         &mut self,
         signal: u8,
-        moves_layer: bool,
+        sets_up: bool,
         now: u64,
         entrypoint: Option<&Entrypoint>,
     ) -> Result<Next, String> {
@@ -475,7 +475,7 @@ impl Run {
             ports.retain(|port| *port < PICKED_PORTS);
         }
         let kill_at = now.saturating_add(STOP.min(self.timeout / 2));
-        self.step = Step::Stop { ports, kill_at, moves_layer };
+        self.step = Step::Stop { ports, kill_at, sets_up };
         self.attempt = format!("signal {signal} to the entrypoint");
         Ok(if is_running { Next::Signal(signal) } else { Next::Kill })
     }

@@ -43,6 +43,7 @@ use crate::container::{Container, attach};
 use crate::disk::{Disk, Disks, is_layer};
 use crate::failure::{OrFailure, failure};
 use crate::files::{Sink, Source};
+use crate::in_use::is_in_use;
 use crate::joined::Joined;
 use crate::link::{Inbox, Outbox};
 use crate::share::Shares;
@@ -79,8 +80,8 @@ pub(crate) struct Server {
     udp: Udp,
     drains: Drains,
     hooks: Hooks,
-    /// The resume whose disk the writable layer moves to once the entrypoint has exited.
-    moves_layer: Option<Resume>,
+    /// The resume whose mounts are set up once the entrypoint has exited.
+    waiting: Option<Resume>,
     /// The receive buffer; allocated once.
     scratch: Vec<u8>,
     now: u64,
@@ -112,7 +113,7 @@ impl Server {
             udp: Udp::new(),
             drains: Drains::new(),
             hooks: Hooks::default(),
-            moves_layer: None,
+            waiting: None,
             scratch: vec![0; MAX_CHUNK + HEADER_SIZE],
             now: clock::monotonic(),
         };
@@ -204,7 +205,7 @@ impl Server {
             match message {
                 None => return Ok(()),
                 Some(Control::Resume(resume)) => match self.resume(&resume) {
-                    Ok(()) => self.start_hooks(resume)?,
+                    Ok(()) => self.start_hooks()?,
                     Err(failure) => self.finish_hooks(Some(failure))?,
                 },
                 Some(Control::Clock { realtime_ns }) => resume::correct_clock(realtime_ns),
@@ -214,16 +215,37 @@ impl Server {
     }
 
     fn resume(&mut self, resume: &Resume) -> Result<(), Failure> {
+        // Of an earlier restore.
+        self.waiting = None;
         // The streams of listeners and flows exist no more.
         self.tcp.close_listeners();
         self.udp.close_all();
         self.resumer.resume(resume, self.joined.is_some())?;
+        let restarts = self.must_restart(resume);
         self.disks.pull_out(self.joined.as_ref())?;
-        if resume.volumes.iter().any(is_layer) { Ok(()) } else { self.furnish(resume) }
+        if restarts {
+            self.waiting = Some(resume.clone());
+            return Ok(());
+        }
+        self.set_up(resume)
+    }
+
+    /// Whether the entrypoint has to start anew, as it uses what this start changes: a path where something is
+    /// mounted now, or the root, whose writable layer moves to a disk. That is done while it does not run.
+    fn must_restart(&self, resume: &Resume) -> bool {
+        let runs = self.entrypoint.as_ref().is_some_and(|entrypoint| !entrypoint.is_gone());
+        let mut targets = self.shares.new_targets(&resume.shares);
+        targets.extend(resume.volumes.iter().map(|volume| volume.target.as_slice()));
+        runs && targets.into_iter().any(is_in_use)
     }
 
     /// Writes and mounts in the root what this start gives to the machine.
-    fn furnish(&mut self, resume: &Resume) -> Result<(), Failure> {
+    fn set_up(&mut self, resume: &Resume) -> Result<(), Failure> {
+        for volume in resume.volumes.iter().filter(|volume| is_layer(volume)) {
+            let disk = Disk::find(volume.slot)?;
+            self.container()?.move_layer(&disk)?;
+            self.resumer.adopt_root()?;
+        }
         if let (Some(network), Some(container)) = (&resume.network, &self.container) {
             container.in_writable_root(|| crate::network::write_resolver(network))?;
         }
@@ -238,25 +260,20 @@ impl Server {
         }
     }
 
-    /// Moves the writable layer to the disk that this start gives it.
-    fn move_layer(&mut self) -> Result<(), Failure> {
-        let Some(resume) = self.moves_layer.take() else { return Ok(()) };
-        for volume in resume.volumes.iter().filter(|volume| is_layer(volume)) {
-            let disk = Disk::find(volume.slot)?;
-            self.container()?.move_layer(&disk)?;
+    /// Sets up what waits for the entrypoint's exit.
+    fn set_up_now(&mut self) -> Result<(), Failure> {
+        if let Some(resume) = self.waiting.take() {
+            self.set_up(&resume)?;
         }
-        self.resumer.adopt_root()?;
-        self.hooks.moved();
-        self.furnish(&resume)
+        self.hooks.look_again();
+        Ok(())
     }
 
     /// Starts the hooks of a restore. Reports the resume as done once all have succeeded.
-    fn start_hooks(&mut self, resume: Resume) -> Result<(), Failure> {
-        let moves_layer = resume.volumes.iter().any(is_layer);
-        self.moves_layer = moves_layer.then_some(resume);
+    fn start_hooks(&mut self) -> Result<(), Failure> {
         let container = self.container.as_ref();
-        let signal = container.map(Container::stop_signal).filter(|_| moves_layer);
-        for key in self.hooks.begin(container.map(Container::after_restore), signal) {
+        let stop_first = container.map(Container::stop_signal).filter(|_| self.waiting.is_some());
+        for key in self.hooks.begin(container.map(Container::after_restore), stop_first) {
             self.streams.put(key, None);
         }
         if self.hooks.is_running() { self.run_hooks() } else { self.say(&Event::Resumed) }
@@ -278,7 +295,7 @@ impl Server {
                 Next::Start(command) => self.start_hook(&command),
                 Next::Signal(number) => self.signal(number),
                 Next::Restart => self.restart(),
-                Next::MoveLayer => match self.move_layer() {
+                Next::SetUp => match self.set_up_now() {
                     Ok(()) => Ok(()),
                     Err(failure) => return self.finish_hooks(Some(failure)),
                 },

@@ -971,7 +971,7 @@ fn serve_hooks(control: Fd, listener: Fd, script: &str, after_restore: AfterRest
     server.set_container(Container::new(description));
     server.start(false).unwrap();
     wait_for_output(server.entrypoint.as_mut().unwrap());
-    server.start_hooks(failing_resume()).unwrap();
+    server.start_hooks().unwrap();
     server.run().unwrap();
 }
 

@@ -8,15 +8,24 @@ use std::path::Path;
 use std::process::Command;
 
 use supermachine::error::InvalidInput;
-use supermachine::{Error, Vm, VmConfig, Volume};
-use supermachine_test_support::machines::{busybox, causes, fails, folder, isolated_by, sh, until};
+use supermachine::{Error, Image, Vm, VmConfig, Volume};
+use supermachine_test_support::machines::{
+    bake, baked, busybox, causes, fails, folder, isolated_by, scaled, sh, start, until,
+};
 use supermachine_test_support::volumes::Home;
 
 const MIB: u64 = 1 << 20;
+/// Where the image of postgres keeps its data.
+const PGDATA: &str = "/var/lib/postgresql/data";
 
 /// The configuration with a worker that can open no file.
 fn isolated(config: VmConfig, programs: &Path) -> VmConfig {
     isolated_by(env!("CARGO_BIN_EXE_locked-worker"), config, programs)
+}
+
+fn postgres() -> Image {
+    let ready = "log:ready to accept connections".parse().unwrap();
+    baked("postgres", || bake("postgres").memory_mib(256).ready(ready))
 }
 
 #[test]
@@ -73,6 +82,40 @@ fn disk_has_the_size_that_is_asked_for() {
         drop(vm);
         home.assert_clean();
     }
+}
+
+#[test]
+fn service_keeps_its_data_in_a_volume() {
+    let home = Home::empty();
+    let (redis, config) = (baked("redis", || bake("redis")), home.config());
+    let vm = redis.start(&config).unwrap();
+    // It works in the image's own /data, so it starts anew with what covers that.
+    assert_eq!(sh(&vm, "redis-cli set key 'a value'; redis-cli save"), "OK\nOK\n");
+    drop(vm);
+    home.assert_clean();
+    assert_eq!(sh(&redis.start(&config).unwrap(), "redis-cli get key"), "a value\n");
+
+    let (home, sql) =
+        (Home::empty(), |statement| format!("psql -qtAX -U postgres -c '{statement}'"));
+    let config = home.config_at(PGDATA);
+    let vm = postgres().start(&config).unwrap();
+    sh(&vm, &sql("create table t (i int); insert into t values (7)"));
+    drop(vm);
+    home.assert_clean();
+    assert_eq!(sh(&postgres().start(&config).unwrap(), &sql("select * from t")), "7\n");
+}
+
+#[test]
+fn service_runs_on_where_nothing_of_it_is_covered() {
+    let (home, redis) = (Home::empty(), baked("redis", || bake("redis")));
+    let pid = sh(&start(&redis), "pidof redis-server");
+    for target in ["/new/folder", "/mnt"] {
+        let vm = redis.start(&home.config_at(target)).unwrap();
+        assert_eq!(sh(&vm, "pidof redis-server"), pid, "{target}");
+        sh(&vm, &format!("echo works > {target}/file"));
+    }
+    let vm = redis.start(&home.config_at("/etc/redis")).unwrap();
+    assert_ne!(sh(&vm, "redis-cli ping; pidof redis-server"), format!("PONG\n{pid}"));
 }
 
 #[test]
@@ -172,31 +215,93 @@ fn scratch_disk_is_empty_for_each_user_of_a_pool() {
     }
 }
 
+/// A program that writes to a volume, and what must be there after its machine was killed.
+struct Writer<'a> {
+    image: Image,
+    target: &'a str,
+    /// Prints the last number that is there, after checking all of the data.
+    last: &'a str,
+    /// Writes the numbers that follow, and prints each once it is on the disk.
+    write: &'a str,
+}
+
+impl Writer<'_> {
+    /// Kills machines while they write, and checks that the next one finds every number that was printed.
+    fn survives(&self, rounds: u32) {
+        let home = Home::empty();
+        let programs = tempfile::tempdir_in(folder()).unwrap();
+        let config = isolated(home.config_at(self.target), programs.path());
+        let mut synced = 0;
+        for round in 0..rounds {
+            let vm = self.image.start(&config).unwrap();
+            let last: u64 = sh(&vm, self.last).trim().parse().unwrap();
+            assert!(last >= synced, "round {round}: {last} of {synced}");
+            let mut child = vm.exec_builder().argv(["sh", "-c", self.write]).spawn().unwrap();
+            let mut lines = BufReader::new(child.stdout().unwrap()).lines();
+            for _ in 0..=round % 7 {
+                synced = lines.next().unwrap().unwrap().parse().unwrap();
+            }
+            kill_workers(programs.path());
+            drop(vm);
+            if round < 3 || round % 50 == 0 {
+                home.assert_clean();
+            }
+        }
+        assert!(synced > 0);
+    }
+}
+
 #[test]
 fn killed_machine_loses_nothing_that_was_synced() {
-    let home = Home::empty();
-    let programs = tempfile::tempdir_in(folder()).unwrap();
-    let rounds = if std::env::var_os("SUPERMACHINE_TEST_FULL").is_some() { 1000 } else { 3 };
-    let script = "i=$(cat /data/last 2> /dev/null || echo 0); while :; do i=$((i + 1)); \
-                  echo $i > /data/new && mkdir -p /data/d$((i % 50)) && cp /bin/busybox /data/d$((i % 50))/f && \
-                  sync && mv /data/new /data/last && sync && echo $i; done";
-    let mut synced = 0;
-    for round in 0..rounds {
-        let vm = busybox().start(&isolated(home.config(), programs.path())).unwrap();
-        let last = sh(&vm, "cat /data/last 2> /dev/null || echo 0");
-        let last: u64 = last.trim().parse().unwrap();
-        assert!(last >= synced, "round {round}: {last} of {synced}");
-        let mut child = vm.exec_builder().argv(["sh", "-c", script]).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout().unwrap()).lines();
-        for _ in 0..=round % 7 {
-            synced = lines.next().unwrap().unwrap().parse().unwrap();
-        }
-        kill_workers(programs.path());
-        drop(vm);
-        if round < 3 || round % 50 == 0 {
-            home.assert_clean();
-        }
+    Writer {
+        image: busybox(),
+        target: "/data",
+        last: "cat /data/last 2> /dev/null || echo 0",
+        write: "i=$(cat /data/last 2> /dev/null || echo 0); while :; do i=$((i + 1)); \
+                echo $i > /data/new && mkdir -p /data/d$((i % 50)) && cp /bin/busybox /data/d$((i % 50))/f && \
+                sync && mv /data/new /data/last && sync && echo $i; done",
     }
+    .survives(scaled(1000, 3));
+}
+
+#[test]
+fn killed_sqlite_loses_nothing_that_was_committed() {
+    for mode in ["delete", "wal"] {
+        let open = format!(
+            "import sqlite3; db = sqlite3.connect('/data/db', isolation_level=None); \
+             db.execute('pragma journal_mode={mode}'); db.execute('pragma synchronous=full'); \
+             db.execute('create table if not exists t (i integer primary key, x blob)'); "
+        );
+        let last = "assert db.execute('pragma integrity_check').fetchone() == ('ok',); \
+                    print(db.execute('select coalesce(max(i), 0) from t').fetchone()[0])";
+        let write = "[print(db.execute('insert into t (x) values (randomblob(3000))').lastrowid, flush=True) \
+                     for _ in iter(int, 1)]";
+        Writer {
+            image: baked("python3", || bake("python3")),
+            target: "/data",
+            last: &format!("python3 -c \"{open}{last}\""),
+            write: &format!("python3 -c \"{open}{write}\""),
+        }
+        .survives(scaled(1000, 2));
+    }
+}
+
+#[test]
+fn killed_postgres_loses_nothing_that_was_committed() {
+    let psql = "psql -qtAX -v ON_ERROR_STOP=1 -U postgres";
+    Writer {
+        image: postgres(),
+        target: PGDATA,
+        last: &format!(
+            "{psql} -c 'create table if not exists t (i bigserial primary key, x text)' && \
+             {psql} -c 'select coalesce(max(i), 0) from t' && ! {psql} -c 'select count(*), sum(length(x)) from t' \
+             | grep -q ERROR"
+        ),
+        write: &format!(
+            "yes \"insert into t (x) values (repeat('x', 3000)) returning i;\" | {psql}"
+        ),
+    }
+    .survives(scaled(1000, 2));
 }
 
 /// Kills the worker that runs from this folder.
