@@ -10,7 +10,7 @@ use core::ffi::CStr;
 
 use linux_raw_sys::general as nr;
 use supermachine_formats::wire::{
-    AfterRestore, Command, Container as Description, Failure, Process, Settings, Ulimit,
+    AfterRestore, Command, Container as Description, Failure, Process, Readiness, Settings, Ulimit,
 };
 
 use crate::account::{Account, UnknownAccount, resolve};
@@ -44,6 +44,8 @@ pub(crate) struct Container {
     settings: Settings,
     /// The signal that stops the entrypoint.
     stop_signal: u8,
+    /// When an entrypoint that was started anew is ready.
+    readiness: Readiness,
     /// What the root consists of, once it is mounted.
     layers: Option<Layers>,
     /// Where the agent writes its own files, if programs cannot write to their root.
@@ -84,6 +86,7 @@ impl Container {
             after_restore: description.after_restore,
             settings: description.settings,
             stop_signal: description.stop_signal,
+            readiness: description.readiness,
             layers: None,
             writable_root: None,
             users: Users::default(),
@@ -98,6 +101,11 @@ impl Container {
     /// The signal that stops the entrypoint.
     pub(crate) fn stop_signal(&self) -> u8 {
         self.stop_signal
+    }
+
+    /// When an entrypoint that was started anew is ready.
+    pub(crate) fn readiness(&self) -> &Readiness {
+        &self.readiness
     }
 
     /// Moves what programs write to their root from memory to a disk. No program may run.

@@ -73,6 +73,19 @@ impl Log {
         None
     }
 
+    /// The position of the next byte.
+    pub(crate) fn end(&self) -> u64 {
+        self.forgotten + self.bytes.len() as u64
+    }
+
+    /// Whether a text is among what was written from `position` on, and is still there.
+    pub(crate) fn contains(&self, text: &[u8], position: u64) -> bool {
+        let skipped = position.saturating_sub(self.forgotten);
+        let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
+        let bytes: Vec<u8> = self.bytes.iter().skip(skipped).copied().collect();
+        bytes.windows(text.len()).any(|window| window == text)
+    }
+
     /// The last bytes of both streams, at most `limit`.
     pub(crate) fn tail(&self, limit: usize) -> Vec<u8> {
         self.bytes.iter().skip(self.bytes.len().saturating_sub(limit)).copied().collect()
@@ -96,6 +109,20 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_is_found_from_a_position_on() {
+        let mut log = Log::default();
+        log.push(Stream::Out, b"ready");
+        let end = log.end();
+        assert!(log.contains(b"ready", 0) && !log.contains(b"ready", end));
+        log.push(Stream::Err, b" re");
+        log.push(Stream::Err, b"ady");
+        assert!(log.contains(b"ready", end) && !log.contains(b"ready", end + 2));
+        log.push(Stream::Out, &[b'.'; CAPACITY]);
+        assert!(!log.contains(b"ready", 0) && log.contains(b"...", end));
+        assert_eq!(log.end(), CAPACITY as u64 + 11);
+    }
 
     fn all(log: &Log, mut position: u64, limit: usize) -> Vec<(Stream, Vec<u8>)> {
         let mut pieces = Vec::new();

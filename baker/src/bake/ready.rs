@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use regex::bytes::Regex;
+use supermachine_formats::wire::Readiness;
 
 use crate::error::InputError;
 
@@ -32,6 +33,22 @@ pub enum Ready {
     Exec(Vec<String>),
     /// The entrypoint exits with status 0.
     Exit,
+}
+
+impl Ready {
+    /// When an entrypoint that the agent starts anew is ready, beside the ports that it listens on. The agent
+    /// knows no expressions: it waits for a text that matches only itself.
+    pub(crate) fn of_restarted(&self) -> Readiness {
+        match self {
+            Self::Log(pattern) if regex::escape(pattern.as_str()) == pattern.as_str() => {
+                Readiness::Writes(pattern.as_str().into())
+            }
+            Self::Exec(words) => {
+                Readiness::Answers(words.iter().map(|word| word.clone().into()).collect())
+            }
+            Self::Auto | Self::Tcp(_) | Self::Log(_) | Self::Exit => Readiness::Started,
+        }
+    }
 }
 
 impl FromStr for Ready {
@@ -78,6 +95,18 @@ mod tests {
     fn every_form_round_trips() {
         for text in ["auto", "exit", "tcp:80", "log:ready to accept", "exec:redis-cli ping"] {
             assert_eq!(text.parse::<Ready>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn restarted_entrypoint_is_ready_as_at_the_bake_where_the_agent_can_tell() {
+        let of = |text: &str| text.parse::<Ready>().unwrap().of_restarted();
+        assert_eq!(of("log:ready to accept"), Readiness::Writes(b"ready to accept".to_vec()));
+        assert_eq!(of("exec:ping -c 1").clone(), {
+            Readiness::Answers(["ping", "-c", "1"].map(|word| word.as_bytes().to_vec()).into())
+        });
+        for text in ["auto", "exit", "tcp:80", "log:ready.*accept", "log:^ready"] {
+            assert_eq!(of(text), Readiness::Started, "{text}");
         }
     }
 

@@ -187,6 +187,7 @@ impl OciImageBuilder {
             action: self.after_restore.as_ref().and_then(|action| action.action(stop_signal)),
             timeout_ms: u64::try_from(timeout).unwrap_or(u64::MAX).max(1),
         };
+        container.readiness = self.ready.of_restarted();
         container.stop_signal = stop_signal.unwrap_or(DEFAULT_STOP_SIGNAL);
         container
     }

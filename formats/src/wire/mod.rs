@@ -31,8 +31,8 @@ pub use self::frame::{
 pub use self::input::{Flow, Input, Output};
 pub use self::reply::{Exit, ExitStatus, Memory, Reply};
 pub use self::request::{
-    Action, AfterRestore, Command, Container, DEFAULT_STOP_SIGNAL, Process, Request, StagedFile,
-    WriteFile,
+    Action, AfterRestore, Command, Container, DEFAULT_STOP_SIGNAL, Process, Readiness, Request,
+    StagedFile, WriteFile,
 };
 pub use self::segment::Segment;
 pub use self::settings::{Settings, Tmpfs, Ulimit};

@@ -112,6 +112,21 @@ pub struct Container {
     pub settings: Settings,
     /// The signal that stops the entrypoint, 1 to 64.
     pub stop_signal: u8,
+    /// When an entrypoint that was started anew is ready, once it listens on the TCP ports that it listened on.
+    pub readiness: Readiness,
+}
+
+/// What an entrypoint that was started anew has to do before it is ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Readiness {
+    /// Nothing more.
+    #[default]
+    Started,
+    /// Write this text.
+    Writes(Vec<u8>),
+    /// Let this command exit with status 0.
+    Answers(Vec<Vec<u8>>),
 }
 
 impl Default for Container {
@@ -125,6 +140,7 @@ impl Default for Container {
             after_restore: AfterRestore::default(),
             settings: Settings::default(),
             stop_signal: DEFAULT_STOP_SIGNAL,
+            readiness: Readiness::Started,
         }
     }
 }
@@ -264,6 +280,7 @@ impl Message for Request {
                 put_after_restore(out, &container.after_restore);
                 put_settings(out, &container.settings);
                 out.put_u8(container.stop_signal);
+                put_readiness(out, &container.readiness);
             }
             Self::Exec(command) => put_command(out, command),
             Self::Logs { follow } => out.put_bool(*follow),
@@ -298,6 +315,7 @@ impl Message for Request {
                 after_restore: read_after_restore(&mut reader)?,
                 settings: read_settings(&mut reader)?,
                 stop_signal: read_signal(&mut reader)?,
+                readiness: read_readiness(&mut reader)?,
             }),
             0x22 => Self::Start,
             0x37 => Self::StartInit,
@@ -358,6 +376,28 @@ fn read_after_restore(reader: &mut Reader<'_>) -> Result<AfterRestore, DecodeErr
     match reader.u64("timeout")? {
         0 => Err(reader.illegal("timeout", 0)),
         timeout_ms => Ok(AfterRestore { action, timeout_ms }),
+    }
+}
+
+fn put_readiness(out: &mut Vec<u8>, readiness: &Readiness) {
+    let (kind, words) = match readiness {
+        Readiness::Started => (0, [].as_slice()),
+        Readiness::Writes(text) => (1, core::slice::from_ref(text)),
+        Readiness::Answers(argv) => (2, argv.as_slice()),
+    };
+    out.put_u8(kind);
+    put_strings(out, words);
+}
+
+fn read_readiness(reader: &mut Reader<'_>) -> Result<Readiness, DecodeError> {
+    let kind = reader.u8("readiness")?;
+    let words = read_strings(reader, "words")?;
+    match (kind, <[_; 1]>::try_from(words)) {
+        (0, Err(words)) if words.is_empty() => Ok(Readiness::Started),
+        (1, Ok([text])) if !text.is_empty() => Ok(Readiness::Writes(text)),
+        (2, Ok(words)) => Ok(Readiness::Answers(words.into())),
+        (2, Err(words)) if !words.is_empty() => Ok(Readiness::Answers(words)),
+        _ => Err(reader.illegal("readiness", kind.into())),
     }
 }
 

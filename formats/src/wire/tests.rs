@@ -172,8 +172,15 @@ fn requests_round_trip() {
             after_restore: AfterRestore { action, timeout_ms: 5 },
             settings: settings(),
             stop_signal: 3,
+            readiness: Readiness::Writes(b"ready".to_vec()),
         }));
     }
+    for words in [["ping"].as_slice(), &["sh", "-c", "ping"]] {
+        let words = words.iter().map(|word| word.as_bytes().to_vec()).collect();
+        let readiness = Readiness::Answers(words);
+        assert_round_trip(&Request::Attach(Container { readiness, ..Container::default() }));
+    }
+    assert_round_trip(&Request::Attach(Container::default()));
     assert_round_trip(&Request::Exec(command()));
     assert_round_trip(&Request::Exec(Command { ulimits: Vec::new(), ..command() }));
     assert_round_trip(&Request::Logs { follow: true });
@@ -279,9 +286,9 @@ fn malformed_after_restore_is_refused() {
     let after_restore = AfterRestore { action, timeout_ms: 1 };
     let request = Request::Attach(Container { after_restore, ..Container::default() });
     let frame = request.to_frame();
-    // At the end: whether there is an action, its kind, its signal, no arguments, the time limit, and 14
-    // bytes of settings.
-    let [has_action, kind, signal] = [29, 28, 27].map(|back| frame.len() - back);
+    // At the end: whether there is an action, its kind, its signal, no arguments, the time limit, 14 bytes
+    // of settings, and 6 of what a restart needs.
+    let [has_action, kind, signal] = [35, 34, 33].map(|back| frame.len() - back);
     assert_eq!(frame[has_action..signal + 1], [1, 1, 1]);
     let decode = |place: usize, value: u8| {
         let mut frame = frame.clone();
@@ -289,7 +296,7 @@ fn malformed_after_restore_is_refused() {
         Request::decode(0x21, &frame[HEADER_SIZE..])
     };
     assert_eq!(decode(kind, 1), Ok(request));
-    for (place, value) in [(kind, 2), (kind, 3), (signal, 0), (signal, 65), (frame.len() - 22, 0)] {
+    for (place, value) in [(kind, 2), (kind, 3), (signal, 0), (signal, 65), (frame.len() - 28, 0)] {
         assert!(matches!(decode(place, value), Err(DecodeError::Illegal { .. })), "{place}");
     }
 }

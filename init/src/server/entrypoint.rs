@@ -20,6 +20,8 @@ pub(super) struct Entrypoint {
     pub(super) stdout: Option<Fd>,
     pub(super) stderr: Option<Fd>,
     pub(super) log: Log,
+    /// The position of its first output.
+    first: u64,
     pub(super) exit: Option<Exit>,
     /// Where all of its processes are.
     group: Option<Group>,
@@ -35,10 +37,22 @@ impl Entrypoint {
             stdout: Some(child.ends.stdout),
             stderr: child.ends.stderr,
             log: Log::default(),
+            first: 0,
             exit: None,
             group,
             is_init,
         }
+    }
+
+    /// Continues the log of an earlier one.
+    pub(super) fn continue_log(&mut self, log: Log) {
+        self.first = log.end();
+        self.log = log;
+    }
+
+    /// Whether it has written a text.
+    pub(super) fn has_written(&self, text: &[u8]) -> bool {
+        self.log.contains(text, self.first)
     }
 
     /// Reads one piece of output. Returns `false` if there was none.

@@ -273,7 +273,7 @@ impl Server {
     fn start_hooks(&mut self) -> Result<(), Failure> {
         let container = self.container.as_ref();
         let stop_first = container.map(Container::stop_signal).filter(|_| self.waiting.is_some());
-        for key in self.hooks.begin(container.map(Container::after_restore), stop_first) {
+        for key in self.hooks.begin(container, stop_first) {
             self.streams.put(key, None);
         }
         if self.hooks.is_running() { self.run_hooks() } else { self.say(&Event::Resumed) }
@@ -342,7 +342,7 @@ impl Server {
         let old = self.entrypoint.take();
         let restarted = self.start(old.as_ref().is_some_and(|old| old.is_init));
         match (&mut self.entrypoint, old) {
-            (Some(entrypoint), Some(old)) => entrypoint.log = old.log,
+            (Some(entrypoint), Some(old)) => entrypoint.continue_log(old.log),
             (entrypoint, old) => *entrypoint = old,
         }
         restarted.map(drop)

@@ -2,8 +2,8 @@
 
 use supermachine_formats::wire::{
     Action, AfterRestore, Command, Container, Control, Datagram, ENTROPY_SIZE, Flow, HEADER_SIZE,
-    Header, Input, Message, Network, Output, Process, Request, Resume, Segment, Settings, Share,
-    StagedFile, Tmpfs, Ulimit, Volume, WindowSize, WriteFile,
+    Header, Input, Message, Network, Output, Process, Readiness, Request, Resume, Segment,
+    Settings, Share, StagedFile, Tmpfs, Ulimit, Volume, WindowSize, WriteFile,
 };
 
 /// Decodes frames until one is refused. Returns whether all are accepted.
@@ -85,6 +85,7 @@ fn sample_container() -> Container {
             volumes: vec![b"/data".to_vec()],
         },
         stop_signal: 3,
+        readiness: Readiness::Answers(vec![b"ping".to_vec()]),
     }
 }
 
