@@ -133,7 +133,8 @@ impl VmConfig {
     }
 
     /// Gives the guest a folder of the host; each call adds one, up to eight. What the guest does there, it
-    /// does on the host. The folder is mounted before the first command.
+    /// does on the host. The folder is mounted before the first command. An entrypoint that runs in the snapshot
+    /// starts anew if the folder covers a directory that has files in it, or that a program works in.
     ///
     /// Any snapshot can start with folders. A snapshot that is taken of a machine with folders holds none
     /// of their files: each of its machines is given a folder for each of these places again.
@@ -167,10 +168,11 @@ impl VmConfig {
     /// Gives the guest a volume, which it mounts at `target`, an absolute path, before the first command;
     /// each call adds one, up to four disks in all. The guest makes the target if it is missing.
     ///
-    /// At `/` it holds what programs write to their root, which is in memory otherwise. Programs of the snapshot
-    /// see files at the same place then, so its entrypoint is stopped and started anew, and the start takes as
-    /// long as that. A volume keeps what is written over one snapshot, and is refused to others. Such a machine can
-    /// be neither captured nor forked.
+    /// An entrypoint that runs in the snapshot starts anew if the volume covers a directory that has files in it, or
+    /// that a program works in.
+    ///
+    /// At `/` it holds what programs write to their root, which is in memory otherwise. It keeps that over one
+    /// snapshot, and is refused to others. Such a machine can be neither captured nor forked.
     ///
     /// One machine at a time has a volume; another start with it is refused. What programs wrote is on the
     /// volume when a machine is stopped or dropped. When its process is killed, what was not synced may be

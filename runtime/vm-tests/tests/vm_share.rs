@@ -11,7 +11,7 @@ use supermachine::error::InvalidInput;
 use supermachine::{Error, HostFolder, Image, Vm, VmConfig};
 use supermachine_baker::Init;
 use supermachine_test_support::machines::{
-    PATIENCE, bake, baked, busybox, fails, folder, isolated_by, sh, until,
+    PATIENCE, bake, baked, busybox, fails, folder, isolated_by, sh, start, until,
 };
 
 /// A folder of the host, and files beside it that are out of bounds.
@@ -425,6 +425,27 @@ fn entrypoint_that_is_pid_1_has_the_folder_also_when_it_starts_again() {
         vm.exec(["cat", "/tmp/seen"]).is_ok_and(|outcome| outcome.stdout == b"seen")
     });
     assert_eq!(sh(&vm, "cat /project/in"), "seen");
+}
+
+#[test]
+fn service_uses_the_folder_that_covers_its_own() {
+    let (home, redis) = (Home::new(), baked("redis", || bake("redis")));
+    let beside = start(&redis);
+    let [uid, gid] =
+        ["-u", "-g"].map(|of| sh(&beside, &format!("id {of}")).trim().parse().unwrap());
+    let share = |target| HostFolder::new(home.path(""), target).owned_by(uid, gid);
+    let config = VmConfig::new().with_share(share("/data"));
+    let vm = redis.start(&config).unwrap();
+    assert_eq!(sh(&vm, "redis-cli set key 'a value'; redis-cli save"), "OK\nOK\n");
+    assert!(home.path("dump.rdb").is_file());
+    let again = redis.start(&config).unwrap();
+    assert_eq!(sh(&again, "redis-cli get key"), "a value\n");
+    // It continues in the folder that the machine has.
+    let pid = sh(&vm, "pidof redis-server");
+    let [fork] = <[Vm; 1]>::try_from(vm.fork_with(1, &config).unwrap()).unwrap();
+    assert_eq!(sh(&fork, "pidof redis-server"), pid);
+    let vm = redis.start(&VmConfig::new().with_share(share("/new"))).unwrap();
+    assert_eq!(sh(&vm, "pidof redis-server"), sh(&beside, "pidof redis-server"));
 }
 
 #[test]
