@@ -21,15 +21,11 @@ use crate::place::{self, ensure_directory, make_directories, path};
 use crate::resume::Resumer;
 use crate::root::{WritableRoot, mount_settings};
 
-use crate::slot::probe;
-use crate::sys::{Errno, clock, fd, mount, poll};
+use crate::slot::{probe, wait_for_device};
+use crate::sys::{Errno, fd, mount};
 use crate::volume::{Layers, OVERLAY_OPTIONS};
 use crate::writable_layer;
 
-/// How long a probed device may take to appear.
-const DEVICE_TIMEOUT: u64 = 5_000_000_000;
-/// How soon a disk that has a name but cannot be opened is tried again, in nanoseconds.
-const NAMED_TO_OPEN: u64 = 500_000;
 /// The default terminal type, which every terminal program knows.
 const DEFAULT_TERMINAL: &[u8] = b"xterm";
 const HOSTS: &[u8] = b"127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
@@ -237,30 +233,6 @@ pub(crate) fn attach(
         write()?;
     }
     Ok(container)
-}
-
-/// Waits for a device node, which may appear shortly after its probe.
-pub(crate) fn wait_for_device(device: &CStr) -> Result<(), Failure> {
-    let name = device.to_bytes();
-    let watch = poll::watch_directory(c"/dev").or_failure("inotify_add_watch", "/dev")?;
-    let end = clock::monotonic().saturating_add(DEVICE_TIMEOUT);
-    loop {
-        let left = end.saturating_sub(clock::monotonic());
-        let pause = match fd::open(device, nr::O_RDONLY, 0) {
-            Ok(_) => return Ok(()),
-            Err(Errno::ENOENT) => left,
-            // The kernel creates a disk's node shortly before it can be opened, without a notification.
-            Err(Errno::ENXIO) => left.min(NAMED_TO_OPEN),
-            Err(errno) => return Err(failure("open", name, errno)),
-        };
-        if left == 0 {
-            return Err(failure("wait for device", name, Errno::ETIMEDOUT));
-        }
-        if poll::wait_readable(&watch, pause).or_failure("poll", "/dev")? {
-            let mut news = [0; 512];
-            fd::read(&watch, &mut news).or_failure("read", "/dev")?;
-        }
-    }
 }
 
 /// Mounts the image read-only, and over it a writable layer in memory, at /newroot.

@@ -29,6 +29,7 @@ mod child;
 mod connections;
 mod container;
 mod disk;
+mod disks;
 mod environment;
 mod failure;
 mod files;

@@ -151,7 +151,7 @@ impl OciImageBuilder {
         let memory = base.mapped().map_err(opening())?.memory.clone();
         let root_disk = self.root_disk.fitting(size_of_disk(&disk));
         let machine = start(store, &base, memory.clone(), &disk, root_disk)?;
-        attach(&machine, self.container(image, root_disk))?;
+        attach(&machine, &self.container(image, root_disk))?;
         if self.start_entrypoint(&machine, image)? {
             self.step("wait until ready");
             self.wait_until_ready(&machine, image)?;
@@ -554,8 +554,8 @@ impl Trial {
     }
 }
 
-fn attach(machine: &Machine, container: Container) -> Result<(), BakeError> {
-    request(machine, &Request::Attach(container), "attachment of the image").map(drop)
+fn attach(machine: &Machine, container: &Container) -> Result<(), BakeError> {
+    request(machine, &Request::Attach(container.encode()), "attachment of the image").map(drop)
 }
 
 fn request(machine: &Machine, request: &Request, step: &'static str) -> Result<Reply, BakeError> {

@@ -15,8 +15,9 @@ use crate::codec::{DecodeError, Put, Reader};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Request {
-    /// Probes the slots, mounts the root file system and prepares the container.
-    Attach(Container),
+    /// Probes the slots, mounts the root file system and prepares the container: [`Container::encode`]'s bytes,
+    /// so that programs that only restore have no part of it.
+    Attach(Vec<u8>),
     /// Starts the container's entrypoint. Answered by [`Reply::Started`](super::Reply::Started).
     Start,
     /// Starts the container's entrypoint as PID 1 of namespaces of its own. Answered by
@@ -127,6 +128,43 @@ pub enum Readiness {
     Writes(Vec<u8>),
     /// Let this command exit with status 0.
     Answers(Vec<Vec<u8>>),
+}
+
+impl Container {
+    /// The payload of [`Request::Attach`].
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        out.put_byte_string(&self.slots);
+        out.put_byte_string(self.root_device.as_bytes());
+        out.put_byte_string(self.hostname.as_bytes());
+        put_process(&mut out, &self.entrypoint);
+        put_after_restore(&mut out, &self.after_restore);
+        put_settings(&mut out, &self.settings);
+        out.put_u8(self.stop_signal);
+        put_readiness(&mut out, &self.readiness);
+        out
+    }
+
+    /// Decodes the payload of [`Request::Attach`].
+    ///
+    /// # Errors
+    /// It is malformed.
+    pub fn decode(payload: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(payload);
+        let container = Self {
+            slots: reader.byte_string("slots", 256)?.into(),
+            root_device: reader.string("root device", MAX_NAME)?,
+            hostname: reader.string("hostname", MAX_NAME)?,
+            entrypoint: read_process(&mut reader)?,
+            after_restore: read_after_restore(&mut reader)?,
+            settings: read_settings(&mut reader)?,
+            stop_signal: read_signal(&mut reader)?,
+            readiness: read_readiness(&mut reader)?,
+        };
+        reader.finish()?;
+        Ok(container)
+    }
 }
 
 impl Default for Container {
@@ -272,16 +310,7 @@ impl Message for Request {
 
     fn put_payload(&self, out: &mut Vec<u8>) {
         match self {
-            Self::Attach(container) => {
-                out.put_byte_string(&container.slots);
-                out.put_byte_string(container.root_device.as_bytes());
-                out.put_byte_string(container.hostname.as_bytes());
-                put_process(out, &container.entrypoint);
-                put_after_restore(out, &container.after_restore);
-                put_settings(out, &container.settings);
-                out.put_u8(container.stop_signal);
-                put_readiness(out, &container.readiness);
-            }
+            Self::Attach(container) => out.put(container),
             Self::Exec(command) => put_command(out, command),
             Self::Logs { follow } => out.put_bool(*follow),
             Self::SignalEntrypoint { signal } => out.put_u8(*signal),
@@ -307,16 +336,7 @@ impl Message for Request {
     fn decode(kind: u16, payload: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(payload);
         let message = match kind {
-            0x21 => Self::Attach(Container {
-                slots: reader.byte_string("slots", 256)?.into(),
-                root_device: reader.string("root device", MAX_NAME)?,
-                hostname: reader.string("hostname", MAX_NAME)?,
-                entrypoint: read_process(&mut reader)?,
-                after_restore: read_after_restore(&mut reader)?,
-                settings: read_settings(&mut reader)?,
-                stop_signal: read_signal(&mut reader)?,
-                readiness: read_readiness(&mut reader)?,
-            }),
+            0x21 => return Ok(Self::Attach(payload.to_vec())),
             0x22 => Self::Start,
             0x37 => Self::StartInit,
             0x23 => Self::Exec(read_command(&mut reader)?),

@@ -17,6 +17,15 @@ fn assert_round_trip<M: Message + PartialEq + Debug>(message: &M) {
     }
 }
 
+fn assert_container_round_trips(container: &Container) {
+    let payload = container.encode();
+    assert_eq!(Container::decode(&payload).as_ref(), Ok(container));
+    for cut in 0..payload.len() {
+        assert!(Container::decode(&payload[..cut]).is_err(), "cut at {cut} goes unnoticed");
+    }
+    assert_eq!(Request::decode(0x21, &payload), Ok(Request::Attach(payload)));
+}
+
 fn failure() -> Failure {
     Failure { operation: Operation::Mount, subject: "/dev/pmem0".into(), errno: 22 }
 }
@@ -164,7 +173,7 @@ fn requests_round_trip() {
         Some(Action::Exec(vec![b"reseed".to_vec(), Vec::new()])),
     ];
     for action in actions {
-        assert_round_trip(&Request::Attach(Container {
+        assert_container_round_trips(&Container {
             slots: vec![2, 3],
             root_device: "pmem0".into(),
             hostname: "web".into(),
@@ -173,14 +182,14 @@ fn requests_round_trip() {
             settings: settings(),
             stop_signal: 3,
             readiness: Readiness::Writes(b"ready".to_vec()),
-        }));
+        });
     }
     for words in [["ping"].as_slice(), &["sh", "-c", "ping"]] {
         let words = words.iter().map(|word| word.as_bytes().to_vec()).collect();
         let readiness = Readiness::Answers(words);
-        assert_round_trip(&Request::Attach(Container { readiness, ..Container::default() }));
+        assert_container_round_trips(&Container { readiness, ..Container::default() });
     }
-    assert_round_trip(&Request::Attach(Container::default()));
+    assert_container_round_trips(&Container::default());
     assert_round_trip(&Request::Exec(command()));
     assert_round_trip(&Request::Exec(Command { ulimits: Vec::new(), ..command() }));
     assert_round_trip(&Request::Logs { follow: true });
@@ -284,26 +293,26 @@ fn failed_hook_is_described_by_its_subject() {
 fn malformed_after_restore_is_refused() {
     let action = Some(Action::Signal(1));
     let after_restore = AfterRestore { action, timeout_ms: 1 };
-    let request = Request::Attach(Container { after_restore, ..Container::default() });
-    let frame = request.to_frame();
+    let container = Container { after_restore, ..Container::default() };
+    let payload = container.encode();
     // At the end: whether there is an action, its kind, its signal, no arguments, the time limit, 14 bytes
     // of settings, and 6 of what a restart needs.
-    let [has_action, kind, signal] = [35, 34, 33].map(|back| frame.len() - back);
-    assert_eq!(frame[has_action..signal + 1], [1, 1, 1]);
+    let [has_action, kind, signal] = [35, 34, 33].map(|back| payload.len() - back);
+    assert_eq!(payload[has_action..signal + 1], [1, 1, 1]);
     let decode = |place: usize, value: u8| {
-        let mut frame = frame.clone();
-        frame[place] = value;
-        Request::decode(0x21, &frame[HEADER_SIZE..])
+        let mut payload = payload.clone();
+        payload[place] = value;
+        Container::decode(&payload)
     };
-    assert_eq!(decode(kind, 1), Ok(request));
-    for (place, value) in [(kind, 2), (kind, 3), (signal, 0), (signal, 65), (frame.len() - 28, 0)] {
+    assert_eq!(decode(kind, 1), Ok(container));
+    for (place, value) in [(kind, 2), (kind, 3), (signal, 0), (signal, 65), (payload.len() - 28, 0)]
+    {
         assert!(matches!(decode(place, value), Err(DecodeError::Illegal { .. })), "{place}");
     }
 }
 
 #[test]
 fn malformed_settings_are_refused() {
-    let attach = |settings| Request::Attach(Container { settings, ..Container::default() });
     let with_ulimit = |resource, soft, hard| Settings {
         ulimits: vec![Ulimit { resource, soft, hard }],
         ..Settings::default()
@@ -321,8 +330,8 @@ fn malformed_settings_are_refused() {
         Settings { shm_size: Some(0), ..Settings::default() },
         Settings { volumes: vec![b"/a\0".to_vec()], ..Settings::default() },
     ] {
-        let frame = attach(settings.clone()).to_frame();
-        let decoded = Request::decode(0x21, &frame[HEADER_SIZE..]);
+        let container = Container { settings: settings.clone(), ..Container::default() };
+        let decoded = Container::decode(&container.encode());
         assert!(matches!(decoded, Err(DecodeError::Illegal { .. })), "{settings:?}: {decoded:?}");
     }
     // An empty list of a command's limits is left out.

@@ -24,8 +24,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use supermachine_formats::wire::{
-    Command, Control, Event, Failure, HEADER_SIZE, MAX_CHUNK, Reply, Request, Resume, VERSION,
-    WriteFile,
+    Command, Container as Description, Control, Event, Failure, HEADER_SIZE, MAX_CHUNK, Reply,
+    Request, Resume, VERSION, WriteFile,
 };
 
 use self::drain::Drains;
@@ -40,7 +40,8 @@ use self::udp::Udp;
 use crate::cgroup::Groups;
 use crate::child::Child;
 use crate::container::{Container, attach};
-use crate::disk::{Disk, Disks, is_layer};
+use crate::disk::Disk;
+use crate::disks::{Disks, is_layer};
 use crate::failure::{OrFailure, failure};
 use crate::files::{Sink, Source};
 use crate::in_use::is_in_use;
@@ -443,7 +444,7 @@ impl Server {
 
     fn answer(&mut self, stream: &mut Stream, request: Request) {
         let result = match request {
-            Request::Attach(description) => self.attach(description).map(|()| Some(Reply::Done)),
+            Request::Attach(description) => self.attach(&description).map(|()| Some(Reply::Done)),
             Request::Start => self.start(false).map(Some),
             Request::StartInit => self.start(true).map(Some),
             Request::Exec(command) => self.exec(&command).map(|exec| {
@@ -488,13 +489,12 @@ impl Server {
         Ok(None)
     }
 
-    fn attach(
-        &mut self,
-        description: supermachine_formats::wire::Container,
-    ) -> Result<(), Failure> {
+    fn attach(&mut self, description: &[u8]) -> Result<(), Failure> {
         if self.container.is_some() {
             return Err(failure("attach", "container", Errno::EALREADY));
         }
+        let description = Description::decode(description)
+            .map_err(|_| failure("decode", "container", Errno::EPROTO))?;
         self.container = Some(attach(description, &mut self.resumer)?);
         self.hooks.adopt_folder();
         Ok(())

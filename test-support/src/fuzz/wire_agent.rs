@@ -25,9 +25,17 @@ pub fn run(data: &[u8]) -> bool {
     rest.is_empty()
 }
 
+/// The kind of the request whose payload is a container.
+const ATTACH: u16 = 0x21;
+
 /// Decodes one payload. Each message has one encoding.
 fn accepts<M: Message>(header: &Header, payload: &[u8]) -> bool {
     let Ok(message) = M::decode(header.kind, payload) else { return false };
+    if header.kind == ATTACH
+        && let Ok(container) = Container::decode(payload)
+    {
+        assert_eq!(container.encode(), payload);
+    }
     assert_eq!(message.kind(), header.kind);
     assert_eq!(&message.to_frame()[HEADER_SIZE..], payload);
     true
@@ -168,7 +176,7 @@ pub fn samples() -> Vec<Vec<u8>> {
         shared.to_frame(),
         stored.to_frame(),
         resume(Some("web".into())),
-        Request::Attach(sample_container()).to_frame(),
+        Request::Attach(sample_container().encode()).to_frame(),
         exec,
         connect,
         datagrams,

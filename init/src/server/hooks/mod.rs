@@ -14,13 +14,13 @@ use core::ffi::CStr;
 use core::mem;
 
 use linux_raw_sys::general as nr;
-use supermachine_formats::wire::{Command, Failure, Request};
+use supermachine_formats::wire::{Failure, Request};
 
-use self::run::{Program, Run, Step};
+use self::run::{MILLISECOND, Program, Run, Step};
+pub(super) use self::run::{Next, Started};
 use super::entrypoint::Entrypoint;
 use super::slab::Key;
 use super::stream::Stream;
-use crate::cgroup::Group;
 use crate::child::exit;
 use crate::container::Container;
 use crate::failure::{OrFailure, failure};
@@ -36,7 +36,6 @@ const PARENT: &CStr = c"/etc/supermachine";
 const GRANDPARENT: &CStr = c"/etc";
 /// How often a restart looks whether processes have exited and ports listen, in nanoseconds.
 const POLL: u64 = MILLISECOND;
-const MILLISECOND: u64 = 1_000_000;
 
 /// The hooks. See the module.
 #[derive(Debug, Default)]
@@ -54,38 +53,6 @@ pub(super) struct Hooks {
 struct Folder {
     may_exist: bool,
     watch: Option<Fd>,
-}
-
-/// What the server does next.
-#[derive(Debug)]
-pub(super) enum Next {
-    /// Waits for a process, or until [`Hooks::next_moment`].
-    Wait,
-    /// Starts a program, and passes it to [`Hooks::started`].
-    Start(Command),
-    /// Reads and discards what processes that a program left behind still write.
-    Drain(Fd),
-    /// Sends the entrypoint a signal.
-    Signal(u8),
-    /// Kills the entrypoint with all of its processes, and waits.
-    Kill,
-    /// Starts the entrypoint anew.
-    Restart,
-    /// Sets up mounts, which the entrypoint finds when it starts anew, and calls [`Hooks::look_again`].
-    SetUp,
-    /// Answers requests: all hooks have succeeded.
-    Finish,
-    /// Refuses requests.
-    Refuse(Failure),
-}
-
-/// A program that was started for a hook.
-#[derive(Debug)]
-pub(super) struct Started {
-    pub(super) pid: u32,
-    pub(super) started: u64,
-    pub(super) group: Option<Group>,
-    pub(super) output: Fd,
 }
 
 impl Hooks {

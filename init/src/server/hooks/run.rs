@@ -9,7 +9,6 @@ use core::mem;
 
 use supermachine_formats::wire::{Action, Command, ExitStatus, Failure, Readiness};
 
-use super::{MILLISECOND, Next};
 use crate::cgroup::Group;
 use crate::ports;
 use crate::server::entrypoint::Entrypoint;
@@ -17,6 +16,7 @@ use crate::sys::Errno;
 use crate::sys::fd::{Fd, read_now};
 use crate::sys::process::{SIGKILL, signal_group};
 
+pub(super) const MILLISECOND: u64 = 1_000_000;
 /// How much of a failed hook's output its error shows, in bytes.
 const SHOWN_OUTPUT: usize = 900;
 /// Reads of a program's output after its exit: enough for the largest pipe.
@@ -25,6 +25,38 @@ const REST_READS: usize = 16;
 const STOP: u64 = 10_000_000_000;
 /// Ports from here on are picked by the kernel, and a restarted program gets others.
 const PICKED_PORTS: u16 = 32768;
+
+/// What the server does next.
+#[derive(Debug)]
+pub(in crate::server) enum Next {
+    /// Waits for a process, or until [`Hooks::next_moment`](super::Hooks::next_moment).
+    Wait,
+    /// Starts a program, and passes it to [`Hooks::started`](super::Hooks::started).
+    Start(Command),
+    /// Reads and discards what processes that a program left behind still write.
+    Drain(Fd),
+    /// Sends the entrypoint a signal.
+    Signal(u8),
+    /// Kills the entrypoint with all of its processes, and waits.
+    Kill,
+    /// Starts the entrypoint anew.
+    Restart,
+    /// Sets up mounts, which the entrypoint finds when it starts anew, and calls [`Hooks::look_again`](super::Hooks::look_again).
+    SetUp,
+    /// Answers requests: all hooks have succeeded.
+    Finish,
+    /// Refuses requests.
+    Refuse(Failure),
+}
+
+/// A program that was started for a hook.
+#[derive(Debug)]
+pub(in crate::server) struct Started {
+    pub(in crate::server) pid: u32,
+    pub(in crate::server) started: u64,
+    pub(in crate::server) group: Option<Group>,
+    pub(in crate::server) output: Fd,
+}
 
 /// The hooks of one restore.
 #[derive(Debug)]
