@@ -4,6 +4,8 @@
 
 use alloc::vec::Vec;
 
+use rustix::process::Gid;
+
 use crate::sys::process::Credentials;
 
 /// A user as the container knows it.
@@ -69,7 +71,7 @@ fn credentials(uid: u32, gid: u32, mut groups: Vec<u32>) -> Credentials {
         groups.sort_unstable();
         groups.dedup();
     }
-    Credentials { uid, gid, groups }
+    Credentials { uid, gid, groups: groups.into_iter().map(Gid::from_raw).collect() }
 }
 
 fn group_id(spec: &str, group: &[u8]) -> Option<u32> {
@@ -125,8 +127,11 @@ mod tests {
         b"root:x:0:\nadm:x:4:root,www\nwww:x:33:\nssl:x:101: www ,x\ndup:x:4:www\n";
 
     fn account(spec: &str) -> Result<(u32, u32, Vec<u32>, Vec<u8>), UnknownAccount> {
-        resolve(spec, PASSWD, GROUP)
-            .map(|a| (a.credentials.uid, a.credentials.gid, a.credentials.groups, a.home))
+        resolve(spec, PASSWD, GROUP).map(
+            |Account { credentials: Credentials { uid, gid, groups }, home }| {
+                (uid, gid, groups.iter().map(|group| group.as_raw()).collect(), home)
+            },
+        )
     }
 
     #[test]

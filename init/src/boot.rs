@@ -8,7 +8,8 @@ use linux_raw_sys::general as nr;
 use supermachine_formats::wire::Failure;
 
 use crate::failure::OrFailure;
-use crate::sys::{Errno, fd, mount, process, socket, tree};
+use crate::sys::interface::Interface;
+use crate::sys::{Errno, fd, mount, process, tree};
 
 struct Mount {
     kind: &'static CStr,
@@ -73,27 +74,28 @@ pub(crate) fn prepare() -> Result<(), Failure> {
     }
     for (target, path) in LINKS {
         match mount::link(target, path) {
-            Ok(()) | Err(Errno::EEXIST) => {}
+            Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno).or_failure("symlink", path.to_bytes()),
         }
     }
     open_console()?;
     process::raise_own_limits().or_failure("prlimit", "agent")?;
     process::keep_reboot_to_us().or_failure("prctl", "agent")?;
-    socket::loopback_up().or_failure("ioctl", "lo")
+    // The kernel gives it 127.0.0.1 and ::1 by itself.
+    Interface::find(b"lo").and_then(|lo| lo.set_up(true)).or_failure("ioctl", "lo")
 }
 
 /// Mounts a file system. Some kernels are built without the optional ones.
 fn mount_one(each: &Mount) -> Result<(), Failure> {
     let target = each.target.to_bytes();
     match mount::make_directory(each.target, 0o755) {
-        Ok(()) | Err(Errno::EEXIST) => {}
+        Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno).or_failure("mkdir", target),
     }
     match mount::mount(each.kind, each.target, each.kind, each.options, each.data) {
         // Busy: the kernel mounted it by itself (devtmpfs.mount=1).
-        Ok(()) | Err(Errno::EBUSY) => Ok(()),
-        Err(Errno::ENODEV) if each.kind == c"mqueue" => Ok(()),
+        Ok(()) | Err(Errno::BUSY) => Ok(()),
+        Err(Errno::NODEV) if each.kind == c"mqueue" => Ok(()),
         Err(errno) => Err(errno).or_failure("mount", target),
     }
 }
@@ -103,11 +105,8 @@ fn open_console() -> Result<(), Failure> {
     let console = fd::open(c"/dev/console", nr::O_RDWR, 0)
         .or_else(|_| fd::open(c"/dev/null", nr::O_RDWR, 0))
         .or_failure("open", "/dev/null")?;
-    let own = console.number();
-    for number in (0..3).filter(|number| *number != own) {
-        fd::duplicate_to(&console, number).or_failure("dup3", "/dev/console")?;
-    }
-    if own < 3 {
+    fd::make_standard([&console; 3]).or_failure("dup3", "/dev/console")?;
+    if console.number() < 3 {
         // It is one of the three, and must stay open.
         core::mem::forget(console);
     }

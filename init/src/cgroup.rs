@@ -61,7 +61,7 @@ impl Groups {
         for controller in CONTROLLERS {
             match fd::set(c"/sys/fs/cgroup/cgroup.subtree_control", controller) {
                 // The kernel may be built without it.
-                Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+                Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
                 Err(errno) => return Err(errno),
             }
         }
@@ -139,7 +139,7 @@ impl Group {
 
     /// Kills every process in it.
     pub(crate) fn kill(&self) -> Result<()> {
-        let Some(handle) = &self.handle else { return Err(Errno::ENOENT) };
+        let Some(handle) = &self.handle else { return Err(Errno::NOENT) };
         let kill = fd::open_at(&handle.directory, c"cgroup.kill", nr::O_WRONLY)?;
         fd::write(&kill, b"1").map(drop)
     }
@@ -159,7 +159,7 @@ impl Drop for Group {
 
 fn make(parent: &Fd, name: &CStr) -> Result<Fd> {
     match mount::make_directory_at(parent, name, 0o755) {
-        Ok(()) | Err(Errno::EEXIST) => {}
+        Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno),
     }
     fd::open_at(parent, name, nr::O_RDONLY | nr::O_DIRECTORY)

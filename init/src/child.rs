@@ -99,14 +99,14 @@ pub(crate) fn start(
 ) -> Result<(u32, u64), Failure> {
     let program = launch.argv.first().map_or(b"".as_slice(), Vec::as_slice);
     if program.is_empty() {
-        return Err(failure("execve", program, Errno::EINVAL));
+        return Err(failure("execve", program, Errno::INVAL));
     }
     let programs = candidates(program, launch.path.as_deref());
     let argv = c_strings(&launch.argv)?;
     let env = c_strings(&launch.env)?;
     let cwd = match launch.cwd.as_slice() {
         b"" | b"/" => None,
-        cwd => Some(CString::new(cwd).map_err(|_| failure("chdir", cwd, Errno::EINVAL))?),
+        cwd => Some(CString::new(cwd).map_err(|_| failure("chdir", cwd, Errno::INVAL))?),
     };
     let mut spec = SpawnSpec {
         programs: &pointers(&programs),
@@ -128,7 +128,7 @@ pub(crate) fn start(
     let started = clock::monotonic();
     let mut spawned = spawner.spawn(&spec);
     if let Err((Step::Clone, errno)) = spawned
-        && errno != Errno::EAGAIN
+        && errno != Errno::AGAIN
         && spec.group.take().is_some()
     {
         // Root in the guest may have removed the group, or made it one that takes no processes.
@@ -167,7 +167,7 @@ fn pipe(credentials: &Credentials) -> Result<(Fd, Fd), Failure> {
 fn c_strings(strings: &[Vec<u8>]) -> Result<Vec<CString>, Failure> {
     let convert = |string: &Vec<u8>| CString::new(string.as_slice());
     let converted: Result<Vec<CString>, _> = strings.iter().map(convert).collect();
-    converted.map_err(|_| failure("execve", "argument with a zero byte", Errno::EINVAL))
+    converted.map_err(|_| failure("execve", "argument with a zero byte", Errno::INVAL))
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {

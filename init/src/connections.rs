@@ -37,7 +37,7 @@ fn reset_of(process: &[u8], pid: u32) {
         let socket = handle.as_ref().and_then(|handle| tcp::borrowed(handle, descriptor).ok());
         if let Some(socket) = socket.filter(is_remote) {
             // Another thread of the process may have closed it.
-            let _ = tcp::disconnect(&socket);
+            let _ = rustix::net::connect_unspec(&socket);
         }
     }
 }

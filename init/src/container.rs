@@ -107,10 +107,10 @@ impl Container {
     /// Moves what programs write to their root from memory to a disk. No program may run.
     pub(crate) fn move_layer(&mut self, disk: &Disk) -> Result<(), Failure> {
         if self.settings.read_only {
-            return Err(failure("write", "/", Errno::EROFS));
+            return Err(failure("write", "/", Errno::ROFS));
         }
         let layers = self.layers.as_ref();
-        let layers = layers.ok_or_else(|| failure("find", "container", Errno::ENOENT))?;
+        let layers = layers.ok_or_else(|| failure("find", "container", Errno::NOENT))?;
         self.users = Users::default();
         writable_layer::move_to(disk, layers, &self.settings.volumes)
     }
@@ -179,7 +179,7 @@ impl Container {
 
     fn write_names(&self) -> Result<(), Failure> {
         let name = self.hostname.as_bytes();
-        mount::set_hostname(name).or_failure("sethostname", name)?;
+        rustix::system::sethostname(name).or_failure("sethostname", name)?;
         place::write_file(b"/etc/hostname", &[name, b"\n"].concat())?;
         // Container engines own this file; the image's version is a placeholder.
         let hosts = [HOSTS, b"127.0.1.1\t", name, b"\n"].concat();
@@ -269,10 +269,10 @@ fn enter_root() -> Result<(), Failure> {
         ensure_directory(to)?;
         mount::mount(from, to, c"", nr::MS_MOVE, c"").or_failure("mount", to.to_bytes())?;
     }
-    mount::change_directory(c"/newroot").or_failure("chdir", "/newroot")?;
+    rustix::process::chdir(c"/newroot").or_failure("chdir", "/newroot")?;
     mount::mount(c".", c"/", c"", nr::MS_MOVE, c"").or_failure("mount", "/")?;
-    mount::change_root(c".").or_failure("chroot", "/newroot")?;
-    mount::change_directory(c"/").or_failure("chdir", "/")
+    rustix::process::chroot(c".").or_failure("chroot", "/newroot")?;
+    rustix::process::chdir(c"/").or_failure("chdir", "/")
 }
 
 /// Creates an empty resolver configuration if the image has none, as container engines do.
@@ -300,7 +300,7 @@ impl Users {
                 UnknownAccount::User => "find user",
                 UnknownAccount::Group => "find group",
             };
-            failure(operation, user, Errno::ENOENT)
+            failure(operation, user, Errno::NOENT)
         })?;
         self.known = Some((marks, user.into(), account.clone()));
         Ok(account)
@@ -315,7 +315,7 @@ fn mark(path: &CStr) -> FileMark {
 
 fn read_or_empty(path: &CStr) -> Result<Vec<u8>, Failure> {
     match fd::read_file(path) {
-        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(Vec::new()),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(Vec::new()),
         other => other.or_failure("read", path.to_bytes()),
     }
 }

@@ -38,7 +38,7 @@ impl Disk {
     pub(crate) fn find(slot: u8) -> Result<Self, Failure> {
         probe(slot)?;
         let name = slot_device(slot);
-        let missing = || failure("find disk", &name, Errno::ENODEV);
+        let missing = || failure("find disk", &name, Errno::NODEV);
         let device = format!("/sys/bus/platform/devices/{name}");
         let children = tree::names(&path(device.as_bytes())?).or_failure("read", &device)?;
         let virtio =
@@ -73,7 +73,7 @@ impl Disk {
 /// Makes the directory that programs see, unless it exists: a copy of the one that the disk covers, with its owner
 /// and mode. It gets its name when it is complete, on the disk too.
 pub(crate) fn fill(files: &[u8], covered: &Fd) -> Result<(), Failure> {
-    if !matches!(mount::status(&path(files)?), Err(Errno::ENOENT)) {
+    if !matches!(mount::status(&path(files)?), Err(Errno::NOENT)) {
         return Ok(());
     }
     let image = format!("/proc/self/fd/{}", covered.number());
@@ -81,7 +81,7 @@ pub(crate) fn fill(files: &[u8], covered: &Fd) -> Result<(), Failure> {
     let mut unpacker = Unpacker::new(&part)?;
     if !tree::names(&source).or_failure("read", &image)?.is_empty() {
         copy(&mut Packer::new(image.as_bytes())?, &mut unpacker)?;
-        mount::sync();
+        rustix::fs::sync();
     }
     let status = mount::status(&source).or_failure("stat", &image)?;
     let mode = u32::from(status.stx_mode) & MODE;

@@ -52,7 +52,7 @@ impl Disks {
         volumes.sort_by(|one, other| one.target.cmp(&other.target));
         for volume in volumes {
             let container =
-                container.ok_or_else(|| failure("mount", &volume.target, Errno::ENOENT))?;
+                container.ok_or_else(|| failure("mount", &volume.target, Errno::NOENT))?;
             make_directories(&volume.target)
                 .or_else(|_| container.in_writable_root(|| make_directories(&volume.target)))?;
             let disk = Disk::find(volume.slot)?;

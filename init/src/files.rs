@@ -119,7 +119,7 @@ fn must_be_regular(file: &Fd, name: &[u8]) -> Result<(), Failure> {
     let status = tree::open_status(file).or_failure("stat", name)?;
     match u32::from(status.stx_mode) & KIND {
         nr::S_IFREG => Ok(()),
-        nr::S_IFDIR => Err(failure("open", name, Errno::EISDIR)),
-        _ => Err(failure("open", name, Errno::EOPNOTSUPP)),
+        nr::S_IFDIR => Err(failure("open", name, Errno::ISDIR)),
+        _ => Err(failure("open", name, Errno::OPNOTSUPP)),
     }
 }

@@ -15,7 +15,7 @@ pub(crate) fn is_in_use(target: &[u8]) -> bool {
 fn looks_used(target: &[u8]) -> Result<bool, Failure> {
     match tree::names(&path(target)?) {
         // The agent is going to make it.
-        Err(Errno::ENOENT) => return Ok(false),
+        Err(Errno::NOENT) => return Ok(false),
         names => {
             if !names.or_failure("read", target)?.is_empty() {
                 return Ok(true);

@@ -91,12 +91,12 @@ impl Outbox {
         while let Some(rest) = self.bytes.get(self.start..).filter(|rest| !rest.is_empty()) {
             match socket::send(socket, rest) {
                 Ok(count) => self.start += count,
-                Err(Errno::EAGAIN) => {
+                Err(Errno::AGAIN) => {
                     self.bytes.drain(..self.start);
                     self.start = 0;
                     return Ok(());
                 }
-                Err(Errno::EINTR) => {}
+                Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
             }
         }
@@ -178,6 +178,6 @@ mod tests {
         assert!(!outbox.is_empty() && outbox.is_full());
         // A child of another test may have a copy of it for a moment.
         peer.shutdown(Shutdown::Both).unwrap();
-        assert_eq!(outbox.flush(&socket), Err(Errno::EPIPE));
+        assert_eq!(outbox.flush(&socket), Err(Errno::PIPE));
     }
 }

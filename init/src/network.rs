@@ -36,7 +36,7 @@ pub(crate) fn set_up(network: &Network) -> Result<(), Failure> {
     for (path, value) in SETTINGS {
         // An image's own settings may have turned IPv6 off.
         match fd::set(path, value) {
-            Ok(()) | Err(Errno::ENOENT) => {}
+            Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(failure("write", path.to_bytes(), errno)),
         }
     }
@@ -50,7 +50,7 @@ pub(crate) fn set_up(network: &Network) -> Result<(), Failure> {
     let gateway = RouteRequest::V6(network.ipv6_gateway);
     for added in [interface.add(&v6), interface.route(&gateway)] {
         match unless_there(added) {
-            Ok(()) | Err(Errno::EACCES | Errno::EAFNOSUPPORT | Errno::ENODEV) => {}
+            Ok(()) | Err(Errno::ACCESS | Errno::AFNOSUPPORT | Errno::NODEV) => {}
             Err(errno) => return Err(failure("set up IPv6", "eth0", errno)),
         }
     }
@@ -66,7 +66,7 @@ pub(crate) fn write_resolver(network: &Network) -> Result<(), Failure> {
 /// Sets the interface down, as in a machine without a network.
 pub(crate) fn set_down() -> Result<(), Failure> {
     match Interface::find(NAME).and_then(|interface| interface.set_up(false)) {
-        Ok(()) | Err(Errno::ENODEV) => Ok(()),
+        Ok(()) | Err(Errno::NODEV) => Ok(()),
         Err(errno) => Err(failure("set down", "eth0", errno)),
     }
 }
@@ -74,7 +74,7 @@ pub(crate) fn set_down() -> Result<(), Failure> {
 /// Takes what is there already for added.
 fn unless_there(added: Result<(), Errno>) -> Result<(), Errno> {
     match added {
-        Err(Errno::EEXIST) => Ok(()),
+        Err(Errno::EXIST) => Ok(()),
         other => other,
     }
 }

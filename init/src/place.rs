@@ -24,7 +24,7 @@ pub(crate) fn path(bytes: &[u8]) -> Result<CString, Failure> {
 /// Creates a directory, unless it exists.
 pub(crate) fn ensure_directory(path: &CStr) -> Result<(), Failure> {
     match mount::make_directory(path, 0o755) {
-        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(failure("mkdir", path.to_bytes(), errno)),
     }
 }
@@ -62,9 +62,9 @@ fn create_target(name: &[u8], links: usize) -> SysResult<()> {
     create_directories(parent(name), links)?;
     match tree::link_target(&c_path(name)?) {
         Ok(target) if links > 0 => create_target(&beside(name, &target), links - 1),
-        Ok(_) => Err(Errno::ELOOP),
+        Ok(_) => Err(Errno::LOOP),
         // No link, or nothing at all.
-        Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+        Err(Errno::INVAL | Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno),
     }
 }
@@ -79,11 +79,11 @@ fn create_directories(directory: &[u8], links: usize) -> SysResult<()> {
         let at = c_path(name)?;
         match mount::make_directory(&at, 0o755) {
             Ok(()) => {}
-            Err(Errno::EEXIST) => {
-                if matches!(mount::status(&at), Err(Errno::ENOENT)) {
+            Err(Errno::EXIST) => {
+                if matches!(mount::status(&at), Err(Errno::NOENT)) {
                     // A link to nothing.
                     let target = tree::link_target(&at)?;
-                    let links = links.checked_sub(1).ok_or(Errno::ELOOP)?;
+                    let links = links.checked_sub(1).ok_or(Errno::LOOP)?;
                     create_directories(&beside(name, &target), links)?;
                 }
             }
@@ -108,7 +108,7 @@ fn parent(name: &[u8]) -> &[u8] {
 }
 
 fn c_path(bytes: &[u8]) -> SysResult<CString> {
-    CString::new(bytes).map_err(|_| Errno::EINVAL)
+    CString::new(bytes).map_err(|_| Errno::INVAL)
 }
 
 #[cfg(test)]

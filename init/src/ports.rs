@@ -19,7 +19,7 @@ pub(crate) fn now(is_joined: bool) -> Result<Vec<u16>, Failure> {
     };
     let table = fd::read_file(tcp).or_failure("read", tcp.to_bytes())?;
     let table6 = match fd::read_file(tcp6) {
-        Err(Errno::ENOENT) => Vec::new(),
+        Err(Errno::NOENT) => Vec::new(),
         other => other.or_failure("read", tcp6.to_bytes())?,
     };
     Ok(listening(&[&table, &table6]))

@@ -56,9 +56,7 @@ impl Resumer {
         self.machine_id = match fd::open(c"/etc/machine-id", nr::O_WRONLY | nr::O_NONBLOCK, 0) {
             Ok(file) => Some(file),
             // No file, or no plain file.
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EISDIR | Errno::ENXIO) => {
-                None
-            }
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ISDIR | Errno::NXIO) => None,
             Err(errno) => return Err(errno).or_failure("open", "/etc/machine-id"),
         };
         make_directories(GENERATION_FOLDER)?;

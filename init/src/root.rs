@@ -94,5 +94,5 @@ fn mount_tmpfs(tmpfs: &Tmpfs) -> Result<(), Failure> {
 }
 
 fn c_string(text: &str) -> Result<CString, Failure> {
-    CString::new(text).map_err(|_| failure("mount", text, Errno::EINVAL))
+    CString::new(text).map_err(|_| failure("mount", text, Errno::INVAL))
 }

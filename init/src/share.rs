@@ -42,7 +42,7 @@ impl Shares {
         shares.sort_by(|one, other| one.target.cmp(&other.target));
         for share in shares {
             let container =
-                container.ok_or_else(|| failure("mount", &share.target, Errno::ENOENT))?;
+                container.ok_or_else(|| failure("mount", &share.target, Errno::NOENT))?;
             match self.0.iter_mut().find(|known| known.slot == share.slot) {
                 None => {
                     probe(share.slot)?;
@@ -70,7 +70,7 @@ fn make_target(share: &Share, container: &Container) -> Result<(), Failure> {
 fn attach(share: &Share, how: u32) -> Result<(), Failure> {
     let target = path(&share.target)?;
     let tag = CString::new(share.tag.as_bytes())
-        .map_err(|_| failure("mount", &share.target, Errno::EINVAL))?;
+        .map_err(|_| failure("mount", &share.target, Errno::INVAL))?;
     let how = how | SAFE | if share.read_only { nr::MS_RDONLY } else { 0 };
     mount::mount(&tag, &target, c"virtiofs", how, c"").or_failure("mount", &share.target)
 }

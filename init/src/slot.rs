@@ -19,7 +19,7 @@ const NAMED_TO_OPEN: u64 = 500_000;
 pub(crate) fn probe(slot: u8) -> Result<(), Failure> {
     let name = slot_device(slot);
     match fd::set(BIND, name.as_bytes()) {
-        Ok(()) | Err(Errno::EBUSY) => Ok(()),
+        Ok(()) | Err(Errno::BUSY) => Ok(()),
         Err(errno) => Err(failure("bind", name, errno)),
     }
 }
@@ -28,7 +28,7 @@ pub(crate) fn probe(slot: u8) -> Result<(), Failure> {
 pub(crate) fn release(slot: u8) -> Result<(), Failure> {
     let name = slot_device(slot);
     match fd::set(UNBIND, name.as_bytes()) {
-        Ok(()) | Err(Errno::ENODEV) => Ok(()),
+        Ok(()) | Err(Errno::NODEV) => Ok(()),
         Err(errno) => Err(failure("unbind", name, errno)),
     }
 }
@@ -42,13 +42,13 @@ pub(crate) fn wait_for_device(device: &CStr) -> Result<(), Failure> {
         let left = end.saturating_sub(clock::monotonic());
         let pause = match fd::open(device, nr::O_RDONLY, 0) {
             Ok(_) => return Ok(()),
-            Err(Errno::ENOENT) => left,
+            Err(Errno::NOENT) => left,
             // The kernel creates a disk's node shortly before it can be opened, without a notification.
-            Err(Errno::ENXIO) => left.min(NAMED_TO_OPEN),
+            Err(Errno::NXIO) => left.min(NAMED_TO_OPEN),
             Err(errno) => return Err(failure("open", name, errno)),
         };
         if left == 0 {
-            return Err(failure("wait for device", name, Errno::ETIMEDOUT));
+            return Err(failure("wait for device", name, Errno::TIMEDOUT));
         }
         if poll::wait_readable(&watch, pause).or_failure("poll", "/dev")? {
             let mut news = [0; 512];

@@ -8,7 +8,7 @@ use crate::sys::{Errno, fd};
 /// Reads the table.
 pub(crate) fn memory() -> Result<Memory, Failure> {
     let table = fd::read_file(c"/proc/meminfo").or_failure("read", "/proc/meminfo")?;
-    parse(&table).ok_or_else(|| failure("read", "/proc/meminfo", Errno::EBADMSG))
+    parse(&table).ok_or_else(|| failure("read", "/proc/meminfo", Errno::BADMSG))
 }
 
 fn parse(table: &[u8]) -> Option<Memory> {

@@ -49,7 +49,7 @@ impl Layers {
         let target = path(name)?;
         let status = mount::status(&target).or_failure("stat", name)?;
         if u32::from(status.stx_mode) & nr::S_IFMT != nr::S_IFDIR {
-            return Err(failure("mount a volume", name, Errno::ENOTDIR));
+            return Err(failure("mount a volume", name, Errno::NOTDIR));
         }
         let own = format!("{}/volume-{number}", own_path(&self.writable));
         let files = text_path(&format!("{own}/files"))?;

@@ -35,7 +35,7 @@ pub(crate) fn move_to(disk: &Disk, layers: &Layers, volumes: &[Vec<u8>]) -> Resu
     }
     disk.mount(&text_path(&own)?, false)?;
     mount_layers(&old, &own, &new)?;
-    mount::change_directory(&text_path(&new)?).or_failure("chdir", "/")?;
+    rustix::process::chdir(&text_path(&new)?).or_failure("chdir", "/")?;
     carry(&mounts, &own, &volumes)?;
     let new = directory(c".")?;
     mount::mount(c".", c"/", c"", nr::MS_MOVE, c"").or_failure("mount", "/")?;
@@ -60,7 +60,7 @@ fn check_alone() -> Result<(), Failure> {
             let name = String::from_utf8_lossy(name.trim_ascii_end());
             let process = String::from_utf8_lossy(&process);
             let what = format!("the writable layer while process {process} ({name}) runs");
-            return Err(failure("move", what, Errno::EBUSY));
+            return Err(failure("move", what, Errno::BUSY));
         }
     }
     Ok(())
@@ -70,7 +70,7 @@ fn check_alone() -> Result<(), Failure> {
 fn mount_layers(old: &Fd, own: &str, new: &str) -> Result<(), Failure> {
     let root = mount::status(c"/").or_failure("stat", "/")?;
     let (upper, work) = (format!("{own}/upper"), format!("{own}/work"));
-    if matches!(mount::status(&text_path(&upper)?), Err(Errno::ENOENT)) {
+    if matches!(mount::status(&text_path(&upper)?), Err(Errno::NOENT)) {
         // The layer's owner and mode are those of the root that programs see.
         let part = text_path(&format!("{own}/upper.part"))?;
         ensure_directory(&part)?;
@@ -84,8 +84,8 @@ fn mount_layers(old: &Fd, own: &str, new: &str) -> Result<(), Failure> {
     let data = format!("lowerdir={lower},upperdir={upper},workdir={work},{OVERLAY_OPTIONS}");
     let mounted = mount::mount(c"overlay", &text_path(new)?, c"overlay", 0, &text_path(&data)?);
     match mounted {
-        Err(Errno::ESTALE) => {
-            Err(failure("mount", "/: the disk was written over another snapshot", Errno::ESTALE))
+        Err(Errno::STALE) => {
+            Err(failure("mount", "/: the disk was written over another snapshot", Errno::STALE))
         }
         mounted => mounted.or_failure("mount", "/"),
     }
@@ -95,7 +95,7 @@ fn mount_layers(old: &Fd, own: &str, new: &str) -> Result<(), Failure> {
 /// is mounted: /proc leads there, so volumes are copied before anything moves.
 fn carry(mounts: &[Mount], own: &str, volumes: &[Vec<u8>]) -> Result<(), Failure> {
     let root = mounts.iter().rev().find(|mount| mount.path == b"/");
-    let root = root.ok_or_else(|| failure("find", "the mount of /", Errno::ENOENT))?;
+    let root = root.ok_or_else(|| failure("find", "the mount of /", Errno::NOENT))?;
     // Others move with the mount that they are in.
     let mut copied = vec![root.id];
     for mount in mounts.iter() {

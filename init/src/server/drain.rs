@@ -29,7 +29,7 @@ impl Drains {
         let Some(pipe) = self.0.take(key) else { return };
         let is_open = match read_now(&pipe, scratch) {
             Ok(count) => count > 0,
-            Err(errno) => matches!(errno, Errno::EAGAIN | Errno::EINTR),
+            Err(errno) => matches!(errno, Errno::AGAIN | Errno::INTR),
         };
         self.0.put(key, is_open.then_some(pipe));
     }
@@ -38,7 +38,7 @@ impl Drains {
 /// Registers the pipe. Its command may have registered it before.
 fn watch(pipe: &Fd, epoll: &Epoll, token: Token) -> Result<()> {
     match epoll.add(pipe, READABLE, token.pack()) {
-        Err(Errno::EEXIST) => epoll.modify(pipe, READABLE, token.pack()),
+        Err(Errno::EXIST) => epoll.modify(pipe, READABLE, token.pack()),
         other => other,
     }
 }

@@ -67,7 +67,7 @@ impl Entrypoint {
                 self.log.push(stream, scratch.split_at(count).0);
                 true
             }
-            Err(Errno::EAGAIN | Errno::EINTR) => false,
+            Err(Errno::AGAIN | Errno::INTR) => false,
             // The end of the pipe: every writer has closed it.
             _ => {
                 *pipe = None;

@@ -82,8 +82,8 @@ impl StdinQueue {
             let written = if self.is_terminal { write(fd, rest) } else { write_now(fd, rest) };
             match written {
                 Ok(count) => self.count_taken(count, outbox),
-                Err(Errno::EAGAIN) => return,
-                Err(Errno::EINTR) => {}
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR) => {}
                 // The program reads no more: drop the rest.
                 Err(_) if self.is_terminal => break,
                 Err(_) => {

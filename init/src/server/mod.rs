@@ -49,9 +49,9 @@ use crate::joined::Joined;
 use crate::link::{Inbox, Outbox};
 use crate::share::Shares;
 use crate::sys::fd::{self, Fd};
-use crate::sys::poll::{self, Epoll, HANG_UP, READABLE};
+use crate::sys::poll::{self, Epoll, EventFlags, HANG_UP, READABLE};
 use crate::sys::process::{SIGKILL, Spawner, child_signals, reap, signal};
-use crate::sys::{Errno, clock, mount, socket};
+use crate::sys::{Errno, clock, socket};
 use crate::{child, files, log, ports, resume, usage};
 
 const EVENTS: usize = 64;
@@ -138,7 +138,9 @@ impl Server {
             let count = self.epoll.wait(&mut events, timeout).or_failure("epoll_wait", "")?;
             let ready = events.split_at(count).0;
             let ready = || {
-                ready.iter().filter_map(|event| Some((Token::unpack(event.data)?, event.events)))
+                ready
+                    .iter()
+                    .filter_map(|event| Some((Token::unpack(event.data.u64())?, event.flags)))
             };
             if ready().any(|(token, _)| token == Token::Control) && !self.read_control()? {
                 return Ok(());
@@ -191,8 +193,8 @@ impl Server {
                         return Ok(true);
                     }
                 }
-                Err(Errno::EAGAIN) => return Ok(true),
-                Err(Errno::EINTR) => {}
+                Err(Errno::AGAIN) => return Ok(true),
+                Err(Errno::INTR) => {}
                 Err(errno) => return Err(failure("recv", "control stream", errno)),
             }
         }
@@ -201,8 +203,7 @@ impl Server {
     fn take_control(&mut self) -> Result<(), Failure> {
         loop {
             let message = self.control_inbox.next::<Control>();
-            let message =
-                message.map_err(|_| failure("decode", "control stream", Errno::EPROTO))?;
+            let message = message.map_err(|_| failure("decode", "control stream", Errno::PROTO))?;
             match message {
                 None => return Ok(()),
                 Some(Control::Resume(resume)) => match self.resume(&resume) {
@@ -210,7 +211,7 @@ impl Server {
                     Err(failure) => self.finish_hooks(Some(failure))?,
                 },
                 Some(Control::Clock { realtime_ns }) => resume::correct_clock(realtime_ns),
-                Some(_) => return Err(failure("decode", "control stream", Errno::EPROTO)),
+                Some(_) => return Err(failure("decode", "control stream", Errno::PROTO)),
             }
         }
     }
@@ -256,7 +257,7 @@ impl Server {
             (None, _) => Ok(()),
             (Some(name), Some(container)) => container.rename(name),
             (Some(name), None) => {
-                mount::set_hostname(name.as_bytes()).or_failure("sethostname", name)
+                rustix::system::sethostname(name.as_bytes()).or_failure("sethostname", name)
             }
         }
     }
@@ -364,17 +365,17 @@ impl Server {
         self.serve_stream(key, READABLE)
     }
 
-    fn serve_stream(&mut self, key: Key, events: u32) -> Result<(), Failure> {
+    fn serve_stream(&mut self, key: Key, events: EventFlags) -> Result<(), Failure> {
         let Some(mut stream) = self.streams.take(key) else { return Ok(()) };
         let mut alive = true;
-        if events & READABLE != 0 {
+        if events.intersects(READABLE) {
             alive = stream.receive(&mut self.scratch);
             while alive && let Work::Request = stream.work {
                 match stream.inbox.next::<Request>() {
                     Ok(Some(request)) => {
                         // See the module: no request may overtake a resume.
                         if !self.read_control()? {
-                            return Err(failure("recv", "control stream", Errno::EPIPE));
+                            return Err(failure("recv", "control stream", Errno::PIPE));
                         }
                         if self.hooks.is_running() {
                             self.hooks.hold(key, stream, request, &self.epoll);
@@ -389,7 +390,7 @@ impl Server {
                     Err(_) => alive = false,
                 }
             }
-        } else if events & HANG_UP != 0 {
+        } else if events.intersects(HANG_UP) {
             alive = false;
         }
         alive = alive && stream.advance(&mut self.scratch, self.entrypoint.as_ref());
@@ -483,7 +484,7 @@ impl Server {
         follow: bool,
     ) -> Result<Option<Reply>, Failure> {
         if self.entrypoint.is_none() {
-            return Err(failure("wait", "entrypoint", Errno::ESRCH));
+            return Err(failure("wait", "entrypoint", Errno::SRCH));
         }
         stream.work = Work::Logs { position, follow };
         Ok(None)
@@ -491,22 +492,22 @@ impl Server {
 
     fn attach(&mut self, description: &[u8]) -> Result<(), Failure> {
         if self.container.is_some() {
-            return Err(failure("attach", "container", Errno::EALREADY));
+            return Err(failure("attach", "container", Errno::ALREADY));
         }
         let description = Description::decode(description)
-            .map_err(|_| failure("decode", "container", Errno::EPROTO))?;
+            .map_err(|_| failure("decode", "container", Errno::PROTO))?;
         self.container = Some(attach(description, &mut self.resumer)?);
         self.hooks.adopt_folder();
         Ok(())
     }
 
     fn container(&mut self) -> Result<&mut Container, Failure> {
-        self.container.as_mut().ok_or_else(|| failure("find", "container", Errno::ENOENT))
+        self.container.as_mut().ok_or_else(|| failure("find", "container", Errno::NOENT))
     }
 
     fn start(&mut self, is_init: bool) -> Result<Reply, Failure> {
         if self.entrypoint.is_some() {
-            return Err(failure("start", "entrypoint", Errno::EALREADY));
+            return Err(failure("start", "entrypoint", Errno::ALREADY));
         }
         let launch = self.container()?.entrypoint(is_init)?;
         let (stdio, ends) = child::pipes(&launch.account.credentials, false)?;
@@ -568,7 +569,7 @@ impl Server {
             Request::ReadFile { path } => Ok(Work::Give(Box::new(Source::file(path)?))),
             Request::CopyIn { path } => Ok(Work::Take(Box::new(Sink::archive(path)?))),
             Request::CopyOut { path } => Ok(Work::Give(Box::new(Source::archive(path)?))),
-            _ => Err(failure("decode", "request", Errno::EPROTO)),
+            _ => Err(failure("decode", "request", Errno::PROTO)),
         }
     }
 
@@ -577,7 +578,7 @@ impl Server {
             Some(entrypoint) if entrypoint.exit.is_none() => {
                 signal(entrypoint.pid, number).or_failure("kill", "entrypoint")
             }
-            _ => Err(failure("kill", "entrypoint", Errno::ESRCH)),
+            _ => Err(failure("kill", "entrypoint", Errno::SRCH)),
         }
     }
 
@@ -602,7 +603,7 @@ impl Server {
     fn reap(&mut self) -> Result<(), Failure> {
         let mut news = [0; 128];
         match fd::read(&self.children, &mut news) {
-            Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
             Err(errno) => return Err(failure("read", "signalfd", errno)),
         }
         while let Some(ended) = reap().or_failure("wait4", "")? {
@@ -667,6 +668,6 @@ impl Server {
 
 /// Writes back dirty files and drops clean caches, so that a capture holds less.
 fn settle() -> Result<(), Failure> {
-    mount::sync();
+    rustix::fs::sync();
     fd::set(c"/proc/sys/vm/drop_caches", b"3").or_failure("write", "/proc/sys/vm/drop_caches")
 }

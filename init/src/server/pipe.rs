@@ -72,17 +72,17 @@ impl Pipe {
             let space = scratch.get_mut(..limit).unwrap_or_default();
             let read = match (limit, self.is_terminal) {
                 // Processes that were left behind may never stop writing.
-                (0, _) => Err(Errno::EAGAIN),
+                (0, _) => Err(Errno::AGAIN),
                 (_, false) => read_now(fd, space),
                 (_, true) => read(fd, space),
             };
             match read {
-                Ok(0) | Err(Errno::EPIPE) => self.fd = None,
+                Ok(0) | Err(Errno::PIPE) => self.fd = None,
                 Ok(count) => {
                     outbox.push(&reply(space.split_at(count).0.to_vec()));
                     self.rest = if ended { self.rest.saturating_sub(count) } else { self.rest };
                 }
-                Err(Errno::EINTR) => continue,
+                Err(Errno::INTR) => continue,
                 // Empty but not closed: others can write to it. A terminal closes with its command.
                 Err(_) if ended => self.left = self.fd.take().filter(|_| !self.is_terminal),
                 Err(_) => {}

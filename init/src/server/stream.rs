@@ -12,7 +12,7 @@ use crate::files::{Sink, Source};
 use crate::link::{Inbox, Outbox};
 use crate::log;
 use crate::sys::fd::Fd;
-use crate::sys::poll::{Epoll, HANG_UP, READABLE, WRITABLE};
+use crate::sys::poll::{Epoll, EventFlags, HANG_UP, READABLE, WRITABLE};
 use crate::sys::{self, Errno, socket};
 
 /// The work of a stream.
@@ -47,7 +47,7 @@ pub(super) struct Stream {
     /// Pipes of a command that has exited, which other processes still hold open.
     pub(super) left: [Option<Fd>; 2],
     /// The events that the socket is registered for. `None` before its registration.
-    watched: Option<u32>,
+    watched: Option<EventFlags>,
 }
 
 impl Stream {
@@ -83,8 +83,8 @@ impl Stream {
                         return true;
                     }
                 }
-                Err(Errno::EAGAIN) => return true,
-                Err(Errno::EINTR) => {}
+                Err(Errno::AGAIN) => return true,
+                Err(Errno::INTR) => {}
                 Err(_) => return false,
             }
         }

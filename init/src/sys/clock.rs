@@ -1,18 +1,17 @@
 //! Clocks and the kernel's random generator.
+//!
+//! Reading a clock is a call of our own: rustix reads it through the vDSO, which it would have to
+//! find in memory and parse first.
 
 use linux_raw_sys::general as nr;
 use linux_raw_sys::ioctl::{RNDADDENTROPY, RNDRESEEDCRNG};
+use rustix::rand::GetRandomFlags;
+use rustix::time::{ClockId, Timespec};
 
 use super::fd::{Fd, ioctl, ioctl_number};
 use super::{Result, call, flags};
 
 const NANOSECONDS: u64 = 1_000_000_000;
-
-#[repr(C)]
-struct Time {
-    seconds: i64,
-    nanoseconds: i64,
-}
 
 #[repr(C)]
 struct Pool<const N: usize> {
@@ -32,23 +31,24 @@ pub(crate) fn realtime() -> u64 {
 }
 
 fn read(clock: u32) -> u64 {
-    let mut time = Time { seconds: 0, nanoseconds: 0 };
+    let mut time = Timespec { tv_sec: 0, tv_nsec: 0 };
     let address = core::ptr::from_mut(&mut time) as usize;
     // SAFETY: the kernel writes one time. Both clocks exist everywhere, so the call succeeds.
     let _ = unsafe { call(nr::__NR_clock_gettime, [flags(clock), address, 0, 0, 0, 0]) };
-    time.seconds.unsigned_abs() * NANOSECONDS + time.nanoseconds.unsigned_abs()
+    time.tv_sec.unsigned_abs() * NANOSECONDS + time.tv_nsec.unsigned_abs()
 }
 
 /// Sets the wall clock.
 pub(crate) fn set_realtime(nanoseconds: u64) -> Result<()> {
-    let time = Time {
-        seconds: (nanoseconds / NANOSECONDS).cast_signed(),
-        nanoseconds: (nanoseconds % NANOSECONDS).cast_signed(),
-    };
-    let address = core::ptr::from_ref(&time) as usize;
-    // SAFETY: the kernel reads one time.
-    unsafe { call(nr::__NR_clock_settime, [flags(nr::CLOCK_REALTIME), address, 0, 0, 0, 0]) }
-        .map(drop)
+    rustix::time::clock_settime(ClockId::Realtime, time(nanoseconds))
+}
+
+/// A time or a span of nanoseconds as the kernel takes it.
+pub(super) fn time(nanoseconds: u64) -> Timespec {
+    Timespec {
+        tv_sec: (nanoseconds / NANOSECONDS).cast_signed(),
+        tv_nsec: (nanoseconds % NANOSECONDS).cast_signed(),
+    }
 }
 
 /// Mixes secret bytes into the kernel's generator, all counted as entropy, and makes it use
@@ -63,8 +63,7 @@ pub(crate) fn reseed<const N: usize>(random: &Fd, entropy: &[u8; N]) -> Result<(
 /// Fresh random bytes.
 pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
-    let address = bytes.as_mut_ptr() as usize;
-    // SAFETY: the kernel writes at most N bytes; up to 256 come whole.
-    unsafe { call(nr::__NR_getrandom, [address, N, 0, 0, 0, 0]) }?;
+    // Up to 256 bytes come whole.
+    rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty())?;
     Ok(bytes)
 }

@@ -100,6 +100,8 @@ unsafe impl GlobalAlloc for Heap {
         block
     }
 
+    // A copy in each caller would make the agent larger by several kilobytes.
+    #[inline(never)]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         let Some((index, _)) = class(layout) else {
             // SAFETY: mapped by `alloc` for a layout of this size, and the caller's to give back.

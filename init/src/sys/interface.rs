@@ -1,9 +1,11 @@
 //! A network interface: its state, addresses and routes.
+//!
+//! rustix has none of these requests; each is an `ioctl` with a structure of ours.
 
 use linux_raw_sys::ioctl::{
     SIOCADDRT, SIOCGIFFLAGS, SIOCGIFINDEX, SIOCSIFADDR, SIOCSIFFLAGS, SIOCSIFMTU, SIOCSIFNETMASK,
 };
-use linux_raw_sys::net::{AF_INET, AF_INET6, SOCK_DGRAM};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::Result;
 use super::fd::{Fd, ioctl};
@@ -81,7 +83,7 @@ struct RouteV6 {
 impl Interface {
     /// Finds an interface by its name: `ENODEV` if there is none.
     pub(crate) fn find(name: &[u8]) -> Result<Self> {
-        let socket = socket(AF_INET, SOCK_DGRAM)?;
+        let socket = commander(AddressFamily::INET)?;
         let mut request = NamedRequest { name: [0; 16], value: [0; 24] };
         request.name.iter_mut().zip(name).for_each(|(to, from)| *to = *from);
         let name = request.name;
@@ -115,7 +117,7 @@ impl Interface {
             Address::V6(address, prefix) => {
                 let index = self.index;
                 let mut request = AddressRequest { address, prefix: prefix.into(), index };
-                ioctl(&socket(AF_INET6, SOCK_DGRAM)?, SIOCSIFADDR, &mut request)
+                ioctl(&commander(AddressFamily::INET6)?, SIOCSIFADDR, &mut request)
             }
         }
     }
@@ -136,7 +138,7 @@ impl Interface {
             RouteRequest::V6(gateway) => {
                 let mut request =
                     RouteV6 { gateway, flags: GATEWAY_UP, index: self.index, ..RouteV6::default() };
-                ioctl(&socket(AF_INET6, SOCK_DGRAM)?, SIOCADDRT, &mut request)
+                ioctl(&commander(AddressFamily::INET6)?, SIOCADDRT, &mut request)
             }
         }
     }
@@ -148,9 +150,14 @@ impl Interface {
     }
 }
 
+/// A socket for requests of a family.
+fn commander(family: AddressFamily) -> Result<Fd> {
+    socket(family, SocketType::DGRAM, SocketFlags::empty())
+}
+
 /// `sockaddr_in` without a port.
 fn socket_address([a, b, c, d]: [u8; 4]) -> [u8; 16] {
-    let [f0, f1] = u16::try_from(AF_INET).unwrap_or(0).to_ne_bytes();
+    let [f0, f1] = AddressFamily::INET.as_raw().to_ne_bytes();
     [f0, f1, 0, 0, a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0]
 }
 
@@ -169,6 +176,6 @@ mod tests {
     #[test]
     fn interfaces_are_found_by_name() {
         assert!(Interface::find(b"lo").unwrap().index > 0);
-        assert_eq!(Interface::find(b"none").unwrap_err(), super::super::Errno::ENODEV);
+        assert_eq!(Interface::find(b"none").unwrap_err(), super::super::Errno::NODEV);
     }
 }

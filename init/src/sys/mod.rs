@@ -1,8 +1,9 @@
-//! The one place that talks to the kernel, and the only one with unsafe code.
+//! Calls of the kernel, and the only place with unsafe code.
 //!
-//! Owns the system call instruction (chosen once, below, by architecture), file descriptors,
-//! processes, mounts, the clock and the allocator. Every call's result becomes an `Errno` or
-//! a value; the callers decide what an error means.
+//! Owns file descriptors, processes, mounts, the clock and the allocator. rustix makes most calls, and
+//! where one needs nothing else, other modules use it directly. For the few that it does not have, the
+//! system call instruction is here (chosen once, below, by architecture). Every call returns an `Errno`
+//! or a value; the callers decide what an error means.
 
 #[cfg(target_arch = "aarch64")]
 #[path = "aarch64.rs"]
@@ -28,27 +29,10 @@ pub(crate) mod terminal;
 pub(crate) mod tree;
 pub(crate) mod udp;
 
-use linux_raw_sys::general as nr;
+use core::ptr::null_mut;
 
-/// The kernel's error number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Errno(pub(crate) u16);
-
-macro_rules! errnos {
-    ($($name:ident)*) => {
-        $(#[expect(clippy::cast_possible_truncation, reason = "error numbers are below 4096")]
-        pub(crate) const $name: Errno = Errno(linux_raw_sys::errno::$name as u16);)*
-    };
-}
-
-impl Errno {
-    errnos! { EROFS ESTALE EACCES EAGAIN EALREADY EBUSY ECHILD EEXIST EINTR EINVAL ENOENT ENODEV ENOTDIR
-    ENXIO EPIPE ESRCH ETIMEDOUT EPROTO EBADMSG EISDIR EOPNOTSUPP EAFNOSUPPORT EADDRNOTAVAIL
-    ECONNABORTED ECONNRESET ECONNREFUSED EINPROGRESS ELOOP }
-}
-
-/// The result of a system call.
-pub(crate) type Result<T> = core::result::Result<T, Errno>;
+pub(crate) use rustix::io::{Errno, Result};
+use rustix::mm::{MapFlags, ProtFlags};
 
 /// # Safety
 /// As the kernel documents for the call `number`.
@@ -59,8 +43,8 @@ unsafe fn call(number: u32, arguments: [usize; 6]) -> Result<usize> {
 }
 
 fn decode(result: isize) -> Result<usize> {
-    match u16::try_from(result.unsigned_abs()) {
-        Ok(errno) if (-4095..0).contains(&result) => Err(Errno(errno)),
+    match i32::try_from(result) {
+        Ok(errno @ -4095..0) => Err(Errno::from_raw_os_error(-errno)),
         _ => Ok(result.cast_unsigned()),
     }
 }
@@ -77,17 +61,16 @@ fn flags(value: u32) -> usize {
 
 /// Fresh zeroed memory, page-aligned.
 fn map(size: usize) -> Result<*mut u8> {
-    let protection = nr::PROT_READ | nr::PROT_WRITE;
-    let kind = nr::MAP_PRIVATE | nr::MAP_ANONYMOUS;
-    let arguments = [0, size, flags(protection), flags(kind), int(-1), 0];
+    let (protection, kind) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
     // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory
     // that is in use.
-    unsafe { call(nr::__NR_mmap, arguments) }.map(|address| address as *mut u8)
+    let address = unsafe { rustix::mm::mmap_anonymous(null_mut(), size, protection, kind) }?;
+    Ok(address.cast())
 }
 
 /// # Safety
 /// `size` bytes at `address` are a whole mapping that nobody uses any more.
 unsafe fn unmap(address: *mut u8, size: usize) {
     // SAFETY: the caller's promise. The call cannot fail for a whole mapping.
-    let _ = unsafe { call(nr::__NR_munmap, [address as usize, size, 0, 0, 0, 0]) };
+    let _ = unsafe { rustix::mm::munmap(address.cast(), size) };
 }

@@ -2,22 +2,26 @@
 
 use core::ffi::CStr;
 
-use linux_raw_sys::general as nr;
-pub(crate) use linux_raw_sys::general::epoll_event as Event;
+use rustix::event::epoll::{self, CreateFlags, EventData};
+pub(crate) use rustix::event::epoll::{Event, EventFlags};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::inotify::{self, WatchFlags};
 
 use super::fd::Fd;
-use super::{Errno, Result, call, flags, int};
+use super::{Errno, Result, clock};
 
 /// Something can be read.
-pub(crate) const READABLE: u32 = nr::EPOLLIN;
+pub(crate) const READABLE: EventFlags = EventFlags::IN;
 /// Something can be written.
-pub(crate) const WRITABLE: u32 = nr::EPOLLOUT;
+pub(crate) const WRITABLE: EventFlags = EventFlags::OUT;
 /// The peer closed.
-pub(crate) const HANG_UP: u32 = nr::EPOLLRDHUP | nr::EPOLLHUP | nr::EPOLLERR;
+pub(crate) const HANG_UP: EventFlags =
+    EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR);
 /// Each change is reported once.
-pub(crate) const EDGES: u32 = nr::EPOLLET;
+pub(crate) const EDGES: EventFlags = EventFlags::ET;
 /// An empty event, to fill an array with.
-pub(crate) const NO_EVENT: Event = Event { events: 0, data: 0 };
+pub(crate) const NO_EVENT: Event =
+    Event { flags: EventFlags::empty(), data: EventData::new_u64(0) };
 
 /// An epoll instance.
 #[derive(Debug)]
@@ -25,68 +29,45 @@ pub(crate) struct Epoll(Fd);
 
 impl Epoll {
     pub(crate) fn new() -> Result<Self> {
-        // SAFETY: no memory is involved.
-        unsafe { call(nr::__NR_epoll_create1, [flags(nr::EPOLL_CLOEXEC), 0, 0, 0, 0, 0]) }
-            .map(|number| Self(Fd::adopt(number)))
+        epoll::create(CreateFlags::CLOEXEC).map(|fd| Self(fd.into()))
     }
 
     /// Reports `fd` under `token` when one of `events` holds.
-    pub(crate) fn add(&self, fd: &Fd, events: u32, token: u64) -> Result<()> {
-        self.control(nr::EPOLL_CTL_ADD, fd, events, token)
+    pub(crate) fn add(&self, fd: &Fd, events: EventFlags, token: u64) -> Result<()> {
+        epoll::add(&self.0, fd, EventData::new_u64(token), events)
     }
 
     /// Changes what is reported.
-    pub(crate) fn modify(&self, fd: &Fd, events: u32, token: u64) -> Result<()> {
-        self.control(nr::EPOLL_CTL_MOD, fd, events, token)
+    pub(crate) fn modify(&self, fd: &Fd, events: EventFlags, token: u64) -> Result<()> {
+        epoll::modify(&self.0, fd, EventData::new_u64(token), events)
     }
 
     /// Reports `fd` no more.
     pub(crate) fn remove(&self, fd: &Fd) -> Result<()> {
-        self.control(nr::EPOLL_CTL_DEL, fd, 0, 0)
+        epoll::delete(&self.0, fd)
     }
 
     /// Waits for at most `timeout` milliseconds, for ever when it is negative. Returns how many
     /// events were filled in.
     pub(crate) fn wait(&self, events: &mut [Event], timeout: i32) -> Result<usize> {
-        let address = events.as_mut_ptr() as usize;
-        let arguments = [self.0.register(), address, events.len(), int(timeout), 0, 0];
-        // SAFETY: the kernel writes at most the slice's length of events; no signal mask.
-        match unsafe { call(nr::__NR_epoll_pwait, arguments) } {
-            Err(Errno::EINTR) => Ok(0),
+        let timeout = u64::try_from(timeout).ok().map(|timeout| clock::time(timeout * 1_000_000));
+        match epoll::wait(&self.0, events, timeout.as_ref()) {
+            Err(Errno::INTR) => Ok(0),
             other => other,
         }
-    }
-
-    fn control(&self, operation: u32, fd: &Fd, events: u32, token: u64) -> Result<()> {
-        let event = Event { events, data: token };
-        let address = core::ptr::from_ref(&event) as usize;
-        let arguments = [self.0.register(), flags(operation), fd.register(), address, 0, 0];
-        // SAFETY: the kernel reads one event.
-        unsafe { call(nr::__NR_epoll_ctl, arguments) }.map(drop)
     }
 }
 
 /// Watches a directory for new entries. Reading the result does not block.
 pub(crate) fn watch_directory(path: &CStr) -> Result<Fd> {
-    // SAFETY: no memory is involved.
-    let watch = unsafe {
-        call(nr::__NR_inotify_init1, [flags(nr::O_CLOEXEC | nr::O_NONBLOCK), 0, 0, 0, 0, 0])
-    }
-    .map(Fd::adopt)?;
-    let what = flags(nr::IN_CREATE | nr::IN_MOVED_TO);
-    let arguments = [watch.register(), path.as_ptr() as usize, what, 0, 0, 0];
-    // SAFETY: the path is a terminated string that outlives the call.
-    unsafe { call(nr::__NR_inotify_add_watch, arguments) }?;
-    Ok(watch)
+    let how = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+    let watch = inotify::init(how)?;
+    inotify::add_watch(&watch, path, WatchFlags::CREATE | WatchFlags::MOVED_TO)?;
+    Ok(watch.into())
 }
 
 /// Waits until `fd` is readable, at most `timeout` nanoseconds. Returns `false` after that time.
 pub(crate) fn wait_readable(fd: &Fd, timeout: u64) -> Result<bool> {
-    let mut poll = nr::pollfd { fd: fd.number(), events: 1, revents: 0 };
-    let mut time = [timeout / 1_000_000_000, timeout % 1_000_000_000];
-    let arguments =
-        [core::ptr::from_mut(&mut poll) as usize, 1, time.as_mut_ptr() as usize, 0, 0, 0];
-    // SAFETY: one poll structure, one time (two 64-bit words, which the kernel may update) and
-    // no signal mask.
-    unsafe { call(nr::__NR_ppoll, arguments) }.map(|count| count > 0)
+    let mut polled = [PollFd::new(fd, PollFlags::IN)];
+    rustix::event::poll(&mut polled, Some(&clock::time(timeout))).map(|count| count > 0)
 }

@@ -4,24 +4,27 @@
 //! agent's memory while the agent is suspended, until it has executed the new program or failed.
 //! No page table is copied, and a failure is written into the agent's memory. The child does not
 //! allocate or lock.
+//!
+//! Calls of our own are those that rustix does not have (`clone3`, `signalfd4`), has for libc-like
+//! runtimes only (`execve`, `rt_sigprocmask`, `exit_group`), or has with less than we need: its
+//! `wait4` reports no memory, its `kill` takes no real-time signal without unsafe code, and its
+//! `prlimit64` takes no number of a resource.
 
 use core::ffi::{CStr, c_char, c_void};
 
 use linux_raw_sys::general as nr;
 use linux_raw_sys::general::clone_args;
-use linux_raw_sys::ioctl::TIOCSCTTY;
-use linux_raw_sys::prctl::PR_CAPBSET_DROP;
+use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, setrlimit};
+use rustix::thread::CapabilitySet;
 use supermachine_formats::wire::Ulimit;
 
-use super::fd::Fd;
+use super::fd::{Fd, make_standard};
 use super::{Errno, Result, arch, call, flags, int, map, namespace};
 
 /// Size of the children's stack.
 const STACK: usize = 32 << 10;
 /// Bytes of the kernel's signal set.
 const SIGNAL_SET: usize = 8;
-/// The capability to halt or reset the machine.
-const CAP_SYS_BOOT: u32 = 22;
 /// The signal that cannot be caught.
 pub(crate) const SIGKILL: u8 = 9;
 /// The default limit of open files.
@@ -34,7 +37,7 @@ const MOST_FILES: u64 = 1 << 20;
 pub(crate) struct Credentials {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    pub(crate) groups: alloc::vec::Vec<u32>,
+    pub(crate) groups: alloc::vec::Vec<Gid>,
 }
 
 /// All that a child needs, prepared before it exists.
@@ -97,7 +100,7 @@ const EVERYTHING_AS_IT_IS: clone_args = clone_args {
 
 struct Job<'a> {
     spec: &'a SpawnSpec<'a>,
-    files: [u64; 2],
+    files: Rlimit,
     failure: Option<(Step, Errno)>,
 }
 
@@ -106,15 +109,14 @@ struct Job<'a> {
 pub(crate) struct Spawner {
     stack: *mut u8,
     /// A child's limit of open files: by default, and at most.
-    files: [u64; 2],
+    files: Rlimit,
 }
 
 impl Spawner {
     pub(crate) fn new() -> Result<Self> {
-        let mut own = [0; 2];
-        limit_files(None, Some(&mut own))?;
-        let most = own[1];
-        Ok(Self { stack: map(STACK)?, files: [FILES.min(most), most] })
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let current = Some(maximum.map_or(FILES, |most| FILES.min(most)));
+        Ok(Self { stack: map(STACK)?, files: Rlimit { current, maximum } })
     }
 
     /// Starts a process in a session and process group of its own. Returns once the program
@@ -136,7 +138,7 @@ impl Spawner {
             how.cgroup = group.register() as u64;
         }
         if spec.is_init {
-            how.flags |= u64::from(namespace::NEW);
+            how.flags |= u64::from(namespace::NEW.bits());
         }
         let argument = core::ptr::from_mut(&mut job).cast();
         // SAFETY: the stack is ours, page-aligned and used by one child at a time, because the
@@ -161,7 +163,7 @@ impl Spawner {
 unsafe extern "C" fn child(argument: *mut c_void) -> ! {
     // SAFETY: the caller's promise.
     let job = unsafe { &mut *argument.cast::<Job<'_>>() };
-    job.failure = Some(become_program(job.spec, &job.files));
+    job.failure = Some(become_program(job.spec, job.files));
     loop {
         // SAFETY: ends only this child.
         let _ = unsafe { call(nr::__NR_exit_group, [127, 0, 0, 0, 0, 0]) };
@@ -169,14 +171,14 @@ unsafe extern "C" fn child(argument: *mut c_void) -> ! {
 }
 
 /// Returns only on failure.
-fn become_program(spec: &SpawnSpec<'_>, files: &[u64; 2]) -> (Step, Errno) {
+fn become_program(spec: &SpawnSpec<'_>, files: Rlimit) -> (Step, Errno) {
     match prepare(spec, files) {
         Err(failure) => failure,
         Ok(()) => (Step::Execute, execute(spec)),
     }
 }
 
-fn prepare(spec: &SpawnSpec<'_>, files: &[u64; 2]) -> core::result::Result<(), (Step, Errno)> {
+fn prepare(spec: &SpawnSpec<'_>, files: Rlimit) -> core::result::Result<(), (Step, Errno)> {
     let at = |step| move |errno| (step, errno);
     if spec.is_init {
         namespace::separate_mounts().map_err(at(Step::Mounts))?;
@@ -185,32 +187,25 @@ fn prepare(spec: &SpawnSpec<'_>, files: &[u64; 2]) -> core::result::Result<(), (
             namespace::show_group().map_err(at(Step::ControlGroups))?;
         }
     }
-    child_call(nr::__NR_setsid, [0; 6]).map_err(at(Step::Session))?;
-    limit_files(Some(files), None).map_err(at(Step::Limits))?;
+    rustix::process::setsid().map_err(at(Step::Session))?;
+    setrlimit(Resource::Nofile, files).map_err(at(Step::Limits))?;
     for each in spec.limits {
-        limit(each.resource.into(), Some(&[each.soft, each.hard]), None)
-            .map_err(at(Step::Limits))?;
+        limit(each).map_err(at(Step::Limits))?;
     }
     let Credentials { uid, gid, groups } = spec.credentials;
     if *uid != 0 || *gid != 0 || !groups.is_empty() {
-        let list = [groups.len(), groups.as_ptr() as usize, 0, 0, 0, 0];
-        child_call(nr::__NR_setgroups, list).map_err(at(Step::Groups))?;
-        let group = flags(*gid);
-        child_call(nr::__NR_setresgid, [group, group, group, 0, 0, 0]).map_err(at(Step::Group))?;
-        let user = flags(*uid);
-        child_call(nr::__NR_setresuid, [user, user, user, 0, 0, 0]).map_err(at(Step::User))?;
+        let (user, group) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
+        rustix::thread::set_thread_groups(groups).map_err(at(Step::Groups))?;
+        rustix::thread::set_thread_res_gid(group, group, group).map_err(at(Step::Group))?;
+        rustix::thread::set_thread_res_uid(user, user, user).map_err(at(Step::User))?;
     }
     if let Some(cwd) = spec.cwd {
-        let path = [cwd.as_ptr() as usize, 0, 0, 0, 0, 0];
-        child_call(nr::__NR_chdir, path).map_err(at(Step::Directory))?;
+        rustix::process::chdir(cwd).map_err(at(Step::Directory))?;
     }
-    for (number, fd) in spec.stdio.iter().enumerate() {
-        let arguments = [fd.register(), number, 0, 0, 0, 0];
-        child_call(nr::__NR_dup3, arguments).map_err(at(Step::Descriptors))?;
-    }
+    make_standard(spec.stdio).map_err(at(Step::Descriptors))?;
     if spec.is_terminal {
-        let own = [0, flags(TIOCSCTTY), 0, 0, 0, 0];
-        child_call(nr::__NR_ioctl, own).map_err(at(Step::Terminal))?;
+        let [input, ..] = spec.stdio;
+        rustix::process::ioctl_tiocsctty(input).map_err(at(Step::Terminal))?;
     }
     set_signal_mask(0).map_err(at(Step::Signals))
 }
@@ -218,24 +213,19 @@ fn prepare(spec: &SpawnSpec<'_>, files: &[u64; 2]) -> core::result::Result<(), (
 /// Tries each program as `execvp` does: one that may not be run is remembered, while a later
 /// one may still serve.
 fn execute(spec: &SpawnSpec<'_>) -> Errno {
-    let mut result = Errno::ENOENT;
+    let mut result = Errno::NOENT;
     for program in spec.programs.iter().take_while(|program| !program.is_null()) {
         let (argv, env) = (spec.argv.as_ptr() as usize, spec.env.as_ptr() as usize);
         let arguments = [*program as usize, argv, env, 0, 0, 0];
-        match child_call(nr::__NR_execve, arguments) {
-            Err(Errno::EACCES) => result = Errno::EACCES,
-            Err(Errno::ENOENT | Errno::ENOTDIR) | Ok(_) => {}
+        // SAFETY: the spec's strings are terminated and its lists end with null; the agent's memory
+        // stays as it is while the child uses it.
+        match unsafe { call(nr::__NR_execve, arguments) } {
+            Err(Errno::ACCESS) => result = Errno::ACCESS,
+            Err(Errno::NOENT | Errno::NOTDIR) | Ok(_) => {}
             Err(errno) => return errno,
         }
     }
     result
-}
-
-/// A call of the child in the spec's memory.
-fn child_call(number: u32, arguments: [usize; 6]) -> Result<usize> {
-    // SAFETY: all addresses come from the spec, whose strings are terminated and whose lists
-    // end with null; the agent's memory stays as it is while the child uses it.
-    unsafe { call(number, arguments) }
 }
 
 /// Blocks the signals of `mask`, and only them.
@@ -259,28 +249,23 @@ pub(crate) fn child_signals() -> Result<Fd> {
 /// Lifts the limits that the kernel derives from the memory size, as container programs do:
 /// the agent may open as many files as a program may at most, and no count of processes binds.
 pub(crate) fn raise_own_limits() -> Result<()> {
-    limit_files(Some(&[MOST_FILES; 2]), None)?;
-    limit(nr::RLIMIT_NPROC, Some(&[u64::MAX; 2]), None)
+    let files = Some(MOST_FILES);
+    setrlimit(Resource::Nofile, Rlimit { current: files, maximum: files })?;
+    setrlimit(Resource::Nproc, Rlimit { current: None, maximum: None })
 }
 
 /// Drops the right to halt or reset the machine for every program that starts from now on: the host
 /// relies on the agent, and a halted guest reports nothing.
 pub(crate) fn keep_reboot_to_us() -> Result<()> {
-    let arguments = [flags(PR_CAPBSET_DROP), flags(CAP_SYS_BOOT), 0, 0, 0, 0];
-    // SAFETY: no memory is involved.
-    unsafe { call(nr::__NR_prctl, arguments) }.map(drop)
+    rustix::thread::remove_capability_from_bounding_set(CapabilitySet::SYS_BOOT)
 }
 
-fn limit_files(new: Option<&[u64; 2]>, old: Option<&mut [u64; 2]>) -> Result<()> {
-    limit(nr::RLIMIT_NOFILE, new, old)
-}
-
-/// Sets a limit, and returns the previous one: soft and hard.
-fn limit(what: u32, new: Option<&[u64; 2]>, old: Option<&mut [u64; 2]>) -> Result<()> {
-    let new = new.map_or(0, |limit| limit.as_ptr() as usize);
-    let old = old.map_or(0, |limit| limit.as_mut_ptr() as usize);
-    // SAFETY: the kernel reads and writes one limit each, or none where the address is zero.
-    unsafe { call(nr::__NR_prlimit64, [0, flags(what), new, old, 0, 0]) }.map(drop)
+/// Sets a limit of the calling process.
+fn limit(new: &Ulimit) -> Result<()> {
+    let limits = [new.soft, new.hard];
+    let arguments = [0, usize::from(new.resource), limits.as_ptr() as usize, 0, 0, 0];
+    // SAFETY: the kernel reads one limit, and writes none.
+    unsafe { call(nr::__NR_prlimit64, arguments) }.map(drop)
 }
 
 /// A child that has exited.
@@ -295,7 +280,7 @@ pub(crate) struct ExitedChild {
 /// Reaps the next child that has exited. Returns `None` if there is none.
 pub(crate) fn reap() -> Result<Option<ExitedChild>> {
     match wait(-1, nr::WNOHANG) {
-        Err(Errno::ECHILD) => Ok(None),
+        Err(Errno::CHILD) => Ok(None),
         other => other,
     }
 }

@@ -1,7 +1,6 @@
 //! UDP over the loopback interface.
 
-use linux_raw_sys::general as nr;
-use linux_raw_sys::net::SOCK_DGRAM;
+use rustix::net::{SocketFlags, SocketType};
 
 use super::Result;
 use super::fd::Fd;
@@ -21,7 +20,7 @@ pub(crate) fn connect(to: Loopback, target: u16) -> Result<Fd> {
 }
 
 fn attempt(to: Loopback, target: u16) -> Result<Fd> {
-    let socket = socket(to.family(), SOCK_DGRAM | nr::O_NONBLOCK)?;
-    to.on(nr::__NR_connect, &socket, target)?;
+    let socket = socket(to.family(), SocketType::DGRAM, SocketFlags::NONBLOCK)?;
+    rustix::net::connect(&socket, &to.address(target))?;
     Ok(socket)
 }

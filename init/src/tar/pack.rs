@@ -116,7 +116,7 @@ impl Packer {
             let status = match tree::link_status(&path(&at)?) {
                 Ok(status) => status,
                 // It went away meanwhile.
-                Err(Errno::ENOENT) => continue,
+                Err(Errno::NOENT) => continue,
                 Err(errno) => return Err(failure("stat", at, errno)),
             };
             if u32::from(status.stx_mode) & nr::S_IFMT == nr::S_IFDIR {
@@ -135,7 +135,7 @@ impl Packer {
     }
 
     /// Adds a directory. Its name is empty or has a trailing slash.
-    fn open_directory(&mut self, name: Vec<u8>, status: &nr::statx) -> Result<(), Failure> {
+    fn open_directory(&mut self, name: Vec<u8>, status: &rustix::fs::Statx) -> Result<(), Failure> {
         let at = [&self.root, b"/".as_slice(), &name].concat();
         let names = tree::names(&path(&at)?).or_failure("open", &at)?;
         let entry = [b"./".as_slice(), &name].concat();
@@ -145,7 +145,12 @@ impl Packer {
     }
 
     /// Adds what is not a directory.
-    fn add(&mut self, entry: Vec<u8>, at: &[u8], status: &nr::statx) -> Result<(), Failure> {
+    fn add(
+        &mut self,
+        entry: Vec<u8>,
+        at: &[u8],
+        status: &rustix::fs::Statx,
+    ) -> Result<(), Failure> {
         let kind = match u32::from(status.stx_mode) & nr::S_IFMT {
             nr::S_IFREG => Kind::File,
             nr::S_IFLNK => Kind::SymbolicLink,
@@ -177,7 +182,7 @@ impl Packer {
     }
 
     /// The name that a file with several was packed by before.
-    fn first_name(&mut self, name: &[u8], status: &nr::statx) -> Option<Vec<u8>> {
+    fn first_name(&mut self, name: &[u8], status: &rustix::fs::Statx) -> Option<Vec<u8>> {
         if status.stx_nlink < 2 {
             return None;
         }
@@ -192,7 +197,7 @@ impl Packer {
     }
 }
 
-fn header(name: Vec<u8>, kind: Kind, status: &nr::statx) -> Header {
+fn header(name: Vec<u8>, kind: Kind, status: &rustix::fs::Statx) -> Header {
     Header {
         name,
         link: Vec::new(),

@@ -50,7 +50,7 @@ impl Unpacker {
         make_directories(directory)?;
         let status = mount::status(&path(directory)?).or_failure("stat", directory)?;
         if u32::from(status.stx_mode) & nr::S_IFMT != nr::S_IFDIR {
-            return Err(failure("open", directory, Errno::ENOTDIR));
+            return Err(failure("open", directory, Errno::NOTDIR));
         }
         Ok(Self {
             target: directory.to_vec(),
@@ -135,7 +135,7 @@ impl Unpacker {
         }
         let mut header = Header::decode(block).map_err(|bad| match bad {
             HeaderError::Malformed => malformed("header"),
-            HeaderError::Kind => failure("unpack", "entry of an unknown kind", Errno::EOPNOTSUPP),
+            HeaderError::Kind => failure("unpack", "entry of an unknown kind", Errno::OPNOTSUPP),
         })?;
         let padding = header.size.next_multiple_of(BLOCK as u64) - header.size;
         match header.kind {
@@ -225,7 +225,7 @@ impl Unpacker {
         let at = path(&name)?;
         let status = mount::status(&at).or_failure("stat", &name)?;
         if u32::from(status.stx_mode) & nr::S_IFMT != nr::S_IFDIR {
-            return Err(failure("mkdir", &name, Errno::EEXIST));
+            return Err(failure("mkdir", &name, Errno::EXIST));
         }
         mount::set_owner_and_mode(&at, header.uid, header.gid, header.mode)
             .or_failure("chmod", &name)?;
@@ -270,7 +270,7 @@ impl Unpacker {
         for part in name.split(|byte| *byte == b'/') {
             match part {
                 b"" | b"." => {}
-                b".." => return Err(failure("unpack", name, Errno::EINVAL)),
+                b".." => return Err(failure("unpack", name, Errno::INVAL)),
                 part => {
                     place.push(b'/');
                     place.extend_from_slice(part);
@@ -288,7 +288,7 @@ impl Unpacker {
 fn make_way(name: &[u8]) -> Result<(), Failure> {
     match tree::unlink(&path(name)?) {
         Ok(()) => Ok(()),
-        Err(Errno::ENOENT) => {
+        Err(Errno::NOENT) => {
             let end = name.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
             make_directories(name.get(..end).unwrap_or_default())
         }
@@ -301,7 +301,7 @@ fn padding(header: &Header) -> u64 {
 }
 
 fn malformed(what: &str) -> Failure {
-    failure("read", alloc::format!("{what} in the archive"), Errno::EBADMSG)
+    failure("read", alloc::format!("{what} in the archive"), Errno::BADMSG)
 }
 
 /// At most `limit` bytes, and the rest.

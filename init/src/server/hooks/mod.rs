@@ -23,7 +23,7 @@ use super::slab::Key;
 use super::stream::Stream;
 use crate::child::exit;
 use crate::container::Container;
-use crate::failure::{OrFailure, failure};
+use crate::failure::{OrFailure, failure_of_no_call};
 use crate::place::path;
 use crate::sys::fd::{self, Fd};
 use crate::sys::poll::{self, Epoll};
@@ -208,7 +208,7 @@ impl Folder {
     }
 
     fn look(&mut self) {
-        let has_news = |watch: &Fd| !matches!(fd::read(watch, &mut [0; 512]), Err(Errno::EAGAIN));
+        let has_news = |watch: &Fd| !matches!(fd::read(watch, &mut [0; 512]), Err(Errno::AGAIN));
         if !self.may_exist && self.watch.as_ref().is_some_and(has_news) {
             self.adopt();
         }
@@ -223,7 +223,7 @@ impl Folder {
 /// The executable files in a folder, sorted by name, without hidden ones. Empty if there is no folder.
 pub(super) fn executables(folder: &[u8]) -> Result<Vec<Vec<u8>>, Failure> {
     let names = match tree::names(&path(folder)?) {
-        Err(Errno::ENOENT | Errno::ENOTDIR) => Vec::new(),
+        Err(Errno::NOENT | Errno::NOTDIR) => Vec::new(),
         names => names.or_failure("open", folder)?,
     };
     let visible = names.into_iter().filter(|name| !name.starts_with(b"."));
@@ -243,5 +243,5 @@ fn broken_folder(failure: &Failure) -> String {
 }
 
 fn hook_failure(text: String) -> Failure {
-    failure("after-restore", text, Errno(0))
+    failure_of_no_call("after-restore", text)
 }

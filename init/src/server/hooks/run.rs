@@ -118,7 +118,7 @@ impl Program {
                 self.tail.drain(..self.tail.len().saturating_sub(SHOWN_OUTPUT));
                 true
             }
-            Err(Errno::EAGAIN | Errno::EINTR) => false,
+            Err(Errno::AGAIN | Errno::INTR) => false,
             _ => {
                 self.output = None;
                 false

@@ -13,14 +13,14 @@ use crate::failure::failure;
 use crate::link::Inbox;
 use crate::server::token::Side;
 use crate::sys::fd::Fd;
-use crate::sys::poll::{EDGES, Epoll, HANG_UP, READABLE, WRITABLE};
+use crate::sys::poll::{EDGES, Epoll, EventFlags, HANG_UP, READABLE, WRITABLE};
 use crate::sys::tcp;
 use crate::sys::{Errno, Result, socket};
 
 /// Pieces moved per event, before other connections get their turn.
 const TURNS: u32 = 4;
 /// All events of a descriptor.
-pub(super) const ALL: u32 = READABLE | WRITABLE | HANG_UP | EDGES;
+pub(super) const ALL: EventFlags = READABLE.union(WRITABLE).union(HANG_UP).union(EDGES);
 
 /// The state of a connection after some progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +55,8 @@ impl Socket for Fd {
 fn unless_blocked(mut call: impl FnMut() -> Result<usize>) -> Result<Option<usize>> {
     loop {
         match call() {
-            Err(Errno::EAGAIN) => return Ok(None),
-            Err(Errno::EINTR) => {}
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(Errno::INTR) => {}
             result => return result.map(Some),
         }
     }
@@ -114,8 +114,9 @@ impl Connection {
     }
 
     /// Records the events of a descriptor.
-    pub(super) fn hear(&mut self, side: Side, events: u32) {
-        let [readable, writable] = [READABLE, WRITABLE].map(|kind| events & (kind | HANG_UP) != 0);
+    pub(super) fn hear(&mut self, side: Side, events: EventFlags) {
+        let [readable, writable] =
+            [READABLE, WRITABLE].map(|kind| events.intersects(kind | HANG_UP));
         match side {
             Side::Host => self.host.hear(readable, writable),
             Side::Guest => self.guest.hear(readable, writable),
@@ -196,7 +197,7 @@ impl Connection {
         let Some(count) = self.host.receive(scratch)? else { return Ok(false) };
         let bytes = scratch.split_at(count).0;
         match &mut self.inbox {
-            Some(_) if bytes.is_empty() => return Err(Errno::ECONNRESET),
+            Some(_) if bytes.is_empty() => return Err(Errno::CONNRESET),
             Some(inbox) => inbox.push(bytes),
             None if bytes.is_empty() => self.host.has_finished = true,
             None => self.guest.send(bytes),
@@ -208,7 +209,7 @@ impl Connection {
     fn take_segments(&mut self) -> Result<bool> {
         let mut any = false;
         while let Some(inbox) = self.inbox.as_mut().filter(|_| self.guest.is_flushed()) {
-            match inbox.next().map_err(|_| Errno::EPROTO)? {
+            match inbox.next().map_err(|_| Errno::PROTO)? {
                 Some(Segment::Data(bytes)) if !self.host.has_finished => {
                     self.guest.send(&bytes);
                     if self.guest.is_broken() {
@@ -217,7 +218,7 @@ impl Connection {
                 }
                 Some(Segment::End) if !self.host.has_finished => self.host.has_finished = true,
                 None => break,
-                Some(_) => return Err(Errno::EPROTO),
+                Some(_) => return Err(Errno::PROTO),
             }
             any = true;
         }
@@ -235,8 +236,8 @@ impl Connection {
                 self.is_closed = true;
                 Ok(true)
             }
-            Some(0) => Err(Errno::ECONNRESET),
-            Some(_) => Err(Errno::EPROTO),
+            Some(0) => Err(Errno::CONNRESET),
+            Some(_) => Err(Errno::PROTO),
         }
     }
 

@@ -21,7 +21,7 @@ use super::token::{Side, Token};
 use crate::failure::failure;
 use crate::link::{Inbox, Outbox};
 use crate::sys::fd::Fd;
-use crate::sys::poll::{EDGES, Epoll, READABLE};
+use crate::sys::poll::{EDGES, Epoll, EventFlags, READABLE};
 use crate::sys::tcp::{self, Loopback};
 use crate::sys::{Errno, Result, socket};
 
@@ -97,7 +97,7 @@ impl Tcp {
     pub(super) fn serve(
         &mut self,
         key: Key,
-        (side, events): (Side, u32),
+        (side, events): (Side, EventFlags),
         epoll: &Epoll,
         scratch: &mut [u8],
     ) {
@@ -153,7 +153,7 @@ impl Tcp {
         let taken = holder.and_then(|key| Some((key, self.listeners.take(key)?)));
         let Some((key, mut listener)) = taken else {
             let subject = format!("connection {number}");
-            return refuse(&stream, failure("find", subject, Errno::ENOENT));
+            return refuse(&stream, failure("find", subject, Errno::NOENT));
         };
         let place = listener.waiting.iter().position(|(held, _)| *held == number);
         let socket = place.and_then(|place| listener.waiting.remove(place));
@@ -240,8 +240,8 @@ impl Tcp {
                         listener.waiting.push_back((number, accepted));
                         listener.outbox.push(&Reply::Accepted { connection: number });
                     }
-                    Err(Errno::EINTR | Errno::ECONNABORTED) => {}
-                    Err(Errno::EAGAIN) => break,
+                    Err(Errno::INTR | Errno::CONNABORTED) => {}
+                    Err(Errno::AGAIN) => break,
                     Err(_) => {
                         self.is_starved = true;
                         break;
@@ -275,8 +275,8 @@ impl Listener {
     fn is_wanted(&self, scratch: &mut [u8]) -> bool {
         loop {
             match socket::receive(&self.stream, scratch) {
-                Err(Errno::EAGAIN) => return true,
-                Err(Errno::EINTR) => {}
+                Err(Errno::AGAIN) => return true,
+                Err(Errno::INTR) => {}
                 Ok(_) | Err(_) => return false,
             }
         }
@@ -297,7 +297,7 @@ fn listen(port: u16) -> Result<(u16, Vec<Fd>)> {
     let mut sockets = alloc::vec![first];
     match tcp::listen(Loopback::V6, port) {
         Ok(second) => sockets.push(second),
-        Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => {}
+        Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) => {}
         Err(errno) => return Err(errno),
     }
     Ok((port, sockets))

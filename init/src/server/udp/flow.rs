@@ -10,7 +10,7 @@ use supermachine_formats::wire::{Datagram, HEADER_SIZE, MAX_DATAGRAM, Message, R
 use crate::link::Inbox;
 use crate::server::token::Side;
 use crate::sys::fd::Fd;
-use crate::sys::poll::{HANG_UP, READABLE, WRITABLE};
+use crate::sys::poll::{EventFlags, HANG_UP, READABLE, WRITABLE};
 use crate::sys::tcp::{self, Loopback};
 use crate::sys::{Errno, Result, socket, udp};
 
@@ -53,8 +53,9 @@ impl Flow {
     }
 
     /// Records the events of a descriptor.
-    pub(super) fn hear(&mut self, side: Side, events: u32) {
-        let [readable, writable] = [READABLE, WRITABLE].map(|kind| events & (kind | HANG_UP) != 0);
+    pub(super) fn hear(&mut self, side: Side, events: EventFlags) {
+        let [readable, writable] =
+            [READABLE, WRITABLE].map(|kind| events.intersects(kind | HANG_UP));
         match side {
             Side::Host => self.host.hear(readable, writable),
             Side::Guest => self.is_readable = true,
@@ -75,7 +76,7 @@ impl Flow {
             let outward = self.outward(scratch)?;
             let inward = self.inward(scratch, &watch)?;
             if self.host.is_broken() {
-                return Err(Errno::ECONNRESET);
+                return Err(Errno::CONNRESET);
             }
             if !outward && !inward {
                 return Ok(false);
@@ -91,7 +92,7 @@ impl Flow {
         let piece = scratch.get_mut(..PIECE).unwrap_or_default();
         match self.host.receive(piece)? {
             None => Ok(false),
-            Some(0) => Err(Errno::ECONNRESET),
+            Some(0) => Err(Errno::CONNRESET),
             Some(count) => {
                 self.inbox.push(piece.split_at(count).0);
                 self.deliver_all(watch)?;
@@ -102,7 +103,7 @@ impl Flow {
 
     /// Sends the whole datagrams that have arrived.
     fn deliver_all(&mut self, watch: impl Fn(&Fd) -> Result<()>) -> Result<()> {
-        while let Some(Datagram(bytes)) = self.inbox.next().map_err(|_| Errno::EPROTO)? {
+        while let Some(Datagram(bytes)) = self.inbox.next().map_err(|_| Errno::PROTO)? {
             self.deliver(&bytes, &watch);
         }
         Ok(())
@@ -142,12 +143,12 @@ impl Flow {
             }
             // Only over IPv6, and the host could not send it on.
             Ok(_) => Ok(true),
-            Err(Errno::EAGAIN) => {
+            Err(Errno::AGAIN) => {
                 self.is_readable = false;
                 Ok(false)
             }
             // A closed port: the call has taken the error, and datagrams may stand behind it.
-            Err(Errno::ECONNREFUSED | Errno::EINTR) => Ok(true),
+            Err(Errno::CONNREFUSED | Errno::INTR) => Ok(true),
             Err(errno) => Err(errno),
         }
     }
@@ -159,10 +160,10 @@ fn is_refused(socket: &Fd, bytes: &[u8]) -> bool {
     for _ in 0..2 {
         match socket::send(socket, bytes) {
             // An error of an earlier datagram replaces this one's attempt.
-            Err(Errno::ECONNREFUSED | Errno::EINTR) => {}
+            Err(Errno::CONNREFUSED | Errno::INTR) => {}
             Err(_) => return false,
             Ok(_) => break,
         }
     }
-    tcp::outcome(socket) == Err(Errno::ECONNREFUSED)
+    tcp::outcome(socket) == Err(Errno::CONNREFUSED)
 }

@@ -17,12 +17,12 @@ use super::slab::{Key, Slab};
 use super::stream::{Stream, refuse};
 use super::token::{Side, Token};
 use crate::failure::failure;
-use crate::sys::poll::{EDGES, Epoll, HANG_UP, READABLE, WRITABLE};
+use crate::sys::poll::{EDGES, Epoll, EventFlags, HANG_UP, READABLE, WRITABLE};
 use crate::sys::tcp::Loopback;
 use crate::sys::{Result, udp};
 
 /// The events of a host's stream.
-const ALL: u32 = READABLE | WRITABLE | HANG_UP | EDGES;
+const ALL: EventFlags = READABLE.union(WRITABLE).union(HANG_UP).union(EDGES);
 
 /// All flows. See the module.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Udp {
     pub(super) fn serve(
         &mut self,
         key: Key,
-        (side, events): (Side, u32),
+        (side, events): (Side, EventFlags),
         epoll: &Epoll,
         scratch: &mut [u8],
     ) {
