@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use supermachine_formats::wire::{Message, Request};
-use vmm_sys_util::eventfd::EventFd;
+use supermachine_vmm::Waker;
 
 use crate::Error;
 use crate::machine::MachineHandle;
@@ -32,7 +32,7 @@ pub(crate) struct Dialer {
 struct State {
     is_closed: bool,
     /// Woken when this is closed.
-    forwards: Vec<Weak<EventFd>>,
+    forwards: Vec<Weak<Waker>>,
 }
 
 impl Dialer {
@@ -47,8 +47,7 @@ impl Dialer {
         let mut state = self.state();
         state.is_closed = true;
         for forward in state.forwards.drain(..).filter_map(|forward| forward.upgrade()) {
-            // A full counter wakes the forward as well.
-            let _ = forward.write(1);
+            forward.wake();
         }
     }
 
@@ -78,7 +77,7 @@ impl Dialer {
     }
 
     /// Registers a forward to be woken when this is closed.
-    pub(super) fn wake_at_end(&self, forward: &Arc<EventFd>) {
+    pub(super) fn wake_at_end(&self, forward: &Arc<Waker>) {
         let mut state = self.state();
         state.forwards.retain(|known| known.strong_count() > 0);
         state.forwards.push(Arc::downgrade(forward));

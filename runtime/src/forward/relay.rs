@@ -1,6 +1,6 @@
 //! The thread of one TCP forward: `sm-forward`.
 //!
-//! It owns the listener, its connections, and the epoll descriptor that waits for all of them. When
+//! It owns the listener, its connections, and the poller that waits for all of them. When
 //! it is stopped, or the machine is gone, it closes them and exits. Invariants: it never blocks on
 //! one connection; when the host lacks descriptors or memory, or the machine has reached its limit
 //! of connections, it retries after [`PAUSE`] instead of spinning.
@@ -8,15 +8,14 @@
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use supermachine_formats::wire::Request;
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use supermachine_vmm::{Interest, Poller, Readiness, Trigger, Waker};
 
 use super::dialer::Dialer;
 use super::link::{Link, Outcome, SCRATCH, Side};
@@ -27,8 +26,6 @@ const THREAD_NAME: &str = "sm-forward";
 const PAUSE: Duration = Duration::from_millis(100);
 /// Connections to accept before existing ones get their turn.
 const ACCEPTS: u32 = 64;
-/// Events per call of epoll.
-const BATCH: usize = 128;
 
 /// The tokens of a forward's own events.
 pub(super) const STOP: u64 = 0;
@@ -55,7 +52,7 @@ pub(super) trait Source: Debug + Send {
 /// A handle on a relay. Dropping it stops the thread and closes its connections.
 #[derive(Debug)]
 pub(super) struct Relay {
-    end: Arc<EventFd>,
+    end: Arc<Waker>,
     has_ended: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -67,9 +64,9 @@ impl Relay {
     /// The host has no descriptors or threads left.
     pub(super) fn start(source: Box<dyn Source>, dialer: &Arc<Dialer>) -> io::Result<Self> {
         let (source_fd, weak) = (source.descriptor(), Arc::downgrade(dialer));
-        Self::run(dialer, source_fd, move |epoll| {
+        Self::run(dialer, source_fd, move |poller| {
             let server = Server {
-                epoll,
+                poller,
                 source,
                 dialer: weak,
                 links: Vec::new(),
@@ -83,7 +80,7 @@ impl Relay {
         })
     }
 
-    /// Runs a server in the thread of a forward. Its epoll descriptor reports [`SOURCE`] when the source
+    /// Runs a server in the thread of a forward. Its poller reports [`SOURCE`] when the source
     /// can be read, and [`STOP`] when the server must return.
     ///
     /// # Errors
@@ -91,17 +88,15 @@ impl Relay {
     pub(super) fn run(
         dialer: &Arc<Dialer>,
         source: RawFd,
-        serve: impl FnOnce(Epoll) + Send + 'static,
+        serve: impl FnOnce(Poller) + Send + 'static,
     ) -> io::Result<Self> {
-        let epoll = Epoll::new()?;
-        let end = Arc::new(EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?);
-        let readable = |token| EpollEvent::new(EventSet::IN, token);
-        epoll.ctl(ControlOperation::Add, end.as_raw_fd(), readable(STOP))?;
-        epoll.ctl(ControlOperation::Add, source, readable(SOURCE))?;
+        let (poller, end) = (Poller::new()?, Arc::new(Waker::new()?));
+        poller.add(&*end, STOP, Interest::Input, Trigger::Level)?;
+        poller.add(&source, SOURCE, Interest::Input, Trigger::Level)?;
         let has_ended = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&has_ended);
         let serve = move || {
-            serve(epoll);
+            serve(poller);
             // A plain flag: no other data depends on it.
             flag.store(true, Ordering::Relaxed);
         };
@@ -118,8 +113,8 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        // A full counter stops the thread as well, and a thread that panicked needs no wait.
-        let _ = self.end.write(1);
+        self.end.wake();
+        // A thread that panicked has nothing left to close.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
@@ -136,7 +131,7 @@ struct LinkSlot {
 
 #[derive(Debug)]
 struct Server {
-    epoll: Epoll,
+    poller: Poller,
     source: Box<dyn Source>,
     dialer: Weak<Dialer>,
     links: Vec<LinkSlot>,
@@ -165,16 +160,11 @@ fn parse(token: u64) -> Option<(usize, u32, Side)> {
 
 impl Server {
     fn serve(mut self) {
-        let mut events = [EpollEvent::default(); BATCH];
         loop {
-            let count = match self.epoll.wait(self.timeout(), &mut events) {
-                Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => 0,
-                Err(_) => break,
-            };
+            let Ok(events) = self.poller.wait(self.timeout()) else { break };
             let mut continues = true;
-            for event in events.iter().take(count) {
-                continues = continues && self.handle(event);
+            for (token, readiness) in events {
+                continues = continues && self.handle(token, readiness);
             }
             for _ in 0..self.again.len() {
                 let Some(index) = self.again.pop_front() else { break };
@@ -192,20 +182,17 @@ impl Server {
     }
 
     /// Returns whether the relay continues.
-    fn handle(&mut self, event: &EpollEvent) -> bool {
-        match event.data() {
+    fn handle(&mut self, token: u64, readiness: Readiness) -> bool {
+        match token {
             STOP => return false,
             SOURCE => return self.accept(),
             _ => {}
         }
-        let Some((index, generation, side)) = parse(event.data()) else { return true };
+        let Some((index, generation, side)) = parse(token) else { return true };
         let place = self.links.get_mut(index).filter(|place| place.generation == generation);
         let Some((link, _)) = place.and_then(|place| place.link.as_mut()) else { return true };
-        let events = event.event_set();
-        let broken = events.intersects(EventSet::HANG_UP | EventSet::ERROR);
-        let readable = events.intersects(EventSet::IN | EventSet::READ_HANG_UP);
-        let writable = events.contains(EventSet::OUT);
-        link.hear(side, readable || broken, writable || broken);
+        let Readiness { readable, writable, hung_up } = readiness;
+        link.hear(side, readable || hung_up, writable || hung_up);
         self.advance(index)
     }
 
@@ -278,12 +265,10 @@ impl Server {
             self.links.len() - 1
         });
         let Some(place) = self.links.get_mut(index) else { return true };
-        let events =
-            EventSet::IN | EventSet::OUT | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
         let generation = place.generation;
         let watched = link.descriptors().into_iter().try_for_each(|(side, fd)| {
-            let event = EpollEvent::new(events, token(index, generation, side));
-            self.epoll.ctl(ControlOperation::Add, fd, event)
+            let token = token(index, generation, side);
+            self.poller.add(&fd, token, Interest::InputAndRoom, Trigger::Edge)
         });
         place.link = Some((link, slot));
         if watched.is_err() {
@@ -329,9 +314,7 @@ impl Server {
     /// Starts the backoff.
     fn pause(&mut self) {
         self.paused_until = Some(Instant::now() + PAUSE);
-        let (fd, event) = (self.source.descriptor(), EpollEvent::default());
-        // It fails only if the source is not watched, which is fine.
-        let _ = self.epoll.ctl(ControlOperation::Delete, fd, event);
+        self.poller.remove(&self.source.descriptor());
     }
 
     /// Accepts again once the backoff is over. Returns whether the relay continues.
@@ -348,20 +331,17 @@ impl Server {
             }
             self.owed.pop();
         }
-        let event = EpollEvent::new(EventSet::IN, SOURCE);
-        let added = self.epoll.ctl(ControlOperation::Add, self.source.descriptor(), event);
+        let source = self.source.descriptor();
+        let added = self.poller.add(&source, SOURCE, Interest::Input, Trigger::Level);
         // Not every source reports earlier connections again.
         added.is_ok() && self.accept()
     }
 
-    fn timeout(&self) -> i32 {
+    fn timeout(&self) -> Option<Duration> {
         if !self.again.is_empty() {
-            return 0;
+            return Some(Duration::ZERO);
         }
-        self.paused_until.map_or(-1, |until| {
-            let left = until.saturating_duration_since(Instant::now());
-            i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX)
-        })
+        self.paused_until.map(|until| until.saturating_duration_since(Instant::now()))
     }
 }
 

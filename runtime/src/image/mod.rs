@@ -11,6 +11,7 @@ pub(crate) mod testing;
 mod tests;
 
 use std::any::Any;
+use std::fmt;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -60,7 +61,6 @@ pub(crate) enum Content {
 /// State that a higher module keeps for as long as an image and its clones live.
 type Attached = OnceLock<Box<dyn Any + Send + Sync>>;
 
-#[derive(Debug)]
 struct Inner {
     digest: Digest,
     snapshot: Arc<Snapshot>,
@@ -74,6 +74,16 @@ struct Inner {
     begun: OnceLock<Option<ExpansionMarker>>,
     /// Whether this is the image of a running machine: the last overlay holds what it has written.
     is_fork: bool,
+}
+
+impl fmt::Debug for Inner {
+    /// Leaves out the state, which is long.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner")
+            .field("digest", &self.digest)
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Image {

@@ -1,13 +1,13 @@
 //! Datagrams with both of their addresses. The standard library has only the peer's, so that the answer
 //! of a socket of every address may come from another one than the client asked.
 
-use std::ffi::c_int;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
-use super::socket::set;
+use super::address::{Name, v4_form};
+use super::calls::set;
 
 /// Where a datagram came from, and where to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -15,13 +15,6 @@ pub(crate) struct Route {
     pub(crate) client: SocketAddr,
     /// The address of this host that it came to, if the socket reports it.
     local: Option<IpAddr>,
-}
-
-/// The address of a client. Both forms begin with the family.
-#[repr(C)]
-union Name {
-    v4: libc::sockaddr_in,
-    v6: libc::sockaddr_in6,
 }
 
 /// A control message with an address of this host. Nothing lies between the two for either form.
@@ -54,7 +47,7 @@ pub(crate) fn receive_from(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<
     // SAFETY: the header describes `name`, `buffer` and `control`, which live on and are writable.
     let count = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
     let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
-    let has_control = message.msg_controllen >= size_of::<libc::cmsghdr>();
+    let has_control = message.msg_controllen >= size_of::<libc::cmsghdr>() as _;
     let local = if has_control { control.address() } else { None };
     Ok((count, Route { client: name.address()?, local }))
 }
@@ -66,7 +59,7 @@ pub(crate) fn send_back(socket: &UdpSocket, bytes: &[u8], route: &Route) -> io::
     let mut control = Control::of(local);
     let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
     let mut message = message(&mut name, &mut part, &mut control);
-    message.msg_namelen = length as _;
+    message.msg_namelen = length;
     let how = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: the header describes `name`, `bytes` and `control`, which are only read.
     let count = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, how) };
@@ -83,58 +76,6 @@ fn message(name: &mut Name, part: &mut libc::iovec, control: &mut Control) -> li
     message.msg_control = (&raw mut *control).cast();
     message.msg_controllen = size_of::<Control>() as _;
     message
-}
-
-impl Name {
-    fn empty() -> Self {
-        // SAFETY: zeros are valid in every field of both forms.
-        unsafe { MaybeUninit::zeroed().assume_init() }
-    }
-
-    /// An address, and the length of its form.
-    fn of(address: SocketAddr) -> (Self, usize) {
-        let mut name = Self::empty();
-        match address {
-            SocketAddr::V4(address) => {
-                name.v4 = libc::sockaddr_in {
-                    sin_family: libc::AF_INET as libc::sa_family_t,
-                    sin_port: address.port().to_be(),
-                    sin_addr: v4_form(*address.ip()),
-                    sin_zero: [0; 8],
-                };
-                (name, size_of::<libc::sockaddr_in>())
-            }
-            SocketAddr::V6(address) => {
-                name.v6 = libc::sockaddr_in6 {
-                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
-                    sin6_port: address.port().to_be(),
-                    sin6_flowinfo: 0,
-                    sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
-                    sin6_scope_id: address.scope_id(),
-                };
-                (name, size_of::<libc::sockaddr_in6>())
-            }
-        }
-    }
-
-    fn address(&self) -> io::Result<SocketAddr> {
-        // SAFETY: both forms begin with the family, and every byte is initialized.
-        let v4 = unsafe { self.v4 };
-        match c_int::from(v4.sin_family) {
-            libc::AF_INET => {
-                let ip = Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes());
-                Ok(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
-            }
-            libc::AF_INET6 => {
-                // SAFETY: every byte is initialized.
-                let v6 = unsafe { self.v6 };
-                let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
-                let port = u16::from_be(v6.sin6_port);
-                Ok(SocketAddrV6::new(ip, port, 0, v6.sin6_scope_id).into())
-            }
-            _ => Err(io::ErrorKind::InvalidData.into()),
-        }
-    }
 }
 
 impl Control {
@@ -183,10 +124,6 @@ impl Control {
             _ => None,
         }
     }
-}
-
-fn v4_form(ip: Ipv4Addr) -> libc::in_addr {
-    libc::in_addr { s_addr: u32::from_ne_bytes(ip.octets()) }
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
+use super::system;
+
 /// The most descriptors that pass with one message.
 pub(crate) const MAX_DESCRIPTORS: usize = 64;
 /// Room for their control message, aligned for the kernel's header: 16 bytes, then 4 for each.
@@ -19,50 +21,7 @@ pub(crate) struct Peer {
 
 /// The process that connected, or that listened, when the connection was made.
 pub(crate) fn peer(socket: &UnixStream) -> io::Result<Peer> {
-    let mut found = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
-    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
-    let place = (&raw mut found).cast();
-    // SAFETY: the kernel writes at most `length` bytes to `found`, which has as many.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERCRED,
-            place,
-            &raw mut length,
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(Peer { pid: found.pid.unsigned_abs(), uid: found.uid })
-}
-
-/// Closes all descriptors but those for standard input, output and error.
-///
-/// # Safety
-/// No other code of the process owns a descriptor.
-pub(crate) unsafe fn close_inherited() {
-    // SAFETY: the caller promises that no code owns one. A kernel without the call leaves them
-    // open, which the process can do no harm with.
-    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
-}
-
-/// Makes all descriptors but standard input, output and error close in programs that this process
-/// starts. It closes none of them here.
-///
-/// For a process that starts a long-lived one, which would otherwise keep descriptors open by
-/// accident, such as the end of a pipe that another process waits for.
-///
-/// # Errors
-/// The kernel is older than Linux 5.11.
-pub fn inherit_nothing() -> io::Result<()> {
-    let flags = libc::CLOSE_RANGE_CLOEXEC.cast_signed();
-    // SAFETY: it sets a flag of descriptors, and no owner of one relies on its absence.
-    match unsafe { libc::close_range(3, libc::c_uint::MAX, flags) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    system::peer_ids(socket).map(|(pid, uid)| Peer { pid, uid })
 }
 
 /// Whether a peer is trusted: this process's user, or root.
@@ -130,9 +89,13 @@ pub(crate) fn receive_with_descriptors(
     loop {
         // SAFETY: the header describes `buffer` and `control`, which live on and are writable.
         let count =
-            unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+            unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, system::RECEIVE_FLAGS) };
         return match usize::try_from(count) {
-            Ok(count) => Ok((count, take_descriptors(&message))),
+            Ok(count) => {
+                let descriptors = take_descriptors(&message);
+                descriptors.iter().try_for_each(system::close_on_exec)?;
+                Ok((count, descriptors))
+            }
             Err(_) => match io::Error::last_os_error() {
                 error if error.kind() == io::ErrorKind::Interrupted => continue,
                 error => Err(error),

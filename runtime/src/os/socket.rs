@@ -3,22 +3,24 @@
 //! Each function is safe to call with any argument. None blocks, and none raises a signal.
 
 use std::ffi::c_int;
-use std::fs::OpenOptions;
 use std::io;
+use std::mem::{MaybeUninit, offset_of};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::ptr;
+
+use super::address::Name;
+use super::calls::{check, set};
+use super::system;
 
 pub(crate) use supermachine_vmm::{receive_now as receive, send_now as send};
 
 /// The backlog of listeners; the kernel's limit is often lower.
 const BACKLOG: c_int = 4096;
 /// The longest path of a socket file, including its zero byte.
-const MAX_ADDRESS: usize = 108;
+const MAX_ADDRESS: usize = size_of::<libc::sockaddr_un>() - offset_of!(libc::sockaddr_un, sun_path);
 /// The mode of a socket file: only its owner may connect.
 const SOCKET_MODE: libc::mode_t = 0o600;
 
@@ -71,33 +73,10 @@ pub(crate) fn outcome(socket: &impl AsFd) -> io::Result<()> {
 /// [`outcome`] returns which.
 pub(crate) fn connect(address: SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    let socket = stream_socket(family, libc::SOCK_NONBLOCK)?;
-    let fd = socket.as_raw_fd();
-    let result = match address {
-        SocketAddr::V4(address) => {
-            let name = libc::sockaddr_in {
-                sin_family: libc::AF_INET as libc::sa_family_t,
-                sin_port: address.port().to_be(),
-                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
-                sin_zero: [0; 8],
-            };
-            let length = size_of_val(&name) as libc::socklen_t;
-            // SAFETY: pointer and length describe `name`.
-            unsafe { libc::connect(fd, (&raw const name).cast(), length) }
-        }
-        SocketAddr::V6(address) => {
-            let name = libc::sockaddr_in6 {
-                sin6_family: libc::AF_INET6 as libc::sa_family_t,
-                sin6_port: address.port().to_be(),
-                sin6_flowinfo: address.flowinfo(),
-                sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
-                sin6_scope_id: address.scope_id(),
-            };
-            let length = size_of_val(&name) as libc::socklen_t;
-            // SAFETY: pointer and length describe `name`.
-            unsafe { libc::connect(fd, (&raw const name).cast(), length) }
-        }
-    };
+    let socket = system::stream_socket(family)?;
+    let (name, length) = Name::of(address);
+    // SAFETY: pointer and length describe a part of `name`.
+    let result = unsafe { libc::connect(socket.as_raw_fd(), (&raw const name).cast(), length) };
     match check(result) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
         _ => Ok(socket),
@@ -106,10 +85,9 @@ pub(crate) fn connect(address: SocketAddr) -> io::Result<OwnedFd> {
 
 /// Listens on a new socket file to which only its owner can connect, from its creation on.
 pub(crate) fn listen_on_file(path: &Path) -> io::Result<UnixListener> {
-    let mut name = libc::sockaddr_un {
-        sun_family: libc::AF_UNIX as libc::sa_family_t,
-        sun_path: [0; MAX_ADDRESS],
-    };
+    // SAFETY: zeros are valid in every field.
+    let mut name: libc::sockaddr_un = unsafe { MaybeUninit::zeroed().assume_init() };
+    name.sun_family = libc::AF_UNIX as libc::sa_family_t;
     let bytes = path.as_os_str().as_bytes();
     if bytes.len() >= name.sun_path.len() || bytes.contains(&0) {
         return Err(io::ErrorKind::InvalidFilename.into());
@@ -117,15 +95,10 @@ pub(crate) fn listen_on_file(path: &Path) -> io::Result<UnixListener> {
     for (place, byte) in name.sun_path.iter_mut().zip(bytes) {
         *place = libc::c_char::from_ne_bytes([*byte]);
     }
-    let socket = stream_socket(libc::AF_UNIX, libc::SOCK_NONBLOCK)?;
-    let fd = socket.as_raw_fd();
-    // The file gets the mode of its socket. SAFETY: no memory is involved.
-    check(unsafe { libc::fchmod(fd, SOCKET_MODE) })?;
-    let length = size_of_val(&name) as libc::socklen_t;
-    // SAFETY: pointer and length describe `name`.
-    check(unsafe { libc::bind(fd, (&raw const name).cast(), length) })?;
+    let socket = system::stream_socket(libc::AF_UNIX)?;
+    system::bind_private(&socket, (&name, path), SOCKET_MODE)?;
     // SAFETY: no memory is involved.
-    check(unsafe { libc::listen(fd, BACKLOG) })?;
+    check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
     Ok(socket.into())
 }
 
@@ -138,27 +111,5 @@ pub(crate) fn with_short_path<T>(
     if path.as_os_str().len() < MAX_ADDRESS {
         return act(path);
     }
-    let how = libc::O_PATH | libc::O_DIRECTORY;
-    let folder = OpenOptions::new().read(true).custom_flags(how).open(folder)?;
-    // Stays valid while the folder is open.
-    act(&Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name))
-}
-
-fn stream_socket(family: c_int, flags: c_int) -> io::Result<OwnedFd> {
-    // SAFETY: no memory is involved.
-    let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC | flags, 0) };
-    check(fd)?;
-    // SAFETY: the kernel just made this descriptor, and no other code knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-pub(super) fn set<T>(socket: &impl AsFd, level: c_int, name: c_int, value: &T) -> io::Result<()> {
-    let fd = socket.as_fd().as_raw_fd();
-    let length = size_of::<T>() as libc::socklen_t;
-    // SAFETY: pointer and length describe `value`.
-    check(unsafe { libc::setsockopt(fd, level, name, ptr::from_ref(value).cast(), length) })
-}
-
-fn check(result: c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    system::with_short_folder(folder, |folder| act(&folder.join(name)))
 }

@@ -12,7 +12,7 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,8 +21,7 @@ use std::thread;
 use std::time::Duration;
 
 use supermachine_formats::wire::Message;
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+use supermachine_vmm::{Interest, Poller, Trigger, Waker};
 
 use super::capture;
 use super::entrypoint::EntrypointWatch;
@@ -43,8 +42,8 @@ const MAX_CLIENTS: usize = 256;
 const GREETING: Duration = Duration::from_secs(30);
 /// The backoff without descriptors or threads.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How often to check that clients can still connect, in milliseconds.
-const LOOK_MS: i32 = if cfg!(test) { 100 } else { 10_000 };
+/// How often to check that clients can still connect.
+const LOOK: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 10_000 });
 
 const STOP: u64 = 0;
 const LISTENER: u64 = 1;
@@ -86,22 +85,19 @@ impl Server {
     /// Makes a machine ready to be served.
     pub(crate) fn prepare_hosted(self, machine: Hosted, label: String) -> Result<Serving, Error> {
         let failed = Error::stream;
-        let stop = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map_err(failed)?;
-        let epoll = Epoll::new().map_err(failed)?;
-        let readable = |token| EpollEvent::new(EventSet::IN, token);
+        let (poller, stop) = (Poller::new().map_err(failed)?, Waker::new().map_err(failed)?);
+        poller.add(&stop, STOP, Interest::Input, Trigger::Level).map_err(failed)?;
         let listener = self.file.listener();
-        for (fd, token) in [(stop.as_raw_fd(), STOP), (listener.as_raw_fd(), LISTENER)] {
-            epoll.ctl(ControlOperation::Add, fd, readable(token)).map_err(failed)?;
-        }
+        poller.add(listener, LISTENER, Interest::Input, Trigger::Level).map_err(failed)?;
         let shared = Arc::new(Shared::new(machine, label, stop));
-        Ok(Serving { file: self.file, epoll, shared, is_reachable: None })
+        Ok(Serving { file: self.file, poller, shared, is_reachable: None })
     }
 }
 
 /// A machine that is about to be served; see [`Server::prepare`].
 pub struct Serving {
     file: SocketFile,
-    epoll: Epoll,
+    poller: Poller,
     shared: Arc<Shared>,
     /// Whether clients can still connect. `None` looks at the socket file.
     is_reachable: Option<Box<dyn Fn() -> bool + Send>>,
@@ -133,29 +129,23 @@ impl Serving {
     /// # Errors
     /// The host has no descriptors left.
     pub fn run(self) -> Result<Stopped, Error> {
-        let Self { file, epoll, shared, is_reachable } = self;
+        let Self { file, poller, shared, is_reachable } = self;
         let is_reachable = || match &is_reachable {
             Some(is_reachable) => is_reachable(),
             None => file.is_in_place(),
         };
-        let mut events = [EpollEvent::default(); 2];
         let mut number = 0;
         loop {
-            match epoll.wait(LOOK_MS, &mut events) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(source) => return Err(Error::stream(source)),
-                Ok(0) => {
-                    if !is_reachable() && lock(&shared.clients).is_empty() {
-                        shared.end();
-                        break;
-                    }
-                    continue;
+            let mut events = poller.wait(Some(LOOK)).map_err(Error::stream)?.peekable();
+            if events.peek().is_none() {
+                if !is_reachable() && lock(&shared.clients).is_empty() {
+                    shared.end();
+                    break;
                 }
-                Ok(count) => {
-                    if events.iter().take(count).any(|event| event.data() == STOP) {
-                        break;
-                    }
-                }
+                continue;
+            }
+            if events.any(|(token, _)| token == STOP) {
+                break;
             }
             number += 1;
             match file.listener().accept() {
@@ -210,7 +200,7 @@ fn shortened(mut label: String) -> String {
 
 /// Serves a machine to its only client, until that disconnects or stops the machine.
 pub(super) fn serve_one(client: UnixStream, machine: Hosted) -> io::Result<()> {
-    let stop = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
+    let stop = Waker::new()?;
     let shared = Arc::new(Shared::new(machine, String::new(), stop));
     if let Some((mut client, answer)) = shared.serve(client) {
         // A client that did not wait needs no reply.
@@ -277,11 +267,11 @@ struct Shared {
     clients: Mutex<HashMap<u64, UnixStream>>,
     stoppers: Mutex<Vec<(UnixStream, WorkerReply)>>,
     /// Set once the machine was stopped.
-    stop: EventFd,
+    stop: Waker,
 }
 
 impl Shared {
-    fn new(machine: Hosted, label: String, stop: EventFd) -> Self {
+    fn new(machine: Hosted, label: String, stop: Waker) -> Self {
         Self {
             watch: Mutex::new(EntrypointWatch::new(&machine.handle)),
             machine: RwLock::new(Some(machine)),
@@ -314,8 +304,7 @@ impl Shared {
             lock(&shared.clients).remove(&number);
             if let Some(stopper) = stopper {
                 lock(&shared.stoppers).push(stopper);
-                // A full counter stops the server as well.
-                let _ = shared.stop.write(1);
+                shared.stop.wake();
             }
         };
         if thread::Builder::new().name(THREAD_NAME.into()).spawn(serve).is_err() {

@@ -34,4 +34,7 @@ pub use machine::{
     share_slots, share_tag, volume_slots,
 };
 pub use memory::{ChunkAddress, Chunks, DirtyPages, MemoryFiles, Overlay, RamWindow, ReadRecorder};
-pub use os::{fill_random, receive_now, reserve_mapped, send_now, shut_down, threads_for};
+pub use os::{
+    Interest, Poller, Readiness, Trigger, Waker, fill_random, receive_now, reserve_mapped,
+    send_now, shut_down, threads_for,
+};

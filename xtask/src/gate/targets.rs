@@ -11,8 +11,11 @@ const CHECKS: [(&str, &[&str]); 4] = [
     (LINUX_ARM, &["--package", "supermachine-formats", "--package", "supermachine"]),
     (LINUX_ARM, &["--package", "supermachine", "--features", "fs,net,tokio"]),
     (LINUX_ARM, &["--package", "supermachine-init"]),
-    // Debian has no standard library for macOS; `formats` needs only these parts of it.
-    (MACOS_ARM, &["--package", "supermachine-formats", "-Zbuild-std=core,alloc"]),
+    // Debian has no standard library for macOS, so it is checked too.
+    (
+        MACOS_ARM,
+        &["--package", "supermachine", "--features", "net,tokio", "-Zbuild-std=std,panic_abort"],
+    ),
 ];
 
 /// Type-checks for each of the targets.

@@ -1,5 +1,6 @@
 //! An opened pack, with its small parts read and checked.
 
+use std::fmt;
 use std::path::Path;
 
 use supermachine_formats::Digest;
@@ -12,7 +13,6 @@ use crate::error::PackError;
 
 /// A snapshot in its portable form. All of it is checked but its chunks, which are checked on
 /// reading.
-#[derive(Debug)]
 pub struct Pack {
     /// The digest of its manifest, which identifies it everywhere.
     pub digest: Digest,
@@ -26,6 +26,13 @@ pub struct Pack {
     pub index: Index,
     /// The blobs of the index, in its order, each with the right size.
     pub blobs: Vec<BlobFile>,
+}
+
+impl fmt::Debug for Pack {
+    /// Leaves out the content, which is long.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pack").field("digest", &self.digest).finish_non_exhaustive()
+    }
 }
 
 impl Pack {

@@ -1,6 +1,6 @@
 //! The thread of one UDP forward: `sm-forward`.
 //!
-//! It owns the host's socket, the flows, and the epoll descriptor that waits for all of them. When it is
+//! It owns the host's socket, the flows, and the poller that waits for all of them. When it is
 //! stopped, or the machine is gone, it closes them and exits. Events are level-triggered, and each is
 //! answered with a bounded number of datagrams, so that every flow gets its turn.
 
@@ -12,7 +12,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use supermachine_formats::wire::{Datagram, HEADER_SIZE, MAX_DATAGRAM, Request};
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use supermachine_vmm::{Interest, Poller, Readiness, Trigger};
 
 use super::flow::Flow;
 use crate::forward::dialer::Dialer;
@@ -21,8 +21,6 @@ use crate::os::{self, Route};
 
 /// Datagrams of clients before the flows get their turn.
 const TURNS: u32 = 64;
-/// Events per call of epoll.
-const BATCH: usize = 128;
 /// A frame, and a byte that shows that a datagram is too long.
 const SCRATCH: usize = HEADER_SIZE + MAX_DATAGRAM + 1;
 
@@ -54,7 +52,7 @@ enum Opening {
 /// A forward's server. See the module.
 #[derive(Debug)]
 pub(super) struct Server {
-    epoll: Epoll,
+    poller: Poller,
     socket: UdpSocket,
     guest_port: u16,
     limits: Limits,
@@ -79,9 +77,9 @@ impl Server {
         dialer: &Arc<Dialer>,
     ) -> io::Result<Relay> {
         let (source, weak) = (socket.as_raw_fd(), Arc::downgrade(dialer));
-        Relay::run(dialer, source, move |epoll| {
+        Relay::run(dialer, source, move |poller| {
             let server = Self {
-                epoll,
+                poller,
                 socket,
                 guest_port,
                 limits,
@@ -98,19 +96,14 @@ impl Server {
     }
 
     fn serve(mut self) {
-        let mut events = [EpollEvent::default(); BATCH];
         loop {
-            let count = match self.epoll.wait(self.timeout(), &mut events) {
-                Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => 0,
-                Err(_) => return,
-            };
+            let Ok(events) = self.poller.wait(self.timeout()) else { return };
             self.now = Instant::now();
-            for event in events.iter().take(count) {
-                let continues = match event.data() {
+            for (token, readiness) in events {
+                let continues = match token {
                     STOP => false,
                     SOURCE => self.receive(),
-                    token => self.handle(token, event.event_set()),
+                    token => self.handle(token, readiness),
                 };
                 if !continues {
                     return;
@@ -182,9 +175,9 @@ impl Server {
             self.slots.len() - 1
         });
         let Some(place) = self.slots.get_mut(index) else { return Opening::Dropped };
-        let event = EpollEvent::new(EventSet::IN, token(index, place.generation));
-        let watched = self.epoll.ctl(ControlOperation::Add, flow.descriptor(), event);
-        if watched.is_err() {
+        let token = token(index, place.generation);
+        let descriptor = flow.descriptor();
+        if self.poller.add(&descriptor, token, Interest::Input, Trigger::Level).is_err() {
             self.free.push(index);
             return Opening::Dropped;
         }
@@ -195,13 +188,13 @@ impl Server {
     }
 
     /// Handles an event of a flow. Returns whether the server continues.
-    fn handle(&mut self, token: u64, events: EventSet) -> bool {
+    fn handle(&mut self, token: u64, readiness: Readiness) -> bool {
         let Some((index, generation)) = parse(token) else { return true };
         let place = self.slots.get_mut(index).filter(|place| place.generation == generation);
         let Some(flow) = place.and_then(|place| place.flow.as_mut()) else { return true };
         let mut result = Ok(());
         let was_flushed = flow.is_flushed();
-        if events.intersects(EventSet::IN | EventSet::HANG_UP | EventSet::ERROR) {
+        if readiness.readable || readiness.hung_up {
             let (route, socket, now) = (flow.route, &self.socket, self.now);
             let mut any = false;
             result = flow.receive(&mut self.scratch, |payload| {
@@ -213,7 +206,7 @@ impl Server {
                 flow.used = now;
             }
         }
-        if events.contains(EventSet::OUT) && result.is_ok() {
+        if readiness.writable && result.is_ok() {
             result = flow.flush();
         }
         match result {
@@ -228,9 +221,9 @@ impl Server {
     fn watch(&mut self, index: usize) -> bool {
         let Some(place) = self.slots.get(index) else { return true };
         let Some(flow) = &place.flow else { return true };
-        let events = if flow.is_flushed() { EventSet::IN } else { EventSet::IN | EventSet::OUT };
-        let event = EpollEvent::new(events, token(index, place.generation));
-        match self.epoll.ctl(ControlOperation::Modify, flow.descriptor(), event) {
+        let interest = if flow.is_flushed() { Interest::Input } else { Interest::InputAndRoom };
+        let token = token(index, place.generation);
+        match self.poller.modify(&flow.descriptor(), token, interest, Trigger::Level) {
             Ok(()) => true,
             Err(_) => self.lose(index),
         }
@@ -281,11 +274,8 @@ impl Server {
             .filter_map(|(index, place)| Some((index, place.flow.as_ref()?)))
     }
 
-    fn timeout(&self) -> i32 {
-        self.sweep_at.map_or(-1, |at| {
-            let left: Duration = at.saturating_duration_since(Instant::now());
-            i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX)
-        })
+    fn timeout(&self) -> Option<Duration> {
+        self.sweep_at.map(|at| at.saturating_duration_since(Instant::now()))
     }
 }
 

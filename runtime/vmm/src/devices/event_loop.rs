@@ -19,7 +19,7 @@ use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread::{Builder, JoinHandle};
 
-use crate::os::{Interest, Poller, Readiness, Waker};
+use crate::os::{Interest, Poller, Readiness, Trigger, Waker};
 
 const THREAD_NAME: &str = "sm-events";
 /// The token of the waker that stops the thread.
@@ -67,7 +67,7 @@ impl EventLoop {
     /// The process has no descriptors left.
     pub(crate) fn new() -> io::Result<Self> {
         let (poller, stop) = (Poller::new()?, Waker::new()?);
-        poller.add(&stop, STOP, Interest::Input)?;
+        poller.add(&stop, STOP, Interest::Input, Trigger::Edge)?;
         let shared = Shared {
             poller,
             stop,
@@ -132,7 +132,7 @@ impl DeviceEvents {
         let handler = self.handler.get().cloned().ok_or(io::ErrorKind::NotConnected)?;
         let id = lock(&self.shared.sources).add(handler, token);
         let source = Source { shared: Arc::clone(&self.shared), id };
-        self.shared.poller.add(descriptor, id, interest)?;
+        self.shared.poller.add(descriptor, id, interest, Trigger::Edge)?;
         Ok(source)
     }
 
@@ -149,7 +149,8 @@ impl DeviceEvents {
     pub(crate) fn deliver(&self, token: u64) {
         let _held = lock(&self.shared.gate);
         if let Some(handler) = self.handler.get().and_then(Weak::upgrade) {
-            handler.ready(token, Readiness { writable: false, hung_up: false });
+            let readiness = Readiness { readable: true, writable: false, hung_up: false };
+            handler.ready(token, readiness);
         }
     }
 }
@@ -171,7 +172,7 @@ impl Source {
         descriptor: &impl AsRawFd,
         interest: Interest,
     ) -> io::Result<()> {
-        self.shared.poller.modify(descriptor, self.id, interest)
+        self.shared.poller.modify(descriptor, self.id, interest, Trigger::Edge)
     }
 }
 
@@ -201,7 +202,7 @@ impl Shared {
 
     fn run(&self) {
         loop {
-            let Ok(events) = self.poller.wait() else { return };
+            let Ok(events) = self.poller.wait(None) else { return };
             for (id, readiness) in events {
                 if id == STOP {
                     return;

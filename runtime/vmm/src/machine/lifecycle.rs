@@ -4,6 +4,7 @@
 //! time and nothing runs the guest meanwhile. It comes before all others. `clock` is held while the
 //! time is sent to the guest, so that no later request overtakes it.
 
+use std::fmt;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -21,7 +22,6 @@ use crate::error::{GuestFailure, MachineError};
 use crate::memory::{MemoryFiles, Pager, Ram, SparePages};
 
 /// A running or paused guest.
-#[derive(Debug)]
 pub struct Machine {
     // Dropped in this order: first the guest stops, then what it used goes away.
     pub(super) vcpus: Vcpus,
@@ -42,6 +42,13 @@ pub struct Machine {
     pub(super) turn: Mutex<()>,
     /// When the guest was last told the time. Held while a message with the time is sent.
     pub(super) clock: Mutex<ClockWatch>,
+}
+
+impl fmt::Debug for Machine {
+    /// Leaves out the state that the machine started from, which is long.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine").field("vcpus", &self.vcpus).finish_non_exhaustive()
+    }
 }
 
 impl Machine {

@@ -8,7 +8,6 @@
 use std::io;
 
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
-use vm_memory::{MmapRegion, VolatileMemory};
 
 use super::ram::Ram;
 use crate::os::{self, PageMap};
@@ -77,10 +76,10 @@ pub(crate) fn roll_back(
             });
         })?;
         for (first, end) in plan.copies {
-            copy_pages(region, pristine, first, end)?;
+            os::copy_range(region, pristine, first * PAGE_SIZE, (end - first) * PAGE_SIZE)?;
         }
         for (first, end) in plan.drops {
-            os::drop_pages(region, first * PAGE_SIZE, (end - first) * PAGE_SIZE)?;
+            os::discard(region, pristine, first * PAGE_SIZE, (end - first) * PAGE_SIZE)?;
         }
     }
     Ok(())
@@ -188,15 +187,6 @@ impl WindowPlan<'_> {
         }
         self.is_blocked = false;
     }
-}
-
-/// Copies a range of pages from one region to the same place in another.
-fn copy_pages(to: &MmapRegion, from: &MmapRegion, first: u64, end: u64) -> io::Result<()> {
-    let (offset, size) = ((first * PAGE_SIZE) as usize, ((end - first) * PAGE_SIZE) as usize);
-    let from = from.as_volatile_slice().subslice(offset, size).map_err(io::Error::other)?;
-    let to = to.as_volatile_slice().subslice(offset, size).map_err(io::Error::other)?;
-    from.copy_to_volatile_slice(to);
-    Ok(())
 }
 
 #[cfg(test)]

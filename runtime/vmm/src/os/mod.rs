@@ -2,6 +2,17 @@
 
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg(target_os = "macos")]
+mod macos;
+mod unix;
 
 #[cfg(target_os = "linux")]
 pub use linux::*;
+#[cfg(target_os = "macos")]
+pub use macos::*;
+pub(crate) use unix::mmap::{
+    Populate, Protection, copy_range, is_same_page, map_over, map_private, reserve,
+};
+pub use unix::readiness::{Interest, Readiness, Trigger};
+pub use unix::sockets::{receive_now, send_now, shut_down};
+pub use unix::threads::threads_for;

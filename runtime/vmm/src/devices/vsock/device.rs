@@ -165,7 +165,7 @@ impl Sockets {
     fn host_ready(
         &mut self,
         key: Key,
-        Readiness { writable, hung_up }: Readiness,
+        Readiness { writable, hung_up, .. }: Readiness,
         queues: &mut Queues,
     ) -> Result<(), QueueViolation> {
         let Some(connection) = self.connections.get_mut(&key) else { return Ok(()) };

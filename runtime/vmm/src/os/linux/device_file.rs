@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::sync::OnceLock;
 
-use super::threads::processors;
+use crate::os::unix::threads::processors;
 
 /// Makes descriptors that serve page faults, for users to whom an administrator allows it.
 pub(super) static USERFAULT: DeviceFile = DeviceFile::read_write("/dev/userfaultfd");

@@ -9,7 +9,8 @@ use vmm_sys_util::ioctl::ioctl_with_mut_ref;
 use vmm_sys_util::ioctl_iowr_nr;
 
 use super::device_file::PAGE_MAP;
-use super::mmap::host_page_size;
+use crate::os::unix::mmap::host_page_size;
+use crate::os::unix::page_state::{PageState, report_present};
 
 ioctl_iowr_nr!(PAGEMAP_SCAN, b'f' as u32, 16, ScanArguments);
 
@@ -85,9 +86,11 @@ impl PageMap {
         match self.scan(region, page_size, untouched, &mut |first, count, _| report(first, count)) {
             // Kernels before 6.7 have no such call.
             Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
-                let pages = pages_in(&self.file, region, page_size, is_written)?;
-                pages.into_iter().for_each(|page| report(page, 1));
-                Ok(())
+                self.read_entries(region, page_size, &mut |first, count, is_written| {
+                    if is_written {
+                        report(first, count);
+                    }
+                })
             }
             result => result,
         }
@@ -108,13 +111,7 @@ impl PageMap {
         });
         match result {
             Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => {
-                let is_there = |entry: u64| entry >> 62 != 0;
-                let there = pages_in(&self.file, region, page_size, is_there)?;
-                let written = pages_in(&self.file, region, page_size, is_written)?;
-                for page in there {
-                    report(page, 1, written.binary_search(&page).is_ok());
-                }
-                Ok(())
+                self.read_entries(region, page_size, &mut report)
             }
             result => result,
         }
@@ -163,64 +160,40 @@ impl PageMap {
         }
         Ok(())
     }
-}
 
-/// Whether a page map entry is that of a written page.
-pub(crate) fn is_written(entry: u64) -> bool {
-    let (present, swapped, of_file) = (entry >> 63 & 1, entry >> 62 & 1, entry >> 61 & 1);
-    swapped == 1 || (present == 1 && of_file == 0)
-}
-
-/// The numbers of a mapping's pages with a wanted entry, counted from the region's start, in rising
-/// order. An entry is one page of the host, which has one or more pages of `page_size`.
-pub(crate) fn pages_in(
-    map: &File,
-    region: &MmapRegion,
-    page_size: u64,
-    wanted: impl Fn(u64) -> bool,
-) -> io::Result<Vec<u64>> {
-    let found = entries_in(map, region, host_page_size(), wanted)?;
-    Ok(split(&found, (host_page_size() / page_size).max(1)))
-}
-
-/// The numbers of the parts of pages, each of which has as many.
-fn split(pages: &[u64], parts: u64) -> Vec<u64> {
-    pages.iter().flat_map(|page| page * parts..(page + 1) * parts).collect()
-}
-
-fn entries_in(
-    map: &File,
-    region: &MmapRegion,
-    host_page: u64,
-    wanted: impl Fn(u64) -> bool,
-) -> io::Result<Vec<u64>> {
-    const ENTRY: u64 = 8;
-    let first = region.as_ptr() as u64 / host_page;
-    let pages = region.size() as u64 / host_page;
-    let mut found = Vec::new();
-    let mut buffer = vec![0; 64 << 10];
-    let mut page = 0;
-    while page < pages {
-        let count = (pages - page).min(buffer.len() as u64 / ENTRY);
-        let entries = buffer.get_mut(..(count * ENTRY) as usize).unwrap_or_default();
-        map.read_exact_at(entries, (first + page) * ENTRY)?;
-        for entry in entries.as_chunks::<8>().0 {
-            if wanted(u64::from_ne_bytes(*entry)) {
-                found.push(page);
-            }
-            page += 1;
+    /// Reports the present pages by the map's entries, of which each page of the host has one.
+    pub(crate) fn read_entries(
+        &self,
+        region: &MmapRegion,
+        page_size: u64,
+        report: &mut impl FnMut(u64, u64, bool),
+    ) -> io::Result<()> {
+        const ENTRY: u64 = 8;
+        let host_page = host_page_size();
+        let parts = (host_page / page_size).max(1);
+        let first = region.as_ptr() as u64 / host_page;
+        let pages = region.size() as u64 / host_page;
+        let mut buffer = vec![0; 64 << 10];
+        let mut page = 0;
+        while page < pages {
+            let count = (pages - page).min(buffer.len() as u64 / ENTRY);
+            let entries = buffer.get_mut(..(count * ENTRY) as usize).unwrap_or_default();
+            self.file.read_exact_at(entries, (first + page) * ENTRY)?;
+            let entries = entries.as_chunks().0;
+            let states = entries.iter().map(|entry| state(u64::from_ne_bytes(*entry)));
+            report_present(states, page, parts, report);
+            page += count;
         }
+        Ok(())
     }
-    Ok(found)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn page_of_a_larger_host_page_counts_as_all_of_its_parts() {
-        assert_eq!(split(&[0, 3], 4), [0, 1, 2, 3, 12, 13, 14, 15]);
-        assert_eq!(split(&[7], 1), [7]);
+/// The state that an entry of the page map describes.
+fn state(entry: u64) -> PageState {
+    let (present, swapped, of_file) = (entry >> 63 & 1, entry >> 62 & 1, entry >> 61 & 1);
+    match (present, swapped, of_file) {
+        (_, 1, _) | (1, _, 0) => PageState::Written,
+        (1, ..) => PageState::Read,
+        _ => PageState::Absent,
     }
 }

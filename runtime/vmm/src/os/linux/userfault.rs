@@ -12,7 +12,7 @@ use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref};
 use vmm_sys_util::{ioctl_io_nr, ioctl_ior_nr, ioctl_iowr_nr};
 
 use super::device_file::USERFAULT;
-use super::mmap::host_page_size;
+use crate::os::unix::mmap::host_page_size;
 
 const TYPE: u32 = 0xaa;
 const API_VERSION: u64 = 0xaa;

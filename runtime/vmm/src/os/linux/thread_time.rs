@@ -1,24 +1,9 @@
-//! Threads: how many to start, and the processor time that they use.
+//! The processor time that threads use.
 
 use std::io;
-use std::num::NonZero;
 use std::os::unix::thread::JoinHandleExt;
-use std::sync::OnceLock;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
-
-/// The number of threads to start for `pieces` of work: one per processor, with at least `each`
-/// pieces for every thread but the last.
-#[must_use]
-pub fn threads_for(pieces: usize, each: usize) -> usize {
-    processors().min(pieces.div_ceil(each)).max(1)
-}
-
-/// The processors that this process may use, counted once, as that reads files.
-pub(super) fn processors() -> usize {
-    static COUNT: OnceLock<usize> = OnceLock::new();
-    *COUNT.get_or_init(|| thread::available_parallelism().map_or(1, NonZero::get))
-}
 
 /// The processor time that a thread has used.
 pub(crate) fn thread_cpu_time<T>(thread: &JoinHandle<T>) -> io::Result<Duration> {
