@@ -85,7 +85,8 @@ impl VmConfig {
     /// except those of the snapshot's files, and exits with the machine or with this process.
     ///
     /// An isolated machine has the same API. Its start costs a process more; commands, files and
-    /// ports cost the same. A pool replaces it instead of resetting it.
+    /// ports cost the same. A pool resets it in its worker; a machine whose next user must not get
+    /// the same worker is [discarded](crate::PooledVm::discard).
     ///
     /// ```no_run
     /// use supermachine::{AssetPaths, Image, VmConfig};

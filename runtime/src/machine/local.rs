@@ -73,8 +73,7 @@ impl LocalMachine {
         &mut self,
         hostname: Option<&str>,
         plug: Option<Plug>,
-        shared: &[Shared],
-        stored: &[Stored],
+        (shared, stored): (&[Shared], &[Stored]),
         timings: &mut Timings,
     ) -> Result<(), Error> {
         self.handle.release();

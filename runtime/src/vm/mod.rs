@@ -27,7 +27,7 @@ use crate::live::{self, TakenSnapshot};
 use crate::machine::{AgentStream, LocalMachine, MachineHandle, Setup, plugged};
 use crate::network::{Attached, Plug};
 use crate::shares::{self, Shared};
-use crate::worker::{Client, Control, Hosted, Process, Server, Serving, Stopped};
+use crate::worker::{self, Client, Control, Hosted, Process, Server, Serving, Stopped};
 use crate::{
     Error, ExecBuilder, ExecOutcome, ExitStatus, FileBuilder, FileReader, FileWriter, Image,
     RestoreMode, VmConfig,
@@ -72,7 +72,7 @@ enum Owner {
     /// A worker that this process owns.
     Worker {
         /// Stops the worker when it is dropped.
-        _process: Process,
+        process: Process,
     },
     /// Another process.
     Other,
@@ -121,7 +121,7 @@ impl Vm {
         timings.set_restore_mode(mode);
         timings.step("process");
         let handle: Arc<dyn MachineHandle> = Arc::new(process.client().clone());
-        let owner = Owner::Worker { _process: process };
+        let owner = Owner::Worker { process };
         let kept = Kept::of(&stored, &handle);
         Ok(Self { kept, network, ..Self::new(handle, Some(image.clone()), timings, owner) })
     }
@@ -512,14 +512,23 @@ impl Vm {
         let mut timings = Timings::start();
         timings.set_restore_mode(self.timings.restore_mode());
         self.dialer.close();
-        let Owner::Local(machine) = &mut self.owner else {
-            return Err(MachineError::Unresettable.into());
-        };
+        let Some(image) = &self.image else { return Err(MachineError::Unresettable.into()) };
         let plug = self.network.renew()?;
-        let shared = shares::start(config, machine.machine().origin())?;
-        let stored = disks::start(config, machine.machine().origin())?;
-        machine.reset(config.hostname(), plug, &shared, &stored, &mut timings)?;
-        self.handle = machine.handle();
+        let shared = shares::start(config, image.snapshot())?;
+        let stored = disks::start(config, image.snapshot())?;
+        let ends = (&*shared, &*stored);
+        self.handle = match &mut self.owner {
+            Owner::Local(machine) => {
+                machine.reset(config.hostname(), plug, ends, &mut timings)?;
+                machine.handle()
+            }
+            Owner::Worker { process } => {
+                process.reset(config, plug, ends)?;
+                timings.step("process");
+                Arc::new(process.client().clone())
+            }
+            Owner::Other => return Err(MachineError::Unresettable.into()),
+        };
         self.dialer = Dialer::new(&self.handle);
         self.timings = timings;
         Ok(())
@@ -571,6 +580,9 @@ impl Vm {
         self.image.as_ref()
     }
 }
+
+/// A shared machine is not reset: its other users would not know.
+impl worker::Owner for Vm {}
 
 impl Client {
     /// The machine, as if this process held it. When the `Vm` is dropped, its forwards close and

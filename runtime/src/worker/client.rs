@@ -41,6 +41,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+    /// Whether its owner has stopped the process, or has reset the machine for another user.
+    is_over: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -51,8 +53,6 @@ struct Inner {
     socket: Mutex<Option<UnixStream>>,
     /// The timeout of a request that the worker answers at once.
     limit: Option<Duration>,
-    /// Whether its owner has stopped the process.
-    is_over: AtomicBool,
 }
 
 impl Client {
@@ -81,9 +81,8 @@ impl Client {
         pid: u32,
         limit: Option<Duration>,
     ) -> Result<Self, Error> {
-        let (socket, is_over) = (Mutex::new(Some(socket)), AtomicBool::new(false));
-        let inner = Inner { path: path.to_owned(), pid, socket, limit, is_over };
-        let client = Self { inner: Arc::new(inner) };
+        let inner = Inner { path: path.to_owned(), pid, socket: Mutex::new(Some(socket)), limit };
+        let client = Self { inner: Arc::new(inner), is_over: Arc::default() };
         match client.ask(&WorkerRequest::Hello { version: VERSION }, limit)? {
             (WorkerReply::Hello { version: VERSION }, _) => Ok(client),
             (WorkerReply::Hello { version: found }, _) => Err(Error::Worker {
@@ -106,22 +105,46 @@ impl Client {
         parts: &Parcel<F>,
     ) -> Result<(), Error> {
         let ask = WorkerRequest::Start { hostname: hostname.map(str::to_owned) };
+        self.set_up("start", &ask, parts)
+    }
+
+    /// Resets the machine for its next user, to whom the returned client leads. To this one and its
+    /// clones, the machine has stopped. After an error the process must not be used.
+    pub(super) fn reset<F: AsFd>(
+        &self,
+        hostname: Option<&str>,
+        ends: &Parcel<F>,
+    ) -> Result<Self, Error> {
+        self.mark_over();
+        let next = Self { inner: Arc::clone(&self.inner), is_over: Arc::default() };
+        let ask = WorkerRequest::Reset { hostname: hostname.map(str::to_owned) };
+        next.set_up("reset", &ask, ends)?;
+        Ok(next)
+    }
+
+    fn set_up<F: AsFd>(
+        &self,
+        request: &'static str,
+        ask: &WorkerRequest,
+        parcel: &Parcel<F>,
+    ) -> Result<(), Error> {
         let send = |socket: &mut UnixStream| {
             socket.write_all(&ask.to_frame())?;
-            parts.send(socket)
+            parcel.send(socket)
         };
         match self.exchange(send, None)? {
             (WorkerReply::Done, _) => Ok(()),
             (WorkerReply::Failed { reason }, _) => {
                 Err(Error::Worker { source: WorkerError::Failed { reason } })
             }
-            _ => Err(Error::unexpected("start")),
+            _ => Err(Error::unexpected(request)),
         }
     }
 
-    /// Records that the owner stops the process: later requests fail with [`Error::Stopped`].
+    /// Records that the owner stops the process or resets the machine: later requests fail with
+    /// [`Error::Stopped`].
     pub(super) fn mark_over(&self) {
-        self.inner.is_over.store(true, Ordering::Release);
+        self.is_over.store(true, Ordering::Release);
     }
 
     /// The machine's status.
@@ -234,6 +257,10 @@ impl Client {
         limit: Option<Duration>,
     ) -> Result<(WorkerReply, Option<OwnedFd>), Error> {
         let mut place = self.inner.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        // With the lock held: a request must not overtake a reset and reach the next user's machine.
+        if self.is_over.load(Ordering::Acquire) {
+            return Err(Error::Stopped);
+        }
         let Some(mut socket) = place.take() else { return Err(self.gone()) };
         let done = socket
             .set_read_timeout(limit)
@@ -268,7 +295,7 @@ impl Client {
     }
 
     fn gone(&self) -> Error {
-        if self.inner.is_over.load(Ordering::Acquire) {
+        if self.is_over.load(Ordering::Acquire) {
             Error::Stopped
         } else {
             Error::Worker { source: WorkerError::Gone }

@@ -20,6 +20,7 @@
 //! | 0x6A | Resume | – | Done, or Failed |
 //! | 0x6B | Start, first and only to a worker without a machine | `hostname` (`u8` 0, or 1 and a text), then a parcel as in [`parts`](super::parts) | Done, or Failed |
 //! | 0x6C | Capture | – | Stream, where Captured or Failed will come, or Failed |
+//! | 0x6D | Reset, only to a worker of one client | `hostname` as in Start, then a parcel of ends as in [`parts`](super::parts) | Done, or Failed |
 //! | 0x81 | Hello | `version` `u16` | |
 //! | 0x82 | Stream | –; the descriptor comes along with the first byte | |
 //! | 0x83 | Refused, also unasked to a client too many | `errno` `u16` | |
@@ -50,7 +51,7 @@ use crate::machine::{StoredSnapshot, StreamError};
 use supermachine_vmm::GuestFailure;
 
 /// The version of these messages.
-pub(super) const VERSION: u16 = 6;
+pub(super) const VERSION: u16 = 7;
 /// The longest label.
 pub(super) const MAX_LABEL: usize = 64 << 10;
 /// The longest other text.
@@ -71,6 +72,7 @@ pub(super) enum WorkerRequest {
     Resume,
     Start { hostname: Option<String> },
     Capture,
+    Reset { hostname: Option<String> },
 }
 
 /// Worker to client.
@@ -105,6 +107,7 @@ impl Message for WorkerRequest {
             Self::Resume => 0x6A,
             Self::Start { .. } => 0x6B,
             Self::Capture => 0x6C,
+            Self::Reset { .. } => 0x6D,
         }
     }
 
@@ -112,7 +115,7 @@ impl Message for WorkerRequest {
         match self {
             Self::Hello { version } => out.put_u16(*version),
             Self::Snapshot { name } => put_text(out, name, MAX_TEXT),
-            Self::Start { hostname } => {
+            Self::Start { hostname } | Self::Reset { hostname } => {
                 out.put_option(hostname.as_ref(), |out, name| put_text(out, name, MAX_TEXT));
             }
             Self::Dial | Self::Look | Self::Console | Self::Usage | Self::Status => {}
@@ -133,16 +136,18 @@ impl Message for WorkerRequest {
             0x68 => Self::Stop,
             0x69 => Self::Pause,
             0x6A => Self::Resume,
-            0x6B => Self::Start {
-                hostname: reader
-                    .option("hostname", |reader| reader.string("hostname", MAX_TEXT))?,
-            },
+            0x6B => Self::Start { hostname: read_hostname(&mut reader)? },
             0x6C => Self::Capture,
+            0x6D => Self::Reset { hostname: read_hostname(&mut reader)? },
             _ => return Err(unknown_kind(kind)),
         };
         reader.finish()?;
         Ok(message)
     }
+}
+
+fn read_hostname(reader: &mut Reader<'_>) -> Result<Option<String>, DecodeError> {
+    reader.option("hostname", |reader| reader.string("hostname", MAX_TEXT))
 }
 
 impl Message for WorkerReply {

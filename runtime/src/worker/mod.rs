@@ -17,6 +17,7 @@
 
 mod capture;
 mod client;
+mod ends;
 mod entrypoint;
 mod message;
 mod parcel;
@@ -33,8 +34,8 @@ pub(crate) use self::process::Process;
 pub use self::program::main;
 #[doc(hidden)]
 pub use self::program::main_locked;
-pub(crate) use self::server::Hosted;
 pub use self::server::{Control, Server, Serving, Stopped};
+pub(crate) use self::server::{Hosted, Owner};
 pub use self::status::{State, Status};
 pub use crate::assets::PROGRAM;
 pub use crate::os::inherit_nothing;

@@ -17,7 +17,7 @@ use crate::os::{self, MAX_DESCRIPTORS};
 
 /// Bytes and open files.
 #[derive(Debug)]
-pub(super) struct Parcel<F = OwnedFd> {
+pub(crate) struct Parcel<F = OwnedFd> {
     pub(super) bytes: Vec<u8>,
     pub(super) files: Vec<F>,
 }

@@ -8,7 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use super::client::Client;
-use super::parts::{self, Ends, RemoteShare};
+use super::ends::{Ends, RemoteShare};
+use super::parts;
 use crate::disks::Stored;
 use crate::error::{HostError, WorkerError};
 use crate::image::Content;
@@ -41,8 +42,7 @@ impl Process {
             Content::Pack(_) => Some(UnixStream::pair().map_err(Error::stream)?),
         };
         let (ours, theirs) = signal.unzip();
-        let lanes = shared.iter().map(lanes).collect::<Result<Vec<_>, _>>();
-        let lanes = lanes.map_err(|source| HostError::Share { source })?;
+        let lanes = all_lanes(shared)?;
         let ends = Ends { plug: plug.as_ref(), shares: &lanes, volumes: stored };
         let parts = parts::pack(image.snapshot(), &content, theirs.as_ref(), &ends);
         let process = Self::spawn(config)?;
@@ -51,6 +51,19 @@ impl Process {
             image.expand_after(signal);
         }
         Ok((process, mode))
+    }
+
+    /// Resets the machine for its next user. After an error it must not be used again.
+    pub(crate) fn reset(
+        &mut self,
+        config: &VmConfig,
+        plug: Option<Plug>,
+        (shared, stored): (&[Shared], &[Stored]),
+    ) -> Result<(), Error> {
+        let lanes = all_lanes(shared)?;
+        let ends = Ends { plug: plug.as_ref(), shares: &lanes, volumes: stored };
+        self.client = self.client.reset(config.hostname(), &ends.pack())?;
+        Ok(())
     }
 
     /// Starts a worker without a machine.
@@ -91,6 +104,11 @@ impl Drop for Process {
         self.client.mark_over();
         end(&mut self.child);
     }
+}
+
+fn all_lanes(shared: &[Shared]) -> Result<Vec<RemoteShare>, HostError> {
+    let lanes = shared.iter().map(lanes).collect::<Result<Vec<_>, _>>();
+    lanes.map_err(|source| HostError::Share { source })
 }
 
 /// Starts to answer for a folder from here. Returns what the worker gets.

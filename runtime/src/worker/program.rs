@@ -10,23 +10,23 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use super::ends::{self, MAX_END_FILES, OpenedEnds};
 use super::message::{WorkerReply, WorkerRequest};
 use super::parcel::Parcel;
 use super::parts;
-use super::server::{Hosted, failed, greet, say, serve_one};
+use super::server::{Hosted, Owner, failed, greet, say, serve_one};
 use crate::agent::read_message;
-use crate::machine::{LocalMachine, Setup};
-use crate::shares::LANES;
+use crate::machine::{LocalMachine, MachineHandle, Setup};
 use crate::{Error, os};
 use supermachine_formats::pack::{MAX_BLOBS, MAX_INDEX_SIZE, MAX_SPACES, MAX_STATE_SIZE};
-use supermachine_formats::wire::{MAX_SHARES, MAX_VOLUMES};
 use supermachine_vmm::{Timings, host};
 
 /// The most bytes of the parts of a machine: state and index, and as much again for short lists.
 const MAX_PARTS: u64 = 2 * (MAX_STATE_SIZE + MAX_INDEX_SIZE);
-/// The most files: blobs, or memory and disks, and what comes with a network, folders and volumes.
-const MAX_FILES: usize = MAX_BLOBS + MAX_SPACES + 1 + MAX_SHARES * LANES + MAX_VOLUMES;
+/// The most files: blobs, or memory and disks, and those of its ends.
+const MAX_FILES: usize = MAX_BLOBS + MAX_SPACES + MAX_END_FILES;
 const USAGE: u8 = 2;
 
 /// The main function of `supermachine-worker`, for that program and for one that takes its place.
@@ -87,6 +87,18 @@ pub(super) fn hold(
         }
         // A client that is gone needs no reason.
         Err(error) => drop(say(&mut client, &failed(&error))),
+    }
+}
+
+impl Owner for LocalMachine {
+    fn reset(
+        &mut self,
+        hostname: Option<&str>,
+        ends: Parcel,
+    ) -> Result<Arc<dyn MachineHandle>, Error> {
+        let OpenedEnds { plug, shared, stored } = ends::open(ends)?;
+        Self::reset(self, hostname, plug, (&shared, &stored), &mut Timings::start())?;
+        Ok(self.handle())
     }
 }
 

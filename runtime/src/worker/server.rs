@@ -9,8 +9,8 @@
 //! machine; `label`, and `watch`, which guards the stream that reports the entrypoint's exit, are taken
 //! under it; `clients` and `stoppers` guard lists, and are taken alone.
 
-use std::any::Any;
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -21,11 +21,13 @@ use std::thread;
 use std::time::Duration;
 
 use supermachine_formats::wire::Message;
-use supermachine_vmm::{Interest, Poller, Trigger, Waker};
+use supermachine_vmm::{Interest, MachineError, Poller, Trigger, Waker};
 
 use super::capture;
+use super::ends::{MAX_END_FILES, MAX_ENDS};
 use super::entrypoint::EntrypointWatch;
 use super::message::{MAX_LABEL, VERSION, WorkerReply, WorkerRequest};
+use super::parcel::Parcel;
 use super::status::State;
 use crate::agent::read_message;
 use crate::error::PortError;
@@ -103,7 +105,7 @@ pub struct Serving {
     is_reachable: Option<Box<dyn Fn() -> bool + Send>>,
 }
 
-impl std::fmt::Debug for Serving {
+impl Debug for Serving {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Serving").field("file", &self.file).finish_non_exhaustive()
     }
@@ -234,23 +236,35 @@ impl Drop for Stopped {
     }
 }
 
+/// What keeps a hosted machine running. Dropping it stops the machine.
+pub(crate) trait Owner: Debug + Send + Sync {
+    /// Resets the machine for its next user, who has this host name and these ends, and returns the
+    /// handle for that. After an error the machine must not be used.
+    fn reset(
+        &mut self,
+        _hostname: Option<&str>,
+        _ends: Parcel,
+    ) -> Result<Arc<dyn MachineHandle>, Error> {
+        Err(MachineError::Unresettable.into())
+    }
+}
+
 /// A machine with what keeps it running.
 #[derive(Debug)]
 pub(crate) struct Hosted {
     handle: Arc<dyn MachineHandle>,
     /// What the machine started from; `None` in a worker, which has no store.
     image: Option<Image>,
-    /// Stops the machine when it is dropped.
-    _owner: Box<dyn Any + Send + Sync>,
+    owner: Box<dyn Owner>,
 }
 
 impl Hosted {
     pub(crate) fn new(
         handle: Arc<dyn MachineHandle>,
         image: Option<Image>,
-        owner: Box<dyn Any + Send + Sync>,
+        owner: Box<dyn Owner>,
     ) -> Self {
-        Self { handle, image, _owner: owner }
+        Self { handle, image, owner }
     }
 }
 
@@ -324,6 +338,10 @@ impl Shared {
                 WorkerRequest::Capture => self.begin(|shared, outcome| shared.capture(outcome)),
                 // The parts that follow it are of no use.
                 WorkerRequest::Start { .. } => return None,
+                WorkerRequest::Reset { hostname } => {
+                    let ends = Parcel::receive(&mut client, MAX_ENDS, MAX_END_FILES).ok()?;
+                    Err(self.reset(hostname.as_deref(), ends))
+                }
                 ask => self.with(|machine| Err(self.answer(machine.handle.as_ref(), ask))),
             };
             match answered {
@@ -345,6 +363,23 @@ impl Shared {
 
     fn dial(machine: &Hosted) -> Result<UnixStream, WorkerReply> {
         machine.handle.dial(&[]).map_err(|error| WorkerReply::Refused { errno: errno(&error) })
+    }
+
+    /// Resets the machine for the next user of the same client.
+    fn reset(&self, hostname: Option<&str>, ends: Parcel) -> WorkerReply {
+        let mut machine = self.machine.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(machine) = machine.as_mut() else {
+            return WorkerReply::Seen(Some(StreamError::Stopped));
+        };
+        match machine.owner.reset(hostname, ends) {
+            Ok(handle) => {
+                *lock(&self.watch) = EntrypointWatch::new(&handle);
+                self.is_paused.store(false, Ordering::Release);
+                machine.handle = handle;
+                WorkerReply::Done
+            }
+            Err(error) => failed(&error),
+        }
     }
 
     /// Starts what takes long, on its own thread. The stream delivers the outcome.
@@ -420,6 +455,7 @@ impl Shared {
             | WorkerRequest::Snapshot { .. }
             | WorkerRequest::Capture
             | WorkerRequest::Start { .. }
+            | WorkerRequest::Reset { .. }
             | WorkerRequest::Stop => WorkerReply::Refused { errno: EPROTO },
         }
     }

@@ -30,7 +30,7 @@ use crate::error::{InvalidInput, PortError, WorkerError};
 use crate::machine::{MachineHandle, StoredSnapshot, StreamError};
 use crate::{Error, ExitStatus, os};
 use supermachine_test_support::mutate;
-use supermachine_vmm::{GuestFailure, Machine};
+use supermachine_vmm::{GuestFailure, Machine, MachineError};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -120,16 +120,36 @@ impl MachineHandle for Fake {
 }
 
 /// Owns a fake guest, which stops when this is dropped.
-struct Owner(Arc<Facts>);
+#[derive(Debug)]
+struct FakeOwner {
+    facts: Arc<Facts>,
+    streams: Mutex<Sender<UnixStream>>,
+}
 
-impl Drop for Owner {
+impl Owner for FakeOwner {
+    fn reset(
+        &mut self,
+        hostname: Option<&str>,
+        ends: Parcel,
+    ) -> Result<Arc<dyn MachineHandle>, Error> {
+        assert_eq!((hostname, ends.files.len()), (Some("next"), 1));
+        if ends.bytes != b"ends" {
+            return Err(MachineError::Unresettable.into());
+        }
+        let streams = Mutex::new(self.streams.lock().unwrap().clone());
+        Ok(Arc::new(Fake { streams, facts: Arc::clone(&self.facts) }))
+    }
+}
+
+impl Drop for FakeOwner {
     fn drop(&mut self) {
-        *self.0.dropped.lock().unwrap() = true;
+        *self.facts.dropped.lock().unwrap() = true;
     }
 }
 
 fn hosted(fake: Fake) -> Hosted {
-    let owner = Owner(Arc::clone(&fake.facts));
+    let streams = Mutex::new(fake.streams.lock().unwrap().clone());
+    let owner = FakeOwner { facts: Arc::clone(&fake.facts), streams };
     Hosted::new(Arc::new(fake), None, Box::new(owner))
 }
 
@@ -646,6 +666,48 @@ fn worker_starts_the_requested_machine_and_serves_it_until_stop() {
     worker.join().unwrap();
     assert!(*facts.dropped.lock().unwrap());
     assert!(matches!(client.console(), Err(Error::Worker { source: WorkerError::Gone })));
+}
+
+/// Orders a reset.
+fn reset(client: &Client, ends: &[u8]) -> Result<Client, Error> {
+    let files = vec![tempfile::tempfile().unwrap()];
+    client.reset(Some("next"), &Parcel { bytes: ends.to_vec(), files })
+}
+
+#[test]
+fn reset_machine_serves_its_next_user_and_no_former_one() {
+    let (socket, facts, streams, worker) = worker();
+    let former = greeted(socket);
+    start(&former).unwrap();
+    former.vm().pause().unwrap();
+    let next = reset(&former, b"ends").unwrap();
+    assert_eq!(next.status().unwrap().state, State::Running);
+    assert!(matches!(former.console(), Err(Error::Stopped)));
+    assert!(matches!(MachineHandle::dial(&former, &[]), Err(Error::Stopped)));
+    // Each use has a stream that waits for its entrypoint; nothing else arrived.
+    (0..2).for_each(|_| drop(streams.recv_timeout(PATIENCE).unwrap()));
+    assert!(streams.try_recv().is_err());
+    let former: Arc<dyn MachineHandle> = Arc::new(former);
+    assert_eq!(former.wait_exit(), StreamError::Stopped);
+    MachineHandle::dial(&next, &[]).unwrap();
+    streams.recv_timeout(PATIENCE).unwrap();
+    drop((former, next));
+    worker.join().unwrap();
+    assert!(*facts.dropped.lock().unwrap());
+}
+
+#[test]
+fn failed_reset_is_reported_with_its_reason() {
+    let (socket, _facts, _streams, worker) = worker();
+    let client = greeted(socket);
+    start(&client).unwrap();
+    let Err(Error::Worker { source: WorkerError::Failed { reason } }) = reset(&client, b"other")
+    else {
+        panic!("no failure");
+    };
+    assert!(reason.contains(&MachineError::Unresettable.to_string()), "{reason}");
+    drop(client);
+    worker.join().unwrap();
 }
 
 #[test]

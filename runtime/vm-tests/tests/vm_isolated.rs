@@ -247,20 +247,29 @@ fn on_demand_start_in_a_worker_makes_the_mapped_form() {
 }
 
 #[test]
-fn pool_replaces_used_machines() {
+fn pool_resets_used_machines_in_their_workers() {
     let _alone = alone();
-    let pool = busybox().pool().config(&isolated()).min(1).max(2).build().unwrap();
-    for _ in 0..3 {
+    let pool = busybox().pool().config(&isolated()).min(1).max(1).build().unwrap();
+    let mut former = None;
+    for _ in 0..5 {
         let vm = pool.acquire().unwrap();
         assert_eq!(sh(&vm, "cat /tmp/used 2> /dev/null || echo fresh"), "fresh\n");
         sh(&vm, "echo used > /tmp/used");
+        let mut command = vm.exec_builder().argv(["sleep", "1000"]).spawn().unwrap();
+        let worker = workers();
+        assert_eq!(worker.len(), 1);
+        assert_eq!(*former.get_or_insert(worker.clone()), worker);
+        drop(vm);
+        // The former user's handles do not reach the next one's machine.
+        let error = command.wait().unwrap_err();
+        assert!(matches!(error, Error::Stopped), "{error:?}");
     }
-    assert_eq!(pool.stats().reset, 0);
     let end = Instant::now() + TIMEOUT;
-    while pool.stats().idle != 1 || workers().len() != 1 {
-        assert!(Instant::now() < end, "{:?}, {:?}", pool.stats(), workers());
+    while pool.stats().idle != 1 {
+        assert!(Instant::now() < end, "{:?}", pool.stats());
         thread::sleep(Duration::from_millis(10));
     }
+    assert_eq!(pool.stats().reset, 5);
     // A machine that dies while idle is not leased.
     workers().into_iter().for_each(kill);
     let vm = pool.acquire().unwrap();

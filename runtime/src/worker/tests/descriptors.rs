@@ -16,9 +16,10 @@ use supermachine_formats::snapshot::memory::Run;
 use supermachine_vmm::{Captured, MachineError, Origin, Restore, Timings, VolumeDisk, share_tag};
 use tempfile::TempDir;
 
+use super::super::ends::{Ends, RemoteShare};
 use super::super::message::{VERSION, WorkerReply, WorkerRequest};
 use super::super::parcel::Parcel;
-use super::super::parts::{self, Ends, RemoteShare, put_runs};
+use super::super::parts::{self, put_runs};
 use super::super::{Client, capture};
 use crate::agent::read_message;
 use crate::disks::Stored;
