@@ -1,10 +1,15 @@
 //! What the caller requires of a machine.
 
+use supermachine_vmm::host;
+
 use crate::AssetPaths;
 #[cfg(feature = "net")]
 use crate::Network;
 #[cfg(feature = "fs")]
 use crate::{HostFolder, Volume};
+
+/// Whether machines are isolated unless [`VmConfig::with_isolated`] says otherwise.
+const ISOLATED_BY_DEFAULT: bool = cfg!(feature = "isolated") || host::ONE_MACHINE_PER_PROCESS;
 
 /// How to start a [`Vm`](crate::Vm).
 ///
@@ -24,7 +29,8 @@ pub struct VmConfig {
     hostname: Option<String>,
     expands_first: bool,
     pool_warm: usize,
-    is_isolated: bool,
+    /// `None` is the default.
+    is_isolated: Option<bool>,
     assets: Option<AssetPaths>,
     #[cfg(feature = "net")]
     network: Option<Network>,
@@ -84,6 +90,9 @@ impl VmConfig {
     /// bundle` puts beside the app. It gets neither this process's environment nor its descriptors,
     /// except those of the snapshot's files, and exits with the machine or with this process.
     ///
+    /// The default is `false`, unless the feature `isolated` is on, or the host's hypervisor allows a process
+    /// one machine only.
+    ///
     /// An isolated machine has the same API. Its start costs a process more; commands, files and
     /// ports cost the same. A pool resets it in its worker; a machine whose next user must not get
     /// the same worker is [discarded](crate::PooledVm::discard).
@@ -99,7 +108,7 @@ impl VmConfig {
     /// ```
     #[must_use]
     pub fn with_isolated(mut self, is_isolated: bool) -> Self {
-        self.is_isolated = is_isolated;
+        self.is_isolated = Some(is_isolated);
         self
     }
 
@@ -252,7 +261,7 @@ impl VmConfig {
     /// Whether the machine runs in a worker process.
     #[must_use]
     pub fn is_isolated(&self) -> bool {
-        self.is_isolated
+        self.is_isolated.unwrap_or(ISOLATED_BY_DEFAULT)
     }
 
     /// The number of machines to keep warm.

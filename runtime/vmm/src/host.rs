@@ -7,7 +7,7 @@ use crate::arch;
 use crate::backend::{self, HypervisorError};
 use crate::os::{self, DeviceFile};
 
-pub use crate::backend::Speed;
+pub use crate::backend::{ONE_MACHINE_PER_PROCESS, Speed};
 
 /// How often to probe a host that seems slow. A busy host may suspend a guest for longer than the
 /// probe's own instructions take.

@@ -17,7 +17,11 @@ mod unsupported;
 pub use error::HypervisorError;
 pub(crate) use hypervisor::{Access, Exit, Kick, Vcpu, Vm};
 #[cfg(target_os = "linux")]
+pub use kvm::ONE_MACHINE_PER_PROCESS;
+#[cfg(target_os = "linux")]
 pub(crate) use kvm::{create_vm, device, family, probe};
 pub use speed::Speed;
+#[cfg(not(target_os = "linux"))]
+pub use unsupported::ONE_MACHINE_PER_PROCESS;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use unsupported::{create_vm, device, family, probe};

@@ -9,6 +9,9 @@ use super::hypervisor::Vm;
 use super::speed::Speed;
 use crate::os::DeviceFile;
 
+/// Whether a process can have one machine only.
+pub const ONE_MACHINE_PER_PROCESS: bool = false;
+
 pub(crate) fn family() -> Result<HypervisorFamily, HypervisorError> {
     Err(HypervisorError::Unsupported)
 }

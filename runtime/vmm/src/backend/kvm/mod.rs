@@ -27,6 +27,9 @@ use super::error::HypervisorError;
 pub(crate) use native::{create_vm, probe};
 pub(crate) use system::device;
 
+/// Whether a process can have one machine only.
+pub const ONE_MACHINE_PER_PROCESS: bool = false;
+
 /// The family of hypervisors that this one belongs to.
 pub(crate) fn family() -> Result<HypervisorFamily, HypervisorError> {
     Ok(HypervisorFamily::Kvm)
