@@ -7,7 +7,7 @@ PATH_OF_IMAGE=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 HOOK=/usr/share/mmdebstrap/hooks/merged-usr/setup00.sh
 
 # What every package expects and none depends on.
-ESSENTIAL=base-files,base-passwd,bash,coreutils,dash,findutils,grep,hostname,libc-bin,mawk,procps,sed,tar
+ESSENTIAL=base-files,base-passwd,bash,coreutils,dash,findutils,grep,hostname,libc-bin,mawk,procps,sed,tar,util-linux
 
 # Starts an empty layout, unpacked into ./bundle.
 from_base() {

@@ -37,9 +37,35 @@ const LONG_PROGRAMS: [&str; 4] =
     [tools::FILE_SYSTEM_PROGRAM, "vm_services_2", "vm_services_4", "vm_services_8"];
 /// The architecture whose tests run in an emulated host of it on other machines.
 const CROSS: Arch = Arch::Aarch64;
-/// Test programs that run in the emulated host of another architecture: their images are made for
-/// every architecture.
-const CROSS_PROGRAMS: [&str; 1] = ["vm_restore"];
+/// Test programs that run in the host of another architecture: their images are made for every
+/// architecture. They run at the length of an ordinary run there.
+const CROSS_PROGRAMS: [&str; 22] = [
+    "vm_async",
+    "vm_clock",
+    "vm_exec",
+    "vm_files",
+    "vm_fork",
+    "vm_guest",
+    "vm_hooks",
+    "vm_init",
+    "vm_isolated",
+    "vm_live",
+    "vm_memory",
+    "vm_net",
+    "vm_pause",
+    "vm_pool",
+    "vm_ports",
+    "vm_process",
+    "vm_restore",
+    "vm_seed",
+    "vm_services",
+    "vm_share",
+    "vm_smp",
+    "vm_volume",
+];
+/// The host for them: a guest in an emulated machine of another architecture is so slow that tests
+/// would often time out by a clock that does not wait for it.
+const CROSS_HOST: Kind = Kind::Measuring;
 /// How often a test program runs again because its host's clock stopped. One host in sixteen does
 /// that, so twice in one program is not rare enough.
 const REPEATS: usize = 2;
@@ -61,7 +87,8 @@ const MEMORY_MIB: u32 = 6144;
 /// `cargo xtask test`
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Host for tests that need a hypervisor [default: the one that a probe picks]
+    /// Host for tests that need a hypervisor [default: the one that a probe picks; for another
+    /// architecture, the measuring one]
     #[arg(long, value_enum)]
     host: Option<Kind>,
     /// Architecture of the guests and their host [default: the machine's own]
@@ -88,6 +115,21 @@ impl Args {
 
     fn is_cross(&self) -> bool {
         self.arch() != Arch::host()
+    }
+
+    /// Whether the long tests run too.
+    fn is_full(&self) -> bool {
+        is_full() && !self.is_cross()
+    }
+
+    /// The host that is asked for, or must be.
+    fn host(&self) -> Option<Kind> {
+        self.host.or(self.is_cross().then_some(CROSS_HOST))
+    }
+
+    /// The argument that makes a test program run its long tests.
+    fn long_tests(&self) -> Option<&'static str> {
+        self.is_full().then_some("--include-ignored")
     }
 }
 
@@ -120,7 +162,7 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
 /// Runs every test of an architecture.
 fn run(args: &Args, phases: &mut Phases) -> Result<Vec<Outcome>, Error> {
     let arch = args.arch();
-    let kind = host::pick(arch, args.host)?;
+    let kind = host::pick(arch, args.host())?;
     host::require(kind)?;
     packages::ensure(packages::TESTS)?;
     let (mut outcomes, mut in_host) = phases.time("tests without a host", || {
@@ -128,7 +170,7 @@ fn run(args: &Args, phases: &mut Phases) -> Result<Vec<Outcome>, Error> {
             if args.only.is_none() {
                 // Making images takes minutes of one processor, and linking the tests leaves one
                 // idle. If it fails, it fails again where the images are needed.
-                scope.spawn(move || images::ensure_for_tests(arch, is_full()));
+                scope.spawn(move || images::ensure_for_tests(arch, args.is_full()));
             }
             run_here(args)
         })
@@ -144,7 +186,7 @@ fn run(args: &Args, phases: &mut Phases) -> Result<Vec<Outcome>, Error> {
         leave_out(&mut in_host, args);
     }
     if !in_host.is_empty() {
-        phases.time("kernel, agent and images", || prepare_hosts(arch, &in_host))?;
+        phases.time("kernel, agent and images", || prepare_hosts(args, &in_host))?;
         println!("{} test programs in the {} {} host", in_host.len(), kind.name(), arch.name());
         outcomes.extend(phases.time("tests in hosts", || side_by_side(&in_host, kind, args))?);
     }
@@ -152,9 +194,9 @@ fn run(args: &Args, phases: &mut Phases) -> Result<Vec<Outcome>, Error> {
 }
 
 /// Makes what the test programs find in their hosts.
-fn prepare_hosts(arch: Arch, programs: &[Program]) -> Result<(), Error> {
-    assets::ensure(arch)?;
-    images::ensure_for_tests(arch, is_full())?;
+fn prepare_hosts(args: &Args, programs: &[Program]) -> Result<(), Error> {
+    assets::ensure(args.arch())?;
+    images::ensure_for_tests(args.arch(), args.is_full())?;
     if programs.iter().any(|program| program.name == apps::PROGRAM) {
         apps::prepare()?;
     }
@@ -215,7 +257,7 @@ fn run_here(args: &Args) -> Result<(Vec<Outcome>, Vec<Program>), Error> {
 impl Program {
     fn here(&self, args: &Args) -> Command {
         let mut command = self.prepared(Command::new(&self.path));
-        command.args(long_tests()).args(&args.arguments);
+        command.args(args.long_tests()).args(&args.arguments);
         command
     }
 
@@ -224,7 +266,7 @@ impl Program {
         if self.name != PROCESSORS_PROGRAM {
             return Ok(vec![watch_in_host(&self.label(args), || {
                 let mut command = self.in_host(us, kind, None, args);
-                command.args(long_tests()).args(&args.arguments);
+                command.args(args.long_tests()).args(&args.arguments);
                 command
             })?]);
         }
@@ -267,6 +309,9 @@ impl Program {
         if kind != Kind::Native {
             command.env("TMPDIR", host::emulated::FAST_FOLDER);
         }
+        if args.is_cross() {
+            command.env_remove(FULL);
+        }
         self.prepared(command)
     }
 
@@ -286,11 +331,6 @@ impl Program {
 
 fn is_full() -> bool {
     std::env::var_os(FULL).is_some()
-}
-
-/// The argument that makes a test program run its long tests.
-fn long_tests() -> Option<&'static str> {
-    is_full().then_some("--include-ignored")
 }
 
 fn side_by_side(programs: &[Program], kind: Kind, args: &Args) -> Result<Vec<Outcome>, Error> {
