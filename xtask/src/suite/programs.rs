@@ -26,16 +26,18 @@ pub(super) struct Program {
     pub(super) needs_host: bool,
 }
 
-/// Builds the test programs of some packages whose names contain `only`.
+/// Builds the test programs of some packages whose names contain `only`. `targets` has the arguments
+/// of cargo that select those of the libraries.
 pub(super) fn build(
     arch: Arch,
     selections: &[&[&str]],
     only: Option<&str>,
+    targets: &[String],
 ) -> Result<Vec<Program>, Error> {
     println!("building the tests");
     let mut programs = Vec::new();
     for packages in selections {
-        programs.extend(build_selection(arch, packages, only)?);
+        programs.extend(build_selection(arch, packages, targets)?);
     }
     if selections == [workspace::SIGNING] {
         programs.retain(|program| program.package.ends_with(workspace::SIGNING_PACKAGE));
@@ -54,7 +56,7 @@ pub(super) fn build(
 fn build_selection(
     arch: Arch,
     packages: &[&str],
-    only: Option<&str>,
+    targets: &[String],
 ) -> Result<Vec<Program>, Error> {
     let mut cargo = workspace::cargo();
     let what: &[&str] = match packages == workspace::LIBRARIES {
@@ -63,12 +65,7 @@ fn build_selection(
     };
     cargo.args(what).args(["--profile", workspace::PROFILE]).args(packages);
     if packages == workspace::LIBRARIES {
-        match only {
-            Some(part) if part.starts_with(VM_PREFIX) => {
-                cargo.arg("--test").arg(format!("{part}*"))
-            }
-            _ => cargo.arg("--tests"),
-        };
+        cargo.args(targets);
     }
     cargo.args(["--message-format", "json-render-diagnostics"]);
     cross::build_for(arch, &mut cargo)?;
