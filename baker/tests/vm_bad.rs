@@ -13,6 +13,7 @@ use supermachine::{Error, ExecOutcome, Image, RestoreMode, VmConfig};
 use supermachine_baker::{BakeError, OciImageBuilder, Ready, Store, WorkloadError};
 use supermachine_formats::Digest;
 use supermachine_formats::snapshot::Architecture;
+use supermachine_formats::snapshot::arch::ArchState;
 use supermachine_formats::wire::Failure;
 use supermachine_snapshots::pack::{Layout, Manifest, Pack};
 use supermachine_test_support::machines::{
@@ -199,6 +200,21 @@ impl Victim {
         results
     }
 
+    /// Tries to start a machine of the snapshot with this state of its processors.
+    fn refuse_with(&self, arch: ArchState) -> MachineError {
+        let mut snapshot = self.pack.snapshot.clone();
+        snapshot.machine.vcpus = 1;
+        snapshot.arch = arch;
+        let state = self.layout.put(&snapshot.encode()).unwrap();
+        let manifest = Manifest { state, ..self.pack.manifest.clone() };
+        let digest = self.layout.put(&manifest.encode()).unwrap().digest;
+        let opened = Image::open(self.layout.source().unwrap(), digest, &self.cache());
+        match opened.and_then(|image| image.start(&VmConfig::new())) {
+            Err(Error::Machine { source }) => source,
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Like `run_with`, where both modes must fail. Returns their errors.
     fn fail_with(&self, blob: Digest, change: impl FnOnce(&mut Vec<u8>)) -> [String; 2] {
         self.run_with(blob, change).map(|result| causes(&result.unwrap_err()))
@@ -345,23 +361,35 @@ fn damaged_mapped_form_is_made_again() {
 #[test]
 fn snapshot_of_another_architecture_is_refused() {
     let victim = Victim::new();
-    let mut snapshot = victim.pack.snapshot.clone();
-    let own = snapshot.arch.architecture();
-    snapshot.arch = match own {
+    let own = victim.pack.snapshot.arch.architecture();
+    let arch = match own {
         Architecture::X86_64 => packs::aarch64_state(),
         Architecture::Aarch64 => packs::x86_64_state(),
     };
-    let other = snapshot.arch.architecture();
-    snapshot.machine.vcpus = 1;
-    let state = victim.layout.put(&snapshot.encode()).unwrap();
-    let manifest = Manifest { state, ..victim.pack.manifest.clone() };
-    let digest = victim.layout.put(&manifest.encode()).unwrap().digest;
-    let opened = Image::open(victim.layout.source().unwrap(), digest, &victim.cache());
-    let error = opened.and_then(|image| image.start(&VmConfig::new())).unwrap_err();
-    let Error::Machine { source: MachineError::Architecture { found, host } } = &error else {
-        panic!("{error:?}")
-    };
+    let other = arch.architecture();
+    let error = victim.refuse_with(arch);
+    let MachineError::Architecture { found, host } = &error else { panic!("{error:?}") };
     assert_eq!((*found, *host), (other, own));
+}
+
+#[test]
+fn snapshot_that_needs_another_processor_or_counter_is_refused_by_name() {
+    let victim = Victim::new();
+    let mut arch = victim.pack.snapshot.arch.clone();
+    let expected = match &mut arch {
+        ArchState::X86_64(state) => {
+            state.processor.features.iter_mut().for_each(|word| word.mask = u32::MAX);
+            "this host's processor lacks ".to_owned()
+        }
+        ArchState::Aarch64(state) => {
+            let host = state.counter.frequency_hz;
+            state.counter.frequency_hz += 1;
+            let found = state.counter.frequency_hz;
+            format!("snapshot's counter runs at {found} Hz, this host's at {host} Hz; bake ")
+        }
+    };
+    let error = victim.refuse_with(arch).to_string();
+    assert!(error.starts_with(&expected), "{error}");
 }
 
 #[test]

@@ -9,9 +9,7 @@ use supermachine_formats::snapshot::arch::ArchState;
 use supermachine_formats::snapshot::arch::x86_64::baseline::FeatureWord;
 use supermachine_formats::snapshot::device::Slot;
 use supermachine_formats::snapshot::memory::{PAGE_SIZE, Run};
-use supermachine_formats::snapshot::{
-    Architecture, FORMAT_VERSION, HypervisorFamily, Snapshot, Workload,
-};
+use supermachine_formats::snapshot::{FORMAT_VERSION, Snapshot, Workload};
 
 use crate::error::Error;
 use crate::globals::Globals;
@@ -35,8 +33,8 @@ struct Report {
     image: Option<Image>,
     /// What each machine does after its restore.
     after_restore: Option<String>,
-    architecture: &'static str,
-    hypervisor: &'static str,
+    architecture: String,
+    hypervisor: String,
     processor: Processor,
     format_version: u16,
     memory_mib: u64,
@@ -123,8 +121,8 @@ impl Report {
             digest: summary.descriptor.digest.to_string(),
             image: snapshot.workload.as_ref().map(Image::new),
             after_restore: snapshot.after_restore.as_ref().map(|it| it.action.clone()),
-            architecture: architecture(snapshot),
-            hypervisor: hypervisor(snapshot),
+            architecture: snapshot.arch.architecture().to_string(),
+            hypervisor: snapshot.hypervisor.to_string(),
             processor: Processor::new(snapshot),
             format_version: FORMAT_VERSION,
             memory_mib: snapshot.machine.memory_size >> 20,
@@ -248,22 +246,6 @@ impl Size {
     fn text(&self) -> String {
         let [total, memory, disks] = [self.total, self.memory, self.disks].map(format::bytes);
         format!("{total}: memory {memory}, disks {disks}")
-    }
-}
-
-fn architecture(snapshot: &Snapshot) -> &'static str {
-    match snapshot.arch.architecture() {
-        Architecture::X86_64 => "x86_64",
-        Architecture::Aarch64 => "aarch64",
-    }
-}
-
-fn hypervisor(snapshot: &Snapshot) -> &'static str {
-    match snapshot.hypervisor {
-        HypervisorFamily::Any => "any hypervisor",
-        HypervisorFamily::Kvm => "KVM",
-        HypervisorFamily::Hvf => "Hypervisor.framework",
-        HypervisorFamily::Whp => "Windows Hypervisor Platform",
     }
 }
 

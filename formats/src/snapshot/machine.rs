@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 
 use crate::Digest;
 use crate::record::{byte_enum, record};
@@ -58,8 +59,18 @@ impl Architecture {
     }
 }
 
+/// The name that compilers and tools use.
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "aarch64",
+        })
+    }
+}
+
 impl HypervisorFamily {
-    /// The name shown to people and tools.
+    /// The name for tools.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -68,6 +79,18 @@ impl HypervisorFamily {
             Self::Hvf => "hvf",
             Self::Whp => "whp",
         }
+    }
+}
+
+/// The name that its vendor uses.
+impl fmt::Display for HypervisorFamily {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Any => "any hypervisor",
+            Self::Kvm => "KVM",
+            Self::Hvf => "Hypervisor.framework",
+            Self::Whp => "Windows Hypervisor Platform",
+        })
     }
 }
 

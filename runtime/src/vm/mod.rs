@@ -88,6 +88,8 @@ struct Given {
 
 impl Given {
     fn start(image: &Image, config: &VmConfig) -> Result<Self, Error> {
+        // Before anything is expanded, and before there is a worker.
+        Machine::check_host(image.snapshot())?;
         image.require(config)?;
         let (network, plug) = Attached::start(config)?;
         let shared = shares::start(config, image.snapshot())?;

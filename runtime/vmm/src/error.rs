@@ -57,7 +57,7 @@ pub enum MachineError {
         most: u8,
     },
     /// The snapshot is for another processor architecture.
-    #[error("snapshot is for {found:?}, this host is {host:?}")]
+    #[error("snapshot is for {found}, this host is {host}; bake the image on {host}")]
     Architecture {
         /// The snapshot's architecture.
         found: Architecture,
@@ -65,7 +65,7 @@ pub enum MachineError {
         host: Architecture,
     },
     /// The snapshot is for another hypervisor.
-    #[error("snapshot is for {found:?}, this host has {host:?}")]
+    #[error("snapshot is for {found}, this host has {host}; bake the image with {host}")]
     HypervisorFamily {
         /// The snapshot's hypervisor.
         found: HypervisorFamily,

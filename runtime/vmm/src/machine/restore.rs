@@ -55,10 +55,28 @@ impl Machine {
     /// a backend. Otherwise, the snapshot does not fit this host or describes an impossible
     /// machine, or the host refuses.
     pub fn restore(parts: Restore, timings: &mut Timings) -> Result<Self, MachineError> {
-        check_host(&parts.snapshot)?;
+        Self::check_host(&parts.snapshot)?;
         let vm = backend::create_vm()?;
         timings.step("create VM");
         Self::restore_on(vm, parts, timings)
+    }
+
+    /// Checks that a snapshot is for the architecture and the hypervisor of this host, without its
+    /// memory and disks. Whether the processor fits is known only at the restore.
+    ///
+    /// # Errors
+    /// [`MachineError::Architecture`] or [`MachineError::HypervisorFamily`] if it is for another, and
+    /// [`HypervisorError::Unsupported`](crate::HypervisorError::Unsupported) on a platform without a
+    /// backend.
+    pub fn check_host(snapshot: &Snapshot) -> Result<(), MachineError> {
+        let family = backend::family()?;
+        arch_state(snapshot)?;
+        let (found, host) = (snapshot.hypervisor, family);
+        let is_boot = snapshot.machine.stage == Stage::Boot && found == HypervisorFamily::Any;
+        if !is_boot && found != host {
+            return Err(MachineError::HypervisorFamily { found, host });
+        }
+        Ok(())
     }
 
     pub(super) fn restore_on(
@@ -131,17 +149,6 @@ impl Machine {
             clock: Mutex::default(),
         })
     }
-}
-
-fn check_host(snapshot: &Snapshot) -> Result<(), MachineError> {
-    let family = backend::family()?;
-    arch_state(snapshot)?;
-    let (found, host) = (snapshot.hypervisor, family);
-    let is_boot = snapshot.machine.stage == Stage::Boot && found == HypervisorFamily::Any;
-    if !is_boot && found != host {
-        return Err(MachineError::HypervisorFamily { found, host });
-    }
-    Ok(())
 }
 
 /// The state of a snapshot for this host's architecture.

@@ -86,6 +86,7 @@ mod tests {
     use supermachine_formats::snapshot::arch::aarch64::{Counter, Gic};
 
     use super::*;
+    use crate::error::MachineError;
 
     const N1: u64 = 0x413f_d0c1;
     const V1: u64 = 0x411f_d401;
@@ -148,9 +149,15 @@ mod tests {
     fn host_with_another_frequency_is_refused_with_both() {
         let mut snapshot = state(Baseline::Host);
         assert_eq!(check(&snapshot, &host()), Ok(()));
-        snapshot.counter.frequency_hz = 24_000_000;
-        let expected = Mismatch::CounterFrequency { found: 24_000_000, host: 1_000_000_000 };
-        assert_eq!(check(&snapshot, &host()), Err(expected));
+        snapshot.counter.frequency_hz = 62_500_000;
+        let mismatch = check(&snapshot, &host()).unwrap_err();
+        let expected = Mismatch::CounterFrequency { found: 62_500_000, host: 1_000_000_000 };
+        assert_eq!(mismatch, expected);
+        assert_eq!(
+            MachineError::from(mismatch).to_string(),
+            "snapshot's counter runs at 62500000 Hz, this host's at 1000000000 Hz; \
+             bake the image on a host with 1000000000 Hz"
+        );
     }
 
     #[test]
