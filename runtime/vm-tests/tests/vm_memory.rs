@@ -94,9 +94,9 @@ fn breakpoint_in_a_program_of_the_image_changes_one_byte() {
 fn file_of_the_image_in_memory_behaves_as_one_on_tmpfs() {
     let vm = python();
     mount_tmpfs(&vm);
-    sh(&vm, "cp /usr/bin/perl /mnt/perl");
-    let on_image = run(&vm, MEMORY, "/usr/bin/perl");
-    assert_eq!(on_image, run(&vm, MEMORY, "/mnt/perl"));
+    sh(&vm, "cp /usr/bin/bash /mnt/bash");
+    let on_image = run(&vm, MEMORY, "/usr/bin/bash");
+    assert_eq!(on_image, run(&vm, MEMORY, "/mnt/bash"));
     let cases: Vec<&str> =
         on_image.lines().filter(|line| !line.starts_with("process_vm")).collect();
     assert_eq!(cases, CASES);

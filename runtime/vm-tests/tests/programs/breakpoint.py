@@ -8,6 +8,8 @@ import sys
 
 PAGE = 4096
 TRACEME, POKEDATA, CONT, KILL, SYSCALL = 0, 5, 7, 8, 24
+# int3, and brk #0.
+BREAKPOINT = {"x86_64": b"\xcc", "aarch64": b"\x00\x00\x20\xd4"}[os.uname().machine]
 
 libc = ctypes.CDLL(None, use_errno=True)
 libc.ptrace.restype = ctypes.c_long
@@ -50,11 +52,12 @@ def main(program):
         memory.seek(start)
         before = memory.read(PAGE) == page
         memory.seek(address)
-        word = int.from_bytes(memory.read(8), "little") & ~0xFF | 0xCC
+        code = BREAKPOINT + memory.read(8)[len(BREAKPOINT):]
+        word = int.from_bytes(code, "little")
         assert libc.ptrace(POKEDATA, pid, address, word) == 0, os.strerror(ctypes.get_errno())
         memory.seek(start)
         found = memory.read(PAGE)
-    page[address - start] = 0xCC
+    page[address - start:address - start + len(BREAKPOINT)] = BREAKPOINT
     damaged = [n for n in range(PAGE) if found[n] != page[n]]
     _, status = os.waitpid(pid, 0) if libc.ptrace(CONT, pid, None, None) == 0 else (0, 0)
     print(f"read before: {before}")

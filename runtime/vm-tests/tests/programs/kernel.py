@@ -4,6 +4,7 @@ Each line is the name of a case and its outcome: "works", a value, or the error.
 """
 
 import ctypes
+import errno
 import faulthandler
 import fcntl
 import hashlib
@@ -18,6 +19,7 @@ faulthandler.dump_traceback_later(120, exit=True)
 libc = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNS, CLONE_NEWNET = 0x20000, 0x40000000
 AT_FDCWD = -100
+MACHINE = os.uname().machine
 
 
 def case(name):
@@ -49,19 +51,27 @@ def same(found, wanted):
 
 @case("32-bit program")
 def thirty_two_bits():
-    # mov eax, 1 (exit); mov ebx, 42; int 0x80
-    code = bytes.fromhex("b801000000 bb2a000000 cd80")
+    machine, flags, code = {
+        # mov eax, 1 (exit); mov ebx, 42; int 0x80
+        "x86_64": (3, 0, "b801000000 bb2a000000 cd80"),
+        # mov r7, 1 (exit); mov r0, 42; svc 0
+        "aarch64": (40, 0x05000000, "0170a0e3 2a00a0e3 000000ef"),
+    }[MACHINE]
+    code = bytes.fromhex(code)
     base, headers = 0x08048000, 52 + 32
     size = headers + len(code)
     header = b"\x7fELF\x01\x01\x01".ljust(16, b"\0") + struct.pack(
-        "<HHIIIIIHHHHHH", 2, 3, 1, base + headers, 52, 0, 0, 52, 32, 1, 0, 0, 0)
+        "<HHIIIIIHHHHHH", 2, machine, 1, base + headers, 52, 0, flags, 52, 32, 1, 0, 0, 0)
     segment = struct.pack("<IIIIIIII", 1, 0, base, base, size, size, 5, 0x1000)
     with tempfile.TemporaryDirectory() as folder:
         program = f"{folder}/program"
         with open(program, "wb") as file:
             file.write(header + segment + code)
         os.chmod(program, 0o755)
-        return f"exits with {subprocess.run([program]).returncode}"
+        try:
+            return f"exits with {subprocess.run([program]).returncode}"
+        except OSError as error:
+            return errno.errorcode[error.errno]
 
 
 class IoVec(ctypes.Structure):
@@ -101,7 +111,8 @@ def secret_memory():
 @case("get_mempolicy")
 def memory_policy():
     mode = ctypes.c_int(-1)
-    call("syscall", 239, ctypes.byref(mode), None, ctypes.c_ulong(0), None, ctypes.c_ulong(0))
+    number = {"x86_64": 239, "aarch64": 236}[MACHINE]
+    call("syscall", number, ctypes.byref(mode), None, ctypes.c_ulong(0), None, ctypes.c_ulong(0))
     same(mode.value, 0)
 
 
