@@ -39,8 +39,7 @@ fn pack_of_another_architecture_is_refused_by_name_however_it_is_started() {
     let own = host::architecture();
     let programs = Path::new(env!("CARGO_BIN_EXE_supermachine-worker")).parent().unwrap();
     let config = VmConfig::new();
-    let isolated =
-        config.clone().with_isolated(true).with_assets(AssetPaths::from_dir(programs));
+    let isolated = config.clone().with_isolated(true).with_assets(AssetPaths::from_dir(programs));
     for config in [config.clone(), config.with_expand_first(true), isolated] {
         let error = image.start(&config).unwrap_err();
         let Error::Machine { source } = &error else { panic!("{error:?}") };

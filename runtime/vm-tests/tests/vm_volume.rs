@@ -15,17 +15,10 @@ use supermachine_test_support::machines::{
 use supermachine_test_support::volumes::Home;
 
 const MIB: u64 = 1 << 20;
-/// Where the image of postgres keeps its data.
-const PGDATA: &str = "/var/lib/postgresql/data";
 
 /// The configuration with a worker that can open no file.
 fn isolated(config: VmConfig, programs: &Path) -> VmConfig {
     isolated_by(env!("CARGO_BIN_EXE_locked-worker"), config, programs)
-}
-
-fn postgres() -> Image {
-    let ready = "log:ready to accept connections".parse().unwrap();
-    baked("postgres", || bake("postgres").memory_mib(256).ready(ready))
 }
 
 #[test]
@@ -94,15 +87,6 @@ fn service_keeps_its_data_in_a_volume() {
     drop(vm);
     home.assert_clean();
     assert_eq!(sh(&redis.start(&config).unwrap(), "redis-cli get key"), "a value\n");
-
-    let (home, sql) =
-        (Home::empty(), |statement| format!("psql -qtAX -U postgres -c '{statement}'"));
-    let config = home.config_at(PGDATA);
-    let vm = postgres().start(&config).unwrap();
-    sh(&vm, &sql("create table t (i int); insert into t values (7)"));
-    drop(vm);
-    home.assert_clean();
-    assert_eq!(sh(&postgres().start(&config).unwrap(), &sql("select * from t")), "7\n");
 }
 
 #[test]
@@ -286,24 +270,6 @@ fn killed_sqlite_loses_nothing_that_was_committed() {
     }
 }
 
-#[test]
-fn killed_postgres_loses_nothing_that_was_committed() {
-    let psql = "psql -qtAX -v ON_ERROR_STOP=1 -U postgres";
-    Writer {
-        image: postgres(),
-        target: PGDATA,
-        last: &format!(
-            "{psql} -c 'create table if not exists t (i bigserial primary key, x text)' && \
-             {psql} -c 'select coalesce(max(i), 0) from t' && ! {psql} -c 'select count(*), sum(length(x)) from t' \
-             | grep -q ERROR"
-        ),
-        write: &format!(
-            "yes \"insert into t (x) values (repeat('x', 3000)) returning i;\" | {psql}"
-        ),
-    }
-    .survives(scaled(1000, 2));
-}
-
 /// Kills the worker that runs from this folder.
 fn kill_workers(programs: &Path) {
     let mut killed = 0;
@@ -315,4 +281,47 @@ fn kill_workers(programs: &Path) {
         }
     }
     assert_eq!(killed, 1);
+}
+
+/// Tests of an image with installed packages, which is made for this machine's architecture only.
+mod installed {
+    use super::*;
+
+    /// Where the image of postgres keeps its data.
+    const PGDATA: &str = "/var/lib/postgresql/data";
+
+    fn postgres() -> Image {
+        let ready = "log:ready to accept connections".parse().unwrap();
+        baked("postgres", || bake("postgres").memory_mib(256).ready(ready))
+    }
+
+    #[test]
+    fn database_keeps_its_data_in_a_volume() {
+        let (home, sql) =
+            (Home::empty(), |statement| format!("psql -qtAX -U postgres -c '{statement}'"));
+        let config = home.config_at(PGDATA);
+        let vm = postgres().start(&config).unwrap();
+        sh(&vm, &sql("create table t (i int); insert into t values (7)"));
+        drop(vm);
+        home.assert_clean();
+        assert_eq!(sh(&postgres().start(&config).unwrap(), &sql("select * from t")), "7\n");
+    }
+
+    #[test]
+    fn killed_postgres_loses_nothing_that_was_committed() {
+        let psql = "psql -qtAX -v ON_ERROR_STOP=1 -U postgres";
+        Writer {
+            image: postgres(),
+            target: PGDATA,
+            last: &format!(
+                "{psql} -c 'create table if not exists t (i bigserial primary key, x text)' && \
+                 {psql} -c 'select coalesce(max(i), 0) from t' && ! {psql} -c 'select count(*), sum(length(x)) from t' \
+                 | grep -q ERROR"
+            ),
+            write: &format!(
+                "yes \"insert into t (x) values (repeat('x', 3000)) returning i;\" | {psql}"
+            ),
+        }
+        .survives(scaled(1000, 2));
+    }
 }

@@ -64,6 +64,8 @@ const CROSS_PROGRAMS: [&str; 23] = [
     "vm_smp",
     "vm_volume",
 ];
+/// Part of the names of their tests that do not run there: their images have installed packages.
+const CROSS_SKIPPED: &str = "installed::";
 /// The host for them: a guest in an emulated machine of another architecture is so slow that tests
 /// would often time out by a clock that does not wait for it.
 const CROSS_HOST: Kind = Kind::Measuring;
@@ -140,9 +142,14 @@ impl Args {
         }
     }
 
-    /// The argument that makes a test program run its long tests.
-    fn long_tests(&self) -> Option<&'static str> {
-        self.is_full().then_some("--include-ignored")
+    /// The arguments of a test program that choose among its tests: the long ones run too, or some
+    /// do not run.
+    fn choice(&self) -> &'static [&'static str] {
+        match (self.is_cross(), self.is_full()) {
+            (true, _) => &["--skip", CROSS_SKIPPED],
+            (false, true) => &["--include-ignored"],
+            (false, false) => &[],
+        }
     }
 }
 
@@ -222,7 +229,8 @@ fn prepare_hosts(args: &Args, programs: &[Program]) -> Result<(), Error> {
 /// Removes the programs that this run leaves out, and prints their names.
 fn leave_out(programs: &mut Vec<Program>, args: &Args) {
     if args.is_cross() {
-        println!("NOT RUN on {}: all but {}", args.arch().name(), CROSS_PROGRAMS.join(", "));
+        let (arch, ours) = (args.arch().name(), CROSS_PROGRAMS.join(", "));
+        println!("NOT RUN on {arch}: all but {ours}, and of these the tests in {CROSS_SKIPPED}*");
     } else if !is_full() {
         programs.retain(|program| !LONG_PROGRAMS.contains(&&*program.name));
         println!("NOT RUN without {FULL}: {}", LONG_PROGRAMS.join(", "));
@@ -267,7 +275,7 @@ fn run_here(args: &Args) -> Result<(Vec<Outcome>, Vec<Program>), Error> {
 impl Program {
     fn here(&self, args: &Args) -> Command {
         let mut command = self.prepared(Command::new(&self.path));
-        command.args(args.long_tests()).args(&args.arguments);
+        command.args(args.choice()).args(&args.arguments);
         command
     }
 
@@ -276,7 +284,7 @@ impl Program {
         if self.name != PROCESSORS_PROGRAM {
             return Ok(vec![watch_in_host(&self.label(args), || {
                 let mut command = self.in_host(us, kind, None, args);
-                command.args(args.long_tests()).args(&args.arguments);
+                command.args(args.choice()).args(&args.arguments);
                 command
             })?]);
         }

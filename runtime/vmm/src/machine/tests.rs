@@ -775,7 +775,10 @@ fn restore_on_another_host_names_both() {
     });
     let parts = of_files(given, file(MEMORY), Vec::new());
     let error = refused(Machine::restore(parts, &mut Timings::start()));
-    assert_eq!(error.to_string(), "snapshot is for aarch64, this host is x86_64; bake the image on x86_64");
+    assert_eq!(
+        error.to_string(),
+        "snapshot is for aarch64, this host is x86_64; bake the image on x86_64"
+    );
 
     let mut given = snapshot(1);
     given.hypervisor = HypervisorFamily::Hvf;
