@@ -67,7 +67,7 @@ const CROSS_PROGRAMS: [&str; 23] = [
 /// Part of the names of their tests that do not run there: their images have installed packages.
 const CROSS_SKIPPED: &str = "installed::";
 /// The host for them: a guest in an emulated machine of another architecture is so slow that tests
-/// would often time out by a clock that does not wait for it.
+/// would often time out by a clock that does not wait for it. This one counts instructions.
 const CROSS_HOST: Kind = Kind::Measuring;
 /// How often a test program runs again because its host's clock stopped. One host in sixteen does
 /// that, so twice in one program is not rare enough.
