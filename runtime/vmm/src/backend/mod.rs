@@ -5,7 +5,8 @@
 //! this module behaves the same on every backend.
 
 mod error;
-#[cfg(test)]
+// The guest of these scripts is an x86_64 one.
+#[cfg(all(test, target_arch = "x86_64"))]
 pub(crate) mod fake;
 mod hypervisor;
 #[cfg(target_os = "linux")]

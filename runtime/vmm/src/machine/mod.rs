@@ -14,7 +14,8 @@ mod origin;
 mod reset;
 mod restore;
 mod slots;
-#[cfg(test)]
+// The machine of these tests is an x86_64 one.
+#[cfg(all(test, target_arch = "x86_64"))]
 mod tests;
 mod timings;
 mod vcpus;
