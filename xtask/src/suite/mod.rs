@@ -3,6 +3,7 @@
 //! An integration test whose name starts with `vm_` needs a hypervisor. No test passes by being
 //! skipped: without a host, the run fails.
 
+mod args;
 mod outcome;
 mod phases;
 mod programs;
@@ -14,6 +15,8 @@ use std::thread;
 
 use supermachine_kernel::Arch;
 
+pub(crate) use self::args::Args;
+use self::args::{CROSS, FULL, is_full};
 use self::outcome::{Outcome, summary, watch};
 use self::phases::Phases;
 use self::programs::{Program, VM_PREFIX, build};
@@ -30,45 +33,6 @@ use crate::workspace;
 
 /// An emulated host has one processor, so two of them use two of ours.
 const SIDE_BY_SIDE: usize = 2;
-/// Asks for the long tests too.
-const FULL: &str = "SUPERMACHINE_TEST_FULL";
-/// Test programs of long runs. What services do on 2 to 8 vCPUs lies between one vCPU and sixteen.
-const LONG_PROGRAMS: [&str; 4] =
-    [tools::FILE_SYSTEM_PROGRAM, "vm_services_2", "vm_services_4", "vm_services_8"];
-/// The architecture whose tests run in an emulated host of it on other machines.
-const CROSS: Arch = Arch::Aarch64;
-/// Test programs that run in the host of another architecture: their images are made for every
-/// architecture. They run at the length of an ordinary run there.
-const CROSS_PROGRAMS: [&str; 23] = [
-    "other_hosts",
-    "vm_async",
-    "vm_clock",
-    "vm_exec",
-    "vm_files",
-    "vm_fork",
-    "vm_guest",
-    "vm_hooks",
-    "vm_init",
-    "vm_isolated",
-    "vm_live",
-    "vm_memory",
-    "vm_net",
-    "vm_pause",
-    "vm_pool",
-    "vm_ports",
-    "vm_process",
-    "vm_restore",
-    "vm_seed",
-    "vm_services",
-    "vm_share",
-    "vm_smp",
-    "vm_volume",
-];
-/// Part of the names of their tests that do not run there: their images have installed packages.
-const CROSS_SKIPPED: &str = "installed::";
-/// The host for them: a guest in an emulated machine of another architecture is so slow that tests
-/// would often time out by a clock that does not wait for it. This one counts instructions.
-const CROSS_HOST: Kind = Kind::Measuring;
 /// How often a test program runs again because its host's clock stopped. One host in sixteen does
 /// that, so twice in one program is not rare enough.
 const REPEATS: usize = 2;
@@ -86,72 +50,6 @@ const PROCESSORS: [(Option<&str>, &[&str]); 4] = [
 const PROCESSORS_STORE: &str = "SUPERMACHINE_TEST_CPU_STORE";
 /// The memory of an emulated host for tests; it also holds their files.
 const MEMORY_MIB: u32 = 6144;
-
-/// `cargo xtask test`
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Args {
-    /// Host for tests that need a hypervisor [default: the one that a probe picks; for another
-    /// architecture, the measuring one]
-    #[arg(long, value_enum)]
-    host: Option<Kind>,
-    /// Architecture of the guests and their host [default: the machine's own]
-    #[arg(long, value_name = "ARCH", value_parser = assets::arch)]
-    arch: Option<Arch>,
-    /// Run only test programs whose names contain NAME
-    #[arg(long, value_name = "NAME")]
-    only: Option<String>,
-    /// Skip the gate
-    #[arg(long)]
-    no_gate: bool,
-    /// Stop a test program in a host after SECONDS
-    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
-    timeout: u64,
-    /// Arguments for the test programs, such as a filter
-    #[arg(last = true)]
-    arguments: Vec<String>,
-}
-
-impl Args {
-    fn arch(&self) -> Arch {
-        self.arch.unwrap_or(Arch::host())
-    }
-
-    fn is_cross(&self) -> bool {
-        self.arch() != Arch::host()
-    }
-
-    /// Whether the long tests run too.
-    fn is_full(&self) -> bool {
-        is_full() && !self.is_cross()
-    }
-
-    /// The host that is asked for, or must be.
-    fn host(&self) -> Option<Kind> {
-        self.host.or(self.is_cross().then_some(CROSS_HOST))
-    }
-
-    /// The arguments of cargo that select the test programs of the libraries. The unit tests of
-    /// another architecture than this machine's are not built: some describe this one.
-    fn targets(&self) -> Vec<String> {
-        let named = |name: &str| ["--test".to_owned(), name.to_owned()];
-        match self.only.as_deref() {
-            Some(part) if self.is_cross() => named(&format!("*{part}*")).into(),
-            Some(part) if part.starts_with(VM_PREFIX) => named(&format!("{part}*")).into(),
-            None if self.is_cross() => CROSS_PROGRAMS.into_iter().flat_map(named).collect(),
-            _ => vec!["--tests".to_owned()],
-        }
-    }
-
-    /// The arguments of a test program that choose among its tests: the long ones run too, or some
-    /// do not run.
-    fn choice(&self) -> &'static [&'static str] {
-        match (self.is_cross(), self.is_full()) {
-            (true, _) => &["--skip", CROSS_SKIPPED],
-            (false, true) => &["--include-ignored"],
-            (false, false) => &[],
-        }
-    }
-}
 
 /// This program, to start a host with and to run in it.
 #[derive(Debug)]
@@ -203,7 +101,7 @@ fn run(args: &Args, phases: &mut Phases) -> Result<Vec<Outcome>, Error> {
         outcomes.push(watch("documentation", &mut doc)?);
     }
     if args.only.is_none() {
-        leave_out(&mut in_host, args);
+        args.leave_out(&mut in_host);
     }
     if !in_host.is_empty() {
         phases.time("kernel, agent and images", || prepare_hosts(args, &in_host))?;
@@ -224,17 +122,6 @@ fn prepare_hosts(args: &Args, programs: &[Program]) -> Result<(), Error> {
         tools::file_system_tests()?;
     }
     Ok(())
-}
-
-/// Removes the programs that this run leaves out, and prints their names.
-fn leave_out(programs: &mut Vec<Program>, args: &Args) {
-    if args.is_cross() {
-        let (arch, ours) = (args.arch().name(), CROSS_PROGRAMS.join(", "));
-        println!("NOT RUN on {arch}: all but {ours}, and of these the tests in {CROSS_SKIPPED}*");
-    } else if !is_full() {
-        programs.retain(|program| !LONG_PROGRAMS.contains(&&*program.name));
-        println!("NOT RUN without {FULL}: {}", LONG_PROGRAMS.join(", "));
-    }
 }
 
 /// Builds every test program, runs those that need no host, and returns the others.
@@ -345,10 +232,6 @@ impl Program {
         command.env("CARGO_MANIFEST_DIR", &self.package);
         command
     }
-}
-
-fn is_full() -> bool {
-    std::env::var_os(FULL).is_some()
 }
 
 fn side_by_side(programs: &[Program], kind: Kind, args: &Args) -> Result<Vec<Outcome>, Error> {

@@ -1,0 +1,174 @@
+//! What a run of the tests includes.
+
+use supermachine_kernel::Arch;
+
+use super::programs::{Program, VM_PREFIX};
+use crate::assets;
+use crate::host::Kind;
+use crate::tools;
+
+/// Asks for the long tests too.
+pub(super) const FULL: &str = "SUPERMACHINE_TEST_FULL";
+/// Test programs of long runs. What services do on 2 to 8 vCPUs lies between one vCPU and sixteen.
+const LONG_PROGRAMS: [&str; 4] =
+    [tools::FILE_SYSTEM_PROGRAM, "vm_services_2", "vm_services_4", "vm_services_8"];
+/// The architecture whose tests run in an emulated host of it on other machines.
+pub(super) const CROSS: Arch = Arch::Aarch64;
+/// Test programs that run in the host of another architecture: their images are made for every
+/// architecture. They run at the length of an ordinary run there.
+const CROSS_PROGRAMS: [&str; 23] = [
+    "other_hosts",
+    "vm_async",
+    "vm_clock",
+    "vm_exec",
+    "vm_files",
+    "vm_fork",
+    "vm_guest",
+    "vm_hooks",
+    "vm_init",
+    "vm_isolated",
+    "vm_live",
+    "vm_memory",
+    "vm_net",
+    "vm_pause",
+    "vm_pool",
+    "vm_ports",
+    "vm_process",
+    "vm_restore",
+    "vm_seed",
+    "vm_services",
+    "vm_share",
+    "vm_smp",
+    "vm_volume",
+];
+/// Part of the names of their tests that do not run there: their images have installed packages.
+const CROSS_SKIPPED: &str = "installed::";
+/// The host for them: a guest in an emulated machine of another architecture is so slow that tests
+/// would often time out by a clock that does not wait for it. This one counts instructions.
+const CROSS_HOST: Kind = Kind::Measuring;
+
+/// `cargo xtask test`
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Host for tests that need a hypervisor [default: the one that a probe picks; for another
+    /// architecture, the measuring one]
+    #[arg(long, value_enum)]
+    pub(super) host: Option<Kind>,
+    /// Architecture of the guests and their host [default: the machine's own]
+    #[arg(long, value_name = "ARCH", value_parser = assets::arch)]
+    pub(super) arch: Option<Arch>,
+    /// Run only test programs whose names contain NAME
+    #[arg(long, value_name = "NAME")]
+    pub(super) only: Option<String>,
+    /// Skip the gate
+    #[arg(long)]
+    pub(super) no_gate: bool,
+    /// Stop a test program in a host after SECONDS
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    pub(super) timeout: u64,
+    /// Arguments for the test programs, such as a filter
+    #[arg(last = true)]
+    pub(super) arguments: Vec<String>,
+}
+
+impl Args {
+    pub(super) fn arch(&self) -> Arch {
+        self.arch.unwrap_or(Arch::host())
+    }
+
+    pub(super) fn is_cross(&self) -> bool {
+        self.arch() != Arch::host()
+    }
+
+    /// Whether the long tests run too.
+    pub(super) fn is_full(&self) -> bool {
+        is_full() && !self.is_cross()
+    }
+
+    /// The host that is asked for, or must be.
+    pub(super) fn host(&self) -> Option<Kind> {
+        self.host.or(self.is_cross().then_some(CROSS_HOST))
+    }
+
+    /// The arguments of cargo that select the test programs of the libraries. The unit tests of
+    /// another architecture than this machine's are not built: some describe this one.
+    pub(super) fn targets(&self) -> Vec<String> {
+        let named = |name: &str| ["--test".to_owned(), name.to_owned()];
+        match self.only.as_deref() {
+            Some(part) if self.is_cross() => named(&format!("*{part}*")).into(),
+            Some(part) if part.starts_with(VM_PREFIX) => named(&format!("{part}*")).into(),
+            None if self.is_cross() => CROSS_PROGRAMS.into_iter().flat_map(named).collect(),
+            _ => vec!["--tests".to_owned()],
+        }
+    }
+
+    /// The arguments of a test program that choose among its tests: the long ones run too, or some
+    /// do not run.
+    pub(super) fn choice(&self) -> &'static [&'static str] {
+        match (self.is_cross(), self.is_full()) {
+            (true, _) => &["--skip", CROSS_SKIPPED],
+            (false, true) => &["--include-ignored"],
+            (false, false) => &[],
+        }
+    }
+
+    /// Removes the programs that a run of all leaves out, and prints what does not run.
+    pub(super) fn leave_out(&self, programs: &mut Vec<Program>) {
+        if self.is_cross() {
+            let (arch, ours) = (self.arch().name(), CROSS_PROGRAMS.join(", "));
+            println!(
+                "NOT RUN on {arch}: all but {ours}, and of these the tests in {CROSS_SKIPPED}*"
+            );
+        } else if !is_full() {
+            programs.retain(|program| !LONG_PROGRAMS.contains(&&*program.name));
+            println!("NOT RUN without {FULL}: {}", LONG_PROGRAMS.join(", "));
+        }
+    }
+}
+
+/// Whether the long tests are asked for.
+pub(super) fn is_full() -> bool {
+    std::env::var_os(FULL).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(arch: Arch, only: Option<&str>) -> Args {
+        let only = only.map(str::to_owned);
+        Args {
+            host: None,
+            arch: Some(arch),
+            only,
+            no_gate: true,
+            timeout: 1,
+            arguments: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn another_architecture_has_its_own_programs_tests_and_host() {
+        let Some(other) = [Arch::X86_64, Arch::Aarch64].into_iter().find(|a| *a != Arch::host())
+        else {
+            panic!("there are two")
+        };
+        let all = args(other, None);
+        assert_eq!(all.targets().len(), 2 * CROSS_PROGRAMS.len());
+        assert_eq!(all.targets()[..2], ["--test", CROSS_PROGRAMS[0]]);
+        assert_eq!(all.choice(), ["--skip", CROSS_SKIPPED]);
+        assert_eq!(all.host(), Some(CROSS_HOST));
+        assert!(!all.is_full());
+        assert_eq!(args(other, Some("exec")).targets(), ["--test", "*exec*"]);
+    }
+
+    #[test]
+    fn own_architecture_builds_all_tests_or_the_named_programs() {
+        let own = |only| args(Arch::host(), only).targets();
+        assert_eq!(own(None), ["--tests"]);
+        assert_eq!(own(Some("vm_exec")), ["--test", "vm_exec*"]);
+        // It may be part of the name of a library, whose unit tests are a program too.
+        assert_eq!(own(Some("exec")), ["--tests"]);
+        assert_eq!(args(Arch::host(), None).host(), None);
+    }
+}
