@@ -41,8 +41,32 @@ const CROSS_PROGRAMS: [&str; 23] = [
     "vm_smp",
     "vm_volume",
 ];
+/// Test programs that run once more with every machine in a worker process.
+const ISOLATED_PROGRAMS: [&str; 19] = [
+    "vm_async",
+    "vm_clock",
+    "vm_exec",
+    "vm_files",
+    "vm_fork",
+    "vm_guest",
+    "vm_hooks",
+    "vm_init",
+    "vm_layer",
+    "vm_live",
+    "vm_memory",
+    "vm_net",
+    "vm_pause",
+    "vm_pool",
+    "vm_ports",
+    "vm_process",
+    "vm_restore",
+    "vm_share",
+    "vm_volume",
+];
 /// Part of the names of their tests that do not run there: their images have installed packages.
 const CROSS_SKIPPED: &str = "installed::";
+/// Has the library isolate machines by default.
+const ISOLATED_FEATURE: &str = "supermachine/isolated";
 /// The host for them: a guest in an emulated machine of another architecture is so slow that tests
 /// would often time out by a clock that does not wait for it. This one counts instructions.
 const CROSS_HOST: Kind = Kind::Measuring;
@@ -60,6 +84,9 @@ pub(crate) struct Args {
     /// Run only test programs whose names contain NAME
     #[arg(long, value_name = "NAME")]
     pub(super) only: Option<String>,
+    /// Run machines in worker processes, as hypervisors need that give a process one machine only
+    #[arg(long)]
+    pub(super) isolated: bool,
     /// Skip the gate
     #[arg(long)]
     pub(super) no_gate: bool,
@@ -94,6 +121,12 @@ impl Args {
     /// another architecture than this machine's are not built: some describe this one.
     pub(super) fn targets(&self) -> Vec<String> {
         let named = |name: &str| ["--test".to_owned(), name.to_owned()];
+        if self.isolated {
+            let feature = ["--features".to_owned(), ISOLATED_FEATURE.to_owned()];
+            let wanted = self.only.as_deref().unwrap_or_default();
+            let programs = ISOLATED_PROGRAMS.into_iter().filter(|name| name.contains(wanted));
+            return feature.into_iter().chain(programs.flat_map(named)).collect();
+        }
         match self.only.as_deref() {
             Some(part) if self.is_cross() => named(&format!("*{part}*")).into(),
             Some(part) if part.starts_with(VM_PREFIX) => named(&format!("{part}*")).into(),
@@ -119,7 +152,7 @@ impl Args {
             println!(
                 "NOT RUN on {arch}: all but {ours}, and of these the tests in {CROSS_SKIPPED}*"
             );
-        } else if !is_full() {
+        } else if !is_full() && !self.isolated {
             programs.retain(|program| !LONG_PROGRAMS.contains(&&*program.name));
             println!("NOT RUN without {FULL}: {}", LONG_PROGRAMS.join(", "));
         }
@@ -141,6 +174,7 @@ mod tests {
             host: None,
             arch: Some(arch),
             only,
+            isolated: false,
             no_gate: true,
             timeout: 1,
             arguments: Vec::new(),
@@ -160,6 +194,13 @@ mod tests {
         assert_eq!(all.host(), Some(CROSS_HOST));
         assert!(!all.is_full());
         assert_eq!(args(other, Some("exec")).targets(), ["--test", "*exec*"]);
+    }
+
+    #[test]
+    fn isolated_machines_are_those_of_the_programs_that_can_have_them() {
+        let isolated = |only| Args { isolated: true, ..args(Arch::host(), only) }.targets();
+        assert_eq!(isolated(None).len(), 2 + 2 * ISOLATED_PROGRAMS.len());
+        assert_eq!(isolated(Some("exec")), ["--features", ISOLATED_FEATURE, "--test", "vm_exec"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod outcome;
 mod phases;
 mod programs;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -48,6 +48,8 @@ const PROCESSORS: [(Option<&str>, &[&str]); 4] = [
 ];
 /// Names that store to [`PROCESSORS_PROGRAM`].
 const PROCESSORS_STORE: &str = "SUPERMACHINE_TEST_CPU_STORE";
+/// Names the folder of a program's assets to it.
+const ASSETS: &str = "SUPERMACHINE_SNAPSHOTS";
 /// The memory of an emulated host for tests; it also holds their files.
 const MEMORY_MIB: u32 = 6144;
 
@@ -65,8 +67,10 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
         phases.time("gate", || gate::run(&gate::Args::default()))?;
     }
     let mut outcomes = run(args, &mut phases)?;
-    if args.only.is_none() && !args.is_cross() && Arch::host() != CROSS {
+    if args.only.is_none() && !args.isolated && !args.is_cross() && Arch::host() != CROSS {
         if is_full() {
+            let isolated = Args { isolated: true, ..args.clone() };
+            outcomes.extend(run(&isolated, &mut phases)?);
             let cross = Args { arch: Some(CROSS), host: None, ..args.clone() };
             outcomes.extend(run(&cross, &mut phases)?);
         } else {
@@ -93,7 +97,7 @@ fn run(args: &Args, phases: &mut Phases) -> Result<Vec<Outcome>, Error> {
             run_here(args)
         })
     })?;
-    if args.only.is_none() && !args.is_cross() {
+    if args.only.is_none() && !args.is_cross() && !args.isolated {
         // The agent has no documentation tests and is built separately.
         let mut doc = workspace::cargo();
         doc.args(["test", "--quiet", "--doc", "--profile", workspace::PROFILE]);
@@ -131,7 +135,7 @@ fn run_here(args: &Args) -> Result<(Vec<Outcome>, Vec<Program>), Error> {
     // The command with signing replaces the one without in the target folder, so it is built after
     // the tests of the latter.
     let mut rounds: Vec<&[&[&str]]> = vec![workspace::SELECTIONS];
-    if args.is_cross() {
+    if args.is_cross() || args.isolated {
         // The agent's own tests need no guest.
         rounds = vec![&[workspace::LIBRARIES]];
     } else if args.only.as_deref().is_none_or(|part| !part.starts_with(VM_PREFIX)) {
@@ -197,9 +201,10 @@ impl Program {
 
     /// Its name in reports.
     fn label(&self, args: &Args) -> String {
-        match args.is_cross() {
-            true => format!("{}, {}", self.name, args.arch().name()),
-            false => self.name.clone(),
+        match (args.is_cross(), args.isolated) {
+            (true, _) => format!("{}, {}", self.name, args.arch().name()),
+            (false, true) => format!("{}, isolated", self.name),
+            (false, false) => self.name.clone(),
         }
     }
 
@@ -211,6 +216,10 @@ impl Program {
         command.args(cpu.into_iter().flat_map(|cpu| ["--cpu", cpu]));
         command.arg("--").arg(&us.there);
         command.args(["registry", "--"]).arg(&self.path);
+        if args.isolated {
+            // Where the worker is built to.
+            command.envs(self.path.parent().and_then(Path::parent).map(|dir| (ASSETS, dir)));
+        }
         if kind != Kind::Native {
             command.env("TMPDIR", host::emulated::FAST_FOLDER);
         }
