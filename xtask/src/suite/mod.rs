@@ -74,7 +74,7 @@ pub(crate) fn exec(args: &Args) -> Result<u8, Error> {
             let cross = Args { arch: Some(CROSS), host: None, ..args.clone() };
             outcomes.extend(run(&cross, &mut phases)?);
         } else {
-            println!("NOT RUN without {FULL}: guests of {}", CROSS.name());
+            println!("NOT RUN without {FULL}: guests of {}, isolated machines", CROSS.name());
         }
     }
     println!("\n{phases}");
