@@ -12,6 +12,8 @@ pub(super) const FULL: &str = "SUPERMACHINE_TEST_FULL";
 /// Test programs of long runs. What services do on 2 to 8 vCPUs lies between one vCPU and sixteen.
 const LONG_PROGRAMS: [&str; 4] =
     [tools::FILE_SYSTEM_PROGRAM, "vm_services_2", "vm_services_4", "vm_services_8"];
+/// The test program of signing for macOS.
+const SIGNING_PROGRAM: &str = "codesign";
 /// The architecture whose tests run in an emulated host of it on other machines.
 pub(super) const CROSS: Arch = Arch::Aarch64;
 /// Test programs that run in the host of another architecture: their images are made for every
@@ -112,6 +114,12 @@ impl Args {
         is_full() && !self.is_cross()
     }
 
+    /// Whether the tests of signing run. Their dependencies take minutes to build, so a run of all
+    /// tests has them only if it is a long one.
+    pub(super) fn signs(&self) -> bool {
+        self.only.as_deref().map_or(self.is_full(), |part| SIGNING_PROGRAM.contains(part))
+    }
+
     /// The host that is asked for, or must be.
     pub(super) fn host(&self) -> Option<Kind> {
         self.host.or(self.is_cross().then_some(CROSS_HOST))
@@ -154,7 +162,8 @@ impl Args {
             );
         } else if !is_full() && !self.isolated {
             programs.retain(|program| !LONG_PROGRAMS.contains(&&*program.name));
-            println!("NOT RUN without {FULL}: {}", LONG_PROGRAMS.join(", "));
+            let long = LONG_PROGRAMS.join(", ");
+            println!("NOT RUN without {FULL}: {long}, {SIGNING_PROGRAM}");
         }
     }
 }
@@ -194,6 +203,13 @@ mod tests {
         assert_eq!(all.host(), Some(CROSS_HOST));
         assert!(!all.is_full());
         assert_eq!(args(other, Some("exec")).targets(), ["--test", "*exec*"]);
+    }
+
+    #[test]
+    fn signing_is_tested_when_it_is_named() {
+        let signs = |only| args(Arch::host(), Some(only)).signs();
+        assert!(signs("codesign") && signs("sign"));
+        assert!(!signs("vm_exec"));
     }
 
     #[test]

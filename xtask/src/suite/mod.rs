@@ -19,7 +19,7 @@ pub(crate) use self::args::Args;
 use self::args::{CROSS, FULL, is_full};
 use self::outcome::{Outcome, summary, watch};
 use self::phases::Phases;
-use self::programs::{Program, VM_PREFIX, build};
+use self::programs::{Program, build};
 use crate::apps;
 use crate::assets;
 use crate::cross;
@@ -138,8 +138,7 @@ fn run_here(args: &Args) -> Result<(Vec<Outcome>, Vec<Program>), Error> {
     if args.is_cross() || args.isolated {
         // The agent's own tests need no guest.
         rounds = vec![&[workspace::LIBRARIES]];
-    } else if args.only.as_deref().is_none_or(|part| !part.starts_with(VM_PREFIX)) {
-        // It has no programs for a host, and its dependencies take minutes.
+    } else if args.signs() {
         rounds.push(&[workspace::SIGNING]);
     }
     for selections in rounds {
