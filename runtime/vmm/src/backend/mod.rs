@@ -8,21 +8,38 @@ mod error;
 // The guest of these scripts is an x86_64 one.
 #[cfg(all(test, target_arch = "x86_64"))]
 pub(crate) mod fake;
+#[cfg(any(all(target_os = "macos", target_arch = "aarch64"), hypervisor_framework, test))]
+#[cfg_attr(
+    not(any(all(target_os = "macos", target_arch = "aarch64"), hypervisor_framework)),
+    allow(dead_code, unused_imports, reason = "only its tests use it")
+)]
+mod hvf;
 mod hypervisor;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(hypervisor_framework)))]
 mod kvm;
+#[cfg(any(target_arch = "aarch64", test))]
+mod sequence;
 mod speed;
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(
+    target_os = "linux",
+    all(target_os = "macos", target_arch = "aarch64"),
+    hypervisor_framework
+)))]
 mod unsupported;
+
+#[cfg(any(all(target_os = "macos", target_arch = "aarch64"), hypervisor_framework))]
+use hvf as native;
+#[cfg(all(target_os = "linux", not(hypervisor_framework)))]
+use kvm as native;
+#[cfg(not(any(
+    target_os = "linux",
+    all(target_os = "macos", target_arch = "aarch64"),
+    hypervisor_framework
+)))]
+use unsupported as native;
 
 pub use error::HypervisorError;
 pub(crate) use hypervisor::{Access, Exit, Kick, Vcpu, Vm};
-#[cfg(target_os = "linux")]
-pub use kvm::ONE_MACHINE_PER_PROCESS;
-#[cfg(target_os = "linux")]
-pub(crate) use kvm::{create_vm, device, family, probe};
+pub use native::ONE_MACHINE_PER_PROCESS;
+pub(crate) use native::{create_vm, device, family, probe};
 pub use speed::Speed;
-#[cfg(not(target_os = "linux"))]
-pub use unsupported::ONE_MACHINE_PER_PROCESS;
-#[cfg(not(target_os = "linux"))]
-pub(crate) use unsupported::{create_vm, device, family, probe};

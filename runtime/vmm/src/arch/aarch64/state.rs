@@ -8,7 +8,8 @@ use super::gic::Lines;
 /// A vCPU's state, as captured.
 #[derive(Debug)]
 pub(crate) struct SavedVcpu {
-    /// Its registers, without those of the interrupt controller's CPU interface.
+    /// Its registers. Those of the interrupt controller's CPU interface may be in
+    /// [`SavedInterrupts`].
     pub(crate) state: Vcpu,
     /// The processor that it shows to the guest.
     pub(crate) shown: Processor,
@@ -21,7 +22,7 @@ pub(crate) struct SavedVcpu {
 pub(crate) struct SavedInterrupts {
     /// Distributor and redistributors.
     pub(crate) gic: Gic,
-    /// The CPU interface of each vCPU.
+    /// The CPU interface of each vCPU; empty if the vCPUs' own states have them.
     pub(crate) cpu_interfaces:
         Vec<Vec<supermachine_formats::snapshot::arch::aarch64::SystemRegister>>,
 }
@@ -42,11 +43,14 @@ pub(crate) fn captured_state(
     // All vCPUs count alike; the first is the one that sets the counter in a restore.
     let (value, frequency_hz) = vcpus.first().map_or((0, 0), |first| first.counter);
     let SavedInterrupts { gic, cpu_interfaces } = interrupts.1;
-    let interfaces = cpu_interfaces.into_iter().chain(std::iter::repeat(Vec::new()));
-    let vcpus = vcpus.into_iter().zip(interfaces);
+    let mut interfaces = cpu_interfaces.into_iter();
+    let with_interface = |vcpu: SavedVcpu| match interfaces.next() {
+        Some(cpu_interface) => Vcpu { cpu_interface, ..vcpu.state },
+        None => vcpu.state,
+    };
     ArchState::Aarch64(State {
         processor,
-        vcpus: vcpus.map(|(vcpu, cpu_interface)| Vcpu { cpu_interface, ..vcpu.state }).collect(),
+        vcpus: vcpus.into_iter().map(with_interface).collect(),
         gic,
         counter: Counter { value, frequency_hz, realtime_ns },
     })

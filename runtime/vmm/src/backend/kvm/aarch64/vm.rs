@@ -3,7 +3,7 @@
 //! Set-up order is VM, interrupt controller, memory, vCPUs; then the controller learns of the vCPUs
 //! and its registers are restored.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use kvm_bindings::{KVM_ARM_IRQ_TYPE_SHIFT, KVM_ARM_IRQ_TYPE_SPI};
 use kvm_ioctls::{Cap, Kvm, VmFd};
@@ -19,6 +19,7 @@ use crate::arch::{
 };
 use crate::backend::kvm::memory::Windows;
 use crate::backend::kvm::system::{call, explain, open};
+use crate::backend::sequence::Sequence;
 use crate::backend::{Access, HypervisorError, Vcpu, Vm};
 
 /// Capabilities that every machine uses, with the names that errors print.
@@ -118,67 +119,5 @@ impl Vm for KvmVm {
 
     fn set_clock(&self, _: &Clock) -> Result<(), HypervisorError> {
         Ok(())
-    }
-}
-
-/// Threads that each do a thing once, in the order of their indices from 0 on.
-#[derive(Debug, Default)]
-struct Sequence {
-    /// How many have done it. The lock is held meanwhile, and no other is taken under it.
-    done: Mutex<u16>,
-    changed: Condvar,
-}
-
-impl Sequence {
-    /// Waits for the threads before this one, and lets the next one go when the result is dropped.
-    fn wait_for(&self, index: u16) -> Turn<'_> {
-        let mut done = self.lock();
-        while *done < index {
-            done = self.changed.wait(done).unwrap_or_else(PoisonError::into_inner);
-        }
-        Turn { done, changed: &self.changed }
-    }
-
-    fn count(&self) -> u16 {
-        *self.lock()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, u16> {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-struct Turn<'a> {
-    done: MutexGuard<'a, u16>,
-    changed: &'a Condvar,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        *self.done += 1;
-        self.changed.notify_all();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::thread;
-
-    use super::*;
-
-    #[test]
-    fn threads_of_a_sequence_go_in_the_order_of_their_indices() {
-        let (sequence, order) = (Sequence::default(), Mutex::new(Vec::new()));
-        thread::scope(|scope| {
-            for index in (0..16).rev() {
-                let (sequence, order) = (&sequence, &order);
-                scope.spawn(move || {
-                    let _turn = sequence.wait_for(index);
-                    order.lock().unwrap().push(index);
-                });
-            }
-        });
-        assert_eq!(order.into_inner().unwrap(), (0..16).collect::<Vec<_>>());
-        assert_eq!(sequence.count(), 16);
     }
 }

@@ -1,0 +1,422 @@
+//! A vCPU: runs the guest, serves its exits, and is saved and restored.
+//!
+//! Two things wait for the next run. A load or store of a device is completed then, or before a
+//! save: what the device answered goes into its register once, whatever comes between. And the CPU
+//! interface and the timers of a restored vCPU are set then, because the state of the interrupt
+//! controller is restored after the vCPUs', and would undo an interrupt that a timer raises at once.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use applevisor_sys::{hv_reg_t, hv_sys_reg_t};
+use supermachine_formats::snapshot::arch::aarch64::{
+    AFFINITY, Counter, Events, Power as SavedPower, SystemRegister, Timers, Vcpu as State,
+};
+
+use super::cpu::Cpu;
+use super::exception::inject_undefined;
+use super::exits::{self, Access, Call, Event, RegisterAccess};
+use super::framework::host_counter;
+use super::gic;
+use super::presence::{Kicker, Power, Presence, Start, Wake};
+use super::processor::{identify, shown};
+use super::psci::{self, Outcome};
+use super::registers::{self, GENERAL, SystemRegisters};
+use super::timer;
+use super::trapped::{self, Answer, OS_LOCK};
+use super::vm::Shared;
+use crate::arch::aarch64::SavedVcpu;
+use crate::arch::aarch64::layout::affinity;
+use crate::backend::{Exit, HypervisorError, Kick};
+
+/// MPIDR_EL1's bit that is always one.
+const MPIDR_ONE: u64 = 1 << 31;
+/// How long a vCPU waits for an interrupt, if the framework leaves waiting to this program. The
+/// messages of other vCPUs pass it by, so it looks into the guest again and again.
+const LONGEST_WAIT: Duration = Duration::from_millis(1);
+/// Bytes of an instruction.
+const INSTRUCTION: u64 = 4;
+
+/// Timers that are off.
+const NO_TIMER: timer::Registers = timer::Registers { control: 0, compare: 0 };
+
+/// A vCPU.
+#[derive(Debug)]
+pub(super) struct HvfVcpu {
+    cpu: Cpu,
+    presence: Arc<Presence>,
+    registers: SystemRegisters,
+    /// What the guest's counter is behind the host's.
+    offset: u64,
+    /// The guest's counter in the snapshot.
+    first_count: u64,
+    /// OSLSR_EL1's lock.
+    is_locked: bool,
+    /// The framework has masked the virtual timer, because it fired.
+    is_timer_masked: bool,
+    /// A load or store of a device that is not complete, and its data.
+    unfinished: Option<Access>,
+    data: [u8; 8],
+    /// What to set before the next run.
+    unset: Option<Unset>,
+    /// Dropped after the vCPU.
+    shared: Arc<Shared>,
+}
+
+/// Restored state that is set when the vCPU runs.
+#[derive(Debug)]
+struct Unset {
+    interface: Vec<SystemRegister>,
+    timers: (timer::Registers, timer::Registers),
+}
+
+/// Why [`HvfVcpu::run`] returns.
+enum Stop {
+    Kicked,
+    Access(Access),
+    Shutdown,
+    Failed { reason: &'static str, code: u64 },
+}
+
+impl HvfVcpu {
+    /// Creates the vCPU with this index, for the calling thread.
+    pub(super) fn new(shared: Arc<Shared>, index: u16) -> Result<Self, HypervisorError> {
+        let cpu = Cpu::new()?;
+        // Before anything that asks the interrupt controller about this vCPU.
+        let affinity = affinity(index);
+        cpu.set_system(hv_sys_reg_t::MPIDR_EL1, MPIDR_ONE | affinity)?;
+        shared.controller.check_redistributor(&cpu)?;
+        let presence = Arc::new(Presence::new(affinity, cpu.id()));
+        shared.peers.add(Arc::clone(&presence));
+        Ok(Self {
+            registers: SystemRegisters::of(&cpu)?,
+            cpu,
+            presence,
+            offset: 0,
+            first_count: 0,
+            is_locked: false,
+            is_timer_masked: false,
+            unfinished: None,
+            data: [0; 8],
+            unset: None,
+            shared,
+        })
+    }
+
+    pub(super) fn run(&mut self) -> Result<Exit<'_>, HypervisorError> {
+        self.finish_access()?;
+        self.finish_restore()?;
+        let stop = loop {
+            if let Some(stop) = self.step()? {
+                break stop;
+            }
+        };
+        Ok(match stop {
+            Stop::Kicked => Exit::Kicked,
+            Stop::Shutdown => Exit::Shutdown,
+            Stop::Failed { reason, code } => Exit::Failed { reason, code },
+            Stop::Access(access) => self.device_exit(access)?,
+        })
+    }
+
+    pub(super) fn save(&mut self) -> Result<SavedVcpu, HypervisorError> {
+        self.finish_access()?;
+        self.finish_restore()?;
+        if let Some(start) = self.presence.take_start() {
+            self.begin(start)?;
+        }
+        let counter = host_counter().wrapping_sub(self.offset);
+        Ok(SavedVcpu {
+            state: self.state()?,
+            shown: shown(&self.cpu)?,
+            counter: (counter, self.shared.frequency_hz),
+        })
+    }
+
+    pub(super) fn restore(
+        &mut self,
+        state: &State,
+        clock: &Counter,
+    ) -> Result<(), HypervisorError> {
+        if self.presence.affinity() != state.mpidr & AFFINITY {
+            return Err(HypervisorError::Capability {
+                capability: "a vCPU with the affinity of the snapshot's",
+            });
+        }
+        let shown = self.shared.shown.get().cloned().unwrap_or_default();
+        identify(&self.cpu, &shown)?;
+        self.first_count = if clock.frequency_hz == 0 { 0 } else { clock.value };
+        self.offset = self.shared.offset.join(host_counter(), self.first_count);
+        self.load(state)
+    }
+
+    pub(super) fn reset(&mut self, state: &State, leads: bool) -> Result<(), HypervisorError> {
+        if !is_whole(state) {
+            return Err(HypervisorError::PartialState);
+        }
+        self.unfinished = None;
+        let (now, offset) = (host_counter(), &self.shared.offset);
+        self.offset = if leads {
+            offset.lead(now, self.first_count)
+        } else {
+            offset.join(now, self.first_count)
+        };
+        self.load(state)
+    }
+
+    pub(super) fn kicker(&self) -> Box<dyn Kick> {
+        Box::new(Kicker(Arc::clone(&self.presence)))
+    }
+
+    /// Runs the guest once, unless there is a reason not to. Returns `None` if it is to run again.
+    fn step(&mut self) -> Result<Option<Stop>, HypervisorError> {
+        if self.presence.take_kick() {
+            return Ok(Some(Stop::Kicked));
+        }
+        if self.presence.power() != Power::On {
+            match self.presence.wait_for_start() {
+                Wake::Kicked => return Ok(Some(Stop::Kicked)),
+                Wake::Started(start) => self.begin(start)?,
+            }
+        }
+        self.unmask_timer()?;
+        match self.cpu.run() {
+            Ok(exit) => self.serve(exits::decode(&exit)),
+            Err(failure) => {
+                let reason = "Hypervisor.framework does not run the vCPU";
+                Ok(Some(Stop::Failed { reason, code: failure.code.into() }))
+            }
+        }
+    }
+
+    fn serve(&mut self, event: Event) -> Result<Option<Stop>, HypervisorError> {
+        match event {
+            Event::Canceled => {
+                // The kick that caused it, if it did not come before the guest ran.
+                self.presence.take_kick();
+                return Ok(Some(Stop::Kicked));
+            }
+            Event::Access(access) => return Ok(Some(Stop::Access(access))),
+            Event::Failed { reason, code } => return Ok(Some(Stop::Failed { reason, code })),
+            Event::Call(call) => return self.serve_call(call),
+            Event::Register(access) => self.serve_register(access)?,
+            Event::CacheMaintenance => self.advance()?,
+            Event::WaitForEvent => {
+                self.advance()?;
+                thread::yield_now();
+            }
+            Event::WaitForInterrupt => {
+                self.advance()?;
+                self.idle()?;
+            }
+            Event::Timer => {
+                self.is_timer_masked = true;
+                self.shared.controller.send_timer(&self.cpu)?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn serve_call(&mut self, call: Call) -> Result<Option<Stop>, HypervisorError> {
+        if call.is_before {
+            self.advance()?;
+        }
+        let [function, first, second, third] =
+            [hv_reg_t::X0, hv_reg_t::X1, hv_reg_t::X2, hv_reg_t::X3]
+                .map(|register| self.cpu.register(register));
+        let (function, arguments) = (function? as u32, [first?, second?, third?]);
+        let outcome = match call.immediate {
+            0 => psci::call(&self.shared.peers, function, arguments),
+            _ => Outcome::Return(psci::NOT_SUPPORTED),
+        };
+        match outcome {
+            Outcome::Return(value) => self.answer(value)?,
+            Outcome::Suspend => {
+                self.answer(psci::SUCCESS)?;
+                self.idle()?;
+            }
+            Outcome::Off => self.presence.set_power(Power::Off),
+            Outcome::Shutdown => return Ok(Some(Stop::Shutdown)),
+        }
+        Ok(None)
+    }
+
+    fn answer(&self, value: i64) -> Result<(), HypervisorError> {
+        self.cpu.set_register(hv_reg_t::X0, value.cast_unsigned())
+    }
+
+    fn serve_register(&mut self, access: RegisterAccess) -> Result<(), HypervisorError> {
+        let RegisterAccess { encoding, register, is_read } = access;
+        let answer = if is_read {
+            trapped::read(encoding, self.is_locked, host_counter())
+        } else {
+            trapped::write(encoding, self.general(register)?)
+        };
+        match answer {
+            Answer::Value(value) => self.set_general(register, value)?,
+            Answer::Lock(is_locked) => self.is_locked = is_locked,
+            Answer::Ignored => {}
+            Answer::Undefined => return inject_undefined(&self.cpu),
+        }
+        self.advance()
+    }
+
+    /// Starts a load or store of a device.
+    fn device_exit(&mut self, access: Access) -> Result<Exit<'_>, HypervisorError> {
+        let Access { address, width, register, is_write, .. } = access;
+        self.data = if is_write { self.general(register)?.to_le_bytes() } else { [0; 8] };
+        self.unfinished = Some(access);
+        let data = self.data.get_mut(..width).unwrap_or_default();
+        Ok(if is_write { Exit::Write { address, data } } else { Exit::Read { address, data } })
+    }
+
+    /// Completes a load or store of a device.
+    fn finish_access(&mut self) -> Result<(), HypervisorError> {
+        let Some(access) = self.unfinished.take() else { return Ok(()) };
+        if !access.is_write {
+            self.set_general(access.register, access.loaded(self.data))?;
+        }
+        self.advance()
+    }
+
+    /// Sets what a restore left for the first run.
+    fn finish_restore(&mut self) -> Result<(), HypervisorError> {
+        let Some(Unset { interface, timers }) = self.unset.take() else { return Ok(()) };
+        self.shared.controller.load_interface(&self.cpu, &interface)?;
+        registers::load_timers(&self.cpu, timers)?;
+        self.cpu.mask_timer(false)?;
+        self.is_timer_masked = false;
+        Ok(())
+    }
+
+    /// Begins where another vCPU said, as after a reset.
+    fn begin(&mut self, start: Start) -> Result<(), HypervisorError> {
+        let mut core = registers::core_after_reset();
+        core.pc = start.entry;
+        core.x[0] = start.context;
+        self.registers.load(&self.cpu, &[])?;
+        registers::load_core(&self.cpu, &core)?;
+        registers::load_simd(&self.cpu, &registers::simd_after_reset())?;
+        registers::load_timers(&self.cpu, (NO_TIMER, NO_TIMER))?;
+        self.is_locked = false;
+        Ok(())
+    }
+
+    /// Waits for an interrupt, or for as long as no timer fires.
+    fn idle(&self) -> Result<(), HypervisorError> {
+        let (virtual_timer, physical_timer) = registers::timers(&self.cpu)?;
+        let clock = (host_counter(), self.offset);
+        let hz = self.shared.frequency_hz;
+        let wait = timer::until_first(virtual_timer, physical_timer, clock, hz);
+        self.presence.idle(wait.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT));
+        Ok(())
+    }
+
+    /// Lets the virtual timer fire again, once the guest has served it.
+    fn unmask_timer(&mut self) -> Result<(), HypervisorError> {
+        if self.is_timer_masked && !registers::timers(&self.cpu)?.0.is_asserted() {
+            self.cpu.mask_timer(false)?;
+            self.is_timer_masked = false;
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> Result<State, HypervisorError> {
+        let cpu = &self.cpu;
+        let mut system = self.registers.save(cpu)?;
+        let lock = SystemRegister { encoding: OS_LOCK, value: self.is_locked.into() };
+        let place = system.partition_point(|register| register.encoding < OS_LOCK);
+        system.insert(place, lock);
+        let (virtual_timer, physical_timer) = registers::timers(cpu)?;
+        Ok(State {
+            mpidr: self.presence.affinity(),
+            power: match self.presence.power() {
+                Power::On => SavedPower::On,
+                Power::Off | Power::Starting(_) => SavedPower::Off,
+            },
+            core: Some(registers::save_core(cpu)?),
+            simd: Some(registers::save_simd(cpu)?),
+            system,
+            timers: Some(timer::to_state(virtual_timer, physical_timer, self.offset)),
+            cpu_interface: self.shared.controller.save_interface(cpu)?,
+            // The framework injects none.
+            events: Some(Events { serror_pending: false, serror_syndrome: None }),
+        })
+    }
+
+    fn load(&mut self, state: &State) -> Result<(), HypervisorError> {
+        let power = checked_power(state)?;
+        gic::check_interface(&state.cpu_interface)?;
+        let cpu = &self.cpu;
+        let (lock, system): (Vec<SystemRegister>, Vec<SystemRegister>) =
+            state.system.iter().copied().partition(|register| register.encoding == OS_LOCK);
+        self.registers.load(cpu, &system)?;
+        self.is_locked = lock.first().is_some_and(|lock| lock.value & 1 == 1);
+        let core = state.core.clone().unwrap_or_else(registers::core_after_reset);
+        registers::load_core(cpu, &core)?;
+        let simd = state.simd.clone().unwrap_or_else(registers::simd_after_reset);
+        registers::load_simd(cpu, &simd)?;
+        cpu.set_counter_offset(self.offset)?;
+        // Off until the state of the interrupt controller is there.
+        registers::load_timers(cpu, (NO_TIMER, NO_TIMER))?;
+        let of = |timers: &Timers| timer::from_state(timers, self.offset);
+        self.unset = Some(Unset {
+            interface: state.cpu_interface.clone(),
+            timers: state.timers.as_ref().map_or((NO_TIMER, NO_TIMER), of),
+        });
+        self.presence.set_power(power);
+        Ok(())
+    }
+
+    /// A general register; 31 is zero.
+    fn general(&self, register: u8) -> Result<u64, HypervisorError> {
+        let register = GENERAL.get(usize::from(register));
+        register.map_or(Ok(0), |register| self.cpu.register(*register))
+    }
+
+    /// Sets a general register; 31 loses the value.
+    fn set_general(&self, register: u8, value: u64) -> Result<(), HypervisorError> {
+        let register = GENERAL.get(usize::from(register));
+        register.map_or(Ok(()), |register| self.cpu.set_register(*register, value))
+    }
+
+    /// Moves on to the next instruction.
+    fn advance(&self) -> Result<(), HypervisorError> {
+        let pc = self.cpu.register(hv_reg_t::PC)?;
+        self.cpu.set_register(hv_reg_t::PC, pc.wrapping_add(INSTRUCTION))
+    }
+}
+
+impl Drop for HvfVcpu {
+    fn drop(&mut self) {
+        self.presence.leave();
+    }
+}
+
+/// Whether a state covers a whole processor.
+fn is_whole(state: &State) -> bool {
+    state.core.is_some()
+        && state.simd.is_some()
+        && state.timers.is_some()
+        && state.events.is_some()
+        && !state.system.is_empty()
+        && !state.cpu_interface.is_empty()
+}
+
+/// The power of a saved vCPU, unless it is in a state that the framework cannot restore.
+fn checked_power(state: &State) -> Result<Power, HypervisorError> {
+    if state.events.as_ref().is_some_and(|events| events.serror_pending) {
+        return Err(HypervisorError::Capability { capability: "a way to inject system errors" });
+    }
+    match state.power {
+        SavedPower::On => Ok(Power::On),
+        SavedPower::Off => Ok(Power::Off),
+        SavedPower::Suspended => {
+            Err(HypervisorError::Capability { capability: "vCPUs that are suspended" })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
