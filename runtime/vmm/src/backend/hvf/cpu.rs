@@ -6,9 +6,9 @@ use std::ptr::{self, NonNull};
 
 use applevisor_sys::{
     hv_reg_t, hv_return_t, hv_simd_fp_reg_t, hv_sys_reg_t, hv_vcpu_create, hv_vcpu_destroy,
-    hv_vcpu_get_reg, hv_vcpu_get_simd_fp_reg, hv_vcpu_get_sys_reg, hv_vcpu_get_vtimer_offset,
-    hv_vcpu_run, hv_vcpu_set_reg, hv_vcpu_set_simd_fp_reg, hv_vcpu_set_sys_reg,
-    hv_vcpu_set_vtimer_mask, hv_vcpu_set_vtimer_offset, hv_vcpu_t, hv_vcpus_exit,
+    hv_vcpu_get_reg, hv_vcpu_get_simd_fp_reg, hv_vcpu_get_sys_reg, hv_vcpu_run, hv_vcpu_set_reg,
+    hv_vcpu_set_simd_fp_reg, hv_vcpu_set_sys_reg, hv_vcpu_set_vtimer_mask,
+    hv_vcpu_set_vtimer_offset, hv_vcpu_t, hv_vcpus_exit,
 };
 
 use super::error::{Failure, check, failure};
@@ -125,7 +125,7 @@ impl Cpu {
         let declared: unsafe extern "C" fn(Id, hv_simd_fp_reg_t, u128) -> hv_return_t =
             hv_vcpu_set_simd_fp_reg;
         // SAFETY: a pointer to a function, of the function's signature in the framework's header.
-        let set = unsafe { std::mem::transmute::<_, SetSimd>(declared as *const ()) };
+        let set = unsafe { std::mem::transmute::<*const (), SetSimd>(declared as *const ()) };
         // SAFETY: both types have 16 bytes, and every value of them is legal.
         let value = unsafe { std::mem::transmute::<[u64; 2], Vector>(value) };
         // SAFETY: the vCPU exists on this thread.
@@ -133,14 +133,7 @@ impl Cpu {
         check("hv_vcpu_set_simd_fp_reg", result)
     }
 
-    /// What the guest's counter is behind the host's.
-    pub(super) fn counter_offset(&self) -> Result<u64, HypervisorError> {
-        let mut offset = 0;
-        // SAFETY: the vCPU exists on this thread, and the result has room.
-        let result = unsafe { hv_vcpu_get_vtimer_offset(self.id, &raw mut offset) };
-        check("hv_vcpu_get_vtimer_offset", result).map(|()| offset)
-    }
-
+    /// Sets what the guest's counter is behind the host's.
     pub(super) fn set_counter_offset(&self, offset: u64) -> Result<(), HypervisorError> {
         // SAFETY: the vCPU exists on this thread.
         let result = unsafe { hv_vcpu_set_vtimer_offset(self.id, offset) };

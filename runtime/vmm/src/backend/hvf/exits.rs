@@ -18,9 +18,9 @@ pub(super) enum Event {
     /// The guest maintains caches at an address without memory, which has no effect.
     CacheMaintenance,
     /// WFI: the guest has nothing to do before the next interrupt.
-    WaitForInterrupt,
+    Wfi,
     /// WFE: the guest waits for another processor.
-    WaitForEvent,
+    Wfe,
     /// A call of firmware, by HVC or SMC.
     Call(Call),
     /// An access to a system register that the hypervisor leaves to this program.
@@ -96,8 +96,8 @@ fn exception(exit: &RawExit) -> Event {
     let syndrome = exit.syndrome;
     let immediate = syndrome as u16;
     match syndrome >> 26 & 0x3f {
-        0x01 if syndrome & 1 == 0 => Event::WaitForInterrupt,
-        0x01 => Event::WaitForEvent,
+        0x01 if syndrome & 1 == 0 => Event::Wfi,
+        0x01 => Event::Wfe,
         0x16 => Event::Call(Call { immediate, is_before: false }),
         0x17 => Event::Call(Call { immediate, is_before: true }),
         0x18 => Event::Register(register_access(syndrome)),

@@ -1,7 +1,7 @@
 //! The functions of Hypervisor.framework that were added after macOS 11, looked up by name when a
 //! VM is created, so that programs start on every macOS. Also its objects, and the host's clock.
 
-use std::ffi::{CStr, c_void};
+use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use applevisor_sys::{hv_ipa_t, hv_return_t, hv_vcpu_t, os_release};
@@ -50,7 +50,7 @@ impl Drop for Object {
 
 /// The address of a function of this process.
 #[cfg(not(test))]
-fn symbol(name: &CStr) -> Option<NonNull<c_void>> {
+fn symbol(name: &std::ffi::CStr) -> Option<NonNull<c_void>> {
     // SAFETY: `dlsym` reads a string that ends with a zero byte, as `name` does.
     NonNull::new(unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) })
 }

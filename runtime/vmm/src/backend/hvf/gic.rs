@@ -6,31 +6,18 @@ use std::ffi::c_void;
 
 use supermachine_formats::snapshot::HypervisorFamily;
 use supermachine_formats::snapshot::arch::aarch64::gic::MAX_OPAQUE_SIZE;
-use supermachine_formats::snapshot::arch::aarch64::{Gic, SystemRegister, encoding};
+use supermachine_formats::snapshot::arch::aarch64::{Gic, SystemRegister};
 
 use super::cpu::Cpu;
 use super::error::check;
 use super::framework::{GicFunctions, Object};
+use crate::arch::aarch64::gic::{CPU_INTERFACE, has_cpu_register};
 use crate::arch::aarch64::layout::{
     DISTRIBUTOR_START, FIRST_SHARED, INTERRUPTS, MAX_VCPUS, REDISTRIBUTOR_SIZE,
     REDISTRIBUTORS_START, SERIAL_START, VIRTUAL_TIMER,
 };
 use crate::arch::aarch64::registers::name;
 use crate::backend::HypervisorError;
-
-/// The registers of a CPU interface in the order of a restore: access and control first, the group
-/// enables last.
-const CPU_INTERFACE: [u16; 9] = [
-    encoding(3, 0, 12, 12, 5), // ICC_SRE_EL1
-    encoding(3, 0, 12, 12, 4), // ICC_CTLR_EL1
-    encoding(3, 0, 4, 6, 0),   // ICC_PMR_EL1
-    encoding(3, 0, 12, 8, 3),  // ICC_BPR0_EL1
-    encoding(3, 0, 12, 12, 3), // ICC_BPR1_EL1
-    encoding(3, 0, 12, 8, 4),  // ICC_AP0R0_EL1
-    encoding(3, 0, 12, 9, 0),  // ICC_AP1R0_EL1
-    encoding(3, 0, 12, 12, 6), // ICC_IGRPEN0_EL1
-    encoding(3, 0, 12, 12, 7), // ICC_IGRPEN1_EL1
-];
 
 /// GICR_ISPENDR0, which makes a vCPU's own interrupts pending.
 const SET_PENDING: u32 = 0x1_0200;
@@ -104,7 +91,7 @@ impl Controller {
 
     /// The registers of a vCPU's CPU interface, by rising encoding. On the vCPU's thread.
     pub(super) fn save_interface(&self, cpu: &Cpu) -> Result<Vec<SystemRegister>, HypervisorError> {
-        let mut encodings = CPU_INTERFACE;
+        let mut encodings: Vec<u16> = cpu_interface().collect();
         encodings.sort_unstable();
         let read = |encoding: u16| {
             let mut value = 0;
@@ -124,7 +111,7 @@ impl Controller {
         saved: &[SystemRegister],
     ) -> Result<(), HypervisorError> {
         let saved = |wanted: u16| saved.iter().find(|saved| saved.encoding == wanted);
-        for SystemRegister { encoding, value } in CPU_INTERFACE.into_iter().filter_map(saved) {
+        for SystemRegister { encoding, value } in cpu_interface().filter_map(saved) {
             // SAFETY: the vCPU exists on this thread.
             let result = unsafe { (self.functions.set_icc_reg)(cpu.id(), *encoding, *value) };
             check("hv_gic_set_icc_reg", result)
@@ -231,9 +218,17 @@ pub(super) fn check_state(gic: &Gic) -> Result<(), HypervisorError> {
     })
 }
 
+/// The registers of a CPU interface in the order of a restore. The framework has one register for
+/// each group's active priorities, as a processor without more of them.
+fn cpu_interface() -> impl Iterator<Item = u16> {
+    const FEWEST_PRIORITIES: u64 = 0;
+    CPU_INTERFACE.into_iter().filter(|register| has_cpu_register(*register, FEWEST_PRIORITIES))
+}
+
 /// Refuses a register that is no CPU interface's.
 pub(super) fn check_interface(saved: &[SystemRegister]) -> Result<(), HypervisorError> {
-    match saved.iter().find(|saved| !CPU_INTERFACE.contains(&saved.encoding)) {
+    let is_known = |saved: &&SystemRegister| cpu_interface().any(|own| own == saved.encoding);
+    match saved.iter().find(|saved| !is_known(saved)) {
         None => Ok(()),
         Some(unknown) => Err(HypervisorError::Register { name: name(unknown.encoding) }),
     }

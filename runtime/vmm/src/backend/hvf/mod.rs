@@ -36,7 +36,8 @@ mod trapped;
 mod vcpu;
 mod vm;
 
+pub(crate) use probe::probe;
 #[cfg(target_arch = "aarch64")]
 pub use seam::ONE_MACHINE_PER_PROCESS;
 #[cfg(target_arch = "aarch64")]
-pub(crate) use seam::{create_vm, device, family, probe};
+pub(crate) use seam::{create_vm, device, family};

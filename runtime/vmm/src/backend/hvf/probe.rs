@@ -24,7 +24,7 @@ const START: u64 = 0x4000_0000;
 const NOTHING: u64 = 0x1000_0000;
 
 /// Runs the loop and returns the time of an iteration. The process has no other VM.
-pub(super) fn probe() -> Result<Speed, HypervisorError> {
+pub(crate) fn probe() -> Result<Speed, HypervisorError> {
     let instance = Instance::new()?;
     map_program(&instance)?;
     let mut cpu = Cpu::new()?;

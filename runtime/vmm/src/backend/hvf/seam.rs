@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use supermachine_formats::snapshot::HypervisorFamily;
 use vm_memory::MmapRegion;
 
-use super::probe;
 use super::processor::ask;
 use super::vcpu::HvfVcpu;
 use super::vm::HvfVm;
@@ -15,7 +14,7 @@ use crate::arch::host::counter_frequency;
 use crate::arch::{
     Clock, ClockReading, Mismatch, Processor, SavedInterrupts, SavedVcpu, State, VcpuState,
 };
-use crate::backend::{Access, Exit, HypervisorError, Kick, Speed, Vcpu, Vm};
+use crate::backend::{Access, Exit, HypervisorError, Kick, Vcpu, Vm};
 use crate::os::DeviceFile;
 
 /// What this host shows to guests. The lock guards the answer, and is held while the host is asked,
@@ -38,11 +37,6 @@ pub(crate) fn create_vm() -> Result<Arc<dyn Vm>, HypervisorError> {
         None => Arc::clone(known.insert(Arc::new(ask(counter_frequency())?))),
     };
     Ok(Arc::new(HvfVm::new(host)?))
-}
-
-/// Runs a few guest instructions. The process has no VM.
-pub(crate) fn probe() -> Result<Speed, HypervisorError> {
-    probe::probe()
 }
 
 /// The framework has no file that a process could open ahead.

@@ -169,6 +169,12 @@ impl HvfVcpu {
         Box::new(Kicker(Arc::clone(&self.presence)))
     }
 
+    /// The framework's name of the vCPU.
+    #[cfg(test)]
+    pub(super) fn id(&self) -> super::cpu::Id {
+        self.cpu.id()
+    }
+
     /// Runs the guest once, unless there is a reason not to. Returns `None` if it is to run again.
     fn step(&mut self) -> Result<Option<Stop>, HypervisorError> {
         if self.presence.take_kick() {
@@ -202,11 +208,11 @@ impl HvfVcpu {
             Event::Call(call) => return self.serve_call(call),
             Event::Register(access) => self.serve_register(access)?,
             Event::CacheMaintenance => self.advance()?,
-            Event::WaitForEvent => {
+            Event::Wfe => {
                 self.advance()?;
                 thread::yield_now();
             }
-            Event::WaitForInterrupt => {
+            Event::Wfi => {
                 self.advance()?;
                 self.idle()?;
             }

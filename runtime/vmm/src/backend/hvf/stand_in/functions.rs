@@ -285,15 +285,6 @@ extern "C" fn hv_vcpu_set_sys_reg(id: Id, register: u16, value: u64) -> i32 {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn hv_vcpu_get_vtimer_offset(id: Id, offset: *mut u64) -> i32 {
-    serve_vcpu("hv_vcpu_get_vtimer_offset", id, |vcpu| {
-        // SAFETY: callers have room for the result.
-        unsafe { put(offset, vcpu.offset) };
-        Ok(())
-    })
-}
-
-#[unsafe(no_mangle)]
 extern "C" fn hv_vcpu_set_vtimer_offset(id: Id, offset: u64) -> i32 {
     serve_vcpu("hv_vcpu_set_vtimer_offset", id, |vcpu| {
         vcpu.offset = offset;

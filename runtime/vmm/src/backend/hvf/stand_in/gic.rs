@@ -6,7 +6,7 @@ use std::slice;
 use super::functions::{create, put, serve, serve_vcpu};
 use super::world::{Gic, Object};
 use super::{BAD_ARGUMENT, BUSY, NO_DEVICE, world};
-use crate::arch::aarch64::layout::{REDISTRIBUTOR_SIZE, REDISTRIBUTORS_START};
+use crate::arch::aarch64::layout::REDISTRIBUTOR_SIZE;
 use crate::backend::hvf::cpu::Id;
 
 /// What the state of a controller begins with.
@@ -150,7 +150,7 @@ unsafe extern "C" fn hv_gic_get_redistributor_base(id: Id, base: *mut u64) -> i3
         if world.vcpu(id).system[&0xc005] == 0 || world.gic.is_none() {
             return Err(BAD_ARGUMENT);
         }
-        let address = REDISTRIBUTORS_START + REDISTRIBUTOR_SIZE * place as u64;
+        let address = world.redistributors + REDISTRIBUTOR_SIZE * place as u64;
         // SAFETY: callers have room for the result.
         unsafe { put(base, address) };
         Ok(())

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::thread::{self, ThreadId};
 
 use super::Step;
+use crate::arch::aarch64::layout::REDISTRIBUTORS_START;
 use crate::backend::hvf::cpu::{Id, RawExit};
 
 /// PC and CPSR among the registers of a vCPU.
@@ -53,11 +54,15 @@ pub(crate) struct World {
     pub(crate) gic_sizes: (usize, usize),
     /// The lowest shared interrupt, and the number of them.
     pub(crate) gic_interrupts: (u32, u32),
+    /// Where the redistributors are.
+    pub(crate) redistributors: u64,
     pub(crate) ctr: u64,
     /// The bits of identification registers that can be changed.
     pub(crate) writable: HashMap<u16, u64>,
     /// System registers that new vCPUs lack.
     pub(crate) absent: Vec<u16>,
+    /// What the next vCPU does.
+    pub(crate) first_script: VecDeque<Step>,
     pub(crate) refusals: HashMap<&'static str, u32>,
     pub(crate) lacking: Vec<&'static str>,
     /// Objects that were created and not released, with their kinds.
@@ -121,9 +126,11 @@ impl World {
             gic: None,
             gic_sizes: (0x1_0000, 0x40_0000),
             gic_interrupts: (32, 988),
+            redistributors: REDISTRIBUTORS_START,
             ctr: 0x8444_c004,
             writable: writable.collect(),
             absent: Vec::new(),
+            first_script: VecDeque::new(),
             refusals: HashMap::new(),
             lacking: Vec::new(),
             objects: BTreeMap::new(),
@@ -147,6 +154,7 @@ impl World {
         let debug = (0..16).flat_map(|number| (4..8).map(move |part| 0x8000 | number << 3 | part));
         let identification = IDENTIFICATION.iter().map(|(register, value, _)| (*register, *value));
         let zero = debug.chain(SYSTEM).map(|register| (register, 0));
+        let script = std::mem::take(&mut self.first_script);
         let has = |(register, _): &(u16, u64)| !self.absent.contains(register);
         let vcpu = Vcpu {
             registers: [0; 35],
@@ -156,7 +164,7 @@ impl World {
             redistributor: Vec::new(),
             offset: 0,
             is_timer_masked: false,
-            script: VecDeque::new(),
+            script,
             is_inside: false,
             runs: 0,
             is_to_exit: false,
