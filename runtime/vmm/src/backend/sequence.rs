@@ -5,7 +5,8 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 /// Threads that each do a thing once, in the order of their indices from 0 on.
 #[derive(Debug, Default)]
 pub(super) struct Sequence {
-    /// How many have done it. The lock is held meanwhile, and no other is taken under it.
+    /// How many have done it. The lock is held while the next one does, so the locks that it needs
+    /// are taken under this one.
     done: Mutex<u16>,
     changed: Condvar,
 }

@@ -112,8 +112,7 @@ functions! {
         distributor_size: c"hv_gic_get_distributor_size" fn(*mut usize) -> hv_return_t,
         distributor_alignment:
             c"hv_gic_get_distributor_base_alignment" fn(*mut usize) -> hv_return_t,
-        redistributor_region_size:
-            c"hv_gic_get_redistributor_region_size" fn(*mut usize) -> hv_return_t,
+        redistributor_size: c"hv_gic_get_redistributor_size" fn(*mut usize) -> hv_return_t,
         redistributor_alignment:
             c"hv_gic_get_redistributor_base_alignment" fn(*mut usize) -> hv_return_t,
         redistributor_base:

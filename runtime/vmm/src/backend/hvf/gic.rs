@@ -14,7 +14,7 @@ use super::framework::{GicFunctions, Object};
 use crate::arch::aarch64::gic::{CPU_INTERFACE, has_cpu_register};
 use crate::arch::aarch64::layout::{
     DISTRIBUTOR_START, FIRST_SHARED, INTERRUPTS, MAX_VCPUS, REDISTRIBUTOR_SIZE,
-    REDISTRIBUTORS_START, SERIAL_START, VIRTUAL_TIMER,
+    REDISTRIBUTORS_START, VIRTUAL_TIMER,
 };
 use crate::arch::aarch64::registers::name;
 use crate::backend::HypervisorError;
@@ -160,20 +160,21 @@ impl Controller {
         check("hv_gic_set_state", result)
     }
 
-    /// Checks that the layout has room for the controller.
+    /// Checks that the layout has room for the controller. What the framework calls the region of
+    /// redistributors is that of as many vCPUs as it can have; those of a VM's own are checked one by
+    /// one.
     fn check_place(&self) -> Result<(), HypervisorError> {
         let functions = &self.functions;
         let size = measure("hv_gic_get_distributor_size", functions.distributor_size)?;
         let alignment =
             measure("hv_gic_get_distributor_base_alignment", functions.distributor_alignment)?;
-        let rows =
-            measure("hv_gic_get_redistributor_region_size", functions.redistributor_region_size)?;
+        let row = measure("hv_gic_get_redistributor_size", functions.redistributor_size)?;
         let row_alignment =
             measure("hv_gic_get_redistributor_base_alignment", functions.redistributor_alignment)?;
         let fits = DISTRIBUTOR_START.is_multiple_of(alignment)
             && REDISTRIBUTORS_START.is_multiple_of(row_alignment)
-            && DISTRIBUTOR_START + size <= REDISTRIBUTORS_START
-            && REDISTRIBUTORS_START.saturating_add(rows) <= SERIAL_START;
+            && DISTRIBUTOR_START.saturating_add(size) <= REDISTRIBUTORS_START
+            && row == REDISTRIBUTOR_SIZE;
         if fits {
             return Ok(());
         }

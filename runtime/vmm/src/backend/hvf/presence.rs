@@ -1,8 +1,8 @@
 //! What threads other than a vCPU's own do to it: kick it, start it, wake it.
 //!
 //! The lock of a [`Presence`] guards its signals, and is held for moments, also while the framework
-//! is asked to make the vCPU exit. [`Peers`] has a lock for the list of them; no lock is taken under
-//! either.
+//! is asked to make the vCPU exit. [`Peers`] has a lock for the list of them, under which those of the
+//! members are taken; under theirs, no other is.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -2,8 +2,7 @@
 //!
 //! The guest's virtual counter is the host's (`mach_absolute_time`) less an offset. A machine's
 //! timers count in its state by the virtual counter, so that they fire after the same time wherever
-//! it continues. The guest's physical counter is taken to be the host's without an offset, as
-//! Arm's architecture has it for a guest without a hypervisor that hides the time.
+//! it continues. The guest's physical counter is taken to be the host's without an offset.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;

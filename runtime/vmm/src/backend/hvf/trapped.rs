@@ -1,7 +1,7 @@
 //! System registers whose accesses the framework leaves to this program.
 //!
-//! A guest has no hardware breakpoints: debug registers read as zero and ignore writes, except for
-//! the OS lock, which remembers what was written. Others do not exist for it.
+//! Debug registers read as zero and ignore writes, except for the OS lock, which remembers what was
+//! written. Other registers do not exist for the guest.
 
 use supermachine_formats::snapshot::arch::aarch64::encoding;
 

@@ -5,9 +5,9 @@
 //! interface and the timers of a restored vCPU are set then, because the state of the interrupt
 //! controller is restored after the vCPUs', and would undo an interrupt that a timer raises at once.
 
+mod serve;
+
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use applevisor_sys::{hv_reg_t, hv_sys_reg_t};
 use supermachine_formats::snapshot::arch::aarch64::{
@@ -15,16 +15,14 @@ use supermachine_formats::snapshot::arch::aarch64::{
 };
 
 use super::cpu::Cpu;
-use super::exception::inject_undefined;
-use super::exits::{self, Access, Call, Event, RegisterAccess};
+use super::exits::{self, Access};
 use super::framework::host_counter;
 use super::gic;
 use super::presence::{Kicker, Power, Presence, Start, Wake};
 use super::processor::{identify, shown};
-use super::psci::{self, Outcome};
 use super::registers::{self, GENERAL, SystemRegisters};
 use super::timer;
-use super::trapped::{self, Answer, OS_LOCK};
+use super::trapped::OS_LOCK;
 use super::vm::Shared;
 use crate::arch::aarch64::SavedVcpu;
 use crate::arch::aarch64::layout::affinity;
@@ -32,9 +30,6 @@ use crate::backend::{Exit, HypervisorError, Kick};
 
 /// MPIDR_EL1's bit that is always one.
 const MPIDR_ONE: u64 = 1 << 31;
-/// How long a vCPU waits for an interrupt, if the framework leaves waiting to this program. The
-/// messages of other vCPUs pass it by, so it looks into the guest again and again.
-const LONGEST_WAIT: Duration = Duration::from_millis(1);
 /// Bytes of an instruction.
 const INSTRUCTION: u64 = 4;
 
@@ -87,12 +82,13 @@ impl HvfVcpu {
         let affinity = affinity(index);
         cpu.set_system(hv_sys_reg_t::MPIDR_EL1, MPIDR_ONE | affinity)?;
         shared.controller.check_redistributor(&cpu)?;
+        let registers = SystemRegisters::of(&cpu)?;
         let presence = Arc::new(Presence::new(affinity, cpu.id()));
         shared.peers.add(Arc::clone(&presence));
         Ok(Self {
-            registers: SystemRegisters::of(&cpu)?,
             cpu,
             presence,
+            registers,
             offset: 0,
             first_count: 0,
             is_locked: false,
@@ -196,78 +192,6 @@ impl HvfVcpu {
         }
     }
 
-    fn serve(&mut self, event: Event) -> Result<Option<Stop>, HypervisorError> {
-        match event {
-            Event::Canceled => {
-                // The kick that caused it, if it did not come before the guest ran.
-                self.presence.take_kick();
-                return Ok(Some(Stop::Kicked));
-            }
-            Event::Access(access) => return Ok(Some(Stop::Access(access))),
-            Event::Failed { reason, code } => return Ok(Some(Stop::Failed { reason, code })),
-            Event::Call(call) => return self.serve_call(call),
-            Event::Register(access) => self.serve_register(access)?,
-            Event::CacheMaintenance => self.advance()?,
-            Event::Wfe => {
-                self.advance()?;
-                thread::yield_now();
-            }
-            Event::Wfi => {
-                self.advance()?;
-                self.idle()?;
-            }
-            Event::Timer => {
-                self.is_timer_masked = true;
-                self.shared.controller.send_timer(&self.cpu)?;
-            }
-        }
-        Ok(None)
-    }
-
-    fn serve_call(&mut self, call: Call) -> Result<Option<Stop>, HypervisorError> {
-        if call.is_before {
-            self.advance()?;
-        }
-        let [function, first, second, third] =
-            [hv_reg_t::X0, hv_reg_t::X1, hv_reg_t::X2, hv_reg_t::X3]
-                .map(|register| self.cpu.register(register));
-        let (function, arguments) = (function? as u32, [first?, second?, third?]);
-        let outcome = match call.immediate {
-            0 => psci::call(&self.shared.peers, function, arguments),
-            _ => Outcome::Return(psci::NOT_SUPPORTED),
-        };
-        match outcome {
-            Outcome::Return(value) => self.answer(value)?,
-            Outcome::Suspend => {
-                self.answer(psci::SUCCESS)?;
-                self.idle()?;
-            }
-            Outcome::Off => self.presence.set_power(Power::Off),
-            Outcome::Shutdown => return Ok(Some(Stop::Shutdown)),
-        }
-        Ok(None)
-    }
-
-    fn answer(&self, value: i64) -> Result<(), HypervisorError> {
-        self.cpu.set_register(hv_reg_t::X0, value.cast_unsigned())
-    }
-
-    fn serve_register(&mut self, access: RegisterAccess) -> Result<(), HypervisorError> {
-        let RegisterAccess { encoding, register, is_read } = access;
-        let answer = if is_read {
-            trapped::read(encoding, self.is_locked, host_counter())
-        } else {
-            trapped::write(encoding, self.general(register)?)
-        };
-        match answer {
-            Answer::Value(value) => self.set_general(register, value)?,
-            Answer::Lock(is_locked) => self.is_locked = is_locked,
-            Answer::Ignored => {}
-            Answer::Undefined => return inject_undefined(&self.cpu),
-        }
-        self.advance()
-    }
-
     /// Starts a load or store of a device.
     fn device_exit(&mut self, access: Access) -> Result<Exit<'_>, HypervisorError> {
         let Access { address, width, register, is_write, .. } = access;
@@ -306,16 +230,6 @@ impl HvfVcpu {
         registers::load_simd(&self.cpu, &registers::simd_after_reset())?;
         registers::load_timers(&self.cpu, (NO_TIMER, NO_TIMER))?;
         self.is_locked = false;
-        Ok(())
-    }
-
-    /// Waits for an interrupt, or for as long as no timer fires.
-    fn idle(&self) -> Result<(), HypervisorError> {
-        let (virtual_timer, physical_timer) = registers::timers(&self.cpu)?;
-        let clock = (host_counter(), self.offset);
-        let hz = self.shared.frequency_hz;
-        let wait = timer::until_first(virtual_timer, physical_timer, clock, hz);
-        self.presence.idle(wait.unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT));
         Ok(())
     }
 

@@ -30,7 +30,7 @@ pub(super) const FUNCTIONS: [(&str, Address); 21] = table! {
     hv_gic_set_spi
     hv_gic_get_distributor_size
     hv_gic_get_distributor_base_alignment
-    hv_gic_get_redistributor_region_size
+    hv_gic_get_redistributor_size
     hv_gic_get_redistributor_base_alignment
     hv_gic_get_redistributor_base
     hv_gic_get_spi_interrupt_range
@@ -119,8 +119,8 @@ unsafe extern "C" fn hv_gic_get_distributor_size(size: *mut usize) -> i32 {
     })
 }
 
-unsafe extern "C" fn hv_gic_get_redistributor_region_size(size: *mut usize) -> i32 {
-    serve("hv_gic_get_redistributor_region_size", |world| {
+unsafe extern "C" fn hv_gic_get_redistributor_size(size: *mut usize) -> i32 {
+    serve("hv_gic_get_redistributor_size", |world| {
         // SAFETY: callers have room for the result.
         unsafe { put(size, world.gic_sizes.1) };
         Ok(())

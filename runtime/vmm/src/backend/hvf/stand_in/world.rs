@@ -50,7 +50,7 @@ pub(crate) struct World {
     pub(crate) windows: Vec<(u64, usize, u64)>,
     pub(crate) vcpus: BTreeMap<Id, Vcpu>,
     pub(crate) gic: Option<Gic>,
-    /// The sizes of the distributor and of all redistributors.
+    /// The sizes of the distributor and of a redistributor.
     pub(crate) gic_sizes: (usize, usize),
     /// The lowest shared interrupt, and the number of them.
     pub(crate) gic_interrupts: (u32, u32),
@@ -124,7 +124,7 @@ impl World {
             windows: Vec::new(),
             vcpus: BTreeMap::new(),
             gic: None,
-            gic_sizes: (0x1_0000, 0x40_0000),
+            gic_sizes: (0x1_0000, 0x2_0000),
             gic_interrupts: (32, 988),
             redistributors: REDISTRIBUTORS_START,
             ctr: 0x8444_c004,

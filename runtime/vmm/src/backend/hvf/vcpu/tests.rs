@@ -1,3 +1,5 @@
+use std::thread;
+
 use super::super::exception::RESET_PSTATE;
 use super::super::stand_in::{self, ERROR, HZ, Session, Step};
 use super::super::vm::HvfVm;
