@@ -29,6 +29,7 @@ mod psci;
 mod registers;
 #[cfg(target_arch = "aarch64")]
 mod seam;
+mod shared;
 #[cfg(test)]
 mod stand_in;
 mod timer;

@@ -6,12 +6,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use supermachine_formats::snapshot::arch::aarch64::{Processor, State, SystemRegister};
+use supermachine_formats::snapshot::arch::aarch64::{Processor, State};
 use vm_memory::MmapRegion;
 
 use super::gic::Controller;
 use super::instance::Instance;
 use super::presence::Peers;
+use super::shared::Shared;
 use super::timer::SharedOffset;
 use super::vcpu::HvfVcpu;
 use crate::arch::Mismatch;
@@ -20,18 +21,6 @@ use crate::arch::aarch64::processor::{Host, check, complete, required};
 use crate::arch::aarch64::{SavedInterrupts, SavedVcpu};
 use crate::backend::sequence::Sequence;
 use crate::backend::{Access, HypervisorError};
-
-/// What a VM and its vCPUs share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) controller: Controller,
-    pub(super) peers: Peers,
-    pub(super) offset: SharedOffset,
-    pub(super) frequency_hz: u32,
-    /// The identification registers that the guest sees.
-    pub(super) shown: OnceLock<Arc<[SystemRegister]>>,
-    pub(super) instance: Instance,
-}
 
 /// A VM with an interrupt controller.
 #[derive(Debug)]
