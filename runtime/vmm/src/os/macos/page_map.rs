@@ -4,15 +4,20 @@
 //! file. Where nothing is present, the answer says neither.
 
 use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
 
-use vm_memory::MmapRegion;
+use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
 
-use crate::os::unix::mmap::host_page_size;
+use super::sealed::memory_file;
+use crate::os::unix::mmap::{Protection, host_page_size, map_private};
 use crate::os::unix::page_state::{PageState, report_present};
 
 const MINCORE_INCORE: u8 = 0x01;
 const MINCORE_PAGED_OUT: u8 = 0x20;
 const MINCORE_ANONYMOUS: u8 = 0x80;
+/// What an answer that is not understood means.
+const UNRELIABLE: &str = "mincore does not tell written pages from others";
 /// Pages asked about at once.
 const BATCH: u64 = 1 << 16;
 
@@ -26,9 +31,35 @@ impl PageMap {
     /// Allocates room for answers.
     ///
     /// # Errors
-    /// None on this system.
+    /// The system's answers are not those that this module relies on: a written page that is taken
+    /// for another would be lost.
     pub(crate) fn open() -> io::Result<Self> {
-        Ok(Self { flags: vec![0; BATCH as usize] })
+        static IS_RELIABLE: OnceLock<bool> = OnceLock::new();
+        let mut map = Self { flags: vec![0; BATCH as usize] };
+        let is_reliable = match IS_RELIABLE.get() {
+            Some(known) => *known,
+            None => {
+                let found = map.is_reliable()?;
+                *IS_RELIABLE.get_or_init(|| found)
+            }
+        };
+        if is_reliable { Ok(map) } else { Err(io::Error::other(UNRELIABLE)) }
+    }
+
+    /// Whether the answers for a mapping with a page of each state are right.
+    fn is_reliable(&mut self) -> io::Result<bool> {
+        let page = host_page_size();
+        let file = memory_file()?;
+        file.write_all_at(&vec![1; 3 * page as usize], 0)?;
+        let offset = FileOffset::new(file, 0);
+        let region = map_private(offset, 3 * page, Protection::ReadWrite)?;
+        let memory = region.as_volatile_slice();
+        let at = |index: u64| (index * page) as usize;
+        memory.read_obj::<u8>(at(0)).map_err(io::Error::other)?;
+        memory.write_obj(2_u8, at(1)).map_err(io::Error::other)?;
+        let mut written = Vec::new();
+        self.written(&region, page, |first, count| written.push((first, count)))?;
+        Ok(written == [(1, 1)])
     }
 
     /// Calls `report` for each range of written pages of a private mapping, in rising order, with its
