@@ -6,12 +6,13 @@
 
 mod error;
 // The guest of these scripts is an x86_64 one.
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod fake;
 #[cfg(any(all(target_os = "macos", target_arch = "aarch64"), hypervisor_framework, test))]
 #[cfg_attr(
     not(any(all(target_os = "macos", target_arch = "aarch64"), hypervisor_framework)),
-    allow(dead_code, unused_imports, reason = "only its tests use it")
+    allow(dead_code, unused_imports, unreachable_pub, reason = "only its tests use it")
 )]
 mod hvf;
 mod hypervisor;

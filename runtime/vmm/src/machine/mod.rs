@@ -15,7 +15,8 @@ mod reset;
 mod restore;
 mod slots;
 // The machine of these tests is an x86_64 one.
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
 mod tests;
 mod timings;
 mod vcpus;

@@ -92,8 +92,6 @@ fn name(code: u32) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::error::Error;
-
     use super::*;
 
     fn code(error: hv_error_t) -> hv_return_t {

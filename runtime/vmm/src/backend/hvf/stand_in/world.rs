@@ -7,9 +7,8 @@ use super::Step;
 use crate::arch::aarch64::layout::REDISTRIBUTORS_START;
 use crate::backend::hvf::cpu::{Id, RawExit};
 
-/// PC and CPSR among the registers of a vCPU.
-pub(crate) const PC: usize = 31;
-pub(crate) const CPSR: usize = 34;
+/// PC among the registers of a vCPU.
+const PC: usize = 31;
 
 /// Identification registers like those of an M1, with the bits that can be changed.
 const IDENTIFICATION: [(u16, u64, u64); 10] = [
