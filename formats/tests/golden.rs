@@ -1,6 +1,6 @@
 //! State files of real machines: every later build reads them, and writes the same bytes.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::panic, reason = "a test fails by panicking")]
 
 use supermachine_formats::snapshot::arch::aarch64::{Gic, State};
 use supermachine_formats::snapshot::arch::{ArchState, Baseline};
