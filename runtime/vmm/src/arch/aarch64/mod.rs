@@ -1,5 +1,7 @@
 //! arm64 guests.
 
+#[cfg(any(target_os = "macos", test))]
+pub(crate) mod feature_names;
 pub(crate) mod gic;
 pub mod layout;
 pub(crate) mod processor;

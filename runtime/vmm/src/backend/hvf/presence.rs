@@ -53,7 +53,7 @@ struct Signals {
     /// It is to leave the guest.
     is_kicked: bool,
     /// An interrupt was sent since it last waited for one.
-    is_nudged: bool,
+    is_woken: bool,
     /// The framework's name of the vCPU, while it exists.
     id: Option<Id>,
 }
@@ -61,7 +61,7 @@ struct Signals {
 impl Presence {
     pub(super) fn new(affinity: u64, id: Id) -> Self {
         let signals =
-            Signals { power: Power::Off, is_kicked: false, is_nudged: false, id: Some(id) };
+            Signals { power: Power::Off, is_kicked: false, is_woken: false, id: Some(id) };
         Self { affinity, signals: Mutex::new(signals), changed: Condvar::new() }
     }
 
@@ -121,14 +121,14 @@ impl Presence {
     pub(super) fn idle(&self, longest: Duration) {
         let signals = self.lock();
         let waited = self.changed.wait_timeout_while(signals, longest, |signals| {
-            !signals.is_kicked && !signals.is_nudged
+            !signals.is_kicked && !signals.is_woken
         });
-        waited.unwrap_or_else(PoisonError::into_inner).0.is_nudged = false;
+        waited.unwrap_or_else(PoisonError::into_inner).0.is_woken = false;
     }
 
-    /// Ends a wait for an interrupt.
-    fn nudge(&self) {
-        self.lock().is_nudged = true;
+    /// Interrupts a wait for an interrupt, or the next one.
+    fn wake(&self) {
+        self.lock().is_woken = true;
         self.changed.notify_all();
     }
 
@@ -184,9 +184,9 @@ impl Peers {
         matching.map(|one| one.power()).collect()
     }
 
-    /// Ends all waits for an interrupt.
-    pub(super) fn nudge(&self) {
-        self.lock().iter().for_each(|one| one.nudge());
+    /// Interrupts every vCPU's wait for an interrupt.
+    pub(super) fn wake(&self) {
+        self.lock().iter().for_each(|one| one.wake());
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Presence>>> {

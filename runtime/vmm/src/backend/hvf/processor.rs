@@ -57,7 +57,7 @@ const HIDDEN: [(u16, u64); 4] = [
 /// ID_AA64PFR0_EL1.GIC: registers of an interrupt controller's CPU interface.
 const GIC_SHIFT: u32 = 24;
 
-/// Finds out what this host shows to guests, in a VM that is gone on return.
+/// Reads what this host shows to guests, in a VM that is destroyed on return.
 pub(super) fn ask(frequency_hz: u32) -> Result<Host, HypervisorError> {
     let instance = Instance::new()?;
     Controller::new()?;

@@ -9,7 +9,7 @@ use super::instance::Instance;
 use super::presence::Peers;
 use super::timer::SharedOffset;
 
-/// The VM without its vCPUs. It is gone once they are.
+/// The VM without its vCPUs, which keep it alive.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) controller: Controller,

@@ -45,7 +45,7 @@ pub(super) struct HvfVcpu {
     /// What the guest's counter is behind the host's.
     offset: u64,
     /// The guest's counter in the snapshot.
-    first_count: u64,
+    snapshot_count: u64,
     /// OSLSR_EL1's lock.
     is_locked: bool,
     /// The framework has masked the virtual timer, because it fired.
@@ -54,14 +54,14 @@ pub(super) struct HvfVcpu {
     unfinished: Option<Access>,
     data: [u8; 8],
     /// What to set before the next run.
-    unset: Option<Unset>,
+    deferred: Option<Deferred>,
     /// Dropped after the vCPU.
     shared: Arc<Shared>,
 }
 
 /// Restored state that is set when the vCPU runs.
 #[derive(Debug)]
-struct Unset {
+struct Deferred {
     interface: Vec<SystemRegister>,
     timers: (timer::Registers, timer::Registers),
 }
@@ -90,12 +90,12 @@ impl HvfVcpu {
             presence,
             registers,
             offset: 0,
-            first_count: 0,
+            snapshot_count: 0,
             is_locked: false,
             is_timer_masked: false,
             unfinished: None,
             data: [0; 8],
-            unset: None,
+            deferred: None,
             shared,
         })
     }
@@ -142,8 +142,8 @@ impl HvfVcpu {
         }
         let shown = self.shared.shown.get().cloned().unwrap_or_default();
         identify(&self.cpu, &shown)?;
-        self.first_count = if clock.frequency_hz == 0 { 0 } else { clock.value };
-        self.offset = self.shared.offset.join(host_counter(), self.first_count);
+        self.snapshot_count = if clock.frequency_hz == 0 { 0 } else { clock.value };
+        self.offset = self.shared.offset.join(host_counter(), self.snapshot_count);
         self.load(state)
     }
 
@@ -154,9 +154,9 @@ impl HvfVcpu {
         self.unfinished = None;
         let (now, offset) = (host_counter(), &self.shared.offset);
         self.offset = if leads {
-            offset.lead(now, self.first_count)
+            offset.lead(now, self.snapshot_count)
         } else {
-            offset.join(now, self.first_count)
+            offset.join(now, self.snapshot_count)
         };
         self.load(state)
     }
@@ -212,7 +212,7 @@ impl HvfVcpu {
 
     /// Sets what a restore left for the first run.
     fn finish_restore(&mut self) -> Result<(), HypervisorError> {
-        let Some(Unset { interface, timers }) = self.unset.take() else { return Ok(()) };
+        let Some(Deferred { interface, timers }) = self.deferred.take() else { return Ok(()) };
         self.shared.controller.load_interface(&self.cpu, &interface)?;
         registers::load_timers(&self.cpu, timers)?;
         self.cpu.mask_timer(false)?;
@@ -281,7 +281,7 @@ impl HvfVcpu {
         // Off until the state of the interrupt controller is there.
         registers::load_timers(cpu, (NO_TIMER, NO_TIMER))?;
         let of = |timers: &Timers| timer::from_state(timers, self.offset);
-        self.unset = Some(Unset {
+        self.deferred = Some(Deferred {
             interface: state.cpu_interface.clone(),
             timers: state.timers.as_ref().map_or((NO_TIMER, NO_TIMER), of),
         });
@@ -301,7 +301,7 @@ impl HvfVcpu {
         register.map_or(Ok(()), |register| self.cpu.set_register(*register, value))
     }
 
-    /// Moves on to the next instruction.
+    /// Advances to the next instruction.
     fn advance(&self) -> Result<(), HypervisorError> {
         let pc = self.cpu.register(hv_reg_t::PC)?;
         self.cpu.set_register(hv_reg_t::PC, pc.wrapping_add(INSTRUCTION))

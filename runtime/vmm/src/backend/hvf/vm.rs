@@ -98,7 +98,7 @@ impl HvfVm {
 impl InterruptSink for HvfVm {
     fn deliver(&self, interrupt: u32) {
         self.shared.controller.send(interrupt);
-        self.shared.peers.nudge();
+        self.shared.peers.wake();
     }
 }
 

@@ -115,7 +115,7 @@ fn cache_maintenance_has_no_effect() {
 }
 
 #[test]
-fn waits_and_calls_are_told_apart() {
+fn waits_and_calls_are_distinguished() {
     assert_eq!([0, 2].map(|kind| event(1, kind)), [Event::Wfi; 2]);
     assert_eq!([1, 3].map(|kind| event(1, kind)), [Event::Wfe; 2]);
     assert_eq!(event(0x16, 0), Event::Call(Call { immediate: 0, is_before: false }));

@@ -28,7 +28,7 @@ fn macos_without_a_choice_of_address_space_gives_36_bits() {
 }
 
 #[test]
-fn second_vm_of_a_process_is_refused_until_the_first_is_gone() {
+fn second_vm_of_a_process_is_refused_until_the_first_is_destroyed() {
     let _session = stand_in::begin();
     let first = Instance::new().unwrap();
     assert!(cause(Instance::new().unwrap_err()).contains("one for each process"));
@@ -37,7 +37,7 @@ fn second_vm_of_a_process_is_refused_until_the_first_is_gone() {
 }
 
 #[test]
-fn program_without_the_entitlement_learns_what_it_lacks() {
+fn program_without_the_entitlement_is_refused_with_the_remedy() {
     let session = stand_in::begin();
     session.refuse("hv_vm_create", DENIED);
     assert!(cause(Instance::new().unwrap_err()).contains("com.apple.security.hypervisor"));

@@ -2,7 +2,7 @@
 //!
 //! Like the framework it holds one VM for the process, so tests that use it take turns: each holds a
 //! [`Session`]. It refuses what the framework's headers forbid: calls from another thread, pages that
-//! are not whole, an interrupt controller after the vCPUs. When a session ends, nothing may be left.
+//! are not whole, an interrupt controller after the vCPUs. Dropping a session checks that nothing is left.
 
 mod functions;
 mod gic;
@@ -38,7 +38,7 @@ static CHANGED: Condvar = Condvar::new();
 
 /// What a vCPU does when it runs.
 pub(super) enum Step {
-    /// The guest does something, and goes on.
+    /// The guest does something, and continues.
     Do(Box<dyn FnOnce(&mut Vcpu) + Send>),
     /// It exits.
     Exit(RawExit),

@@ -243,7 +243,7 @@ fn unknown_system_register_is_an_undefined_instruction() {
     machine.script([Step::Do(Box::new(vectors)), register_access(0xdce0, true)]);
     machine.run_to_end();
     assert_eq!(machine.register(PC), 0xffff_8000_0801_0200);
-    // SCTLR_EL1 keeps PAN, and BTI's type is gone.
+    // SCTLR_EL1 keeps PAN, and BTI's type is cleared.
     assert_eq!(machine.register(CPSR), 0x6000_03c5);
     // ELR_EL1, SPSR_EL1, ESR_EL1.
     let saved = [0xc201, 0xc200, 0xc290].map(|register| machine.system(register));
@@ -251,7 +251,7 @@ fn unknown_system_register_is_an_undefined_instruction() {
 }
 
 #[test]
-fn maintenance_of_caches_and_waiting_for_events_go_on_with_the_next_instruction() {
+fn cache_maintenance_and_wfe_continue_at_the_next_instruction() {
     let mut machine = Machine::new();
     let maintenance = LOAD & !(1 << 24) | 1 << 8 | 1 << 6;
     machine
@@ -261,7 +261,7 @@ fn maintenance_of_caches_and_waiting_for_events_go_on_with_the_next_instruction(
 }
 
 #[test]
-fn guest_without_work_goes_on_after_a_wait() {
+fn wfi_continues_at_the_next_instruction_after_a_wait() {
     let mut machine = Machine::new();
     machine.script([Step::exception(1 << 26 | 1 << 25, 0)]);
     machine.run_to_end();
@@ -285,7 +285,7 @@ fn firmware_calls_answer_in_x0_and_are_behind_their_instruction() {
 }
 
 #[test]
-fn calls_that_end_the_machine_shut_it_down() {
+fn system_off_and_reset_shut_the_machine_down() {
     let mut machine = Machine::new();
     for function in [0x8400_0008, 0x8400_0009] {
         machine.script(call(function, [0; 3]));
@@ -294,7 +294,7 @@ fn calls_that_end_the_machine_shut_it_down() {
 }
 
 #[test]
-fn suspended_vcpu_goes_on_after_a_wait_with_success() {
+fn suspended_vcpu_continues_after_a_wait_with_success() {
     let mut machine = Machine::new();
     machine.script(call(0xc400_0001, [0, ENTRY, 0]));
     machine.run_to_end();
@@ -307,14 +307,14 @@ fn vcpu_that_is_off_runs_when_another_starts_it() {
     let mut other = machine.vm.create_vcpu(1).unwrap();
     let off = State::after_reset(1, SavedPower::Off);
     other.restore(&off, &Counter::after_reset()).unwrap();
-    // A kick ends its wait, without a run.
+    // A kick interrupts its wait, without a run.
     other.kicker().kick();
     assert!(matches!(other.run().unwrap(), Exit::Kicked));
     assert_eq!(machine.session.vcpu(other.id(), |vcpu| vcpu.runs), 0);
     machine.script(call(0xc400_0003, [1, 0x4010_0000, 77]));
     machine.run_to_end();
     assert_eq!(machine.register(0), 0);
-    // Another one's leftovers are gone when it starts. The kick has been asked of the framework too.
+    // It starts without what its registers had. The framework has been asked for an exit too.
     machine.session.vcpu(other.id(), |vcpu| {
         vcpu.system.insert(0xc080, 0xffff);
         vcpu.registers[7] = 1;
@@ -455,7 +455,7 @@ fn state_round_trips() {
         let interface = vcpu.interface.iter_mut();
         interface.for_each(|(register, value)| *value = u64::from(*register) << 5);
     });
-    machine.vcpu.unset = None;
+    machine.vcpu.deferred = None;
     machine.vcpu.is_locked = true;
     machine.vcpu.presence.set_power(Power::Off);
     let saved = machine.vcpu.save().unwrap();

@@ -174,12 +174,12 @@ struct Running {
 impl Running {
     /// Creates, restores and runs a vCPU.
     fn start(vm: &Arc<HvfVm>, state: VcpuState, index: u16) -> Self {
-        let ((stop, stopped), (tell, told)) = (mpsc::channel(), mpsc::channel());
+        let ((stop, stopped), (send, receive)) = (mpsc::channel(), mpsc::channel());
         let vm = Arc::clone(vm);
         let thread = thread::spawn(move || {
             let mut vcpu = vm.create_vcpu(index).unwrap();
             vcpu.restore(&state, &Counter::after_reset()).unwrap();
-            tell.send((vcpu.kicker(), vcpu.id())).unwrap();
+            send.send((vcpu.kicker(), vcpu.id())).unwrap();
             let mut kicks = 0;
             while stopped.try_recv().is_err() {
                 let exit = vcpu.run().unwrap();
@@ -188,7 +188,7 @@ impl Running {
             }
             kicks
         });
-        let (kicker, id) = told.recv().unwrap();
+        let (kicker, id) = receive.recv().unwrap();
         Self { id, kicker, stop, thread }
     }
 
@@ -263,7 +263,7 @@ fn vcpu_that_turned_itself_off_is_started_again() {
 }
 
 #[test]
-fn kick_ends_a_run_and_counts_before_one_too() {
+fn kick_interrupts_a_run_and_the_next_one_if_none_is_running() {
     let session = stand_in::begin();
     let [running] = <[Running; 1]>::try_from(threads(&session, 1)).ok().unwrap();
     for runs in 1..=20 {
@@ -329,7 +329,7 @@ fn call_from_another_thread_is_refused() {
 }
 
 #[test]
-fn interrupt_and_kick_end_a_wait_for_an_interrupt() {
+fn interrupt_and_kick_interrupt_a_wait() {
     use std::time::{Duration, Instant};
 
     use super::super::presence::{Kicker, Presence};
