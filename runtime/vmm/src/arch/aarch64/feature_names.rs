@@ -50,9 +50,11 @@ const LEVELS: u64 = 0x11;
 /// The features of a baseline that a processor lacks, as far as they have names.
 pub(crate) fn missing(baseline: Baseline, has: impl Fn(&CStr) -> bool) -> Features {
     let wanted = baseline.id_registers();
-    Processor::of(baseline).missing(|register| match register {
-        PFR0 | ISAR0 | ISAR1 => Some(value(register, &has)),
-        _ => wanted.iter().find(|own| own.encoding == register).map(|own| own.value),
+    Processor::of(baseline).missing(|register| {
+        if NAMED.contains(&register) {
+            return Some(value(register, &has));
+        }
+        wanted.iter().find(|own| own.encoding == register).map(|own| own.value)
     })
 }
 
