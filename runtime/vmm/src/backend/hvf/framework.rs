@@ -9,16 +9,19 @@ use applevisor_sys::{hv_ipa_t, hv_return_t, hv_vcpu_t, os_release};
 #[cfg(test)]
 use super::stand_in::symbol;
 
-// The C library of macOS has it.
-unsafe extern "C" {
-    fn mach_absolute_time() -> u64;
-}
+#[cfg(test)]
+pub(super) use super::stand_in::host_counter;
 
 /// Bytes of a page of the host, and of what the framework maps.
 pub(super) const PAGE: u64 = applevisor_sys::PAGE_SIZE as u64;
 
 /// The host's counter, from which a guest's counter differs by its offset.
+#[cfg(not(test))]
 pub(super) fn host_counter() -> u64 {
+    // The C library of macOS has it.
+    unsafe extern "C" {
+        fn mach_absolute_time() -> u64;
+    }
     // SAFETY: the function has no preconditions.
     unsafe { mach_absolute_time() }
 }

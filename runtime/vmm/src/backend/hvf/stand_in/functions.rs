@@ -59,11 +59,6 @@ pub(super) fn create(object: Object) -> *mut c_void {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn mach_absolute_time() -> u64 {
-    world().as_ref().map_or(0, |world| world.now)
-}
-
-#[unsafe(no_mangle)]
 extern "C" fn os_release(object: *mut c_void) {
     let released = world().as_mut().unwrap().objects.remove(&object.addr());
     assert!(released.is_some(), "an object is released twice");

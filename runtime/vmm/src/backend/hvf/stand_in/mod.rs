@@ -166,6 +166,11 @@ pub(super) fn symbol(name: &CStr) -> Option<NonNull<c_void>> {
     found.and_then(|(_, address)| NonNull::new(address().cast_mut().cast()))
 }
 
+/// The host's counter.
+pub(super) fn host_counter() -> u64 {
+    world().as_ref().unwrap().now
+}
+
 fn world() -> MutexGuard<'static, Option<World>> {
     WORLD.lock().unwrap_or_else(PoisonError::into_inner)
 }
