@@ -115,3 +115,41 @@ impl Vcpu for HvfVcpu {
         Self::kicker(self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use supermachine_formats::snapshot::arch::Baseline;
+    use supermachine_formats::snapshot::arch::aarch64::{Gic, Power};
+
+    use super::*;
+    use crate::backend::hvf::stand_in;
+
+    #[test]
+    fn machine_is_restored_run_saved_and_reset_by_the_traits() {
+        let _session = stand_in::begin();
+        let vm = create_vm().unwrap();
+        assert!(create_vm().is_err());
+        let mut state = State {
+            processor: Processor::of(Baseline::Armv8_2),
+            vcpus: vec![VcpuState::after_reset(0, Power::On)],
+            gic: Gic::reset(64),
+            counter: Clock::after_reset(),
+        };
+        vm.check(&state).unwrap();
+        vm.complete(&mut state).unwrap();
+        vm.map(0, 0x4000_0000, stand_in::region(1), Access::ReadWrite).unwrap();
+        let mut vcpu = vm.create_vcpu(0).unwrap();
+        vcpu.restore(&state.vcpus[0], &state.counter).unwrap();
+        vm.restore_interrupts(&state).unwrap();
+        vm.set_clock(&state.counter).unwrap();
+        assert!(!vcpu.pre_fault(0x4000_0000, 0x4000));
+        vcpu.kicker().kick();
+        assert!(matches!(vcpu.run().unwrap(), Exit::Kicked));
+        let saved = vcpu.save().unwrap();
+        assert_eq!(saved.counter.1, counter_frequency());
+        assert!(matches!(vm.save_interrupts().unwrap().gic, Gic::Opaque { .. }));
+        vcpu.reset(&saved.state, true).unwrap();
+        let required = vm.required(&state.processor, &[saved]);
+        assert_eq!(required.registers, state.processor.registers);
+    }
+}
