@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use crate::os::Root;
 use crate::reply::Owner;
-use crate::root::Root;
 
 /// The longest path of a guest.
 const MAX_TARGET: usize = 4095;

@@ -8,6 +8,8 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use supermachine_formats::snapshot::device::ShareHandle;
 
+use crate::os::Listing;
+
 /// The share of this process's descriptors that the open files of one folder may take.
 const PART: u64 = 4;
 /// The fewest and the most files that a guest may have open.
@@ -27,13 +29,13 @@ pub(crate) struct Handle {
     /// Empty before the first use of the handle of a snapshot.
     pub(crate) file: OnceLock<OwnedFd>,
     /// Held while a folder is read, which moves its place.
-    pub(crate) reading: Mutex<()>,
+    pub(crate) listing: Mutex<Listing>,
 }
 
 impl Handle {
     /// A handle of an open file.
     pub(crate) fn new(node: u64, flags: u32, is_folder: bool, file: OwnedFd) -> Self {
-        Self { node, flags, is_folder, file: OnceLock::from(file), reading: Mutex::default() }
+        Self { node, flags, is_folder, file: OnceLock::from(file), listing: Mutex::default() }
     }
 }
 
@@ -63,7 +65,7 @@ impl Handles {
                 flags: *flags,
                 is_folder: *is_folder,
                 file: OnceLock::new(),
-                reading: Mutex::default(),
+                listing: Mutex::default(),
             };
             handles.handles.insert(*id, Arc::new(handle));
             handles.last = handles.last.max(*id);

@@ -21,9 +21,10 @@
 //! folder     what a guest sees, and where
 //! nodes      the files that a guest knows
 //! handles    the files that a guest has open
-//! root       the shared folder, and the path to what is in it
+//! flags      what a guest's flags are on the host
 //! request    what a guest asks for
 //! reply      what it is answered
+//! os         the system's calls: the shared folder, and what is in it
 //! abi        the numbers of the protocol
 //! ```
 
@@ -31,14 +32,15 @@
 #![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 mod abi;
+mod flags;
 mod folder;
 #[doc(hidden)]
 pub mod fuzzing;
 mod handles;
 mod nodes;
+mod os;
 mod reply;
 mod request;
-mod root;
 mod server;
 
 pub use folder::{FolderError, HostFolder};

@@ -12,8 +12,10 @@ use supermachine_formats::snapshot::device::ShareNode;
 
 use crate::abi::ROOT;
 use crate::handles::Handle;
-use crate::root::{FileId, MAX_PATH};
+use crate::os::FileId;
 
+/// The most bytes of a path: deeper folders cannot be made over a share.
+const MAX_PATH: usize = 64 << 10;
 /// The most files that a guest may know at once.
 const MAX_NODES: usize = 1 << 20;
 

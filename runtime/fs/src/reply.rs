@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use rustix::fs::{StatVfs, Statx, StatxTimestamp};
 use rustix::io::Errno;
 use supermachine_formats::codec::Put;
 
 use crate::abi;
+use crate::os::{Item, REGULAR, Sizes, Status, guest_errno};
 
 /// How long a guest may use what it knows of names and folders. What it knows of a file's content and
 /// attributes it asks for again.
@@ -37,21 +37,21 @@ impl Reply {
     }
 
     /// The node and attributes of a name.
-    pub(crate) fn entry(node: u64, status: &Statx, owner: Owner) -> Self {
+    pub(crate) fn entry(node: u64, status: &Status, owner: Owner) -> Self {
         let mut reply = Self::empty();
         reply.put_entry(node, status, owner);
         reply
     }
 
     /// The same, and a handle.
-    pub(crate) fn created(node: u64, status: &Statx, owner: Owner, handle: u64) -> Self {
+    pub(crate) fn created(node: u64, status: &Status, owner: Owner, handle: u64) -> Self {
         let mut reply = Self::entry(node, status, owner);
         reply.put_open(handle);
         reply
     }
 
     /// Attributes.
-    pub(crate) fn attributes(status: &Statx, owner: Owner) -> Self {
+    pub(crate) fn attributes(status: &Status, owner: Owner) -> Self {
         let mut reply = Self::empty();
         reply.0.put_u64(known_for(status).as_secs());
         reply.0.put_u64(0);
@@ -82,13 +82,16 @@ impl Reply {
     }
 
     /// The file system's sizes.
-    pub(crate) fn statistics(sizes: &StatVfs) -> Self {
+    pub(crate) fn statistics(sizes: &Sizes) -> Self {
         let mut reply = Self::empty();
         let out = &mut reply.0;
-        for count in [sizes.f_blocks, sizes.f_bfree, sizes.f_bavail, sizes.f_files, sizes.f_ffree] {
+        for count in [sizes.blocks, sizes.free_blocks, sizes.available_blocks] {
             out.put_u64(count);
         }
-        for size in [sizes.f_bsize, sizes.f_namemax, sizes.f_frsize] {
+        for count in [sizes.files, sizes.free_files] {
+            out.put_u64(count);
+        }
+        for size in [sizes.block_size, sizes.longest_name, sizes.fragment_size] {
             out.put_u32(u32::try_from(size).unwrap_or(u32::MAX));
         }
         out.put(&[0; 28]);
@@ -136,7 +139,7 @@ impl Reply {
         self.0
     }
 
-    fn put_entry(&mut self, node: u64, status: &Statx, owner: Owner) {
+    fn put_entry(&mut self, node: u64, status: &Status, owner: Owner) {
         let out = &mut self.0;
         out.put_u64(node);
         // Nodes are never used again for another file.
@@ -153,41 +156,31 @@ impl Reply {
         self.0.put_u64(0);
     }
 
-    fn put_attributes(&mut self, status: &Statx, owner: Owner) {
+    fn put_attributes(&mut self, status: &Status, owner: Owner) {
         let out = &mut self.0;
-        let times = [&status.stx_atime, &status.stx_mtime, &status.stx_ctime];
-        for word in [status.stx_ino, status.stx_size, status.stx_blocks] {
+        let times = [status.accessed, status.modified, status.changed];
+        for word in [status.inode, status.size, status.blocks] {
             out.put_u64(word);
         }
-        for StatxTimestamp { tv_sec, .. } in times {
-            out.put_u64(tv_sec.cast_unsigned());
+        for (seconds, _) in times {
+            out.put_u64(seconds.cast_unsigned());
         }
-        for StatxTimestamp { tv_nsec, .. } in times {
-            out.put_u32(*tv_nsec);
+        for (_, nanoseconds) in times {
+            out.put_u32(nanoseconds);
         }
-        let device = device_number(status.stx_rdev_major, status.stx_rdev_minor);
-        let mode = u32::from(status.stx_mode);
-        for word in [mode, status.stx_nlink, owner.uid, owner.gid, device, status.stx_blksize, 0] {
+        let Status { mode, links, block_size, .. } = *status;
+        let device = device_number(status.device);
+        for word in [mode, links, owner.uid, owner.gid, device, block_size, 0] {
             out.put_u32(word);
         }
     }
-}
-
-/// An item of a folder.
-#[derive(Debug)]
-pub(crate) struct Item<'a> {
-    pub(crate) inode: u64,
-    /// Where the next item is.
-    pub(crate) next: u64,
-    pub(crate) kind: u32,
-    pub(crate) name: &'a [u8],
 }
 
 /// The reply to a request that failed.
 pub(crate) fn error(unique: u64, errno: Errno) -> Vec<u8> {
     let mut reply = vec![0; abi::REPLY_HEADER];
     let length = u32::try_from(abi::REPLY_HEADER).unwrap_or(0);
-    set_header(&mut reply, length, errno.raw_os_error().wrapping_neg(), unique);
+    set_header(&mut reply, length, guest_errno(errno).wrapping_neg(), unique);
     reply
 }
 
@@ -198,17 +191,11 @@ fn set_header(reply: &mut [u8], length: u32, error: i32, unique: u64) {
 }
 
 /// How long the attributes may be used without asking again.
-fn known_for(status: &Statx) -> Duration {
-    let is_file = u32::from(status.stx_mode) & FILE_TYPE == REGULAR;
-    if is_file { Duration::ZERO } else { KNOWN_FOR }
+fn known_for(status: &Status) -> Duration {
+    if status.kind() == REGULAR { Duration::ZERO } else { KNOWN_FOR }
 }
 
-/// The bits of a mode that say what a file is.
-pub(crate) const FILE_TYPE: u32 = 0o170_000;
-pub(crate) const REGULAR: u32 = 0o100_000;
-pub(crate) const FOLDER: u32 = 0o040_000;
-
 /// A device number of the kernel's short form.
-fn device_number(major: u32, minor: u32) -> u32 {
+fn device_number((major, minor): (u32, u32)) -> u32 {
     (minor & 0xff) | (major & 0xfff) << 8 | (minor & !0xff) << 12
 }

@@ -4,15 +4,16 @@ use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{
-    AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, XattrFlags, chmodat,
-    fgetxattr, flistxattr, fremovexattr, fsetxattr, fstatvfs, ftruncate, readlinkat, utimensat,
+    OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, fgetxattr, flistxattr, fremovexattr,
+    fsetxattr, ftruncate,
 };
 use rustix::io::Errno;
 
-use super::{Found, Server};
-use crate::reply::{FOLDER, REGULAR, Reply};
+use super::Server;
+use crate::flags::setting;
+use crate::os::{FOLDER, Found, REGULAR, status};
+use crate::reply::Reply;
 use crate::request::{ACCESS_MODE, READ_ONLY, SetAttributes, Time};
-use crate::root::{descriptor_name, status};
 
 /// The bits of a mode that `chmod` sets.
 const MODE_BITS: u32 = 0o7777;
@@ -25,11 +26,11 @@ const MAX_LIST: usize = 64 << 10;
 
 impl Server {
     pub(super) fn get_attributes(&self, node: u64, handle: Option<u64>) -> Result<Reply, Errno> {
-        let status = match handle.and_then(|handle| self.handles().get(handle).ok()) {
-            Some(handle) => status(&self.file_of(&handle)?)?,
-            None => self.find(node)?.status,
-        };
-        Ok(Reply::attributes(&status, self.owner))
+        let reply = |status| Ok(Reply::attributes(status, self.owner));
+        match handle.and_then(|handle| self.handles().get(handle).ok()) {
+            Some(handle) => reply(&status(self.file_of(&handle)?)?),
+            None => reply(self.find(node)?.status()),
+        }
     }
 
     pub(super) fn set_attributes(&self, node: u64, wanted: &SetAttributes) -> Result<Reply, Errno> {
@@ -49,20 +50,17 @@ impl Server {
                 last_access: timespec(wanted.accessed),
                 last_modification: timespec(wanted.modified),
             };
-            let name = descriptor_name(&found);
-            utimensat(self.root.descriptors(), name, &times, AtFlags::empty())?;
+            self.root.set_times(&found, &times)?;
         }
-        Ok(Reply::attributes(&status(&found)?, self.owner))
+        Ok(Reply::attributes(&found.status_now()?, self.owner))
     }
 
     pub(super) fn read_link(&self, node: u64) -> Result<Reply, Errno> {
-        let found = self.find(node)?;
-        let target = readlinkat(&found, c"", Vec::new())?;
-        Ok(Reply::bytes(target.to_bytes()))
+        Ok(Reply::bytes(&self.find(node)?.read_link()?))
     }
 
     pub(super) fn statistics(&self, node: u64) -> Result<Reply, Errno> {
-        Ok(Reply::statistics(&fstatvfs(self.find(node)?)?))
+        Ok(Reply::statistics(&self.find(node)?.sizes()?))
     }
 
     pub(super) fn set_value(
@@ -73,8 +71,7 @@ impl Server {
         flags: u32,
     ) -> Result<Reply, Errno> {
         check_name(name)?;
-        let flags = XattrFlags::from_bits(flags).ok_or(Errno::INVAL)?;
-        fsetxattr(self.valued(node)?, name, value, flags)?;
+        fsetxattr(self.valued(node)?, name, value, setting(flags)?)?;
         Ok(Reply::empty())
     }
 
@@ -108,9 +105,10 @@ impl Server {
 
     /// Clears the bits that make a program run as its owner, as Linux does when a file is written.
     pub(super) fn clear_set_ids(&self, found: &Found) -> Result<(), Errno> {
-        let mode = u32::from(found.status.stx_mode) & MODE_BITS;
-        if found.kind() == REGULAR && mode & (SET_UID | SET_GID) != 0 {
-            self.change_mode(found, mode & !(SET_UID | SET_GID))?;
+        let status = found.status();
+        let mode = status.mode & MODE_BITS;
+        if status.kind() == REGULAR && mode & (SET_UID | SET_GID) != 0 {
+            self.root.set_mode(found, mode & !(SET_UID | SET_GID))?;
         }
         Ok(())
     }
@@ -118,20 +116,15 @@ impl Server {
     /// Sets a mode, but no bit that would have the host run a program as this process's user.
     pub(super) fn set_mode(&self, found: &Found, mode: u32) -> Result<(), Errno> {
         let mode = mode & MODE_BITS;
-        let present = u32::from(found.status.stx_mode);
-        let refused = if found.kind() == FOLDER { SET_UID } else { SET_UID | SET_GID };
+        let (present, kind) = (found.status().mode, found.status().kind());
+        let refused = if kind == FOLDER { SET_UID } else { SET_UID | SET_GID };
         if mode & !present & refused != 0 {
             return Err(Errno::PERM);
         }
-        if found.kind() != REGULAR && found.kind() != FOLDER && mode == present & MODE_BITS {
+        if kind != REGULAR && kind != FOLDER && mode == present & MODE_BITS {
             return Ok(());
         }
-        self.change_mode(found, mode)
-    }
-
-    fn change_mode(&self, found: &Found, mode: u32) -> Result<(), Errno> {
-        let name = descriptor_name(found);
-        chmodat(self.root.descriptors(), name, Mode::from_bits_truncate(mode), AtFlags::empty())
+        self.root.set_mode(found, mode)
     }
 
     /// All files have one owner, which can be set again but not changed.
@@ -142,7 +135,7 @@ impl Server {
     }
 
     fn set_size(&self, found: &Found, handle: Option<u64>, size: u64) -> Result<(), Errno> {
-        if found.kind() != REGULAR {
+        if found.status().kind() != REGULAR {
             return Err(Errno::INVAL);
         }
         let handle = handle.and_then(|handle| self.handles().get(handle).ok());
@@ -156,7 +149,7 @@ impl Server {
     /// Opens a file for its extended attributes.
     fn valued(&self, node: u64) -> Result<OwnedFd, Errno> {
         let found = self.find(node)?;
-        match found.kind() {
+        match found.status().kind() {
             REGULAR | FOLDER => self.root.reopen(&found, OFlags::RDONLY),
             _ => Err(Errno::OPNOTSUPP),
         }

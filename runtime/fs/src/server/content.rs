@@ -3,18 +3,16 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{
-    FallocateFlags, OFlags, SeekFrom, copy_file_range, fallocate, fdatasync, fsync, seek, syncfs,
-};
-use rustix::io::{Errno, IoSlice, ReadWriteFlags, fcntl_dupfd_cloexec, pread, pwrite, pwritev2};
+use rustix::fs::{OFlags, SeekFrom, seek};
+use rustix::io::{Errno, pread, pwrite};
 
-use super::names::{access, kept};
-use super::{Found, Server};
+use super::Server;
 use crate::abi::{self, MAX_DATA};
+use crate::flags::{kept, opening};
 use crate::handles::Handle;
-use crate::reply::{FOLDER, REGULAR, Reply};
-use crate::request::{APPEND, Copy, DATA_SYNC, Open, SYNC, TRUNCATE, Write};
-use crate::root::status;
+use crate::os::{self, FOLDER, Found, REGULAR};
+use crate::reply::Reply;
+use crate::request::{APPEND, Copy, Open, Write};
 
 /// The most bytes that are copied at once: a thread works on it all the while.
 const MAX_COPY: u64 = 64 << 20;
@@ -33,21 +31,12 @@ impl Server {
 
     /// Opens what was found. Only a regular file has content that is not the guest's own matter.
     pub(super) fn open_found(&self, found: &Found, open: Open) -> Result<OwnedFd, Errno> {
-        match found.kind() {
+        match found.status().kind() {
             REGULAR => {}
             FOLDER => return Err(Errno::ISDIR),
             _ => return Err(Errno::ACCESS),
         }
-        let mut how = access(open.flags)?;
-        if open.flags & TRUNCATE != 0 {
-            how |= OFlags::TRUNC;
-        }
-        if open.flags & SYNC == SYNC {
-            how |= OFlags::SYNC;
-        } else if open.flags & DATA_SYNC != 0 {
-            how |= OFlags::DSYNC;
-        }
-        let file = self.root.reopen(found, how)?;
+        let file = self.root.reopen(found, opening(open.flags)?)?;
         if open.clears_set_ids {
             self.clear_set_ids(found)?;
         }
@@ -78,14 +67,12 @@ impl Server {
         // What comes from the guest's cache has its place, whatever the file is open for.
         let appends = write.flags & APPEND != 0 && !write.is_from_cache;
         let written = if appends {
-            let data = [IoSlice::new(write.data)];
-            pwritev2(file, &data, write.offset, ReadWriteFlags::APPEND)?
+            os::append(file, write.data, write.offset)?
         } else {
             pwrite(file, write.data, write.offset)?
         };
         if write.clears_set_ids {
-            let file = fcntl_dupfd_cloexec(file, 0)?;
-            self.clear_set_ids(&Found { status: status(&file)?, file })?;
+            self.clear_set_ids(&Found::opened(file)?)?;
         }
         Ok(Reply::count(written))
     }
@@ -99,12 +86,7 @@ impl Server {
 
     pub(super) fn sync(&self, handle: u64, only_data: bool) -> Result<Reply, Errno> {
         let handle = self.handles().get(handle)?;
-        let file = self.file_of(&handle)?;
-        if only_data {
-            fdatasync(file)?
-        } else {
-            fsync(file)?
-        }
+        os::sync(self.file_of(&handle)?, only_data)?;
         Ok(Reply::empty())
     }
 
@@ -112,7 +94,7 @@ impl Server {
         if self.is_read_only {
             return Ok(Reply::empty());
         }
-        syncfs(self.root.reopen(&self.root.walk(b"")?, OFlags::DIRECTORY)?)?;
+        self.root.sync_all()?;
         Ok(Reply::empty())
     }
 
@@ -124,8 +106,7 @@ impl Server {
         mode: u32,
     ) -> Result<Reply, Errno> {
         let handle = self.handles().get(handle)?;
-        let mode = FallocateFlags::from_bits(mode).ok_or(Errno::OPNOTSUPP)?;
-        fallocate(self.file_of(&handle)?, mode, offset, length)?;
+        os::allocate(self.file_of(&handle)?, mode, offset, length)?;
         Ok(Reply::empty())
     }
 
@@ -146,8 +127,7 @@ impl Server {
         };
         let (from, to) = (self.file_of(&from)?, self.file_of(&to)?);
         let length = usize::try_from(copy.length.min(MAX_COPY)).unwrap_or(0);
-        let (mut at, mut onto) = (copy.from.1, copy.to.1);
-        let copied = copy_file_range(from, Some(&mut at), to, Some(&mut onto), length)?;
+        let copied = os::copy((from, copy.from.1), (to, copy.to.1), length)?;
         Ok(Reply::count(copied))
     }
 

@@ -15,20 +15,18 @@ mod names;
 mod tests;
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-use rustix::fs::Statx;
-use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::io::Errno;
 use supermachine_formats::snapshot::device::{ShareHandle, ShareNode};
 
 use crate::abi;
 use crate::folder::{FolderError, HostFolder};
 use crate::handles::Handles;
 use crate::nodes::Nodes;
-use crate::reply::{self, FILE_TYPE, FOLDER, Owner, Reply};
+use crate::os::{FileId, Folder, Found, Root, Status};
+use crate::reply::{self, Owner, Reply};
 use crate::request::{Header, Operation};
-use crate::root::{FileId, Root, status};
 
 /// Answers the requests of one guest.
 #[derive(Debug)]
@@ -48,26 +46,6 @@ pub struct Known {
     pub nodes: Vec<ShareNode>,
     /// The files that it has open.
     pub handles: Vec<ShareHandle>,
-}
-
-/// A file that a request is about.
-struct Found {
-    /// Open without effect, or the same file as a handle's if it has no name any more.
-    file: OwnedFd,
-    status: Statx,
-}
-
-impl AsFd for Found {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
-impl Found {
-    /// The bits of the mode that say what it is.
-    fn kind(&self) -> u32 {
-        u32::from(self.status.stx_mode) & FILE_TYPE
-    }
 }
 
 impl Server {
@@ -218,14 +196,10 @@ impl Server {
     /// The same, while nothing is moved.
     fn find_still(&self, node: u64) -> Result<Found, Errno> {
         let location = self.nodes().locate(node)?;
-        let named = location.path.as_ref().map(|path| {
-            let file = self.root.walk(path)?;
-            let status = status(&file)?;
-            Ok(Found { file, status })
-        });
+        let named = location.path.as_ref().map(|path| self.root.walk(path));
         let failure = match named {
             Some(Ok(found)) => {
-                let id = FileId::of(&found.status);
+                let id = FileId::of(found.status());
                 match location.file {
                     Some(file) if file != id => Errno::STALE,
                     Some(_) => return Ok(found),
@@ -241,20 +215,17 @@ impl Server {
             Some(Err(errno)) => errno,
         };
         let handle = location.held.ok_or(failure)?;
-        let file = fcntl_dupfd_cloexec(handle.file.get().ok_or(failure)?, 0)?;
-        let status = status(&file)?;
-        Ok(Found { file, status })
+        Found::opened(handle.file.get().ok_or(failure)?)
     }
 
     /// Finds a folder.
-    fn find_folder(&self, node: u64) -> Result<Found, Errno> {
+    fn find_folder(&self, node: u64) -> Result<Folder, Errno> {
         let _still = self.still();
         self.find_folder_still(node)
     }
 
-    fn find_folder_still(&self, node: u64) -> Result<Found, Errno> {
-        let found = self.find_still(node)?;
-        if found.kind() == FOLDER { Ok(found) } else { Err(Errno::NOTDIR) }
+    fn find_folder_still(&self, node: u64) -> Result<Folder, Errno> {
+        self.find_still(node)?.into_folder()
     }
 
     fn lookup(&self, parent: u64, name: &CStr) -> Result<Reply, Errno> {
@@ -264,14 +235,13 @@ impl Server {
     }
 
     /// The entry of a name in a folder, of which the guest has one more reference then.
-    fn entry(&self, folder: &Found, parent: u64, name: &CStr) -> Result<Reply, Errno> {
-        let file = Root::child(folder, name)?;
-        let status = status(&file)?;
-        let node = self.know(&status, Some((parent, name)))?;
-        Ok(Reply::entry(node, &status, self.owner))
+    fn entry(&self, folder: &Folder, parent: u64, name: &CStr) -> Result<Reply, Errno> {
+        let found = folder.child(name)?;
+        let node = self.know(found.status(), Some((parent, name)))?;
+        Ok(Reply::entry(node, found.status(), self.owner))
     }
 
-    fn know(&self, status: &Statx, place: Option<(u64, &CStr)>) -> Result<u64, Errno> {
+    fn know(&self, status: &Status, place: Option<(u64, &CStr)>) -> Result<u64, Errno> {
         let place = place.map(|(parent, name)| (parent, name.to_bytes()));
         let id = FileId::of(status);
         self.nodes().know(id, place)
