@@ -24,7 +24,7 @@ pub(crate) struct Status {
     pub(crate) accessed: (i64, u32),
     pub(crate) modified: (i64, u32),
     pub(crate) changed: (i64, u32),
-    /// Zero where the file system does not know.
+    /// Zero where it is not known, or may change.
     pub(crate) born: (i64, u32),
 }
 

@@ -84,7 +84,7 @@ impl Root {
     }
 
     fn reach(&self, path: &[u8]) -> Result<OwnedFd, Errno> {
-        pieces::walk(&self.folder, path, MAX_WALK, |folder, piece| step(folder, piece))
+        pieces::walk(&self.folder, path, MAX_WALK, step)
     }
 
     fn reopen_file(&self, file: &impl AsFd, how: OFlags) -> Result<OwnedFd, Errno> {

@@ -1,10 +1,12 @@
 //! macOS. Type-checked, never run.
 //!
-//! It has no call that opens a file without effect, so that what is found is not opened but remembered: a
-//! folder's descriptor and a name in it. That costs two calls more for each request, and what is opened is
-//! compared with what was found. Paths are walked with `O_NOFOLLOW_ANY`, which refuses every link in them; no
-//! name of a path is `..`. A folder on the way, and what is looked into, must be readable, where Linux needs
-//! only the right to search.
+//! It has no call that opens a file without effect. So what is found is not opened: it is a name in an open
+//! folder, and what is opened by that name later is compared with what was found. Opening a file costs one
+//! call more than on Linux, and using a folder two. As on Linux, no descriptor lasts longer than a request
+//! but those of open files; a folder that is being read takes a second one.
+//!
+//! Paths are walked with `O_NOFOLLOW_ANY`, which refuses every link in them, and have no `..`. A folder whose
+//! items are used must be readable, where Linux needs only the right to search.
 //!
 //! What macOS lacks, a guest is refused as its kernel expects: unnamed files, `fallocate` and
 //! `copy_file_range` with `ENOSYS`, after which it asks no more, sockets and pipes with `EPERM`.

@@ -214,7 +214,9 @@ fn plain(status: &Stat) -> Status {
         accessed: time(status.st_atime, status.st_atime_nsec),
         modified: time(status.st_mtime, status.st_mtime_nsec),
         changed: time(status.st_ctime, status.st_ctime_nsec),
-        born: time(status.st_birthtime, status.st_birthtime_nsec),
+        // A file whose content is said to be older than itself is given that time as its birth. APFS uses no
+        // number of a file again, so that it identifies the file without it.
+        born: (0, 0),
     }
 }
 
