@@ -28,7 +28,7 @@
 //! abi        the numbers of the protocol
 //! ```
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]
 
 mod abi;

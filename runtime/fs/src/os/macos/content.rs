@@ -16,12 +16,8 @@ pub(crate) fn append(file: &OwnedFd, data: &[u8], _: u64) -> Result<usize, Errno
 
 /// Writes a file to its disk. A guest's `fdatasync` promises as much as its `fsync`, that content is there
 /// after a power cut, which on macOS only `F_FULLFSYNC` keeps; `F_BARRIERFSYNC` promises an order alone.
+/// A file system without it has `fsync`.
 pub(crate) fn sync(file: &OwnedFd, _only_data: bool) -> Result<(), Errno> {
-    full_sync(file)
-}
-
-/// Waits until the disk has written, or, where the file system has no such call, until the disk has it all.
-pub(super) fn full_sync(file: &OwnedFd) -> Result<(), Errno> {
     match fcntl_fullfsync(file) {
         Err(Errno::NOTSUP | Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL) => fsync(file),
         done => done,

@@ -6,8 +6,9 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{OFlags, openat};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
+use super::calls::make_pipe;
 use super::root::Found;
-use crate::os::status::REGULAR;
+use crate::os::status::{PIPE, REGULAR};
 use crate::os::unix::folder::{FIRST_MODE, Folder};
 
 impl Folder {
@@ -16,13 +17,14 @@ impl Folder {
         Found::named(fcntl_dupfd_cloexec(self, 0)?, name.into())
     }
 
-    /// Makes an empty file that only its owner may use.
+    /// Makes a pipe or an empty file that only its owner may use.
     ///
     /// # Errors
-    /// `EPERM` for pipes and sockets: no call of macOS 11 makes one in an open folder.
+    /// `EPERM` for a socket, which no call makes in an open folder.
     pub(crate) fn make_node(&self, name: &CStr, kind: u32) -> Result<(), Errno> {
         match kind {
             REGULAR => self.new_file(name, OFlags::RDONLY).map(drop),
+            PIPE => make_pipe(self, name, FIRST_MODE.as_raw_mode()),
             _ => Err(Errno::PERM),
         }
     }

@@ -4,7 +4,6 @@ use rustix::fs::{Mode, RawMode};
 use rustix::io::Errno;
 
 use crate::os::darwin_errno::linux_number;
-use crate::os::status::{FILE_TYPE, FOLDER, PIPE, REGULAR, SOCKET};
 
 /// The bits of a mode that are not the file's type.
 const PERMISSIONS: u32 = 0o7777;

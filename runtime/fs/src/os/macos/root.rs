@@ -6,11 +6,11 @@ use std::path::Path;
 
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, Stat, Timestamps, chmodat, fchmod, fstat, fstatfs, ftruncate,
-    futimens, linkat, major, minor, openat, readlinkat, statat, sync, utimensat,
+    futimens, linkat, major, minor, openat, readlinkat, statat, utimensat,
 };
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
-use super::content::full_sync;
+use super::calls::sync_volume;
 use super::numbers;
 use crate::os::status::{FOLDER, FileId, Sizes, Status};
 use crate::os::unix::folder::Folder;
@@ -18,6 +18,8 @@ use crate::os::unix::pieces;
 
 /// The most bytes that the kernel walks at once: `PATH_MAX` is 1024.
 const MAX_WALK: usize = 1000;
+/// The kind of a symbolic link.
+const LINK: u32 = 0o120_000;
 /// `NAME_MAX`.
 const LONGEST_NAME: u64 = 255;
 /// No part of a path may be a link. macOS 11 and newer have it, and with it all arm64 Macs.
@@ -58,11 +60,12 @@ impl Root {
         found.open(how)
     }
 
-    /// Sets a mode.
+    /// Sets a mode. That of a link cannot be set, as on Linux.
     #[expect(clippy::unused_self, reason = "other systems reach files by way of it")]
     pub(crate) fn set_mode(&self, found: &Found, mode: u32) -> Result<(), Errno> {
         let mode = numbers::mode(mode);
         match &found.place {
+            Place::Name(..) if found.status.kind() == LINK => Err(Errno::OPNOTSUPP),
             Place::Name(folder, name) => chmodat(folder, name, mode, AtFlags::SYMLINK_NOFOLLOW),
             Place::Open(file) => fchmod(file, mode),
         }
@@ -86,11 +89,9 @@ impl Root {
         }
     }
 
-    /// Has all file systems written, and waits for the folder and for what its disk was given until then.
-    /// macOS has no call here that waits for all of one file system.
+    /// Writes the whole file system to its disk.
     pub(crate) fn sync_all(&self) -> Result<(), Errno> {
-        sync();
-        full_sync(&self.folder)
+        sync_volume(&self.folder)
     }
 }
 
