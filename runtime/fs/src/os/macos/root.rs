@@ -215,8 +215,8 @@ fn plain(status: &Stat) -> Status {
         accessed: time(status.st_atime, status.st_atime_nsec),
         modified: time(status.st_mtime, status.st_mtime_nsec),
         changed: time(status.st_ctime, status.st_ctime_nsec),
-        // A file whose content is said to be older than itself is given that time as its birth. APFS uses no
-        // number of a file again, so that it identifies the file without it.
+        // A file that is given an older time of change gets that as its birth too, so it cannot identify the
+        // file. APFS uses no number twice; where a file system does, a later file may be taken for this one.
         born: (0, 0),
     }
 }
