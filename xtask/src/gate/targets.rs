@@ -14,7 +14,7 @@ const CHECKS: [(&str, &[&str]); 4] = [
     // Debian has no standard library for macOS, so it is checked too.
     (
         MACOS_ARM,
-        &["--package", "supermachine", "--features", "net,tokio", "-Zbuild-std=std,panic_abort"],
+        &["--package", "supermachine", "--features", "fs,net,tokio", "-Zbuild-std=std,panic_abort"],
     ),
 ];
 
