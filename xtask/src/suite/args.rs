@@ -18,8 +18,8 @@ const SIGNING_PROGRAM: &str = "codesign";
 pub(super) const CROSS: Arch = Arch::Aarch64;
 /// Test programs that run in the host of another architecture: their images are made for every
 /// architecture, and they have passed there. They run at the length of an ordinary run.
-const CROSS_PROGRAMS: [&str; 6] =
-    ["vm_exec", "vm_fork", "vm_live", "vm_pause", "vm_pool", "vm_restore"];
+const CROSS_PROGRAMS: [&str; 7] =
+    ["other_hosts", "vm_exec", "vm_fork", "vm_live", "vm_pause", "vm_pool", "vm_restore"];
 /// Test programs that run once more with every machine in a worker process.
 const ISOLATED_PROGRAMS: [&str; 19] = [
     "vm_async",
