@@ -160,8 +160,8 @@ fn run_writes_to_a_disk() {
         let done = run_with(&["--disk", "3g"]);
         assert_eq!((done.status, &*done.stdout), (0, "3\n"), "{done:?}");
     }
-    assert_eq!(run_with(&["-v", "root:/"]).stdout, "7\n");
-    assert_eq!(run_with(&["-v", "root:/"]).stdout, "7\nkept\n");
+    assert_eq!(run_with(&["-v", "root:/"]).stdout, "8\n");
+    assert_eq!(run_with(&["-v", "root:/"]).stdout, "8\nkept\n");
     HOME.run(&["volume", "rm", "root"]).succeeds();
     for size in ["1", "no", "17t"] {
         assert_eq!(run_with(&["--disk", size]).stdout, "", "{size}");
