@@ -9,9 +9,14 @@ use crate::tools;
 
 /// Asks for the long tests too.
 pub(super) const FULL: &str = "SUPERMACHINE_TEST_FULL";
-/// Test programs of long runs. What services do on 2 to 8 vCPUs lies between one vCPU and sixteen.
-const LONG_PROGRAMS: [&str; 4] =
-    [tools::FILE_SYSTEM_PROGRAM, "vm_services_2", "vm_services_4", "vm_services_8"];
+/// Test programs of long runs. What services do on more than one vCPU, others show with smaller programs.
+const LONG_PROGRAMS: [&str; 5] = [
+    tools::FILE_SYSTEM_PROGRAM,
+    "vm_services_16",
+    "vm_services_2",
+    "vm_services_4",
+    "vm_services_8",
+];
 /// The test program of signing for macOS.
 const SIGNING_PROGRAM: &str = "codesign";
 /// The architecture whose tests run in an emulated host of it on other machines.
