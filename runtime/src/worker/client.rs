@@ -187,14 +187,16 @@ impl Client {
     fn done(&self, request: &'static str, ask: &WorkerRequest) -> Result<(), Error> {
         match self.ask(ask, self.inner.limit)? {
             (WorkerReply::Done, _) => Ok(()),
-            (WorkerReply::Failed { reason }, _) => {
-                // A guest that has exited explains the failure.
-                Err(self.look()?.map_or(
-                    Error::Worker { source: WorkerError::Failed { reason } },
-                    StreamError::into_error,
-                ))
-            }
+            (WorkerReply::Failed { reason }, _) => Err(self.failure(reason)),
             _ => Err(Error::unexpected(request)),
+        }
+    }
+
+    /// The error of a request that failed for this reason. A guest that has exited explains it.
+    fn failure(&self, reason: String) -> Error {
+        match self.look() {
+            Ok(Some(exit)) => exit.into_error(),
+            _ => Error::Worker { source: WorkerError::Failed { reason } },
         }
     }
 
@@ -226,7 +228,7 @@ impl Client {
     /// Waits for the reply to a request that takes long, on a stream of its own.
     fn outcome(&self, stream: &mut UnixStream) -> Result<WorkerReply, Error> {
         match read_message(stream, None) {
-            Ok(WorkerReply::Failed { reason }) => Err(WorkerError::Failed { reason }.into()),
+            Ok(WorkerReply::Failed { reason }) => Err(self.failure(reason)),
             Ok(WorkerReply::Seen(Some(StreamError::Stopped))) => Err(Error::Stopped),
             Ok(reply) => Ok(reply),
             // Without a reply, the process has exited.

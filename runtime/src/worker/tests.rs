@@ -711,6 +711,18 @@ fn failed_reset_is_reported_with_its_reason() {
 }
 
 #[test]
+fn capture_of_a_guest_that_has_exited_reports_the_guest() {
+    let (socket, facts, _streams, worker) = worker();
+    let client = greeted(socket);
+    start(&client).unwrap();
+    *facts.failure.lock().unwrap() = Some(GuestFailure::Shutdown);
+    let error = client.request_capture(1 << 20).unwrap_err();
+    assert!(matches!(error, Error::Guest { .. }), "{error:?}");
+    drop(client);
+    worker.join().unwrap();
+}
+
+#[test]
 fn worker_starts_one_machine_only() {
     let (socket, facts, _streams, worker) = worker();
     let client = greeted(socket);
