@@ -26,8 +26,17 @@ pub(super) const CROSS: Arch = Arch::Aarch64;
 const CROSS_PROGRAMS: [&str; 7] =
     ["other_hosts", "vm_exec", "vm_fork", "vm_live", "vm_pause", "vm_pool", "vm_restore"];
 /// Test programs that run once more with every machine in a worker process: they have passed so.
-const ISOLATED_PROGRAMS: [&str; 8] =
-    ["vm_exec", "vm_files", "vm_fork", "vm_init", "vm_live", "vm_pool", "vm_process", "vm_restore"];
+const ISOLATED_PROGRAMS: [&str; 9] = [
+    "vm_exec",
+    "vm_files",
+    "vm_fork",
+    "vm_init",
+    "vm_live",
+    "vm_pause",
+    "vm_pool",
+    "vm_process",
+    "vm_restore",
+];
 /// Part of the names of their tests that do not run there: their images have installed packages.
 const CROSS_SKIPPED: &str = "installed::";
 /// Has the library isolate machines by default.
