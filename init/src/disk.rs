@@ -14,7 +14,7 @@ use crate::slot::{probe, wait_for_device};
 use crate::sys::fd::{self, Fd};
 use crate::sys::{Errno, mount, slot_device, tree};
 use crate::tar::{Packer, Unpacker};
-use crate::volume::MODE;
+use crate::volume::{MODE, own_path};
 
 /// Grows a mounted file system to as many blocks: `_IOW('f', 16, __u64)`.
 const RESIZE: u32 = 0x4008_6610;
@@ -76,7 +76,7 @@ pub(crate) fn fill(files: &[u8], covered: &Fd) -> Result<(), Failure> {
     if !matches!(mount::status(&path(files)?), Err(Errno::NOENT)) {
         return Ok(());
     }
-    let image = format!("/proc/self/fd/{}", covered.number());
+    let image = own_path(covered);
     let (source, part) = (path(image.as_bytes())?, [files, b".part".as_slice()].concat());
     let mut unpacker = Unpacker::new(&part)?;
     if !tree::names(&source).or_failure("read", &image)?.is_empty() {

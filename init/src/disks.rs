@@ -20,6 +20,7 @@ use crate::place::{make_directories, path};
 use crate::slot::release;
 use crate::sys::fd::{self, Fd};
 use crate::sys::{Errno, mount};
+use crate::volume::directory;
 
 /// Has a mounted file system fail everything from now on: `_IOR('X', 125, __u32)`.
 const SHUT_DOWN: u32 = 0x8004_587D;
@@ -57,8 +58,7 @@ impl Disks {
                 .or_else(|_| container.in_writable_root(|| make_directories(&volume.target)))?;
             let disk = Disk::find(volume.slot)?;
             let target = path(&volume.target)?;
-            let how = nr::O_PATH | nr::O_DIRECTORY;
-            let covered = fd::open(&target, how, 0).or_failure("open", &volume.target)?;
+            let covered = directory(&target)?;
             everywhere(joined, || attach(&disk, volume, &target, &covered))?;
             self.0.push(volume.clone());
         }

@@ -1,5 +1,7 @@
 //! Whether programs use a directory that is about to be covered: they would go on with what is below.
 
+use alloc::vec::Vec;
+
 use supermachine_formats::wire::Failure;
 
 use crate::failure::OrFailure;
@@ -22,12 +24,18 @@ fn looks_used(target: &[u8]) -> Result<bool, Failure> {
             }
         }
     }
-    for process in tree::names(c"/proc").or_failure("read", "/proc")? {
-        if process.first().is_some_and(u8::is_ascii_digit) && works_in(&process, target)? {
+    for process in processes()? {
+        if works_in(&process, target)? {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// The ids of all processes, as `/proc` names them.
+pub(crate) fn processes() -> Result<impl Iterator<Item = Vec<u8>>, Failure> {
+    let names = tree::names(c"/proc").or_failure("read", "/proc")?;
+    Ok(names.into_iter().filter(|name| name.first().is_some_and(u8::is_ascii_digit)))
 }
 
 /// Whether a process is in a directory, or has it or a removed file of it open.

@@ -77,9 +77,7 @@ impl Layers {
         if tree::names(target).or_failure("read", name)?.is_empty() {
             return Ok(None);
         }
-        let opened = directory(target)?;
-        let real =
-            tree::link_target(&text_path(&own_path(&opened))?).or_failure("readlink", name)?;
+        let real = real_path(target, name)?;
         let below: Vec<u8> = [b".".as_slice(), &real].concat();
         let how = nr::O_PATH | nr::O_DIRECTORY;
         fd::open_at(&self.image, &path(&below)?, how).or_failure("open", name).map(Some)
@@ -88,6 +86,12 @@ impl Layers {
 
 pub(crate) fn directory(path: &CStr) -> Result<Fd, Failure> {
     fd::open(path, nr::O_PATH | nr::O_DIRECTORY, 0).or_failure("open", path.to_bytes())
+}
+
+/// Where a directory is, without links on the way. `name` names it in a failure.
+pub(crate) fn real_path(target: &CStr, name: &[u8]) -> Result<Vec<u8>, Failure> {
+    let opened = directory(target)?;
+    tree::link_target(&text_path(&own_path(&opened))?).or_failure("readlink", name)
 }
 
 /// A path to what is open, wherever that is mounted.

@@ -16,17 +16,21 @@ use supermachine_formats::wire::Failure;
 
 use crate::disk::{Disk, fill};
 use crate::failure::{OrFailure, failure};
+use crate::in_use::processes;
 use crate::mounts::{self, Mount};
 use crate::place::{ensure_directory, path};
 use crate::sys::fd::{self, Fd};
 use crate::sys::{Errno, mount, tree};
-use crate::volume::{Layers, MODE, OVERLAY_OPTIONS, directory, own_path, text_path};
+use crate::volume::{Layers, MODE, OVERLAY_OPTIONS, directory, own_path, real_path, text_path};
 
 /// Makes a disk's file system the writable layer of the root. `volumes` are the image's.
 pub(crate) fn move_to(disk: &Disk, layers: &Layers, volumes: &[Vec<u8>]) -> Result<(), Failure> {
     check_alone()?;
     let mounts = mounts::now()?;
-    let volumes = volumes.iter().map(|volume| real_path(volume)).collect::<Result<Vec<_>, _>>()?;
+    let volumes = volumes
+        .iter()
+        .map(|volume| real_path(&path(volume)?, volume))
+        .collect::<Result<Vec<_>, _>>()?;
     let old = directory(c"/")?;
     let memory = layers.writable();
     let (own, new) = (format!("{memory}/disk"), format!("{memory}/root"));
@@ -42,16 +46,10 @@ pub(crate) fn move_to(disk: &Disk, layers: &Layers, volumes: &[Vec<u8>]) -> Resu
     mount::enter_root(&new).or_failure("chroot", "/")
 }
 
-/// Where a directory is, without links on the way.
-fn real_path(name: &[u8]) -> Result<Vec<u8>, Failure> {
-    let opened = directory(&path(name)?)?;
-    tree::link_target(&text_path(&own_path(&opened))?).or_failure("readlink", name)
-}
-
 /// Fails if a program runs: the agent is the only process, beside the kernel's threads, which have no program.
 fn check_alone() -> Result<(), Failure> {
-    for process in tree::names(c"/proc").or_failure("read", "/proc")? {
-        let is_other = process.first().is_some_and(u8::is_ascii_digit) && process != b"1";
+    for process in processes()? {
+        let is_other = process != b"1";
         let folder = [b"/proc/", process.as_slice()].concat();
         let program = path(&[folder.as_slice(), b"/exe"].concat())?;
         if is_other && tree::link_target(&program).is_ok() {

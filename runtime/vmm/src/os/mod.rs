@@ -13,6 +13,7 @@ pub use macos::*;
 pub(crate) use unix::mmap::{
     Populate, Protection, copy_range, is_same_page, map_over, map_private, reserve,
 };
+pub(crate) use unix::poll::wait_for_input;
 pub use unix::readiness::{Interest, Readiness, Trigger};
 pub use unix::sockets::{receive_now, send_now, shut_down};
 pub use unix::threads::threads_for;

@@ -13,7 +13,6 @@ mod thread_time;
 mod userfault;
 
 pub(crate) use device_file::{DeviceFile, open_ahead};
-pub(crate) use events::wait_for_input;
 pub use events::{Poller, Waker};
 pub(crate) use holes::{punch_hole, zero_range};
 pub(crate) use page_buffer::PageBuffer;

@@ -1,4 +1,4 @@
-//! Waiting for descriptors: `kqueue` and `poll`.
+//! Waiting for descriptors: `kqueue`.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -6,7 +6,6 @@ use std::ptr;
 use std::time::Duration;
 
 use crate::os::unix::readiness::{Interest, Readiness, Trigger, milliseconds};
-use crate::os::unix::waker::Waker;
 
 /// Events fetched by one call.
 const BATCH: usize = 64;
@@ -15,8 +14,8 @@ const FOREVER: u64 = 365 * 24 * 3600 * 1000;
 
 /// A set of watched sockets and wakers.
 ///
-/// Each has a filter for input. One for output is there for whoever asks for room, and for
-/// edge-triggered ones, to which it reports hang-ups.
+/// Each has a filter for input. A descriptor also has one for output if it waits for room, or if it
+/// is edge-triggered, because that filter reports hang-ups.
 #[derive(Debug)]
 pub struct Poller(OwnedFd);
 
@@ -171,21 +170,4 @@ impl Filter {
             udata: ptr::without_provenance_mut(self.token as usize),
         }
     }
-}
-
-/// Waits until `input` can be read or `waker` fires. Returns whether the waker did not fire; an
-/// interrupted wait counts as input.
-///
-/// # Errors
-/// The descriptors cannot be waited for.
-pub(crate) fn wait_for_input(input: &impl AsRawFd, waker: &Waker) -> io::Result<bool> {
-    let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-    let mut polled = [entry(input.as_raw_fd()), entry(waker.as_raw_fd())];
-    // SAFETY: pointer and length describe `polled`.
-    let answer = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, -1) };
-    if answer < 0 {
-        let error = io::Error::last_os_error();
-        return if error.kind() == io::ErrorKind::Interrupted { Ok(true) } else { Err(error) };
-    }
-    Ok(polled[1].revents == 0)
 }

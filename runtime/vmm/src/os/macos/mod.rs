@@ -19,7 +19,6 @@ mod userfault;
 pub use super::unix::waker::Waker;
 pub(crate) use device_file::{DeviceFile, open_ahead};
 pub use events::Poller;
-pub(crate) use events::wait_for_input;
 pub(crate) use holes::{punch_hole, zero_range};
 pub(crate) use page_buffer::PageBuffer;
 pub(crate) use page_map::PageMap;

@@ -2,6 +2,7 @@
 
 pub(super) mod mmap;
 pub(super) mod page_state;
+pub(super) mod poll;
 pub(super) mod readiness;
 pub(super) mod sockets;
 pub(super) mod threads;

@@ -1,4 +1,4 @@
-//! How the pages of a mapping are, told from what the system says about each page of the host.
+//! The state of a mapping's pages, by what the system reports for each page of the host.
 
 /// How a page of a private mapping is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
